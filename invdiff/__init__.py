@@ -1,0 +1,46 @@
+"""invdiff: images from incomplete, blurred, noisy measurements, as samples of p(x | y) under a diffusion prior."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from invdiff import operators, solvers
+    from invdiff.errors import InputError
+    from invdiff.inference import restore
+    from invdiff.noise import Gaussian, Poisson
+    from invdiff.posterior import Posterior
+    from invdiff.prior.checkpoint import load_prior
+    from invdiff.prior.reverse import generate
+    from invdiff.problem import Problem
+    from invdiff.training.trainer import TrainSettings, fit
+
+__version__ = "0.1.0"
+
+# Imported when first used: a command that prints its help should not wait for kornia or TensorBoard.
+_WHERE = {
+    "InputError": "invdiff.errors",
+    "Gaussian": "invdiff.noise",
+    "Poisson": "invdiff.noise",
+    "Posterior": "invdiff.posterior",
+    "Problem": "invdiff.problem",
+    "TrainSettings": "invdiff.training.trainer",
+    "fit": "invdiff.training.trainer",
+    "generate": "invdiff.prior.reverse",
+    "load_prior": "invdiff.prior.checkpoint",
+    "restore": "invdiff.inference",
+}
+
+__all__ = [
+    "Gaussian", "InputError", "Poisson", "Posterior", "Problem", "TrainSettings", "fit", "generate", "load_prior",
+    "operators", "restore", "solvers",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("operators", "solvers"):
+        return import_module(f"invdiff.{name}")
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'invdiff' has no attribute {name!r}")

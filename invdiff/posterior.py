@@ -1,0 +1,116 @@
+"""Samples of p(x | y) and what they say: mean, standard deviation, quantiles, data misfit; saving and drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .images import write_image
+from .problem import Problem
+
+PANEL_ROWS, PANEL_SAMPLES = 8, 4
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Posterior samples of a batch of images.
+
+    Attributes:
+        samples: (K, B, C, H, W), on the [0, 1] scale, not clipped.
+        problem: what was solved.
+        nfe: network calls per sample.
+        seconds: wall time of the whole restoration.
+    """
+
+    samples: Tensor
+    problem: Problem
+    nfe: int
+    seconds: float
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Pixelwise mean, (B, C, H, W): the estimate of least squared error."""
+        return self.samples.mean(0)
+
+    @cached_property
+    def std(self) -> Tensor:
+        """Pixelwise standard deviation, (B, C, H, W); NaN for a single sample, which has none."""
+        if len(self.samples) == 1:
+            return torch.full_like(self.mean, torch.nan)
+        return self.samples.std(0)
+
+    def quantile(self, q: float) -> Tensor:
+        """Pixelwise quantile, 0 <= q <= 1, linear between order statistics: (B, C, H, W)."""
+        return self.samples.quantile(q, dim=0)
+
+    def misfit(self) -> Tensor:
+        """||y - A x||^2 / (m sigma^2) of every sample, (K, B); about 1 for samples that explain y."""
+        return torch.stack([self.problem.misfit(x) for x in self.samples])
+
+    def save(self, folder: str | Path, names: Sequence[str] | None = None) -> None:
+        """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y, samples).
+
+        Pictures are ``NAME_measurement.png`` (``.npy`` where y is no picture), ``NAME_sample_K.png``,
+        ``NAME_mean.png`` and, for more than one sample, ``NAME_std.png``, in which white is 1/4.
+
+        Args:
+            folder: an existing folder.
+            names: of the B images; their numbers by default.
+        """
+        folder, y = Path(folder), self.problem.y.cpu()
+        np.savez_compressed(folder / "posterior.npz", y=y.numpy(), samples=self.samples.cpu().numpy())
+        for b, name in enumerate(names or [f"{b:03d}" for b in range(len(y))]):
+            picture = y.ndim == 4 and y.shape[1] in (1, 3)
+            if picture:
+                write_image(folder / f"{name}_measurement.png", y[b])
+            else:
+                np.save(folder / f"{name}_measurement.npy", y[b].numpy())
+            for k, sample in enumerate(self.samples[:, b]):
+                write_image(folder / f"{name}_sample_{k}.png", sample)
+            write_image(folder / f"{name}_mean.png", self.mean[b])
+            if len(self.samples) > 1:
+                write_image(folder / f"{name}_std.png", 4 * self.std[b])
+
+    def plot(self, path: str | Path, truth: Tensor | None = None, names: Sequence[str] | None = None) -> None:
+        """Draw the first images as rows: truth, measurement, baseline, samples, mean, standard deviation.
+
+        Args:
+            path: of the picture, any suffix that matplotlib writes.
+            truth: (B, C, H, W), if known.
+            names: of the B images.
+        """
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        y = self.problem.y
+        columns: list[tuple[str, Tensor]] = [] if truth is None else [("truth", truth)]
+        columns += [("measurement", y)] if y.ndim == 4 and y.shape[1] in (1, 3) else []
+        columns += [("baseline", self.problem.baseline())]
+        columns += [(f"sample {k + 1}", x) for k, x in enumerate(self.samples[:PANEL_SAMPLES])]
+        columns += [("mean", self.mean)] if len(self.samples) > 1 else []
+        columns += [("std", self.std.mean(1, keepdim=True))] if len(self.samples) > 1 else []
+        rows = min(PANEL_ROWS, len(y))
+
+        figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), dpi=100, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, len(columns), squeeze=False)
+        largest = float(self.std[:rows].amax()) if len(self.samples) > 1 else 1.0
+        for row in range(rows):
+            for axis, (title, x) in zip(axes[row], columns, strict=True):
+                picture = x[row].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+                colours = {"cmap": "magma", "vmax": largest} if title == "std" else {"cmap": "gray", "vmax": 1}
+                shown = axis.imshow(picture, vmin=0, interpolation="nearest", **colours)
+                axis.set(xticks=[], yticks=[])
+                if row == 0:
+                    axis.set_title(title, fontsize=9)
+            if names is not None:
+                axes[row, 0].set_ylabel(names[row], fontsize=8)
+        if len(self.samples) > 1:
+            figure.colorbar(shown, ax=axes[:, -1].tolist(), fraction=0.1, label="standard deviation")
+        figure.savefig(path)

@@ -1,0 +1,129 @@
+"""The file format of a prior: one safetensors file whose header says how to rebuild it. No code is ever executed.
+
+The header's entry ``invdiff`` is JSON: {"format": 1, "network": {"name": ..., ...}, "schedule": "cosine",
+"T": 1000, "target": "v", "shape": [C, H, W]}. A card, ``NAME.json`` beside the weights, records where they came from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..registry import lookup
+from .ddpm import Target
+from .denoiser import NetworkDenoiser
+from .schedule import Schedule, ScheduleName
+
+WEIGHTS = Path(__file__).parent / "weights"
+_PACKAGE = Path(__file__).parents[1]
+# A wheel carries examples/ inside the package; in a checkout it lies beside it.
+EXAMPLES = next((p for p in (_PACKAGE / "examples",) if p.is_dir()), _PACKAGE.parent / "examples")
+PRIOR_FILE = "prior.safetensors"  # in a training run's folder
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """What is needed, beside the weights, to rebuild a prior."""
+
+    shape: tuple[int, ...]
+    network: Mapping[str, Any] = field(default_factory=lambda: {"name": "unet"})
+    schedule: ScheduleName = "linear"
+    T: int = 1000
+    target: Target = "eps"
+
+    def build(self) -> NetworkDenoiser:
+        """A prior with freshly initialised weights."""
+        settings = dict(self.network)
+        network = lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
+        schedule = Schedule.named(self.schedule, self.T)
+        return NetworkDenoiser(network, self.shape, schedule, self.target, stride=network.stride)
+
+
+def save_prior(path: str | Path, network: nn.Module, spec: PriorSpec) -> None:
+    """Write the weights in half precision, atomically."""
+    path = Path(path)
+    weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(weights, temporary, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})})
+    os.replace(temporary, path)
+
+
+def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkDenoiser:
+    """Load a prior by the name of one that ships, from a .safetensors file, or from a training run's folder.
+
+    Returns:
+        the prior in float32, in evaluation mode, without gradients for its weights.
+
+    Raises:
+        InputError: there is no such prior, the file is damaged, or it is not a prior.
+    """
+    path = find_prior(name)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("invdiff")
+            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"prior {path}: not a readable safetensors file ({error})") from None
+    if header is None:
+        raise InputError(f"prior {path}: its header does not describe an invdiff prior")
+    prior = _rebuild(path, header, weights)
+    return prior.to(device).eval().requires_grad_(False)
+
+
+def _rebuild(path: Path, header: str, weights: dict[str, Tensor]) -> NetworkDenoiser:
+    try:
+        entry = json.loads(header)
+        version = entry.pop("format")
+        if version != 1 or entry["target"] not in get_args(Target):
+            raise InputError(f"format {version}, target {entry['target']!r}")
+        prior = PriorSpec(**{**entry, "shape": tuple(entry["shape"])}).build()
+        prior.network.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"prior {path}: its header does not describe its weights ({reason})") from None
+    return prior
+
+
+def find_prior(name: str | Path) -> Path:
+    """The file of a prior that ``load_prior`` would read."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / PRIOR_FILE).is_file():
+            raise InputError(f"prior {path}: the folder holds no {PRIOR_FILE}")
+        return path / PRIOR_FILE
+    if path.is_file():
+        return path
+    shipped = WEIGHTS / f"{name}.safetensors"
+    if shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
+    raise InputError(f"prior '{name}': no such file, folder or shipped prior (shipped: {known or 'none'})")
+
+
+def example_images(name: str | Path) -> Path:
+    """The folder of example images of a prior that ships; InputError for one that has none."""
+    folder = EXAMPLES / str(name)
+    if not folder.is_dir():
+        raise InputError(f"prior '{name}': has no example images, expected input= or measurement=")
+    return folder
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def load_card(name: str | Path) -> dict[str, Any]:
+    """The card of a prior, empty if it has none."""
+    card = find_prior(name).with_suffix(".json")
+    return json.loads(card.read_text()) if card.is_file() else {}

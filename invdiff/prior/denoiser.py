@@ -1,0 +1,134 @@
+"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x], images in [0, 1].
+
+A DDPM network saw x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on [-1, 1]. With s = 2 sigma (that scale is twice as
+wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) / sqrt(1 + s^2)  (Karras et al. 2022, App. C.3).
+The Gaussian and the Gaussian mixture have closed forms and are the oracles of the tests.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ddpm import Target, x_0_from
+from .schedule import Schedule, Spacing
+
+
+def levels(sigma: Tensor, x: Tensor) -> Tensor:
+    """A noise level () or (B,) in the dtype and on the device of x, shaped to broadcast against (B, ...)."""
+    return sigma.to(x).expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+
+
+class Denoiser(nn.Module, ABC):
+    """Maps a noisy image to the posterior mean of the clean one.
+
+    Attributes:
+        shape: image shape (C, H, W); H and W are the training size, not a limit, for convolutional networks.
+        schedule: the noise levels seen in training, on the [-1, 1] scale of the DDPM literature.
+    """
+
+    shape: tuple[int, ...]
+    schedule: Schedule
+
+    @abstractmethod
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x (B, C, H, W) and sigma () or (B,), on the [0, 1] scale -> x_0 (B, C, H, W)."""
+
+    def ladder(self, steps: int, spacing: Spacing = "uniform") -> Tensor:
+        """Decreasing noise levels for ``steps`` calls, then 0, on the [0, 1] scale: (steps + 1,), float64."""
+        return self.schedule.ladder(steps, spacing) / 2
+
+
+class NetworkDenoiser(Denoiser):
+    """A DDPM network.
+
+    Args:
+        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to its target.
+        shape: training shape (C, H, W).
+        target: what the network predicts.
+        stride: what H and W must be multiples of; images of other sizes are reflect-padded for the network.
+        clip: clip x_0 to [0, 1].
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: tuple[int, ...],
+        schedule: Schedule,
+        target: Target = "eps",
+        stride: int = 1,
+        clip: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network, self.shape, self.schedule = network, shape, schedule
+        self.target, self.stride, self.clip = target, stride, clip
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        s = 2 * levels(sigma, x)
+        x_t = (2 * x - 1) / (1 + s**2).sqrt()
+        timestep = self.schedule.timestep_at(s.flatten()).to(x.dtype)
+        u_0 = x_0_from(self._padded(x_t, timestep), self.target, x_t, 1 / (1 + s**2))
+        x_0 = (u_0 + 1) / 2
+        return x_0.clamp(0, 1) if self.clip else x_0
+
+    def _padded(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+        if x_t.ndim != 4:
+            return self.network(x_t, timestep)
+        height, width = x_t.shape[-2:]
+        bottom, right = -height % self.stride, -width % self.stride
+        if bottom or right:
+            fits = bottom < height and right < width
+            x_t = F.pad(x_t, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
+        return self.network(x_t, timestep)[..., :height, :width]
+
+
+class GaussianDenoiser(Denoiser):
+    """Exact denoiser of N(mean, covariance): mean + C (C + sigma^2 I)^-1 (x - mean).
+
+    Args:
+        mean: (C, H, W).
+        covariance: (D, D), D = C H W, positive semi-definite.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> None:
+        super().__init__()
+        self.shape, self.schedule = tuple(mean.shape), schedule or Schedule.linear()
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+        self.register_buffer("mean", mean)
+        self.register_buffer("eigenvalues", eigenvalues.clamp_min(0))
+        self.register_buffer("eigenvectors", eigenvectors)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        variance = sigma.to(x).expand(len(x))[:, None] ** 2
+        c = (x - self.mean).flatten(1) @ self.eigenvectors
+        c = c * self.eigenvalues / (self.eigenvalues + variance)
+        return self.mean + (c @ self.eigenvectors.T).view_as(x)
+
+
+class MixtureDenoiser(Denoiser):
+    """Exact denoiser of sum_k w_k N(m_k, v_k I), isotropic components.
+
+    Args:
+        weights: (K,), summing to 1.
+        means: (K, C, H, W).
+        variances: (K,), non-negative.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, variances: Tensor, schedule: Schedule | None = None) -> None:
+        super().__init__()
+        self.shape, self.schedule = tuple(means.shape[1:]), schedule or Schedule.linear()
+        self.register_buffer("log_weights", weights.log())
+        self.register_buffer("means", means.flatten(1))
+        self.register_buffer("variances", variances)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        noise = sigma.to(x).expand(len(x))[:, None] ** 2
+        total = self.variances + noise  # (B, K)
+        difference = flat[:, None] - self.means  # (B, K, D)
+        log_r = self.log_weights - 0.5 * (difference.square().sum(2) / total + flat.shape[1] * total.log())
+        shrunk = self.means + (self.variances / total)[..., None] * difference
+        return (log_r.softmax(1)[..., None] * shrunk).sum(1).view_as(x)

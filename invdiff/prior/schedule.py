@@ -1,0 +1,119 @@
+"""Noise schedules of the variance-preserving process, and their sigma coordinates.
+
+Symbols are those of Ho et al. 2020 (https://arxiv.org/abs/2006.11239), t = 1..T: beta_t, alpha_t = 1 - beta_t,
+abar_t = prod_{s<=t} alpha_s, with abar_0 = 1. In the coordinates x = x_0 + sigma n of the solvers,
+sigma_t = sqrt((1 - abar_t) / abar_t)  (Karras et al. 2022, App. C.3, https://arxiv.org/abs/2206.00364).
+Everything here is on the scale of images in [-1, 1], as in those papers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+Spacing = Literal["uniform", "quadratic", "karras"]
+ScheduleName = Literal["linear", "cosine"]
+
+
+class Schedule:
+    """The schedule of a DDPM with T steps.
+
+    Attributes (float64, on the CPU; index t = 0..T, where t = 0 is the clean image):
+        beta, alpha, abar: (T + 1,), with beta_0 = 0 and abar_0 = 1.
+        posterior_variance: beta-tilde_t of Eq. 7, (T + 1,), zero at t = 0 and t = 1.
+        sigma: (T + 1,), increasing from 0.
+        timesteps: (T + 1,), what the network is told at step t: t - 1 unless the schedule was respaced.
+    """
+
+    def __init__(self, abar: Tensor, timesteps: Tensor | None = None) -> None:
+        if abar.ndim != 1 or len(abar) == 0 or bool((abar.diff() >= 0).any()) or abar[0] >= 1 or abar[-1] <= 0:
+            raise InputError("schedule: abar must be 1-D and decrease strictly within (0, 1)")
+        one = torch.ones(1, dtype=torch.float64)
+        self.abar = torch.cat([one, abar.double().cpu()])
+        self.alpha = torch.cat([one, self.abar[1:] / self.abar[:-1]])
+        self.beta = 1 - self.alpha
+        previous = torch.cat([one, self.abar[:-1]])
+        self.posterior_variance = torch.zeros_like(self.beta)
+        self.posterior_variance[1:] = self.beta[1:] * (1 - previous[1:]) / (1 - self.abar[1:])
+        self.sigma = ((1 - self.abar) / self.abar).sqrt()
+        told = torch.arange(len(abar), dtype=torch.float64) if timesteps is None else timesteps.double().cpu()
+        self.timesteps = torch.cat([told[:1], told])
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> Schedule:
+        """From beta_1..beta_T, each in (0, 1)."""
+        return cls((1 - betas.double()).cumprod(0))
+
+    @classmethod
+    def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
+        """Ho et al. 2020, Sec. 4. For T other than 1000 the betas scale by 1000 / T, which keeps abar_T."""
+        scale = 1000 / T
+        betas = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64)
+        return cls.from_betas(betas.clamp(max=0.999))
+
+    @classmethod
+    def cosine(cls, T: int = 1000, s: float = 0.008) -> Schedule:
+        """Nichol & Dhariwal 2021, Eq. 17 (https://arxiv.org/abs/2102.09672), betas clipped at 0.999."""
+        f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * math.pi / 2) ** 2
+        return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+    @classmethod
+    def named(cls, name: ScheduleName, T: int = 1000) -> Schedule:
+        """The schedule ``linear`` or ``cosine`` with T steps."""
+        return {"linear": cls.linear, "cosine": cls.cosine}[name](T)
+
+    @property
+    def T(self) -> int:
+        return len(self.abar) - 1
+
+    def respaced(self, steps: int, spacing: Spacing = "uniform") -> Schedule:
+        """A shorter chain over a subset of the timesteps (Nichol & Dhariwal 2021, Sec. 4), same network."""
+        t = self._subset(steps, spacing).flip(0).round().long().unique()
+        return Schedule(self.abar[t], self.timesteps[t])
+
+    def sigma_at(self, t: Tensor) -> Tensor:
+        """sigma at a fractional t in [1, T], by linear interpolation of log sigma; t outside is clamped."""
+        t = t.double().clamp(1, self.T)
+        low = t.floor().long()
+        high = (low + 1).clamp(max=self.T)
+        log_sigma = self.sigma[1:].log().to(t.device)
+        return torch.lerp(log_sigma[low - 1], log_sigma[high - 1], t - low).exp()
+
+    def t_at(self, sigma: Tensor) -> Tensor:
+        """Fractional t of a noise level, the inverse of ``sigma_at``; clamped to [1, T]."""
+        return self._interpolate(sigma, torch.arange(1, self.T + 1, dtype=torch.float64))
+
+    def timestep_at(self, sigma: Tensor) -> Tensor:
+        """What the network is told at a noise level: ``timesteps`` interpolated in log sigma."""
+        return self._interpolate(sigma, self.timesteps[1:])
+
+    def _interpolate(self, sigma: Tensor, values: Tensor) -> Tensor:
+        knots, values = self.sigma[1:].log().to(sigma.device), values.to(sigma.device)
+        log_sigma = sigma.double().log()
+        high = torch.searchsorted(knots, log_sigma.contiguous()).clamp(1, self.T - 1)
+        weight = ((log_sigma - knots[high - 1]) / (knots[high] - knots[high - 1])).clamp(0, 1)
+        return torch.lerp(values[high - 1], values[high], weight)
+
+    def ladder(self, steps: int, spacing: Spacing = "uniform") -> Tensor:
+        """Decreasing noise levels of a sampler with ``steps`` network calls, then 0: (steps + 1,), float64.
+
+        ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps; ``karras`` spaces sigma^(1/7)
+        (Karras et al. 2022, Eq. 5) below 160, the last level of the linear schedule.
+        """
+        if steps < 1:
+            raise InputError(f"steps: found {steps}, expected at least 1")
+        sigmas = self.sigma_at(self._subset(steps, spacing))
+        return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+    def _subset(self, steps: int, spacing: Spacing) -> Tensor:
+        u = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
+        if spacing == "karras":
+            low, high = self.sigma[1] ** (1 / 7), self.sigma[-1].clamp(max=160.0) ** (1 / 7)
+            return self.t_at((low + u * (high - low)) ** 7)
+        t = 1 + (self.T - 1) * (u if spacing == "uniform" else u**2)
+        return t.round() if steps <= self.T else t

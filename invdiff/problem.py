@@ -1,0 +1,81 @@
+"""An inverse problem: the operator, the noise model and the measurement itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .noise import NoiseModel
+from .operators import LinearOperator, Operator
+from .rng import Streams
+
+
+@dataclass(frozen=True)
+class Problem:
+    """y ~ noise(operator(x)); the batch of y is the batch of unknown images.
+
+    Attributes:
+        operator: A.
+        noise: p(y | A x).
+        y: measurement (B, ...).
+
+    Raises:
+        InputError: y is not a finite measurement of the operator.
+    """
+
+    operator: Operator
+    noise: NoiseModel
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        self.operator.check_measurement(self.y)
+
+    @classmethod
+    def simulate(cls, x: Tensor, operator: Operator, noise: NoiseModel, seed: int = 0) -> Problem:
+        """Measure known images x (B, C, H, W); image b draws its noise from the stream (seed, b)."""
+        if tuple(x.shape[1:]) != operator.shape:
+            raise InputError(f"images: found shape {tuple(x.shape)}, expected (B, *{operator.shape})")
+        streams = Streams([(seed, b) for b in range(len(x))])
+        return cls(operator, noise, operator.measured(noise.sample(operator(x), streams)))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, images: Sequence[int]) -> Problem:
+        """The problem of some of the images, which may repeat."""
+        return Problem(self.operator, self.noise, self.y[list(images)])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
+        """The problem on a device and in a dtype; the operator is moved, not copied."""
+        return Problem(self.operator.to(device, dtype), self.noise, self.y.to(device, dtype))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A(x), zero where nothing was measured."""
+        return self.operator.measured(self.y - self.operator(x))
+
+    def variance(self) -> float | Tensor:
+        """Variance of the Gaussian noise, or of the Gaussian that approximates it; broadcasts against y."""
+        return self.noise.variance(self.y)
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """log p(y | x) of each image, (B,)."""
+        measured = self.operator.measured(torch.ones_like(self.y))
+        return self.noise.log_likelihood(self.y, self.operator(x), measured)
+
+    def misfit(self, x: Tensor) -> Tensor:
+        """||y - A x||^2 / (m sigma^2), (B,): 1 in expectation at the true image, infinite or NaN if sigma = 0."""
+        chi2 = (self.residual(x).square() / self.variance()).flatten(1).sum(1)
+        return chi2 / self.operator.count(self.y)
+
+    def baseline(self) -> Tensor:
+        """What needs no prior: the damped pseudo-inverse of y, or y itself for a nonlinear operator.
+
+        The damping is that of white images of standard deviation 1/2: Tikhonov's estimate.
+        """
+        if isinstance(self.operator, LinearOperator):
+            return self.operator.pinv(self.y, 4 * self.variance())
+        return self.y

@@ -1,0 +1,212 @@
+"""Restore images from their measurements: samples of p(x | y) under a diffusion prior.
+
+    python -m invdiff.solve task=inpaint
+    python -m invdiff.solve task=deblur_gaussian solver=diffpir solver.steps=50 input=photo.png samples=8
+    python -m invdiff.solve task=inpaint measurement=y.png operator.mask=mask.png noise.sigma=0.01
+
+input= takes clean images, simulates their measurements and reports metrics against them; measurement= takes real
+measurements and needs no ground truth. Without either, the example images of the prior are the input.
+Every run leaves a folder: pictures, posterior.npz, panel.png, metrics.json and config.yaml, which repeats the run:
+python -m invdiff.solve task=FOLDER/config.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from invdiff import config
+from invdiff.errors import InputError
+from invdiff.images import read_images, to_channels
+from invdiff.inference import restore
+from invdiff.noise import Gaussian, describe_sigma
+from invdiff.posterior import Posterior
+from invdiff.prior.checkpoint import example_images, load_prior, pick_device
+from invdiff.problem import Problem
+from invdiff.registry import lookup
+from invdiff.solvers import Solver
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveSettings:
+    """Everything that a run of ``python -m invdiff.solve`` depends on.
+
+    Attributes:
+        task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
+        prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        input: clean images: a file, a folder, an .npz.
+        measurement: real measurements, likewise.
+        images: how many of them, at most.
+        samples: per image.
+        out: folder of the results; by default results/TASK, numbered if there is one already.
+        overwrite: replace what is in ``out``.
+        batch: images computed at once.
+    """
+
+    task: str | None = None
+    operator: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] = field(default_factory=lambda: {"name": "diffpir"})
+    prior: str = "fashion"
+    input: str | None = None
+    measurement: str | None = None
+    images: int = 8
+    samples: int = 4
+    seed: int = 0
+    out: str | None = None
+    overwrite: bool = False
+    batch: int | None = None
+    device: str = "auto"
+
+
+def main(words: list[str]) -> None:
+    if any(word.startswith("operator.mask=") for word in words) and not any(
+        word.startswith("operator.name=") for word in words
+    ):
+        words = [*words, "operator.name=mask_file"]  # a mask is given: that is the operator which takes one
+    merged = config.resolve(words, SolveSettings)
+    settings = config.validate(SolveSettings, merged)
+    if settings.input and settings.measurement:
+        raise InputError("input, measurement: found both, expected one: clean images or real measurements")
+    solver: Solver = config.build("solver", settings.solver)
+    prior = load_prior(settings.prior, pick_device(settings.device))
+    truth, names, problem = pose(settings, prior.shape[0])
+    solver.check(problem)
+    with OutputFolder(settings) as folder:
+        describe(settings, problem, solver)
+        posterior = run(settings, problem, prior, solver)
+        report = measure(posterior, truth)
+        print(table(report))
+        posterior.save(folder, names)
+        posterior.plot(folder / "panel.png", truth, names)
+        (folder / "metrics.json").write_text(json.dumps({"images": names, **report}, indent=1))
+        config.dump({k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}, folder / "config.yaml")
+
+
+def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[str], Problem]:
+    """The images (if they are known), their names, and the problem."""
+    if settings.images < 1:
+        raise InputError(f"images: found {settings.images}, expected at least 1")
+    if not settings.operator:
+        raise InputError("task is missing: expected task=NAME or operator.name=NAME")
+    source = settings.measurement or settings.input or str(example_images(settings.prior))
+    found, names = read_images(source)
+    found, names = found[: settings.images], names[: settings.images]
+    if found.shape[1] != channels:
+        print(f"{source}: {found.shape[1]} channels made {channels}, as the prior has")
+        found = to_channels(found, channels)
+    noise = config.build("noise", settings.noise)
+    shape = tuple(found.shape[1:])
+    if settings.measurement:
+        shape = lookup("operator", settings.operator["name"]).image_shape(shape, settings.operator)
+        operator = config.build("operator", settings.operator, shape=shape)
+        return None, names, Problem(operator, noise, operator.measured(found))
+    operator = config.build("operator", settings.operator, shape=shape)
+    return found, names, Problem.simulate(found, operator, noise, settings.seed)
+
+
+def describe(settings: SolveSettings, problem: Problem, solver: Solver) -> None:
+    """Say what is about to be done, the noise on all three scales."""
+    sigma = f", sigma = {describe_sigma(problem.noise.sigma)}" if isinstance(problem.noise, Gaussian) else ""
+    shape = "x".join(map(str, problem.operator.shape))
+    print(f"{settings.operator['name']} on {len(problem)} images {shape}, {settings.noise['name']} noise{sigma}")
+    print(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'")
+
+
+def run(settings: SolveSettings, problem: Problem, prior: Any, solver: Solver) -> Posterior:
+    """``restore`` with a progress bar."""
+    with tqdm(unit="step", dynamic_ncols=True, leave=False) as bar:
+
+        def advance(done: int, total: int, step: object) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return restore(
+            problem, prior, solver,
+            samples=settings.samples, seed=settings.seed, batch=settings.batch, on_step=advance,
+        )  # fmt: skip
+
+
+def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
+    """Metrics of the baseline, of the samples (averaged over them) and of their mean, one list entry per image."""
+    problem = posterior.problem
+    estimates = {"baseline": problem.baseline()[None], "sample": posterior.samples}
+    if len(posterior.samples) > 1:
+        estimates["mean"] = posterior.mean[None]
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name, images in estimates.items():
+        values = {"misfit": torch.stack([problem.misfit(x) for x in images])}
+        if truth is not None:
+            values = {**against(images.clamp(0, 1), truth.to(images)), **values}
+        rows[name] = {metric: value.mean(0).tolist() for metric, value in values.items()}
+    return {"nfe": posterior.nfe, "seconds": posterior.seconds, "metrics": rows}
+
+
+def against(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """PSNR, SSIM and LPIPS of (K, B, C, H, W) against (B, C, H, W): each (K, B)."""
+    from invdiff.metrics import lpips, psnr, ssim  # LPIPS loads a network: only where it is needed
+
+    flat, repeated = images.flatten(0, 1), truth.repeat(len(images), 1, 1, 1)
+    scores = {"PSNR": psnr, "LPIPS": lpips}
+    if min(truth.shape[-2:]) >= 11:  # SSIM's window
+        scores["SSIM"] = ssim
+    return {name: score(flat, repeated).view(images.shape[:2]) for name, score in scores.items()}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The metrics as aligned columns, means over the images."""
+    columns = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "LPIPS": "{:.3f}", "misfit": "{:.2f}"}
+    columns = {name: form for name, form in columns.items() if name in report["metrics"]["baseline"]}
+    lines = [["", *columns, "calls", "seconds"]]
+    for name, values in report["metrics"].items():
+        cells = [form.format(sum(values[c]) / len(values[c])) for c, form in columns.items()]
+        cost = ["0", "-"] if name == "baseline" else [str(report["nfe"]), f"{report['seconds']:.1f}"]
+        lines.append([name, *cells, *cost])
+    return "\n".join("  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines)
+
+
+class OutputFolder:
+    """A hidden folder that becomes the run's folder once everything is in it; nothing is left of a failed run."""
+
+    def __init__(self, settings: SolveSettings) -> None:
+        label = Path(settings.task or settings.operator["name"]).stem
+        self.final = Path(settings.out) if settings.out else self._numbered(Path("results") / label)
+        if self.final.exists() and not settings.overwrite and (not self.final.is_dir() or any(self.final.iterdir())):
+            raise InputError(f"out {self.final}: exists already; expected another folder, or overwrite=true")
+        self.partial = self.final.with_name(f".{self.final.name}.{os.getpid()}")
+
+    @staticmethod
+    def _numbered(path: Path) -> Path:
+        number, free = 1, path
+        while free.exists():
+            number += 1
+            free = path.with_name(f"{path.name}-{number}")
+        return free
+
+    def __enter__(self) -> Path:
+        try:
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"out {self.final}: cannot be written ({error.strerror})") from None
+        return self.partial
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            return
+        if self.final.is_dir():
+            shutil.rmtree(self.final)
+        os.replace(self.partial, self.final)
+        print(f"panel: {self.final / 'panel.png'}")
+
+
+if __name__ == "__main__":
+    config.run_command(main, __doc__, settings=SolveSettings)

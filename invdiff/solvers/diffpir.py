@@ -1,0 +1,51 @@
+"""DiffPIR: plug-and-play image restoration, Zhu et al. 2023, Alg. 1 (https://arxiv.org/abs/2305.08995)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from ..operators import LinearOperator
+from ..prior.denoiser import Denoiser
+from ..prior.schedule import Spacing
+from ..problem import Problem
+from ..registry import register
+from ..rng import Streams
+from .base import Solver, Step
+
+
+@register("solver", "diffpir")
+@dataclass(frozen=True, kw_only=True)
+class DiffPIR(Solver):
+    """A proximal step argmin ||y - A x||^2 + rho ||x - x0||^2, then renoising; the last step has no proximal step.
+
+    rho = lam sigma_y^2 / sbar^2 with sbar = 2 sigma: the published code takes sigma_y on [0, 1] and sbar on [-1, 1].
+    So the proximal step is Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4.
+
+    Args:
+        lam: lambda, as in the published code.
+        zeta: share of fresh noise; the rest repeats the noise that x holds.
+    """
+
+    spacing: Spacing = "quadratic"
+    lam: float = 7.0
+    zeta: float = 0.3
+
+    requires = LinearOperator
+
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
+        operator: LinearOperator = problem.operator  # type: ignore[assignment]
+        variance = problem.variance() if isinstance(problem.variance(), Tensor) else max(1e-6, problem.variance())
+        for sigma, sigma_next in pairwise(sigmas):
+            x0 = prior(x, sigma)
+            if sigma_next > 0:
+                rho = self.lam * variance / float(2 * sigma) ** 2
+                x0 = x0 + operator.pinv(problem.residual(x0), rho)
+            eps = (x - x0) / sigma.to(x)
+            x = x0 + sigma_next.to(x) * ((1 - self.zeta) ** 0.5 * eps + self.zeta**0.5 * noise(x))
+            yield Step(float(sigma_next), x, x0)

@@ -1,0 +1,39 @@
+"""Train a DDPM prior on one's own images.
+
+    python -m invdiff.train data=path/to/images out=runs/mine
+    python -m invdiff.train train=fashion data=fashion_mnist.npz out=runs/fashion
+
+data= is a folder of images of any size and mode, an .npz (uint8 arrays `images`, or `train_images` and `test_images`),
+or `swissroll`. The run resumes from out= by itself; python -m invdiff.solve prior=runs/mine uses its result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from invdiff import config
+from invdiff.training import TrainSettings, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand(TrainSettings):
+    """The settings of a run, and where it lives.
+
+    Attributes:
+        train: a preset in configs/train, or a YAML file.
+        out: folder of the run.
+    """
+
+    train: str | None = None
+    out: str
+
+
+def main(words: list[str]) -> None:
+    command = config.validate(TrainCommand, config.resolve(words, TrainCommand))
+    settings = TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
+    fit(settings, command.out)
+    print(f"prior: {command.out}")
+
+
+if __name__ == "__main__":
+    config.run_command(main, __doc__, settings=TrainCommand)

@@ -1,0 +1,582 @@
+"""Words and presets to mappings, mappings to objects, and the one line for everything that does not fit."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from invdiff import config, registry
+from invdiff.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    shape: tuple[int, int, int]
+    height: int = 16
+    width: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur:
+    size: int
+    kind: Literal["gauss", "box"] = "gauss"
+    kernel: Tensor | str | None = None
+    psf: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.size % 2 == 0:
+            raise InputError(f"size: found {self.size}, expected an odd number")
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    sigma: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    steps: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ddnm(Steps):
+    eta: float = 0.85
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dps(Steps):
+    zeta: Annotated[float, Gt(0)] = 1.0
+
+
+class Net(nn.Module):
+    def __init__(self, channels: int, multipliers: list[int] | None = None, attention: bool = False) -> None:
+        super().__init__()
+        self.channels, self.multipliers, self.attention = channels, multipliers, attention
+
+
+@dataclass
+class Optimizer:
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass
+class Solve:
+    task: str | None = None
+    samples: int = 4
+    out: str = "results"
+    prior: str = "shipped"
+    operator: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=lambda: {"name": "gaussian", "sigma": 0.0})
+    solver: dict[str, Any] = field(default_factory=lambda: {"name": "ddnm"})
+
+
+@dataclass
+class Train:
+    data: str
+    train: str | None = None
+    steps: int = 1000
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+TOYS: dict[str, dict[str, type]] = {
+    "operator": {"mask_box": Box, "blur": Blur},
+    "noise": {"gaussian": Gaussian},
+    "solver": {"ddnm": Ddnm, "dps": Dps},
+    "network": {"net": Net},
+}
+
+
+@pytest.fixture(autouse=True)
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Toy classes in the registry, and toy presets installed; gives the folder of the installation."""
+    monkeypatch.setattr(registry, "BUILT_IN", {})
+    monkeypatch.setattr(registry, "_table", TOYS)
+    files = {
+        "tasks/inpaint.yaml": (
+            "# Fill a box.\noperator: {name: mask_box, height: 8}\n"
+            "noise: {name: gaussian, sigma: 5e-2}\nsolver: ddnm\n"
+        ),
+        "tasks/deblur.yaml": "operator: {name: blur, size: 9}\nsolver: {name: dps, zeta: 0.5}\nsamples: 2\n",
+        "configs/solver/ddnm.yaml": "name: ddnm\nsteps: 50\n",
+        "configs/train/tiny.yaml": "steps: 10\noptimizer: {lr: 1e-3}\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(config, "_PACKAGE", tmp_path / "site" / "invdiff")
+    return tmp_path / "site"
+
+
+def line_of(call: Callable[[], object]) -> str:
+    """The message of the InputError that the call raises; it must be one line."""
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- presets
+
+
+def test_presets_lie_beside_the_package_in_a_checkout_and_inside_it_in_a_wheel(toys: Path) -> None:
+    assert config.find_preset("task", "inpaint") == toys / "tasks/inpaint.yaml"
+    package = toys / "invdiff"
+    package.mkdir()
+    (toys / "tasks").rename(package / "tasks")
+    (toys / "configs").rename(package / "configs")
+    assert config.find_preset("task", "inpaint") == package / "tasks/inpaint.yaml"
+    assert config.find_preset("solver", "ddnm") == package / "configs/solver/ddnm.yaml"
+
+
+def test_a_preset_may_be_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text("samples: 3\n")
+    assert config.find_preset("task", str(path)) == path
+    assert config.resolve([f"task={path}"], Solve)["samples"] == 3
+
+
+def test_preset_names() -> None:
+    assert config.preset_names("task") == ["deblur", "inpaint"]
+    assert config.preset_names("solver") == ["ddnm"]
+    assert config.preset_names("operator") == []
+
+
+def test_unknown_presets() -> None:
+    expected = "task 'inpiant' is unknown; did you mean 'inpaint'? (known: deblur, inpaint)"
+    assert line_of(lambda: config.find_preset("task", "inpiant")) == expected
+    assert (
+        line_of(lambda: config.find_preset("task", "no/such.yaml")) == "task: there is no file 'no/such.yaml'"
+    )
+    expected = "task: found 3 (int), expected a preset's name or a path to a YAML file"
+    assert line_of(lambda: config.resolve(["task=3"], Solve)) == expected
+    expected = "solver 'ddmn' is unknown; did you mean 'ddnm'? (known: ddnm, dps)"
+    assert line_of(lambda: config.resolve(["solver=ddmn"], Solve)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"- a\n- b\n", "found a list, expected settings (key: value)"),
+        (b"a: [1,\n", "not valid YAML: "),
+        (b"a: 1\na: 2\n", "'a' is given twice"),
+        (b"a: \xff\xfe\n", "not text in UTF-8, expected YAML"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, content: bytes, line: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    found = line_of(lambda: config.load(path))
+    assert found.startswith(f"{path}: ") and line in found
+    assert line_of(lambda: config.load(tmp_path)) == f"{tmp_path}: Is a directory"
+
+
+# ------------------------------------------------------------------------------------- words and merging
+
+
+def test_words_become_a_nested_mapping() -> None:
+    words = ["a.b.c=1", "a.b.d=[1, x]", "e=on", "f=1e-3", "g=", "h=x=y", "i=0.5"]
+    expected = {"a": {"b": {"c": 1, "d": [1, "x"]}}, "e": True, "f": "1e-3", "g": None, "h": "x=y", "i": 0.5}
+    assert config.parse_words(words) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["photo #1.png", "[a].png", "@me.png", "2024-01-01", "a: [b", "*", "täglich"]
+)
+def test_a_file_name_arrives_as_it_was_typed(name: str) -> None:
+    assert config.parse_words([f"input={name}"]) == {"input": name}
+
+
+def test_quotes_make_text_of_anything() -> None:
+    assert config.parse_words(["out='3'", 'in="on"']) == {"out": "3", "in": "on"}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--steps"], "found '--steps', expected key=value"),
+        (["=3"], "found '=3', expected a key before the '='"),
+        (["a..b=3"], "found 'a..b=3', expected a key before the '='"),
+        (["a=1", "a=1"], "a: given twice"),
+        (["a.b=1", "a.b=2"], "a.b: given twice"),
+        (["a.b=1", "a=2"], "a: given twice"),
+        (["a=1", "a.b=2"], "a.b: 'a' has a value already, and 'b' is below it"),
+        (["a.b=1", "a.b.c=2"], "a.b.c: 'a.b' has a value already, and 'c' is below it"),
+    ],
+)
+def test_malformed_words(words: list[str], line: str) -> None:
+    assert line_of(lambda: config.parse_words(words)) == line
+
+
+def test_merge_is_deep_and_changes_neither_side() -> None:
+    base = {"a": {"b": 1, "c": {"d": 2}}, "e": [1, 2]}
+    override = {"a": {"c": {"f": 3}}, "e": [3]}
+    assert config.merge(base, override) == {"a": {"b": 1, "c": {"d": 2, "f": 3}}, "e": [3]}
+    assert base == {"a": {"b": 1, "c": {"d": 2}}, "e": [1, 2]}
+    assert override == {"a": {"c": {"f": 3}}, "e": [3]}
+
+
+def test_another_class_drops_the_settings_of_the_old() -> None:
+    base = {"solver": {"name": "dps", "zeta": 0.5, "steps": 9}}
+    other = {"solver": {"name": "ddnm", "eta": 1}}
+    assert config.merge(base, other) == other
+    same = {"solver": {"name": "dps", "steps": 8}}
+    assert config.merge(base, same) == {"solver": {"name": "dps", "zeta": 0.5, "steps": 8}}
+    assert config.merge(base, {"solver": {"zeta": 1}}) == {"solver": {"name": "dps", "zeta": 1, "steps": 9}}
+
+
+# ----------------------------------------------------------------------------------------------- resolve
+
+
+def test_the_later_wins_over_the_earlier() -> None:
+    words = ["noise.sigma=0.1", "task=inpaint", "solver.eta=1", "samples=8"]
+    assert config.resolve(words, Solve) == {
+        "task": "inpaint",
+        "samples": 8,
+        "out": "results",
+        "prior": "shipped",
+        "operator": {"name": "mask_box", "height": 8},
+        "noise": {"name": "gaussian", "sigma": 0.1},
+        "solver": {"name": "ddnm", "steps": 50, "eta": 1},
+    }
+
+
+def test_a_solver_named_on_the_line_replaces_the_task_s() -> None:
+    chosen = config.resolve(["solver.steps=7", "solver=ddnm", "task=deblur"], Solve)
+    assert chosen["solver"] == {"name": "ddnm", "steps": 7}  # the preset, then the word; zeta of dps is gone
+    assert config.resolve(["solver=dps", "task=inpaint"], Solve)["solver"] == {"name": "dps"}
+
+
+def test_a_run_without_a_task() -> None:
+    settings = config.resolve(["operator=blur", "operator.size=5"], Solve)
+    assert settings["task"] is None and settings["operator"] == {"name": "blur", "size": 5}
+    assert config.resolve(["operator.name=blur"], Solve)["operator"] == {"name": "blur"}
+
+
+def test_the_prior_stays_a_string() -> None:
+    assert config.resolve(["prior=runs/mine"], Solve)["prior"] == "runs/mine"
+
+
+def test_a_command_whose_solver_is_text_gets_the_text() -> None:
+    @dataclass
+    class Compare:
+        solver: str = "dps"
+
+    assert config.resolve(["solver=dps,ddnm"], Compare) == {"solver": "dps,ddnm"}
+
+
+def test_nested_defaults_and_a_train_preset() -> None:
+    settings = config.resolve(["train=tiny", "data=here", "optimizer.betas=[0.8, 0.9]"], Train)
+    made = config.validate(Train, settings)
+    assert made == Train("here", "tiny", 10, Optimizer(1e-3, (0.8, 0.9)))
+
+
+def test_unknown_settings(toys: Path) -> None:
+    known = "(known: task, samples, out, prior, operator, noise, solver)"
+    expected = f"setting 'sampels' is unknown; did you mean 'samples'? {known}"
+    assert line_of(lambda: config.resolve(["sampels=3"], Solve)) == expected
+    path = toys / "tasks/inpaint.yaml"
+    path.write_text("sampels: 3\n")
+    assert line_of(lambda: config.resolve(["task=inpaint"], Solve)) == f"{path}: {expected}"
+    assert line_of(lambda: config.resolve(["train=tiny"], Solve)).startswith("setting 'train' is unknown")
+
+
+# ------------------------------------------------------------------------------------------------- build
+
+
+def test_context_reaches_the_class_that_asks_for_it() -> None:
+    shape = (1, 32, 32)
+    assert config.build("operator", {"name": "mask_box", "height": 8}, shape=shape) == Box(
+        shape=shape, height=8
+    )
+    assert config.build("operator", {"name": "blur", "size": 3}, shape=shape) == Blur(size=3)
+
+
+def test_a_module_is_built_from_its_init() -> None:
+    net = config.build("network", {"name": "net", "channels": "8", "multipliers": [1, 2], "attention": True})
+    assert (net.channels, net.multipliers, net.attention) == (8, [1, 2], True)
+
+
+def test_a_class_named_in_full() -> None:
+    assert config.build("noise", {"name": "fractions:Fraction", "numerator": 3}) == 3
+
+
+@pytest.mark.parametrize(("given", "value"), [("1e-3", 0.001), (1, 1.0), ("2", 2.0), (0.5, 0.5)])
+def test_a_float_is_made_of_what_yaml_reads(given: Any, value: float) -> None:
+    sigma = config.build("noise", {"name": "gaussian", "sigma": given}).sigma
+    assert sigma == value and type(sigma) is float
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapping", "line"),
+    [
+        (
+            "operator",
+            {"name": "mask_box", "hieght": 8},
+            "operator mask_box has no setting 'hieght'; did you mean 'height'? (settings: height, width)",
+        ),
+        (
+            "operator",
+            {"name": "mask_box", "shape": [1, 2, 3]},
+            "operator mask_box has no setting 'shape' (settings: height, width)",
+        ),
+        (
+            "operator",
+            {"name": "mask_box", "height": 3.5},
+            "operator.height: found 3.5 (float), expected an int",
+        ),
+        (
+            "operator",
+            {"name": "mask_box", "height": True},
+            "operator.height: found True (bool), expected an int",
+        ),
+        (
+            "operator",
+            {"name": "mask_box", "height": None},
+            "operator.height: found None (NoneType), expected an int",
+        ),
+        ("operator", {"name": "blur"}, "operator blur needs the setting 'operator.size' (int)"),
+        (
+            "operator",
+            {"name": "blur", "size": 3, "kind": "gaus"},
+            "operator.kind: found 'gaus' (str), expected 'gauss' or 'box'",
+        ),
+        (
+            "operator",
+            {"name": "blur", "size": 3, "kernel": True},
+            "operator.kernel: found True (bool), expected str | null",
+        ),
+        (
+            "operator",
+            {"name": "blur", "size": 3, "psf": [1, 2]},
+            "operator.psf: found [1, 2] (list), but Tensor | null is only given from Python",
+        ),
+        ("operator", {"name": "blur", "size": 4}, "size: found 4, expected an odd number"),
+        ("noise", {"name": "gaussian", "sigma": "abc"}, "noise.sigma: found 'abc' (str), expected a float"),
+        ("noise", {"name": "gaussian", "sigma": False}, "noise.sigma: found False (bool), expected a float"),
+        ("solver", {"name": "dps", "zeta": -1}, "solver.zeta: found -1 (int), expected greater than 0"),
+        (
+            "network",
+            {"name": "net", "channels": 8, "multipliers": [1, True]},
+            "network.multipliers: found [1, True] (list), expected list[int] | null",
+        ),
+        ("solver", {"steps": 3}, "solver.name is missing (known: ddnm, dps)"),
+        ("solver", {"name": "dsp"}, "solver 'dsp' is unknown; did you mean 'dps'? (known: ddnm, dps)"),
+        ("solver", 5, "solver: found 5 (int), expected settings with a name"),
+    ],
+)
+def test_what_does_not_fit(kind: str, mapping: Any, line: str) -> None:
+    assert line_of(lambda: config.build(kind, mapping, shape=(1, 8, 8))) == line
+
+
+@pytest.mark.parametrize(
+    ("mapping", "line"),
+    [
+        ({"out": True}, "out: found True (bool), expected a str (put it in quotes)"),
+        ({"out": 2024}, "out: found 2024 (int), expected a str (put it in quotes)"),
+        ({"samples": "many"}, "samples: found 'many' (str), expected an int"),
+        ({"solver": 5}, "solver: found 5 (int), expected a mapping"),
+        ({"smaples": 5}, "this command has no setting 'smaples'; did you mean 'samples'?"),
+    ],
+)
+def test_command_settings_that_do_not_fit(mapping: dict[str, Any], line: str) -> None:
+    assert line_of(lambda: config.validate(Solve, mapping)).startswith(line)
+
+
+def test_nested_settings_are_named_by_their_path() -> None:
+    expected = "train.optimizer.lr: found 'fast' (str), expected a float"
+    assert (
+        line_of(lambda: config.validate(Train, {"data": "", "optimizer": {"lr": "fast"}}, "train"))
+        == expected
+    )
+    expected = "optimizer has no setting 'betos'; did you mean 'betas'? (settings: lr, betas)"
+    assert line_of(lambda: config.validate(Train, {"data": "", "optimizer": {"betos": 1}})) == expected
+    assert line_of(lambda: config.validate(Train, {})) == "this command needs the setting 'data' (str)"
+
+
+def test_a_bug_in_a_constructor_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            raise ValueError("a bug")
+
+    monkeypatch.setitem(TOYS["noise"], "broken", Broken)
+    with pytest.raises(ValueError, match="a bug") as caught:
+        config.build("noise", {"name": "broken"})
+    assert not isinstance(caught.value, InputError)
+
+
+def test_schema_lists_what_yaml_can_say() -> None:
+    expected = {
+        "size": "int (required)",
+        "kind": "'gauss' | 'box' = 'gauss'",
+        "kernel": "Tensor | str | null = None",
+    }
+    assert config.schema(Blur) == expected
+    assert config.schema(Solve)["solver"] == "mapping = {'name': 'ddnm'}"
+
+
+# ------------------------------------------------------------------------------------------ storing a run
+
+
+def test_a_stored_run_is_the_same_run(tmp_path: Path) -> None:
+    original = config.resolve(["task=inpaint", "solver=dps", "solver.zeta=3e-1", "samples=8"], Solve)
+    config.dump(original, tmp_path / "config.yaml")
+    again = config.resolve([f"task={tmp_path / 'config.yaml'}"], Solve)
+    assert again == original
+    for kind in ("operator", "noise", "solver"):
+        first, second = (config.build(kind, run[kind], shape=(1, 32, 32)) for run in (original, again))
+        assert first == second
+
+
+def random_value(rng: random.Random, depth: int) -> Any:
+    texts = [
+        "on",
+        "no",
+        "1e-3",
+        "null",
+        "~",
+        "",
+        "3",
+        "0x1f",
+        "2024-01-01",
+        "1:30",
+        "a: b",
+        "x #1",
+        "- a",
+        "é\n☃",
+        "'",
+    ]
+    leaves = [
+        lambda: rng.choice(texts),
+        lambda: rng.choice([True, False, None]),
+        lambda: rng.randint(-(10**12), 10**12),
+        lambda: rng.uniform(-1, 1) * 10.0 ** rng.randint(-300, 300),
+        lambda: "".join(chr(rng.choice([*range(32, 127), 233, 0x2603, 0x1F600, 10])) for _ in range(200)),
+        lambda: math.inf,
+    ]
+    if depth and rng.random() < 0.5:
+        branch = [random_value(rng, depth - 1) for _ in range(rng.randint(0, 4))]
+        return branch if rng.random() < 0.5 else {rng.choice(texts) + str(i): v for i, v in enumerate(branch)}
+    return rng.choice(leaves)()
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_dump_then_load_is_the_identity(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    mapping = {f"key {i}": random_value(rng, 3) for i in range(5)}
+    config.dump(mapping, tmp_path / "any.yaml")
+    assert config.load(tmp_path / "any.yaml") == mapping
+
+
+def test_tuples_and_paths_are_stored_as_yaml_has_them(tmp_path: Path) -> None:
+    config.dump({"betas": (0.9, 0.999), "out": Path("a/b")}, tmp_path / "any.yaml")
+    assert config.load(tmp_path / "any.yaml") == {"betas": [0.9, 0.999], "out": "a/b"}
+
+
+def test_a_failed_dump_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    config.dump({"a": 1}, path)
+
+    def fail(source: str, target: str) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        config.dump({"a": 2}, path)
+    assert config.load(path) == {"a": 1} and [each.name for each in tmp_path.glob("*.yaml*")] == [
+        "config.yaml"
+    ]
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "site"]
+
+
+# ----------------------------------------------------------------------------------------- command lines
+
+
+def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(words: list[str]) -> None:
+        raise InputError(f"bad {words[0]}:\n  twice")
+
+    with pytest.raises(SystemExit) as caught:
+        config.run_command(run, "doc", ["x=1"])
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", "invdiff: error: bad x=1: twice\n")
+
+
+def test_an_interrupt_is_one_line_and_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        config.run_command(run, "doc", [])
+    assert caught.value.code == 130
+    assert capsys.readouterr() == ("", "invdiff: interrupted\n")
+
+
+def test_any_other_exception_is_a_bug_and_shows_itself() -> None:
+    def run(words: list[str]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        config.run_command(run, "doc", [])
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_shows_all_that_can_be_named(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(words: list[str]) -> None:
+        raise AssertionError("help must not run anything")
+
+    config.run_command(run, "Restore an image.", ["task=inpaint", flag], Solve)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Restore an image.\n")
+    assert "  samples   int = 4\n" in shown
+    assert "  inpaint  Fill a box.\n" in shown
+    assert "  dps   steps: int = 100, zeta: float = 1.0" in shown
+
+
+def test_the_words_of_the_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(sys, "argv", ["solve", "a=1"])
+    config.run_command(seen.extend, "doc")
+    assert seen == ["a=1"]
+
+
+# ----------------------------------------------------------------------------------- the package's own
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, invdiff; print(sorted({'pydantic', 'matplotlib', 'kornia'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", ["operator", "noise", "solver", "network"])
+def test_every_class_of_the_package_says_what_it_can_be_told(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the real table
+    for name in registry.names(kind):
+        config.schema(registry.lookup(kind, name))
+        wrong = {"name": name, "no_such_setting": 1}
+        line = line_of(partial(config.build, kind, wrong, shape=(1, 8, 8)))
+        assert line.startswith(f"{kind} {name} has no setting 'no_such_setting'")
+
+
+def test_every_solver_preset_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for name in config.preset_names("solver"):
+        config.build("solver", config.component("solver", name))

