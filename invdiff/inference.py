@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .posterior import Posterior
-from .prior.denoiser import Denoiser
-from .problem import Problem
-from .rng import Streams
-from .solvers import Solver, Step
+from invdiff.errors import InputError
+from invdiff.posterior import Posterior
+from invdiff.prior.denoiser import Denoiser
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+from invdiff.solvers import Solver, Step
 
 PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import write_image
-from .problem import Problem
+from invdiff.images import write_image
+from invdiff.problem import Problem
 
 PANEL_ROWS, PANEL_SAMPLES = 8, 4
 

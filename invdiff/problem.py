@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .noise import NoiseModel
-from .operators import LinearOperator, Operator
-from .rng import Streams
+from invdiff.errors import InputError
+from invdiff.noise import NoiseModel
+from invdiff.operators import LinearOperator, Operator
+from invdiff.rng import Streams
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def draw_trajectories(prior: NetworkDenoiser, settings: SampleSettings, out: Pat
     for row, (label, points) in enumerate({"q(x_t)": forward, "p(x_t)": reverse}.items()):
         for column, t in enumerate(times):
             axis = figure.add_subplot(2, len(times), row * len(times) + column + 1)
-            axis.scatter(*points[t].T.cpu().numpy(), s=1.5, linewidths=0)
+            axis.scatter(points[t][:, 0].cpu(), points[t][:, 1].cpu(), s=1.5, linewidths=0)
             axis.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", xticks=[], yticks=[])
             axis.set_title(f"{label}, t = {t}", fontsize=9)
     try:

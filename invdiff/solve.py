@@ -28,6 +28,7 @@ from invdiff.errors import InputError
 from invdiff.images import read_images, to_channels
 from invdiff.inference import restore
 from invdiff.noise import Gaussian, describe_sigma
+from invdiff.operators import Operator
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import example_images, load_prior, pick_device
 from invdiff.problem import Problem
@@ -106,7 +107,8 @@ def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[st
     noise = config.build("noise", settings.noise)
     shape = tuple(found.shape[1:])
     if settings.measurement:
-        shape = lookup("operator", settings.operator["name"]).image_shape(shape, settings.operator)
+        kind: type[Operator] = lookup("operator", settings.operator.get("name", ""))
+        shape = kind.infer_shape(shape, settings.operator)
         operator = config.build("operator", settings.operator, shape=shape)
         return None, names, Problem(operator, noise, operator.measured(found))
     operator = config.build("operator", settings.operator, shape=shape)

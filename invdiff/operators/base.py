@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Operator(nn.Module, ABC):
             raise InputError(f"measurement: found {bad} NaN or infinite values, expected finite numbers")
 
     @classmethod
-    def image_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
         """(C, H, W) of the images whose measurements under these settings have a shape; here the same."""
         return measurement
 

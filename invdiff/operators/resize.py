@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
-
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +57,7 @@ class BlockAverage(SpectralOperator):
         self.constant("s", self._exact["first"] / self.factor)
 
     @classmethod
-    def image_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
         return enlarged(measurement, settings)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +113,7 @@ class Bicubic(Separable):
         super().__init__(shape, *(bicubic_matrix(size, factor) for size in shape[1:]))
 
     @classmethod
-    def image_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
         return enlarged(measurement, settings)
 
 

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..registry import lookup
-from .ddpm import Target
-from .denoiser import NetworkDenoiser
-from .schedule import Schedule, ScheduleName
+from invdiff.errors import InputError
+from invdiff.prior.ddpm import Target
+from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.schedule import Schedule, ScheduleName
+from invdiff.registry import lookup
 
 WEIGHTS = Path(__file__).parent / "weights"
 _PACKAGE = Path(__file__).parents[1]

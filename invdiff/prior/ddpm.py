@@ -8,14 +8,14 @@ Beside the paper's eps-prediction a network may predict x_0 or v = sqrt(abar) ep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..rng import Streams
-from .schedule import Schedule
+from invdiff.prior.schedule import Schedule
+from invdiff.rng import Streams
 
 Target = Literal["eps", "x0", "v"]
 
@@ -62,7 +62,7 @@ class DDPM:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Callable[[Tensor, Tensor], Tensor],
         schedule: Schedule,
         target: Target = "eps",
         variance: Literal["small", "large"] = "small",

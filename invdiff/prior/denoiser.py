@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ddpm import Target, x_0_from
-from .schedule import Schedule, Spacing
+from invdiff.prior.ddpm import Target, x_0_from
+from invdiff.prior.schedule import Schedule, Spacing
 
 
 def levels(sigma: Tensor, x: Tensor) -> Tensor:
@@ -93,6 +93,10 @@ class GaussianDenoiser(Denoiser):
         covariance: (D, D), D = C H W, positive semi-definite.
     """
 
+    mean: Tensor
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
     def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> None:
         super().__init__()
         self.shape, self.schedule = tuple(mean.shape), schedule or Schedule.linear()
@@ -116,6 +120,10 @@ class MixtureDenoiser(Denoiser):
         means: (K, C, H, W).
         variances: (K,), non-negative.
     """
+
+    log_weights: Tensor
+    means: Tensor
+    variances: Tensor
 
     def __init__(self, weights: Tensor, means: Tensor, variances: Tensor, schedule: Schedule | None = None) -> None:
         super().__init__()

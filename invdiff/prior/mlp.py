@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..registry import register
-from .unet import timestep_embedding
+from invdiff.prior.unet import timestep_embedding
+from invdiff.registry import register
 
 
 @register("network", "mlp")

@@ -10,10 +10,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..rng import Streams
-from .denoiser import Denoiser
-from .schedule import Spacing
+from invdiff.errors import InputError
+from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.schedule import Spacing
+from invdiff.rng import Streams
 
 
 def transition(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float, noise: Streams) -> Tensor:

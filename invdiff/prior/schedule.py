@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from invdiff.errors import InputError
 
 Spacing = Literal["uniform", "quadratic", "karras"]
 ScheduleName = Literal["linear", "cosine"]

@@ -1,10 +1,10 @@
 """Posterior samplers, one file per method."""
 
-from .base import Solver, Step
-from .ddnm import DDNM, DDNMPlus
-from .ddrm import DDRM
-from .diffpir import DiffPIR
-from .dps import DPS
-from .pigdm import PiGDM
+from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.ddnm import DDNM, DDNMPlus
+from invdiff.solvers.ddrm import DDRM
+from invdiff.solvers.diffpir import DiffPIR
+from invdiff.solvers.dps import DPS
+from invdiff.solvers.pigdm import PiGDM
 
 __all__ = ["DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "PiGDM", "Solver", "Step"]

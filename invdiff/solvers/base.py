@@ -10,13 +10,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..operators import Operator
-from ..prior.denoiser import Denoiser
-from ..prior.reverse import transition
-from ..prior.schedule import Spacing
-from ..problem import Problem
-from ..rng import Streams
+from invdiff.errors import InputError
+from invdiff.operators import Operator
+from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.reverse import transition
+from invdiff.prior.schedule import Spacing
+from invdiff.problem import Problem
+from invdiff.rng import Streams
 
 __all__ = ["Solver", "Step", "norm", "transition", "vjp"]
 
@@ -41,7 +41,7 @@ class Solver(ABC):
     steps: int = 100
     spacing: Spacing = "uniform"
 
-    requires: ClassVar[type[Operator]] = Operator
+    requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
     requires_white_noise: ClassVar[bool] = False  # one variance for all entries of y: not Poisson
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Solver(ABC):
             raise InputError(f"solver {name}: found the operator {found}, expected a {self.requires.__name__}")
         if self.requires_white_noise and isinstance(problem.variance(), Tensor):
             found = type(problem.noise).__name__
-            raise InputError(f"solver {name}: found {found} noise, expected Gaussian; dps, pigdm, ddnm, diffpir take it")
+            raise InputError(f"solver {name}: found {found} noise, expected Gaussian")
 
 
 def vjp(f: Callable[..., Tensor], x: Tensor, *args: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

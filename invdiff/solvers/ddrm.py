@@ -13,12 +13,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..operators import SpectralOperator
-from ..prior.denoiser import Denoiser
-from ..problem import Problem
-from ..registry import register
-from ..rng import Streams
-from .base import Solver, Step
+from invdiff.operators import SpectralOperator
+from invdiff.prior.denoiser import Denoiser
+from invdiff.problem import Problem
+from invdiff.registry import register
+from invdiff.rng import Streams
+from invdiff.solvers.base import Solver, Step
 
 
 @register("solver", "ddrm")

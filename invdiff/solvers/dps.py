@@ -8,11 +8,11 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ..prior.denoiser import Denoiser
-from ..problem import Problem
-from ..registry import register
-from ..rng import Streams
-from .base import Solver, Step, norm, transition, vjp
+from invdiff.prior.denoiser import Denoiser
+from invdiff.problem import Problem
+from invdiff.registry import register
+from invdiff.rng import Streams
+from invdiff.solvers.base import Solver, Step, norm, transition, vjp
 
 
 @register("solver", "dps")

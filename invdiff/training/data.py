@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
-from ..images import read_image, to_channels
-from ..rng import stream_seed
+from invdiff.errors import InputError
+from invdiff.images import read_image, to_channels
+from invdiff.rng import stream_seed
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy"}
 

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ..errors import InputError
-from ..images import grid, write_image
-from ..prior.checkpoint import PRIOR_FILE, PriorSpec, pick_device, save_prior
-from ..prior.ddpm import DDPM, Target, algorithm_1
-from ..prior.denoiser import NetworkDenoiser
-from ..prior.reverse import generate
-from ..prior.schedule import ScheduleName
-from ..rng import Streams, stream_seed
-from .data import TrainingData, epoch_order, load_data
+from invdiff.errors import InputError
+from invdiff.images import grid, write_image
+from invdiff.prior.checkpoint import PRIOR_FILE, PriorSpec, pick_device, save_prior
+from invdiff.prior.ddpm import DDPM, Target, algorithm_1
+from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.reverse import generate
+from invdiff.prior.schedule import ScheduleName
+from invdiff.rng import Streams, stream_seed
+from invdiff.training.data import TrainingData, epoch_order, load_data
 
 
 @dataclass(frozen=True, kw_only=True)
