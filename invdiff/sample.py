@@ -23,7 +23,7 @@ from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import Spacing
 from invdiff.rng import Streams
-from invdiff.training.data import load_data
+from invdiff.training.data import swiss_roll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def trajectories(
     """Points of q(x_t) from fresh data, and of Algorithm 2, at the given times."""
     ddpm = DDPM(prior.network, prior.schedule, prior.target)
     noise = Streams([(seed, k) for k in range(number)])
-    x_0 = load_data("swissroll", split="test").items[:number]
+    x_0 = swiss_roll(number, seed=1)
     forward = {t: ddpm.q_sample(x_0, torch.full((len(x_0),), t), noise(x_0)) for t in times}
     x_T = noise(x_0)
     reverse = {prior.schedule.T: x_T}

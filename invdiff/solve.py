@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def main(words: list[str]) -> None:
         posterior.save(folder, names)
         posterior.plot(folder / "panel.png", truth, names)
         (folder / "metrics.json").write_text(json.dumps({"images": names, **report}, indent=1))
-        config.dump({k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}, folder / "config.yaml")
+        repeatable = {key: value for key, value in asdict(settings).items() if key not in ("out", "overwrite")}
+        config.dump(repeatable, folder / "config.yaml")
 
 
 def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[str], Problem]:
@@ -125,7 +127,9 @@ def describe(settings: SolveSettings, problem: Problem, solver: Solver) -> None:
 
 def run(settings: SolveSettings, problem: Problem, prior: Any, solver: Solver) -> Posterior:
     """``restore`` with a progress bar."""
-    with tqdm(unit="step", dynamic_ncols=True, leave=False) as bar:
+    # A terminal sees every step; a log file a line now and then.
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(unit="step", dynamic_ncols=True, leave=False, mininterval=interval, delay=1.0) as bar:
 
         def advance(done: int, total: int, step: object) -> None:
             bar.total = total

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
@@ -54,8 +55,11 @@ def save_prior(path: str | Path, network: nn.Module, spec: PriorSpec) -> None:
     path = Path(path)
     weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(weights, temporary, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})})
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(save(weights, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})}))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkDenoiser:
@@ -86,12 +90,22 @@ def _rebuild(path: Path, header: str, weights: dict[str, Tensor]) -> NetworkDeno
         version = entry.pop("format")
         if version != 1 or entry["target"] not in get_args(Target):
             raise InputError(f"format {version}, target {entry['target']!r}")
+        name = entry["network"]["name"]
+        if not known_code(name):
+            raise InputError(f"network {name!r} is foreign code: import it first if you trust it")
         prior = PriorSpec(**{**entry, "shape": tuple(entry["shape"])}).build()
         prior.network.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"prior {path}: its header does not describe its weights ({reason})") from None
     return prior
+
+
+def known_code(name: str) -> bool:
+    """Whether a network's name runs nothing new: it is registered, or its module is imported already."""
+    module, colon, cls = name.partition(":")
+    found = getattr(sys.modules.get(module), cls, None)
+    return not colon or (isinstance(found, type) and issubclass(found, nn.Module))
 
 
 def find_prior(name: str | Path) -> Path:

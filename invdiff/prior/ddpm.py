@@ -160,6 +160,7 @@ class DDPM:
             variance = self.at(self.sigma2, t + 1, x_0)
         return -per_image(discretised_log_likelihood(x_0, mean, variance.sqrt()))
 
+    @torch.no_grad()
     def bits_per_dim(self, x_0: Tensor, noise: Streams, steps_per_image: int | None = None) -> BitsPerDim:
         """L_vlb of each image in bits per dimension.
 
@@ -213,6 +214,7 @@ def algorithm_1(ddpm: DDPM, x_0: Tensor) -> Tensor:
     return ddpm.L_simple(x_0, t, eps)
 
 
+@torch.no_grad()
 def algorithm_2(ddpm: DDPM, x_T: Tensor, noise: Streams, clip: bool = True) -> Iterator[Tensor]:
     """Algorithm 2 (Sampling): yields x_{T-1}, ..., x_0, from x_T ~ N(0, I)."""
     x_t = x_T

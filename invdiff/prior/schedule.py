@@ -31,7 +31,9 @@ class Schedule:
     """
 
     def __init__(self, abar: Tensor, timesteps: Tensor | None = None) -> None:
-        if abar.ndim != 1 or len(abar) == 0 or bool((abar.diff() >= 0).any()) or abar[0] >= 1 or abar[-1] <= 0:
+        # Said positively, so that NaN is refused too.
+        decreases = abar.ndim == 1 and len(abar) > 0 and bool((abar.diff() < 0).all())
+        if not (decreases and abar[0] < 1 and abar[-1] > 0):
             raise InputError("schedule: abar must be 1-D and decrease strictly within (0, 1)")
         one = torch.ones(1, dtype=torch.float64)
         self.abar = torch.cat([one, abar.double().cpu()])
@@ -52,20 +54,21 @@ class Schedule:
     @classmethod
     def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
         """Ho et al. 2020, Sec. 4. For T other than 1000 the betas scale by 1000 / T, which keeps abar_T."""
-        scale = 1000 / T
+        scale = 1000 / at_least_1("T", T)
         betas = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64)
         return cls.from_betas(betas.clamp(max=0.999))
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> Schedule:
         """Nichol & Dhariwal 2021, Eq. 17 (https://arxiv.org/abs/2102.09672), betas clipped at 0.999."""
-        f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * math.pi / 2) ** 2
+        u = torch.arange(at_least_1("T", T) + 1, dtype=torch.float64) / T
+        f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
     @classmethod
     def named(cls, name: ScheduleName, T: int = 1000) -> Schedule:
         """The schedule ``linear`` or ``cosine`` with T steps."""
-        return {"linear": cls.linear, "cosine": cls.cosine}[name](T)
+        return cls.linear(T) if name == "linear" else cls.cosine(T)
 
     @property
     def T(self) -> int:
@@ -73,7 +76,7 @@ class Schedule:
 
     def respaced(self, steps: int, spacing: Spacing = "uniform") -> Schedule:
         """A shorter chain over a subset of the timesteps (Nichol & Dhariwal 2021, Sec. 4), same network."""
-        t = self._subset(steps, spacing).flip(0).round().long().unique()
+        t = self._subset(at_least_1("steps", steps), spacing).flip(0).round().long().unique()
         return Schedule(self.abar[t], self.timesteps[t])
 
     def sigma_at(self, t: Tensor) -> Tensor:
@@ -94,6 +97,8 @@ class Schedule:
 
     def _interpolate(self, sigma: Tensor, values: Tensor) -> Tensor:
         knots, values = self.sigma[1:].log().to(sigma.device), values.to(sigma.device)
+        if self.T == 1:
+            return values[0].expand(sigma.shape)
         log_sigma = sigma.double().log()
         high = torch.searchsorted(knots, log_sigma.contiguous()).clamp(1, self.T - 1)
         weight = ((log_sigma - knots[high - 1]) / (knots[high] - knots[high - 1])).clamp(0, 1)
@@ -105,9 +110,7 @@ class Schedule:
         ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps; ``karras`` spaces sigma^(1/7)
         (Karras et al. 2022, Eq. 5) below 160, the last level of the linear schedule.
         """
-        if steps < 1:
-            raise InputError(f"steps: found {steps}, expected at least 1")
-        sigmas = self.sigma_at(self._subset(steps, spacing))
+        sigmas = self.sigma_at(self._subset(at_least_1("steps", steps), spacing))
         return torch.cat([sigmas, sigmas.new_zeros(1)])
 
     def _subset(self, steps: int, spacing: Spacing) -> Tensor:
@@ -116,4 +119,12 @@ class Schedule:
             low, high = self.sigma[1] ** (1 / 7), self.sigma[-1].clamp(max=160.0) ** (1 / 7)
             return self.t_at((low + u * (high - low)) ** 7)
         t = 1 + (self.T - 1) * (u if spacing == "uniform" else u**2)
-        return t.round() if steps <= self.T else t
+        # Quadratic steps begin closer together than integers: maximum() keeps each at a level of its own.
+        return t.round().maximum(torch.arange(steps, 0, -1)) if steps <= self.T else t
+
+
+def at_least_1(name: str, count: int) -> int:
+    """The count, if there is at least one."""
+    if count < 1:
+        raise InputError(f"{name}: found {count}, expected at least 1")
+    return count

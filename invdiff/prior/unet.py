@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invdiff.errors import InputError
 from invdiff.registry import register
 
 
@@ -61,6 +62,8 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
         self.heads = max(1, channels // head_channels)
+        if channels % self.heads:
+            raise InputError(f"head_channels: found {head_channels}, expected a divisor of {channels}")
         self.norm = normalisation(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))

@@ -20,10 +20,11 @@ from invdiff.solvers.base import Solver, Step
 @register("solver", "diffpir")
 @dataclass(frozen=True, kw_only=True)
 class DiffPIR(Solver):
-    """A proximal step argmin ||y - A x||^2 + rho ||x - x0||^2, then renoising; the last step has no proximal step.
+    """A proximal step argmin ||y - A x||^2 + rho ||x - x0||^2, then renoising.
 
     rho = lam sigma_y^2 / sbar^2 with sbar = 2 sigma: the published code takes sigma_y on [0, 1] and sbar on [-1, 1].
-    So the proximal step is Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4.
+    So the proximal step is Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4. As in Alg. 1 every step has one; the
+    published code leaves the last one out, after which samples no longer fit a y of little noise (sigma_y < 0.005).
 
     Args:
         lam: lambda, as in the published code.
@@ -43,9 +44,8 @@ class DiffPIR(Solver):
         variance = problem.variance() if isinstance(problem.variance(), Tensor) else max(1e-6, problem.variance())
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)
-            if sigma_next > 0:
-                rho = self.lam * variance / float(2 * sigma) ** 2
-                x0 = x0 + operator.pinv(problem.residual(x0), rho)
+            rho = self.lam * variance / float(2 * sigma) ** 2
+            x0 = x0 + operator.pinv(problem.residual(x0), rho)
             eps = (x - x0) / sigma.to(x)
             x = x0 + sigma_next.to(x) * ((1 - self.zeta) ** 0.5 * eps + self.zeta**0.5 * noise(x))
             yield Step(float(sigma_next), x, x0)

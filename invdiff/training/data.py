@@ -17,10 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.images import read_image, to_channels
+from invdiff.images import SUFFIXES, read_image, to_channels
 from invdiff.rng import stream_seed
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy"}
 
 
 @dataclass(frozen=True)
@@ -56,48 +54,60 @@ def epoch_order(n: int, epoch: int, seed: int) -> Tensor:
 
 
 def load_data(
-    source: str, size: int | None = None, channels: int | None = None, split: str = "train"
-) -> TrainingData:
-    """Read training data.
+    source: str, size: int | None = None, channels: int | None = None
+) -> tuple[TrainingData, TrainingData]:
+    """Read training data and held-out data.
 
     Args:
-        source: ``swissroll``, an .npz file (array ``{split}_images`` or ``images``, 8-bit, (N, H, W) or
-            (N, H, W, C)), or a folder that is searched for images.
-        size: side of the square training images: smaller .npz images are zero-padded in the middle of it;
-            images of a folder are resized by their short side and cropped in the middle.
-        channels: 1 or 3; by default those of the file.
+        source: ``swissroll``; an .npz file with the array ``train_images`` or ``images``, 8-bit, (N, H, W) or
+            (N, H, W, C), and held out ``test_images`` if there is such an array; or a folder that is searched for
+            images. Where nothing else is held out, a fixed twentieth of the images is, at most 1,000.
+        size: side of the square training images: smaller .npz images are zero-padded around to it; images of
+            a folder are resized by their short side and cropped in the middle (64 by default).
+        channels: 1 or 3; by default those of the .npz, or 3.
 
     Raises:
         InputError: there is nothing to train on, or the arrays are not images.
     """
     if source == "swissroll":
-        return TrainingData(swiss_roll(20_000, seed=0 if split == "train" else 1))
+        return TrainingData(swiss_roll(20_000, seed=0)), TrainingData(swiss_roll(20_000, seed=1))
     path = Path(source)
     if path.is_dir():
-        return TrainingData(_read_folder(path, size or 64, channels or 3))
+        return split(_read_folder(path, size or 64, channels or 3))
     if path.suffix == ".npz" and path.is_file():
-        return TrainingData(_read_npz(path, size, channels, split))
+        train = _read_npz(path, size, channels, ("train_images", "images"))
+        with np.load(path) as archive:
+            if "test_images" not in archive:
+                return split(train)
+        return TrainingData(train), TrainingData(_read_npz(path, size, channels, ("test_images",)))
     raise InputError(f"data '{source}': found neither a folder of images nor an .npz file")
 
 
+def split(items: Tensor) -> tuple[TrainingData, TrainingData]:
+    """Hold out a fixed twentieth of the items, at most 1,000; none of fewer than 20."""
+    order = epoch_order(len(items), 0, seed=0)
+    held_out = min(1000, len(items) // 20)
+    return TrainingData(items[order[held_out:]]), TrainingData(items[order[:held_out]])
+
+
 def swiss_roll(n: int, seed: int) -> Tensor:
-    """The 2-D swiss roll of Sohl-Dickstein et al. 2015, scaled to about [-1, 1]: (n, 2)."""
+    """The 2-D swiss roll of Sohl-Dickstein et al. 2015, scaled to about unit variance: (n, 2)."""
     generator = torch.Generator().manual_seed(seed)
     angle = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=generator))
     spiral = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
-    return (spiral + 0.25 * torch.randn(n, 2, generator=generator)) / 14
+    return (spiral + 0.25 * torch.randn(n, 2, generator=generator)) / 7
 
 
-def _read_npz(path: Path, size: int | None, channels: int | None, split: str) -> Tensor:
+def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[str, ...]) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = list(archive.keys())
-            key = next((k for k in (f"{split}_images", "images") if k in archive), None)
+            key = next((k for k in keys if k in archive), None)
             array = None if key is None else archive[key]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"data {path}: not a readable .npz file ({error})") from None
     if array is None:
-        raise InputError(f"data {path}: found arrays {found}, expected '{split}_images' or 'images'")
+        raise InputError(f"data {path}: found arrays {found}, expected {' or '.join(keys)}")
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or len(array) == 0:
         raise InputError(f"data {path}: found {array.dtype} {array.shape}, expected uint8 (N, H, W) or (N, H, W, C)")
     images = torch.from_numpy(array)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
@@ -95,16 +96,10 @@ def fit(settings: TrainSettings, out: str | Path, *, progress: bool = True) -> N
     Raises:
         InputError: the data or the folder cannot be used, or ``out`` holds a run with other settings.
     """
-    train = load_data(settings.data, settings.size, settings.channels)
-    held_out = load_held_out(settings)
+    train, held_out = load_data(settings.data, settings.size, settings.channels)
     trainer = Trainer(settings, train, held_out, Path(out))
     trainer.run(progress)
     return trainer.prior(trainer.averaged)
-
-
-def load_held_out(settings: TrainSettings) -> TrainingData:
-    """The test split of the data; for data without one, a fixed part of the training images (noted as such)."""
-    return load_data(settings.data, settings.size, settings.channels, split="test")
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -156,7 +151,8 @@ class Trainer:
     def run(self, progress: bool = True) -> None:
         """Train until ``settings.steps``."""
         s = self.settings
-        bar = tqdm(total=s.steps, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True)
+        bar = tqdm(total=s.steps, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True,
+                   mininterval=0.1 if sys.stderr.isatty() else 30.0)  # fmt: skip
         started, first = time.perf_counter(), self.step
         losses: list[Tensor] = []
         with SummaryWriter(str(self.out), purge_step=self.step) as board:
@@ -164,16 +160,19 @@ class Trainer:
                 losses.append(self.train_step())
                 self.step += 1
                 bar.update()
-                if self.step % s.log_every == 0 or self.step == s.steps:
+                due = {every: self.step % every == 0 or self.step == s.steps
+                       for every in (s.log_every, s.eval_every, s.save_every)}  # fmt: skip
+                if any(due.values()):
+                    self._stop_if_diverged(losses)
+                if due[s.log_every]:
                     loss = torch.stack(losses).mean().item()
                     losses.clear()
                     speed = (self.step - first) * s.batch / (time.perf_counter() - started)
-                    self._stop_if_diverged(loss)
                     self.log(board, loss=loss, images_per_second=speed)
                     bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
-                if self.step % s.eval_every == 0 or self.step == s.steps:
+                if due[s.eval_every]:
                     bar.write(self.look(board))
-                if self.step % s.save_every == 0 or self.step == s.steps:
+                if due[s.save_every]:
                     self.save()
         bar.close()
 
@@ -193,10 +192,10 @@ class Trainer:
             loss = algorithm_1(self.ddpm, x_0).mean()
         self.optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
         self.optimiser.step()
         self.average()
-        return loss.detach()
+        return loss.detach() + 0 * norm  # NaN where the gradient overflowed, without asking the device
 
     def indices(self, step: int) -> Tensor:
         """The items of a step: epochs are shuffled one by one and follow each other without a gap."""
@@ -221,13 +220,15 @@ class Trainer:
         """Bits/dim of held-out images and a grid of samples, from the averaged weights."""
         text = f"step {self.step}"
         prior = self.prior(self.averaged)
-        if self.held_out.items.dtype == torch.uint8:
+        if len(prior.shape) == 1:
+            return text
+        if len(self.held_out):
             bits, error = held_out_bits_per_dim(prior, self.held_out, self.settings.eval_images)
             self.log(board, bits_per_dim=bits, bits_per_dim_error=error)
-            samples = grid(generate(prior, 64, steps=50).clamp(0, 1).cpu(), 8)
-            write_image(self.out / f"samples_{self.step:07d}.png", samples)
-            board.add_image("samples", samples, self.step)
             text += f": {bits:.3f} +- {error:.3f} bits/dim on held-out images"
+        samples = grid(generate(prior, 64, steps=50).clamp(0, 1).cpu(), 8)
+        write_image(self.out / f"samples_{self.step:07d}.png", samples)
+        board.add_image("samples", samples, self.step)
         return text
 
     def log(self, board: SummaryWriter, **values: float) -> None:
@@ -237,10 +238,10 @@ class Trainer:
                 csv.writer(file).writerow([self.step, name, f"{value:.6g}"])
                 board.add_scalar(name, value, self.step)
 
-    def _stop_if_diverged(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            saved = self.out / "state.pt"
-            raise InputError(f"loss: found {loss} at step {self.step}; the last good state is {saved}, try a lower lr")
+    def _stop_if_diverged(self, losses: list[Tensor]) -> None:
+        """Before anything is logged or saved, so that the last state on disk is a good one."""
+        if losses and not math.isfinite(loss := torch.stack(losses).mean().item()):
+            raise InputError(f"loss: found {loss} before step {self.step}, expected a finite one; try a lower lr")
 
     # Saving.
 
@@ -260,7 +261,8 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share; the length, the looks and the path may change."""
-        free = {"data", "steps", "cooldown", "device", "compile", "log_every", "eval_every", "eval_images", "save_every"}
+        looks = {"log_every", "eval_every", "eval_images", "save_every"}
+        free = {"data", "steps", "cooldown", "device", "compile", *looks}
         return {k: v for k, v in asdict(self.settings).items() if k not in free}
 
     def _open(self) -> None:

@@ -1,0 +1,316 @@
+"""Second implementations that the tests of the solvers trust.
+
+``Paper`` and the functions that take it are the solvers' papers written out in the papers' own coordinates: images
+u = 2 x - 1 in [-1, 1], x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, timesteps t > s >= 0, the published network
+eps_theta(x_t, t), dense float64 matrices and their SVD; one row of a (B, D) matrix per image. Nothing of them is shared
+with ``invdiff.solvers``.
+
+``Normal``, ``posterior`` and ``output`` are closed forms for Gaussian priors: the exact posterior, and the exact
+distribution of what a method that is affine in its noise returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from invdiff.operators import LinearOperator
+from invdiff.prior import GaussianDenoiser
+from invdiff.prior.schedule import Schedule
+
+Eps = Callable[[Tensor, int], Tensor]  # (B, D), t -> (B, D)
+Shape = tuple[int, int, int]
+Draw = Callable[[], Tensor]  # standard normal (B, D), in image space
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def linear_abar(T: int = 1000) -> Tensor:
+    """abar_0..abar_T of Ho et al.: beta from 1e-4 to 0.02, scaled by 1000 / T."""
+    beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T
+    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])
+
+
+def uniform_timesteps(steps: int, T: int = 1000) -> list[int]:
+    """T = t_1 > ... > t_steps = 1, then 0."""
+    return [*torch.linspace(T, 1, steps, dtype=torch.float64).round().long().tolist(), 0]
+
+
+def quadratic_timesteps(steps: int, T: int = 1000) -> list[int]:
+    """The same with the square root of t - 1 spaced evenly."""
+    u = torch.linspace(1, 0, steps, dtype=torch.float64)
+    return [*(1 + (T - 1) * u**2).round().long().tolist(), 0]
+
+
+def dense(operator: LinearOperator) -> Tensor:
+    """A as a float64 matrix (m, D), made of its own columns."""
+    size = math.prod(operator.shape)
+    return operator(torch.eye(size, dtype=torch.float64).view(size, *operator.shape)).flatten(1).T
+
+
+# Priors.
+
+
+class Normal(NamedTuple):
+    """N(mean, covariance) of flattened images: (..., D) and (D, D)."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def exponential_prior(shape: Shape, variance: float = 0.06, length: float = 3.0) -> Normal:
+    """Images in [0, 1] of mean 1/2 whose pixels are correlated as variance exp(-distance / length)."""
+    channels, height, width = shape
+    grid = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
+    covariance = variance * torch.exp(-torch.cdist(grid, grid) / length)
+    covariance = torch.block_diag(*[covariance] * channels)
+    return Normal(torch.full((len(covariance),), 0.5, dtype=torch.float64), covariance)
+
+
+def denoiser(prior: Normal, shape: Shape, schedule: Schedule | None = None) -> GaussianDenoiser:
+    return GaussianDenoiser(prior.mean.view(shape), prior.covariance, schedule)
+
+
+def gaussian_eps(prior: Normal, abar: Tensor) -> Eps:
+    """The ideal eps_theta for images u = 2 x - 1, x ~ prior: sqrt(1 - abar) Cov(x_t)^-1 (x_t - E x_t)."""
+    mean, covariance = 2 * prior.mean - 1, 4 * prior.covariance
+    eye = torch.eye(len(mean), dtype=torch.float64)
+    inverse: dict[int, Tensor] = {}
+
+    def eps(x_t: Tensor, t: int) -> Tensor:
+        if t not in inverse:
+            inverse[t] = torch.linalg.inv(abar[t] * covariance + (1 - abar[t]) * eye)
+        return (1 - abar[t]).sqrt() * (x_t - abar[t].sqrt() * mean) @ inverse[t]
+
+    return eps
+
+
+class EpsNetwork(nn.Module):
+    """eps_theta as a DDPM network: images (B, C, H, W) and its timesteps t - 1, equal in a batch."""
+
+    def __init__(self, eps: Eps) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+        t = int(timestep[0].round()) + 1
+        assert bool((timestep - (t - 1)).abs().max() < 1e-6)
+        return self.eps(x_t.flatten(1), t).view_as(x_t)
+
+
+# The papers.
+
+
+@dataclass(frozen=True)
+class Paper:
+    """y = A u + sigma_y n for images u in [-1, 1], and a network.
+
+    Attributes:
+        eps: eps_theta(x_t, t).
+        abar: (T + 1,), abar_0 = 1.
+        A: (m, D).
+        y: (B, m).
+        sigma_y: on the scale of [-1, 1].
+        clip: whether the method's code clips x_0 to [-1, 1].
+    """
+
+    eps: Eps
+    abar: Tensor
+    A: Tensor
+    y: Tensor
+    sigma_y: float
+    clip: bool = False
+
+    @classmethod
+    def of(cls, eps: Eps, operator: LinearOperator, y: Tensor, sigma: float, T: int = 1000, clip: bool = False) -> Paper:
+        """From a measurement of images in [0, 1]: A (2 x - 1) = 2 A x - A 1."""
+        A = dense(operator)
+        return cls(eps, linear_abar(T), A, 2 * y.flatten(1) - A.sum(1), 2 * sigma, clip)
+
+    def x_0(self, x_t: Tensor, t: int) -> Tensor:
+        x_0 = (x_t - (1 - self.abar[t]).sqrt() * self.eps(x_t, t)) / self.abar[t].sqrt()
+        return x_0.clamp(-1, 1) if self.clip else x_0
+
+    @cached_property
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U (m, D), s (D,), V (D, D), s and the columns of U padded with zeros."""
+        U, s, V_t = torch.linalg.svd(self.A, full_matrices=True)
+        rank, D = int((s > 1e-12 * s[0]).sum()), self.A.shape[1]
+        U_padded, s_padded = s.new_zeros(len(self.A), D), s.new_zeros(D)
+        U_padded[:, :rank], s_padded[:rank] = U[:, :rank], s[:rank]
+        return U_padded, s_padded, V_t.T
+
+    def damped(self, r: Tensor, damp: float) -> Tensor:
+        """A^T (A A^T + damp I)^-1 r, and A^+ r for damp = 0."""
+        if damp == 0:
+            return r @ torch.linalg.pinv(self.A, rtol=1e-12).T
+        gram = self.A @ self.A.T + damp * torch.eye(len(self.A), dtype=r.dtype)
+        return torch.linalg.solve(gram, r.T).T @ self.A
+
+
+def dps(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, zeta: float = 1.0) -> Tensor:
+    """Chung et al., Alg. 1: the DDPM step, whose variance is beta-tilde, then - zeta grad ||y - A x_0||."""
+    abar, previous = p.abar[t], p.abar[s]
+    alpha = abar / previous
+    beta = 1 - alpha
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        x_0 = p.x_0(x_t, t)
+        distance = (p.y - x_0 @ p.A.T).norm(dim=1)
+        g = torch.autograd.grad(distance.sum(), x_t)[0]
+    mean = (
+        alpha.sqrt() * (1 - previous) / (1 - abar) * x_t.detach()
+        + previous.sqrt() * beta / (1 - abar) * x_0.detach()
+    )
+    return mean + (beta * (1 - previous) / (1 - abar)).sqrt() * z - zeta * g
+
+
+def pigdm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 1.0) -> Tensor:
+    """Song et al., Alg. 1, for noisy y: r_t^2 = 1 - abar_t."""
+    a_t, a_s = p.abar[t], p.abar[s]
+    c_1 = eta * ((1 - a_t / a_s) * (1 - a_s) / (1 - a_t)).sqrt()
+    c_2 = (1 - a_s - c_1**2).clamp_min(0).sqrt()
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        x_0 = p.x_0(x_t, t)
+        v = p.damped(p.y - x_0.detach() @ p.A.T, p.sigma_y**2 / float(1 - a_t))
+        g = torch.autograd.grad((v * x_0).sum(), x_t)[0]
+    e = p.eps(x_t.detach(), t)
+    return a_s.sqrt() * x_0.detach() + c_1 * z + c_2 * e + a_s.sqrt() * a_t.sqrt() * g
+
+
+def ddrm_start(p: Paper, T: int, z: Tensor, z_unseen: Tensor) -> Tensor:
+    """Kawar et al., Eq. 7."""
+    U, s, V = p.svd
+    sigma_T = ((1 - p.abar[T]) / p.abar[T]).sqrt()
+    x, z = sigma_T * z_unseen @ V, z @ V
+    for i in range(len(s)):
+        if s[i] > 0 and p.sigma_y / s[i] < sigma_T:
+            x[:, i] = p.y @ U[:, i] / s[i] + (sigma_T**2 - (p.sigma_y / s[i]) ** 2).sqrt() * z[:, i]
+    return p.abar[T].sqrt() * x @ V.T
+
+
+def ddrm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85, eta_b: float = 1.0) -> Tensor:
+    """Kawar et al., Eq. 8, coefficient by coefficient."""
+    U, gain, V = p.svd
+    sigma = ((1 - p.abar[s]) / p.abar[s]).sqrt()  # sigma_t of the paper, which steps from t + 1 to t
+    x_0, e, z = p.x_0(x_t, t) @ V, p.eps(x_t, t) @ V, z @ V
+    x = torch.empty_like(x_0)
+    kept = math.sqrt(1 - eta**2)
+    for i in range(len(gain)):
+        if gain[i] == 0:
+            x[:, i] = x_0[:, i] + kept * sigma * e[:, i] + eta * sigma * z[:, i]
+            continue
+        y, std = p.y @ U[:, i] / gain[i], p.sigma_y / gain[i]
+        if sigma < std:
+            x[:, i] = x_0[:, i] + kept * sigma * (y - x_0[:, i]) / std + eta * sigma * z[:, i]
+        else:
+            x[:, i] = (1 - eta_b) * x_0[:, i] + eta_b * y + (sigma**2 - (eta_b * std) ** 2).sqrt() * z[:, i]
+    return p.abar[s].sqrt() * x @ V.T
+
+
+def ddnm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85) -> Tensor:
+    """Wang et al., Alg. 1; A^+ is damped where y is noisy, by sigma_y^2 / r_t^2 as in PiGDM (not published)."""
+    a_t, a_s = p.abar[t], p.abar[s]
+    e, x_0 = p.eps(x_t, t), p.x_0(x_t, t)
+    x_0 = x_0 - p.damped(x_0 @ p.A.T - p.y, p.sigma_y**2 / float(1 - a_t))
+    return a_s.sqrt() * x_0 + (1 - a_s).sqrt() * (eta * z + math.sqrt(1 - eta**2) * e)
+
+
+def ddnm_plus(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85) -> Tensor:
+    """Wang et al., Eq. 17 to 19 with the appendix's lambda and gamma, a = sqrt(abar_s), sigma = sqrt(1 - abar_s)."""
+    U, gain, V = p.svd
+    a, sigma, kept = p.abar[s].sqrt(), (1 - p.abar[s]).sqrt(), math.sqrt(1 - eta**2)
+    e, z, x_0 = p.eps(x_t, t) @ V, z @ V, p.x_0(x_t, t) @ V
+    x = torch.empty_like(x_0)
+    for i in range(len(gain)):
+        if gain[i] == 0:
+            x[:, i] = a * x_0[:, i] + sigma * (eta * z[:, i] + kept * e[:, i])
+            continue
+        correction, noise = p.y @ U[:, i] / gain[i] - x_0[:, i], a * p.sigma_y / gain[i]
+        if sigma >= noise:
+            x[:, i] = a * (x_0[:, i] + correction) + (sigma**2 - noise**2).sqrt() * z[:, i]
+        else:
+            x[:, i] = a * (x_0[:, i] + sigma * kept / noise * correction) + eta * sigma * z[:, i]
+    return x @ V.T
+
+
+def diffpir(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, lam: float = 7.0, zeta: float = 0.3) -> Tensor:
+    """Zhu et al., Alg. 1; as in its code sigma_n and the proximal step are on [0, 1], sbar_t is on [-1, 1].
+
+    The code has no proximal step at the last index; Alg. 1 has.
+    """
+    a_t, a_s = p.abar[t], p.abar[s]
+    sbar, sigma_n = ((1 - a_t) / a_t).sqrt(), max(0.001, p.sigma_y / 2)
+    rho = lam * sigma_n**2 / sbar**2
+    half, y = p.x_0(x_t, t) / 2 + 0.5, (p.y + p.A.sum(1)) / 2
+    # argmin ||y - A x||^2 + rho ||x - half||^2, in the form that stays well conditioned as rho vanishes.
+    x_0 = 2 * (half + p.damped(y - half @ p.A.T, float(rho))) - 1
+    e = (x_t - a_t.sqrt() * x_0) / (1 - a_t).sqrt()
+    return a_s.sqrt() * x_0 + (1 - a_s).sqrt() * (math.sqrt(1 - zeta) * e + math.sqrt(zeta) * z)
+
+
+PaperStep = Callable[..., Tensor]
+STEPS: dict[str, PaperStep] = {
+    "dps": dps, "pigdm": pigdm, "ddrm": ddrm, "ddnm": ddnm, "ddnm_plus": ddnm_plus, "diffpir": diffpir,
+}  # fmt: skip
+
+
+def trajectory(p: Paper, method: str, timesteps: list[int], draw: Draw, **settings: float) -> Iterator[Tensor]:
+    """Every x_t of a method, mapped to images in [0, 1] with noise: (x_t / sqrt(abar_t) + 1) / 2.
+
+    x_T = sqrt(1 - abar_T) z, as at the end of the forward process of a black image; the papers drop the factor, 0.99998.
+    """
+    T = timesteps[0]
+    x_t = (1 - p.abar[T]).sqrt() * (first := draw())
+    if method == "ddrm":
+        x_t = ddrm_start(p, T, draw(), first)
+    for t, s in pairwise(timesteps):
+        x_t = STEPS[method](p, x_t, t, s, draw(), **settings)
+        yield (x_t / p.abar[s].sqrt() + 1) / 2
+
+
+# Closed forms.
+
+
+def posterior(prior: Normal, A: Tensor, y: Tensor, sigma: float) -> Normal:
+    """p(x | y) for x ~ prior and y = A x + sigma n, y (B, m): means (B, D), one covariance."""
+    noise = sigma**2 * torch.eye(len(A), dtype=A.dtype)
+    gain = prior.covariance @ A.T @ torch.linalg.inv(A @ prior.covariance @ A.T + noise)
+    covariance = prior.covariance - gain @ A @ prior.covariance
+    return Normal(prior.mean + (y - prior.mean @ A.T) @ gain.T, (covariance + covariance.T) / 2)
+
+
+def output(p: Paper, method: str, timesteps: list[int], **settings: float) -> Normal:
+    """Exact distribution of a method's results in [0, 1], for a method whose steps are affine in x_t and z.
+
+    A step x_s = F x_t + H z + c(y) is measured by applying it to zeros and to unit vectors; then
+    mean' = F mean + c and covariance' = F covariance F^T + H H^T.
+    """
+    images, D = len(p.y), p.A.shape[1]
+    eye, blank = torch.eye(D, dtype=torch.float64), torch.zeros(images, D, dtype=torch.float64)
+    states, noises = torch.cat([blank, eye, 0 * eye]), torch.cat([blank, 0 * eye, eye])
+    rows = Paper(p.eps, p.abar, p.A, torch.cat([p.y, p.y[:1].expand(2 * D, -1)]), p.sigma_y)
+
+    def split(out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        offset, F, H = out.split([images, D, D])
+        return offset, F - offset[:1], H - offset[:1]
+
+    T = timesteps[0]
+    mean, covariance = blank, (1 - p.abar[T]) * eye
+    if method == "ddrm":
+        mean, unseen, seen = split(ddrm_start(rows, T, noises, states))
+        covariance = unseen.T @ unseen + seen.T @ seen
+    for t, s in pairwise(timesteps):
+        offset, F, H = split(STEPS[method](rows, states, t, s, noises, **settings))
+        mean, covariance = offset + mean @ F, F.T @ covariance @ F + H.T @ H
+    return Normal((mean + 1) / 2, covariance / 4)

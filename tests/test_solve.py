@@ -1,0 +1,210 @@
+"""The command lines solve and sample, from outside: what they print, leave behind and refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from invdiff import config
+from invdiff.images import read_image, write_image
+from invdiff.prior.checkpoint import PriorSpec, save_prior
+from invdiff.solve import SolveSettings, main
+
+ROOT = Path(__file__).parents[1]
+NETWORK = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with random weights: enough for everything but quality."""
+    torch.manual_seed(0)
+    spec = PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v")
+    network = spec.build().network
+    torch.nn.init.normal_(network.head[2].weight, std=0.05)
+    path = tmp_path_factory.mktemp("prior") / "small.safetensors"
+    save_prior(path, network, spec)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path / "picture.png"
+    write_image(path, torch.rand(1, 16, 16))
+    return path
+
+
+def words(prior: Path, source: Path, out: Path, *more: str) -> list[str]:
+    return ["task=inpaint", f"prior={prior}", f"input={source}", f"out={out}", "solver.steps=4", "samples=2", *more]
+
+
+def swap(words: list[str], word: str) -> list[str]:
+    """The words, with the one of the same key replaced."""
+    key = word.partition("=")[0]
+    return [word if w.partition("=")[0] == key else w for w in words]
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command prints before it exits with status 2."""
+    with pytest.raises(SystemExit) as error:
+        config.run_command(main, "", arguments)
+    assert error.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("invdiff: error: ") and line.count("\n") == 1
+    return line
+
+
+def test_a_run_leaves_pictures_metrics_and_its_config(prior: Path, picture: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    main(words(prior, picture, out))
+    printed = capsys.readouterr().out
+    assert "0.025 ([0,1]) = 6.4/255 = 0.05 ([-1,1])" in printed and f"panel: {out / 'panel.png'}" in printed
+    rows = {name: cells for name, *cells in map(str.split, printed.splitlines())}
+    assert {"baseline", "sample", "mean"} <= set(rows)
+    assert {p.name for p in out.iterdir()} == {
+        "picture_measurement.png", "picture_sample_0.png", "picture_sample_1.png", "picture_mean.png",
+        "picture_std.png", "panel.png", "posterior.npz", "metrics.json", "config.yaml",
+    }  # fmt: skip
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["nfe"] == 4 and report["images"] == ["picture"]
+    with np.load(out / "posterior.npz") as stored:
+        samples, truth = torch.from_numpy(stored["samples"]), read_image(picture)
+    assert samples.shape == (2, 1, 1, 16, 16)
+    error = (samples.mean(0)[0].clamp(0, 1) - truth).square().mean()
+    assert report["metrics"]["mean"]["PSNR"][0] == pytest.approx(-10 * error.log10().item(), abs=1e-3)
+    assert f"{report['metrics']['mean']['PSNR'][0]:.2f}" == rows["mean"][0]
+
+
+def test_the_stored_config_repeats_the_run(prior: Path, picture: Path, tmp_path: Path) -> None:
+    main(words(prior, picture, tmp_path / "first", "solver=ddrm", "noise.sigma=5e-2", "seed=3"))
+    main([f"task={tmp_path / 'first' / 'config.yaml'}", f"out={tmp_path / 'second'}"])
+    first, second = (np.load(tmp_path / run / "posterior.npz")["samples"] for run in ("first", "second"))
+    assert np.array_equal(first, second)
+    assert yaml.safe_load((tmp_path / "second" / "config.yaml").read_text())["seed"] == 3
+
+
+def test_a_real_measurement_has_no_invented_metrics(prior: Path, tmp_path: Path, capsys) -> None:
+    torch.manual_seed(2)
+    mask = np.ones((16, 16), np.uint8) * 255
+    mask[4:12, 3:9] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    y = torch.rand(1, 16, 16)
+    write_image(tmp_path / "y.png", y)
+    out = tmp_path / "run"
+    main(["task=inpaint", f"prior={prior}", f"measurement={tmp_path / 'y.png'}",
+          f"operator.mask={tmp_path / 'mask.png'}", "noise.sigma=0.01", f"out={out}", "solver.steps=4"])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "misfit" in printed and not any(metric in printed for metric in ("PSNR", "SSIM", "LPIPS"))
+    assert set(json.loads((out / "metrics.json").read_text())["metrics"]["sample"]) == {"misfit"}
+    with np.load(out / "posterior.npz") as stored:
+        assert (stored["y"][0, 0][4:12, 3:9] == 0).all() and stored["y"][0, 0][0].any()
+
+
+def test_a_low_resolution_measurement_sets_the_size_of_the_image(prior: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    write_image(tmp_path / "y.png", torch.rand(1, 5, 6))
+    out = tmp_path / "run"
+    main(["task=sr4", f"prior={prior}", f"measurement={tmp_path / 'y.png'}", f"out={out}", "solver.steps=3"])
+    assert np.load(out / "posterior.npz")["samples"].shape == (4, 1, 1, 20, 24)
+
+
+@pytest.mark.parametrize("task", config.preset_names("task"))
+def test_every_task_and_every_solver(task: str, prior: Path, picture: Path, tmp_path: Path) -> None:
+    from invdiff import registry
+
+    for solver in registry.names("solver"):
+        out = tmp_path / solver
+        main([f"task={task}", f"solver={solver}", *words(prior, picture, out)[1:]])
+        assert np.isfinite(np.load(out / "posterior.npz")["samples"]).all()
+
+
+def test_results_are_numbered_and_nothing_is_overwritten(
+    prior: Path, picture: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [word for word in words(prior, picture, tmp_path) if not word.startswith("out=")]
+    main(given)
+    main(given)
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == ["inpaint", "inpaint-2"]
+    assert "exists already" in fails([*given, "out=results/inpaint"], capsys)
+    main([*given, "out=results/inpaint", "overwrite=true", "seed=1"])
+    assert yaml.safe_load(Path("results/inpaint/config.yaml").read_text())["seed"] == 1
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(prior: Path, picture: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    good = words(prior, picture, out)
+    write_image(tmp_path / "mask.png", torch.ones(1, 8, 8))
+    np.save(tmp_path / "nan.npy", np.full((16, 16), np.nan, np.float32))
+    (tmp_path / "torn.png").write_bytes(picture.read_bytes()[:60])
+    (tmp_path / "torn.safetensors").write_bytes(prior.read_bytes()[:999])
+    (tmp_path / "file").write_text("")
+    write_image(tmp_path / "tiny.png", torch.ones(1, 9, 9))
+    rest = good[1:]
+    cases = {
+        "did you mean 'inpaint'": ["task=inpait", *rest],
+        "did you mean 'diffpir'": [*good, "solver=difpir"],
+        "did you mean 'samples'": [*good, "sampels=3"],
+        "did you mean 'height'": [*good, "operator.heigth=3"],
+        "expected a float": [*good, "noise.sigma=low"],
+        "expected at least 1": swap(good, "solver.steps=0"),
+        "No such file": swap(good, "input=nowhere.png"),
+        "torn.png": swap(good, f"input={tmp_path / 'torn.png'}"),
+        "8x8 pixels": [*good, f"operator.mask={tmp_path / 'mask.png'}"],
+        "NaN": ["task=denoise", f"measurement={tmp_path / 'nan.npy'}", *swap(rest, "input=null")],
+        "found both": [*good, f"measurement={picture}"],
+        "torn.safetensors": swap(good, f"prior={tmp_path / 'torn.safetensors'}"),
+        "no such file, folder or shipped prior": swap(good, "prior=nobody"),
+        "cannot be written": swap(good, f"out={tmp_path / 'file' / 'run'}"),
+        "task is missing": rest,
+        "expected samples >= 1": swap(good, "samples=0"),
+        "inside the 9x9": swap(good, f"input={tmp_path / 'tiny.png'}"),
+        "found Poisson noise": [*good, "solver=ddrm", "noise.name=poisson", "noise.peak=30"],
+    }  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    for expected, arguments in cases.items():
+        assert expected in fails(arguments, capsys), expected
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_colour_images_are_made_gray_for_a_gray_prior(prior: Path, tmp_path: Path, capsys) -> None:
+    torch.manual_seed(4)
+    write_image(tmp_path / "c.png", torch.rand(3, 16, 16))
+    main(words(prior, tmp_path / "c.png", tmp_path / "run"))
+    assert "3 channels made 1" in capsys.readouterr().out
+
+
+def test_help_from_any_folder(tmp_path: Path) -> None:
+    for command in ("solve", "train", "sample"):
+        done = subprocess.run(
+            [sys.executable, "-m", f"invdiff.{command}", "--help"],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0 and f"python -m invdiff.{command}" in done.stdout
+
+
+def test_sample_writes_a_grid(prior: Path, tmp_path: Path) -> None:
+    from invdiff.sample import main as sample
+
+    sample([f"prior={prior}", "n=4", "steps=3", f"out={tmp_path / 'grid.png'}"])
+    assert read_image(tmp_path / "grid.png").shape == (1, 2 + 2 * 18, 2 + 2 * 18)
+
+
+def test_sample_draws_the_swiss_roll(tmp_path: Path) -> None:
+    from invdiff.sample import main as sample
+
+    sample(["prior=swissroll", f"out={tmp_path / 'roll.png'}"])
+    assert min(read_image(tmp_path / "roll.png").shape[1:]) > 400
+
+
+def test_defaults_are_valid_settings() -> None:
+    assert config.validate(SolveSettings, config.resolve(["task=inpaint"], SolveSettings)).samples == 4

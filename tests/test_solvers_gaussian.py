@@ -1,0 +1,264 @@
+"""Every solver against the exact posterior of a Gaussian prior, in float64.
+
+Under a Gaussian prior all methods but DPS are affine in x, y and the noise, so that what they return is a Gaussian too,
+which ``oracles.output`` computes in closed form from the papers. Three things are checked:
+
+1. samples drawn by ``restore`` have that mean and covariance, to the accuracy of the Monte Carlo sum;
+2. how far that Gaussian is from the posterior: the method's own bias, recorded in ``BIAS``. Nothing here is noise;
+3. limits where a method is exact: no information in y, and many steps.
+
+DPS divides by a norm; its samples are compared with the posterior directly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import oracles
+from invdiff.inference import restore, trajectory
+from invdiff.noise import Gaussian
+from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
+from invdiff.prior import GaussianDenoiser, MixtureDenoiser, generate
+from invdiff.prior.schedule import Schedule
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver
+
+SHAPE = (1, 8, 8)
+SIGMA = 0.05
+IMAGES, SAMPLES = 4, 256
+GAUSSIAN_1D = torch.exp(-torch.arange(-3, 4, dtype=torch.float64) ** 2 / 2)
+KERNEL = torch.outer(GAUSSIAN_1D, GAUSSIAN_1D) / GAUSSIAN_1D.sum() ** 2
+OPERATORS: dict[str, SpectralOperator] = {
+    "mask": MaskRandom(SHAPE, missing=0.5).double(),
+    "blur": CircularBlur(SHAPE, KERNEL).double(),
+    "average": BlockAverage(SHAPE, 2).double(),
+}
+PRIOR = oracles.exponential_prior(SHAPE)
+SOLVERS: dict[str, Solver] = {
+    "pigdm": PiGDM(), "ddrm": DDRM(), "ddnm": DDNM(), "ddnm_plus": DDNMPlus(), "diffpir": DiffPIR(),
+}  # fmt: skip
+
+
+class Bias(NamedTuple):
+    """How far a method's output is from the posterior.
+
+    Attributes:
+        error: RMSE of its mean, in (rms) standard deviations of the posterior; 0 is right.
+        spread: its (rms) standard deviation in those of the posterior; 1 is right.
+        misfit: expected ||y - A x||^2 / (m sigma_y^2) of its samples.
+    """
+
+    error: float
+    spread: float
+    misfit: float
+
+
+# At default settings. The posterior's own misfits are 1.049, 1.052 and 1.076 for these four images; 1 on average.
+BIAS = {
+    ("pigdm", "mask"): Bias(0.172, 0.824, 0.239),
+    ("pigdm", "blur"): Bias(0.480, 0.779, 0.771),
+    ("pigdm", "average"): Bias(0.213, 0.832, 0.193),
+    ("ddrm", "mask"): Bias(0.506, 0.912, 2.321),
+    ("ddrm", "blur"): Bias(0.347, 0.508, 0.911),
+    ("ddrm", "average"): Bias(0.209, 0.735, 1.423),
+    ("ddnm", "mask"): Bias(0.147, 0.840, 0.267),
+    ("ddnm", "blur"): Bias(0.308, 0.758, 0.818),
+    ("ddnm", "average"): Bias(0.118, 0.787, 0.312),
+    ("ddnm_plus", "mask"): Bias(0.214, 0.870, 0.593),
+    ("ddnm_plus", "blur"): Bias(0.725, 0.533, 0.804),
+    ("ddnm_plus", "average"): Bias(0.043, 0.791, 0.528),
+    ("diffpir", "mask"): Bias(0.299, 1.067, 1.471),
+    ("diffpir", "blur"): Bias(0.065, 0.976, 1.120),
+    ("diffpir", "average"): Bias(0.106, 0.982, 1.485),
+}
+
+
+def problem_of(name: str, sigma: float = SIGMA) -> Problem:
+    factor = torch.linalg.cholesky(PRIOR.covariance)
+    truth = PRIOR.mean + oracles.normal(IMAGES, len(factor), seed=1) @ factor.T
+    return Problem.simulate(truth.view(IMAGES, *SHAPE), OPERATORS[name], Gaussian(sigma), seed=2)
+
+
+def posterior_of(problem: Problem, sigma: float = SIGMA) -> oracles.Normal:
+    return oracles.posterior(PRIOR, oracles.dense(problem.operator), problem.y.flatten(1), sigma)
+
+
+def output_of(method: str, problem: Problem, sigma: float = SIGMA) -> oracles.Normal:
+    """Closed form of what the solver returns at its default settings."""
+    steps = SOLVERS[method].steps
+    timesteps = oracles.quadratic_timesteps if method == "diffpir" else oracles.uniform_timesteps
+    paper = oracles.Paper.of(oracles.gaussian_eps(PRIOR, oracles.linear_abar()), problem.operator, problem.y, sigma)
+    return oracles.output(paper, method, timesteps(steps))
+
+
+def prior() -> GaussianDenoiser:
+    return oracles.denoiser(PRIOR, SHAPE)
+
+
+def bias_of(mean: Tensor, covariance: Tensor, exact: oracles.Normal, problem: Problem) -> Bias:
+    """mean (B, D), covariance (D, D) or (B, D, D)."""
+    unit = exact.covariance.diagonal().mean().sqrt()
+    variance = covariance.diagonal(dim1=-2, dim2=-1).mean()
+    A = oracles.dense(problem.operator)
+    square = (problem.y.flatten(1) - mean @ A.T).square().sum(1).mean()
+    square = square + (A @ covariance @ A.T).diagonal(dim1=-2, dim2=-1).sum(-1).mean()
+    count = problem.operator.count(problem.y)
+    return Bias(
+        float((mean - exact.mean).square().mean().sqrt() / unit),
+        float(variance.sqrt() / unit),
+        float(square / (count * problem.variance())),
+    )
+
+
+# 1 and 2: the methods that are affine.
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("method", SOLVERS)
+def test_samples_have_the_mean_and_covariance_of_the_closed_form(method: str, name: str) -> None:
+    """In whitened coordinates the samples are standard normal: 5 standard errors for each statistic."""
+    problem = problem_of(name)
+    expected = output_of(method, problem)
+    samples = restore(problem, prior(), SOLVERS[method], samples=SAMPLES).samples.flatten(2)  # (K, B, D)
+    variances, directions = torch.linalg.eigh(expected.covariance)
+    white = (samples - expected.mean) @ directions / variances.sqrt()
+    count, D = IMAGES * SAMPLES, len(variances)
+    assert abs(float(white.square().mean()) - 1) < 5 * math.sqrt(2 / (count * D))  # all variances together
+    assert float(white.square().mean((0, 1)).sub(1).abs().max()) < 5 * math.sqrt(2 / count)  # each direction
+    chi2 = SAMPLES * float(white.mean(0).square().sum())  # all means together
+    assert abs(chi2 - IMAGES * D) < 5 * math.sqrt(2 * IMAGES * D)
+    correlation = white.flatten(0, 1).T @ white.flatten(0, 1) / count
+    assert float((correlation - correlation.diagonal().diag()).abs().max()) < 6 / math.sqrt(count)
+    rows = white.transpose(0, 1)  # neither are the samples of an image, nor the images, correlated
+    lagged = (rows[:, 1:] * rows[:, :-1]).mean(), (rows[1:] * rows[:-1]).mean()
+    assert max(abs(float(value)) for value in lagged) < 5 / math.sqrt((count - SAMPLES) * D)
+
+
+@pytest.mark.parametrize(("method", "name"), BIAS)
+def test_bias_against_the_posterior(method: str, name: str) -> None:
+    problem = problem_of(name)
+    output = output_of(method, problem)
+    found = bias_of(output.mean, output.covariance, posterior_of(problem), problem)
+    assert tuple(found) == pytest.approx(tuple(BIAS[method, name]), abs=2e-3)
+
+
+# DPS, which is not affine.
+
+# At 100 steps and zeta = 0.3. The step has the length zeta whatever the image's size: tuned for 256x256, it is long here.
+DPS_BIAS = {
+    "mask": Bias(0, 0, 0),
+    "blur": Bias(0, 0, 0),
+    "average": Bias(0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", DPS_BIAS)
+def test_bias_of_dps_against_the_posterior(name: str) -> None:
+    problem = problem_of(name)
+    solver = DPS(steps=100, zeta=0.3)
+    samples = restore(problem, prior(), solver, samples=SAMPLES).samples.flatten(2).transpose(0, 1)
+    covariance = torch.stack([torch.cov(rows.T) for rows in samples])
+    found = bias_of(samples.mean(1), covariance, posterior_of(problem), problem)
+    # The mean of finitely many samples is off by chance too: that is taken out.
+    found = found._replace(error=math.sqrt(max(0.0, found.error**2 - found.spread**2 / SAMPLES)))
+    assert tuple(found) == pytest.approx(tuple(DPS_BIAS[name]), abs=0.02)
+
+
+# 3: limits.
+
+
+@pytest.mark.parametrize(
+    ("solver", "eta"),
+    [
+        (PiGDM(steps=30, eta=1.0), 1.0),
+        (PiGDM(steps=30, eta=0.0), 0.0),
+        (DDNM(steps=30, eta=0.0), 0.0),
+        (DiffPIR(steps=30, zeta=0.0, spacing="uniform"), 0.0),
+        (DPS(steps=30, zeta=0.0, eta=1.0), 1.0),
+        (DPS(steps=30, zeta=0.0, eta=0.5), 0.5),
+    ],
+)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_without_information_in_y_a_solver_is_ddpm_or_ddim(solver: Solver, eta: float, name: str) -> None:
+    """Exactly: the same noise gives the same samples of the prior."""
+    count, model = 5, prior()
+    problem = Problem.simulate(torch.full((count, *SHAPE), 0.5).double(), OPERATORS[name], Gaussian(0.0))
+    problem = Problem(problem.operator, Gaussian(1e6), problem.y)
+    *_, last = trajectory(problem, model, solver, Streams([(3, k) for k in range(count)]), model.mean)
+    expected = generate(model, count, steps=30, eta=eta, seed=3)
+    torch.testing.assert_close(last.x, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.0])
+def test_without_information_in_y_many_steps_recover_the_prior(eta: float) -> None:
+    """The error of DDPM and DDIM is of first order in the step size; at 1,000 steps variances are right to 4 %."""
+    blank = torch.full((1, *SHAPE), 0.5, dtype=torch.float64)
+    eps = oracles.gaussian_eps(PRIOR, oracles.linear_abar())
+    paper = oracles.Paper.of(eps, OPERATORS["mask"], blank, 1e6)
+    root = torch.linalg.inv(torch.linalg.cholesky(PRIOR.covariance))
+    worst = []
+    for steps in (100, 1000):
+        found = oracles.output(paper, "pigdm", oracles.uniform_timesteps(steps), eta=eta)
+        torch.testing.assert_close(found.mean, PRIOR.mean.expand_as(found.mean), rtol=0, atol=1e-6)
+        ratio = torch.linalg.eigvalsh(root @ found.covariance @ root.T)
+        worst.append(float((ratio - 1).abs().max()))
+    assert worst[1] < 0.04 and worst[1] < 0.2 * worst[0]
+
+
+@pytest.mark.parametrize("solver", [DDRM(), DDNM(steps=20), DDNMPlus(steps=20)])
+@pytest.mark.parametrize("name", ["mask", "average"])
+def test_without_noise_samples_fit_y_exactly(solver: Solver, name: str) -> None:
+    problem = problem_of(name, sigma=0.0)
+    samples = restore(problem, prior(), solver, samples=2).samples
+    assert float(torch.stack([problem.residual(x) for x in samples]).abs().max()) < 1e-12
+    assert float((samples[0] - samples[1]).abs().max()) > 0.1  # but not each other
+
+
+def test_diffpir_fits_a_measurement_of_little_noise() -> None:
+    """The proximal step at the last level: without it the misfit would be 26."""
+    problem = problem_of("mask", sigma=0.001)
+    assert float(restore(problem, prior(), DiffPIR(), samples=8).misfit().mean()) < 1
+
+
+# A prior with two modes.
+
+STRIPES = 0.5 + 0.3 * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(4).expand(8, 8)
+MODES = torch.stack([STRIPES, STRIPES.T])[:, None]
+
+
+def mixture(weight: float) -> MixtureDenoiser:
+    """Vertical stripes with probability `weight`, horizontal ones otherwise; standard deviation 0.1 around them."""
+    weights = torch.tensor([weight, 1 - weight], dtype=torch.float64)
+    return MixtureDenoiser(weights, MODES, torch.full((2,), 0.01, dtype=torch.float64))
+
+
+def nearest_mode(x: Tensor) -> Tensor:
+    """(..., 1, 8, 8) -> (...)."""
+    return (x[..., None, :, :, :] - MODES).square().sum((-3, -2, -1)).argmin(-1)
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS.values(), DPS(steps=200)], ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("name", ["mask", "blur"])
+def test_the_mode_that_explains_y_is_found(solver: Solver, name: str) -> None:
+    truth = MODES.repeat(4, 1, 1, 1) + 0.1 * oracles.normal(8, *SHAPE, seed=4)
+    operator = OPERATORS["mask"] if name == "mask" else CircularBlur(SHAPE, torch.full((3, 1), 1 / 3).double())
+    problem = Problem.simulate(truth, operator.double(), Gaussian(SIGMA), seed=6)
+    samples = restore(problem, mixture(0.5), solver, samples=8).samples
+    right = nearest_mode(samples) == nearest_mode(truth)
+    # DDRM sees y through noise as strong as x's: now and then, what it was not shown outvotes what it was.
+    assert float(right.double().mean()) >= (0.95 if isinstance(solver, DDRM) else 1)
+    assert float((samples - truth)[right].square().mean().sqrt()) < 0.2
+
+
+def test_without_information_in_y_modes_come_in_the_prior_s_proportions() -> None:
+    problem = Problem(OPERATORS["mask"], Gaussian(1e6), torch.zeros(1, *SHAPE, dtype=torch.float64))
+    count = 1024
+    samples = restore(problem, mixture(0.3), PiGDM(steps=50), samples=count).samples
+    share = float((nearest_mode(samples) == 0).double().mean())
+    assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / count)

@@ -1,0 +1,134 @@
+"""Every solver, step by step, against its paper written out in the paper's coordinates (``oracles.py``).
+
+Both consume the same noise, in float64. The prior is the ideal eps-network of a Gaussian behind ``NetworkDenoiser``,
+so the mapping of the network's coordinates, of the units of sigma and of the timesteps is checked as well.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import oracles
+from invdiff.inference import trajectory
+from invdiff.noise import Gaussian
+from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
+from invdiff.prior import NetworkDenoiser
+from invdiff.prior.schedule import Schedule
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver
+
+SHAPE = (2, 6, 4)
+BATCH = 3
+# Not symmetric, so that a correlation is not a convolution; every frequency passes, so that A^+ is well conditioned.
+KERNEL = torch.tensor([[0.05, 0.10, 0.00], [0.10, 0.50, 0.15], [0.00, 0.05, 0.05]], dtype=torch.float64)
+# Frequencies vanish or almost: where DDRM and DDNM+ trust y less than the prior.
+SEVERE = torch.outer(*[torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4] * 2)
+OPERATORS: dict[str, SpectralOperator] = {
+    "mask": MaskRandom(SHAPE, missing=0.5, seed=1).double(),
+    "blur": CircularBlur(SHAPE, KERNEL).double(),
+    "severe": CircularBlur(SHAPE, SEVERE).double(),
+    "average": BlockAverage(SHAPE, 2).double(),
+}
+# A wide prior, whose x_0 leaves [-1, 1] often enough for clipping to matter.
+PRIOR = oracles.exponential_prior(SHAPE, variance=0.15)
+
+
+def run(solver: Solver, operator: SpectralOperator, sigma: float, T: int, clip: bool) -> tuple[list[Tensor], Problem]:
+    """Every iterate of a solver, (steps, B, D), and the problem."""
+    network = oracles.EpsNetwork(oracles.gaussian_eps(PRIOR, oracles.linear_abar(T)))
+    prior = NetworkDenoiser(network, SHAPE, Schedule.linear(T), "eps", clip=clip)
+    problem = Problem.simulate(oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5, operator, Gaussian(sigma), seed=5)
+    streams = Streams([(1, b) for b in range(BATCH)])
+    steps = trajectory(problem, prior, solver, streams, torch.empty(0, dtype=torch.float64))
+    return [step.x.flatten(1) for step in steps], problem
+
+
+def agree(
+    method: str,
+    solver: Solver,
+    name: str,
+    sigma: float,
+    timesteps: list[int],
+    clip: bool = False,
+    T: int = 1000,
+    **settings: float,
+) -> None:
+    operator = OPERATORS[name]
+    found, problem = run(solver, operator, sigma, T, clip)
+    streams, like = Streams([(1, b) for b in range(BATCH)]), torch.empty(BATCH, *SHAPE, dtype=torch.float64)
+    eps = oracles.gaussian_eps(PRIOR, oracles.linear_abar(T))
+    paper = oracles.Paper.of(eps, operator, problem.y, sigma, T, clip)
+    expected = list(oracles.trajectory(paper, method, timesteps, lambda: streams(like).flatten(1), **settings))
+    assert len(found) == len(expected) == solver.steps
+    for k, (x, wanted) in enumerate(zip(found, expected, strict=True)):
+        # Iterates are as large as sigma, up to 80.
+        torch.testing.assert_close(x, wanted, rtol=1e-9, atol=1e-9, msg=lambda m, k=k: f"step {k + 1}: {m}")
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_dps(name: str, clip: bool) -> None:
+    """Every step of a chain of 50: the published algorithm has no shorter ladder."""
+    timesteps = list(range(50, -1, -1))
+    agree("dps", DPS(steps=50, zeta=0.7), name, 0.05, timesteps, clip, T=50, zeta=0.7)
+
+
+@pytest.mark.parametrize(("eta", "sigma"), [(1.0, 0.0), (1.0, 0.05), (0.3, 0.05), (0.0, 0.02)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_pigdm(name: str, eta: float, sigma: float) -> None:
+    agree("pigdm", PiGDM(steps=20, eta=eta), name, sigma, oracles.uniform_timesteps(20), eta=eta)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.4])
+@pytest.mark.parametrize(("eta", "eta_b"), [(0.85, 1.0), (0.6, 0.9)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_ddrm(name: str, eta: float, eta_b: float, sigma: float) -> None:
+    solver = DDRM(steps=20, eta=eta, eta_b=eta_b)
+    agree("ddrm", solver, name, sigma, oracles.uniform_timesteps(20), eta=eta, eta_b=eta_b)
+
+
+def test_ddrm_where_the_prior_is_the_stronger() -> None:
+    agree("ddrm", DDRM(), "severe", 0.1, oracles.uniform_timesteps(20))
+
+
+@pytest.mark.parametrize("eta", [0.85, 0.0])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_ddnm(name: str, eta: float) -> None:
+    """Alg. 1: without noise."""
+    agree("ddnm", DDNM(steps=20, eta=eta), name, 0.0, oracles.uniform_timesteps(20), eta=eta)
+
+
+@pytest.mark.parametrize("name", ["mask", "severe", "average"])
+def test_ddnm_damps_where_y_is_noisy(name: str) -> None:
+    agree("ddnm", DDNM(steps=20), name, 0.05, oracles.uniform_timesteps(20))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.4])
+@pytest.mark.parametrize("eta", [0.85, 0.4])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_ddnm_plus(name: str, eta: float, sigma: float) -> None:
+    agree("ddnm_plus", DDNMPlus(steps=20, eta=eta), name, sigma, oracles.uniform_timesteps(20), eta=eta)
+
+
+def test_ddnm_plus_where_the_prior_is_the_stronger() -> None:
+    agree("ddnm_plus", DDNMPlus(steps=20), "severe", 0.1, oracles.uniform_timesteps(20))
+
+
+def test_ddnm_plus_without_noise_is_ddnm_in_the_null_space_alone() -> None:
+    """Without noise they differ in the seen coefficients' renoising (fresh alone, or mixed), not in x0."""
+    plus, _ = run(DDNMPlus(steps=10), OPERATORS["mask"], 0.0, 1000, clip=False)
+    plain, _ = run(DDNM(steps=10), OPERATORS["mask"], 0.0, 1000, clip=False)
+    unseen = (OPERATORS["mask"].s == 0).expand(SHAPE).flatten()
+    torch.testing.assert_close(plus[0][:, unseen], plain[0][:, unseen], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(plus[-1][:, ~unseen], plain[-1][:, ~unseen], rtol=0, atol=1e-12)  # both are y
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("lam", "zeta", "sigma"), [(7.0, 0.3, 0.05), (1.0, 1.0, 0.0)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_diffpir(name: str, lam: float, zeta: float, sigma: float, clip: bool) -> None:
+    solver = DiffPIR(steps=20, lam=lam, zeta=zeta)
+    agree("diffpir", solver, name, sigma, oracles.quadratic_timesteps(20), clip, lam=lam, zeta=zeta)

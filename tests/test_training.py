@@ -1,0 +1,300 @@
+"""Training: data, settings, the trainer's steps, exact resume, and the command line."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from invdiff import load_prior
+from invdiff.errors import InputError
+from invdiff.prior.ddpm import algorithm_1
+from invdiff.rng import stream_seed
+from invdiff.training import Trainer, TrainSettings, fit, load_data
+from invdiff.training.data import epoch_order, split, swiss_roll
+from invdiff.training.trainer import computes_bf16, learning_rate
+
+TINY = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2, "dropout": 0.1}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    blobs = rng.integers(0, 256, (60, 1, 4, 4)).repeat(2, -1).repeat(2, -2).astype(np.uint8)
+    path = tmp_path / "blobs.npz"
+    np.savez(path, images=blobs[:, 0])
+    return path
+
+
+def settings(data: Path, **changes: object) -> TrainSettings:
+    base = TrainSettings(
+        data=str(data), network=TINY, T=50, steps=12, batch=16, lr=1e-3, warmup=3, cooldown=4, ema=0.9,
+        precision="float32", log_every=4, eval_every=6, eval_images=3, save_every=4,
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+# Data.
+
+
+def test_npz_keeps_its_test_images_apart_and_pads_to_size(tmp_path: Path) -> None:
+    train = np.arange(2 * 28 * 28, dtype=np.uint32).reshape(2, 28, 28).astype(np.uint8)
+    test = np.full((3, 28, 28), 7, np.uint8)
+    np.savez(tmp_path / "f.npz", train_images=train, test_images=test, train_labels=np.zeros(2))
+    got, held_out = load_data(str(tmp_path / "f.npz"), size=32)
+    assert torch.equal(got.items[:, 0, 2:30, 2:30], torch.from_numpy(train))
+    assert got.items[:, :, :2].sum() == 0 and got.items[..., 30:].sum() == 0
+    assert held_out.shape == (1, 32, 32) and len(held_out) == 3
+
+
+def test_images_become_floats_in_minus_one_to_one() -> None:
+    items = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    batch = load_data_from(items).batch(torch.tensor([2, 0, 1]))
+    torch.testing.assert_close(batch.flatten(), torch.tensor([1.0, -1.0, -0.6]))
+
+
+def load_data_from(items: torch.Tensor):  # type: ignore[no-untyped-def]
+    return split(items)[0].__class__(items)
+
+
+def test_a_folder_of_any_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    Image.fromarray(rng.integers(0, 256, (17, 9), dtype=np.uint8)).save(tmp_path / "small_gray.jpg")
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(np.full((32, 32, 4), 200, np.uint8)).save(tmp_path / "sub" / "rgba.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    (tmp_path / "notes.txt").write_text("not an image")
+    with pytest.warns(UserWarning, match="skipped 1 unreadable.*broken.png"):
+        train, held_out = load_data(str(tmp_path), size=16)
+    assert train.shape == (3, 16, 16) and len(train) == 3 and len(held_out) == 0
+    assert any((image == 200).all() for image in train.items)
+
+
+def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(tmp_path: Path) -> None:
+    picture = np.zeros((16, 48), np.uint8)
+    picture[:, 16:32] = 255
+    Image.fromarray(picture).save(tmp_path / "bar.png")
+    train, _ = load_data(str(tmp_path), size=16, channels=1)
+    assert (train.items == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty", None, "no readable image"),
+        ("missing", ..., "neither a folder"),
+        ("float.npz", {"images": np.zeros((2, 4, 4))}, "float64"),
+        ("names.npz", {"pictures": np.zeros((2, 4, 4), np.uint8)}, "pictures.*expected train_images or images"),
+        ("big.npz", {"images": np.zeros((2, 64, 64), np.uint8)}, "64x64.*size=32"),
+        ("torn.npz", b"PK\x03\x04 torn", "not a readable"),
+    ],
+)
+def test_bad_data_is_one_clear_line(tmp_path: Path, name: str, content: object, message: str) -> None:
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, dict):
+        np.savez(path, **content)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        load_data(str(path), size=32)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "o.npz", images=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match="not a readable"):
+        load_data(str(tmp_path / "o.npz"))
+
+
+def test_hold_out_is_fixed_and_disjoint() -> None:
+    items = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
+    train, held_out = split(items)
+    again, _ = split(items)
+    assert torch.equal(train.items, again.items) and len(held_out) == 5
+    assert sorted(torch.cat([train.items, held_out.items]).flatten().tolist()) == list(range(100))
+
+
+def test_epochs_visit_every_item_once_in_new_orders() -> None:
+    first, second = epoch_order(50, 0, seed=3), epoch_order(50, 1, seed=3)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
+    assert not torch.equal(first, second) and torch.equal(first, epoch_order(50, 0, seed=3))
+
+
+def test_swiss_roll_is_a_spiral() -> None:
+    points = 7 * swiss_roll(5000, seed=0)
+    radius, angle = points.norm(dim=1), torch.atan2(points[:, 1], points[:, 0])
+    # Along the spiral the radius is the angle up to whole turns, to the noise of 0.25 across it.
+    turns = (radius - angle) / (2 * torch.pi)
+    assert ((turns - turns.round()).abs() * 2 * torch.pi).mean() < 0.3
+
+
+# The trainer.
+
+
+def test_the_indices_of_steps_are_the_epochs_end_to_end(images: Path, tmp_path: Path) -> None:
+    train, held_out = load_data(str(images))
+    trainer = Trainer(settings(images), train, held_out, tmp_path / "run")
+    n = len(train)
+    seen = torch.cat([trainer.indices(step) for step in range(12)])
+    expected = torch.cat([epoch_order(n, epoch, seed=0) for epoch in range(4)])[: len(seen)]
+    assert torch.equal(seen, expected)
+
+
+def test_a_step_is_adam_on_algorithm_1(images: Path, tmp_path: Path) -> None:
+    """One step, written out: AdamW's first update of a clipped gradient, and the average of the weights."""
+    s = settings(images)
+    train, held_out = load_data(str(images))
+    trainer = Trainer(s, train, held_out, tmp_path / "run")
+    before = [p.detach().clone() for p in trainer.network.parameters()]
+    torch.manual_seed(stream_seed(s.seed, 1, 0))
+    algorithm_1(trainer.ddpm, train.batch(trainer.indices(0))).mean().backward()
+    gradients = [p.grad.clone() for p in trainer.network.parameters()]
+    total = torch.stack([g.norm() for g in gradients]).norm()
+    trainer.train_step()
+    for old, new, mean, g in zip(
+        before, trainer.network.parameters(), trainer.averaged.parameters(), gradients, strict=True
+    ):
+        g = g * min(1.0, s.clip / float(total))
+        expected = old - learning_rate(s, 0) * g / (g.abs() + 1e-8)
+        torch.testing.assert_close(new.detach(), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(mean, old + 0.9 * (expected - old), rtol=1e-4, atol=1e-6)
+
+
+def test_learning_rate() -> None:
+    s = TrainSettings(data="x", steps=100, lr=1.0, warmup=10, cooldown=20)
+    rates = [learning_rate(s, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == 1 and set(rates[9:81]) == {1.0}
+    assert rates[90] == pytest.approx(0.5) and rates[99] == pytest.approx(0.05)
+
+
+def test_training_lowers_the_loss(images: Path, tmp_path: Path) -> None:
+    fit(settings(images, steps=120, warmup=10, log_every=30, eval_every=120, save_every=120), tmp_path, progress=False)
+    with (tmp_path / "log.csv").open() as file:
+        losses = [float(value) for _, name, value in csv.reader(file) if name == "loss"]
+    assert len(losses) == 4 and losses[-1] < 0.9 * losses[0]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(images: Path, tmp_path: Path) -> None:
+    """A process killed between checkpoints, continued, ends bit for bit where an unbroken one does."""
+    s = settings(images)
+    fit(s, tmp_path / "whole", progress=False)
+    script = (
+        "import os, sys; from invdiff.training import trainer as t, TrainSettings\n"
+        "step = t.Trainer.train_step\n"
+        "def killed(self):\n"
+        "    if self.step == 7: os.kill(os.getpid(), 9)\n"
+        "    return step(self)\n"
+        "t.Trainer.train_step = killed\n"
+        f"t.fit(TrainSettings(**{ {f: getattr(s, f) for f in s.__dataclass_fields__} !r}), sys.argv[1], progress=False)"
+    )
+    died = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], capture_output=True)
+    assert died.returncode == -9, died.stderr.decode()
+    assert torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"] == 4
+    fit(s, tmp_path / "killed", progress=False)
+    whole, resumed = (torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "killed"))
+    for part in ("network", "averaged"):
+        for name, weight in whole[part].items():
+            assert torch.equal(weight, resumed[part][name]), name
+
+
+def test_a_run_leaves_what_it_says(images: Path, tmp_path: Path) -> None:
+    fit(settings(images), tmp_path, progress=False)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"state.pt", "prior.safetensors", "log.csv", "samples_0000006.png", "samples_0000012.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if name.startswith(".")]
+    with (tmp_path / "log.csv").open() as file:
+        logged = {name for _, name, _ in csv.reader(file)}
+    assert logged == {"loss", "images_per_second", "bits_per_dim", "bits_per_dim_error"}
+    prior = load_prior(tmp_path)
+    assert prior.shape == (1, 8, 8) and not any(p.requires_grad for p in prior.parameters())
+
+
+def test_other_settings_do_not_resume(images: Path, tmp_path: Path) -> None:
+    fit(settings(images), tmp_path, progress=False)
+    with pytest.raises(InputError, match="lr=0.001, this one has 0.01"):
+        fit(settings(images, lr=1e-2), tmp_path, progress=False)
+    fit(settings(images, steps=14), tmp_path, progress=False)  # a longer run is the same run
+
+
+def test_a_damaged_state_is_named(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="state.pt: damaged"):
+        fit(settings(images), tmp_path, progress=False)
+
+
+def test_a_state_that_holds_code_is_not_run(images: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (marker,)
+
+    torch.save({"step": Bomb()}, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="state.pt"):
+        fit(settings(images), tmp_path, progress=False)
+    assert not marker.exists()
+
+
+def test_a_diverged_run_stops_and_keeps_its_last_state(images: Path, tmp_path: Path) -> None:
+    s = settings(images, steps=20, warmup=10**9, log_every=20, save_every=2)
+    fit(replace(s, steps=4), tmp_path, progress=False)
+    poisoned = torch.load(tmp_path / "state.pt", weights_only=True)
+    good = {name: w.clone() for name, w in poisoned["averaged"].items()}
+    poisoned["network"]["stem.bias"][0] = torch.inf
+    torch.save(poisoned, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="loss: found nan"):
+        fit(s, tmp_path, progress=False)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == 4 and all(torch.equal(w, good[name]) for name, w in state["averaged"].items())
+
+
+def test_bf16_and_channels_last_train(images: Path, tmp_path: Path) -> None:
+    fit(settings(images, precision="bf16", channels_last=True), tmp_path, progress=False)
+    assert all(w.isfinite().all() for w in load_prior(tmp_path).state_dict().values())
+
+
+def test_auto_precision_asks_the_hardware() -> None:
+    assert computes_bf16(torch.device("cpu")) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"lr": -1.0}, {"ema": 1.0}, {"batch": 0}])
+def test_settings_out_of_range(changes: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(changes))):
+        TrainSettings(data="x", **changes)
+
+
+def test_an_unwritable_folder_is_named(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="out .*file.*cannot be written"):
+        fit(settings(images), tmp_path / "file" / "run", progress=False)
+
+
+# The command line.
+
+
+def test_train_command_line(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from invdiff.train import main
+
+    words = ["network.width=8", "network.multipliers=[1,2]", "network.name=unet", "network.patch=2", "T=50", "batch=8"]
+    main([f"data={images}", f"out={tmp_path / 'run'}", "steps=3", "lr=1e-3", "eval_images=2", *words])
+    assert (tmp_path / "run" / "prior.safetensors").is_file()
+
+
+def test_the_shipped_presets_are_valid() -> None:
+    from invdiff import config
+    from invdiff.train import TrainCommand
+
+    for name in config.preset_names("train"):
+        command = config.validate(TrainCommand, config.resolve([f"train={name}", "data=x", "out=y"], TrainCommand))
+        assert command.spec((command.channels or 2,)).build() is not None
