@@ -65,9 +65,10 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
         "schedule": ["vp", "ve"],
         "clip": [True, False],
     },
-    # levels: from a maximum linearly to 0, or the prior's own timesteps (as the authors of DDRM do).
+    # levels: from a maximum linearly to 0, or the prior's own timesteps (as the authors of DDRM do). A maximum
+    # below 1 is NaN there wherever sigma_y / s is above it.
     "ddrm": {
-        "levels": [("linear", 1.0), ("linear", 0.5), ("linear", 3.0), ("linear", 10.0), "prior"],
+        "levels": [("linear", 1.0), ("linear", 3.0), ("linear", 10.0), "prior"],
         "steps": ["calls", 50, 20],
         "eta": [0.85, 0.3, 0.6, 1.0],
         "etab": [1.0, 0.85, 0.6],

@@ -50,7 +50,7 @@ def restore(
     Raises:
         InputError: the prior or the solver does not fit the problem, or a value is out of range.
     """
-    check(problem, prior, solver, samples, seed, images)
+    check(problem, prior, solver, samples, seed, batch, images)
     numbers = range(len(problem)) if images is None else images
     like = torch.empty(0).to(next(iter(prior.state_dict().values()), torch.empty(0)))
     problem = problem.to(like.device, like.dtype)
@@ -96,6 +96,7 @@ def check(
     solver: Solver,
     samples: int,
     seed: int,
+    batch: int | None,
     images: Sequence[int] | None,
 ) -> None:
     """Raise InputError before any work is done."""
@@ -104,6 +105,11 @@ def check(
         raise InputError(f"prior: found one for {prior.shape[0]} channels, expected {channels}, as the image has")
     if samples < 1 or seed < 0:
         raise InputError(f"samples, seed: found {samples}, {seed}, expected samples >= 1 and seed >= 0")
-    if images is not None and len(images) != len(problem):
-        raise InputError(f"images: found {len(images)} numbers, expected {len(problem)}, one per measurement")
+    if batch is not None and batch < 1:
+        raise InputError(f"batch: found {batch}, expected at least 1 image at once")
+    if len(problem) == 0:
+        raise InputError("measurement: found 0 images, expected at least 1")
+    if images is not None and (len(images) != len(problem) or min(images) < 0):
+        found = ", ".join(map(str, images[:8])) or "none"
+        raise InputError(f"images: found the numbers {found}, expected {len(problem)}, one per measurement, >= 0")
     solver.check(problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Problem:
     Attributes:
         operator: A.
         noise: p(y | A x).
-        y: measurement (B, ...).
+        y: measurement (B, ...); entries that were not measured are set to zero.
 
     Raises:
         InputError: y is not a finite measurement of the operator.
@@ -33,13 +34,19 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.operator.check_measurement(self.y)
+        # A file may mark missing pixels as NaN: they end here.
+        object.__setattr__(self, "y", self.operator.measured(self.y))
 
     @classmethod
     def simulate(cls, x: Tensor, operator: Operator, noise: NoiseModel, seed: int = 0) -> Problem:
-        """Measure known images x (B, C, H, W); image b draws its noise from the stream (seed, b)."""
+        """Measure known images x (B, C, H, W); image b draws its noise from the stream (seed, b, 0, 0).
+
+        That is neither a sample's of ``restore``, (seed, b, k), nor one of ``generate``, (seed, k): an image that
+        was generated, and is then restored, with the same seed meets noise of its own.
+        """
         if tuple(x.shape[1:]) != operator.shape:
             raise InputError(f"images: found shape {tuple(x.shape)}, expected (B, *{operator.shape})")
-        streams = Streams([(seed, b) for b in range(len(x))])
+        streams = Streams([(seed, b, 0, 0) for b in range(len(x))])
         return cls(operator, noise, operator.measured(noise.sample(operator(x), streams)))
 
     def __len__(self) -> int:
@@ -50,8 +57,8 @@ class Problem:
         return Problem(self.operator, self.noise, self.y[list(images)])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
-        """The problem on a device and in a dtype; the operator is moved, not copied."""
-        return Problem(self.operator.to(device, dtype), self.noise, self.y.to(device, dtype))
+        """The problem on a device and in a dtype; this one, and its operator, stay as they are."""
+        return Problem(copy.deepcopy(self.operator).to(device, dtype), self.noise, self.y.to(device, dtype))
 
     def residual(self, x: Tensor) -> Tensor:
         """y - A(x), zero where nothing was measured."""

@@ -1,12 +1,12 @@
 """Second implementations that the tests of the solvers trust.
 
-``Paper`` and the functions that take it are the solvers' papers written out in the papers' own coordinates: images
-u = 2 x - 1 in [-1, 1], x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, timesteps t > s >= 0, the published network
-eps_theta(x_t, t), dense float64 matrices and their SVD; one row of a (B, D) matrix per image. Nothing of them is shared
-with ``invdiff.solvers``.
+``Paper`` and the functions that take it are the solvers' papers written out in the papers' own coordinates:
+images u = 2 x - 1 in [-1, 1], x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, timesteps t > s >= 0, the
+network eps_theta(x_t, t), dense float64 matrices and their SVD; one row of a (B, D) matrix per image. They
+share nothing with ``invdiff.solvers``.
 
-``Normal``, ``posterior`` and ``output`` are closed forms for Gaussian priors: the exact posterior, and the exact
-distribution of what a method that is affine in its noise returns.
+``Normal``, ``posterior`` and ``output`` are closed forms for Gaussian priors: the exact posterior, and the
+exact distribution of what a method that is affine in its noise returns.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class Paper:
     clip: bool = False
 
     @classmethod
-    def of(cls, eps: Eps, operator: LinearOperator, y: Tensor, sigma: float, T: int = 1000, clip: bool = False) -> Paper:
+    def of(
+        cls, eps: Eps, operator: LinearOperator, y: Tensor, sigma: float, T: int = 1000, clip: bool = False
+    ) -> Paper:
         """From a measurement of images in [0, 1]: A (2 x - 1) = 2 A x - A 1."""
         A = dense(operator)
         return cls(eps, linear_abar(T), A, 2 * y.flatten(1) - A.sum(1), 2 * sigma, clip)
@@ -219,7 +221,7 @@ def ddrm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85, et
 
 
 def ddnm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85) -> Tensor:
-    """Wang et al., Alg. 1; A^+ is damped where y is noisy, by sigma_y^2 / r_t^2 as in PiGDM (not published)."""
+    """Wang et al., Alg. 1; where y is noisy, A^+ is damped by sigma_y^2 / r_t^2 as in PiGDM (unpublished)."""
     a_t, a_s = p.abar[t], p.abar[s]
     e, x_0 = p.eps(x_t, t), p.x_0(x_t, t)
     x_0 = x_0 - p.damped(x_0 @ p.A.T - p.y, p.sigma_y**2 / float(1 - a_t))
@@ -227,7 +229,7 @@ def ddnm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85) ->
 
 
 def ddnm_plus(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85) -> Tensor:
-    """Wang et al., Eq. 17 to 19 with the appendix's lambda and gamma, a = sqrt(abar_s), sigma = sqrt(1 - abar_s)."""
+    """Wang et al., Eq. 17 to 19: a = sqrt(abar_s), sigma = sqrt(1 - abar_s)."""
     U, gain, V = p.svd
     a, sigma, kept = p.abar[s].sqrt(), (1 - p.abar[s]).sqrt(), math.sqrt(1 - eta**2)
     e, z, x_0 = p.eps(x_t, t) @ V, z @ V, p.x_0(x_t, t) @ V
@@ -265,10 +267,12 @@ STEPS: dict[str, PaperStep] = {
 }  # fmt: skip
 
 
-def trajectory(p: Paper, method: str, timesteps: list[int], draw: Draw, **settings: float) -> Iterator[Tensor]:
+def trajectory(
+    p: Paper, method: str, timesteps: list[int], draw: Draw, **settings: float
+) -> Iterator[Tensor]:
     """Every x_t of a method, mapped to images in [0, 1] with noise: (x_t / sqrt(abar_t) + 1) / 2.
 
-    x_T = sqrt(1 - abar_T) z, as at the end of the forward process of a black image; the papers drop the factor, 0.99998.
+    x_T = sqrt(1 - abar_T) z, the end of the forward process of a gray image; papers drop the factor, 0.99998.
     """
     T = timesteps[0]
     x_t = (1 - p.abar[T]).sqrt() * (first := draw())

@@ -79,14 +79,15 @@ def ideal(mean: float, std: float, schedule: Schedule = LINEAR, gain: float | Te
 @pytest.mark.parametrize("schedule", [LINEAR, Schedule.cosine(), Schedule.linear(20)])
 def test_q_is_the_composition_of_its_steps(schedule: Schedule) -> None:
     ddpm = DDPM(nn.Identity(), schedule)
-    mean, variance = torch.tensor([[0.7]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    for step in range(1, schedule.T + 1):
-        t = torch.tensor([step])
-        factor, fresh = ddpm.q_step(torch.ones_like(mean), t)
-        mean, variance = factor * mean, factor**2 * variance + fresh
-        found = ddpm.q(torch.full_like(mean, 0.7), t)
-        torch.testing.assert_close(found.mean, mean, rtol=1e-10, atol=0)
-        torch.testing.assert_close(found.variance, variance, rtol=1e-10, atol=0)
+    t = torch.arange(1, schedule.T + 1)
+    factors, fresh = ddpm.q_step(torch.ones(len(t), 1, dtype=torch.float64), t)
+    mean, variance, composed = 0.7, 0.0, []
+    for factor, added in zip(factors.flatten().tolist(), fresh.flatten().tolist(), strict=True):
+        mean, variance = factor * mean, factor**2 * variance + added
+        composed.append([mean, variance])
+    found = ddpm.q(torch.full((len(t), 1), 0.7, dtype=torch.float64), t)
+    expected = torch.tensor(composed, dtype=torch.float64)
+    torch.testing.assert_close(torch.cat([found.mean, found.variance], 1), expected, rtol=1e-10, atol=0)
 
 
 def test_q_by_monte_carlo() -> None:
@@ -247,16 +248,17 @@ def test_decoder_is_exact_far_into_the_tails(dtype: torch.dtype, rtol: float, st
         expected = [exact_log_mass(float(VALUES[i]), mean, std, i == 0, i == 255) for i in indices]
         found = discretised_log_likelihood(VALUES[indices].to(dtype), *torch.tensor([mean, std], dtype=dtype))
         # Rounding mean and value to float32 moves z = distance / std by about 6e-8 / std, and log p by z times that.
-        slack = torch.tensor(expected).abs().sqrt().max() * (1e-7 / std) * 3 if dtype == torch.float32 else 1e-12
-        torch.testing.assert_close(found.double(), torch.tensor(expected).double(), rtol=rtol, atol=float(slack))
+        truth = torch.tensor(expected, dtype=torch.float64)
+        slack = 3e-7 / std * float(truth.abs().max()) ** 0.5 if dtype == torch.float32 else 1e-12
+        torch.testing.assert_close(found.double(), truth, rtol=rtol, atol=slack)
 
 
 def test_decoder_gradients_are_finite_in_float32() -> None:
     """Up to a mean at the wrong end of the range, 400 standard deviations away."""
     gradients = []
     for dtype in (torch.float32, torch.float64):
-        mean = torch.tensor([-1.0, -0.5, 0.0, 0.7, 1.0], dtype=dtype, requires_grad=True)
-        std = torch.tensor(0.005, dtype=dtype, requires_grad=True)
+        mean = torch.tensor([-1.0, -0.5, 0.0, 0.7, 1.0], dtype=dtype).repeat(256, 1).requires_grad_()
+        std = torch.full_like(mean, 0.005).requires_grad_()
         log_p = discretised_log_likelihood(VALUES.to(dtype)[:, None], mean, std)
         assert bool(log_p.isfinite().all()) and bool((log_p <= 0).all())
         gradients.append(torch.autograd.grad(log_p.sum(), (mean, std)))
@@ -278,7 +280,7 @@ def quantised_normal(n: int) -> tuple[Tensor, Tensor, float]:
     edges = (VALUES[1:] + VALUES[:-1]) / 2
     cdf = Normal(MEAN, STD).cdf(edges)
     p = torch.cat([cdf[:1], cdf.diff(), 1 - cdf[-1:]]).clamp_min(1e-30)
-    index = torch.bucketize(MEAN + STD * normal(n, 1, 8, 8), edges)
+    index = torch.bucketize(MEAN + STD * normal(n, 1, 16, 16), edges)
     return VALUES[index], -p[index].log2(), float(-(p * p.log2()).sum())
 
 
@@ -286,37 +288,40 @@ def quantised_normal(n: int) -> tuple[Tensor, Tensor, float]:
 def test_bits_per_dim_of_a_gaussian(variance: Variance) -> None:
     """With the ideal network, L_vlb exceeds the entropy by a gap that is known term by term.
 
-    With SNR_t = abar_t / (1 - abar_t) and v_t = Var[x_0 | x_t] = 1 / (1 / STD^2 + SNR_t),
-        E L_{t-1} = (small_t / sigma_t^2) (SNR_{t-1} - SNR_t) v_t / 2 + KL of the variances small_t to sigma_t^2,
-    as the mean of the posterior moves with x_0 by sqrt(small_t (SNR_{t-1} - SNR_t)). In continuous time the sum is the
-    integral of v / 2 over the SNR, the mutual information; a finite T adds at most the difference of its upper and
-    lower Riemann sums. L_T adds KL(q(x_T) || N(0, I)), and the decoder the KL between its variance and v_1.
+    With SNR_t = abar_t / (1 - abar_t) and v_t = Var[x_0 | x_t] = 1 / (1 / STD^2 + SNR_t), the mean of the posterior
+    moves with x_0 by sqrt(small_t (SNR_{t-1} - SNR_t)). Hence L_{t-1} is, on average, KL(small_t, sigma_t^2) plus
+    (small_t / sigma_t^2) (SNR_{t-1} - SNR_t) v_t / 2. The true q(x_{t-1} | x_t) is Gaussian of the same mean as
+    p_theta's and a variance r_t that is larger than small_t by that motion. So, by the chain rule, L_vlb exceeds the
+    entropy by KL(q(x_T) || N(0, I)) + sum_t KL(r_t, sigma_t^2) + the decoder's KL; quantisation can only lessen the
+    last one (data processing), which for continuous x_0 is KL(v_1, decoder's variance).
     """
-    x_0, information, entropy = quantised_normal(64)
-    s, T = LINEAR, LINEAR.T
-    bits = DDPM(ideal(MEAN, STD), s, variance=variance).bits_per_dim(x_0, Streams([(0, b) for b in range(64)]))
+
+    def kl_of_variances(p: Tensor, q: Tensor) -> Tensor:
+        return 0.5 * (p / q - 1 - (p / q).log())
+
+    n, s, nats = 32, LINEAR, math.log(2)
+    x_0, information, entropy = quantised_normal(n)
+    bits = DDPM(ideal(MEAN, STD), s, variance=variance).bits_per_dim(x_0, Streams([(0, b) for b in range(n)]))
 
     snr = s.abar[1:] / (1 - s.abar[1:])
     v = 1 / (1 / STD**2 + snr)
     small, sigma2 = s.posterior_variance[2:], (s.posterior_variance if variance == "small" else s.beta)[2:]
-    ratio = small / sigma2
-    mismatch = 0.5 * (ratio - 1 - ratio.log())
-    steps = ratio * -snr.diff() * v[1:] / 2 + mismatch
-    assert_mean(bits.L_steps, float(steps.sum()) / math.log(2))
+    motion = -small * snr.diff() * v[1:]
+    assert_mean(bits.L_steps, float((motion / (2 * sigma2) + kl_of_variances(small, sigma2)).sum()) / nats)
 
-    riemann = (-snr.diff() * v.diff() / 2).sum()
-    end = Normal(s.abar[T].sqrt() * MEAN, (s.abar[T] * STD**2 + 1 - s.abar[T]).sqrt())
-    decoder = v[0] / (s.posterior_variance[2] if variance == "small" else s.beta[1])
-    nats = riemann + mismatch.sum() + reference_kl(end, Normal(0.0, 1.0)) + 0.5 * (decoder - 1 - decoder.log())
-    gap = float(nats) / math.log(2)
+    end = Normal(s.abar[-1].sqrt() * MEAN, (s.abar[-1] * STD**2 + 1 - s.abar[-1]).sqrt())
+    chain = float(reference_kl(end, Normal(0.0, 1.0)) + kl_of_variances(small + motion, sigma2).sum()) / nats
+    decoder = s.posterior_variance[2] if variance == "small" else s.beta[1]
+    last = float(kl_of_variances(v[0], decoder)) / nats
 
     # Each image's own -log2 p is a control variate: the difference has little spread.
     excess = bits.total - information.mean((1, 2, 3))
-    error = float(excess.std()) / 8
-    assert -5 * error < float(excess.mean()) < gap + 5 * error, (float(excess.mean()), gap, error)
-    assert error < 0.01 and gap < 0.4
-    assert abs(float(bits.total.mean()) - entropy) < gap + 0.1
-    assert float(bits.total.mean()) == pytest.approx(float((bits.L_T + bits.L_steps + bits.L_0).mean()))
+    error = float(excess.std()) / n**0.5
+    assert error < 0.04
+    assert chain - 5 * error < float(excess.mean()) < chain + last + 5 * error
+    # At T = 1000 "large" all but reaches the entropy; "small" is the optimum for one fixed image, not for noise.
+    assert chain + last < (0.02 if variance == "large" else 0.9)
+    assert abs(float(bits.total.mean()) - entropy - chain) < last + 0.1
 
 
 def test_a_worse_network_has_more_bits_per_dim() -> None:
@@ -336,13 +341,13 @@ def test_the_stratified_estimate_is_unbiased(k: int) -> None:
     class Known(DDPM):
         def L_step(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
             seen.update(t.tolist())
-            return (100.0 / t) ** 2 + 5.0 * (t % 3)
+            return (100.0 / t.double()) ** 2 + 5.0 * (t % 3)
 
     seen: set[int] = set()
     T, n = 100, 4000 // k + 20
     ddpm, x_0 = Known(ideal(0, 1, Schedule.linear(T)), Schedule.linear(T)), torch.zeros(n, 1, 1, 1).double()
     t = torch.arange(2, T + 1)
-    expected = float(((100.0 / t) ** 2 + 5.0 * (t % 3)).sum()) / math.log(2)
+    expected = float(((100.0 / t.double()) ** 2 + 5.0 * (t % 3)).sum()) / math.log(2)
     streams = Streams([(3, b) for b in range(n)])
     assert ddpm.bits_per_dim(x_0[:2], Streams([(3,), (4,)])).L_steps.tolist() == pytest.approx([expected] * 2)
     assert seen == set(range(2, T + 1))
@@ -359,7 +364,7 @@ def test_the_stratified_estimate_of_real_images_is_unbiased() -> None:
     part = ddpm.bits_per_dim(x_0, Streams([(1, b) for b in range(1500)]), 5).L_steps
     error = (float(full.var()) / len(full) + float(part.var()) / len(part)) ** 0.5
     assert abs(float(full.mean() - part.mean())) < 5 * error
-    assert error < 0.02 * float(full.mean())
+    assert error < 0.06 * float(full.mean())
 
 
 def test_bits_per_dim_do_not_depend_on_the_batch() -> None:
@@ -389,7 +394,7 @@ def test_algorithm_1_is_minimised_by_the_ideal_network() -> None:
     assert float(gradient.std()) > 0.1  # the zero mean is not that of a gradient that never arrived
     for worse in (ideal(MEAN, std, gain=0.9), ideal(MEAN, std, gain=1.1), ideal(MEAN + 0.1, std), ideal(MEAN, 0.4)):
         torch.manual_seed(0)  # the same t and eps
-        assert float(algorithm_1(DDPM(worse, LINEAR), x_0).mean()) > float(loss.mean()) + 1e-3
+        assert float(algorithm_1(DDPM(worse, LINEAR), x_0).mean()) > float(loss.detach().mean()) + 1e-3
 
 
 def test_algorithm_1_draws_every_t() -> None:
@@ -403,12 +408,12 @@ def test_algorithm_1_draws_every_t() -> None:
 @targets
 def test_overfitting_one_batch(target: Target) -> None:
     torch.manual_seed(0)
-    network = UNet(1, width=32, multipliers=(1, 2), blocks=1)
+    network = UNet(1, width=16, multipliers=(1, 2), blocks=1)
     ddpm = DDPM(network, LINEAR, target)
     x_0 = torch.randn(4, 1, 8, 8).clamp(-1, 1)
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     losses = []
-    for _ in range(100):
+    for _ in range(40):
         torch.manual_seed(1)  # the same t and eps: a batch that can be learnt by heart
         loss = algorithm_1(ddpm, x_0).mean()
         optimiser.zero_grad()
@@ -427,11 +432,12 @@ def test_algorithm_2_draws_from_the_data(variance: Variance) -> None:
     mean = torch.tensor([0.10, -0.05], dtype=torch.float64)
     covariance = torch.tensor([[0.040, 0.015], [0.015, 0.020]], dtype=torch.float64)
     eye = torch.eye(2, dtype=torch.float64)
-    s, shape = LINEAR, (4, 2, 64, 64)
+    s, shape = LINEAR, (2, 2, 64, 64)
 
     def slope(step: int) -> Tensor:
         """E[x_0 | x_t] = mean + slope (x_t - sqrt(abar) mean)."""
-        return s.abar[step].sqrt() * covariance @ torch.linalg.inv(s.abar[step] * covariance + (1 - s.abar[step]) * eye)
+        abar = s.abar[step]
+        return abar.sqrt() * covariance @ torch.linalg.inv(abar * covariance + (1 - abar) * eye)
 
     def eps(x: Tensor, timestep: Tensor) -> Tensor:
         step = int(timestep[0]) + 1
@@ -447,15 +453,16 @@ def test_algorithm_2_draws_from_the_data(variance: Variance) -> None:
         A = to_x0 * slope(t) + to_x * eye
         m = A @ (m - s.abar[t].sqrt() * mean) + (to_x0 + to_x * s.abar[t].sqrt()) * mean
         C = A @ C @ A.T + (sigma2[t] if t > 1 else 0) * eye
-    # What the recursion says of T = 1000: all but the law of the data.
+    # At T = 1000 that is the law of the data but for the variances: 1% too wide ("large"), 5% too narrow ("small").
     torch.testing.assert_close(m, mean, rtol=0, atol=1e-3)
-    torch.testing.assert_close(C, covariance, rtol=0.02, atol=0)
+    torch.testing.assert_close(C, covariance, rtol=0.015 if variance == "large" else 0.05, atol=0)
 
-    streams = Streams([(2, b) for b in range(4)])
+    streams = Streams([(2, b) for b in range(2)])
     x_T = streams.normal(torch.empty(shape, dtype=torch.float64))
-    steps = list(algorithm_2(DDPM(Says(eps), s, variance=variance), x_T, streams))
-    assert len(steps) == s.T
-    x = steps[-1].movedim(1, -1).reshape(-1, 2)
+    for count, x_t in enumerate(algorithm_2(DDPM(Says(eps), s, variance=variance), x_T, streams), 1):  # noqa: B007
+        pass
+    assert count == s.T
+    x = x_t.movedim(1, -1).reshape(-1, 2)
     n = len(x)
     assert bool(((x.mean(0) - m).abs() < 5 * (C.diag() / n).sqrt()).all())
     error = ((torch.outer(C.diag(), C.diag()) + C**2) / n).sqrt()

@@ -162,6 +162,8 @@ def test_other_bad_inputs() -> None:
     for betas in ([0.0, 0.1], [0.1, 1.0], [0.1, 1.5], [-0.1, 0.1], [0.1, float("nan")]):
         with pytest.raises(InputError, match="abar"):
             Schedule.from_betas(torch.tensor(betas))
+    with pytest.raises(InputError, match="schedule: found 'sigmoid', expected 'linear' or 'cosine'"):
+        Schedule.named("sigmoid")  # type: ignore[arg-type]
     s = Schedule.linear()
     for steps in (0, -1):
         for spaced in (s.ladder, s.respaced):

@@ -1,16 +1,16 @@
 """Every solver, step by step, against its paper written out in the paper's coordinates (``oracles.py``).
 
-Both consume the same noise, in float64. The prior is the ideal eps-network of a Gaussian behind ``NetworkDenoiser``,
-so the mapping of the network's coordinates, of the units of sigma and of the timesteps is checked as well.
+Both consume the same noise, in float64. The prior is the ideal eps-network of a Gaussian behind
+``NetworkDenoiser``, so that its coordinates, the units of sigma and the timesteps are checked too.
 """
 
 from __future__ import annotations
 
+import oracles
 import pytest
 import torch
 from torch import Tensor
 
-import oracles
 from invdiff.inference import trajectory
 from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
@@ -22,7 +22,7 @@ from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver
 
 SHAPE = (2, 6, 4)
 BATCH = 3
-# Not symmetric, so that a correlation is not a convolution; every frequency passes, so that A^+ is well conditioned.
+# Not symmetric: a correlation is not a convolution. Every frequency passes: A^+ is well conditioned.
 KERNEL = torch.tensor([[0.05, 0.10, 0.00], [0.10, 0.50, 0.15], [0.00, 0.05, 0.05]], dtype=torch.float64)
 # Frequencies vanish or almost: where DDRM and DDNM+ trust y less than the prior.
 SEVERE = torch.outer(*[torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4] * 2)
@@ -36,7 +36,9 @@ OPERATORS: dict[str, SpectralOperator] = {
 PRIOR = oracles.exponential_prior(SHAPE, variance=0.15)
 
 
-def run(solver: Solver, operator: SpectralOperator, sigma: float, T: int, clip: bool) -> tuple[list[Tensor], Problem]:
+def run(
+    solver: Solver, operator: SpectralOperator, sigma: float, T: int, clip: bool
+) -> tuple[list[Tensor], Problem]:
     """Every iterate of a solver, (steps, B, D), and the problem."""
     network = oracles.EpsNetwork(oracles.gaussian_eps(PRIOR, oracles.linear_abar(T)))
     prior = NetworkDenoiser(network, SHAPE, Schedule.linear(T), "eps", clip=clip)
@@ -61,7 +63,9 @@ def agree(
     streams, like = Streams([(1, b) for b in range(BATCH)]), torch.empty(BATCH, *SHAPE, dtype=torch.float64)
     eps = oracles.gaussian_eps(PRIOR, oracles.linear_abar(T))
     paper = oracles.Paper.of(eps, operator, problem.y, sigma, T, clip)
-    expected = list(oracles.trajectory(paper, method, timesteps, lambda: streams(like).flatten(1), **settings))
+    expected = list(
+        oracles.trajectory(paper, method, timesteps, lambda: streams(like).flatten(1), **settings)
+    )
     assert len(found) == len(expected) == solver.steps
     for k, (x, wanted) in enumerate(zip(found, expected, strict=True)):
         # Iterates are as large as sigma, up to 80.

@@ -68,7 +68,11 @@ class Schedule:
     @classmethod
     def named(cls, name: ScheduleName, T: int = 1000) -> Schedule:
         """The schedule ``linear`` or ``cosine`` with T steps."""
-        return cls.linear(T) if name == "linear" else cls.cosine(T)
+        if name == "linear":
+            return cls.linear(T)
+        if name == "cosine":
+            return cls.cosine(T)
+        raise InputError(f"schedule: found {name!r}, expected 'linear' or 'cosine'")
 
     @property
     def T(self) -> int:

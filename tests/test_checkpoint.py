@@ -1,0 +1,261 @@
+"""The file of a prior: what is saved is what is loaded, and nothing else that a file may hold can do harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from invdiff.errors import InputError
+from invdiff.prior import checkpoint
+from invdiff.prior.checkpoint import PriorSpec, find_prior, load_card, load_prior, save_prior
+from invdiff.prior.denoiser import NetworkDenoiser
+
+UNET = PriorSpec(
+    (3, 8, 8),
+    {"name": "unet", "width": 32, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 16},
+    schedule="cosine",
+    T=250,
+    target="v",
+)
+MLP = PriorSpec((2,), {"name": "mlp", "width": 16, "layers": 2}, T=100)
+
+
+def fresh(spec: PriorSpec, seed: int = 0) -> NetworkDenoiser:
+    """A prior none of whose weights is zero."""
+    torch.manual_seed(seed)
+    prior = spec.build()
+    for p in prior.network.parameters():
+        p.data.add_(0.05 * torch.randn_like(p))
+    return prior
+
+
+def saved(folder: Path, spec: PriorSpec = MLP, name: str = "prior.safetensors", seed: int = 0) -> Path:
+    save_prior(folder / name, fresh(spec, seed).network, spec)
+    return folder / name
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """The same weights under another header."""
+    entry: Any = {"format": 1, "network": {"name": "mlp", "width": 16, "layers": 2}, "schedule": "linear"}
+    entry |= {"T": 100, "target": "eps", "shape": [2]}
+    entry = change(entry) or entry
+    weights = {name: w.half() for name, w in fresh(MLP).network.state_dict().items()}
+    save_file(weights, path, metadata={"invdiff": entry if isinstance(entry, str) else json.dumps(entry)})
+
+
+def refusal(path: str | Path) -> str:
+    """The message with which a file is refused: one line, which names the file."""
+    with pytest.raises(InputError) as caught:
+        load_prior(path)
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message
+    return message
+
+
+@pytest.mark.parametrize("spec", [UNET, MLP], ids=["unet", "mlp"])
+def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
+    original, loaded = fresh(spec), load_prior(saved(tmp_path, spec))
+    before, after = original.network.state_dict(), loaded.network.state_dict()
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        assert after[name].dtype == torch.float32
+        assert torch.equal(after[name], weight.half().float())  # rounded once, to half precision
+    assert loaded.shape == spec.shape and loaded.target == spec.target
+    assert torch.equal(loaded.schedule.abar, original.schedule.abar) and loaded.schedule.T == spec.T
+    assert loaded.stride == original.stride and not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+    x = 0.5 + 0.2 * torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, expected = loaded(x, torch.tensor(0.2)), original.eval()(x, torch.tensor(0.2))
+    assert float(expected.std()) > 0.01
+    # Half precision keeps 11 bits of every weight.
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+    # Saved again, the file is the same to the byte: nothing is lost twice.
+    save_prior(tmp_path / "again.safetensors", loaded.network, spec)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "prior.safetensors").read_bytes()
+
+
+def test_a_training_runs_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the folder holds no prior\.safetensors"):
+        load_prior(tmp_path)
+    path = saved(tmp_path)
+    assert find_prior(tmp_path) == path == find_prior(str(path))
+    assert load_prior(tmp_path).shape == (2,)
+
+
+@pytest.mark.parametrize("broken", ["write_bytes", "replace"])
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    path = saved(tmp_path)
+    before = path.read_bytes()
+
+    def half(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    def refuse(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    if broken == "write_bytes":
+        monkeypatch.setattr(Path, "write_bytes", half)
+    else:
+        monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left|Input/output"):
+        saved(tmp_path, seed=1)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # and no half-written file beside it
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    path = saved(tmp_path, UNET)
+    whole = path.read_bytes()
+    for data in (b"", b"\0" * 100, b"not a prior", whole[:7], whole[:500], whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(data)
+        assert "not a readable safetensors file" in refusal(path)
+    flipped = bytearray(whole)
+    flipped[12] ^= 0xFF  # inside the header
+    path.write_bytes(bytes(flipped))
+    refusal(path)
+
+
+class Bomb:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "zip"])
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "prior.safetensors"
+    data = pickle.dumps(Bomb(marker))
+    if kind == "pickle":
+        path.write_bytes(data)
+    elif kind == "torch":
+        torch.save({"weights": Bomb(marker)}, path)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", data)
+    assert "not a readable safetensors file" in refusal(path)
+    assert not marker.exists()
+    pickle.loads(data)  # the bomb is live
+    assert marker.exists()
+
+
+def test_a_header_cannot_import_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``module:Class`` names a user's own network; a file must not be able to make the module run."""
+    marker, path = tmp_path / "marker", tmp_path / "prior.safetensors"
+    (tmp_path / "foreign_net.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\nfrom invdiff.prior.mlp import MLP\nclass Net(MLP): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rewrite(path, lambda entry: entry["network"].update(name="foreign_net:Net"))
+    assert "'foreign_net:Net' is foreign code: import it first if you trust it" in refusal(path)
+    assert not marker.exists()
+    try:
+        import foreign_net
+
+        assert isinstance(load_prior(path).network, foreign_net.Net)
+    finally:
+        sys.modules.pop("foreign_net", None)
+    # Nor call what is imported but is no network.
+    rewrite(path, lambda entry: entry.update(network={"name": "subprocess:Popen", "args": ["touch", str(marker)]}))
+    marker.unlink()
+    assert subprocess.Popen and "foreign code" in refusal(path)
+    assert not marker.exists()
+
+
+def test_a_file_without_our_header(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    for metadata in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(3)}, path, metadata=metadata)
+        assert "its header does not describe an invdiff prior" in refusal(path)
+
+
+BAD_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "not JSON": lambda entry: "{]",
+    "a list": lambda entry: "[1, 2]",
+    "a number": lambda entry: "3",
+    "no format": lambda entry: entry.pop("format") and None,
+    "a later format": lambda entry: entry.update(format=2),
+    "no target": lambda entry: entry.pop("target") and None,
+    "an unknown target": lambda entry: entry.update(target="score"),
+    "no network": lambda entry: entry.pop("network") and None,
+    "no network name": lambda entry: entry["network"].pop("name") and None,
+    "an unknown network": lambda entry: entry["network"].update(name="unett"),
+    "an unknown setting": lambda entry: entry["network"].update(depth=3),
+    "another width": lambda entry: entry["network"].update(width=32),
+    "more layers": lambda entry: entry["network"].update(layers=3),
+    "channels twice": lambda entry: entry["network"].update(channels=2),
+    "a width of text": lambda entry: entry["network"].update(width="16"),
+    "no shape": lambda entry: entry.pop("shape") and None,
+    "an empty shape": lambda entry: entry.update(shape=[]),
+    "a shape of 3 channels": lambda entry: entry.update(shape=[3]),
+    "a shape that is a number": lambda entry: entry.update(shape=2),
+    "an unknown schedule": lambda entry: entry.update(schedule="sigmoid"),
+    "no steps": lambda entry: entry.update(T=0),
+    "steps of text": lambda entry: entry.update(T="100"),
+    "a fraction of a step": lambda entry: entry.update(T=99.5),
+    "an unknown key": lambda entry: entry.update(ema=0.99),
+}
+
+
+@pytest.mark.parametrize("change", BAD_HEADERS.values(), ids=BAD_HEADERS.keys())
+def test_a_header_that_does_not_match_its_weights(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = tmp_path / "prior.safetensors"
+    rewrite(path, change)
+    assert "its header does not describe its weights" in refusal(path)
+
+
+def test_the_header_that_the_bad_ones_are_made_of_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    rewrite(path, lambda entry: None)
+    assert isinstance(load_prior(path).network, nn.Module)
+
+
+def test_weights_that_are_missing_or_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    header = {"format": 1, "network": dict(MLP.network), "schedule": "linear", "T": 100, "target": "eps", "shape": [2]}
+
+    def write(weights: dict[str, Tensor]) -> None:
+        save_file(weights, path, metadata={"invdiff": json.dumps(header)})
+
+    whole = {name: w.half() for name, w in fresh(MLP).network.state_dict().items()}
+    write(dict(list(whole.items())[1:]))
+    assert "its header does not describe its weights" in refusal(path)
+    write({**whole, "extra": torch.zeros(1)})
+    assert "its header does not describe its weights" in refusal(path)
+
+
+def test_an_unknown_name_lists_the_priors_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path)
+    assert refusal("fashoin") == "prior 'fashoin': no such file, folder or shipped prior (shipped: none)"
+    for name in ("fashion", "cells"):
+        saved(tmp_path, name=f"{name}.safetensors")
+    assert "(shipped: cells, fashion)" in refusal("fashoin")
+    assert load_prior("fashion").shape == (2,) and find_prior("cells") == tmp_path / "cells.safetensors"
+
+
+def test_the_card_lies_beside_the_weights(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    assert load_card(path) == {}
+    path.with_suffix(".json").write_text('{"data": "mine"}')
+    assert load_card(path) == load_card(tmp_path) == {"data": "mine"}

@@ -1,0 +1,352 @@
+"""``restore``, ``Problem`` and ``Posterior``: batch invariance, streams, counting, statistics, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff import registry
+from invdiff.errors import InputError
+from invdiff.inference import restore
+from invdiff.noise import Gaussian, NoiseModel, Poisson
+from invdiff.operators import BlockAverage, CircularBlur, LinearOperator, MaskRandom, Operator
+from invdiff.prior import NetworkDenoiser, UNet, generate
+from invdiff.prior.schedule import Schedule
+from invdiff.problem import Problem
+from invdiff.rng import Streams, stream_seed
+from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver, Step
+
+SHAPE = (1, 8, 8)
+KERNEL = torch.tensor([[0.0, 0.1, 0.1], [0.1, 0.3, 0.2], [0.1, 0.1, 0.0]], dtype=torch.float64)
+OPERATORS: dict[str, Callable[[], LinearOperator]] = {
+    "mask": lambda: MaskRandom(SHAPE, missing=0.4),
+    "blur": lambda: CircularBlur(SHAPE, KERNEL),
+    "average": lambda: BlockAverage(SHAPE, 2),
+}
+SHORT = [
+    DPS(steps=6, zeta=0.3),
+    PiGDM(steps=6),
+    DDRM(steps=6),
+    DDNM(steps=6),
+    DDNMPlus(steps=6),
+    DiffPIR(steps=6),
+]
+short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
+
+
+@pytest.fixture(scope="module")
+def unet() -> NetworkDenoiser:
+    """A U-Net with random weights in every layer, also in those that a new one starts at zero; float32."""
+    generator = torch.Generator().manual_seed(0)
+    network = UNet(1, width=8, multipliers=(1, 2), blocks=1, attention=(2,), head_channels=8)
+    for weight in network.parameters():
+        weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
+    return NetworkDenoiser(network.eval(), SHAPE, Schedule.linear(), stride=network.stride)
+
+
+def gaussian_prior(dtype: torch.dtype = torch.float64) -> oracles.GaussianDenoiser:
+    return oracles.denoiser(oracles.exponential_prior(SHAPE), SHAPE).to(dtype)
+
+
+def truths(count: int, seed: int = 1) -> Tensor:
+    """Images of the Gaussian prior, float64."""
+    prior = oracles.exponential_prior(SHAPE)
+    flat = (
+        prior.mean
+        + oracles.normal(count, len(prior.mean), seed=seed) @ torch.linalg.cholesky(prior.covariance).T
+    )
+    return flat.view(count, *SHAPE)
+
+
+def simulated(name: str = "mask", count: int = 3, noise: NoiseModel | None = None) -> Problem:
+    return Problem.simulate(truths(count), OPERATORS[name]().double(), noise or Gaussian(0.05), seed=9)
+
+
+# Independence of the batch, and streams.
+
+
+@short
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_image_does_not_depend_on_its_batch(solver: Solver, name: str, unet: NetworkDenoiser) -> None:
+    """float32: convolutions of another batch size may round differently, and steps repeat it."""
+    problem = simulated(name, count=8)
+    together = restore(problem, unet, solver).samples
+    assert together.dtype == torch.float32
+    alone = restore(problem.take([5]), unet, solver, images=[5]).samples
+    torch.testing.assert_close(alone[:, 0], together[:, 5], rtol=0, atol=1e-5)
+    chunked = restore(problem, unet, solver, batch=3).samples
+    torch.testing.assert_close(chunked, together, rtol=0, atol=1e-5)
+
+
+@short
+def test_more_samples_do_not_change_the_first(solver: Solver) -> None:
+    problem, prior = simulated(), gaussian_prior()
+    few, many = (restore(problem, prior, solver, samples=count, batch=4).samples for count in (2, 5))
+    torch.testing.assert_close(many[:2], few, rtol=0, atol=1e-12)
+    assert float((many[0] - many[1]).abs().max()) > 0.01
+
+
+@short
+def test_seeds(solver: Solver) -> None:
+    """0 is a seed like any other; the same seed gives the same bits, whatever was drawn in between."""
+    problem, prior = simulated(), gaussian_prior()
+    zero, one = (restore(problem, prior, solver, seed=seed).samples for seed in (0, 1))
+    torch.rand(3)
+    assert torch.equal(restore(problem, prior, solver, seed=0).samples, zero)
+    assert float((zero - one).abs().max()) > 0.01
+
+
+def test_the_streams_of_measurements_and_samples_never_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else restoring, or generating, with the seed of the measurement would reuse its very noise."""
+    asked: list[tuple[int, ...]] = []
+    original = Streams.__init__
+
+    def spy(self: Streams, keys: list[tuple[int, ...]]) -> None:
+        asked.extend(keys)
+        original(self, keys)
+
+    monkeypatch.setattr(Streams, "__init__", spy)
+    prior, solver = gaussian_prior(), PiGDM(steps=1)
+    problem = Problem.simulate(truths(4), OPERATORS["mask"]().double(), Gaussian(0.1), seed=0)
+    restore(problem, prior, solver, samples=4, seed=0)
+    generate(prior, 4, steps=1, seed=0)
+    assert len(asked) == 4 + 16 + 4
+    assert len({stream_seed(*key) for key in asked}) == len(asked)
+
+
+def test_restoring_leaves_the_problem_as_it_was() -> None:
+    """A float32 prior works on a float64 measurement, whose operator stays in float64."""
+    problem = simulated("blur")
+    posterior = restore(problem, gaussian_prior(torch.float32), DDNM(steps=2))
+    assert posterior.samples.dtype == posterior.problem.y.dtype == torch.float32
+    assert problem.y.dtype == problem.operator.s.dtype == torch.float64
+    assert posterior.problem.operator.s.dtype == torch.float32
+
+
+# Counting.
+
+
+@short
+def test_every_step_is_one_network_call_and_is_reported(solver: Solver) -> None:
+    steps: list[tuple[int, int, Step]] = []
+    posterior = restore(
+        simulated(), gaussian_prior(), solver, samples=2, batch=4, on_step=lambda *step: steps.append(step)
+    )
+    assert posterior.nfe == solver.steps and posterior.seconds > 0
+    assert posterior.samples.shape == (2, 3, *SHAPE)
+    assert [done for done, _, _ in steps] == list(range(1, 2 * solver.steps + 1))  # 6 samples in 2 chunks
+    assert {total for _, total, _ in steps} == {2 * solver.steps}
+    chunk = [step for _, _, step in steps[: solver.steps]]
+    sigmas = [step.sigma for step in chunk]
+    assert sigmas == sorted(sigmas, reverse=True) and sigmas[-1] == 0
+    torch.testing.assert_close(
+        chunk[-1].x, posterior.samples.transpose(0, 1).flatten(0, 1)[:4], rtol=0, atol=0
+    )
+    assert not any(step.x.requires_grad or step.x0.requires_grad for step in chunk)
+
+
+def test_no_solver_class_is_longer_than_sixty_lines() -> None:
+    for name in registry.names("solver"):
+        lines = inspect.getsource(registry.lookup("solver", name)).splitlines()
+        assert len([line for line in lines if line.strip()]) <= 60, name
+
+
+# Problems.
+
+
+def test_every_image_is_measured_with_noise_of_its_own() -> None:
+    clean = torch.full((5, *SHAPE), 0.5, dtype=torch.float64)
+    operator = OPERATORS["blur"]().double()
+    noise = Problem.simulate(clean, operator, Gaussian(0.1), seed=3).y - operator(clean)
+    assert float(torch.corrcoef(noise.flatten(1)).sub(torch.eye(5)).abs().max()) < 5 / math.sqrt(64)
+    alone = Problem.simulate(clean[:1], operator, Gaussian(0.1), seed=3).y - operator(clean[:1])
+    torch.testing.assert_close(alone, noise[:1], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("noise", [Gaussian(0.3), Poisson(10.0)])
+def test_noise_never_lands_on_a_pixel_that_was_not_measured(noise: NoiseModel) -> None:
+    problem = simulated(noise=noise)
+    missing = (problem.operator.s == 0).expand_as(problem.y)
+    assert int(missing.sum()) == 3 * 26
+    assert bool((problem.y[missing] == 0).all()) and bool((problem.residual(truths(3))[missing] == 0).all())
+
+
+@short
+def test_missing_pixels_may_hold_anything(solver: Solver, tmp_path: Path) -> None:
+    problem = simulated(noise=Gaussian(0.05))
+    marked = torch.where(problem.operator.s > 0, problem.y, torch.nan)
+    posterior = restore(Problem(problem.operator, problem.noise, marked), gaussian_prior(), solver)
+    assert torch.equal(posterior.samples, restore(problem, gaussian_prior(), solver).samples)
+    assert bool(torch.isfinite(posterior.misfit()).all())
+    posterior.save(tmp_path)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_misfit_of_the_truth_is_one(name: str) -> None:
+    """Chi-square with m B degrees of freedom, to 4 standard errors; wrong if unmeasured pixels counted."""
+    problem = simulated(name, count=400, noise=Gaussian(0.07))
+    count = 400 * int(problem.operator.count(problem.y))
+    assert abs(float(problem.misfit(truths(400)).mean()) - 1) < 4 * math.sqrt(2 / count)
+
+
+def test_the_likelihood_counts_what_was_measured() -> None:
+    problem, x = simulated(noise=Gaussian(0.05)), truths(3)
+    count = int(problem.operator.count(problem.y))
+    expected = -0.5 * count * (problem.misfit(x) + math.log(2 * math.pi * 0.05**2))
+    torch.testing.assert_close(problem.log_likelihood(x), expected)
+
+
+# Posteriors.
+
+
+def test_the_summaries_of_a_posterior() -> None:
+    problem = simulated()
+    posterior = restore(problem, gaussian_prior(), DDRM(steps=5), samples=5)
+    array = posterior.samples.numpy()
+    np.testing.assert_allclose(posterior.mean, array.mean(0), atol=1e-14)
+    np.testing.assert_allclose(posterior.std, array.std(0, ddof=1), atol=1e-14)
+    np.testing.assert_allclose(posterior.quantile(0.3), np.quantile(array, 0.3, axis=0), atol=1e-14)
+    assert torch.equal(posterior.quantile(1.0), posterior.samples.amax(0))
+    A = oracles.dense(problem.operator)
+    square = (problem.y.flatten(1) - posterior.samples.flatten(2) @ A.T).square().sum(2)
+    torch.testing.assert_close(posterior.misfit(), square / (0.05**2 * 38))
+
+
+def test_save(tmp_path: Path) -> None:
+    posterior = restore(simulated(), gaussian_prior(), DDRM(steps=5), samples=2)
+    posterior.save(tmp_path, ["a", "b", "c"])
+    kinds = ("measurement", "sample_0", "sample_1", "mean", "std")
+    expected = {f"{name}_{kind}.png" for name in "abc" for kind in kinds} | {"posterior.npz"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    with np.load(tmp_path / "posterior.npz") as stored:
+        np.testing.assert_array_equal(stored["samples"], posterior.samples.numpy())
+        np.testing.assert_array_equal(stored["y"], posterior.problem.y.numpy())
+
+
+# Poisson noise.
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [PiGDM(steps=25), DDNM(steps=25), DiffPIR(steps=25), DPS(steps=100, zeta=0.3)],
+    ids=lambda solver: type(solver).__name__,
+)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_poisson_noise(solver: Solver, name: str) -> None:
+    """The mean of the samples beats Tikhonov's estimate by at least 2 dB, and nears the optimum."""
+    clean = truths(6, seed=3).clamp(0.05, 1)
+    problem = Problem.simulate(clean, OPERATORS[name]().double(), Poisson(30.0), seed=4)
+    mean = restore(problem, gaussian_prior(), solver, samples=16).mean
+    error, baseline = ((x - clean).square().mean() for x in (mean, problem.baseline()))
+    assert float(error) < 0.63 * float(baseline)
+    assert float(error) < 1.35 * optimal_error(problem, clean)
+
+
+def optimal_error(problem: Problem, clean: Tensor) -> float:
+    """Of the exact posterior mean under the Gaussian prior and noise of the variance that was assumed."""
+    prior, A = oracles.exponential_prior(SHAPE), oracles.dense(problem.operator)
+    errors = []
+    for y, variance, x in zip(
+        problem.y.flatten(1), problem.variance().flatten(1), clean.flatten(1), strict=True
+    ):
+        gain = prior.covariance @ A.T @ torch.linalg.inv(A @ prior.covariance @ A.T + variance.diag())
+        errors.append(float((prior.mean + gain @ (y - A @ prior.mean) - x).square().mean()))
+    return sum(errors) / len(errors)
+
+
+# Refusals: one line, before any work is done.
+
+
+class Square(Operator):
+    """Not linear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+class Difference(LinearOperator):
+    """Linear, and no more is known."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., 1:] - x[..., :-1]
+
+
+def refused(call: Callable[[], object], *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message and "expected" in message and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"samples": 0}, ["samples", "found 0"]),
+        ({"seed": -1}, ["seed", "-1"]),
+        ({"batch": 0}, ["batch", "found 0"]),
+        ({"images": [1]}, ["images", "3"]),
+        ({"images": [0, -1, 2]}, ["images", "-1"]),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict, words: list[str]) -> None:
+    refused(lambda: restore(simulated(), gaussian_prior(), DDRM(steps=2), **settings), *words)
+
+
+def test_a_prior_for_other_channels_is_refused() -> None:
+    shape = (3, 8, 8)
+    colour = oracles.denoiser(oracles.exponential_prior(shape), shape)
+    refused(lambda: restore(simulated(), colour, DDRM()), "prior", "3 channels", "expected 1")
+
+
+@pytest.mark.parametrize(
+    ("operator", "solver", "level"),
+    [
+        *[(Square(SHAPE), solver, "LinearOperator") for solver in (PiGDM(), DDNM(), DiffPIR())],
+        *[(Square(SHAPE), solver, "SpectralOperator") for solver in (DDRM(), DDNMPlus())],
+        *[(Difference(SHAPE), solver, "SpectralOperator") for solver in (DDRM(), DDNMPlus())],
+    ],
+)
+def test_an_operator_of_too_low_a_level_is_refused(operator: Operator, solver: Solver, level: str) -> None:
+    problem = Problem.simulate(truths(2), operator, Gaussian(0.1))
+    words = (type(solver).__name__, type(operator).__name__, f"expected a {level}")
+    refused(lambda: restore(problem, gaussian_prior(), solver), *words)
+
+
+@pytest.mark.parametrize("solver", [DPS(steps=5), PiGDM(steps=5), DDNM(steps=5), DiffPIR(steps=5)])
+def test_an_operator_of_the_level_that_is_needed_is_enough(solver: Solver) -> None:
+    operator = Square(SHAPE) if isinstance(solver, DPS) else Difference(SHAPE)
+    problem = Problem.simulate(truths(2), operator, Gaussian(0.1))
+    assert bool(torch.isfinite(restore(problem, gaussian_prior(), solver).samples).all())
+
+
+@pytest.mark.parametrize("solver", [DDRM(), DDNMPlus()])
+def test_poisson_noise_is_refused_by_the_solvers_of_white_noise(solver: Solver) -> None:
+    refused(lambda: restore(simulated(noise=Poisson(30.0)), gaussian_prior(), solver), "Poisson", "Gaussian")
+
+
+@short
+def test_no_steps_are_refused(solver: Solver) -> None:
+    refused(lambda: dataclasses.replace(solver, steps=0), "steps", "found 0")
+
+
+def test_a_measurement_that_is_none_is_refused() -> None:
+    operator, y = OPERATORS["average"](), torch.zeros(2, 1, 4, 4)
+    spoilt = y.clone()
+    spoilt[1, 0, 2, 2] = torch.nan
+    refused(lambda: Problem(operator, Gaussian(0.1), spoilt), "measurement", "1 NaN")
+    refused(lambda: Problem(operator, Gaussian(0.1), torch.zeros(2, 1, 8, 8)), "measurement", "(2, 1, 8, 8)")
+    refused(lambda: Problem(operator, Gaussian(0.1), y[0]), "measurement", "(1, 4, 4)")
+    refused(
+        lambda: Problem.simulate(torch.zeros(2, 1, 8, 4), operator, Gaussian(0.1)), "images", "(2, 1, 8, 4)"
+    )
+    nothing = Problem(operator, Gaussian(0.1), y[:0])
+    refused(lambda: restore(nothing, gaussian_prior(), DDRM()), "0 images")

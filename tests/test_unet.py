@@ -1,0 +1,172 @@
+"""The networks: literal formulas for the embedding, attention and the patch stem; gradients; batch invariance."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from invdiff.errors import InputError
+from invdiff.prior.mlp import MLP
+from invdiff.prior.unet import SelfAttention, Stage, UNet, timestep_embedding
+
+
+def awake(network: nn.Module, seed: int = 0) -> nn.Module:
+    """The network with random weights where it starts at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in network.parameters():
+        if not bool(p.any()):
+            p.data.copy_(0.1 * torch.randn(p.shape, generator=generator))
+    return network
+
+
+def unet(channels: int = 2, **settings: object) -> UNet:
+    torch.manual_seed(0)
+    kind = {"width": 64, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 32, **settings}
+    return UNet(channels, **kind)  # type: ignore[arg-type]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (2, 6)])
+def test_the_output_is_zero_before_training(channels: int, size: tuple[int, int]) -> None:
+    out = unet(channels)(noise(2, channels, *size), torch.tensor([0.0, 999.0]))
+    assert torch.equal(out, torch.zeros(2, channels, *size))
+
+
+@pytest.mark.parametrize("settings", [{}, {"patch": 2, "attention": (2, 4)}, {"multipliers": (1, 1, 2), "blocks": 2}])
+def test_every_parameter_learns(settings: dict[str, object]) -> None:
+    network = awake(unet(**settings))
+    out = network(noise(3, 2, 8, 8), torch.tensor([3.0, 400.0, 999.0]))
+    (out * noise(3, 2, 8, 8, seed=1)).sum().backward()
+    gradients = {name: float(p.grad.abs().max()) for name, p in network.named_parameters() if p.grad is not None}
+    assert gradients.keys() == dict(network.named_parameters()).keys()
+    assert min(gradients.values()) > 1e-5, min(gradients, key=gradients.__getitem__)
+
+
+def test_every_pixel_and_the_timestep_reach_the_output() -> None:
+    network = awake(unet())
+    x, t = noise(1, 2, 8, 8).requires_grad_(), torch.tensor([300.0], requires_grad=True)
+    # With attention, one output pixel depends on every input pixel.
+    by_x, by_t = torch.autograd.grad(network(x, t)[0, 0, 0, 0], (x, t))
+    assert float(by_x.abs().min()) > 0 and float(by_t.abs()) > 0
+
+
+@pytest.mark.parametrize("network", [unet(), unet(patch=2), MLP(2)], ids=["unet", "patch", "mlp"])
+def test_an_image_does_not_depend_on_its_batch(network: nn.Module) -> None:
+    awake(network)
+    shape = (5, 2) if isinstance(network, MLP) else (5, 2, 8, 12)
+    x, t = noise(*shape), torch.tensor([0.0, 10.0, 500.5, 700.0, 999.0])
+    with torch.no_grad():
+        batch = network(x, t)
+        alone = torch.cat([network(x[b : b + 1], t[b : b + 1]) for b in range(5)])
+    assert float(batch.std()) > 0.01
+    torch.testing.assert_close(batch, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "head"), [(32, 8), (64, 64), (48, 64), (96, 32)])
+def test_attention_written_out(channels: int, head: int) -> None:
+    attention = awake(SelfAttention(channels, head)).double()
+    x = noise(2, channels, 3, 5).double()
+    heads = max(1, channels // head)
+    size = channels // heads
+    with torch.no_grad():
+        found = attention(x)
+        pixels = attention.norm(x).flatten(2).transpose(1, 2)  # (B, pixels, C)
+        q, k, v = (pixels @ attention.qkv.weight[:, :, 0, 0].T + attention.qkv.bias).split(channels, dim=2)
+        attended = torch.empty_like(pixels)
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            weights = torch.softmax(q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(size), dim=2)
+            attended[..., part] = weights @ v[..., part]
+        out = attended @ attention.out.weight[:, :, 0, 0].T + attention.out.bias
+        expected = x + out.transpose(1, 2).view_as(x)
+    assert float((found - x).std()) > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_heads_must_divide_the_channels() -> None:
+    with pytest.raises(InputError, match="head_channels: found 30, expected a divisor of 100"):
+        SelfAttention(100, 30)
+
+
+@pytest.mark.parametrize("dim", [2, 8, 64])
+def test_timestep_embedding_written_out(dim: int) -> None:
+    """Vaswani et al. 2017, Sec. 3.5, cosines first: frequencies 10000^(-i / half)."""
+    t = torch.tensor([0.0, 1.0, 17.25, 500.0, 999.0])
+    half = dim // 2
+    angles = [[ti * 10_000 ** (-i / half) for i in range(half)] for ti in t.tolist()]
+    expected = torch.tensor([[*map(math.cos, row), *map(math.sin, row)] for row in angles])
+    # Angles up to 999 in float32 are rounded by 3e-5.
+    torch.testing.assert_close(timestep_embedding(t, dim), expected, rtol=0, atol=1e-4)
+    assert torch.equal(timestep_embedding(t[3:4].long(), dim), timestep_embedding(t[3:4], dim))
+
+
+def test_the_patch_stem_folds_space_into_channels() -> None:
+    """Pixel (2 i + a, 2 j + b) of channel c becomes channel 4 c + 2 a + b of (i, j), and back."""
+    network = awake(unet(patch=2))
+    seen: list[Tensor] = []
+    network.stem.register_forward_hook(lambda module, args, out: seen.extend((args[0], out)))
+    x = noise(2, 2, 8, 12)
+    with torch.no_grad():
+        out = network(x, torch.tensor([5.0, 6.0]))
+    folded = x.view(2, 2, 4, 2, 6, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 8, 4, 6)
+    assert torch.equal(seen[0], folded)
+    assert seen[1].shape == (2, 64, 4, 6) and out.shape == x.shape
+
+    # The head's channel 4 c + 2 a + b is written to pixel (2 i + a, 2 j + b) of channel c.
+    marked = torch.arange(8.0)
+    network.head[-1].weight.data.zero_()
+    network.head[-1].bias.data.copy_(marked)
+    with torch.no_grad():
+        out = network(x, torch.tensor([5.0, 6.0]))
+    expected = marked.view(2, 2, 2).repeat(1, 4, 6)
+    assert torch.equal(out, expected.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "stride", "sizes", "attending"),
+    [
+        ({"multipliers": (1, 2, 2), "attention": (4,)}, 4, {16, 8, 4}, {4}),
+        ({"multipliers": (1, 2), "attention": (2,), "patch": 2}, 4, {8, 4}, {8}),
+        ({"multipliers": (1, 1, 1), "attention": (2, 8), "patch": 2}, 8, {8, 4, 2}, {8, 2}),
+        ({"multipliers": (1,), "attention": ()}, 1, {16}, set()),
+    ],
+)
+def test_resolutions(settings: dict[str, object], stride: int, sizes: set[int], attending: set[int]) -> None:
+    """Where residual blocks and attention work, for a 16x16 image; attention counts factors from the image."""
+    network = unet(**settings)
+    assert network.stride == stride
+    blocks: set[int] = set()
+    attention: set[int] = set()
+    for module in network.modules():
+        if isinstance(module, Stage):
+            module.register_forward_hook(lambda module, args, out: blocks.add(out.shape[-1]))
+        if isinstance(module, SelfAttention):
+            module.register_forward_hook(lambda module, args, out: attention.add(out.shape[-1]))
+    network(noise(1, 2, 16, 16), torch.tensor([1.0]))
+    assert blocks == sizes and attention == attending
+
+
+def test_weights_of_float64_work_in_float64() -> None:
+    network, x, t = awake(unet()).double(), noise(1, 2, 8, 8).double(), torch.tensor([7.5])
+    with torch.no_grad():
+        exact = network(x, t)
+        torch.testing.assert_close(network.float()(x.float(), t), exact.float(), rtol=1e-4, atol=1e-4)
+    assert exact.dtype == torch.float64
+
+
+def test_mlp_written_out() -> None:
+    torch.manual_seed(0)
+    network, x, t = MLP(2, width=16, layers=2), noise(4, 2), torch.tensor([0.0, 1.5, 100.0, 199.0])
+    first, second, last = (m for m in network.net if isinstance(m, nn.Linear))
+    h = torch.cat([x, timestep_embedding(t, 16)], 1)
+    for layer in (first, second):
+        h = h @ layer.weight.T + layer.bias
+        h = h / (1 + (-h).exp())  # SiLU
+    torch.testing.assert_close(network(x, t), h @ last.weight.T + last.bias, rtol=1e-5, atol=1e-6)
