@@ -1,16 +1,16 @@
-"""Our solvers against the same methods of deepinv 0.5.0: same prior, operator, noise, measurements and budget.
+"""Our solvers against the same methods of deepinv 0.5.0: same prior, operator, noise, measurements, budget.
 
-    pip install --no-deps deepinv==0.5.0 natsort h5py requests urllib3 idna certifi   (only this benchmark needs it)
+    pip install --no-deps deepinv==0.5.0 natsort h5py requests urllib3 idna certifi    (only this needs it)
     python benchmarks/peers.py --data fashion_mnist.npz --prior fashion --out peers.csv
 
-deepinv has DPS, PiGDM, DDRM and DiffPIR; it has no DDNM. Ours run as they ship (task and solver presets), with
-``steps`` set to the budget. deepinv's are tuned on six other images, once for PSNR and once for LPIPS: every setting
-of GRIDS is swept in turn around the best so far, from deepinv's defaults, until nothing improves, so each metric is
-compared with the peer's best setting for that very metric. All see one y; deepinv's physics is our operator with its
-SVD, for which its proximal step, PiGDM inverse and DDRM are in closed form. Its Denoiser is our prior on [0, 1]:
-D(x, sigma) with x = x0 + sigma n, which is what all four of its methods call.
+deepinv has DPS, PiGDM, DDRM and DiffPIR; it has no DDNM. Ours run as they ship (task and solver presets),
+their ``steps`` cut to the budget where they are more. deepinv's are tuned on other images, once for PSNR and
+once for LPIPS: every setting of GRIDS is swept in turn around the best so far, from deepinv's defaults, until
+nothing improves; so each metric can be compared with the peer's best setting for that very metric. All see
+one y. deepinv's physics is our operator with its SVD: its proximal step, PiGDM's inverse and DDRM are then in
+closed form. Its denoiser is our prior, D(x, sigma) with x = x0 + sigma n on [0, 1], as its methods call it.
 
-Metrics are those of one sample, clamped to [0, 1] for both; the misfit is that of the sample as it was returned.
+Metrics are those of one sample, clamped to [0, 1] for both; the misfit is that of the sample as returned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,20 @@ from invdiff.operators import SpectralOperator
 from invdiff.prior.checkpoint import example_images
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.solve import SolveSettings
+from invdiff.solvers import Solver
 
 try:
     import deepinv
     from deepinv import sampling
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error.name} is missing: pip install --no-deps deepinv==0.5.0 (see --help)") from None
+    raise SystemExit(f"{error.name} is missing: see the pip line at the top of {__file__}") from None
 
 TASKS = ("inpaint", "inpaint_random", "deblur_gaussian", "sr4")
 METHODS = ("dps", "pigdm", "ddrm", "diffpir")
 CRITERIA = ("psnr", "lpips")
 Settings = dict[str, Any]
 
-# The first value of a list is deepinv's default; --calls N replaces "calls" by N.
+# The first value of a list is deepinv's default, where it has one; --calls N replaces "calls" by N.
 GRIDS: dict[str, dict[str, list[Any]]] = {
     # weight: of the gradient of the residual's norm, or of chi^2/2 with the variance sigma_y^2 + sigma_t^2.
     "dps": {
@@ -65,8 +66,8 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
         "schedule": ["vp", "ve"],
         "clip": [True, False],
     },
-    # levels: from a maximum linearly to 0, or the prior's own timesteps (as the authors of DDRM do). A maximum
-    # below 1 is NaN there wherever sigma_y / s is above it.
+    # levels: from a maximum linearly to 0, or the prior's own timesteps (as DDRM's authors do).
+    # A maximum below 1 is NaN there wherever sigma_y / s is above it.
     "ddrm": {
         "levels": [("linear", 1.0), ("linear", 3.0), ("linear", 10.0), "prior"],
         "steps": ["calls", 50, 20],
@@ -185,7 +186,9 @@ PEERS: dict[str, Callable[[PeerDenoiser, Case, Settings, int], Tensor]] = {
 # ------------------------------------------------------------------------------------- runs and their scores
 
 
-def theirs(method: str, prior: NetworkDenoiser, case: Case, settings: Settings, calls: int, seed: int) -> Result:
+def theirs(
+    method: str, prior: NetworkDenoiser, case: Case, settings: Settings, calls: int, seed: int
+) -> Result:
     """One sample per image by deepinv."""
     torch.manual_seed(seed)
     denoiser = PeerDenoiser(prior)
@@ -208,8 +211,9 @@ def clipping(prior: NetworkDenoiser, clip: bool) -> Iterator[None]:
 
 def ours(task: str, method: str, prior: NetworkDenoiser, case: Case, calls: int, seed: int) -> Result:
     """One sample per image by invdiff, with the settings that it ships."""
-    settings = config.resolve([f"task={task}", f"solver={method}", f"solver.steps={calls}"], SolveSettings)
-    solver = config.build("solver", settings["solver"])
+    settings = config.resolve([f"task={task}", f"solver={method}"], SolveSettings)
+    solver: Solver = config.build("solver", settings["solver"])
+    solver = replace(solver, steps=min(solver.steps, calls))
     posterior = restore(case.problem, prior, solver, seed=seed, batch=len(case.truth))
     return scored(Result(posterior.samples[0], posterior.nfe, posterior.seconds), case)
 
@@ -226,7 +230,13 @@ def scored(result: Result, case: Case) -> Result:
 
 
 def tune(
-    method: str, prior: NetworkDenoiser, case: Case, calls: int, seed: int, criterion: str, tried: dict[str, Result]
+    method: str,
+    prior: NetworkDenoiser,
+    case: Case,
+    calls: int,
+    seed: int,
+    criterion: str,
+    tried: dict[str, Result],
 ) -> tuple[Settings, list[str]]:
     """deepinv's best settings by coordinate sweeps, and the names of those at the end of their list.
 
@@ -300,7 +310,9 @@ def rows_of(
         for name in CRITERIA:
             gaps[f"d_{name}"], gaps[f"d_{name}_se"] = difference(mine, result, name)
         shown = " ".join(f"{key}={value}" for key, value in settings.items())
-        yield row(task, method, f"deepinv ({criterion})", result, **gaps, settings=shown, at_end=" ".join(ends))
+        yield row(
+            task, method, f"deepinv ({criterion})", result, **gaps, settings=shown, at_end=" ".join(ends)
+        )
 
 
 def row(task: str, method: str, library: str, result: Result, **more: Any) -> Settings:
@@ -318,13 +330,17 @@ COLUMNS = (
 def markdown(rows: Sequence[Settings]) -> str:
     """The gaps are ours less deepinv's, mean +- standard error over the images."""
     lines = [
-        "| task | method | library (tuned for) | PSNR | LPIPS | misfit | calls | s/image | PSNR gap | LPIPS gap |",
+        "| task | method | library (tuned for) | PSNR | LPIPS | misfit | calls | s/image "
+        "| PSNR gap | LPIPS gap |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         gaps = ["", ""]
         if "d_psnr" in r:
-            gaps = [f"{r['d_psnr']:+.2f} ± {r['d_psnr_se']:.2f}", f"{r['d_lpips']:+.4f} ± {r['d_lpips_se']:.4f}"]
+            gaps = [
+                f"{r['d_psnr']:+.2f} ± {r['d_psnr_se']:.2f}",
+                f"{r['d_lpips']:+.4f} ± {r['d_lpips_se']:.4f}",
+            ]
         cells = [r["task"], r["method"], r["library"], f"{r['psnr']:.2f}", f"{r['lpips']:.4f}"]
         cells += [f"{r['misfit']:.2f}", str(r["calls"]), f"{r['seconds']:.2f}", *gaps]
         lines.append(f"| {' | '.join(cells)} |")
@@ -338,7 +354,9 @@ def save(rows: Sequence[Settings], path: Path) -> None:
         writer.writerows(rows)
 
 
-def compare(task: str, method: str, prior: NetworkDenoiser, case: Case, other: Case, args: Any) -> list[Settings]:
+def compare(
+    task: str, method: str, prior: NetworkDenoiser, case: Case, other: Case, args: argparse.Namespace
+) -> list[Settings]:
     mine = ours(task, method, prior, case, args.calls, args.seed)
     tried: dict[str, Result] = {}
     peers, finished = {}, {}
@@ -350,13 +368,19 @@ def compare(task: str, method: str, prior: NetworkDenoiser, case: Case, other: C
         peers[criterion] = (settings, ends, finished[key])
     if args.verbose:
         for key, run in tried.items():
-            print(key, *(f"{name} {float(value.mean()):.4f}" for name, value in run.scores.items()), flush=True)
+            print(
+                key, *(f"{name} {float(value.mean()):.4f}" for name, value in run.scores.items()), flush=True
+            )
     return list(rows_of(task, method, mine, peers))
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help=".npz with test_images; deepinv is tuned on the last of them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", required=True, help=".npz with test_images; deepinv is tuned on the last of them"
+    )
     parser.add_argument("--prior", default="fashion")
     parser.add_argument("--images", type=int, default=32, help="evaluated: the first of the prior's examples")
     parser.add_argument("--tune-images", type=int, default=6)

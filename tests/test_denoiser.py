@@ -249,12 +249,12 @@ def moments(prior: GaussianDenoiser, sigmas: Tensor, eta: float) -> tuple[Tensor
 
 @pytest.mark.parametrize(
     ("eta", "spacing", "steps", "bias"),
-    [(0.0, "karras", 100, 0.02), (0.0, "quadratic", 200, 0.02), (0.5, "quadratic", 200, 0.03),
-     (1.0, "quadratic", 300, 0.05), (1.0, "uniform", 1000, 0.05)],
+    [(0.0, "karras", 100, 0.065), (0.0, "quadratic", 200, 0.02), (0.5, "quadratic", 200, 0.025),
+     (1.0, "quadratic", 300, 0.025), (1.0, "uniform", 300, 0.05)],
 )  # fmt: skip
 def test_generate_draws_from_a_gaussian(eta: float, spacing: Spacing, steps: int, bias: float) -> None:
-    """Against the exact law of the finite chain (5 standard errors), which is near that of the prior."""
-    prior, n = gaussian(), 1500
+    """Against the exact law of the finite chain (5 standard errors), whose distance from the prior is known (``bias``)."""
+    prior, n = gaussian(), 600
     m, variance = moments(prior, prior.ladder(steps, spacing), eta)
     exact = prior.eigenvalues
     assert bool(((m - prior.mean.flatten()).abs() < 2e-3).all())
