@@ -45,10 +45,10 @@ def uniform_timesteps(steps: int, T: int = 1000) -> list[int]:
     return [*torch.linspace(T, 1, steps, dtype=torch.float64).round().long().tolist(), 0]
 
 
-def quadratic_timesteps(steps: int, T: int = 1000) -> list[int]:
-    """The same with the square root of t - 1 spaced evenly."""
-    u = torch.linspace(1, 0, steps, dtype=torch.float64)
-    return [*(1 + (T - 1) * u**2).round().long().tolist(), 0]
+def root_timesteps(steps: int, T: int = 1000) -> list[int]:
+    """DiffPIR's ("quad" in its code): T - sqrt(linspace(0, T^2)), here from T to 1, then 0."""
+    root = torch.linspace(0, (T - 1) ** 2, steps, dtype=torch.float64).sqrt()
+    return [*(T - root).round().long().tolist(), 0]
 
 
 def dense(operator: LinearOperator) -> Tensor:
@@ -151,6 +151,10 @@ class Paper:
         U_padded[:, :rank], s_padded[:rank] = U[:, :rank], s[:rank]
         return U_padded, s_padded, V_t.T
 
+    def seen(self, s: Tensor) -> bool:
+        """Whether DDRM and DDNM+ use a coefficient: noise sigma_y / s of at most 1 on [0, 1], 2 on [-1, 1]."""
+        return bool(s > 0) and bool(self.sigma_y / s <= 2)
+
     def damped(self, r: Tensor, damp: float) -> Tensor:
         """A^T (A A^T + damp I)^-1 r, and A^+ r for damp = 0."""
         if damp == 0:
@@ -176,8 +180,10 @@ def dps(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, zeta: float = 1.0) -> 
     return mean + (beta * (1 - previous) / (1 - abar)).sqrt() * z - zeta * g
 
 
-def pigdm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 1.0) -> Tensor:
-    """Song et al., Alg. 1, for noisy y: r_t^2 = 1 - abar_t."""
+def pigdm(
+    p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 1.0, adaptive: bool = False
+) -> Tensor:
+    """Song et al., for noisy y: r_t^2 = 1 - abar_t. DDIM on the score of p(x_t | y), or Alg. 1 with its weights."""
     a_t, a_s = p.abar[t], p.abar[s]
     c_1 = eta * ((1 - a_t / a_s) * (1 - a_s) / (1 - a_t)).sqrt()
     c_2 = (1 - a_s - c_1**2).clamp_min(0).sqrt()
@@ -186,8 +192,12 @@ def pigdm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 1.0) ->
         x_0 = p.x_0(x_t, t)
         v = p.damped(p.y - x_0.detach() @ p.A.T, p.sigma_y**2 / float(1 - a_t))
         g = torch.autograd.grad((v * x_0).sum(), x_t)[0]
-    e = p.eps(x_t.detach(), t)
-    return a_s.sqrt() * x_0.detach() + c_1 * z + c_2 * e + a_s.sqrt() * a_t.sqrt() * g
+    e, x_0, x_t = p.eps(x_t.detach(), t), x_0.detach(), x_t.detach()
+    if adaptive:
+        return a_s.sqrt() * x_0 + c_1 * z + c_2 * e + a_s.sqrt() * a_t.sqrt() * g
+    e = e - (1 - a_t).sqrt() * g / (1 - a_t)  # eps = -sqrt(1 - abar) score, and grad log p(y | x_t) = g / r_t^2
+    x_0 = (x_t - (1 - a_t).sqrt() * e) / a_t.sqrt()
+    return a_s.sqrt() * x_0 + c_1 * z + c_2 * e
 
 
 def ddrm_start(p: Paper, T: int, z: Tensor, z_unseen: Tensor) -> Tensor:
@@ -196,7 +206,7 @@ def ddrm_start(p: Paper, T: int, z: Tensor, z_unseen: Tensor) -> Tensor:
     sigma_T = ((1 - p.abar[T]) / p.abar[T]).sqrt()
     x, z = sigma_T * z_unseen @ V, z @ V
     for i in range(len(s)):
-        if s[i] > 0 and p.sigma_y / s[i] < sigma_T:
+        if p.seen(s[i]) and p.sigma_y / s[i] < sigma_T:
             x[:, i] = p.y @ U[:, i] / s[i] + (sigma_T**2 - (p.sigma_y / s[i]) ** 2).sqrt() * z[:, i]
     return p.abar[T].sqrt() * x @ V.T
 
@@ -209,7 +219,7 @@ def ddrm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85, et
     x = torch.empty_like(x_0)
     kept = math.sqrt(1 - eta**2)
     for i in range(len(gain)):
-        if gain[i] == 0:
+        if not p.seen(gain[i]):
             x[:, i] = x_0[:, i] + kept * sigma * e[:, i] + eta * sigma * z[:, i]
             continue
         y, std = p.y @ U[:, i] / gain[i], p.sigma_y / gain[i]
@@ -235,7 +245,7 @@ def ddnm_plus(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.8
     e, z, x_0 = p.eps(x_t, t) @ V, z @ V, p.x_0(x_t, t) @ V
     x = torch.empty_like(x_0)
     for i in range(len(gain)):
-        if gain[i] == 0:
+        if not p.seen(gain[i]):
             x[:, i] = a * x_0[:, i] + sigma * (eta * z[:, i] + kept * e[:, i])
             continue
         correction, noise = p.y @ U[:, i] / gain[i] - x_0[:, i], a * p.sigma_y / gain[i]

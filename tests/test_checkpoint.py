@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def test_a_write_that_fails_leaves_the_old_file(
 def test_a_damaged_file(tmp_path: Path) -> None:
     path = saved(tmp_path, UNET)
     whole = path.read_bytes()
-    for data in (b"", b"\0" * 100, b"not a prior", whole[:7], whole[:500], whole[: len(whole) // 2], whole[:-1]):
+    cut = [whole[:n] for n in (0, 7, 500, len(whole) // 2, len(whole) - 1)]
+    for data in (b"\0" * 100, b"not a prior", *cut):
         path.write_bytes(data)
         assert "not a readable safetensors file" in refusal(path)
     flipped = bytearray(whole)
@@ -177,7 +179,8 @@ def test_a_header_cannot_import_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
     finally:
         sys.modules.pop("foreign_net", None)
     # Nor call what is imported but is no network.
-    rewrite(path, lambda entry: entry.update(network={"name": "subprocess:Popen", "args": ["touch", str(marker)]}))
+    command = {"name": "subprocess:Popen", "args": ["touch", str(marker)]}
+    rewrite(path, lambda entry: entry.update(network=command))
     marker.unlink()
     assert subprocess.Popen and "foreign code" in refusal(path)
     assert not marker.exists()
@@ -219,7 +222,9 @@ BAD_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("change", BAD_HEADERS.values(), ids=BAD_HEADERS.keys())
-def test_a_header_that_does_not_match_its_weights(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+def test_a_header_that_does_not_match_its_weights(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
     path = tmp_path / "prior.safetensors"
     rewrite(path, change)
     assert "its header does not describe its weights" in refusal(path)
@@ -233,7 +238,7 @@ def test_the_header_that_the_bad_ones_are_made_of_is_good(tmp_path: Path) -> Non
 
 def test_weights_that_are_missing_or_too_many(tmp_path: Path) -> None:
     path = tmp_path / "prior.safetensors"
-    header = {"format": 1, "network": dict(MLP.network), "schedule": "linear", "T": 100, "target": "eps", "shape": [2]}
+    header = {"format": 1, **asdict(MLP)}
 
     def write(weights: dict[str, Tensor]) -> None:
         save_file(weights, path, metadata={"invdiff": json.dumps(header)})

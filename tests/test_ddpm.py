@@ -1,8 +1,8 @@
 """The DDPM of Ho et al. against what its definitions imply.
 
 Closed forms against composition, Monte Carlo, autograd and torch.distributions; the decoder against 50-digit
-arithmetic; L_vlb, Algorithm 1 and Algorithm 2 with the ideal network of a Gaussian, for which everything is known.
-Statistical bounds are five standard errors.
+arithmetic; L_vlb, Algorithm 1 and Algorithm 2 with the ideal network of a Gaussian, for which everything is
+known. Statistical bounds are five standard errors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def uniform(*shape: int, seed: int = 0) -> Tensor:
 def assert_mean(values: Tensor, expected: float | Tensor) -> None:
     """The mean of independent rows is the expected one, to five standard errors."""
     error = values.std(0) / len(values) ** 0.5
-    assert bool(((values.mean(0) - expected).abs() < 5 * error + 1e-12).all()), (values.mean(0), expected, error)
+    found = values.mean(0)
+    assert bool(((found - expected).abs() < 5 * error + 1e-12).all()), (found, expected, error)
 
 
 class Says(nn.Module):
@@ -114,7 +115,8 @@ def test_q_posterior_is_bayes_rule(schedule: Schedule) -> None:
 
     beta, abar = schedule.beta[t].view(-1, 1, 1, 1), schedule.abar[t - 1].view(-1, 1, 1, 1)
     x = mean.clone().requires_grad_()
-    log_density = -((x_t - (1 - beta).sqrt() * x) ** 2) / (2 * beta) - (x - abar.sqrt() * x_0) ** 2 / (2 * (1 - abar))
+    log_density = -((x_t - (1 - beta).sqrt() * x) ** 2) / (2 * beta)
+    log_density = log_density - (x - abar.sqrt() * x_0) ** 2 / (2 * (1 - abar))
     (gradient,) = torch.autograd.grad(log_density.sum(), x, create_graph=True)
     (curvature,) = torch.autograd.grad(gradient.sum(), x)  # pixels are independent: the Hessian is diagonal
     torch.testing.assert_close(curvature, (-1 / variance).expand_as(x), rtol=1e-9, atol=0)
@@ -204,7 +206,8 @@ def test_L_step_is_equation_12(target: Target, variance: Variance) -> None:
     )
     x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
     guess = (x_t - (1 - abar).sqrt() * (eps + error)) / abar.sqrt()
-    out = {"eps": eps + error, "x0": guess, "v": abar.sqrt() * (eps + error) - (1 - abar).sqrt() * guess}[target]
+    v = abar.sqrt() * (eps + error) - (1 - abar).sqrt() * guess
+    out = {"eps": eps + error, "x0": guess, "v": v}[target]
     small = beta * (1 - previous) / (1 - abar)
     sigma2 = small if variance == "small" else beta
     constant = 0.5 * (small / sigma2 - 1 - (small / sigma2).log())  # of the two variances, zero for "small"
@@ -247,7 +250,7 @@ def test_decoder_is_exact_far_into_the_tails(dtype: torch.dtype, rtol: float, st
     for mean in means:
         expected = [exact_log_mass(float(VALUES[i]), mean, std, i == 0, i == 255) for i in indices]
         found = discretised_log_likelihood(VALUES[indices].to(dtype), *torch.tensor([mean, std], dtype=dtype))
-        # Rounding mean and value to float32 moves z = distance / std by about 6e-8 / std, and log p by z times that.
+        # Rounding to float32 moves z = distance / std by about 6e-8 / std, and log p by z times that.
         truth = torch.tensor(expected, dtype=torch.float64)
         slack = 3e-7 / std * float(truth.abs().max()) ** 0.5 if dtype == torch.float32 else 1e-12
         torch.testing.assert_close(found.double(), truth, rtol=rtol, atol=slack)
@@ -264,10 +267,22 @@ def test_decoder_gradients_are_finite_in_float32() -> None:
         gradients.append(torch.autograd.grad(log_p.sum(), (mean, std)))
     for found, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=1e-2)
-    # d log p / d mean pulls the mean to the value with the force distance / variance (to the bin's nearer edge).
+    # d log p / d mean pulls the mean to the bin's nearer edge with the force distance / variance.
     mean = torch.tensor(1.0, requires_grad=True)
-    (pull,) = torch.autograd.grad(discretised_log_likelihood(torch.tensor(-0.2), mean, torch.tensor(0.005)), mean)
+    log_p = discretised_log_likelihood(torch.tensor(-0.2), mean, torch.tensor(0.005))
+    (pull,) = torch.autograd.grad(log_p, mean)
     assert float(pull) == pytest.approx(-(1.2 - 1 / 255) / 0.005**2, rel=0.01)
+
+
+@variances
+def test_L_0_is_the_decoder_at_x_1(variance: Variance) -> None:
+    """Around x_0 as predicted from x_1, with beta_1, or beta-tilde_2 in place of beta-tilde_1 = 0."""
+    x_0, eps, t = VALUES[:32].view(2, 1, 4, 4), normal(2, 1, 4, 4), torch.ones(2, dtype=torch.long)
+    ddpm = DDPM(ideal(MEAN, STD), LINEAR, variance=variance)
+    mean = ddpm.predict_x_0(ddpm.q_sample(x_0, t, eps), t).clamp(-1, 1)
+    std = (LINEAR.beta[1] if variance == "large" else LINEAR.posterior_variance[2]).sqrt()
+    expected = -discretised_log_likelihood(x_0, mean, std).sum((1, 2, 3))
+    torch.testing.assert_close(ddpm.L_0(x_0, eps), expected, rtol=1e-10, atol=0)
 
 
 # L_vlb of a density that is known.
@@ -288,12 +303,13 @@ def quantised_normal(n: int) -> tuple[Tensor, Tensor, float]:
 def test_bits_per_dim_of_a_gaussian(variance: Variance) -> None:
     """With the ideal network, L_vlb exceeds the entropy by a gap that is known term by term.
 
-    With SNR_t = abar_t / (1 - abar_t) and v_t = Var[x_0 | x_t] = 1 / (1 / STD^2 + SNR_t), the mean of the posterior
-    moves with x_0 by sqrt(small_t (SNR_{t-1} - SNR_t)). Hence L_{t-1} is, on average, KL(small_t, sigma_t^2) plus
-    (small_t / sigma_t^2) (SNR_{t-1} - SNR_t) v_t / 2. The true q(x_{t-1} | x_t) is Gaussian of the same mean as
-    p_theta's and a variance r_t that is larger than small_t by that motion. So, by the chain rule, L_vlb exceeds the
-    entropy by KL(q(x_T) || N(0, I)) + sum_t KL(r_t, sigma_t^2) + the decoder's KL; quantisation can only lessen the
-    last one (data processing), which for continuous x_0 is KL(v_1, decoder's variance).
+    With SNR_t = abar_t / (1 - abar_t) and v_t = Var[x_0 | x_t] = 1 / (1 / STD^2 + SNR_t), the mean of the
+    posterior moves with x_0 by sqrt(small_t (SNR_{t-1} - SNR_t)). Hence L_{t-1} is, on average, KL(small_t,
+    sigma_t^2) plus (small_t / sigma_t^2) (SNR_{t-1} - SNR_t) v_t / 2. The true q(x_{t-1} | x_t) is Gaussian
+    of the same mean as p_theta's and a variance r_t larger than small_t by that motion. So, by the chain
+    rule, L_vlb exceeds the entropy by KL(q(x_T) || N(0, I)) + sum_t KL(r_t, sigma_t^2) + the decoder's KL;
+    quantisation can only lessen the last one (data processing), which for continuous x_0 is KL(v_1, decoder's
+    variance).
     """
 
     def kl_of_variances(p: Tensor, q: Tensor) -> Tensor:
@@ -319,7 +335,7 @@ def test_bits_per_dim_of_a_gaussian(variance: Variance) -> None:
     error = float(excess.std()) / n**0.5
     assert error < 0.04
     assert chain - 5 * error < float(excess.mean()) < chain + last + 5 * error
-    # At T = 1000 "large" all but reaches the entropy; "small" is the optimum for one fixed image, not for noise.
+    # At T = 1000 "large" all but reaches the entropy; "small" is the optimum for one fixed image only.
     assert chain + last < (0.02 if variance == "large" else 0.9)
     assert abs(float(bits.total.mean()) - entropy - chain) < last + 0.1
 
@@ -392,7 +408,8 @@ def test_algorithm_1_is_minimised_by_the_ideal_network() -> None:
     (gradient,) = torch.autograd.grad(loss.sum(), gain)
     assert_mean(gradient, 0.0)
     assert float(gradient.std()) > 0.1  # the zero mean is not that of a gradient that never arrived
-    for worse in (ideal(MEAN, std, gain=0.9), ideal(MEAN, std, gain=1.1), ideal(MEAN + 0.1, std), ideal(MEAN, 0.4)):
+    gains = ideal(MEAN, std, gain=0.9), ideal(MEAN, std, gain=1.1)
+    for worse in (*gains, ideal(MEAN + 0.1, std), ideal(MEAN, 0.4)):
         torch.manual_seed(0)  # the same t and eps
         assert float(algorithm_1(DDPM(worse, LINEAR), x_0).mean()) > float(loss.detach().mean()) + 1e-3
 
@@ -427,8 +444,24 @@ def test_overfitting_one_batch(target: Target) -> None:
 
 
 @variances
+def test_algorithm_2_written_out(variance: Variance) -> None:
+    """x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_theta) / sqrt(alpha_t) + sigma_t z, and z = 0 at t = 1."""
+    s, network = Schedule.linear(12), ideal(MEAN, STD, Schedule.linear(12), gain=1.05)
+    x = normal(2, 1, 3, 3)
+    ddpm, z = DDPM(network, s, variance=variance), Streams([(0, 0), (0, 1)])
+    found = list(algorithm_2(ddpm, x, Streams([(0, 0), (0, 1)]), clip=False))
+    for t in range(12, 0, -1):
+        eps = network(x, torch.full((2,), t - 1.0))
+        small = s.beta[t] * (1 - s.abar[t - 1]) / (1 - s.abar[t])
+        x = (x - s.beta[t] / (1 - s.abar[t]).sqrt() * eps) / s.alpha[t].sqrt()
+        if t > 1:
+            x = x + (s.beta[t] if variance == "large" else small).sqrt() * z(x)
+        torch.testing.assert_close(found[12 - t], x, rtol=1e-9, atol=1e-9)
+
+
+@variances
 def test_algorithm_2_draws_from_the_data(variance: Variance) -> None:
-    """Two correlated channels, independent pixels; the moments of the chain follow from a linear recursion."""
+    """Two correlated channels, independent pixels: the moments of the chain follow a linear recursion."""
     mean = torch.tensor([0.10, -0.05], dtype=torch.float64)
     covariance = torch.tensor([[0.040, 0.015], [0.015, 0.020]], dtype=torch.float64)
     eye = torch.eye(2, dtype=torch.float64)
@@ -453,14 +486,15 @@ def test_algorithm_2_draws_from_the_data(variance: Variance) -> None:
         A = to_x0 * slope(t) + to_x * eye
         m = A @ (m - s.abar[t].sqrt() * mean) + (to_x0 + to_x * s.abar[t].sqrt()) * mean
         C = A @ C @ A.T + (sigma2[t] if t > 1 else 0) * eye
-    # At T = 1000 that is the law of the data but for the variances: 1% too wide ("large"), 5% too narrow ("small").
+    # At T = 1000 that is the law of the data but for variances 1% too wide ("large") or 5% too narrow.
     torch.testing.assert_close(m, mean, rtol=0, atol=1e-3)
     torch.testing.assert_close(C, covariance, rtol=0.015 if variance == "large" else 0.05, atol=0)
 
     streams = Streams([(2, b) for b in range(2)])
     x_T = streams.normal(torch.empty(shape, dtype=torch.float64))
-    for count, x_t in enumerate(algorithm_2(DDPM(Says(eps), s, variance=variance), x_T, streams), 1):  # noqa: B007
-        pass
+    count, x_t = 0, x_T
+    for x_t in algorithm_2(DDPM(Says(eps), s, variance=variance), x_T, streams):  # noqa: B007
+        count += 1
     assert count == s.T
     x = x_t.movedim(1, -1).reshape(-1, 2)
     n = len(x)

@@ -1,7 +1,7 @@
 """D(x, sigma) and the reverse process: networks against closed forms, closed forms against Tweedie and Bayes.
 
-The oracle of the wrapper is a Gaussian, whose ideal network is linear for every target; that of the mixture is the
-gradient of its log density; that of the transition is the DDPM's own posterior and DDIM as published.
+The oracle of the wrapper is a Gaussian, whose ideal network is linear for every target; that of the mixture
+is the gradient of its log density; that of the transition is the DDPM's own posterior and DDIM as published.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def gaussian() -> GaussianDenoiser:
 
 
 class IdealNetwork(nn.Module):
-    """The linear network of u_0 = 2 x_0 - 1 ~ N(m, C) in VP coordinates: E[u_0 | x_t] from Bayes, then its target."""
+    """The network of u_0 = 2 x_0 - 1 ~ N(m, C) in VP coordinates: E[u_0 | x_t] by Bayes, then its target."""
 
     def __init__(self, prior: GaussianDenoiser, schedule: Schedule, target: Target) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_an_ideal_network_is_the_exact_denoiser(target: Target, schedule: Schedu
     between = (on_step[:-1] * on_step[1:]).sqrt()
     sigma = torch.cat([on_step, between])
     x = exact.mean + 0.1 * normal(7, *SHAPE) + levels(sigma, normal(7, *SHAPE)) * normal(7, *SHAPE, seed=2)
-    # Dividing an eps by sqrt(abar) = 1 / s magnifies rounding by s, which is 2e4 at the end of the cosine schedule.
+    # Dividing an eps by sqrt(abar) = 1 / s magnifies rounding by s, 2e4 at the end of the cosine schedule.
     torch.testing.assert_close(wrapped(x, sigma), exact(x, sigma), rtol=0, atol=1e-9)
     torch.testing.assert_close(wrapped(x, sigma[5]), exact(x, sigma[5]), rtol=0, atol=1e-9)
 
@@ -143,10 +143,8 @@ def test_a_convolution_is_cropped_not_shifted() -> None:
             return conv(x)
 
     x = normal(2, 1, 9, 10)
-    plain, padded = (
-        NetworkDenoiser(Network(), (1, 8, 8), Schedule.linear(), "x0", stride, clip=False)(x, torch.tensor(0.1))
-        for stride in (1, 4)
-    )
+    priors = (NetworkDenoiser(Network(), (1, 8, 8), Schedule.linear(), "x0", s, clip=False) for s in (1, 4))
+    plain, padded = (prior(x, torch.tensor(0.1)) for prior in priors)
     torch.testing.assert_close(padded[..., :-1, :-1], plain[..., :-1, :-1], rtol=1e-12, atol=1e-12)
 
 
@@ -197,45 +195,55 @@ def test_mixture_denoiser() -> None:
 # The reverse process.
 
 
+class Fixed(Streams):
+    """The same noise at every step, which a test can write down."""
+
+    value = normal(1, *SHAPE, seed=9)
+
+    def normal(self, like: Tensor) -> Tensor:
+        return self.value
+
+    __call__ = normal
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_transition_is_the_ddpm_posterior(schedule: Schedule) -> None:
-    """eta = 1, in sigma coordinates of [0, 1] images, against q(x_{t-1} | x_t, x_0) in VP coordinates of [-1, 1]."""
-    ddpm, noise = DDPM(nn.Identity(), schedule), normal(1, *SHAPE, seed=9)
+    """eta = 1, in sigma coordinates of [0, 1], against q(x_{t-1} | x_t, x_0) in VP coordinates of [-1, 1]."""
+    ddpm, noise = DDPM(nn.Identity(), schedule), Fixed([(0,)])
     for step in (1, 2, 3, schedule.T // 2, schedule.T):
         t = torch.tensor([step])
         s, s_next = schedule.sigma[step], schedule.sigma[step - 1]
         u_0, u = normal(1, *SHAPE), normal(1, *SHAPE, seed=1)  # u = u_0 + s n, any point
         mean, variance = ddpm.q_posterior(u_0, schedule.abar[step].sqrt() * u, t)
-        expected = (mean + variance.sqrt() * noise) / schedule.abar[step - 1].sqrt()
-        found = transition((u + 1) / 2, (u_0 + 1) / 2, s / 2, s_next / 2, 1.0, lambda x: noise)  # type: ignore[arg-type]
+        expected = (mean + variance.sqrt() * noise.value) / schedule.abar[step - 1].sqrt()
+        found = transition((u + 1) / 2, (u_0 + 1) / 2, s / 2, s_next / 2, 1.0, noise)
         torch.testing.assert_close(2 * found - 1, expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 0.85, 1.0])
 def test_transition_is_ddim(eta: float) -> None:
     """Song, Meng & Ermon 2021, Eq. 12 with the sigma of Eq. 16, literally."""
-    schedule, noise = Schedule.linear(), normal(1, *SHAPE, seed=9)
+    schedule, noise = Schedule.linear(), Fixed([(0,)])
     for t, t_next in ((1000, 999), (1000, 500), (500, 1), (40, 20), (20, 0)):
         a, b = schedule.abar[t], schedule.abar[t_next]
         x_t, eps = normal(1, *SHAPE), normal(1, *SHAPE, seed=1)
         x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()
         sigma = eta * ((1 - b) / (1 - a)).sqrt() * (1 - a / b).sqrt()
-        expected = b.sqrt() * x_0 + (1 - b - sigma**2).sqrt() * eps + sigma * noise
+        expected = b.sqrt() * x_0 + (1 - b - sigma**2).sqrt() * eps + sigma * noise.value
         levels_ = schedule.sigma[t], schedule.sigma[t_next]
-        found = b.sqrt() * transition(x_t / a.sqrt(), x_0, *levels_, eta, lambda x: noise)  # type: ignore[arg-type]
+        found = b.sqrt() * transition(x_t / a.sqrt(), x_0, *levels_, eta, noise)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_ddim_draws_no_noise() -> None:
-    def refuse(x: Tensor) -> Tensor:
-        raise AssertionError("drew noise")
-
-    s, s_next = torch.tensor(0.4), torch.tensor(0.1)
-    transition(normal(1, *SHAPE), normal(1, *SHAPE), s, s_next, 0.0, refuse)  # type: ignore[arg-type]
+    used, unused = Streams([(0,)]), Streams([(0,)])
+    x = normal(1, *SHAPE)
+    transition(x, 0 * x, torch.tensor(0.4), torch.tensor(0.1), 0.0, used)
+    assert torch.equal(used(x), unused(x))
 
 
 def moments(prior: GaussianDenoiser, sigmas: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """Mean and variances, along the eigenvectors, of ``generate``: every step is affine in x and adds noise."""
+    """Mean, and variances along the eigenvectors, of ``generate``: each step is affine in x plus noise."""
     centre = (prior.mean.flatten() - 0.5) @ prior.eigenvectors
     m, variance = torch.zeros_like(centre), sigmas[0] ** 2
     for s, s_next in pairwise(sigmas):
@@ -253,7 +261,7 @@ def moments(prior: GaussianDenoiser, sigmas: Tensor, eta: float) -> tuple[Tensor
      (1.0, "quadratic", 300, 0.025), (1.0, "uniform", 300, 0.05)],
 )  # fmt: skip
 def test_generate_draws_from_a_gaussian(eta: float, spacing: Spacing, steps: int, bias: float) -> None:
-    """Against the exact law of the finite chain (5 standard errors), whose distance from the prior is known (``bias``)."""
+    """Against the exact law of the finite chain (5 standard errors), which is too narrow by ``bias``."""
     prior, n = gaussian(), 600
     m, variance = moments(prior, prior.ladder(steps, spacing), eta)
     exact = prior.eigenvalues
@@ -270,9 +278,9 @@ def test_generate_draws_from_a_gaussian(eta: float, spacing: Spacing, steps: int
 
 def test_generate_is_algorithm_2() -> None:
     """All steps, eta = 1: the DDPM's own sampler, on the same noise."""
-    schedule, exact = Schedule.linear(60), gaussian()
+    schedule, exact = Schedule.linear().respaced(60), gaussian()
     network = IdealNetwork(exact, schedule, "eps")
-    network.register_buffer("dtype", torch.zeros(1, dtype=torch.float64))  # what generate takes its dtype from
+    network.register_buffer("dtype", torch.zeros(1, dtype=torch.float64))  # generate asks the weights
     x = generate(NetworkDenoiser(network, SHAPE, schedule, clip=False), 3, steps=60, seed=4)
     streams = Streams([(4, k) for k in range(3)])
     s = schedule.sigma[-1]

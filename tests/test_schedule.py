@@ -13,7 +13,7 @@ from invdiff.errors import InputError
 from invdiff.prior.schedule import Schedule, ScheduleName, Spacing
 
 LENGTHS = [1, 2, 3, 10, 20, 100, 1000, 4000]
-SPACINGS: list[Spacing] = ["uniform", "quadratic", "karras"]
+SPACINGS: list[Spacing] = ["uniform", "quadratic", "root", "karras"]
 both = pytest.mark.parametrize("name", ["linear", "cosine"])
 
 
@@ -120,21 +120,27 @@ def test_ladder(name: ScheduleName, spacing: Spacing, T: int, steps: int) -> Non
     ladder = s.ladder(steps, spacing)
     assert ladder.shape == (steps + 1,) and ladder.dtype == torch.float64
     assert ladder[-1] == 0
-    close(ladder[0], s.sigma[-1].clamp(max=160.0) if spacing == "karras" else s.sigma[-1], rtol=1e-9)
-    if T > 1:
+    trained = s.sigma[1:]
+    usable = trained[trained <= 160] if bool(trained[0] <= 160) else trained[:1]
+    close(ladder[0], usable[-1], rtol=1e-9)
+    if len(usable) > 1:
         assert bool((ladder.diff() < 0).all())
         if steps > 1:
             close(ladder[-2], s.sigma[1], rtol=1e-9)
-    if spacing != "karras" and steps <= T:  # integer timesteps: levels the network was trained on
+    if spacing != "karras" and steps <= len(usable):  # integer timesteps: levels the network was trained on
         t = s.t_at(ladder[:-1])
         close(t, t.round(), rtol=1e-9)
 
 
 def test_ladder_written_out() -> None:
     s = Schedule.linear()
+    assert float(s.ladder(7)[0]) == pytest.approx(157.4, abs=0.05)  # all of it
+    assert 120 < float(Schedule.cosine().ladder(7)[0]) <= 160  # not the 20,000 that it ends at
     i = np.arange(40)
     close(s.ladder(40)[:-1], s.sigma[np.round(1 + 999 * (1 - i / 39))], rtol=1e-12)
     close(s.ladder(20, "quadratic")[:-1], s.sigma[np.round(1 + 999 * (1 - i[:20] / 19) ** 2)], rtol=1e-12)
+    root = 1000 - np.sqrt(np.linspace(0, 999**2, 25))  # DiffPIR, from T to 1
+    close(s.ladder(25, "root")[:-1], s.sigma[np.round(root)], rtol=1e-12)
     low, high = float(s.sigma[1]) ** (1 / 7), float(s.sigma[-1]) ** (1 / 7)
     close(s.ladder(40, "karras")[:-1], (high + i / 39 * (low - high)) ** 7, rtol=1e-9)  # Karras et al., Eq. 5
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 
-Spacing = Literal["uniform", "quadratic", "karras"]
+Spacing = Literal["uniform", "quadratic", "root", "karras"]
 ScheduleName = Literal["linear", "cosine"]
 
 
@@ -80,7 +80,8 @@ class Schedule:
 
     def respaced(self, steps: int, spacing: Spacing = "uniform") -> Schedule:
         """A shorter chain over a subset of the timesteps (Nichol & Dhariwal 2021, Sec. 4), same network."""
-        t = self._subset(at_least_1("steps", steps), spacing).flip(0).round().long().unique()
+        whole = torch.tensor(float(self.T))
+        t = self._subset(at_least_1("steps", steps), spacing, whole).flip(0).round().long().unique()
         return Schedule(self.abar[t], self.timesteps[t])
 
     def sigma_at(self, t: Tensor) -> Tensor:
@@ -111,20 +112,24 @@ class Schedule:
     def ladder(self, steps: int, spacing: Spacing = "uniform") -> Tensor:
         """Decreasing noise levels of a sampler with ``steps`` network calls, then 0: (steps + 1,), float64.
 
-        ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps; ``karras`` spaces sigma^(1/7)
-        (Karras et al. 2022, Eq. 5) below 160, the last level of the linear schedule.
+        ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps, ``root`` is the grid of DiffPIR,
+        T - sqrt(linspace(0, T^2)), ``karras`` spaces sigma^(1/7) (Karras et al. 2022, Eq. 5).
+        A ladder begins at sigma = 160 at most. The linear schedule ends at 157, the cosine at 20,000, where x says
+        nothing about x_0 and a solver's balance of x_0 against y is lost.
         """
-        sigmas = self.sigma_at(self._subset(at_least_1("steps", steps), spacing))
+        last = self.t_at(torch.tensor(160.0, dtype=torch.float64)).floor()
+        sigmas = self.sigma_at(self._subset(at_least_1("steps", steps), spacing, last))
         return torch.cat([sigmas, sigmas.new_zeros(1)])
 
-    def _subset(self, steps: int, spacing: Spacing) -> Tensor:
+    def _subset(self, steps: int, spacing: Spacing, last: Tensor) -> Tensor:
+        """Decreasing timesteps from ``last`` to 1, (steps,): integers where there are enough of them."""
         u = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
         if spacing == "karras":
-            low, high = self.sigma[1] ** (1 / 7), self.sigma[-1].clamp(max=160.0) ** (1 / 7)
+            low, high = self.sigma[1] ** (1 / 7), self.sigma_at(last) ** (1 / 7)
             return self.t_at((low + u * (high - low)) ** 7)
-        t = 1 + (self.T - 1) * (u if spacing == "uniform" else u**2)
+        t = 1 + (last - 1) * {"uniform": u, "quadratic": u**2, "root": 1 - (1 - u).sqrt()}[spacing]
         # Quadratic steps begin closer together than integers: maximum() keeps each at a level of its own.
-        return t.round().maximum(torch.arange(steps, 0, -1)) if steps <= self.T else t
+        return t.round().maximum(torch.arange(steps, 0, -1)) if steps <= last else t
 
 
 def at_least_1(name: str, count: int) -> int:

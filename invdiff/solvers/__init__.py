@@ -1,7 +1,8 @@
 """Posterior samplers, one file per method."""
 
 from invdiff.solvers.base import Solver, Step
-from invdiff.solvers.ddnm import DDNM, DDNMPlus
+from invdiff.solvers.ddnm import DDNM
+from invdiff.solvers.ddnm_plus import DDNMPlus
 from invdiff.solvers.ddrm import DDRM
 from invdiff.solvers.diffpir import DiffPIR
 from invdiff.solvers.dps import DPS

@@ -1,8 +1,6 @@
 """Denoising diffusion null-space models, Wang, Yu & Zhang 2023 (https://arxiv.org/abs/2212.00490).
 
-``DDNM`` is Alg. 1 with a damped pseudo-inverse, for any linear operator and noise; ``DDNMPlus`` is Sec. 3.3, Eq. 17
-to 19, in the basis of the SVD, which also takes the noise in y out of the noise that a step adds.
-In x = x_0 + sigma n the paper's thresholds a sigma_y / s > sigma_t' are sigma_y / s > sigma'.
+Alg. 1, with a damped pseudo-inverse where y is noisy.
 """
 
 from __future__ import annotations
@@ -11,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
-from invdiff.operators import LinearOperator, SpectralOperator
+from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
@@ -50,37 +47,3 @@ class DDNM(Solver):
             fresh = self.eta * noise(x) + (1 - self.eta**2) ** 0.5 * eps
             x = x0 + sigma_next.to(x) * fresh
             yield Step(float(sigma_next), x, x0)
-
-
-@register("solver", "ddnm_plus")
-@dataclass(frozen=True, kw_only=True)
-class DDNMPlus(Solver):
-    """DDNM with the noise of y accounted for, coefficient by coefficient.
-
-    Args:
-        eta: share of fresh noise in a step, where y does not decide it.
-    """
-
-    eta: float = 0.85
-
-    requires = SpectralOperator
-    requires_white_noise = True
-
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
-        op: SpectralOperator = problem.operator  # type: ignore[assignment]
-        gain = op.gain()
-        seen = gain > 0
-        std = float(problem.variance()) ** 0.5 * gain  # sigma_y / s
-        kept = (1 - self.eta**2) ** 0.5
-        for sigma, sigma_next in pairwise(sigmas.to(x)):
-            x0 = prior(x, sigma)
-            strong = std <= sigma_next
-            share = torch.where(strong, 1, kept * sigma_next / std.clamp_min(1e-12))
-            x0_y = x0 + op.v(share * gain * op.u_t(problem.residual(x0)))
-            z, eps = op.v_t(noise(x)), op.v_t((x - x0) / sigma)
-            known = torch.where(strong, (sigma_next**2 - std**2).clamp_min(0).sqrt(), self.eta * sigma_next) * z
-            unknown = sigma_next * (self.eta * z + kept * eps)
-            x = x0_y + op.v(torch.where(seen, known, unknown))
-            yield Step(float(sigma_next), x, x0_y)

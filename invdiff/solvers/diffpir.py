@@ -31,7 +31,7 @@ class DiffPIR(Solver):
         zeta: share of fresh noise; the rest repeats the noise that x holds.
     """
 
-    spacing: Spacing = "quadratic"
+    spacing: Spacing = "root"
     lam: float = 7.0
     zeta: float = 0.3
 

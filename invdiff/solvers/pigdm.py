@@ -1,7 +1,7 @@
 """Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1 (https://openreview.net/forum?id=9_gsMA8MRKQ).
 
-With p(x0 | x) taken as N(x0, r^2 I), the guidance is g = J^T A^T (A A^T + sigma_y^2 / r^2)^-1 (y - A x0), J the
-Jacobian of x0. The paper's step adds sqrt(abar_s abar_t) g in VP coordinates, which is g in x = x_0 + sigma n.
+With p(x0 | x) taken as N(x0, r^2 I), grad log p(y | x) = g / r^2, g = J^T A^T (A A^T + sigma_y^2 / r^2)^-1 (y - A x0),
+J the Jacobian of x0; so E[x0 | x, y] = x0 + (sigma^2 / r^2) g, which the transition then takes for x0.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from invdiff.solvers.base import Solver, Step, transition, vjp
 @register("solver", "pigdm")
 @dataclass(frozen=True, kw_only=True)
 class PiGDM(Solver):
-    """A DDIM step, then the pseudo-inverse guidance.
+    """DDIM towards E[x0 | x, y].
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
         weight: of the guidance; 1 in the paper.
+        adaptive: as the authors' code (``awd``) by default: a step of the prior, then g in full whatever the length
+            of the step. It pulls towards y the more often, the more steps there are, and has no limit that is right.
     """
 
     eta: float = 1.0
     weight: float = 1.0
+    adaptive: bool = False
 
     requires = LinearOperator
 
@@ -43,6 +46,10 @@ class PiGDM(Solver):
             x0, pull = vjp(prior, x, sigma)
             # r^2 = s^2 / (1 + s^2) on [-1, 1], where images have about unit variance; s = 2 sigma.
             r2 = float(sigma**2 / (1 + 4 * sigma**2))
-            guidance = pull(operator.pinv(problem.residual(x0), problem.variance() / r2))
-            x = transition(x, x0, sigma, sigma_next, self.eta, noise) + self.weight * guidance
+            g = self.weight * pull(operator.pinv(problem.residual(x0), problem.variance() / r2))
+            if self.adaptive:
+                x = transition(x, x0, sigma, sigma_next, self.eta, noise) + g
+            else:
+                x0 = x0 + float(sigma**2) / r2 * g
+                x = transition(x, x0, sigma, sigma_next, self.eta, noise)
             yield Step(float(sigma_next), x, x0)
