@@ -1,9 +1,9 @@
 """Every solver on a shipped prior: quality against network calls, as a table.
 
     python benchmarks/solvers.py
-    python benchmarks/solvers.py --tasks inpaint sr4 --solvers pigdm "diffpir zeta=0.6" "diffpir zeta=1" --images 6 --last
+    python benchmarks/solvers.py --tasks inpaint --solvers pigdm "diffpir zeta=0.6" "diffpir zeta=1" --images 6 --last
 
-A solver is a name and its settings; without settings it runs as the task's preset has it. Means over images and samples:
+A solver is a name and its settings; what is not given is as in its preset. Means over images and samples:
 PSNR, SSIM and LPIPS of single samples, PSNR of their mean, misfit (1 where samples explain y), CRPS (lower is better),
 coverage of the central 90 % intervals, calls per sample and seconds per sample.
 """
@@ -33,7 +33,9 @@ COLUMNS = ["task", "solver", "PSNR", "SSIM", "LPIPS", "PSNR of mean", "misfit", 
 def settings_of(task: str, solver: str, calls: int) -> SolveSettings:
     """The merged settings of a task with a solver written as "name a=1 b=2"."""
     name, *words = solver.split()
-    words = [f"solver.{word}" for word in words] + [f"solver.steps={calls}"]
+    if not any(word.startswith("steps=") for word in words):
+        words.append(f"steps={calls}")
+    words = [f"solver.{word}" for word in words]
     merged = config.resolve([f"task={task}", f"solver={name}", *words], SolveSettings)
     return config.validate(SolveSettings, merged)
 

@@ -56,7 +56,7 @@ class SolveSettings:
     task: str | None = None
     operator: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
-    solver: dict[str, Any] = field(default_factory=lambda: {"name": "diffpir"})
+    solver: dict[str, Any] | str = "diffpir"
     prior: str = "fashion"
     input: str | None = None
     measurement: str | None = None

@@ -181,7 +181,7 @@ def dps(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, zeta: float = 1.0) -> 
 
 
 def pigdm(
-    p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 1.0, adaptive: bool = False
+    p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 1.0, adaptive: bool = True
 ) -> Tensor:
     """Song et al., for noisy y: r_t^2 = 1 - abar_t. DDIM on the score of p(x_t | y), or Alg. 1 with its weights."""
     a_t, a_s = p.abar[t], p.abar[s]

@@ -445,7 +445,7 @@ def test_overfitting_one_batch(target: Target) -> None:
 
 @variances
 def test_algorithm_2_written_out(variance: Variance) -> None:
-    """x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_theta) / sqrt(alpha_t) + sigma_t z, and z = 0 at t = 1."""
+    """x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_theta) / sqrt(alpha_t) + sigma_t z; no z at t = 1."""
     s, network = Schedule.linear(12), ideal(MEAN, STD, Schedule.linear(12), gain=1.05)
     x = normal(2, 1, 3, 3)
     ddpm, z = DDPM(network, s, variance=variance), Streams([(0, 0), (0, 1)])

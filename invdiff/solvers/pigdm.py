@@ -1,7 +1,7 @@
 """Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1 (https://openreview.net/forum?id=9_gsMA8MRKQ).
 
 With p(x0 | x) taken as N(x0, r^2 I), grad log p(y | x) = g / r^2, g = J^T A^T (A A^T + sigma_y^2 / r^2)^-1 (y - A x0),
-J the Jacobian of x0; so E[x0 | x, y] = x0 + (sigma^2 / r^2) g, which the transition then takes for x0.
+J the Jacobian of x0. The paper's step adds sqrt(abar_s abar_t) g in VP coordinates, which is g in x = x_0 + sigma n.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from invdiff.solvers.base import Solver, Step, transition, vjp
 @register("solver", "pigdm")
 @dataclass(frozen=True, kw_only=True)
 class PiGDM(Solver):
-    """DDIM towards E[x0 | x, y].
+    """A DDIM step, guided.
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
         weight: of the guidance; 1 in the paper.
-        adaptive: as the authors' code (``awd``) by default: a step of the prior, then g in full whatever the length
-            of the step. It pulls towards y the more often, the more steps there are, and has no limit that is right.
+        adaptive: the paper's weights (``awd`` in the authors' code): g is added in full after every step, however
+            short, so that more steps pull harder. False steps towards E[x0 | x, y] instead, which tends to the right
+            posterior for a Gaussian prior, and leans on the network's Jacobian at high noise.
     """
 
     eta: float = 1.0
     weight: float = 1.0
-    adaptive: bool = False
+    adaptive: bool = True
 
     requires = LinearOperator
 
