@@ -1,4 +1,4 @@
-"""How good a restoration is: PSNR, SSIM, LPIPS, data misfit, CRPS and coverage, one number per image.
+"""How good a restoration is: PSNR, SSIM, LPIPS, CRPS and coverage, one number per image.
 
 Images are (B, C, H, W) in [0, 1]; a result is (B,). Nothing is normalised by its own minimum or maximum.
 
@@ -79,24 +79,6 @@ def lpips(x: Tensor, ref: Tensor) -> Tensor:
         raise InputError(f"LPIPS: found images with {x.shape[1]} channels, expected 1 or 3")
     with torch.no_grad():
         return _lpips_network(str(x.device))(_lpips_input(x), _lpips_input(ref)).flatten()
-
-
-def misfit(y: Tensor, clean: Tensor, variance: float | Tensor, count: int | Tensor) -> Tensor:
-    """Reduced chi-square, (B,): ||y - A x||^2 / (m sigma^2), of expectation 1 at the truth.
-
-    y, clean: the measurement and A x, (B, ...), real or complex. variance: sigma^2 > 0 of an entry of y,
-    or a tensor that broadcasts to y; for complex y it is that of |noise|. count: the number m of measured
-    entries per image, an int or (B,); entries that were not measured must be equal in y and clean, and
-    then count for nothing.
-    Raises InputError for unequal shapes and for a variance that is not positive.
-    """
-    _check_pair(y, clean)
-    residual = (y - clean).abs().square()
-    variance = torch.as_tensor(variance, dtype=residual.dtype, device=residual.device)
-    if ((variance <= 0) & (residual > 0)).any():
-        raise InputError(f"misfit: found a noise variance of {variance.min():g}, expected one above 0")
-    terms = torch.where(residual > 0, residual / variance, 0.0)
-    return terms.flatten(1).sum(1) / count
 
 
 def crps(samples: Tensor, truth: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from invdiff import metrics
 from invdiff.errors import InputError
 from invdiff.images import read_image
-from invdiff.metrics import coverage, crps, lpips, misfit, psnr, ssim
+from invdiff.metrics import coverage, crps, lpips, psnr, ssim
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 EXAMPLE = DATA / "lpips_example"
@@ -216,27 +216,6 @@ def test_array_pickles_run_no_code(tmp_path: Path) -> None:
 
 
 # Misfit, CRPS, coverage
-
-
-def test_misfit_is_one_at_the_truth() -> None:
-    generator = torch.Generator().manual_seed(0)
-    clean = torch.rand(2, 1, 100, 100, generator=generator)
-    sigma = 0.05 + torch.rand(1, 1, 100, 100, generator=generator)
-    y = clean + sigma * torch.randn(clean.shape, generator=generator)
-    # chi-square with 10^4 degrees of freedom: standard deviation 0.014
-    torch.testing.assert_close(misfit(y, clean, sigma**2, 10_000), torch.ones(2), rtol=0, atol=0.05)
-
-
-def test_misfit_counts_measured_entries_alone() -> None:
-    y = torch.zeros(2, 1, 2, 2)
-    clean = y.clone()
-    clean[0, 0, 0] = 0.2
-    variance = torch.tensor([[0.01, 0.01], [0.0, 0.0]])
-    torch.testing.assert_close(misfit(y, clean, variance, 2), torch.tensor([4.0, 0.0]))
-    torch.testing.assert_close(misfit(y, clean, 0.01, torch.tensor([2, 4])), torch.tensor([4.0, 0.0]))
-    torch.testing.assert_close(misfit(1j * y, 1j * clean, 0.01, 2), torch.tensor([4.0, 0.0]))
-    with pytest.raises(InputError, match="variance"):
-        misfit(y, clean, 0.0, 4)
 
 
 def test_crps_equals_its_double_sum() -> None:

@@ -109,6 +109,12 @@ def test_a_real_measurement_has_no_invented_metrics(prior: Path, tmp_path: Path,
         assert (stored["y"][0, 0][4:12, 3:9] == 0).all() and stored["y"][0, 0][0].any()
 
 
+def test_an_exact_measurement_has_no_misfit(prior: Path, picture: Path, tmp_path: Path, capsys) -> None:
+    main(words(prior, picture, tmp_path / "run", "noise.sigma=0"))
+    assert "misfit" not in capsys.readouterr().out
+    assert "Infinity" not in (tmp_path / "run" / "metrics.json").read_text()
+
+
 def test_a_low_resolution_measurement_sets_the_size_of_the_image(prior: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     write_image(tmp_path / "y.png", torch.rand(1, 5, 6))

@@ -40,7 +40,8 @@ OPERATORS: dict[str, SpectralOperator] = {
 }
 PRIOR = oracles.exponential_prior(SHAPE)
 SOLVERS: dict[str, Solver] = {
-    "pigdm": PiGDM(), "pigdm_score": PiGDM(adaptive=False), "ddrm": DDRM(), "ddnm": DDNM(), "ddnm_plus": DDNMPlus(), "diffpir": DiffPIR(),
+    "pigdm": PiGDM(), "pigdm_score": PiGDM(adaptive=False),
+    "ddrm": DDRM(), "ddnm": DDNM(), "ddnm_plus": DDNMPlus(), "diffpir": DiffPIR(),
 }  # fmt: skip
 
 
