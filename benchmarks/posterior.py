@@ -33,14 +33,14 @@ from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver
 
 SHAPE = (1, 8, 8)
 SIGMA = 0.05
-# Default settings, and published ones that differ from them.
+# Default settings (the published ones), and others: the presets of configs/solver among them.
 SOLVERS: dict[str, dict[str, Solver]] = {
     "dps": {"DPS": DPS(), "DPS zeta=0.3": DPS(zeta=0.3)},
-    "pigdm": {"PiGDM": PiGDM(), "PiGDM eta=0.2": PiGDM(eta=0.2)},
+    "pigdm": {"PiGDM": PiGDM(), "PiGDM adaptive=false": PiGDM(adaptive=False)},
     "ddrm": {"DDRM": DDRM(), "DDRM steps=100": DDRM(steps=100)},
-    "ddnm": {"DDNM": DDNM()},
+    "ddnm": {"DDNM": DDNM(), "DDNM eta=1": DDNM(eta=1.0)},
     "ddnm_plus": {"DDNM+": DDNMPlus()},
-    "diffpir": {"DiffPIR": DiffPIR(), "DiffPIR lam=1 zeta=1 steps=20": DiffPIR(lam=1.0, zeta=1.0, steps=20)},
+    "diffpir": {"DiffPIR": DiffPIR(), "DiffPIR lam=4 zeta=1": DiffPIR(lam=4.0, zeta=1.0)},
 }
 
 
