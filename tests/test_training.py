@@ -17,7 +17,7 @@ from invdiff import load_prior
 from invdiff.errors import InputError
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import stream_seed
-from invdiff.training import Trainer, TrainSettings, fit, load_data
+from invdiff.training import Trainer, TrainingData, TrainSettings, fit, load_data
 from invdiff.training.data import epoch_order, split, swiss_roll
 from invdiff.training.trainer import computes_bf16, learning_rate
 
@@ -56,12 +56,8 @@ def test_npz_keeps_its_test_images_apart_and_pads_to_size(tmp_path: Path) -> Non
 
 def test_images_become_floats_in_minus_one_to_one() -> None:
     items = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
-    batch = load_data_from(items).batch(torch.tensor([2, 0, 1]))
+    batch = TrainingData(items).batch(torch.tensor([2, 0, 1]))
     torch.testing.assert_close(batch.flatten(), torch.tensor([1.0, -1.0, -0.6]))
-
-
-def load_data_from(items: torch.Tensor):  # type: ignore[no-untyped-def]
-    return split(items)[0].__class__(items)
 
 
 def test_a_folder_of_any_images(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from invdiff.registry import lookup
 WEIGHTS = Path(__file__).parent / "weights"
 _PACKAGE = Path(__file__).parents[1]
 # A wheel carries examples/ inside the package; in a checkout it lies beside it.
-EXAMPLES = next((p for p in (_PACKAGE / "examples",) if p.is_dir()), _PACKAGE.parent / "examples")
+EXAMPLES = (_PACKAGE if (_PACKAGE / "examples").is_dir() else _PACKAGE.parent) / "examples"
 PRIOR_FILE = "prior.safetensors"  # in a training run's folder
 
 
