@@ -21,7 +21,7 @@ from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import DDPM, BitsPerDim
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.rng import Streams
-from invdiff.training.data import TrainingData, load_data
+from invdiff.training.data import Data, load_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class CardSettings:
 
 
 @torch.no_grad()
-def held_out_terms(prior: NetworkDenoiser, data: TrainingData, batch: int) -> BitsPerDim:
+def held_out_terms(prior: NetworkDenoiser, data: Data, batch: int) -> BitsPerDim:
     """The terms of L_vlb of every image, (N,) each."""
     ddpm = DDPM(prior.network, prior.schedule, prior.target)
     parts = []

@@ -17,7 +17,8 @@ from invdiff import load_prior
 from invdiff.errors import InputError
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import stream_seed
-from invdiff.training import Trainer, TrainingData, TrainSettings, fit, load_data
+from invdiff.training import FolderData, Trainer, TrainingData, TrainSettings, fit, load_data
+from invdiff.training import data as data_module
 from invdiff.training.data import epoch_order, split, swiss_roll
 from invdiff.training.trainer import computes_bf16, learning_rate
 
@@ -70,8 +71,61 @@ def test_a_folder_of_any_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.warns(UserWarning, match="skipped 1 unreadable.*broken.png"):
         train, held_out = load_data(str(tmp_path), size=16)
-    assert train.shape == (3, 16, 16) and len(train) == 3 and len(held_out) == 0
-    assert any((image == 200).all() for image in train.items)
+        items = train.batch(torch.arange(len(train)))
+    assert train.shape == (3, 16, 16) and items.shape == (4, 3, 16, 16) and len(held_out) == 0
+    gray = 200 / 127.5 - 1
+    assert any((item - gray).abs().max() < 1e-6 for item in items)
+
+
+def test_a_file_that_cannot_be_read_is_replaced_by_the_next(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"\x89PNG nothing")
+    data = FolderData(sorted(tmp_path.iterdir()), 8, 1)
+    with pytest.warns(UserWarning, match=r"skipped 1 unreadable.*1\.png"):
+        items = data.batch(torch.tensor([0, 1, 1, 2]))
+    assert ((items[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [0, 100, 100, 100]
+
+
+def test_a_folder_is_read_as_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two items asked for: two files opened; with little memory the first is forgotten and read again."""
+    read = []
+    monkeypatch.setattr(data_module, "read_image", lambda path: read.append(path.stem) or torch.zeros(1, 8, 8))
+    paths = [tmp_path / f"{i}.png" for i in range(1000)]
+    data = FolderData(paths, 8, 1)
+    data.batch(torch.tensor([5, 7]))
+    data.batch(torch.tensor([7, 5]))
+    assert sorted(read) == ["5", "7"]
+    monkeypatch.setattr(data_module, "MEMORY", 0)
+    for index in range(10, 13):
+        data.batch(torch.tensor([index]))
+    data.batch(torch.tensor([5]))
+    assert read.count("5") == 2
+
+
+def test_random_squares_are_cut_from_the_image_as_it_is(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    data = FolderData([tmp_path / "a.png"], 8, 1, "random")
+    torch.manual_seed(0)
+    items = ((data.batch(torch.zeros(200, dtype=torch.long))[:, 0] + 1) * 127.5).round()
+    corners = set()
+    for item in items.long():
+        places = [(i, j) for i in range(13) for j in range(23)
+                  if torch.from_numpy(picture[i:i + 8, j:j + 8].astype(int)).equal(item)]  # fmt: skip
+        assert len(places) == 1
+        corners.add(places[0])
+    assert {0, 12} <= {i for i, _ in corners} and {0, 22} <= {j for _, j in corners}
+
+
+def test_held_out_images_are_no_training_images(tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((8, 8), 40 * i + (folder == "val"), np.uint8)).save(tmp_path / folder / f"{i}.png")
+    train, held_out = load_data(str(tmp_path), size=8, channels=1, held_out=str(tmp_path / "val"))
+    values = [((d.batch(torch.arange(3))[:, 0, 0, 0] + 1) * 127.5).round().tolist() for d in (train, held_out)]
+    assert len(train) == len(held_out) == 3 and [sorted(v) for v in values] == [[0, 40, 80], [1, 41, 81]]
 
 
 def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(tmp_path: Path) -> None:
@@ -79,13 +133,13 @@ def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(t
     picture[:, 16:32] = 255
     Image.fromarray(picture).save(tmp_path / "bar.png")
     train, _ = load_data(str(tmp_path), size=16, channels=1)
-    assert (train.items == 255).all()
+    assert (train.batch(torch.tensor([0])) == 1).all()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty", None, "no readable image"),
+        ("empty", None, "no image, expected files"),
         ("missing", ..., "neither a folder"),
         ("float.npz", {"images": np.zeros((2, 4, 4))}, "float64"),
         ("names.npz", {"pictures": np.zeros((2, 4, 4), np.uint8)}, "pictures.*expected train_images or images"),
@@ -113,11 +167,9 @@ def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
 
 
 def test_hold_out_is_fixed_and_disjoint() -> None:
-    items = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
-    train, held_out = split(items)
-    again, _ = split(items)
-    assert torch.equal(train.items, again.items) and len(held_out) == 5
-    assert sorted(torch.cat([train.items, held_out.items]).flatten().tolist()) == list(range(100))
+    kept, apart = split(100)
+    assert torch.equal(kept, split(100)[0]) and len(apart) == 5
+    assert sorted(torch.cat([kept, apart]).tolist()) == list(range(100))
 
 
 def test_epochs_visit_every_item_once_in_new_orders() -> None:

@@ -40,14 +40,23 @@ def test_the_output_is_zero_before_training(channels: int, size: tuple[int, int]
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"patch": 2, "attention": (2, 4)}, {"multipliers": (1, 1, 2), "blocks": 2}]
-)
+    "settings", [{}, {"patch": 2, "attention": (2, 4)}, {"multipliers": (1, 1, 2), "blocks": 2},
+                 {"multipliers": (1, 1, 2), "blocks": (1, 2, 3), "upsample": "shuffle"}]
+)  # fmt: skip
 def test_every_parameter_learns(settings: dict[str, object]) -> None:
     network = awake(unet(**settings))
     out = network(noise(3, 2, 8, 8), torch.tensor([3.0, 400.0, 999.0]))
     (out * noise(3, 2, 8, 8, seed=1)).sum().backward()
     for name, p in network.named_parameters():
         assert p.grad is not None and float(p.grad.abs().max()) > 1e-5, name
+
+
+def test_blocks_per_level() -> None:
+    network = unet(multipliers=(1, 2, 2), blocks=(1, 3, 2))
+    stages = [sum(isinstance(layer, Stage) for layer in part) for part in (network.down, network.up)]
+    assert stages == [6, 9]
+    with pytest.raises(InputError, match="blocks: found 2 numbers, expected 3"):
+        unet(multipliers=(1, 2, 2), blocks=(1, 3))
 
 
 def test_every_pixel_and_the_timestep_reach_the_output() -> None:

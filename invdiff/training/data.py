@@ -1,14 +1,20 @@
 """Training images: a folder of images of any size and mode, an .npz file, or the swiss roll.
 
-Images are held as 8-bit tensors (N, C, H, W) and become floats in [-1, 1] batch by batch.
+Arrays are held as 8-bit tensors; a folder is read as it is needed, by threads that run ahead of the training, and
+kept in memory as far as ``MEMORY`` reaches. Batches are floats in [-1, 1].
 """
 
 from __future__ import annotations
 
 import math
+import os
 import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from warnings import warn
 
 import numpy as np
@@ -20,9 +26,36 @@ from invdiff.errors import InputError
 from invdiff.images import SUFFIXES, read_image, to_channels
 from invdiff.rng import stream_seed
 
+Framing = Literal["fit", "random", "middle"]
+
+MEMORY = 4 * 2**30  # bytes of decoded images that a folder keeps
+
+
+class Data(ABC):
+    """Training items by number, each of ``shape``.
+
+    Whatever is random about an item (where it is cropped) draws from torch's global generator.
+    """
+
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: Tensor) -> Tensor:
+        """Items by index, (B, *shape), as floats; images in [-1, 1]."""
+
+    def prefetch(self, indices: Tensor) -> None:
+        """Begin to read what ``batch`` will be asked for next."""
+
+    def to(self, device: torch.device) -> Data:
+        """Hold the items on a device, where they are held at all."""
+        return self
+
 
 @dataclass(frozen=True)
-class TrainingData:
+class TrainingData(Data):
     """Training items in memory: 8-bit images (N, C, H, W), or float points (N, dims)."""
 
     items: Tensor
@@ -31,16 +64,78 @@ class TrainingData:
         return len(self.items)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return tuple(self.items.shape[1:])
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Items by index, as floats; images in [-1, 1]."""
         return to_model_range(self.items[indices.to(self.items.device)])
 
     def to(self, device: torch.device) -> TrainingData:
-        """Hold the items on a device."""
         return TrainingData(self.items.to(device))
+
+
+class FolderData(Data):
+    """Image files, decoded when they are first asked for.
+
+    A file that cannot be read is named in a warning, and the next one takes its place.
+
+    Args:
+        paths: the files.
+        size: side of the square items.
+        channels: 1 or 3.
+        framing: "fit" resizes the short side to ``size`` and takes the middle; "random" and "middle" take a square
+            of the image as it is (enlarged if it is too small).
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, channels: int, framing: Framing = "fit") -> None:
+        self.paths, self.size, self.framing = list(paths), size, framing
+        self.shape = (channels, size, size)
+        self.unreadable: dict[int, str] = {}
+        self._decoded: dict[int, Future[Tensor | InputError]] = {}
+        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def prefetch(self, indices: Tensor) -> None:
+        for index in indices.tolist():
+            if index not in self._decoded:
+                self._decoded[index] = self._pool.submit(self._read, index)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        self.prefetch(indices)
+        images = [self._image(index) for index in indices.tolist()]
+        room = max(2 * len(images), MEMORY // images[0].numel())
+        while len(self._decoded) > room:
+            del self._decoded[next(iter(self._decoded))]  # the one read first
+        if self.framing == "random":
+            images = [self._random_square(image) for image in images]
+        return to_model_range(torch.stack(images))
+
+    def _read(self, index: int) -> Tensor | InputError:
+        try:
+            image = to_channels(read_image(self.paths[index])[None], self.shape[0])
+        except InputError as error:
+            return error
+        image = resized(image, self.size, always=self.framing == "fit")
+        return (image if self.framing == "random" else middle(image, self.size))[0]
+
+    def _image(self, index: int) -> Tensor:
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            self.prefetch(torch.tensor([candidate]))
+            image = self._decoded[candidate].result()
+            if isinstance(image, Tensor):
+                return image
+            if candidate not in self.unreadable:
+                self.unreadable[candidate] = str(image)
+                warn(f"data: skipped {len(self.unreadable)} unreadable files so far: {image}", stacklevel=4)
+        raise InputError(f"data {self.paths[0].parent}: found no readable image among {len(self)} files")
+
+    def _random_square(self, image: Tensor) -> Tensor:
+        room = torch.tensor(image.shape[-2:]) - self.size + 1
+        top, left = (torch.rand(2) * room).long().tolist()
+        return image[:, top : top + self.size, left : left + self.size]
 
 
 def to_model_range(items: Tensor) -> Tensor:
@@ -54,8 +149,13 @@ def epoch_order(n: int, epoch: int, seed: int) -> Tensor:
 
 
 def load_data(
-    source: str, size: int | None = None, channels: int | None = None
-) -> tuple[TrainingData, TrainingData]:
+    source: str,
+    size: int | None = None,
+    channels: int | None = None,
+    *,
+    crop: bool = False,
+    held_out: str | None = None,
+) -> tuple[Data, Data]:
     """Read training data and held-out data.
 
     Args:
@@ -65,6 +165,8 @@ def load_data(
         size: side of the square training images: smaller .npz images are zero-padded around to it; images of
             a folder are resized by their short side and cropped in the middle (64 by default).
         channels: 1 or 3; by default those of the .npz, or 3.
+        crop: images of a folder are not resized: training takes random squares of them, held-out data the middle.
+        held_out: a folder or an .npz that is held out; a folder inside ``source`` is left out there.
 
     Raises:
         InputError: there is nothing to train on, or the arrays are not images.
@@ -72,22 +174,49 @@ def load_data(
     if source == "swissroll":
         return TrainingData(swiss_roll(20_000, seed=0)), TrainingData(swiss_roll(20_000, seed=1))
     path = Path(source)
-    if path.is_dir():
-        return split(_read_folder(path, size or 64, channels or 3))
-    if path.suffix == ".npz" and path.is_file():
+    if not path.is_dir():
         train = _read_npz(path, size, channels, ("train_images", "images"))
+        if held_out is not None:
+            return TrainingData(train), _held_out(held_out, train.shape[-1], train.shape[1], crop)
         with np.load(path) as archive:
             if "test_images" not in archive:
-                return split(train)
+                kept, apart = split(len(train))
+                return TrainingData(train[kept]), TrainingData(train[apart])
         return TrainingData(train), TrainingData(_read_npz(path, size, channels, ("test_images",)))
-    raise InputError(f"data '{source}': found neither a folder of images nor an .npz file")
+    size, channels = size or 64, channels or 3
+    paths = image_paths(path)
+    if held_out is not None:
+        paths = [p for p in paths if not p.resolve().is_relative_to(Path(held_out).resolve())]
+        kept, apart = torch.arange(len(paths)), torch.empty(0, dtype=torch.long)
+    else:
+        kept, apart = split(len(paths))
+    train_data = FolderData([paths[i] for i in kept], size, channels, "random" if crop else "fit")
+    train_data.batch(kept[:1])  # an unreadable folder is found out now
+    if held_out is not None:
+        return train_data, _held_out(held_out, size, channels, crop)
+    return train_data, FolderData([paths[i] for i in apart], size, channels, "middle" if crop else "fit")
 
 
-def split(items: Tensor) -> tuple[TrainingData, TrainingData]:
-    """Hold out a fixed twentieth of the items, at most 1,000; none of fewer than 20."""
-    order = epoch_order(len(items), 0, seed=0)
-    held_out = min(1000, len(items) // 20)
-    return TrainingData(items[order[held_out:]]), TrainingData(items[order[:held_out]])
+def image_paths(folder: Path) -> list[Path]:
+    """The image files below a folder, sorted."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"data {folder}: found no image, expected files ending in {', '.join(SUFFIXES)}")
+    return found
+
+
+def split(n: int) -> tuple[Tensor, Tensor]:
+    """Hold out a fixed twentieth of n items, at most 1,000, none of fewer than 20: the numbers kept, and held out."""
+    order = epoch_order(n, 0, seed=0)
+    held_out = min(1000, n // 20)
+    return order[held_out:], order[:held_out]
+
+
+def _held_out(source: str, size: int, channels: int, crop: bool) -> Data:
+    path = Path(source)
+    if path.is_dir():
+        return FolderData(image_paths(path), size, channels, "middle" if crop else "fit")
+    return TrainingData(_read_npz(path, size, channels, ("images", "test_images")))
 
 
 def swiss_roll(n: int, seed: int) -> Tensor:
@@ -99,6 +228,8 @@ def swiss_roll(n: int, seed: int) -> Tensor:
 
 
 def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[str, ...]) -> Tensor:
+    if path.suffix != ".npz" or not path.is_file():
+        raise InputError(f"data '{path}': found neither a folder of images nor an .npz file")
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = list(archive.keys())
@@ -127,27 +258,17 @@ def _centred(images: Tensor, size: int | None, path: Path) -> Tensor:
     return F.pad(images, (left, size - width - left, top, size - height - top))
 
 
-def _read_folder(folder: Path, size: int, channels: int) -> Tensor:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    images, skipped = [], []
-    for path in paths:
-        try:
-            images.append(_square(to_channels(read_image(path)[None], channels), size)[0])
-        except InputError as error:
-            skipped.append(str(error))
-    if not images:
-        raise InputError(f"data {folder}: found no readable image ({len(skipped)} unreadable)")
-    if skipped:
-        warn(f"data {folder}: skipped {len(skipped)} unreadable files: " + "; ".join(skipped), stacklevel=2)
-    return torch.stack(images)
-
-
-def _square(image: Tensor, size: int) -> Tensor:
-    """Resize the short side to ``size`` and crop the middle: (1, C, H, W) -> (1, C, size, size), 8-bit."""
+def resized(image: Tensor, size: int, always: bool = True) -> Tensor:
+    """(1, C, H, W) with its short side ``size``, or at least that long unless ``always``; 8-bit."""
     height, width = image.shape[-2:]
     scale = size / min(height, width)
     shape = (max(size, round(height * scale)), max(size, round(width * scale)))
-    if shape != (height, width):
+    if scale > 1 or (always and shape != (height, width)):
         image = F.interpolate(image, shape, mode="bicubic", antialias=True, align_corners=False)
-    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-    return (image[..., top : top + size, left : left + size].clamp(0, 1) * 255).round().byte()
+    return (image.clamp(0, 1) * 255).round().byte()
+
+
+def middle(image: Tensor, size: int) -> Tensor:
+    """The square of side ``size`` in the middle of (1, C, H, W)."""
+    top, left = ((n - size) // 2 for n in image.shape[-2:])
+    return image[..., top : top + size, left : left + size]

@@ -30,7 +30,7 @@ from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
 from invdiff.rng import Streams, stream_seed
-from invdiff.training.data import TrainingData, epoch_order, load_data
+from invdiff.training.data import Data, epoch_order, load_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class TrainSettings:
     """A training preset: everything that the weights depend on, and how often to look at them.
 
     Attributes:
-        data: what ``load_data`` reads; size and channels as there.
+        data: what ``load_data`` reads; size, channels, crop and held_out as there.
         steps, batch: optimiser steps, and images in each.
         lr: the learning rate of AdamW after ``warmup`` steps; it falls linearly to zero over the last
             ``cooldown`` steps.
@@ -53,6 +53,8 @@ class TrainSettings:
     data: str
     size: int | None = None
     channels: int | None = None
+    crop: bool = False
+    held_out: str | None = None
     network: Mapping[str, Any] = field(default_factory=lambda: {"name": "unet"})
     schedule: ScheduleName = "linear"
     T: int = 1000
@@ -96,7 +98,9 @@ def fit(settings: TrainSettings, out: str | Path, *, progress: bool = True) -> N
     Raises:
         InputError: the data or the folder cannot be used, or ``out`` holds a run with other settings.
     """
-    train, held_out = load_data(settings.data, settings.size, settings.channels)
+    train, held_out = load_data(
+        settings.data, settings.size, settings.channels, crop=settings.crop, held_out=settings.held_out
+    )
     trainer = Trainer(settings, train, held_out, Path(out))
     trainer.run(progress)
     return trainer.prior(trainer.averaged)
@@ -119,7 +123,7 @@ def computes_bf16(device: torch.device) -> bool:
 class Trainer:
     """The state of one run and the loop over its steps."""
 
-    def __init__(self, settings: TrainSettings, train: TrainingData, held_out: TrainingData, out: Path) -> None:
+    def __init__(self, settings: TrainSettings, train: Data, held_out: Data, out: Path) -> None:
         self.settings, self.out = settings, out
         self.device = pick_device(settings.device)
         self.train, self.held_out = train.to(self.device), held_out
@@ -179,8 +183,9 @@ class Trainer:
     def train_step(self) -> Tensor:
         """Algorithm 1 once; returns the loss, on the device."""
         s = self.settings
-        x_0 = self.train.batch(self.indices(self.step))
         torch.manual_seed(stream_seed(s.seed, 1, self.step))
+        x_0 = self.train.batch(self.indices(self.step)).to(self.device)
+        self.train.prefetch(self.indices(self.step + 1))
         if s.flip:
             mirrored = torch.rand(len(x_0), device=self.device) < 0.5
             x_0 = torch.where(mirrored.view(-1, 1, 1, 1), x_0.flip(-1), x_0)
@@ -262,7 +267,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share; the length, the looks and the path may change."""
         looks = {"log_every", "eval_every", "eval_images", "save_every"}
-        free = {"data", "steps", "cooldown", "device", "compile", *looks}
+        free = {"data", "held_out", "steps", "cooldown", "device", "compile", *looks}
         return {k: v for k, v in asdict(self.settings).items() if k not in free}
 
     def _open(self) -> None:
@@ -290,7 +295,7 @@ class Trainer:
 
 @torch.no_grad()
 def held_out_bits_per_dim(
-    prior: NetworkDenoiser, data: TrainingData, images: int, steps_per_image: int = 4, batch: int = 256
+    prior: NetworkDenoiser, data: Data, images: int, steps_per_image: int = 4, batch: int = 256
 ) -> tuple[float, float]:
     """Mean L_vlb of the first ``images`` items in bits/dim and its standard error."""
     ddpm = DDPM(prior.network, prior.schedule, prior.target)
