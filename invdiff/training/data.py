@@ -46,7 +46,7 @@ class Data(ABC):
     def batch(self, indices: Tensor) -> Tensor:
         """Items by index, (B, *shape), as floats; images in [-1, 1]."""
 
-    def prefetch(self, indices: Tensor) -> None:
+    def prefetch(self, indices: Tensor) -> None:  # noqa: B027 (nothing to do for items in memory)
         """Begin to read what ``batch`` will be asked for next."""
 
     def to(self, device: torch.device) -> Data:
