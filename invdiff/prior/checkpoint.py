@@ -2,6 +2,7 @@
 
 The header's entry ``invdiff`` is JSON: {"format": 1, "network": {"name": ..., ...}, "schedule": "cosine",
 "T": 1000, "target": "v", "shape": [C, H, W]}. A card, ``NAME.json`` beside the weights, records where they came from.
+A classifier of noisy images has the same format, and the target "label".
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from invdiff.errors import InputError
+from invdiff.prior.classifier import NetworkClassifier
 from invdiff.prior.ddpm import Target
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.schedule import Schedule, ScheduleName
@@ -47,11 +49,34 @@ class PriorSpec:
         settings = dict(self.network)
         network = lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
         schedule = Schedule.named(self.schedule, self.T)
-        return NetworkDenoiser(network, self.shape, schedule, self.target, stride=network.stride)
+        classes = settings.get("classes", 0)
+        return NetworkDenoiser(network, self.shape, schedule, self.target, network.stride, classes=classes)
 
 
-def save_prior(path: str | Path, network: nn.Module, spec: PriorSpec) -> None:
-    """Write the weights in half precision, atomically."""
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """What is needed, beside the weights, to rebuild a classifier of noisy images."""
+
+    shape: tuple[int, ...]
+    network: Mapping[str, Any]
+    schedule: ScheduleName = "linear"
+    T: int = 1000
+    target: Literal["label"] = "label"
+
+    def build(self) -> NetworkClassifier:
+        """A classifier with freshly initialised weights."""
+        settings = dict(self.network)
+        network = lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
+        schedule = Schedule.named(self.schedule, self.T)
+        return NetworkClassifier(network, self.shape, schedule, settings["classes"], network.stride)
+
+
+Spec = PriorSpec | ClassifierSpec
+Built = TypeVar("Built", NetworkDenoiser, NetworkClassifier)
+
+
+def save_prior(path: str | Path, network: nn.Module, spec: Spec) -> None:
+    """Write the weights of a prior or of a classifier in half precision, atomically."""
     path = Path(path)
     weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -71,34 +96,45 @@ def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkD
     Raises:
         InputError: there is no such prior, the file is damaged, or it is not a prior.
     """
-    path = find_prior(name)
+    return _load("prior", name, lambda entry: PriorSpec(**entry).build()).to(device)
+
+
+def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> NetworkClassifier:
+    """Load a classifier of noisy images, as ``load_prior`` loads a prior."""
+    return _load("classifier", name, lambda entry: ClassifierSpec(**entry).build()).to(device)
+
+
+def _load(what: str, name: str | Path, build: Callable[[dict[str, Any]], Built]) -> Built:
+    path = find_prior(name, what)
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("invdiff")
             weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"prior {path}: not a readable safetensors file ({error})") from None
+        raise InputError(f"{what} {path}: not a readable safetensors file ({error})") from None
     if header is None:
-        raise InputError(f"prior {path}: its header does not describe an invdiff prior")
-    prior = _rebuild(path, header, weights)
-    return prior.to(device).eval().requires_grad_(False)
-
-
-def _rebuild(path: Path, header: str, weights: dict[str, Tensor]) -> NetworkDenoiser:
+        raise InputError(f"{what} {path}: its header does not describe an invdiff {what}")
     try:
-        entry = json.loads(header)
-        version = entry.pop("format")
-        if version != 1 or entry["target"] not in get_args(Target):
-            raise InputError(f"format {version}, target {entry['target']!r}")
-        name = entry["network"]["name"]
-        if not known_code(name):
-            raise InputError(f"network {name!r} is foreign code: import it first if you trust it")
-        prior = PriorSpec(**{**entry, "shape": tuple(entry["shape"])}).build()
-        prior.network.load_state_dict(weights)
+        built = build(_checked(what, json.loads(header)))
+        built.network.load_state_dict(weights)
     except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"prior {path}: its header does not describe its weights ({reason})") from None
-    return prior
+        raise InputError(f"{what} {path}: its header does not describe its weights ({reason})") from None
+    return built.eval().requires_grad_(False)
+
+
+def _checked(what: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a spec in a file's header."""
+    version, target = entry.pop("format"), entry["target"]
+    kind = "classifier" if target == "label" else "prior"
+    if version != 1 or target not in (*get_args(Target), "label"):
+        raise InputError(f"format {version}, target {target!r}")
+    if kind != what:
+        raise InputError(f"found a {kind}, expected a {what}")
+    name = entry["network"]["name"]
+    if not known_code(name):
+        raise InputError(f"network {name!r} is foreign code: import it first if you trust it")
+    return {**entry, "shape": tuple(entry["shape"])}
 
 
 def known_code(name: str) -> bool:
@@ -108,12 +144,12 @@ def known_code(name: str) -> bool:
     return not colon or (isinstance(found, type) and issubclass(found, nn.Module))
 
 
-def find_prior(name: str | Path) -> Path:
-    """The file of a prior that ``load_prior`` would read."""
+def find_prior(name: str | Path, what: str = "prior") -> Path:
+    """The file that ``load_prior`` would read; ``what`` it is for, as messages say it."""
     path = Path(name)
     if path.is_dir():
         if not (path / PRIOR_FILE).is_file():
-            raise InputError(f"prior {path}: the folder holds no {PRIOR_FILE}")
+            raise InputError(f"{what} {path}: the folder holds no {PRIOR_FILE}")
         return path / PRIOR_FILE
     if path.is_file():
         return path
@@ -121,7 +157,7 @@ def find_prior(name: str | Path) -> Path:
     if shipped.is_file():
         return shipped
     known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
-    raise InputError(f"prior '{name}': no such file, folder or shipped prior (shipped: {known or 'none'})")
+    raise InputError(f"{what} '{name}': no such file, folder or shipped prior (shipped: {known or 'none'})")
 
 
 def example_images(name: str | Path) -> Path:

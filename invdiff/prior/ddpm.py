@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from copy import copy
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -62,13 +64,19 @@ class DDPM:
 
     def __init__(
         self,
-        network: Callable[[Tensor, Tensor], Tensor],
+        network: Callable[..., Tensor],
         schedule: Schedule,
         target: Target = "eps",
         variance: Literal["small", "large"] = "small",
     ) -> None:
         self.network, self.schedule, self.target = network, schedule, target
         self.sigma2 = schedule.beta if variance == "large" else schedule.posterior_variance
+
+    def given(self, label: Tensor) -> DDPM:
+        """The same process of images with labels (B,), which its network is told: p_theta(. | label)."""
+        conditional = copy(self)
+        conditional.network = partial(self.network, label=label)
+        return conditional
 
     @staticmethod
     def at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:

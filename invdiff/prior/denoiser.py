@@ -22,16 +22,36 @@ def levels(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.to(x).expand(len(x)).view(-1, *[1] * (x.ndim - 1))
 
 
+def network_input(x: Tensor, sigma: Tensor, schedule: Schedule, stride: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """What a DDPM network is asked for a noisy image: x_t, its timestep (B,), and abar.
+
+    Images (B, C, H, W) whose sides are no multiples of ``stride`` are padded below and on the right.
+    """
+    s = 2 * levels(sigma, x)
+    x_t = (2 * x - 1) / (1 + s**2).sqrt()
+    if x.ndim == 4:
+        height, width = x.shape[-2:]
+        bottom, right = -height % stride, -width % stride
+        if bottom or right:
+            fits = bottom < height and right < width
+            x_t = F.pad(x_t, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
+    return x_t, schedule.timestep_at(s.flatten()).to(x.dtype), 1 / (1 + s**2)
+
+
 class Denoiser(nn.Module, ABC):
     """Maps a noisy image to the posterior mean of the clean one.
 
     Attributes:
         shape: image shape (C, H, W); H and W are the training size, not a limit, for convolutional networks.
         schedule: the noise levels seen in training, on the [-1, 1] scale of the DDPM literature.
+        classes: labels that ``forward`` takes as a third argument; 0 for an unconditional prior, which takes none.
+        clip: whether what it returns is clipped to [0, 1].
     """
 
     shape: tuple[int, ...]
     schedule: Schedule
+    classes: int = 0
+    clip: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -51,6 +71,7 @@ class NetworkDenoiser(Denoiser):
         target: what the network predicts.
         stride: what H and W must be multiples of; images of other sizes are reflect-padded for the network.
         clip: clip x_0 to [0, 1].
+        classes: labels that the network knows.
     """
 
     def __init__(
@@ -61,28 +82,20 @@ class NetworkDenoiser(Denoiser):
         target: Target = "eps",
         stride: int = 1,
         clip: bool = True,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.network, self.shape, self.schedule = network, shape, schedule
-        self.target, self.stride, self.clip = target, stride, clip
+        self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        s = 2 * levels(sigma, x)
-        x_t = (2 * x - 1) / (1 + s**2).sqrt()
-        timestep = self.schedule.timestep_at(s.flatten()).to(x.dtype)
-        u_0 = x_0_from(self._padded(x_t, timestep), self.target, x_t, 1 / (1 + s**2))
-        x_0 = (u_0 + 1) / 2
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """As every denoiser; with labels (B,) in 0..classes - 1, the estimate of E[x_0 | x, label]."""
+        x_t, timestep, abar = network_input(x, sigma, self.schedule, self.stride)
+        out = self.network(x_t, timestep) if label is None else self.network(x_t, timestep, label)
+        x_0 = (x_0_from(out, self.target, x_t, abar) + 1) / 2
+        if x.ndim == 4:
+            x_0 = x_0[..., : x.shape[-2], : x.shape[-1]]
         return x_0.clamp(0, 1) if self.clip else x_0
-
-    def _padded(self, x_t: Tensor, timestep: Tensor) -> Tensor:
-        if x_t.ndim != 4:
-            return self.network(x_t, timestep)
-        height, width = x_t.shape[-2:]
-        bottom, right = -height % self.stride, -width % self.stride
-        if bottom or right:
-            fits = bottom < height and right < width
-            x_t = F.pad(x_t, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
-        return self.network(x_t, timestep)[..., :height, :width]
 
 
 class GaussianDenoiser(Denoiser):

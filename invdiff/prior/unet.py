@@ -7,6 +7,7 @@ normalisation of Improved DDPM and ADM (Dhariwal & Nichol 2021, Sec. 3, https://
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -97,9 +98,62 @@ class Stage(nn.Module):
         return self.attention(self.block(x, embedding))
 
 
+def time_network(width: int) -> nn.Sequential:
+    """From the sinusoidal embedding (B, width) to the embedding (B, 4 width) that modulates every block."""
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU())
+
+
+def per_level(blocks: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+    """Residual blocks of every level; InputError where there is not one number per level."""
+    blocks = (blocks,) * levels if isinstance(blocks, int) else tuple(blocks)
+    if len(blocks) != levels:
+        raise InputError(f"blocks: found {len(blocks)} numbers, expected {levels}, one per level")
+    return blocks
+
+
+def stages(
+    embedding: int, patch: int, attention: tuple[int, ...], head_channels: int, dropout: float
+) -> Callable[[int, int, int], Stage]:
+    """What builds the stage of (channels in, channels out, level); level l is patch * 2^l times smaller."""
+
+    def stage(channels_in: int, channels_out: int, level: int) -> Stage:
+        attend = head_channels if patch * 2**level in attention else None
+        return Stage(channels_in, channels_out, embedding, dropout, attend)
+
+    return stage
+
+
+def descent(
+    stage: Callable[[int, int, int], Stage], width: int, multipliers: tuple[int, ...], blocks: tuple[int, ...]
+) -> tuple[nn.ModuleList, list[int]]:
+    """The way down: its layers, and the channels of what goes in and of what comes out of each."""
+    down, channels = nn.ModuleList(), [width]
+    for level, multiplier in enumerate(multipliers):
+        for _ in range(blocks[level]):
+            down.append(stage(channels[-1], multiplier * width, level))
+            channels.append(multiplier * width)
+        if level < len(multipliers) - 1:
+            down.append(nn.Conv2d(channels[-1], channels[-1], 3, stride=2, padding=1))
+            channels.append(channels[-1])
+    return down, channels
+
+
+def descend(down: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
+    """What goes in and what comes out of each layer on the way down."""
+    features = [h]
+    for layer in down:
+        h = layer(h, embedding) if isinstance(layer, Stage) else layer(h)
+        features.append(h)
+    return features
+
+
 @register("network", "unet")
 class UNet(nn.Module):
-    """Maps a noisy image and its timestep to the network's target (eps, x0 or v).
+    """Maps a noisy image, its timestep and, with ``classes``, its label to the network's target (eps, x0 or v).
+
+    A label has an embedding that is added to that of the timestep (Dhariwal & Nichol 2021, Sec. 3.1); so has its
+    absence, as classifier-free guidance needs it (Ho & Salimans 2022, Sec. 3.2, https://arxiv.org/abs/2207.12598).
+    They start at zero: a network that goes on from an unconditional one starts as that one.
 
     Args:
         channels: image channels C.
@@ -114,6 +168,7 @@ class UNet(nn.Module):
         upsample: "nearest" neighbours, then a 3x3 convolution, as in DDPM; or "shuffle": a 1x1 convolution at the low
             resolution, then depth to space (Shi et al. 2016, https://arxiv.org/abs/1609.05158), at a twentieth of the
             cost.
+        classes: labels that the network knows, 0 for an unconditional one.
     """
 
     def __init__(
@@ -127,32 +182,21 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         patch: int = 1,
         upsample: Literal["nearest", "shuffle"] = "nearest",
+        classes: int = 0,
     ) -> None:
         super().__init__()
-        blocks = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
-        if len(blocks) != len(multipliers):
-            raise InputError(f"blocks: found {len(blocks)} numbers, expected {len(multipliers)}, one per level")
-        self.channels, self.width, self.patch = channels, width, patch
+        blocks = per_level(blocks, len(multipliers))
+        if classes < 0:
+            raise InputError(f"classes: found {classes}, expected at least 0")
+        self.channels, self.width, self.patch, self.classes = channels, width, patch, classes
         self.stride = patch * 2 ** (len(multipliers) - 1)  # image sizes must be multiples of it
-        time = 4 * width
-        self.time = nn.Sequential(nn.Linear(width, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
-
-        def stage(channels_in: int, channels_out: int, level: int) -> Stage:
-            attend = head_channels if patch * 2**level in attention else None
-            return Stage(channels_in, channels_out, time, dropout, attend)
-
+        self.time = time_network(width)
+        stage = stages(4 * width, patch, attention, head_channels, dropout)
         self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips, features = [width], width
-        for level, multiplier in enumerate(multipliers):
-            for _ in range(blocks[level]):
-                self.down.append(stage(features, multiplier * width, level))
-                features = multiplier * width
-                skips.append(features)
-            if level < len(multipliers) - 1:
-                self.down.append(nn.Conv2d(features, features, 3, stride=2, padding=1))
-                skips.append(features)
+        self.down, skips = descent(stage, width, multipliers, blocks)
+        self.up = nn.ModuleList()
 
+        features = skips[-1]
         last = len(multipliers) - 1
         self.middle = nn.ModuleList([stage(features, features, last), stage(features, features, last)])
 
@@ -170,14 +214,23 @@ class UNet(nn.Module):
             normalisation(features), nn.SiLU(), zeroed(nn.Conv2d(features, channels * patch**2, 3, padding=1))
         )
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B, C, H, W) and (B,) -> (B, C, H, W); H and W must be multiples of ``stride``."""
+        self.label = nn.Embedding(classes + 1, 4 * width) if classes else None  # the last is "no label"
+        if self.label is not None:
+            nn.init.zeros_(self.label.weight)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B,) and labels (B,) in 0..classes -> (B, C, H, W); H, W must be multiples of ``stride``.
+
+        The label ``classes``, or none at all, asks for the unconditional model.
+        """
         embedding = self.time(timestep_embedding(t, self.width).to(x.dtype))
-        h = self.stem(F.pixel_unshuffle(x, self.patch))
-        skips = [h]
-        for layer in self.down:
-            h = layer(h, embedding) if isinstance(layer, Stage) else layer(h)
-            skips.append(h)
+        if self.label is not None:
+            none = torch.full_like(t, self.classes, dtype=torch.long)
+            embedding = embedding + self.label(none if label is None else label)
+        elif label is not None:
+            raise InputError("label: found one for a network without classes")
+        skips = descend(self.down, self.stem(F.pixel_unshuffle(x, self.patch)), embedding)
+        h = skips[-1]
         for layer in self.middle:
             h = layer(h, embedding)
         for layer in self.up:
