@@ -252,11 +252,12 @@ def test_every_weight_of_the_classifier_learns_and_it_starts_undecided() -> None
         assert float(p.grad.abs().max()) > 1e-6, name
 
 
-def test_a_classifier_with_attention_guides_differentiably() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_classifier_with_attention_guides_differentiably(layout: torch.memory_format) -> None:
     """Its Jacobian is a second derivative of the network, which fused attention does not have."""
     torch.manual_seed(0)
     network = awake(UNetClassifier(1, 3, width=8, multipliers=(1, 1), blocks=1, attention=(1, 2), head_channels=8))
-    classifier = NetworkClassifier(network.double(), (1, 4, 4), Schedule.linear(), 3, stride=2)
+    classifier = NetworkClassifier(network.double().to(memory_format=layout), (1, 4, 4), Schedule.linear(), 3, stride=2)
     prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5).double(), 0.05 * torch.eye(16).double())
     tilted = ClassifierGuided(prior, classifier, 2, 3.0)
     x = (0.5 + 0.2 * normal(1, 1, 4, 4)).requires_grad_()
