@@ -1,6 +1,7 @@
 """Draw samples of a prior.
 
     python -m invdiff.sample prior=fashion n=64
+    python -m invdiff.sample prior=runs/mine label=3 guidance=2
     python -m invdiff.sample prior=swissroll
 
 Images become one grid; the swiss roll becomes a figure of the forward and the reverse trajectory.
@@ -17,9 +18,10 @@ from torch import Tensor
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import grid, write_image
-from invdiff.prior.checkpoint import load_prior, pick_device
+from invdiff.prior.checkpoint import load_classifier, load_prior, pick_device
 from invdiff.prior.ddpm import DDPM, algorithm_2
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.guidance import guided
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import Spacing
 from invdiff.rng import Streams
@@ -32,12 +34,16 @@ class SampleSettings:
 
     Attributes:
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        label, guidance, classifier: samples of a class, as in ``python -m invdiff.solve``.
         n: samples.
         steps: network calls; eta: 1 is DDPM, 0 DDIM. A prior of points always takes all its steps.
         out: the picture; by default samples_PRIOR.png.
     """
 
     prior: str = "fashion"
+    label: int | None = None
+    guidance: float | None = None
+    classifier: str | None = None
     n: int = 64
     steps: int = 100
     eta: float = 1.0
@@ -49,13 +55,16 @@ class SampleSettings:
 
 def main(words: list[str]) -> None:
     settings = config.validate(SampleSettings, config.resolve(words, SampleSettings))
-    prior = load_prior(settings.prior, pick_device(settings.device))
+    device = pick_device(settings.device)
+    prior = load_prior(settings.prior, device)
+    classifier = load_classifier(settings.classifier, device) if settings.classifier else None
+    told = guided(prior, settings.label, settings.guidance, classifier)
     out = Path(settings.out or f"samples_{Path(settings.prior).stem}.png")
     if len(prior.shape) == 1:
         draw_trajectories(prior, settings, out)
     else:
         samples = generate(
-            prior, settings.n, steps=settings.steps, eta=settings.eta, spacing=settings.spacing, seed=settings.seed
+            told, settings.n, steps=settings.steps, eta=settings.eta, spacing=settings.spacing, seed=settings.seed
         )
         write_image(out, grid(samples.clamp(0, 1).cpu(), columns=max(1, round(settings.n**0.5))))
     print(f"samples: {out}")

@@ -31,7 +31,9 @@ from invdiff.inference import restore
 from invdiff.noise import Gaussian, describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
-from invdiff.prior.checkpoint import example_images, load_prior, pick_device
+from invdiff.prior.checkpoint import example_images, load_classifier, load_prior, pick_device
+from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
 from invdiff.registry import lookup
 from invdiff.solvers import Solver
@@ -44,6 +46,10 @@ class SolveSettings:
     Attributes:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        label: the class that the images are known to be of, if any.
+        guidance: the weight w of classifier-free guidance (by default 0: the conditional prior as it is), or the
+            scale of the classifier (by default 1).
+        classifier: of noisy images, a file or a run's folder; for a prior without classes.
         input: clean images: a file, a folder, an .npz.
         measurement: real measurements, likewise.
         images: how many of them, at most.
@@ -58,6 +64,9 @@ class SolveSettings:
     noise: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=lambda: config.component("solver", "ddnm"))
     prior: str = "fashion"
+    label: int | None = None
+    guidance: float | None = None
+    classifier: str | None = None
     input: str | None = None
     measurement: str | None = None
     images: int = 8
@@ -79,7 +88,9 @@ def main(words: list[str]) -> None:
     if settings.input and settings.measurement:
         raise InputError("input, measurement: found both, expected one: clean images or real measurements")
     solver: Solver = config.build("solver", settings.solver)
-    prior = load_prior(settings.prior, pick_device(settings.device))
+    device = pick_device(settings.device)
+    classifier = load_classifier(settings.classifier, device) if settings.classifier else None
+    prior = guided(load_prior(settings.prior, device), settings.label, settings.guidance, classifier)
     truth, names, problem = pose(settings, prior.shape[0])
     solver.check(problem)
     with OutputFolder(settings) as folder:
@@ -122,10 +133,11 @@ def describe(settings: SolveSettings, problem: Problem, solver: Solver) -> None:
     sigma = f", sigma = {describe_sigma(problem.noise.sigma)}" if isinstance(problem.noise, Gaussian) else ""
     shape = "x".join(map(str, problem.operator.shape))
     print(f"{settings.operator['name']} on {len(problem)} images {shape}, {settings.noise['name']} noise{sigma}")
-    print(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'")
+    label = "" if settings.label is None else f" of label {settings.label}"
+    print(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'{label}")
 
 
-def run(settings: SolveSettings, problem: Problem, prior: Any, solver: Solver) -> Posterior:
+def run(settings: SolveSettings, problem: Problem, prior: Denoiser, solver: Solver) -> Posterior:
     """``restore`` with a progress bar."""
     # A terminal sees every step; a log file a line now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0

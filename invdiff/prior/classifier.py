@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,12 +66,15 @@ class NetworkClassifier(Classifier):
         return self.network(x_t, timestep).log_softmax(1)
 
 
-def cross_entropy(ddpm: DDPM, x_0: Tensor, label: Tensor) -> Tensor:
-    """-log p(label | x_t, t) in nats for t ~ U{1..T} and eps ~ N(0, I), of a DDPM whose network classifies; (B,)."""
-    t = torch.randint(1, ddpm.schedule.T + 1, (len(x_0),), device=x_0.device)
-    x_t = ddpm.q_sample(x_0, t, torch.randn_like(x_0))
-    logits = ddpm.network(x_t, ddpm.schedule.timesteps.to(t.device)[t].to(x_t.dtype))
-    return F.cross_entropy(logits, label, reduction="none")
+def log_probabilities(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """log p(label | x_t, t) of every label at q_sample(x_0, t, eps), (B, classes); the DDPM's network classifies."""
+    logits = ddpm.network(ddpm.q_sample(x_0, t, eps), ddpm.schedule.timesteps.to(t.device)[t].to(x_0.dtype))
+    return logits.float().log_softmax(1)
+
+
+def cross_entropy(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
+    """-log p(label | x_t, t) in nats, (B,)."""
+    return F.nll_loss(log_probabilities(ddpm, x_0, t, eps), label, reduction="none")
 
 
 @register("network", "unet_classifier")
