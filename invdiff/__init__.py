@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from invdiff.noise import Gaussian, Poisson
     from invdiff.posterior import Posterior
     from invdiff.prior.checkpoint import load_prior
+    from invdiff.prior.ncsn import langevin, score
     from invdiff.prior.reverse import generate
     from invdiff.problem import Problem
     from invdiff.training.trainer import TrainSettings, fit
@@ -28,13 +29,15 @@ _WHERE = {
     "TrainSettings": "invdiff.training.trainer",
     "fit": "invdiff.training.trainer",
     "generate": "invdiff.prior.reverse",
+    "langevin": "invdiff.prior.ncsn",
     "load_prior": "invdiff.prior.checkpoint",
     "restore": "invdiff.inference",
+    "score": "invdiff.prior.ncsn",
 }
 
 __all__ = [
-    "Gaussian", "InputError", "Poisson", "Posterior", "Problem", "TrainSettings", "fit", "generate", "load_prior",
-    "operators", "restore", "solvers",
+    "Gaussian", "InputError", "Poisson", "Posterior", "Problem", "TrainSettings", "fit", "generate", "langevin",
+    "load_prior", "operators", "restore", "score", "solvers",
 ]  # fmt: skip
 
 

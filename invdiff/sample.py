@@ -1,31 +1,42 @@
-"""Draw samples of a prior.
+"""Draw samples of a prior, or show what it does on the way.
 
     python -m invdiff.sample prior=fashion n=64
     python -m invdiff.sample prior=runs/mine label=3 guidance=2
+    python -m invdiff.sample sampler=dpmpp_2m steps=20 spacing=karras
+    python -m invdiff.sample show=progressive n=8
+    python -m invdiff.sample show=interpolate input=a.png,b.png t=500 steps=500
     python -m invdiff.sample prior=swissroll
 
-Images become one grid; the swiss roll becomes a figure of the forward and the reverse trajectory.
+show=samples draws a grid of samples; show=progressive a row for each, its prediction of x_0 from the first step to the
+last (Ho et al. 2020, Fig. 6); show=interpolate a row from one image to another: both are encoded at timestep t, mixed
+and decoded (Fig. 8). The swiss roll becomes a figure of the forward and the reverse trajectory.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.images import grid, write_image
-from invdiff.prior.checkpoint import load_classifier, load_prior, pick_device
+from invdiff.images import grid, read_image, read_images, to_channels, write_image
+from invdiff.prior.checkpoint import example_images, load_classifier, load_prior, pick_device
 from invdiff.prior.ddpm import DDPM, algorithm_2
-from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.guidance import guided
-from invdiff.prior.reverse import generate
+from invdiff.prior.ncsn import langevin
+from invdiff.prior.reverse import Sampler, calls, generate, interpolate, progressive
 from invdiff.prior.schedule import Spacing
 from invdiff.rng import Streams
 from invdiff.training.data import swiss_roll
+
+COLUMNS = 11  # predictions in a row of show=progressive, mixtures in one of show=interpolate
+LANGEVIN_LEVELS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +44,34 @@ class SampleSettings:
     """Settings of ``python -m invdiff.sample``.
 
     Attributes:
-        prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        prior: the name of one that ships, a .safetensors file, or a training run's folder. A prior of points always
+            takes all its steps and draws its own figure.
         label, guidance, classifier: samples of a class, as in ``python -m invdiff.solve``.
-        n: samples.
-        steps: network calls; eta: 1 is DDPM, 0 DDIM. A prior of points always takes all its steps.
-        out: the picture; by default samples_PRIOR.png.
+        show: what is drawn, see above.
+        n: samples, by default 64, or 8 rows of show=progressive.
+        sampler: ddpm and ddim are one family in eta; dpmpp_2m and heun are deterministic and of second order;
+            langevin is annealed Langevin dynamics on 10 noise levels.
+        steps: of the sampler (heun calls the denoiser twice in a step); of langevin, at every level.
+        eta: of ddpm and ddim, the share of fresh noise, by default 1 and 0.
+        spacing: of the noise levels; the second-order samplers want karras.
+        input: the two images to interpolate between, a.png,b.png; by default the prior's first two examples.
+        t: the timestep at which they are mixed.
+        out: the picture; by default SHOW_PRIOR.png.
     """
 
     prior: str = "fashion"
     label: int | None = None
     guidance: float | None = None
     classifier: str | None = None
-    n: int = 64
+    show: Literal["samples", "progressive", "interpolate"] = "samples"
+    n: int | None = None
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun", "langevin"] = "ddpm"
     steps: int = 100
-    eta: float = 1.0
+    eta: float | None = None
     spacing: Spacing = "uniform"
     seed: int = 0
+    input: str | None = None
+    t: int = 500
     out: str | None = None
     device: str = "auto"
 
@@ -59,15 +82,82 @@ def main(words: list[str]) -> None:
     prior = load_prior(settings.prior, device)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     told = guided(prior, settings.label, settings.guidance, classifier)
-    out = Path(settings.out or f"samples_{Path(settings.prior).stem}.png")
+    check(settings, points=len(prior.shape) == 1)
+    out = Path(settings.out or f"{settings.show}_{Path(settings.prior).stem}.png")
     if len(prior.shape) == 1:
         draw_trajectories(prior, settings, out)
     else:
-        samples = generate(
-            told, settings.n, steps=settings.steps, eta=settings.eta, spacing=settings.spacing, seed=settings.seed
+        draw = {"samples": draw_samples, "progressive": draw_progressive, "interpolate": draw_interpolation}
+        started = time.perf_counter()
+        picture, cost = draw[settings.show](told, settings)
+        write_image(out, picture.clamp(0, 1).cpu())
+        print(f"{settings.sampler}: {cost} denoiser calls an image, {time.perf_counter() - started:.1f} s in all")
+    print(f"{settings.show}: {out}")
+
+
+def check(settings: SampleSettings, points: bool) -> None:
+    """Raise InputError for settings that do not go together."""
+    if points and (settings.show, settings.sampler) != ("samples", "ddpm"):
+        raise InputError(
+            f"show, sampler: found {settings.show}, {settings.sampler}, expected samples, ddpm for a prior of points"
         )
-        write_image(out, grid(samples.clamp(0, 1).cpu(), columns=max(1, round(settings.n**0.5))))
-    print(f"samples: {out}")
+    if settings.sampler == "langevin" and settings.eta is not None:
+        raise InputError(f"eta: found {settings.eta}, expected none, since langevin has no such setting")
+    if settings.show == "interpolate" and settings.n is not None:
+        raise InputError(f"n: found {settings.n}, expected none, since show=interpolate draws one row")
+    if settings.show != "interpolate" and settings.input is not None:
+        raise InputError(f"input: found {settings.input}, expected show=interpolate with it")
+
+
+def draw_samples(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
+    """A grid of samples, and how often the denoiser was called for each."""
+    n = 64 if s.n is None else s.n
+    if s.sampler == "langevin":
+        samples, cost = langevin(prior, n, L=LANGEVIN_LEVELS, T=s.steps, seed=s.seed), LANGEVIN_LEVELS * s.steps
+    else:
+        samples = generate(prior, n, steps=s.steps, sampler=s.sampler, eta=s.eta, spacing=s.spacing, seed=s.seed)
+        cost = calls(s.sampler, s.steps)
+    return grid(samples, columns=max(1, round(n**0.5))), cost
+
+
+def reverse_sampler(s: SampleSettings) -> Sampler:
+    """The sampler, if it is one of the reverse process."""
+    if s.sampler == "langevin":
+        raise InputError(f"sampler: found langevin, expected one that follows the schedule for show={s.show}")
+    return s.sampler
+
+
+def draw_progressive(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
+    """A row per sample: x_0 as it is predicted at steps evenly spaced from the first to the end."""
+    sampler, n = reverse_sampler(s), 8 if s.n is None else s.n
+    states = progressive(prior, n, steps=s.steps, sampler=sampler, eta=s.eta, spacing=s.spacing, seed=s.seed)
+    shown = set(torch.linspace(0, s.steps, COLUMNS).round().int().tolist())
+    predictions = torch.stack([state.x0 for step, state in enumerate(states) if step in shown], 1)
+    return grid(predictions.flatten(0, 1), columns=predictions.shape[1]), calls(sampler, s.steps)
+
+
+def draw_interpolation(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
+    """The first image, the mixtures from lambda = 0 to 1, the second image."""
+    sampler, (first, second) = reverse_sampler(s), images_to_mix(s, prior.shape[0])
+    states = interpolate(
+        prior, first, second, torch.linspace(0, 1, COLUMNS),
+        t=s.t, steps=s.steps, sampler=sampler, eta=s.eta, spacing=s.spacing, seed=s.seed,
+    )  # fmt: skip
+    for steps, state in enumerate(states):  # noqa: B007
+        mixtures = state.x.cpu()
+    return grid(torch.cat([first[None], mixtures, second[None]]), columns=COLUMNS + 2), calls(sampler, steps)
+
+
+def images_to_mix(settings: SampleSettings, channels: int) -> tuple[Tensor, Tensor]:
+    """The two images of ``input``, or the first two examples of the prior, each (C, H, W)."""
+    if settings.input is None:
+        found = list(read_images(example_images(settings.prior))[0][:2])
+    else:
+        found = [read_image(path) for path in settings.input.split(",")]
+    if len(found) != 2:
+        raise InputError(f"input: found {len(found)} images, expected two, as a.png,b.png")
+    first, second = (to_channels(image, channels) for image in found)
+    return first, second
 
 
 def draw_trajectories(prior: NetworkDenoiser, settings: SampleSettings, out: Path) -> None:
@@ -76,7 +166,7 @@ def draw_trajectories(prior: NetworkDenoiser, settings: SampleSettings, out: Pat
     from matplotlib.figure import Figure
 
     times = [0, prior.schedule.T // 10, prior.schedule.T // 4, prior.schedule.T // 2, prior.schedule.T]
-    number = max(settings.n, 1000)  # fewer points do not show a density
+    number = max(settings.n or 0, 1000)  # fewer points do not show a density
     forward, reverse = trajectories(prior, number, times, settings.seed)
     figure = Figure(figsize=(2.2 * len(times), 4.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from invdiff import config
+from invdiff.errors import InputError
 from invdiff.images import read_image, write_image
 from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.solve import SolveSettings, main
@@ -203,6 +204,55 @@ def test_sample_writes_a_grid(prior: Path, tmp_path: Path) -> None:
 
     sample([f"prior={prior}", "n=4", "steps=3", f"out={tmp_path / 'grid.png'}"])
     assert read_image(tmp_path / "grid.png").shape == (1, 2 + 2 * 18, 2 + 2 * 18)
+
+
+def test_sample_says_what_it_cost(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from invdiff.sample import main as sample
+
+    for sampler, calls in {"ddim": 5, "dpmpp_2m": 5, "heun": 9, "langevin": 50}.items():
+        sample([f"prior={prior}", "n=1", "steps=5", f"sampler={sampler}", f"out={tmp_path / 'grid.png'}"])
+        assert f"{sampler}: {calls} denoiser calls an image" in capsys.readouterr().out
+
+
+def test_sample_shows_predictions_and_interpolations(prior: Path, tmp_path: Path) -> None:
+    from invdiff.sample import main as sample
+
+    out = tmp_path / "row.png"
+    sample([f"prior={prior}", "show=progressive", "n=2", "steps=20", f"out={out}"])
+    assert read_image(out).shape == (1, 2 + 2 * 18, 2 + 11 * 18)
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    for name, image in zip("ab", images, strict=True):
+        write_image(tmp_path / f"{name}.png", image)
+    pair = f"input={tmp_path / 'a.png'},{tmp_path / 'b.png'}"
+    sample([f"prior={prior}", "show=interpolate", pair, "t=1", "steps=1", f"out={out}"])
+    row = read_image(out)
+    assert row.shape == (1, 2 + 18, 2 + 13 * 18)
+    first, zero, one, second = (row[None, :, 2:18, 2 + 18 * k : 18 + 18 * k] for k in (0, 1, 11, 12))
+    for drawn, image in ((first, images[0]), (second, images[1])):
+        assert float((drawn - image).abs().max()) <= 0.5001 / 255
+    # At t = 1 nothing is lost but what the network, which is not trained, does to x.
+    assert float((zero - first).abs().mean()) < 0.05 < float((zero - second).abs().mean())
+    assert float((one - second).abs().mean()) < 0.05 < float((one - first).abs().mean())
+
+
+def test_sample_refuses_what_does_not_go_together(prior: Path, picture: Path, tmp_path: Path) -> None:
+    from invdiff.sample import main as sample
+
+    out = tmp_path / "grid.png"
+    for message, words in {
+        "expected one that follows the schedule": ["show=progressive", "sampler=langevin"],
+        "langevin has no such setting": ["sampler=langevin", "eta=0.5"],
+        "show=interpolate draws one row": ["show=interpolate", "n=2"],
+        "expected show=interpolate with it": ["input=a.png,b.png"],
+        "input: found 1 images, expected two": ["show=interpolate", f"input={picture}"],
+        "no example images": ["show=interpolate"],
+        "expected a timestep from 1 to 100": ["show=interpolate", f"input={picture},{picture}", "t=101"],
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            sample([f"prior={prior}", f"out={out}", "steps=2", *words])
+    with pytest.raises(InputError, match="expected samples, ddpm for a prior of points"):
+        sample(["prior=swissroll", "sampler=heun", f"out={out}"])
+    assert not out.exists()
 
 
 def test_sample_draws_the_swiss_roll(tmp_path: Path) -> None:

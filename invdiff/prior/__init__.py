@@ -6,13 +6,14 @@ from invdiff.prior.ddpm import DDPM, algorithm_1, algorithm_2
 from invdiff.prior.denoiser import Denoiser, GaussianDenoiser, MixtureDenoiser, NetworkDenoiser
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided, guided
 from invdiff.prior.mlp import MLP
-from invdiff.prior.reverse import generate, transition
+from invdiff.prior.ncsn import langevin, score
+from invdiff.prior.reverse import State, calls, generate, interpolate, progressive, reverse, transition
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import UNet
 
 __all__ = [
     "DDPM", "MLP", "Classifier", "ClassifierFree", "ClassifierGuided", "ClassifierSpec", "Denoiser",
-    "GaussianDenoiser", "MixtureDenoiser", "NetworkClassifier", "NetworkDenoiser", "PriorSpec", "Schedule", "UNet",
-    "UNetClassifier", "algorithm_1", "algorithm_2", "generate", "guided", "load_card", "load_classifier",
-    "load_prior", "save_prior", "transition",
+    "GaussianDenoiser", "MixtureDenoiser", "NetworkClassifier", "NetworkDenoiser", "PriorSpec", "Schedule", "State",
+    "UNet", "UNetClassifier", "algorithm_1", "algorithm_2", "calls", "generate", "guided", "interpolate", "langevin",
+    "load_card", "load_classifier", "load_prior", "progressive", "reverse", "save_prior", "score", "transition",
 ]  # fmt: skip

@@ -1,19 +1,43 @@
-"""The reverse process in sigma coordinates x = x_0 + sigma n: one transition for DDPM and DDIM.
+"""The reverse process in sigma coordinates x = x_0 + sigma n: DDPM, DDIM, DPM-Solver++ and Heun as one loop.
 
-Song, Meng & Ermon 2021, Eq. 12 and 16 (https://arxiv.org/abs/2010.02502), divided by sqrt(abar).
+DDPM and DDIM: Song, Meng & Ermon 2021, Eq. 12 and 16 (https://arxiv.org/abs/2010.02502), divided by sqrt(abar).
+DPM-Solver++(2M): Lu et al. 2022, Algorithm 2 (https://arxiv.org/abs/2211.01095), likewise; lambda = -log sigma.
+Heun: Karras et al. 2022, Algorithm 1 (https://arxiv.org/abs/2206.00364), with sigma(t) = t and s(t) = 1.
+All take the same transition; the second-order methods hand it a better x_0 than D(x, sigma).
+Progressive generation and interpolation: Ho et al. 2020, Sec. 4.3 and Fig. 6 and 8 (https://arxiv.org/abs/2006.11239).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.prior.denoiser import Denoiser
-from invdiff.prior.schedule import Spacing
+from invdiff.prior.schedule import Spacing, at_least_1
 from invdiff.rng import Streams
+
+Sampler = Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
+
+
+class State(NamedTuple):
+    """The reverse process at one noise level, all on the [0, 1] scale.
+
+    Attributes:
+        t: timestep of the prior's schedule that has this noise level, maybe fractional; 0 at the end.
+        sigma: (), float64; 0 at the end.
+        x: (B, C, H, W), x_t in sigma coordinates: x_0 + sigma n.
+        x0: (B, C, H, W), its predicted end D(x, sigma), the x_0-hat of Ho et al.; x itself at the end.
+    """
+
+    t: float
+    sigma: Tensor
+    x: Tensor
+    x0: Tensor
 
 
 def transition(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float, noise: Streams) -> Tensor:
@@ -27,21 +51,169 @@ def transition(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, eta: fl
     return x_next + fresh.to(x) * noise(x) if eta > 0 else x_next
 
 
+# What a sampler takes for x_0 in the transition from a state to sigma_next.
+
+
+def predicted(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
+    """DDPM and DDIM: x_0 as it is predicted."""
+    return now.x0
+
+
+def extrapolated(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
+    """D_i of DPM-Solver++(2M): this and the previous prediction, extrapolated to the middle of the step in lambda.
+
+    The first step has no previous one, and the last, to sigma = 0, is infinitely long: both are of first order.
+    """
+    if before is None or sigma_next == 0:
+        return now.x0
+    h_before, h = (before.sigma / now.sigma).log(), (now.sigma / sigma_next).log()
+    return now.x0 + (h / (2 * h_before)).to(now.x0) * (now.x0 - before.x0)
+
+
+def corrected(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
+    """The x_0 that makes a DDIM step Heun's: its slope (x - x_0) / sigma is the mean of those at both ends.
+
+    With x' = x_0 + sigma' / sigma (x - x_0), the end of Euler's step, and x_0' = D(x', sigma'), that is
+    x_0 + sigma / (2 sigma') (x_0' - x_0). The step to sigma = 0 remains Euler's.
+    """
+    if sigma_next == 0:
+        return now.x0
+    euler = now.x0 + (sigma_next / now.sigma).to(now.x) * (now.x - now.x0)
+    return now.x0 + (now.sigma / (2 * sigma_next)).to(now.x) * (prior(euler, sigma_next) - now.x0)
+
+
+_ESTIMATES: dict[str, Callable[[Denoiser, State | None, State, Tensor], Tensor]] = {
+    "ddpm": predicted, "ddim": predicted, "dpmpp_2m": extrapolated, "heun": corrected,
+}  # fmt: skip
+
+
+def calls(sampler: Sampler, steps: int) -> int:
+    """How often a sampler of ``steps`` steps calls the denoiser: once a step; with Heun twice, but for the last."""
+    return 2 * steps - 1 if sampler == "heun" else steps
+
+
 @torch.no_grad()
+def reverse(
+    prior: Denoiser, x: Tensor, sigmas: Tensor, noise: Streams, sampler: Sampler = "ddpm", eta: float | None = None
+) -> Iterator[State]:
+    """Run the reverse process, yielding its state at every noise level.
+
+    Args:
+        x: (B, C, H, W), the iterate at sigmas[0].
+        sigmas: (steps + 1,), decreasing to 0, as from ``Denoiser.ladder``.
+        noise: one stream per image.
+        sampler: "ddpm" and "ddim" are one family in eta; "dpmpp_2m" and "heun" are deterministic and of second order.
+        eta: the share of fresh noise, 0 to 1, of the first two: 1 by default for "ddpm" and 0 for "ddim".
+
+    Raises:
+        InputError: an unknown sampler, or an eta that it does not have.
+    """
+    if sampler not in _ESTIMATES:
+        raise InputError(f"sampler: found {sampler!r}, expected one of {', '.join(_ESTIMATES)}")
+    stochastic = sampler in ("ddpm", "ddim")
+    if eta is not None and not (stochastic and 0 <= eta <= 1):
+        expected = "a number from 0 to 1" if stochastic else f"none, since {sampler} draws no noise"
+        raise InputError(f"eta: found {eta}, expected {expected}")
+    fresh = float(sampler == "ddpm") if eta is None else eta
+    before = None
+    for sigma, sigma_next in pairwise(sigmas):
+        now = State(prior.t_at(sigma), sigma, x, prior(x, sigma))
+        yield now
+        x = transition(x, _ESTIMATES[sampler](prior, before, now, sigma_next), sigma, sigma_next, fresh, noise)
+        before = now
+    yield State(0.0, sigmas[-1], x, x)
+
+
+def progressive(
+    prior: Denoiser,
+    n: int,
+    *,
+    steps: int = 100,
+    sampler: Sampler = "ddpm",
+    eta: float | None = None,
+    spacing: Spacing = "uniform",
+    seed: int = 0,
+) -> Iterator[State]:
+    """Generate n samples, yielding the steps + 1 states on the way; arguments as in ``generate`` and ``reverse``.
+
+    The predictions x0 are the progressive generation of Ho et al. 2020, Fig. 6.
+    """
+    noise = Streams([(seed, k) for k in range(at_least_1("n", n))])
+    sigmas = prior.ladder(steps, spacing)
+    yield from reverse(prior, start(prior, sigmas[0], noise), sigmas, noise, sampler, eta)
+
+
+def start(prior: Denoiser, sigma: Tensor, noise: Streams) -> Tensor:
+    """x ~ N(1/2, sigma^2 I), one per stream: (B, C, H, W) on the prior's device and in its dtype."""
+    x = like(prior).new_zeros(len(noise), *prior.shape)
+    return 0.5 + sigma.to(x) * noise(x)
+
+
+def like(prior: Denoiser) -> Tensor:
+    """A tensor of the device and the dtype that the prior computes with."""
+    return next(iter(prior.state_dict().values()))
+
+
 def generate(
-    prior: Denoiser, n: int, *, steps: int = 100, eta: float = 1.0, spacing: Spacing = "uniform", seed: int = 0
+    prior: Denoiser,
+    n: int,
+    *,
+    steps: int = 100,
+    sampler: Sampler = "ddpm",
+    eta: float | None = None,
+    spacing: Spacing = "uniform",
+    seed: int = 0,
 ) -> Tensor:
     """Draw n samples of the prior: (n, C, H, W) in [0, 1] units, on the prior's device.
 
     Sample k draws from the stream (seed, k), so that it does not depend on n.
+
+    Args:
+        steps: of the sampler; ``calls(sampler, steps)`` is how often it calls the denoiser.
+        sampler, eta: see ``reverse``.
+        spacing: of the noise levels, see ``Schedule.ladder``; the second-order samplers want "karras".
+        seed: any non-negative integer.
     """
-    if n < 1:
-        raise InputError(f"n: found {n}, expected at least 1")
-    parameter = next(iter(prior.state_dict().values()))
-    noise = Streams([(seed, k) for k in range(n)])
-    sigmas = prior.ladder(steps, spacing)
-    x = torch.zeros(n, *prior.shape, dtype=parameter.dtype, device=parameter.device)
-    x = 0.5 + sigmas[0].to(x) * noise(x)
-    for sigma, sigma_next in pairwise(sigmas):
-        x = transition(x, prior(x, sigma), sigma, sigma_next, eta, noise)
+    for state in progressive(prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed):
+        x = state.x
     return x
+
+
+@torch.no_grad()
+def interpolate(
+    prior: Denoiser,
+    first: Tensor,
+    second: Tensor,
+    weights: Tensor,
+    *,
+    t: int = 500,
+    steps: int = 500,
+    sampler: Sampler = "ddpm",
+    eta: float | None = None,
+    spacing: Spacing = "uniform",
+    seed: int = 0,
+) -> Iterator[State]:
+    """Interpolate between two images, Ho et al. 2020, Fig. 8: encode by q(x_t | x_0), mix, decode by the chain.
+
+    Both images and every weight meet the same noise, from the stream (seed, 0), in q as in the chain: a mixture
+    (1 - lambda) x_t + lambda x_t' has q's own variance, and neighbours differ by lambda alone.
+
+    Args:
+        first, second: (C, H, W) in [0, 1].
+        weights: lambda, (L,): 0 is ``first``, 1 is ``second``.
+        t: where they are mixed, from 1 (nothing is lost) to the schedule's T (nothing is kept).
+        steps: from t down, t at most, which take every timestep.
+
+    Yields:
+        the states, x and x0 of shape (L, C, H, W).
+
+    Raises:
+        InputError: images of different shapes, or a t outside of the schedule.
+    """
+    if first.shape != second.shape:
+        raise InputError(f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
+    sigmas = prior.ladder(min(steps, max(t, 1)), spacing, t)
+    first, second, mix = (tensor.to(like(prior)) for tensor in (first, second, weights.view(-1, 1, 1, 1)))
+    noise = Streams([(seed, 0)] * len(mix))
+    x_0 = (1 - mix) * first + mix * second
+    yield from reverse(prior, x_0 + sigmas[0].to(x_0) * noise(x_0), sigmas, noise, sampler, eta)

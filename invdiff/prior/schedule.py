@@ -109,15 +109,19 @@ class Schedule:
         weight = ((log_sigma - knots[high - 1]) / (knots[high] - knots[high - 1])).clamp(0, 1)
         return torch.lerp(values[high - 1], values[high], weight)
 
-    def ladder(self, steps: int, spacing: Spacing = "uniform") -> Tensor:
-        """Decreasing noise levels of a sampler with ``steps`` network calls, then 0: (steps + 1,), float64.
+    def ladder(self, steps: int, spacing: Spacing = "uniform", t: float | None = None) -> Tensor:
+        """Decreasing noise levels of a sampler with ``steps`` steps, then 0: (steps + 1,), float64.
 
         ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps, ``root`` is the grid of DiffPIR,
         T - sqrt(linspace(0, T^2)), ``karras`` spaces sigma^(1/7) (Karras et al. 2022, Eq. 5).
-        A ladder begins at sigma = 160 at most. The linear schedule ends at 157, the cosine at 20,000, where x says
-        nothing about x_0 and a solver's balance of x_0 against y is lost.
+        A ladder begins at timestep t, by default T, but at sigma = 160 at most. The linear schedule ends at 157, the
+        cosine at 20,000, where x says nothing about x_0 and a solver's balance of x_0 against y is lost.
         """
         last = self.t_at(torch.tensor(160.0, dtype=torch.float64)).floor()
+        if t is not None:
+            if not 1 <= t <= self.T:
+                raise InputError(f"t: found {t:g}, expected a timestep from 1 to {self.T}")
+            last = last.clamp(max=t)
         sigmas = self.sigma_at(self._subset(at_least_1("steps", steps), spacing, last))
         return torch.cat([sigmas, sigmas.new_zeros(1)])
 

@@ -1,0 +1,357 @@
+"""Sampling from the prior: the papers' algorithms written out, the probability-flow ODE's closed form, exact laws.
+
+For a Gaussian prior the ODE dx/dsigma = (x - D(x, sigma)) / sigma is linear: along an eigenvector of variance v,
+x - mean grows as sqrt(v + sigma^2). Everything is in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import get_args
+
+import pytest
+import torch
+from oracles import Eps, denoiser, exponential_prior, gaussian_eps, linear_abar, normal, uniform_timesteps
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
+
+import invdiff
+from invdiff.errors import InputError
+from invdiff.prior.denoiser import GaussianDenoiser, MixtureDenoiser, levels
+from invdiff.prior.ncsn import geometric, langevin, score
+from invdiff.prior.reverse import Sampler, State, calls, generate, interpolate, progressive, reverse
+from invdiff.prior.schedule import Schedule
+from invdiff.rng import Streams
+
+SHAPE = (1, 3, 4)
+PRIOR = exponential_prior(SHAPE)
+DETERMINISTIC: list[Sampler] = ["ddim", "dpmpp_2m", "heun"]
+
+
+def gaussian() -> GaussianDenoiser:
+    return denoiser(PRIOR, SHAPE, Schedule.linear())
+
+
+def two_modes(weight: float = 0.25, apart: float = 0.5, std: float = 0.05) -> MixtureDenoiser:
+    """Two narrow modes in the plane, the first of the given weight."""
+    weights, centres = [weight, 1 - weight], [0.5 - apart / 2, 0.5 + apart / 2]
+    means = torch.tensor(centres, dtype=torch.float64).view(2, 1, 1, 1).expand(2, 1, 1, 2)
+    return MixtureDenoiser(torch.tensor(weights).double(), means.clone(), torch.full((2,), std**2).double())
+
+
+# The papers' algorithms, in their own coordinates: images in [-1, 1], rows of a (B, D) matrix.
+
+
+def dpm_solver_pp_2m(eps: Eps, abar: Tensor, x: Tensor, timesteps: list[int]) -> Iterator[Tensor]:
+    """Lu et al. 2022, Algorithm 2, with alpha_t, sigma_t, lambda_t = log(alpha_t / sigma_t): x_{t_1}, x_{t_2}, ..."""
+    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+    lambda_ = (alpha / sigma).log()
+    buffer: list[Tensor] = []  # x_theta(x_{t_i}, t_i)
+    h: list[Tensor] = []
+    for i, (s, t) in enumerate(pairwise(timesteps), start=1):
+        buffer.append((x - sigma[s] * eps(x, s)) / alpha[s])
+        if t == 0:  # lambda is infinite: the limit of the first-order step
+            yield alpha[t] * buffer[-1]
+            return
+        h.append(lambda_[t] - lambda_[s])
+        D = buffer[-1]
+        if i > 1:
+            r = h[-2] / h[-1]
+            D = (1 + 1 / (2 * r)) * buffer[-1] - 1 / (2 * r) * buffer[-2]
+        x = sigma[t] / sigma[s] * x - alpha[t] * torch.expm1(-h[-1]) * D
+        yield x
+
+
+def karras_heun(D: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> Iterator[Tensor]:
+    """Karras et al. 2022, Algorithm 1, with sigma(t) = t and s(t) = 1: x_1, ..., x_N."""
+    for i in range(len(t) - 1):
+        d = (x - D(x, t[i])) / t[i]
+        x_next = x + (t[i + 1] - t[i]) * d
+        if t[i + 1] != 0:
+            d_next = (x_next - D(x_next, t[i + 1])) / t[i + 1]
+            x_next = x + (t[i + 1] - t[i]) * (d / 2 + d_next / 2)
+        x = x_next
+        yield x
+
+
+def test_dpm_solver_pp_2m_as_published() -> None:
+    abar, timesteps = linear_abar(), uniform_timesteps(12)
+    u = normal(3, 12)  # x_T
+    prior, noise = gaussian(), Streams([(0, k) for k in range(3)])
+    sigmas = prior.ladder(12)
+    x = ((u / abar[1000].sqrt() + 1) / 2).view(3, *SHAPE)
+    _, *found = reverse(prior, x, sigmas, noise, "dpmpp_2m")
+    expected = dpm_solver_pp_2m(gaussian_eps(PRIOR, abar), abar, u, timesteps)
+    for t, state, u_t in zip(timesteps[1:], found, expected, strict=True):
+        assert state.t == pytest.approx(t, abs=1e-6)
+        torch.testing.assert_close(abar[t].sqrt() * (2 * state.x.flatten(1) - 1), u_t, rtol=0, atol=1e-9)
+
+
+def test_heun_as_published() -> None:
+    prior, noise = gaussian(), Streams([(0, k) for k in range(3)])
+    t = 2 * prior.ladder(12, "karras")
+    u = t[0] * normal(3, *SHAPE)
+    _, *found = reverse(prior, (u + 1) / 2, t / 2, noise, "heun")
+    for state, u_t in zip(found, karras_heun(lambda u, t: 2 * prior((u + 1) / 2, t / 2) - 1, u, t), strict=True):
+        torch.testing.assert_close(2 * state.x - 1, u_t, rtol=0, atol=1e-10)
+
+
+# The order of convergence.
+
+
+def ode_error(sampler: Sampler, sigmas: Tensor) -> float:
+    """Largest error at the last positive noise level, against the closed form of the probability-flow ODE."""
+    prior = gaussian()
+    x = prior.mean + sigmas[0] * normal(4, *SHAPE)
+    *_, state, _ = reverse(prior, x, sigmas, Streams([(0,)] * 4), sampler)
+    growth = ((prior.eigenvalues + state.sigma**2) / (prior.eigenvalues + sigmas[0] ** 2)).sqrt()
+    exact = ((x - prior.mean).flatten(1) @ prior.eigenvectors * growth) @ prior.eigenvectors.T
+    return float((state.x - prior.mean - exact.view_as(x)).abs().max())
+
+
+@pytest.mark.parametrize("spacing", ["lambda", "karras"])
+@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("heun", 2)])
+def test_order_of_convergence(sampler: Sampler, order: int, spacing: str) -> None:
+    """Twice the steps divide the error by 2 (first order) or 4 (second)."""
+    power = 7 if spacing == "karras" else math.inf
+
+    def sigmas(steps: int) -> Tensor:
+        u, high, low = torch.linspace(0, 1, steps + 1, dtype=torch.float64), 2.0, 0.02
+        if power == math.inf:
+            rungs = high * (low / high) ** u
+        else:
+            rungs = (high ** (1 / power) + u * (low ** (1 / power) - high ** (1 / power))) ** power
+        return torch.cat([rungs, rungs.new_zeros(1)])
+
+    coarse, fine, finest = (ode_error(sampler, sigmas(steps)) for steps in (100, 200, 400))
+    assert coarse / fine == pytest.approx(2**order, rel=0.08)
+    assert fine / finest == pytest.approx(2**order, rel=0.04)
+
+
+@pytest.mark.parametrize("sampler", get_args(Sampler))
+def test_calls_are_counted_as_they_are_made(sampler: Sampler) -> None:
+    prior, made = gaussian(), 0
+
+    def count(*_: object) -> None:
+        nonlocal made
+        made += 1
+
+    prior.register_forward_hook(count)
+    for steps in (1, 2, 9):
+        made = 0
+        generate(prior, 1, steps=steps, sampler=sampler)
+        assert made == calls(sampler, steps)
+    assert calls("heun", 9) == 17
+
+
+# The law of what is drawn.
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_second_order_samplers_draw_from_a_gaussian(sampler: Sampler) -> None:
+    """60 steps: within five standard errors, and 1 % of the largest variance, of the exact law."""
+    prior, n = gaussian(), 800
+    x = generate(prior, n, steps=60, sampler=sampler, spacing="karras", seed=1)
+    c = (x - prior.mean).flatten(1) @ prior.eigenvectors
+    v = prior.eigenvalues
+    assert bool((c.mean(0).abs() < 5 * (v / n).sqrt() + 2e-3).all())
+    error = ((torch.outer(v, v) + v.diag() ** 2) / n).sqrt()
+    assert bool(((c.T @ c / n - v.diag()).abs() < 5 * error + 0.01 * v.max()).all())
+
+
+def check_modes(x: Tensor, prior: MixtureDenoiser, variance: float, slack: float) -> None:
+    """Weights, means and variances of the two modes: five standard errors, and ``slack`` of the variance."""
+    flat = x.flatten(1)
+    low = flat.sum(1) < 1
+    weight = float(prior.log_weights[0].exp())
+    assert abs(float(low.double().mean()) - weight) < 5 * math.sqrt(weight * (1 - weight) / len(x))
+    for mode, mean in ((flat[low], prior.means[0]), (flat[~low], prior.means[1])):
+        assert bool(((mode.mean(0) - mean).abs() < 5 * math.sqrt(variance / len(mode)) + slack * variance**0.5).all())
+        found = (mode - mean).square().mean(0)
+        assert bool(((found - variance).abs() < (5 * math.sqrt(2 / len(mode)) + slack) * variance).all())
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "heun"])
+def test_samplers_draw_from_a_mixture(sampler: Sampler) -> None:
+    prior = two_modes()
+    x = generate(prior, 1000, steps=100, sampler=sampler, spacing="karras", seed=2)
+    check_modes(x, prior, 0.05**2, slack=0.08)
+
+
+def test_settings_that_a_sampler_does_not_have() -> None:
+    for settings, message in {
+        ("heun", 0.0): "eta: found 0.0, expected none, since heun draws no noise",
+        ("ddim", 1.5): "eta: found 1.5, expected a number from 0 to 1",
+        ("euler", None): "sampler: found 'euler', expected one of ddpm, ddim, dpmpp_2m, heun",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            generate(gaussian(), 1, sampler=settings[0], eta=settings[1])  # type: ignore[arg-type]
+
+
+def test_ddpm_and_ddim_differ_in_the_default_eta() -> None:
+    prior = gaussian()
+    for sampler, eta in (("ddpm", 1.0), ("ddim", 0.0)):
+        default, other = generate(prior, 2, steps=9, sampler=sampler), {"ddpm": "ddim", "ddim": "ddpm"}[sampler]
+        assert torch.equal(default, generate(prior, 2, steps=9, sampler=other, eta=eta))
+    assert torch.equal(generate(prior, 2, steps=9), generate(prior, 2, steps=9, sampler="ddpm"))
+
+
+# Progressive generation and interpolation.
+
+
+@pytest.mark.parametrize("sampler", get_args(Sampler))
+def test_predictions_on_the_way(sampler: Sampler) -> None:
+    """x0 of each state is E[x_0 | x_t] by Bayes in the DDPM's coordinates; the last state is the sample."""
+    abar = linear_abar()
+    mean, covariance = 2 * PRIOR.mean - 1, 4 * PRIOR.covariance
+    states = list(progressive(gaussian(), 2, steps=10, sampler=sampler, seed=5))
+    assert [round(state.t) for state in states] == uniform_timesteps(10)
+    for state in states[:-1]:
+        a = abar[round(state.t)]
+        x_t = a.sqrt() * (2 * state.x.flatten(1) - 1)
+        gain = a.sqrt() * covariance @ torch.linalg.inv(a * covariance + (1 - a) * torch.eye(12))
+        expected = mean + (x_t - a.sqrt() * mean) @ gain.T
+        torch.testing.assert_close(2 * state.x0.flatten(1) - 1, expected, rtol=0, atol=1e-7)
+    assert states[-1].t == 0 and states[-1].x is states[-1].x0
+    assert torch.equal(states[-1].x, generate(gaussian(), 2, steps=10, sampler=sampler, seed=5))
+
+
+ENDS = (0.5 + 0.2 * normal(*SHAPE, seed=1), 0.5 + 0.2 * normal(*SHAPE, seed=2))
+WEIGHTS = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
+
+
+def test_encodings_are_those_of_q() -> None:
+    """(1 - lambda) x_t + lambda x_t' has the mean of q at the mixed image and q's own variance, at every lambda."""
+    n, abar = 400, linear_abar()[500]
+    drawn: list[State] = [
+        next(iter(interpolate(gaussian(), *ENDS, WEIGHTS, t=500, steps=10, seed=seed))) for seed in range(n)
+    ]
+    assert drawn[0].t == pytest.approx(500)
+    x_t = abar.sqrt() * (2 * torch.stack([state.x for state in drawn]) - 1)  # (n, L, C, H, W)
+    mix = WEIGHTS.view(-1, 1, 1, 1)
+    residual = x_t - abar.sqrt() * (2 * ((1 - mix) * ENDS[0] + mix * ENDS[1]) - 1)
+    variance = 1 - abar
+    assert bool((residual.mean(0).abs() < 5 * (variance / n).sqrt()).all())
+    assert bool((residual.square().mean(0) / variance - 1).abs().max() < 5 * math.sqrt(2 / n))
+    torch.testing.assert_close(residual, residual[:, :1].expand_as(residual), rtol=0, atol=1e-12)  # one noise
+
+
+@pytest.mark.parametrize("sampler", get_args(Sampler))
+def test_the_ends_of_an_interpolation(sampler: Sampler) -> None:
+    """Encoded where there is next to no noise, an image comes back as it was; where there is much, it does not."""
+    for t, near in ((1, True), (700, False)):
+        *_, last = interpolate(gaussian(), *ENDS, WEIGHTS, t=t, steps=20, sampler=sampler)
+        error = torch.stack([(last.x[0] - ENDS[0]).abs().max(), (last.x[-1] - ENDS[1]).abs().max()])
+        # sigma_1 is 0.005; D takes away some of the noise and moves x towards the mean by less than that.
+        assert bool((error < 0.025).all()) == near and bool((error > 0.1).all()) != near
+
+
+def test_interpolation_chain_noise_is_shared() -> None:
+    """The DDPM chain too meets one noise: equal weights give equal images, and the map is affine for a Gaussian."""
+    weights = torch.tensor([0.0, 0.5, 0.5, 1.0])
+    *_, last = interpolate(gaussian(), *ENDS, weights, t=400, steps=30)
+    torch.testing.assert_close(last.x[1], last.x[2], rtol=0, atol=1e-14)
+    torch.testing.assert_close(last.x[1], (last.x[0] + last.x[3]) / 2, rtol=0, atol=1e-12)
+
+
+def test_interpolation_refuses() -> None:
+    for t in (0, 1001):
+        with pytest.raises(InputError, match=f"t: found {t}, expected a timestep from 1 to 1000"):
+            next(iter(interpolate(gaussian(), *ENDS, WEIGHTS, t=t)))
+    with pytest.raises(InputError, match=r"found shapes \(1, 3, 4\) and \(1, 3, 3\)"):
+        next(iter(interpolate(gaussian(), ENDS[0], ENDS[1][..., :3], WEIGHTS)))
+
+
+def test_ladder_from_a_timestep() -> None:
+    s = Schedule.linear()
+    torch.testing.assert_close(s.ladder(500, t=500), s.sigma[:501].flip(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(s.ladder(9, "karras", 300)[[0, -2]], s.sigma[[300, 1]], rtol=1e-9, atol=0)
+    assert torch.equal(s.ladder(40, t=1000), s.ladder(40))
+    assert torch.equal(Schedule.cosine().ladder(7, t=1000), Schedule.cosine().ladder(7))  # sigma = 160 at most
+
+
+# The score, and annealed Langevin dynamics.
+
+SIGMAS = torch.tensor([0.01, 0.1, 0.7, 5.0], dtype=torch.float64)
+
+
+def gradient(log_p: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(log_p(x).sum(), x)[0]
+
+
+def test_score_of_a_gaussian() -> None:
+    x = PRIOR.mean.view(SHAPE) + levels(SIGMAS + 0.1, normal(4, 1, 1, 1)) * normal(4, *SHAPE)
+
+    def log_p(x: Tensor, sigma: Tensor) -> Tensor:
+        noisy = PRIOR.covariance + sigma**2 * torch.eye(12, dtype=torch.float64)
+        return MultivariateNormal(PRIOR.mean, noisy).log_prob(x.flatten(1))
+
+    expected = torch.cat([gradient(lambda u, s=s: log_p(u, s), row[None]) for s, row in zip(SIGMAS, x, strict=True)])
+    torch.testing.assert_close(invdiff.score(gaussian(), x, SIGMAS), expected, rtol=1e-7, atol=1e-7)
+    one = gradient(lambda u: log_p(u, SIGMAS[1]), x)
+    torch.testing.assert_close(score(gaussian(), x, SIGMAS[1]), one, rtol=1e-7, atol=1e-7)
+
+
+def test_score_of_a_mixture() -> None:
+    prior = two_modes()
+    x = 0.5 + levels(SIGMAS + 0.1, normal(4, 1, 1, 1)) * normal(4, 1, 1, 2)
+
+    def log_p(x: Tensor) -> Tensor:
+        std = (prior.variances + SIGMAS[:, None] ** 2).sqrt()[..., None]
+        components = Normal(prior.means, std).log_prob(x.flatten(1)[:, None]).sum(2)
+        return (prior.log_weights + components).logsumexp(1)
+
+    torch.testing.assert_close(score(prior, x, SIGMAS), gradient(log_p, x), rtol=1e-8, atol=1e-8)
+
+
+def test_geometric_ladder() -> None:
+    sigmas = geometric(1.0, 0.01, 10)
+    torch.testing.assert_close(sigmas[[0, -1]], torch.tensor([1.0, 0.01], dtype=torch.float64))
+    torch.testing.assert_close(sigmas[1:] / sigmas[:-1], torch.full((9,), 0.01 ** (1 / 9)).double())
+    assert geometric(0.5, 0.5, 1).tolist() == [0.5]
+    with pytest.raises(InputError, match="sigma_1, sigma_L: found 0.1, 1, expected sigma_1 >= sigma_L > 0"):
+        geometric(0.1, 1.0, 3)
+
+
+def test_langevin_as_published() -> None:
+    """Song & Ermon 2019, Algorithm 1, on the same noise."""
+    prior, noise = two_modes(), Streams([(3, k) for k in range(5)])
+    like = torch.zeros(5, 1, 1, 2, dtype=torch.float64)
+    x = 0.5 + noise(like)
+    for i in range(4):
+        sigma = torch.tensor(0.1 ** (2 * i / 3), dtype=torch.float64)
+        alpha = 2e-5 * sigma**2 / 0.01**2
+        for _ in range(6):
+            x = x + alpha / 2 * (prior(x, sigma) - x) / sigma**2 + alpha.sqrt() * noise(like)
+    torch.testing.assert_close(langevin(prior, 5, L=4, T=6, seed=3), x, rtol=0, atol=1e-10)
+
+
+def test_langevin_draws_from_a_gaussian() -> None:
+    """Against N(mean, C + sigma_L^2 I), whose variances v the last level's step widens to v / (1 - alpha / (4 v))."""
+    prior, n = gaussian(), 400
+    sigma_L, alpha = 0.1, 2e-3
+    x = langevin(prior, n, sigma_L=sigma_L, epsilon=alpha, L=6, T=60, seed=1)
+    v = prior.eigenvalues + sigma_L**2
+    v = v / (1 - alpha / (4 * v))
+    c = (x - prior.mean).flatten(1) @ prior.eigenvectors
+    assert bool((c.mean(0).abs() < 5 * (v / n).sqrt()).all())
+    error = ((torch.outer(v, v) + v.diag() ** 2) / n).sqrt()
+    assert bool(((c.T @ c / n - v.diag()).abs() < 5 * error).all())
+
+
+def test_langevin_finds_the_weights_of_modes() -> None:
+    prior = two_modes()
+    x = langevin(prior, 700, sigma_1=1.0, sigma_L=0.02, epsilon=4e-5, L=10, T=40, seed=4)
+    check_modes(x, prior, 0.05**2 + 0.02**2, slack=0.05)
+
+
+def test_langevin_sample_k_does_not_depend_on_n() -> None:
+    prior = gaussian()
+    five, two = langevin(prior, 5, L=2, T=3), langevin(prior, 2, L=2, T=3)
+    torch.testing.assert_close(five[:2], two, rtol=1e-12, atol=1e-12)
+    assert float((langevin(prior, 2, L=2, T=3, seed=1) - two).abs().min()) > 0
+    with pytest.raises(InputError, match="T: found 0, expected at least 1"):
+        langevin(prior, 1, T=0)
