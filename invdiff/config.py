@@ -436,8 +436,8 @@ def run_command(
     except InputError as error:
         print(f"invdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("invdiff: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"invdiff: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

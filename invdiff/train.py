@@ -2,14 +2,18 @@
 
     python -m invdiff.train data=path/to/images out=runs/mine
     python -m invdiff.train train=fashion data=fashion_mnist.npz out=runs/fashion
+    torchrun --nproc-per-node 4 -m invdiff.train train=fashion data=fashion_mnist.npz out=runs/fashion
 
 data= is a folder of images of any size and mode, an .npz (uint8 arrays `images`, or `train_images` and `test_images`),
-or `swissroll`. The run resumes from out= by itself; python -m invdiff.solve prior=runs/mine uses its result.
+or `swissroll`. The run resumes from out= by itself, also after Ctrl-C; python -m invdiff.solve prior=runs/mine uses its
+result. Under torchrun the batch is shared by the processes, one per GPU, on one machine or several.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+
+from accelerate import PartialState
 
 from invdiff import config
 from invdiff.training import TrainSettings, fit
@@ -32,7 +36,9 @@ def main(words: list[str]) -> None:
     command = config.validate(TrainCommand, config.resolve(words, TrainCommand))
     settings = TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
     fit(settings, command.out)
-    print(f"prior: {command.out}")
+    if PartialState().is_main_process:
+        print(f"prior: {command.out}")
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

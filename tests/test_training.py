@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -232,27 +235,177 @@ def test_training_lowers_the_loss(images: Path, tmp_path: Path) -> None:
     assert len(losses) == 4 and losses[-1] < 0.9 * losses[0]
 
 
+def losses_in(run: Path) -> dict[int, float]:
+    with (run / "log.csv").open() as file:
+        return {int(step): float(value) for step, name, value in csv.reader(file) if name == "loss"}
+
+
+# Two processes with the environment that torchrun gives them, forked after the imports to be quick.
+# In the first of two attempts one is killed in step 8.
+TWO_PROCESSES = """
+import os, socket, sys, traceback
+import torch._dynamo  # which an optimiser imports, and slowly
+from invdiff import train
+from invdiff.training.trainer import Trainer
+
+def process(rank, attempt, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    def killed(self, step=Trainer.train_step):
+        if self.step == 7 and (rank, attempt) == (1, 0): os.kill(os.getpid(), 9)
+        return step(self)
+    Trainer.train_step = killed
+    train.main(sys.argv[1:])
+
+for attempt in range(2):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(2):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                process(rank, attempt, port)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+    print("ended", *[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], flush=True)
+"""
+
+
+def test_the_loss_curve_does_not_depend_on_processes_and_micro_batches(images: Path, tmp_path: Path) -> None:
+    """One process; four micro-batches; two processes with two micro-batches, killed and started again."""
+    s = settings(images, network={**TINY, "dropout": 0.0}, flip=True, log_every=1, eval_every=12)
+    fit(s, tmp_path / "one", progress=False)
+    fit(replace(s, accumulate=4), tmp_path / "four", progress=False)
+    given = {**{f: getattr(s, f) for f in s.__dataclass_fields__}, "accumulate": 2, "out": tmp_path / "two"}
+    words = [f"{key}={value}" for key, value in given.items() if value is not None]
+    run = subprocess.run(
+        [sys.executable, "-c", TWO_PROCESSES, *words], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert "ended 1 -9" in run.stdout and "ended 0 0" in run.stdout, run.stderr
+    one, four, two = (losses_in(tmp_path / name) for name in ("one", "four", "two"))
+    assert list(one) == list(range(1, 13))
+    assert four == pytest.approx(one, rel=1e-5) and two == pytest.approx(one, rel=1e-5)
+
+
+def test_processes_share_what_one_would_draw(tmp_path: Path) -> None:
+    """Items, crops, flips, t and eps of two halves of the batch are those of the whole."""
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 256, (12, 14, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    for channels_last in (False, True):
+        s = settings(tmp_path, size=8, crop=True, flip=True, channels_last=channels_last)
+        trainer = Trainer(s, *load_data(s.data, 8, crop=True), tmp_path / "run")
+        whole, halves = trainer.draw(3), []
+        for trainer.mine in (slice(0, 8), slice(8, 16)):
+            halves.append(trainer.draw(3))
+        for values, first, second in zip(whole, *halves, strict=True):
+            assert torch.equal(values, torch.cat([first, second]))
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(16, 3), (6, 4)])
+def test_a_batch_that_cannot_be_shared(images: Path, tmp_path: Path, batch: int, accumulate: int) -> None:
+    with pytest.raises(InputError, match=f"batch: found {batch}, expected a multiple of 1 .*accumulate={accumulate}"):
+        fit(settings(images, batch=batch, accumulate=accumulate), tmp_path, progress=False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_does_not_wait_for_the_gpu(images: Path, tmp_path: Path) -> None:
+    trainer = Trainer(settings(images, flip=True), *load_data(str(images)), tmp_path)
+    trainer.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_killed_run_resumes_to_the_same_weights(images: Path, tmp_path: Path) -> None:
-    """A process killed between checkpoints, continued, ends bit for bit where an unbroken one does."""
+    """A process killed while it saves, continued, ends bit for bit where an unbroken one does."""
     s = settings(images)
     fit(s, tmp_path / "whole", progress=False)
     script = (
-        "import os, sys; from invdiff.training import trainer as t, TrainSettings\n"
-        "step = t.Trainer.train_step\n"
-        "def killed(self):\n"
-        "    if self.step == 7: os.kill(os.getpid(), 9)\n"
-        "    return step(self)\n"
-        "t.Trainer.train_step = killed\n"
+        "import os, sys; from pathlib import Path; from invdiff.training import trainer as t, TrainSettings\n"
+        "write = Path.write_bytes\n"
+        "def killed(self, content):\n"
+        "    last = 'state.pt' in self.name and (self.parent / 'state.pt').exists()\n"
+        "    write(self, content[: len(content) // 2] if last else content)\n"
+        "    if last: os.kill(os.getpid(), 9)\n"
+        "Path.write_bytes = killed\n"
         f"t.fit(TrainSettings(**{ {f: getattr(s, f) for f in s.__dataclass_fields__} !r}), sys.argv[1], progress=False)"
     )
     died = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], capture_output=True)
     assert died.returncode == -9, died.stderr.decode()
     assert torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"] == 4
     fit(s, tmp_path / "killed", progress=False)
-    whole, resumed = (torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "killed"))
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    whole, resumed = (torch.load(run / "state.pt", weights_only=True) for run in (one, other))
     for part in ("network", "averaged"):
         for name, weight in whole[part].items():
             assert torch.equal(weight, resumed[part][name]), name
+
+
+def test_a_run_that_is_told_to_stop_saves_first(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s, train_step = settings(images, steps=8, eval_every=8), Trainer.train_step
+    fit(s, tmp_path / "whole", progress=False)
+    for number, last in ((signal.SIGINT, 5), (signal.SIGTERM, 7)):
+        def told(trainer: Trainer, number: int = number, last: int = last) -> torch.Tensor:
+            if trainer.step == last - 1:
+                os.kill(os.getpid(), number)
+            return train_step(trainer)
+
+        handler = signal.getsignal(number)
+        monkeypatch.setattr(Trainer, "train_step", told)
+        with pytest.raises(KeyboardInterrupt, match=f"saved at step {last} of 8"):
+            fit(s, tmp_path / "stopped", progress=False)
+        assert signal.getsignal(number) == handler
+    fit(s, tmp_path / "stopped", progress=False)
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("file", ["state.pt", "prior.safetensors"])
+def test_a_full_disk_leaves_the_last_good_files(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    s, write = settings(images), Path.write_bytes
+    fit(replace(s, steps=4, cooldown=0), tmp_path, progress=False)
+    before = (tmp_path / file).read_bytes()
+
+    def full(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2] if file in path.name else content)
+        if file in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="cannot be written at step 8 .No space left.*as it was last saved") as error:
+        fit(replace(s, cooldown=0), tmp_path, progress=False)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob(".*"))
+    assert (tmp_path / file).read_bytes() == before and load_prior(tmp_path) is not None
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == (4 if file == "state.pt" else 8)
+
+
+def test_a_run_can_begin_with_the_weights_of_a_prior(images: Path, tmp_path: Path) -> None:
+    s = settings(images, steps=1)
+    fit(s, tmp_path / "first", progress=False)
+    first = load_prior(tmp_path / "first").network.state_dict()
+    trainer = Trainer(replace(s, init=str(tmp_path / "first")), *load_data(s.data), tmp_path / "second")
+    for network in (trainer.network, trainer.averaged):
+        assert all(torch.equal(w, first[name]) for name, w in network.state_dict().items())
+    wider = replace(s, init=str(tmp_path / "first"), network={**TINY, "width": 16})
+    with pytest.raises(InputError, match=r"time.0.weight: found \(32, 8\), expected \(64, 16\)"):
+        fit(wider, tmp_path / "wider", progress=False)
+    with pytest.raises(InputError, match="predicts eps, expected target=v"):
+        fit(replace(s, init=str(tmp_path / "first"), target="v"), tmp_path / "v", progress=False)
 
 
 def test_a_run_leaves_what_it_says(images: Path, tmp_path: Path) -> None:
@@ -301,7 +454,7 @@ def test_a_diverged_run_stops_and_keeps_its_last_state(images: Path, tmp_path: P
     good = {name: w.clone() for name, w in poisoned["averaged"].items()}
     poisoned["network"]["stem.bias"][0] = torch.inf
     torch.save(poisoned, tmp_path / "state.pt")
-    with pytest.raises(InputError, match="loss: found nan"):
+    with pytest.raises(InputError, match="loss: found nan at step 5"):
         fit(s, tmp_path, progress=False)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["step"] == 4 and all(torch.equal(w, good[name]) for name, w in state["averaged"].items())

@@ -47,9 +47,12 @@ class PriorSpec:
     def build(self) -> NetworkDenoiser:
         """A prior with freshly initialised weights."""
         settings = dict(self.network)
-        network = lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
+        return self.around(lookup("network", settings.pop("name"))(channels=self.shape[0], **settings))
+
+    def around(self, network: Any) -> NetworkDenoiser:
+        """A network of this kind as a prior."""
         schedule = Schedule.named(self.schedule, self.T)
-        classes = settings.get("classes", 0)
+        classes = self.network.get("classes", 0)
         return NetworkDenoiser(network, self.shape, schedule, self.target, network.stride, classes=classes)
 
 
@@ -66,9 +69,12 @@ class ClassifierSpec:
     def build(self) -> NetworkClassifier:
         """A classifier with freshly initialised weights."""
         settings = dict(self.network)
-        network = lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
+        return self.around(lookup("network", settings.pop("name"))(channels=self.shape[0], **settings))
+
+    def around(self, network: Any) -> NetworkClassifier:
+        """A network of this kind as a classifier."""
         schedule = Schedule.named(self.schedule, self.T)
-        return NetworkClassifier(network, self.shape, schedule, settings["classes"], network.stride)
+        return NetworkClassifier(network, self.shape, schedule, self.network["classes"], network.stride)
 
 
 Spec = PriorSpec | ClassifierSpec
@@ -79,9 +85,14 @@ def save_prior(path: str | Path, network: nn.Module, spec: Spec) -> None:
     """Write the weights of a prior or of a classifier in half precision, atomically."""
     path = Path(path)
     weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_whole(path, save(weights, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})}))
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all. What a killed process leaves behind, the next one replaces."""
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(save(weights, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})}))
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

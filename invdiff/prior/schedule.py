@@ -8,6 +8,7 @@ Everything here is on the scale of images in [-1, 1], as in those papers.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Literal
 
@@ -77,6 +78,13 @@ class Schedule:
     @property
     def T(self) -> int:
         return len(self.abar) - 1
+
+    def to(self, device: torch.device) -> Schedule:
+        """The same schedule with its tables on a device, for a loop that must not wait for copies."""
+        moved = copy.copy(self)
+        for name, table in vars(self).items():
+            setattr(moved, name, table.to(device))
+        return moved
 
     def respaced(self, steps: int, spacing: Spacing = "uniform") -> Schedule:
         """A shorter chain over a subset of the timesteps (Nichol & Dhariwal 2021, Sec. 4), same network."""

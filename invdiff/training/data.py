@@ -34,23 +34,28 @@ MEMORY = 4 * 2**30  # bytes of decoded images that a folder keeps
 class Data(ABC):
     """Training items by number, each of ``shape``.
 
-    Whatever is random about an item (where it is cropped) draws from torch's global generator.
+    Attributes:
+        uniforms: how many random numbers of [0, 1) an item needs: where it is cropped.
     """
 
     shape: tuple[int, ...]
+    uniforms: int = 0
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batch(self, indices: Tensor) -> Tensor:
-        """Items by index, (B, *shape), as floats; images in [-1, 1]."""
+    def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
+        """Items by index, (B, *shape), as floats; images in [-1, 1].
+
+        ``u`` (B, ``uniforms``) in [0, 1) is what is random about them, by default from torch's global generator.
+        """
 
     def prefetch(self, indices: Tensor) -> None:  # noqa: B027 (nothing to do for items in memory)
         """Begin to read what ``batch`` will be asked for next."""
 
     def to(self, device: torch.device) -> Data:
-        """Hold the items on a device, where they are held at all."""
+        """Batches on a device; items that are in memory are held there."""
         return self
 
 
@@ -67,8 +72,8 @@ class TrainingData(Data):
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return tuple(self.items.shape[1:])
 
-    def batch(self, indices: Tensor) -> Tensor:
-        return to_model_range(self.items[indices.to(self.items.device)])
+    def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
+        return to_model_range(self.items[sent(indices, self.items.device)])
 
     def to(self, device: torch.device) -> TrainingData:
         return TrainingData(self.items.to(device))
@@ -89,7 +94,7 @@ class FolderData(Data):
 
     def __init__(self, paths: Sequence[Path], size: int, channels: int, framing: Framing = "fit") -> None:
         self.paths, self.size, self.framing = list(paths), size, framing
-        self.shape = (channels, size, size)
+        self.shape, self.uniforms, self.device = (channels, size, size), 2 * (framing == "random"), torch.device("cpu")
         self.unreadable: dict[int, str] = {}
         self._decoded: dict[int, Future[Tensor | InputError]] = {}
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
@@ -102,15 +107,20 @@ class FolderData(Data):
             if index not in self._decoded:
                 self._decoded[index] = self._pool.submit(self._read, index)
 
-    def batch(self, indices: Tensor) -> Tensor:
+    def to(self, device: torch.device) -> FolderData:
+        self.device = device
+        return self
+
+    def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
         self.prefetch(indices)
         images = [self._image(index) for index in indices.tolist()]
         room = max(2 * len(images), MEMORY // images[0].numel())
         while len(self._decoded) > room:
             del self._decoded[next(iter(self._decoded))]  # the one read first
         if self.framing == "random":
-            images = [self._random_square(image) for image in images]
-        return to_model_range(torch.stack(images))
+            u = torch.rand(len(images), 2) if u is None else u
+            images = [self._square(image, place) for image, place in zip(images, u, strict=True)]
+        return to_model_range(sent(torch.stack(images), self.device))
 
     def _read(self, index: int) -> Tensor | InputError:
         try:
@@ -132,10 +142,15 @@ class FolderData(Data):
                 warn(f"data: skipped {len(self.unreadable)} unreadable files so far: {image}", stacklevel=4)
         raise InputError(f"data {self.paths[0].parent}: found no readable image among {len(self)} files")
 
-    def _random_square(self, image: Tensor) -> Tensor:
+    def _square(self, image: Tensor, place: Tensor) -> Tensor:
         room = torch.tensor(image.shape[-2:]) - self.size + 1
-        top, left = (torch.rand(2) * room).long().tolist()
+        top, left = (place * room).long().tolist()
         return image[:, top : top + self.size, left : left + self.size]
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """x from the CPU on a device; a GPU is not waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def to_model_range(items: Tensor) -> Tensor:

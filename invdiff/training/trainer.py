@@ -2,30 +2,40 @@
 
 Every random number of a step (its items, t, eps, dropout) is a function of (seed, step), so the state of a run is
 its weights, their average, the optimiser and the step: a killed run continues to the weights it would have had.
+
+Under ``torchrun`` the same run is shared by several processes (Hugging Face Accelerate, DistributedDataParallel). Each
+draws the numbers of the whole batch and takes its part, so that the loss curve is that of one process; only dropout
+masks belong to the process and the micro-batch.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from invdiff.errors import InputError
 from invdiff.images import grid, write_image
-from invdiff.prior.checkpoint import PRIOR_FILE, PriorSpec, pick_device, save_prior
-from invdiff.prior.ddpm import DDPM, Target, algorithm_1
+from invdiff.prior.checkpoint import PRIOR_FILE, PriorSpec, load_prior, pick_device, save_prior, write_whole
+from invdiff.prior.ddpm import DDPM, Target
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
@@ -39,7 +49,9 @@ class TrainSettings:
 
     Attributes:
         data: what ``load_data`` reads; size, channels, crop and held_out as there.
-        steps, batch: optimiser steps, and images in each.
+        init: a prior whose weights the run begins with: a name that ships, a file, or a run's folder.
+        steps, batch: optimiser steps, and images in each, over all processes.
+        accumulate: micro-batches, one after the other, that the batch of a process is cut into to save memory.
         lr: the learning rate of AdamW after ``warmup`` steps; it falls linearly to zero over the last
             ``cooldown`` steps.
         clip: largest norm of the gradient.
@@ -59,8 +71,10 @@ class TrainSettings:
     schedule: ScheduleName = "linear"
     T: int = 1000
     target: Target = "eps"
+    init: str | None = None
     steps: int = 10_000
     batch: int = 64
+    accumulate: int = 1
     lr: float = 2e-4
     warmup: int = 200
     cooldown: int = 0
@@ -79,7 +93,7 @@ class TrainSettings:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "eval_every", "eval_images", "save_every"):
+        for name in ("steps", "batch", "accumulate", "log_every", "eval_every", "eval_images", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: found {getattr(self, name)}, expected at least 1")
         if not self.lr > 0 or not 0 <= self.ema < 1:
@@ -96,14 +110,16 @@ def fit(settings: TrainSettings, out: str | Path, *, progress: bool = True) -> N
     ``out`` receives state.pt (to resume), prior.safetensors, log.csv, TensorBoard events and grids of samples.
 
     Raises:
-        InputError: the data or the folder cannot be used, or ``out`` holds a run with other settings.
+        InputError: the data or the folder cannot be used, ``out`` holds a run with other settings, or the loss is not
+            finite.
+        KeyboardInterrupt: the run was told to stop (SIGINT, SIGTERM), and has been saved.
     """
     train, held_out = load_data(
         settings.data, settings.size, settings.channels, crop=settings.crop, held_out=settings.held_out
     )
     trainer = Trainer(settings, train, held_out, Path(out))
     trainer.run(progress)
-    return trainer.prior(trainer.averaged)
+    return trainer.spec.around(trainer.averaged)
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -120,12 +136,53 @@ def computes_bf16(device: torch.device) -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def accelerator(settings: TrainSettings) -> Accelerator:
+    """The processes of this run: one, or those that torchrun started."""
+    device = pick_device(settings.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
+    # Accelerate keeps one precision and one device per program; here each run has its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if bf16 else "no",
+        gradient_accumulation_steps=settings.accumulate,
+        dynamo_backend="inductor" if settings.compile else "no",
+    )
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go into the list instead of ending the program."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield seen
+        return
+    before = {number: signal.signal(number, lambda n, _: seen.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Batch(NamedTuple):
+    """What a step learns from: images x_0 (B, *shape) in [-1, 1], timesteps t (B,) and noise eps (B, *shape)."""
+
+    x_0: Tensor
+    t: Tensor
+    eps: Tensor
+
+
 class Trainer:
     """The state of one run and the loop over its steps."""
 
     def __init__(self, settings: TrainSettings, train: Data, held_out: Data, out: Path) -> None:
         self.settings, self.out = settings, out
-        self.device = pick_device(settings.device)
+        self.accelerator = accelerator(settings)
+        self.device = self.accelerator.device
+        self.mine = self._share()
         self.train, self.held_out = train.to(self.device), held_out
         self.spec = settings.spec(train.shape)
         torch.manual_seed(stream_seed(settings.seed))
@@ -138,79 +195,128 @@ class Trainer:
         )
         self.step = 0
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
-        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(self.device))
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
-        compiled = torch.compile(self.network) if settings.compile else self.network
-        self.ddpm = DDPM(compiled, self.prior(self.network).schedule, settings.target)
         self._open()
+        # The network as it is trained: in bf16, compiled, its gradients averaged over the processes.
+        self.model = self.accelerator.prepare_model(self.network)
+        schedule = self.spec.around(self.network).schedule.to(self.device)
+        self.ddpm = DDPM(self.model, schedule, settings.target)
 
-    def prior(self, network: nn.Module) -> NetworkDenoiser:
-        """A network of this run as a prior."""
-        prior = self.spec.build()
-        prior.network = network
-        return prior
+    def _share(self) -> slice:
+        """The part of a batch that is this process's."""
+        processes, batch, parts = self.accelerator.num_processes, self.settings.batch, self.settings.accumulate
+        if batch % (processes * parts):
+            raise InputError(
+                f"batch: found {batch}, expected a multiple of {processes} processes x accumulate={parts}"
+            )
+        size = batch // processes
+        return slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
 
     # The loop.
 
     def run(self, progress: bool = True) -> None:
-        """Train until ``settings.steps``."""
-        s = self.settings
-        bar = tqdm(total=s.steps, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True,
-                   mininterval=0.1 if sys.stderr.isatty() else 30.0)  # fmt: skip
+        """Train until ``settings.steps``. What is logged, drawn and saved is written by the main process alone."""
+        s, main = self.settings, self.accelerator.is_main_process
         started, first = time.perf_counter(), self.step
-        losses: list[Tensor] = []
-        with SummaryWriter(str(self.out), purge_step=self.step) as board:
-            while self.step < s.steps:
-                losses.append(self.train_step())
-                self.step += 1
-                bar.update()
-                due = {every: self.step % every == 0 or self.step == s.steps
-                       for every in (s.log_every, s.eval_every, s.save_every)}  # fmt: skip
-                if any(due.values()):
-                    self._stop_if_diverged(losses)
-                if due[s.log_every]:
-                    loss = torch.stack(losses).mean().item()
-                    losses.clear()
-                    speed = (self.step - first) * s.batch / (time.perf_counter() - started)
-                    self.log(board, loss=loss, images_per_second=speed)
-                    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
-                if due[s.eval_every]:
-                    bar.write(self.look(board))
-                if due[s.save_every]:
-                    self.save()
-        bar.close()
+        pending: list[Tensor] = []  # losses that are still on the device
+        losses: list[float] = []  # the last ones, for the log
+        try:
+            with (
+                stop_signals() as signals,
+                SummaryWriter(str(self.out), purge_step=first) if main else nullcontext() as board,
+                tqdm(total=s.steps, initial=first, unit="step", disable=not (progress and main), dynamic_ncols=True,
+                     mininterval=0.1 if sys.stderr.isatty() else 30.0) as bar,
+            ):  # fmt: skip
+                stopping = False
+                while self.step < s.steps and not stopping:
+                    pending.append(self.train_step())
+                    self.step += 1
+                    bar.update()
+                    due = {every: self.step % every == 0 or self.step == s.steps
+                           for every in (s.log_every, s.eval_every, s.save_every)}  # fmt: skip
+                    # Several processes can only stop together, so they ask each other when they meet anyway.
+                    if not any(due.values()) and not (signals and self.accelerator.num_processes == 1):
+                        continue
+                    losses = (losses + self.finite(pending))[-s.log_every :]
+                    pending.clear()
+                    stopping = self.anyone(bool(signals))
+                    if board is None:
+                        continue
+                    if due[s.log_every]:
+                        loss = sum(losses) / len(losses)
+                        speed = (self.step - first) * s.batch / (time.perf_counter() - started)
+                        self.log(board, loss=loss, images_per_second=speed)
+                        bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
+                    if due[s.eval_every] and not stopping:
+                        bar.write(self.look(board))
+                    if due[s.save_every] or stopping:
+                        self.save()
+                self.accelerator.wait_for_everyone()
+        except OSError as error:
+            reason = f"cannot be written at step {self.step} ({error.strerror or error})"
+            raise InputError(f"out {self.out}: {reason}; the run as it was last saved is intact") from None
+        if self.step < s.steps:
+            raise KeyboardInterrupt(f"saved at step {self.step} of {s.steps}; the same command continues")
 
     def train_step(self) -> Tensor:
-        """Algorithm 1 once; returns the loss, on the device."""
-        s = self.settings
-        torch.manual_seed(stream_seed(s.seed, 1, self.step))
-        x_0 = self.train.batch(self.indices(self.step)).to(self.device)
-        self.train.prefetch(self.indices(self.step + 1))
-        if s.flip:
-            mirrored = torch.rand(len(x_0), device=self.device) < 0.5
-            x_0 = torch.where(mirrored.view(-1, 1, 1, 1), x_0.flip(-1), x_0)
-        if s.channels_last and x_0.ndim == 4:
-            x_0 = x_0.contiguous(memory_format=torch.channels_last)
+        """Algorithm 1 once; returns the loss of this process's part of the batch, on the device."""
+        s, losses = self.settings, []
+        batch = self.draw(self.step)
+        self.train.prefetch(self.indices(self.step + 1)[self.mine])
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(s, self.step)
-        with self.autocast:
-            loss = algorithm_1(self.ddpm, x_0).mean()
         self.optimiser.zero_grad()
-        loss.backward()
+        for x_0, t, eps in zip(*(values.chunk(s.accumulate) for values in batch), strict=True):
+            with self.accelerator.accumulate(self.model):
+                loss = self.ddpm.L_simple(x_0, t, eps).mean()
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
         self.optimiser.step()
         self.average()
-        return loss.detach() + 0 * norm  # NaN where the gradient overflowed, without asking the device
+        return torch.stack(losses).mean() + 0 * norm  # NaN where the gradient overflowed, without asking the device
+
+    def draw(self, step: int) -> Batch:
+        """This process's part of the batch of a step. Random numbers are drawn for the whole batch by everyone."""
+        s, mine = self.settings, self.mine
+        torch.manual_seed(stream_seed(s.seed, 1, step))
+        x_0 = self.train.batch(self.indices(step)[mine], torch.rand(s.batch, self.train.uniforms)[mine])
+        if s.flip:
+            mirrored = torch.rand(s.batch, device=self.device)[mine] < 0.5
+            x_0 = torch.where(mirrored.view(-1, 1, 1, 1), x_0.flip(-1), x_0)
+        layout = torch.channels_last if s.channels_last and x_0.ndim == 4 else torch.contiguous_format
+        x_0 = x_0.contiguous(memory_format=layout)
+        t = torch.randint(1, self.ddpm.schedule.T + 1, (s.batch,), device=self.device)[mine]
+        eps = torch.empty(s.batch, *x_0.shape[1:], device=self.device, memory_format=layout).normal_()[mine]
+        if self.accelerator.process_index > 0:  # masks of dropout differ between the processes
+            torch.manual_seed(stream_seed(s.seed, 2, step, self.accelerator.process_index))
+        return Batch(x_0, t, eps)
 
     def indices(self, step: int) -> Tensor:
         """The items of a step: epochs are shuffled one by one and follow each other without a gap."""
-        n, out = len(self.train), []
-        for position in range(step * self.settings.batch, (step + 1) * self.settings.batch):
-            epoch, place = divmod(position, n)
-            if self.order[0] != epoch:
-                self.order = (epoch, epoch_order(n, epoch, self.settings.seed))
-            out.append(self.order[1][place])
-        return torch.stack(out)
+        n, start = len(self.train), step * self.settings.batch
+        positions = torch.arange(start, start + self.settings.batch)
+        return torch.cat([self._order(int(e))[positions[positions // n == e] % n] for e in (positions // n).unique()])
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.order[0] != epoch:
+            self.order = (epoch, epoch_order(len(self.train), epoch, self.settings.seed))
+        return self.order[1]
+
+    def finite(self, losses: list[Tensor]) -> list[float]:
+        """The losses of the last steps over the whole batch.
+
+        Raises:
+            InputError: one is not finite. It is found before anything is saved, so that what is on disk is good.
+        """
+        values: list[float] = self.accelerator.reduce(torch.stack(losses), reduction="mean").tolist()
+        for step, loss in enumerate(values, self.step - len(values) + 1):
+            if not math.isfinite(loss):
+                raise InputError(f"loss: found {loss} at step {step}, expected a finite one; try a lower lr")
+        return values
+
+    def anyone(self, here: bool) -> bool:
+        """Whether something is so in any process."""
+        return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.device), reduction="sum") > 0)
 
     @torch.no_grad()
     def average(self) -> None:
@@ -224,7 +330,7 @@ class Trainer:
     def look(self, board: SummaryWriter) -> str:
         """Bits/dim of held-out images and a grid of samples, from the averaged weights."""
         text = f"step {self.step}"
-        prior = self.prior(self.averaged)
+        prior = self.spec.around(self.averaged)
         if len(prior.shape) == 1:
             return text
         if len(self.held_out):
@@ -243,15 +349,10 @@ class Trainer:
                 csv.writer(file).writerow([self.step, name, f"{value:.6g}"])
                 board.add_scalar(name, value, self.step)
 
-    def _stop_if_diverged(self, losses: list[Tensor]) -> None:
-        """Before anything is logged or saved, so that the last state on disk is a good one."""
-        if losses and not math.isfinite(loss := torch.stack(losses).mean().item()):
-            raise InputError(f"loss: found {loss} before step {self.step}, expected a finite one; try a lower lr")
-
     # Saving.
 
     def save(self) -> None:
-        """Write state.pt and prior.safetensors, each to a temporary name first."""
+        """Write state.pt and prior.safetensors, each whole or not at all."""
         state = {
             "settings": self._identity(),
             "step": self.step,
@@ -259,18 +360,30 @@ class Trainer:
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        temporary = self.out / f".state.pt.{os.getpid()}"
-        torch.save(state, temporary)
-        os.replace(temporary, self.out / "state.pt")
+        content = io.BytesIO()  # torch tells no full disk from other failures, a file does
+        torch.save(state, content)
+        write_whole(self.out / "state.pt", content.getbuffer())
         save_prior(self.out / PRIOR_FILE, self.averaged, self.spec)
 
     def _identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share; the length, the looks and the path may change."""
         looks = {"log_every", "eval_every", "eval_images", "save_every"}
-        free = {"data", "held_out", "steps", "cooldown", "device", "compile", *looks}
+        free = {"data", "held_out", "steps", "accumulate", "cooldown", "device", "compile", *looks}
         return {k: v for k, v in asdict(self.settings).items() if k not in free}
 
     def _open(self) -> None:
+        """Begin, or continue from state.pt, which the main process reads for all."""
+        [state] = broadcast_object_list([self._saved() if self.accelerator.is_main_process else None])
+        if state is not None:
+            self.step = state["step"]
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        elif self.settings.init is not None:
+            self._begin_with(self.settings.init)
+
+    def _saved(self) -> dict[str, Any] | None:
+        """The state in ``out``, which must be writable, if there is one."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "log.csv").touch()
@@ -278,19 +391,29 @@ class Trainer:
             raise InputError(f"out {self.out}: cannot be written ({error.strerror})") from None
         path = self.out / "state.pt"
         if not path.exists():
-            return
+            return None
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in many ways inside torch
             raise InputError(f"{path}: damaged, cannot resume ({str(error).splitlines()[0]})") from None
         for key, value in self._identity().items():
             if state["settings"].get(key) != value:
                 found = state["settings"].get(key)
                 raise InputError(f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}")
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        return state
+
+    def _begin_with(self, name: str) -> None:
+        """The weights of another prior, which must fit one by one."""
+        prior = load_prior(name)
+        if prior.target != self.spec.target:
+            raise InputError(f"init {name}: predicts {prior.target}, expected target={self.spec.target}")
+        given, own = prior.network.state_dict(), self.network.state_dict()
+        for key in [*own, *given]:
+            found, expected = (tuple(w[key].shape) if key in w else "no such weight" for w in (given, own))
+            if found != expected:
+                raise InputError(f"init {name}: {key}: found {found}, expected {expected}")
+        self.network.load_state_dict(given)
+        self.averaged.load_state_dict(given)
 
 
 @torch.no_grad()
