@@ -97,6 +97,25 @@ def test_ddrm(name: str, eta: float, eta_b: float, sigma: float) -> None:
     agree("ddrm", solver, name, sigma, oracles.uniform_timesteps(20), eta=eta, eta_b=eta_b)
 
 
+@pytest.mark.parametrize("name", ["mask", "blur"])
+def test_the_temperature_of_ddrm_scales_every_noise_that_is_drawn(name: str) -> None:
+    """From the same start: tau times the noise at temperature 1 is the noise at temperature tau."""
+    network = oracles.EpsNetwork(oracles.gaussian_eps(PRIOR, oracles.linear_abar(1000)))
+    prior = NetworkDenoiser(network, SHAPE, Schedule.linear(1000), "eps")
+    problem = Problem.simulate(oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5, OPERATORS[name], Gaussian(0.05), seed=5)
+    sigmas = prior.ladder(10)
+    start = float(sigmas[0]) * oracles.normal(BATCH, *SHAPE, seed=2)
+
+    def last(temperature: float, scale: float) -> Tensor:
+        streams = Streams([(1, b) for b in range(BATCH)])
+        solver = DDRM(steps=10, temperature=temperature)
+        *_, step = solver.iterate(prior, problem, start, sigmas, lambda like: scale * streams(like))  # type: ignore[arg-type]
+        return step.x
+
+    torch.testing.assert_close(last(0.6, 1.0), last(1.0, 0.6), rtol=1e-12, atol=1e-12)
+    assert float((last(0.6, 1.0) - last(1.0, 1.0)).abs().mean()) > 0.01
+
+
 def test_ddrm_where_the_prior_is_the_stronger() -> None:
     agree("ddrm", DDRM(), "severe", 0.1, oracles.uniform_timesteps(20))
 
