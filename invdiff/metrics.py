@@ -1,4 +1,4 @@
-"""How good a restoration is: PSNR, SSIM, LPIPS, CRPS and coverage, one number per image.
+"""How good a restoration is: PSNR, SSIM, LPIPS, CRPS and coverage, one number per image; how far sets of images are.
 
 Images are (B, C, H, W) in [0, 1]; a result is (B,). Nothing is normalised by its own minimum or maximum.
 
@@ -6,6 +6,7 @@ PSNR and SSIM: Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861
 LPIPS: Zhang et al. 2018, https://arxiv.org/abs/1801.03924
 CRPS: Gneiting and Raftery 2007, https://doi.org/10.1198/016214506000001437; the fair estimator: Ferro 2014,
 https://doi.org/10.1002/qj.2270
+Fréchet distance: Dowson and Landau 1982, https://doi.org/10.1016/0047-259X(82)90077-X
 """
 
 from __future__ import annotations
@@ -79,6 +80,38 @@ def lpips(x: Tensor, ref: Tensor) -> Tensor:
         raise InputError(f"LPIPS: found images with {x.shape[1]} channels, expected 1 or 3")
     with torch.no_grad():
         return _lpips_network(str(x.device))(_lpips_input(x), _lpips_input(ref)).flatten()
+
+
+def alexnet_features(x: Tensor) -> Tensor:
+    """What AlexNet sees in an image, for ``frechet_distance``: (B, 256).
+
+    x: (B, C, H, W) in [0, 1] with C = 1 or 3, brought to AlexNet as for `lpips`. The activations of its fifth
+    convolution, after the ReLU, averaged over positions. Raises InputError as `lpips` does.
+    """
+    if x.shape[1] not in (1, 3):
+        raise InputError(f"AlexNet: found images with {x.shape[1]} channels, expected 1 or 3")
+    network: Any = _lpips_network(str(x.device))
+    with torch.no_grad():
+        return network.net(network.scaling_layer(_lpips_input(x)))[-1].mean((2, 3))
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Fréchet distance, squared, of the Gaussians with the moments of two sets of features; 0 for equal moments.
+
+    a, b: (N, D) and (M, D), N, M >= 2. |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B the covariances,
+    in float64. Estimated from few features it is too large, by the more the fewer: compare only equal N and M. With
+    `alexnet_features` it is no FID, which has Inception's features and tens of thousands of images.
+    Raises InputError for sets of fewer than 2 or of unequal D.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise InputError(f"Fréchet distance: found {tuple(a.shape)}, {tuple(b.shape)}, expected (N, D) and (M, D)")
+    a, b = a.double(), b.double()
+    A, B = a.T.cov(), b.T.cov()
+    values, vectors = torch.linalg.eigh(A)
+    root = vectors * values.clamp_min(0).sqrt()
+    # A B has the eigenvalues of root^T B root, which is symmetric.
+    cross = torch.linalg.eigvalsh(root.T @ B @ root).clamp_min(0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross)
 
 
 def crps(samples: Tensor, truth: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import skimage.data
 import skimage.metrics
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from invdiff import metrics
 from invdiff.errors import InputError
 from invdiff.images import read_image
-from invdiff.metrics import coverage, crps, lpips, psnr, ssim
+from invdiff.metrics import alexnet_features, coverage, crps, frechet_distance, lpips, psnr, ssim
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 EXAMPLE = DATA / "lpips_example"
@@ -213,6 +214,46 @@ def test_array_pickles_run_no_code(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="x.ckpt"):
             metrics._read_array_pickle(path)
     assert not trace.exists()
+
+
+# Sets of images
+
+
+@needs_alexnet
+@pytest.mark.parametrize("channels", [1, 3])
+def test_alexnet_features_written_out(channels: int) -> None:
+    """The layers of AlexNet's `features` with torchvision's numbers, on LPIPS's normalised input."""
+    from torch.nn.functional import conv2d, max_pool2d
+
+    x = photographs(channels)[1].float()
+    rgb = x.expand(-1, 3, -1, -1)
+    mean = torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)
+    h = ((2 * rgb - 1) - mean) / torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1)
+    layers = metrics._alexnet_convolutions()
+    for layer, stride, padding in ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1)):
+        h = conv2d(h, layers[layer]["weight"], layers[layer]["bias"], stride, padding).relu()
+        if layer in (0, 3):
+            h = max_pool2d(h, 3, 2)
+    torch.testing.assert_close(alexnet_features(x), h.mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_frechet_distance() -> None:
+    """Against scipy's matrix root, and its closed form where the covariances commute; fewer items than features too."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(300, 6, generator=generator, dtype=torch.float64)
+    b = 0.3 + a.flip(0)[:200] @ torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    A, B = np.cov(a.numpy().T), np.cov(b.numpy().T)
+    gap = (a.mean(0) - b.mean(0)).square().sum().item()
+    wanted = gap + np.trace(A + B - 2 * scipy.linalg.sqrtm(A @ B).real)
+    assert frechet_distance(a, b) == pytest.approx(wanted, rel=1e-9)
+    assert frechet_distance(b, a) == pytest.approx(wanted, rel=1e-9)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-12)
+    scaled = a.mean(0) + 3 * (a - a.mean(0)) + 2
+    assert frechet_distance(a, scaled) == pytest.approx(6 * 4 + 4 * np.trace(A), rel=1e-9)
+    few = a[:4]
+    assert frechet_distance(few, few + 1) == pytest.approx(6, rel=1e-6)
+    with pytest.raises(InputError, match="Fréchet distance: found"):
+        frechet_distance(a, b[:1])
 
 
 # Misfit, CRPS, coverage
