@@ -18,7 +18,7 @@ import torch
 
 from invdiff import config
 from invdiff.prior.checkpoint import load_prior
-from invdiff.prior.ddpm import DDPM, BitsPerDim
+from invdiff.prior.ddpm import BitsPerDim
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.rng import Streams
 from invdiff.training.data import Data, load_data
@@ -44,7 +44,7 @@ class CardSettings:
 @torch.no_grad()
 def held_out_terms(prior: NetworkDenoiser, data: Data, batch: int) -> BitsPerDim:
     """The terms of L_vlb of every image, (N,) each."""
-    ddpm = DDPM(prior.network, prior.schedule, prior.target)
+    ddpm = prior.ddpm
     parts = []
     for start in range(0, len(data), batch):
         index = torch.arange(start, min(start + batch, len(data)))

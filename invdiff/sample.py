@@ -26,7 +26,7 @@ from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import grid, read_image, read_images, to_channels, write_image
 from invdiff.prior.checkpoint import example_images, load_classifier, load_prior, pick_device
-from invdiff.prior.ddpm import DDPM, algorithm_2
+from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.guidance import guided
 from invdiff.prior.ncsn import langevin
@@ -187,7 +187,7 @@ def trajectories(
     prior: NetworkDenoiser, number: int, times: list[int], seed: int
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Points of q(x_t) from fresh data, and of Algorithm 2, at the given times."""
-    ddpm = DDPM(prior.network, prior.schedule, prior.target)
+    ddpm = prior.ddpm
     noise = Streams([(seed, k) for k in range(number)])
     x_0 = swiss_roll(number, seed=1)
     forward = {t: ddpm.q_sample(x_0, torch.full((len(x_0),), t), noise(x_0)) for t in times}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ UNET = PriorSpec(
     T=250,
     target="v",
 )
+LEARNED = replace(UNET, variance="learned")
 MLP = PriorSpec((2,), {"name": "mlp", "width": 16, "layers": 2}, T=100)
 
 
@@ -65,7 +66,7 @@ def refusal(path: str | Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("spec", [UNET, MLP], ids=["unet", "mlp"])
+@pytest.mark.parametrize("spec", [UNET, LEARNED, MLP], ids=["unet", "learned", "mlp"])
 def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     original, loaded = fresh(spec), load_prior(saved(tmp_path, spec))
     before, after = original.network.state_dict(), loaded.network.state_dict()
@@ -73,7 +74,7 @@ def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     for name, weight in before.items():
         assert after[name].dtype == torch.float32
         assert torch.equal(after[name], weight.half().float())  # rounded once, to half precision
-    assert loaded.shape == spec.shape and loaded.target == spec.target
+    assert loaded.shape == spec.shape and loaded.target == spec.target and loaded.variance == spec.variance
     assert torch.equal(loaded.schedule.abar, original.schedule.abar) and loaded.schedule.T == spec.T
     assert loaded.stride == original.stride and not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -87,6 +88,19 @@ def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     # Saved again, the file is the same to the byte: nothing is lost twice.
     save_prior(tmp_path / "again.safetensors", loaded.network, spec)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "prior.safetensors").read_bytes()
+
+
+def test_a_learned_variance_does_not_touch_the_denoiser() -> None:
+    """D(x, sigma) is that of the network whose last layer ends with the target; odd sizes are padded and cut."""
+    learned, plain = fresh(LEARNED), fresh(UNET)
+    weights = learned.network.state_dict()
+    weights |= {name: weights[name][:3] for name in ("head.2.weight", "head.2.bias")}
+    plain.network.load_state_dict(weights)
+    x = torch.rand(2, 3, 7, 10, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, expected = (prior.eval()(x, torch.tensor(0.2)) for prior in (learned, plain))
+    assert found.shape == x.shape and float(found.std()) > 0.01
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_a_training_runs_folder(tmp_path: Path) -> None:
@@ -201,6 +215,8 @@ BAD_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a later format": lambda entry: entry.update(format=2),
     "no target": lambda entry: entry.pop("target") and None,
     "an unknown target": lambda entry: entry.update(target="score"),
+    "an unknown variance": lambda entry: entry.update(variance="fixed"),
+    "a learned variance of a network without one": lambda entry: entry.update(variance="learned"),
     "no network": lambda entry: entry.pop("network") and None,
     "no network name": lambda entry: entry["network"].pop("name") and None,
     "an unknown network": lambda entry: entry["network"].update(name="unett"),

@@ -191,7 +191,7 @@ def test_colour_images_are_made_gray_for_a_gray_prior(prior: Path, tmp_path: Pat
 
 
 def test_help_from_any_folder(tmp_path: Path) -> None:
-    for command in ("solve", "train", "sample"):
+    for command in ("solve", "train", "sample", "likelihood"):
         done = subprocess.run(
             [sys.executable, "-m", f"invdiff.{command}", "--help"],
             cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},

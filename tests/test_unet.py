@@ -51,6 +51,16 @@ def test_every_parameter_learns(settings: dict[str, object]) -> None:
         assert p.grad is not None and float(p.grad.abs().max()) > 1e-5, name
 
 
+@pytest.mark.parametrize("patch", [1, 2])
+def test_more_channels_out_than_in(patch: int) -> None:
+    network, same = awake(unet(patch=patch, channels_out=4)), awake(unet(patch=patch))
+    out = network(noise(2, 2, 8, 8), torch.tensor([3.0, 400.0]))
+    assert out.shape == (2, 4, 8, 8) and bool((out.std((0, 2, 3)) > 0.01).all())
+    # All but the last layer is the same network.
+    assert [p.shape for p in network.parameters()][:-2] == [p.shape for p in same.parameters()][:-2]
+    assert MLP(2, channels_out=4)(noise(3, 2), torch.zeros(3)).shape == (3, 4)
+
+
 def test_blocks_per_level() -> None:
     network = unet(multipliers=(1, 2, 2), blocks=(1, 3, 2))
     stages = [sum(isinstance(layer, Stage) for layer in part) for part in (network.down, network.up)]

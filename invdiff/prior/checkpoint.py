@@ -1,8 +1,8 @@
 """The file format of a prior: one safetensors file whose header says how to rebuild it. No code is ever executed.
 
 The header's entry ``invdiff`` is JSON: {"format": 1, "network": {"name": ..., ...}, "schedule": "cosine",
-"T": 1000, "target": "v", "shape": [C, H, W]}. A card, ``NAME.json`` beside the weights, records where they came from.
-A classifier of noisy images has the same format, and the target "label".
+"T": 1000, "target": "v", "variance": "small", "shape": [C, H, W]}. A card, ``NAME.json`` beside the weights, records
+where they came from. A classifier of noisy images has the same format, and the target "label".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import nn
 
 from invdiff.errors import InputError
 from invdiff.prior.classifier import NetworkClassifier
-from invdiff.prior.ddpm import Target
+from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.registry import lookup
@@ -43,17 +43,22 @@ class PriorSpec:
     schedule: ScheduleName = "linear"
     T: int = 1000
     target: Target = "eps"
+    variance: Variance = "small"
 
     def build(self) -> NetworkDenoiser:
         """A prior with freshly initialised weights."""
         settings = dict(self.network)
+        if self.variance == "learned":
+            settings["channels_out"] = 2 * self.shape[0]
         return self.around(lookup("network", settings.pop("name"))(channels=self.shape[0], **settings))
 
     def around(self, network: Any) -> NetworkDenoiser:
         """A network of this kind as a prior."""
         schedule = Schedule.named(self.schedule, self.T)
         classes = self.network.get("classes", 0)
-        return NetworkDenoiser(network, self.shape, schedule, self.target, network.stride, classes=classes)
+        return NetworkDenoiser(
+            network, self.shape, schedule, self.target, network.stride, classes=classes, variance=self.variance
+        )
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,9 @@ def _checked(what: str, entry: dict[str, Any]) -> dict[str, Any]:
     """The settings of a spec in a file's header."""
     version, target = entry.pop("format"), entry["target"]
     kind = "classifier" if target == "label" else "prior"
-    if version != 1 or target not in (*get_args(Target), "label"):
-        raise InputError(f"format {version}, target {target!r}")
+    variance = entry.get("variance", "small")
+    if version != 1 or target not in (*get_args(Target), "label") or variance not in get_args(Variance):
+        raise InputError(f"format {version}, target {target!r}, variance {variance!r}")
     if kind != what:
         raise InputError(f"found a {kind}, expected a {what}")
     name = entry["network"]["name"]
@@ -175,7 +181,7 @@ def example_images(name: str | Path) -> Path:
     """The folder of example images of a prior that ships; InputError for one that has none."""
     folder = EXAMPLES / str(name)
     if not folder.is_dir():
-        raise InputError(f"prior '{name}': has no example images, expected input= or measurement=")
+        raise InputError(f"prior '{name}': has no example images, expected images of your own")
     return folder
 
 

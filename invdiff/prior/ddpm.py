@@ -2,7 +2,8 @@
 
 Symbols and equation numbers are the paper's. Images are in [-1, 1]; t is a (B,) integer tensor in 1..T.
 Beside the paper's eps-prediction a network may predict x_0 or v = sqrt(abar) eps - sqrt(1 - abar) x_0
-(Salimans & Ho 2022, https://arxiv.org/abs/2202.00512); everything else is the same.
+(Salimans & Ho 2022, https://arxiv.org/abs/2202.00512); everything else is the same. The learned variance, L_hybrid
+and the variance of the decoder are those of Improved DDPM (Nichol & Dhariwal 2021, https://arxiv.org/abs/2102.09672).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.prior.schedule import Schedule
 from invdiff.rng import Streams
 
 Target = Literal["eps", "x0", "v"]
+Variance = Literal["small", "large", "learned"]
 
 
 class Gaussian(NamedTuple):
@@ -27,6 +30,13 @@ class Gaussian(NamedTuple):
 
     mean: Tensor
     variance: Tensor
+
+
+class Output(NamedTuple):
+    """What a network says of x_t: its target and, where it learns the variance, the v of Nichol & Dhariwal, Eq. 15."""
+
+    target: Tensor
+    mix: Tensor | None
 
 
 class BitsPerDim(NamedTuple):
@@ -47,19 +57,41 @@ def kl_divergence(p: Gaussian, q: Gaussian) -> Tensor:
     return 0.5 * (ratio - 1 - ratio.log() + (p.mean - q.mean) ** 2 / q.variance)
 
 
+def bits_per_nat(x_0: Tensor) -> float:
+    """From nats of an image to bits per dimension."""
+    return 1 / (x_0[0].numel() * math.log(2))
+
+
 def per_image(values: Tensor) -> Tensor:
     """Sum over all but the batch dimension: (B, ...) -> (B,)."""
     return values.flatten(1).sum(1)
+
+
+class RateDistortion(NamedTuple):
+    """Progressive lossy coding (Ho et al., Sec. 4.3 and Fig. 5): points of each image's curve, (B, K).
+
+    Who has received L_T, ..., L_t knows x_t: ``rate`` is their sum in bits/dim, and ``distortion`` the root mean
+    square error, on [0, 255], of the x_0 that the network predicts at x_t. The columns are t = 0 (x_0, exact),
+    t = 1, and one random t in each stratum of 2..T.
+    """
+
+    t: Tensor
+    rate: Tensor
+    distortion: Tensor
+    bits: BitsPerDim  # all of L_vlb, from the same network calls
 
 
 class DDPM:
     """The forward process q and the model p_theta of a network.
 
     Args:
-        network: maps x_t (B, ...) and timesteps (B,) to its target (B, ...).
+        network: maps x_t (B, C, ...) and timesteps (B,) to its target (B, C, ...); with a learned variance to
+            (B, 2 C, ...), the target and 2 v - 1, so that a network that starts at zero starts at v = 1/2.
         schedule: beta_t, abar_t.
         target: what the network predicts.
-        variance: sigma_t^2 of p_theta: "small" is beta-tilde_t, "large" is beta_t (Sec. 3.2).
+        variance: sigma_t^2 of p_theta: "small" is beta-tilde_t, "large" is beta_t (Sec. 3.2), "learned" is
+            exp(v log beta_t + (1 - v) log beta-tilde_t), v one number per pixel (Nichol & Dhariwal, Eq. 15).
+            beta-tilde_1 is zero, and beta-tilde_2 takes its place.
     """
 
     def __init__(
@@ -67,10 +99,11 @@ class DDPM:
         network: Callable[..., Tensor],
         schedule: Schedule,
         target: Target = "eps",
-        variance: Literal["small", "large"] = "small",
+        variance: Variance = "small",
     ) -> None:
-        self.network, self.schedule, self.target = network, schedule, target
-        self.sigma2 = schedule.beta if variance == "large" else schedule.posterior_variance
+        self.network, self.schedule, self.target, self.variance = network, schedule, target, variance
+        self.small = schedule.posterior_variance.clone()
+        self.small[1] = self.small[2] if schedule.T > 1 else schedule.beta[1]
 
     def given(self, label: Tensor) -> DDPM:
         """The same process of images with labels (B,), which its network is told: p_theta(. | label)."""
@@ -119,10 +152,21 @@ class DDPM:
         abar = self.at(self.schedule.abar, t, x_0)
         return abar.sqrt() * eps - (1 - abar).sqrt() * x_0
 
+    def output(self, x_t: Tensor, t: Tensor) -> Output:
+        """What the network says of x_t."""
+        out = self.network(x_t, self.schedule.timesteps.to(t.device)[t].to(x_t.dtype))
+        if self.variance != "learned":
+            return Output(out, None)
+        target, unit = out.split(x_t.shape[1], dim=1)
+        return Output(target, (unit + 1) / 2)
+
     def predict_x_0(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_0 from the network's output, Eq. 15 for eps; not clipped."""
-        out = self.network(x_t, self.schedule.timesteps.to(t.device)[t].to(x_t.dtype))
-        return x_0_from(out, self.target, x_t, self.at(self.schedule.abar, t, x_t))
+        return self.x_0_of(self.output(x_t, t), x_t, t)
+
+    def x_0_of(self, out: Output, x_t: Tensor, t: Tensor) -> Tensor:
+        """The x_0 that an output at x_t stands for."""
+        return x_0_from(out.target, self.target, x_t, self.at(self.schedule.abar, t, x_t))
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """eps_theta(x_t, t)."""
@@ -134,17 +178,57 @@ class DDPM:
 
         With ``clip`` the predicted x_0 is clipped to [-1, 1], which changes nothing for a perfect network.
         """
-        x_0 = self.predict_x_0(x_t, t)
+        return self.p_of(self.output(x_t, t), x_t, t, clip)
+
+    def p_of(self, out: Output, x_t: Tensor, t: Tensor, clip: bool = True) -> Gaussian:
+        """The p_theta(x_{t-1} | x_t) that an output at x_t stands for."""
+        x_0 = self.x_0_of(out, x_t, t)
         mean, _ = self.q_posterior(x_0.clamp(-1, 1) if clip else x_0, x_t, t)
-        return Gaussian(mean, self.at(self.sigma2, t, x_t))
+        small, large = self.at(self.small, t, x_t), self.at(self.schedule.beta, t, x_t)
+        if out.mix is None:
+            return Gaussian(mean, large if self.variance == "large" else small)
+        return Gaussian(mean, (out.mix * large.log() + (1 - out.mix) * small.log()).exp())
 
     # Losses; every one is a (B,) tensor.
 
     def L_simple(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Eq. 14, as a mean over dimensions, on the network's own target."""
+        return self._squared_error(self.output(self.q_sample(x_0, t, eps), t), x_0, t, eps)
+
+    def _squared_error(self, out: Output, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return (self.regression_target(x_0, t, eps) - out.target).square().flatten(1).mean(1)
+
+    def L_vlb(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """T L_{t-1} in bits/dim: its mean over t ~ U{1..T} is L_vlb but for L_T, which has no parameters."""
         x_t = self.q_sample(x_0, t, eps)
-        out = self.network(x_t, self.schedule.timesteps.to(t.device)[t].to(x_t.dtype))
-        return (self.regression_target(x_0, t, eps) - out).square().flatten(1).mean(1)
+        return self._scaled_step(self.output(x_t, t), x_0, x_t, t)
+
+    def _scaled_step(self, out: Output, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        # Not clipped: a clipped x_0 has no gradient.
+        L_step = self.L_step_of(self.p_of(out, x_t, t, clip=False), x_0, x_t, t)
+        return L_step * (self.schedule.T * bits_per_nat(x_0))
+
+    def L_hybrid(
+        self, x_0: Tensor, t: Tensor, eps: Tensor, weight: Tensor | float = 1.0, lam: float = 0.001
+    ) -> Tensor:
+        """weight L_simple + lam L_vlb (Nichol & Dhariwal, Eq. 16); L_vlb as above.
+
+        The mean of p_theta is held fixed in L_vlb, which therefore teaches the variance alone.
+        """
+        x_t = self.q_sample(x_0, t, eps)
+        out = self.output(x_t, t)
+        fixed = out._replace(target=out.target.detach())
+        return weight * self._squared_error(out, x_0, t, eps) + lam * self._scaled_step(fixed, x_0, x_t, t)
+
+    def min_snr(self, t: Tensor, gamma: float) -> Tensor:
+        """The weight of L_simple that makes it min(SNR_t, gamma) times the mean square error of x_0: (B,), float64.
+
+        Hang et al. 2023, Sec. 3.4 (https://arxiv.org/abs/2303.09556); SNR_t = abar_t / (1 - abar_t).
+        """
+        abar = self.schedule.abar.to(t.device)[t]
+        snr = abar / (1 - abar)
+        per_error_of_x_0 = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[self.target]
+        return snr.clamp(max=gamma) / per_error_of_x_0
 
     def L_T(self, x_0: Tensor) -> Tensor:
         """KL(q(x_T | x_0) || N(0, I)) in nats."""
@@ -153,41 +237,54 @@ class DDPM:
         return per_image(kl_divergence(q, Gaussian(torch.zeros_like(x_0), torch.ones_like(q.variance))))
 
     def L_step(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)) in nats, for t in 2..T."""
-        x_t = self.q_sample(x_0, t, eps)
-        return per_image(kl_divergence(self.q_posterior(x_0, x_t, t), self.p(x_t, t)))
+        """L_{t-1} in nats: KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)) for t in 2..T, and L_0 for t = 1.
 
-    def L_0(self, x_0: Tensor, eps: Tensor) -> Tensor:
-        """-log p_theta(x_0 | x_1) in nats: the discretised decoder of Eq. 13 for 8-bit images.
-
-        beta-tilde_1 is zero, so the decoder's variance is beta-tilde_2 (Nichol & Dhariwal 2021) or beta_1.
+        L_0 = -log p_theta(x_0 | x_1) is that of the discretised decoder of Eq. 13, for 8-bit images.
         """
-        t = torch.ones(len(x_0), dtype=torch.long, device=x_0.device)
-        mean, variance = self.p(self.q_sample(x_0, t, eps), t)
-        if not bool(self.sigma2[1] > 0):
-            variance = self.at(self.sigma2, t + 1, x_0)
-        return -per_image(discretised_log_likelihood(x_0, mean, variance.sqrt()))
+        x_t = self.q_sample(x_0, t, eps)
+        return self.L_step_of(self.p(x_t, t), x_0, x_t, t)
 
-    @torch.no_grad()
+    def L_step_of(self, p: Gaussian, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """L_{t-1} of the model p at x_t."""
+        # At t = 1 the posterior is a point, and the divergence, which is not used, would be infinite.
+        q = self.q_posterior(x_0, x_t, t.clamp(min=min(2, self.schedule.T)))
+        decoder = -per_image(discretised_log_likelihood(x_0, p.mean, p.variance.sqrt()))
+        return torch.where(t > 1, per_image(kl_divergence(q, p)), decoder)
+
     def bits_per_dim(self, x_0: Tensor, noise: Streams, steps_per_image: int | None = None) -> BitsPerDim:
         """L_vlb of each image in bits per dimension.
 
         ``steps_per_image = k`` estimates the sum over t = 2..T without bias from k stratified timesteps;
         None computes every term (T network calls per image).
         """
-        T, dims = self.schedule.T, x_0[0].numel()
-        if steps_per_image is None:
-            strata = torch.arange(2, T + 1, device=x_0.device).expand(len(x_0), -1)
-        else:
-            u = torch.special.ndtr(noise(torch.zeros(len(x_0), steps_per_image, dtype=torch.float64)))
-            width = (T - 1) / steps_per_image
-            strata = 2 + ((torch.arange(steps_per_image) + u) * width).long().clamp(max=T - 2).to(x_0.device)
-        L_steps = torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device)
-        for t in strata.T:
-            L_steps += self.L_step(x_0, t, noise(x_0))
-        L_steps *= (T - 1) / strata.shape[1]
-        to_bits = 1 / (dims * math.log(2))
-        return BitsPerDim(self.L_T(x_0) * to_bits, L_steps * to_bits, self.L_0(x_0, noise(x_0)) * to_bits)
+        return self.rate_distortion(x_0, noise, steps_per_image).bits
+
+    @torch.no_grad()
+    def rate_distortion(self, x_0: Tensor, noise: Streams, steps_per_image: int | None = None) -> RateDistortion:
+        """The rate-distortion curve of each image: at every t, or without bias at ``steps_per_image`` of 2..T."""
+        T = self.schedule.T
+        k = min(steps_per_image or T - 1, T - 1)
+        bounds = torch.linspace(2, T + 1, k + 1, dtype=torch.float64).round().long()
+        first, width = bounds[:-1], bounds.diff()
+        u = torch.special.ndtr(noise(torch.zeros(len(x_0), k, dtype=torch.float64)))
+        below = (u * width).long().minimum(width - 1)  # timesteps of the stratum below t
+        # L_0 is a stratum of its own.
+        t = F.pad(first + below, (1, 0), value=1).to(x_0.device)
+        weight, below = F.pad(width, (1, 0), value=1).to(x_0), F.pad(below, (1, 0)).to(x_0)
+
+        terms, distortion = torch.zeros_like(below), torch.zeros_like(below)
+        for column, step in enumerate(t.T):
+            x_t = self.q_sample(x_0, step, noise(x_0))
+            out = self.output(x_t, step)
+            terms[:, column] = bits_per_nat(x_0) * self.L_step_of(self.p_of(out, x_t, step), x_0, x_t, step)
+            error = self.x_0_of(out, x_t, step).clamp(-1, 1) - x_0
+            distortion[:, column] = 127.5 * error.square().flatten(1).mean(1).sqrt()
+
+        bits = BitsPerDim(bits_per_nat(x_0) * self.L_T(x_0), (weight * terms)[:, 1:].sum(1), terms[:, 0])
+        # Above t: the strata above its own and, in its own, on average as many terms as there are below it.
+        above = (weight * terms).flip(1).cumsum(1).flip(1) - weight * terms
+        rate = torch.cat([bits.total[:, None], bits.L_T[:, None] + above + below * terms], 1)
+        return RateDistortion(F.pad(t, (1, 0)), rate, F.pad(distortion, (1, 0)), bits)
 
 
 def x_0_from(out: Tensor, target: Target, x_t: Tensor, abar: Tensor) -> Tensor:
@@ -210,9 +307,8 @@ def discretised_log_likelihood(x_0: Tensor, mean: Tensor, std: Tensor) -> Tensor
     log_outer, log_inner = torch.special.log_ndtr(-high), torch.special.log_ndtr(-low)
     inside = log_inner + torch.log1p(-(log_outer - log_inner).exp())
     lowest, highest = x_0 < -1 + 1 / 255, x_0 > 1 - 1 / 255
-    left = torch.special.log_ndtr((x_0 + 1 / 255 - mean) / std)
-    right = torch.special.log_ndtr(-(x_0 - 1 / 255 - mean) / std)
-    return torch.where(lowest, left, torch.where(highest, right, inside))
+    outside = torch.special.log_ndtr((1 / 255 + torch.where(lowest, x_0 - mean, mean - x_0)) / std)
+    return torch.where(lowest | highest, outside, inside)
 
 
 def algorithm_1(ddpm: DDPM, x_0: Tensor) -> Tensor:

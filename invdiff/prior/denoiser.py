@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.prior.ddpm import Target, x_0_from
+from invdiff.prior.ddpm import DDPM, Target, Variance, x_0_from
 from invdiff.prior.schedule import Schedule, Spacing
 
 
@@ -73,12 +73,14 @@ class NetworkDenoiser(Denoiser):
     """A DDPM network.
 
     Args:
-        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to its target.
+        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to its target; channels beyond C,
+            of a learned variance, are not used.
         shape: training shape (C, H, W).
         target: what the network predicts.
         stride: what H and W must be multiples of; images of other sizes are reflect-padded for the network.
         clip: clip x_0 to [0, 1].
         classes: labels that the network knows.
+        variance: sigma_t^2 of the DDPM.
     """
 
     def __init__(
@@ -90,16 +92,23 @@ class NetworkDenoiser(Denoiser):
         stride: int = 1,
         clip: bool = True,
         classes: int = 0,
+        variance: Variance = "small",
     ) -> None:
         super().__init__()
         self.network, self.shape, self.schedule = network, shape, schedule
         self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
+        self.variance = variance
+
+    @property
+    def ddpm(self) -> DDPM:
+        """The same network in the literature's coordinates."""
+        return DDPM(self.network, self.schedule, self.target, self.variance)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """As every denoiser; with labels (B,) in 0..classes - 1, the estimate of E[x_0 | x, label]."""
         x_t, timestep, abar = network_input(x, sigma, self.schedule, self.stride)
         out = self.network(x_t, timestep) if label is None else self.network(x_t, timestep, label)
-        x_0 = (x_0_from(out, self.target, x_t, abar) + 1) / 2
+        x_0 = (x_0_from(out[:, : x.shape[1]], self.target, x_t, abar) + 1) / 2
         if x.ndim == 4:
             x_0 = x_0[..., : x.shape[-2], : x.shape[-1]]
         return x_0.clamp(0, 1) if self.clip else x_0

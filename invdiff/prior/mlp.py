@@ -14,22 +14,23 @@ from invdiff.registry import register
 
 @register("network", "mlp")
 class MLP(nn.Module):
-    """Maps points (B, dims) and timesteps (B,) to the network's target (B, dims).
+    """Maps points (B, dims) and timesteps (B,) to the network's target (B, channels_out).
 
     Args:
         channels: dimensions of a point.
         width: features of the hidden layers.
         layers: hidden layers.
+        channels_out: dimensions of the output; by default those of a point.
     """
 
     stride = 1
 
-    def __init__(self, channels: int = 2, width: int = 128, layers: int = 3) -> None:
+    def __init__(self, channels: int = 2, width: int = 128, layers: int = 3, channels_out: int | None = None) -> None:
         super().__init__()
         self.width = width
         sizes = [channels + width] + [width] * layers
         hidden = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.SiLU())]
-        self.net = nn.Sequential(*hidden, nn.Linear(width, channels))
+        self.net = nn.Sequential(*hidden, nn.Linear(width, channels_out or channels))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.net(torch.cat([x, timestep_embedding(t, self.width).to(x.dtype)], dim=1))

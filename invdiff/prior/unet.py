@@ -169,6 +169,7 @@ class UNet(nn.Module):
             resolution, then depth to space (Shi et al. 2016, https://arxiv.org/abs/1609.05158), at a twentieth of the
             cost.
         classes: labels that the network knows, 0 for an unconditional one.
+        channels_out: channels of the output, C by default; 2 C for a learned variance.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class UNet(nn.Module):
         patch: int = 1,
         upsample: Literal["nearest", "shuffle"] = "nearest",
         classes: int = 0,
+        channels_out: int | None = None,
     ) -> None:
         super().__init__()
         blocks = per_level(blocks, len(multipliers))
@@ -210,8 +212,9 @@ class UNet(nn.Module):
                 features = finer
             elif level > 0:
                 self.up.append(NearestUpsample(features, features, 3, padding=1))
+        pixels_out = (channels_out or channels) * patch**2
         self.head = nn.Sequential(
-            normalisation(features), nn.SiLU(), zeroed(nn.Conv2d(features, channels * patch**2, 3, padding=1))
+            normalisation(features), nn.SiLU(), zeroed(nn.Conv2d(features, pixels_out, 3, padding=1))
         )
 
         self.label = nn.Embedding(classes + 1, 4 * width) if classes else None  # the last is "no label"
@@ -219,9 +222,10 @@ class UNet(nn.Module):
             nn.init.zeros_(self.label.weight)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), (B,) and labels (B,) in 0..classes -> (B, C, H, W); H, W must be multiples of ``stride``.
+        """(B, C, H, W), (B,) and labels (B,) in 0..classes -> (B, channels_out, H, W).
 
-        The label ``classes``, or none at all, asks for the unconditional model.
+        H and W must be multiples of ``stride``. The label ``classes``, or none at all, asks for the unconditional
+        model.
         """
         embedding = self.time(timestep_embedding(t, self.width).to(x.dtype))
         if self.label is not None:

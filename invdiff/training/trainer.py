@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,12 +35,13 @@ from tqdm import tqdm
 from invdiff.errors import InputError
 from invdiff.images import grid, write_image
 from invdiff.prior.checkpoint import PRIOR_FILE, PriorSpec, load_prior, pick_device, save_prior, write_whole
-from invdiff.prior.ddpm import DDPM, Target
+from invdiff.prior.ddpm import DDPM, Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
 from invdiff.rng import Streams, stream_seed
 from invdiff.training.data import Data, epoch_order, load_data
+from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,10 @@ class TrainSettings:
 
     Attributes:
         data: what ``load_data`` reads; size, channels, crop and held_out as there.
+        target, variance: what the network predicts, and sigma_t^2 of p_theta; as in ``DDPM``.
+        loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
+        min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; null for the plain L_simple.
+        timesteps: "uniform", or "importance" by the size of the loss, which Nichol & Dhariwal advise for "vlb".
         init: a prior whose weights the run begins with: a name that ships, a file, or a run's folder.
         steps, batch: optimiser steps, and images in each, over all processes.
         accumulate: micro-batches, one after the other, that the batch of a process is cut into to save memory.
@@ -71,6 +76,10 @@ class TrainSettings:
     schedule: ScheduleName = "linear"
     T: int = 1000
     target: Target = "eps"
+    variance: Variance = "small"
+    loss: Loss = "simple"
+    min_snr: float | None = None
+    timesteps: Timesteps = "uniform"
     init: str | None = None
     steps: int = 10_000
     batch: int = 64
@@ -98,10 +107,17 @@ class TrainSettings:
                 raise InputError(f"{name}: found {getattr(self, name)}, expected at least 1")
         if not self.lr > 0 or not 0 <= self.ema < 1:
             raise InputError(f"lr, ema: found {self.lr}, {self.ema}, expected lr > 0 and 0 <= ema < 1")
+        if self.loss != "vlb" and (self.loss == "hybrid") != (self.variance == "learned"):
+            expected = "variance learned for the loss hybrid, small or large for simple"
+            raise InputError(f"loss, variance: found {self.loss}, {self.variance}, expected {expected}")
+        if self.min_snr is not None and (self.loss == "vlb" or not self.min_snr > 0):
+            raise InputError(f"min_snr: found {self.min_snr} with loss {self.loss}, expected it above 0, not with vlb")
 
     def spec(self, shape: tuple[int, ...]) -> PriorSpec:
         """The prior that these settings train, for items of a shape."""
-        return PriorSpec(shape, self.network, self.schedule, self.T, self.target)
+        if self.loss != "simple" and len(shape) == 1:
+            raise InputError(f"loss: found {self.loss} for points, expected simple: L_vlb is that of 8-bit images")
+        return PriorSpec(shape, self.network, self.schedule, self.T, self.target, self.variance)
 
 
 def fit(settings: TrainSettings, out: str | Path, *, progress: bool = True) -> NetworkDenoiser:
@@ -168,10 +184,11 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class Batch(NamedTuple):
-    """What a step learns from: images x_0 (B, *shape) in [-1, 1], timesteps t (B,) and noise eps (B, *shape)."""
+    """What a step learns from: x_0 (B, *shape) in [-1, 1], t (B,) and its weight, and eps (B, *shape)."""
 
     x_0: Tensor
     t: Tensor
+    weight: Tensor
     eps: Tensor
 
 
@@ -195,11 +212,12 @@ class Trainer:
         )
         self.step = 0
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.timesteps = timestep_sampler(settings.timesteps, settings.T)
         self._open()
         # The network as it is trained: in bf16, compiled, its gradients averaged over the processes.
         self.model = self.accelerator.prepare_model(self.network)
         schedule = self.spec.around(self.network).schedule.to(self.device)
-        self.ddpm = DDPM(self.model, schedule, settings.target)
+        self.ddpm = DDPM(self.model, schedule, settings.target, settings.variance)
 
     def _share(self) -> slice:
         """The part of a batch that is this process's."""
@@ -260,16 +278,21 @@ class Trainer:
     def train_step(self) -> Tensor:
         """Algorithm 1 once; returns the loss of this process's part of the batch, on the device."""
         s, losses = self.settings, []
+        unweighted: list[Tensor] = []  # of each image
         batch = self.draw(self.step)
         self.train.prefetch(self.indices(self.step + 1)[self.mine])
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(s, self.step)
         self.optimiser.zero_grad()
-        for x_0, t, eps in zip(*(values.chunk(s.accumulate) for values in batch), strict=True):
+        for x_0, t, weight, eps in zip(*(values.chunk(s.accumulate) for values in batch), strict=True):
             with self.accelerator.accumulate(self.model):
-                loss = self.ddpm.L_simple(x_0, t, eps).mean()
+                per_image = training_loss(self.ddpm, x_0, t, eps, s.loss, s.min_snr)
+                loss = (weight * per_image).mean()
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
+            unweighted.append(per_image.detach())
+        if s.timesteps == "importance":  # which learns from the whole batch, in every process alike
+            self.timesteps.update(*self.accelerator.gather((batch.t, torch.cat(unweighted))))
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
         self.optimiser.step()
         self.average()
@@ -285,11 +308,11 @@ class Trainer:
             x_0 = torch.where(mirrored.view(-1, 1, 1, 1), x_0.flip(-1), x_0)
         layout = torch.channels_last if s.channels_last and x_0.ndim == 4 else torch.contiguous_format
         x_0 = x_0.contiguous(memory_format=layout)
-        t = torch.randint(1, self.ddpm.schedule.T + 1, (s.batch,), device=self.device)[mine]
+        t, weight = self.timesteps.draw(s.batch, self.device)
         eps = torch.empty(s.batch, *x_0.shape[1:], device=self.device, memory_format=layout).normal_()[mine]
         if self.accelerator.process_index > 0:  # masks of dropout differ between the processes
             torch.manual_seed(stream_seed(s.seed, 2, step, self.accelerator.process_index))
-        return Batch(x_0, t, eps)
+        return Batch(x_0, t[mine], weight[mine], eps)
 
     def indices(self, step: int) -> Tensor:
         """The items of a step: epochs are shuffled one by one and follow each other without a gap."""
@@ -359,6 +382,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "timesteps": self.timesteps.state_dict(),
         }
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
@@ -379,6 +403,7 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimiser.load_state_dict(state["optimiser"])
+            self.timesteps.load_state_dict(state.get("timesteps", {}))
         elif self.settings.init is not None:
             self._begin_with(self.settings.init)
 
@@ -396,9 +421,10 @@ class Trainer:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in many ways inside torch
             raise InputError(f"{path}: damaged, cannot resume ({str(error).splitlines()[0]})") from None
+        # A setting that is younger than the run had its default.
+        stored = {f.name: f.default for f in fields(TrainSettings)} | state["settings"]
         for key, value in self._identity().items():
-            if state["settings"].get(key) != value:
-                found = state["settings"].get(key)
+            if (found := stored[key]) != value:
                 raise InputError(f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}")
         return state
 
@@ -421,12 +447,11 @@ def held_out_bits_per_dim(
     prior: NetworkDenoiser, data: Data, images: int, steps_per_image: int = 4, batch: int = 256
 ) -> tuple[float, float]:
     """Mean L_vlb of the first ``images`` items in bits/dim and its standard error."""
-    ddpm = DDPM(prior.network, prior.schedule, prior.target)
     device = next(prior.network.parameters()).device
     totals = []
     for start in range(0, min(images, len(data)), batch):
         index = torch.arange(start, min(start + batch, images, len(data)))
         noise = Streams([(0, int(i)) for i in index])
-        totals.append(ddpm.bits_per_dim(data.batch(index).to(device), noise, steps_per_image).total.cpu())
+        totals.append(prior.ddpm.bits_per_dim(data.batch(index).to(device), noise, steps_per_image).total.cpu())
     total = torch.cat(totals)
     return total.mean().item(), (total.std() / len(total) ** 0.5).item()

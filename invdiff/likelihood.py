@@ -1,0 +1,153 @@
+"""How many bits a prior needs for images: L_vlb term by term, and the curve of distortion against rate.
+
+    python -m invdiff.likelihood prior=fashion
+    python -m invdiff.likelihood prior=runs/mine data=held_out_images images=256 steps_per_image=100
+
+Prints L_T, L_1 + ... + L_T-1 and L_0 of Ho et al. 2020 (https://arxiv.org/abs/2006.11239, Eq. 5) in bits/dim with
+their standard errors over images, and leaves a folder with the progressive code of their Fig. 5, rate_distortion.csv
+and rate_distortion.png.
+data= is an image, a folder, or an .npz of images of one size; without it, the example images of the prior.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from invdiff import config
+from invdiff.errors import InputError
+from invdiff.images import read_images, to_channels
+from invdiff.prior.checkpoint import example_images, load_prior, pick_device
+from invdiff.prior.ddpm import BitsPerDim, RateDistortion
+from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.rng import Streams
+from invdiff.training.data import to_model_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodSettings:
+    """Settings of ``python -m invdiff.likelihood``.
+
+    Attributes:
+        prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        data: held-out images.
+        images: how many of them, at most.
+        steps_per_image: how many of the terms L_1 .. L_T-1 are computed, chosen at random for each image, which leaves
+            every mean unbiased; null for all.
+        out: folder of the curve; by default results/likelihood_PRIOR.
+        batch: images computed at once.
+    """
+
+    prior: str = "fashion"
+    data: str | None = None
+    images: int = 64
+    steps_per_image: int | None = 50
+    seed: int = 0
+    out: str | None = None
+    batch: int = 16
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in {"images": 2, "steps_per_image": 1, "batch": 1}.items():
+            if (found := getattr(self, name)) is not None and found < least:
+                raise InputError(f"{name}: found {found}, expected at least {least}")
+
+
+def main(words: list[str]) -> None:
+    settings = config.validate(LikelihoodSettings, config.resolve(words, LikelihoodSettings))
+    prior = load_prior(settings.prior, pick_device(settings.device))
+    x_0 = held_out(settings, prior)
+    out = Path(settings.out or f"results/likelihood_{Path(settings.prior).stem}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out {out}: cannot be written ({error.strerror})") from None
+    found = evaluate(prior, x_0, settings)
+    print(f"prior '{settings.prior}', {len(x_0)} images {'x'.join(map(str, x_0.shape[1:]))}, "
+          f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each")  # fmt: skip
+    print(table(found.bits))
+    t, rate, distortion = found.t.double().mean(0), with_error(found.rate), with_error(found.distortion)
+    write_csv(out / "rate_distortion.csv", t, rate, distortion)
+    draw(out / "rate_distortion.png", prior.schedule.T - t, rate[0], distortion[0])
+    print(f"curve: {out / 'rate_distortion.png'}")
+
+
+def held_out(settings: LikelihoodSettings, prior: NetworkDenoiser) -> Tensor:
+    """The images as the DDPM sees them: (N, C, H, W) in [-1, 1], rounded to 8 bits."""
+    if len(prior.shape) == 1:
+        raise InputError(f"prior '{settings.prior}': is one of points, expected one of images")
+    source = settings.data or str(example_images(settings.prior))
+    x = to_channels(read_images(source)[0][: settings.images], prior.shape[0])
+    if any(size % prior.stride for size in x.shape[-2:]):
+        raise InputError(f"data {source}: found {x.shape[-2]}x{x.shape[-1]}, expected multiples of {prior.stride}")
+    if len(x) < 2:
+        raise InputError(f"data {source}: found 1 image, expected at least 2 for a standard error")
+    return to_model_range((255 * x.clamp(0, 1)).round().byte())
+
+
+def evaluate(prior: NetworkDenoiser, x_0: Tensor, settings: LikelihoodSettings) -> RateDistortion:
+    """The curves of all images, batch by batch; image b draws from the stream (seed, b)."""
+    parts = []
+    device = next(prior.network.parameters()).device
+    for start in tqdm(range(0, len(x_0), settings.batch), unit="batch", leave=False, disable=None):
+        batch = x_0[start : start + settings.batch].to(device)
+        noise = Streams([(settings.seed, start + b) for b in range(len(batch))])
+        parts.append(prior.ddpm.rate_distortion(batch, noise, settings.steps_per_image))
+    curves = zip(*((part.t, part.rate, part.distortion) for part in parts), strict=True)
+    t, rate, distortion = (torch.cat(columns).cpu() for columns in curves)
+    bits = BitsPerDim(*(torch.cat(terms).cpu() for terms in zip(*(part.bits for part in parts), strict=True)))
+    return RateDistortion(t, rate, distortion, bits)
+
+
+def with_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over images and its standard error."""
+    values = values.double()
+    return values.mean(0), values.std(0) / len(values) ** 0.5
+
+
+def table(bits: BitsPerDim) -> str:
+    """The terms in bits/dim, one a line."""
+    rows = {"L_T": bits.L_T, "L_1..T-1": bits.L_steps, "L_0": bits.L_0, "L_vlb": bits.total}
+    cells = {name: [float(value) for value in with_error(terms)] for name, terms in rows.items()}
+    return "\n".join(f"{name:9}  {mean:.4f} +- {error:.4f} bits/dim" for name, (mean, error) in cells.items())
+
+
+def write_csv(path: Path, t: Tensor, rate: tuple[Tensor, Tensor], distortion: tuple[Tensor, Tensor]) -> None:
+    """t (its mean where it is random), rate in bits/dim and distortion on [0, 255], each with its standard error."""
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["t", "rate", "rate_error", "distortion", "distortion_error"])
+            for row in torch.stack([t, *rate, *distortion], 1).tolist():
+                writer.writerow([f"{value:.6g}" for value in row])
+    except OSError as error:
+        raise InputError(f"out {path}: cannot be written ({error.strerror})") from None
+
+
+def draw(path: Path, reverse_steps: Tensor, rate: Tensor, distortion: Tensor) -> None:
+    """Fig. 5 of Ho et al.: distortion and rate against the steps of the reverse process, and against each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = {"Reverse process steps (T - t)": reverse_steps, "Rate (bits/dim)": rate, "Distortion (RMSE)": distortion}
+    steps, bits, rmse = curves
+    figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (x, y) in enumerate([(steps, rmse), (steps, bits), (bits, rmse)], start=1):
+        axis = figure.add_subplot(1, 3, place)
+        axis.plot(curves[x], curves[y], ".-", markersize=3, linewidth=1)
+        axis.set(xlabel=x, ylabel=y)
+        axis.grid(alpha=0.3)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise InputError(f"out {path}: cannot be written ({error})") from None
+
+
+if __name__ == "__main__":
+    config.run_command(main, __doc__, settings=LikelihoodSettings)
