@@ -2,7 +2,7 @@
 
     python -m invdiff.sample prior=fashion n=64
     python -m invdiff.sample prior=runs/mine label=3 guidance=2
-    python -m invdiff.sample sampler=dpmpp_2m steps=20 spacing=karras
+    python -m invdiff.sample sampler=dpmpp_2m steps=20
     python -m invdiff.sample show=progressive n=8
     python -m invdiff.sample show=interpolate input=a.png,b.png t=500 steps=500
     python -m invdiff.sample prior=swissroll
@@ -53,7 +53,7 @@ class SampleSettings:
             langevin is annealed Langevin dynamics on 10 noise levels.
         steps: of the sampler (heun calls the denoiser twice in a step); of langevin, at every level.
         eta: of ddpm and ddim, the share of fresh noise, by default 1 and 0.
-        spacing: of the noise levels; the second-order samplers want karras.
+        spacing: of the noise levels, by default uniform for ddpm and ddim, karras for dpmpp_2m and heun.
         input: the two images to interpolate between, a.png,b.png; by default the prior's first two examples.
         t: the timestep at which they are mixed.
         out: the picture; by default SHOW_PRIOR.png.
@@ -68,7 +68,7 @@ class SampleSettings:
     sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun", "langevin"] = "ddpm"
     steps: int = 100
     eta: float | None = None
-    spacing: Spacing = "uniform"
+    spacing: Spacing | None = None
     seed: int = 0
     input: str | None = None
     t: int = 500

@@ -27,7 +27,6 @@ from invdiff.rng import Streams
 
 SHAPE = (1, 3, 4)
 PRIOR = exponential_prior(SHAPE)
-DETERMINISTIC: list[Sampler] = ["ddim", "dpmpp_2m", "heun"]
 
 
 def gaussian() -> GaussianDenoiser:
@@ -190,6 +189,12 @@ def test_settings_that_a_sampler_does_not_have() -> None:
             generate(gaussian(), 1, sampler=settings[0], eta=settings[1])  # type: ignore[arg-type]
 
 
+def test_spacing_by_default() -> None:
+    for sampler, spacing in {"ddpm": "uniform", "ddim": "uniform", "dpmpp_2m": "karras", "heun": "karras"}.items():
+        sigmas = [state.sigma for state in progressive(gaussian(), 1, steps=6, sampler=sampler)]  # type: ignore[arg-type]
+        assert torch.equal(torch.stack(sigmas), gaussian().ladder(6, spacing))  # type: ignore[arg-type]
+
+
 def test_ddpm_and_ddim_differ_in_the_default_eta() -> None:
     prior = gaussian()
     for sampler, eta in (("ddpm", 1.0), ("ddim", 0.0)):
@@ -206,7 +211,7 @@ def test_predictions_on_the_way(sampler: Sampler) -> None:
     """x0 of each state is E[x_0 | x_t] by Bayes in the DDPM's coordinates; the last state is the sample."""
     abar = linear_abar()
     mean, covariance = 2 * PRIOR.mean - 1, 4 * PRIOR.covariance
-    states = list(progressive(gaussian(), 2, steps=10, sampler=sampler, seed=5))
+    states = list(progressive(gaussian(), 2, steps=10, sampler=sampler, spacing="uniform", seed=5))
     assert [round(state.t) for state in states] == uniform_timesteps(10)
     for state in states[:-1]:
         a = abar[round(state.t)]
@@ -215,7 +220,7 @@ def test_predictions_on_the_way(sampler: Sampler) -> None:
         expected = mean + (x_t - a.sqrt() * mean) @ gain.T
         torch.testing.assert_close(2 * state.x0.flatten(1) - 1, expected, rtol=0, atol=1e-7)
     assert states[-1].t == 0 and states[-1].x is states[-1].x0
-    assert torch.equal(states[-1].x, generate(gaussian(), 2, steps=10, sampler=sampler, seed=5))
+    assert torch.equal(states[-1].x, generate(gaussian(), 2, steps=10, sampler=sampler, spacing="uniform", seed=5))
 
 
 ENDS = (0.5 + 0.2 * normal(*SHAPE, seed=1), 0.5 + 0.2 * normal(*SHAPE, seed=2))

@@ -92,6 +92,11 @@ def calls(sampler: Sampler, steps: int) -> int:
     return 2 * steps - 1 if sampler == "heun" else steps
 
 
+def default_spacing(sampler: Sampler) -> Spacing:
+    """Uniform in t, as a DDPM has it; for a second-order sampler Karras's, near even in lambda (docs/results.md)."""
+    return "uniform" if sampler in ("ddpm", "ddim") else "karras"
+
+
 @torch.no_grad()
 def reverse(
     prior: Denoiser, x: Tensor, sigmas: Tensor, noise: Streams, sampler: Sampler = "ddpm", eta: float | None = None
@@ -131,7 +136,7 @@ def progressive(
     steps: int = 100,
     sampler: Sampler = "ddpm",
     eta: float | None = None,
-    spacing: Spacing = "uniform",
+    spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Iterator[State]:
     """Generate n samples, yielding the steps + 1 states on the way; arguments as in ``generate`` and ``reverse``.
@@ -139,7 +144,7 @@ def progressive(
     The predictions x0 are the progressive generation of Ho et al. 2020, Fig. 6.
     """
     noise = Streams([(seed, k) for k in range(at_least_1("n", n))])
-    sigmas = prior.ladder(steps, spacing)
+    sigmas = prior.ladder(steps, spacing or default_spacing(sampler))
     yield from reverse(prior, start(prior, sigmas[0], noise), sigmas, noise, sampler, eta)
 
 
@@ -161,7 +166,7 @@ def generate(
     steps: int = 100,
     sampler: Sampler = "ddpm",
     eta: float | None = None,
-    spacing: Spacing = "uniform",
+    spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Tensor:
     """Draw n samples of the prior: (n, C, H, W) in [0, 1] units, on the prior's device.
@@ -171,7 +176,7 @@ def generate(
     Args:
         steps: of the sampler; ``calls(sampler, steps)`` is how often it calls the denoiser.
         sampler, eta: see ``reverse``.
-        spacing: of the noise levels, see ``Schedule.ladder``; the second-order samplers want "karras".
+        spacing: of the noise levels, see ``Schedule.ladder``; by default as ``default_spacing`` has it.
         seed: any non-negative integer.
     """
     for state in progressive(prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed):
@@ -190,7 +195,7 @@ def interpolate(
     steps: int = 500,
     sampler: Sampler = "ddpm",
     eta: float | None = None,
-    spacing: Spacing = "uniform",
+    spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Iterator[State]:
     """Interpolate between two images, Ho et al. 2020, Fig. 8: encode by q(x_t | x_0), mix, decode by the chain.
@@ -212,7 +217,7 @@ def interpolate(
     """
     if first.shape != second.shape:
         raise InputError(f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
-    sigmas = prior.ladder(min(steps, max(t, 1)), spacing, t)
+    sigmas = prior.ladder(min(steps, max(t, 1)), spacing or default_spacing(sampler), t)
     first, second, mix = (tensor.to(like(prior)) for tensor in (first, second, weights.view(-1, 1, 1, 1)))
     noise = Streams([(seed, 0)] * len(mix))
     x_0 = (1 - mix) * first + mix * second
