@@ -1,7 +1,7 @@
 """Quality of a prior's samples against calls of the denoiser, for every sampler: a table.
 
     python benchmarks/sampling.py data=fashion_mnist.npz
-    python benchmarks/sampling.py prior=runs/mine data=path/to/images n=1000 calls=[10,50] samplers=["heun karras"]
+    python benchmarks/sampling.py prior=runs/mine data=path/to/images n=1000 calls=[10,50] 'samplers=["heun karras"]'
 
 A number is the Fréchet distance between the AlexNet features (`invdiff.metrics.alexnet_features`: the fifth
 convolution, averaged over positions, 256 numbers) of n samples and of half of the held-out images: no FID, and
