@@ -92,7 +92,7 @@ class Diffusers(nn.Module):
 
 
 def denoising_diffusion_pytorch(channels: int, size: int) -> nn.Module:
-    """Unet of denoising-diffusion-pytorch, 5.8 M parameters."""
+    """Unet of denoising-diffusion-pytorch, 5.7 M parameters."""
     from denoising_diffusion_pytorch import Unet
 
     return Unet(dim=48, dim_mults=(1, 2, 4), channels=channels)
