@@ -3,12 +3,12 @@
     pip install diffusers denoising-diffusion-pytorch      (only this needs them)
     python benchmarks/training.py data=fashion_mnist.npz images=100000
 
-Each sees as many images, of one data set, schedule and batch, with the same learning rate (warm-up over the first tenth,
-cool-down over the last third) and the same average of its weights; ours predicts what its preset says, the peers eps.
-At the end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al. 2020, Eq. 14): the
-squared error of eps per dimension, at t uniform in 1..T, with the same images, t and eps for all. What our network
-predicts is turned into eps at the same x_t and t, so that the numbers are comparable. The error is the standard error over
-the held-out images, which all share: differences are more certain than it says.
+Each sees as many images, of one data set, schedule and batch, with the same learning rate (warm-up over the first
+tenth, cool-down over the last third) and the same average of its weights; ours predicts what its preset says, the peers
+eps. At the end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al. 2020, Eq. 14):
+the squared error of eps per dimension, at t uniform in 1..T, with the same images, t and eps for all. What our network
+predicts is turned into eps at the same x_t and t, so that the numbers are comparable. The error is the standard error
+over the held-out images, which all share: differences are more certain than it says.
 
 GFLOP are those of one image, forward and backward, as torch.utils.flop_counter counts them (two per multiplication
 with addition, of convolutions, matrix products and attention). Seconds are seconds of the CPU where there is no GPU.
@@ -181,7 +181,8 @@ def curve(loop: Loop, judge: Callable[[nn.Module], tuple[float, float]], s: Trai
             averaged = next(loop)
         spent, done = spent + seconds(device) - started, end
         points.append(Point(done * s.batch, spent, *judge(averaged)))
-        print(f"  {points[-1].images} images, {spent:.0f} s: {points[-1].loss:.4f} +- {points[-1].error:.4f}", flush=True)
+        last = points[-1]
+        print(f"  {last.images} images, {last.seconds:.0f} s: {last.loss:.4f} +- {last.error:.4f}", flush=True)
     return points
 
 
