@@ -219,12 +219,12 @@ def main(words: list[str]) -> None:
             size = sum(p.numel() for p in network.parameters()) / 1e6
             print(f"{name}: {size:.2f} M parameters, {costs[name]:.2f} GFLOP per image", flush=True)
             ours = network is trainer.network
-            target = s.target if ours else "eps"
+            kind = (s.target, s.variance) if ours else ("eps", "small")
             loop = our_loop(trainer) if ours else plain_loop(network, s, trainer.train, schedule, device)
             curves[name] = curve(
                 loop,
-                lambda averaged, target=target: held_out_loss(  # type: ignore[misc]
-                    DDPM(averaged, schedule.to(device), target), held_out, b.held_out, device
+                lambda averaged, kind=kind: held_out_loss(  # type: ignore[misc]
+                    DDPM(averaged, schedule.to(device), *kind), held_out, b.held_out, device
                 ),
                 s, b.stretches, device,
             )  # fmt: skip
