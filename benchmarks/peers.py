@@ -7,7 +7,7 @@ deepinv has DPS, PiGDM, DDRM and DiffPIR; it has no DDNM. Ours run as they ship 
 their ``steps`` cut to the budget where they are more. deepinv's are tuned on other images, once for PSNR and
 once for LPIPS: every setting of GRIDS is swept in turn around the best so far, from deepinv's defaults, until
 nothing improves; so each metric can be compared with the peer's best setting for that very metric. All see
-one y. deepinv's physics is our operator with its SVD: its proximal step, PiGDM's inverse and DDRM are then in
+one y. ``--tuned peers.csv`` takes deepinv's settings from an earlier run in place of tuning. deepinv's physics is our operator with its SVD: its proximal step, PiGDM's inverse and DDRM are then in
 closed form. Its denoiser is our prior, D(x, sigma) with x = x0 + sigma n on [0, 1], as its methods call it.
 
 Metrics are those of one sample, clamped to [0, 1] for both; the misfit is that of the sample as returned.
@@ -16,9 +16,11 @@ Metrics are those of one sample, clamped to [0, 1] for both; the misfit is that 
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -347,6 +349,17 @@ def markdown(rows: Sequence[Settings]) -> str:
     return "\n".join(lines)
 
 
+def tuned(path: Path, task: str, method: str, criterion: str) -> tuple[Settings, list[str]]:
+    """deepinv's settings in the CSV of an earlier run, as `tune` returns them."""
+    with path.open(newline="") as file:
+        found = [r for r in csv.DictReader(file) if (r["task"], r["method"]) == (task, method)]
+    row = next(r for r in found if r["library"] == f"deepinv ({criterion})")
+    pairs = re.findall(r"(\w+)=(\(.*?\)|\S+)", row["settings"])
+    literal = {key: value if value.isalpha() and value not in ("True", "False") else ast.literal_eval(value)
+               for key, value in pairs}  # fmt: skip
+    return literal, row["at_end"].split()
+
+
 def save(rows: Sequence[Settings], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
@@ -361,7 +374,10 @@ def compare(
     tried: dict[str, Result] = {}
     peers, finished = {}, {}
     for criterion in CRITERIA:
-        settings, ends = tune(method, prior, other, args.calls, args.seed, criterion, tried)
+        if args.tuned:
+            settings, ends = tuned(args.tuned, task, method, criterion)
+        else:
+            settings, ends = tune(method, prior, other, args.calls, args.seed, criterion, tried)
         key = repr(settings)
         if key not in finished:
             finished[key] = theirs(method, prior, case, settings, args.calls, args.seed)
@@ -390,6 +406,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=100, help="network calls per sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="CSV")
+    parser.add_argument("--tuned", type=Path, help="CSV of an earlier run, for deepinv's settings")
     parser.add_argument("--verbose", action="store_true", help="print every setting that was tried")
     return parser.parse_args()
 

@@ -187,8 +187,10 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> Settings:
     return merged
 
 
-def component(kind: str, value: Any) -> Any:
+def component(kind: str, value: Any, task: str | None = None) -> Any:
     """A component as a mapping: ``ddnm`` is the preset of that name if there is one, else ``{name: ddnm}``.
+
+    A preset's entry ``tasks`` holds what is different for one task or another: ``tasks: {sr4: {weight: 2.0}}``.
 
     Raises:
         InputError: `value` is a string, and neither a preset nor a registered name.
@@ -197,7 +199,9 @@ def component(kind: str, value: Any) -> Any:
         return value
     presets = preset_names(kind)
     if _is_path(value) or value in presets:
-        return load(find_preset(kind, value))
+        preset = load(find_preset(kind, value))
+        by_task = preset.pop("tasks", {})
+        return {**preset, **by_task.get(task, {})}
     if ":" not in value and value not in (known := registry.names(kind)):
         raise InputError(registry.unknown(kind, value, sorted({*known, *presets})))
     return {"name": value}
@@ -223,8 +227,9 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     _check_keys({**chosen, **leaves}, fields, "")
 
     def expand(given: Settings) -> Settings:
-        return {key: component(key, value) if key in mappings else value for key, value in given.items()}
+        return {key: component(key, value, task) if key in mappings else value for key, value in given.items()}
 
+    task = chosen.get("task")
     settings = expand(_defaults(command))
     for kind in COMMANDS:
         name = chosen.pop(kind, settings.get(kind))

@@ -260,6 +260,18 @@ def test_a_solver_named_on_the_line_replaces_the_task_s() -> None:
     assert config.resolve(["solver=dps", "task=inpaint"], Solve)["solver"] == {"name": "dps"}
 
 
+def test_a_preset_knows_what_differs_for_a_task(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: dps\nsteps: 9\nzeta: 0.5\ntasks: {deblur: {zeta: 2.0}}\n")
+
+    def solver(*words: str) -> object:
+        return config.resolve([f"solver={path}", *words], Solve)["solver"]
+
+    assert solver() == solver("task=inpaint") == {"name": "dps", "steps": 9, "zeta": 0.5}
+    assert solver("task=deblur") == {"name": "dps", "steps": 9, "zeta": 2.0}
+    assert solver("task=deblur", "solver.zeta=3") == {"name": "dps", "steps": 9, "zeta": 3}
+
+
 def test_a_run_without_a_task() -> None:
     settings = config.resolve(["operator=blur", "operator.size=5"], Solve)
     assert settings["task"] is None and settings["operator"] == {"name": "blur", "size": 5}
@@ -579,4 +591,6 @@ def test_every_class_of_the_package_says_what_it_can_be_told(
 def test_every_solver_preset_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     for name in config.preset_names("solver"):
-        config.build("solver", config.component("solver", name))
+        for task in config.load(config.find_preset("solver", name)).get("tasks", {None: {}}):
+            assert task is None or task in config.preset_names("task")
+            config.build("solver", config.component("solver", name, task))
