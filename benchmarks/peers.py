@@ -6,9 +6,10 @@
 deepinv has DPS, PiGDM, DDRM and DiffPIR; it has no DDNM. Ours run as they ship (task and solver presets),
 their ``steps`` cut to the budget where they are more. deepinv's are tuned on other images, once for PSNR and
 once for LPIPS: every setting of GRIDS is swept in turn around the best so far, from deepinv's defaults, until
-nothing improves; so each metric can be compared with the peer's best setting for that very metric. All see
-one y. ``--tuned peers.csv`` takes deepinv's settings from an earlier run in place of tuning. deepinv's physics is our operator with its SVD: its proximal step, PiGDM's inverse and DDRM are then in
-closed form. Its denoiser is our prior, D(x, sigma) with x = x0 + sigma n on [0, 1], as its methods call it.
+nothing improves; so each metric can be compared with the peer's best setting for that very metric; ``--tuned CSV``
+takes those of an earlier run. All see one y. deepinv's physics is our operator with its SVD: its proximal step,
+PiGDM's inverse and DDRM are then in closed form. Its denoiser is our prior, D(x, sigma) with x = x0 + sigma n on
+[0, 1], as its methods call it.
 
 Metrics are those of one sample, clamped to [0, 1] for both; the misfit is that of the sample as returned.
 """
