@@ -71,7 +71,7 @@ def test_the_curve_of_a_gaussian() -> None:
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_the_estimated_curve_is_unbiased(k: int) -> None:
     """The mean point of a stratum of 2..T is the mean of the exact curve over it."""
-    n = 2000
+    n = 1000
     found = DDPM(ideal, SCHEDULE, "x0").rate_distortion(gaussian_images(n), Streams([(1, b) for b in range(n)]), k)
     rate, error = exact_curve()
     strata = [set(column.tolist()) for column in found.t.T]

@@ -202,14 +202,13 @@ def state(run: Path) -> dict[str, dict[str, Tensor]]:
     return torch.load(run / "state.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("loss", ["hybrid", "vlb"])
-def test_importance_sampling_resumes_exactly(images: Path, tmp_path: Path, loss: str) -> None:
-    fit(settings(images, loss=loss), tmp_path / "whole", progress=False)
-    fit(settings(images, loss=loss, steps=8), tmp_path / "parts", progress=False)
+def test_importance_sampling_resumes_exactly(images: Path, tmp_path: Path) -> None:
+    fit(settings(images, loss="vlb"), tmp_path / "whole", progress=False)
+    fit(settings(images, loss="vlb", steps=8), tmp_path / "parts", progress=False)
     sampler = ImportanceTimesteps(4)
     sampler.load_state_dict(state(tmp_path / "parts")["timesteps"])
     assert float((sampler.p - 0.25).abs().max()) > 0.05  # the warm-up is over: the history matters
-    fit(settings(images, loss=loss), tmp_path / "parts", progress=False)
+    fit(settings(images, loss="vlb"), tmp_path / "parts", progress=False)
     whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
     for part in ("network", "averaged", "timesteps"):
         assert all(torch.equal(value, parts[part][name]) for name, value in whole[part].items())
