@@ -34,9 +34,20 @@ from tqdm import tqdm
 
 from invdiff.errors import InputError
 from invdiff.images import grid, write_image
-from invdiff.prior.checkpoint import PRIOR_FILE, PriorSpec, load_prior, pick_device, save_prior, write_whole
+from invdiff.prior.checkpoint import (
+    PRIOR_FILE,
+    ClassifierSpec,
+    PriorSpec,
+    Spec,
+    load_prior,
+    pick_device,
+    save_prior,
+    write_whole,
+)
+from invdiff.prior.classifier import NetworkClassifier, cross_entropy, log_probabilities
 from invdiff.prior.ddpm import DDPM, Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
 from invdiff.rng import Streams, stream_seed
@@ -50,11 +61,16 @@ class TrainSettings:
 
     Attributes:
         data: what ``load_data`` reads; size, channels, crop and held_out as there.
-        target, variance: what the network predicts, and sigma_t^2 of p_theta; as in ``DDPM``.
+        network: by its registered name; with ``classes`` it learns the labels of the data.
+        target, variance: what the network predicts, and sigma_t^2 of p_theta; as in ``DDPM``. The target "label" trains
+            a classifier of noisy images (``unet_classifier``).
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
         min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; null for the plain L_simple.
         timesteps: "uniform", or "importance" by the size of the loss, which Nichol & Dhariwal advise for "vlb".
-        init: a prior whose weights the run begins with: a name that ships, a file, or a run's folder.
+        p_uncond: share of the images whose label is withheld from a network with classes, so that it learns the
+            unconditional model too (Ho & Salimans 2022, Alg. 1).
+        init: a prior whose weights the run begins with: a name that ships, a file, or a run's folder. A network with
+            classes may begin with one without.
         steps, batch: optimiser steps, and images in each, over all processes.
         accumulate: micro-batches, one after the other, that the batch of a process is cut into to save memory.
         lr: the learning rate of AdamW after ``warmup`` steps; it falls linearly to zero over the last
@@ -75,11 +91,12 @@ class TrainSettings:
     network: Mapping[str, Any] = field(default_factory=lambda: {"name": "unet"})
     schedule: ScheduleName = "linear"
     T: int = 1000
-    target: Target = "eps"
+    target: Target | Literal["label"] = "eps"
     variance: Variance = "small"
     loss: Loss = "simple"
     min_snr: float | None = None
     timesteps: Timesteps = "uniform"
+    p_uncond: float = 0.1
     init: str | None = None
     steps: int = 10_000
     batch: int = 64
@@ -112,16 +129,29 @@ class TrainSettings:
             raise InputError(f"loss, variance: found {self.loss}, {self.variance}, expected {expected}")
         if self.min_snr is not None and (self.loss == "vlb" or not self.min_snr > 0):
             raise InputError(f"min_snr: found {self.min_snr} with loss {self.loss}, expected it above 0, not with vlb")
+        if not 0 <= self.p_uncond <= 1:
+            raise InputError(f"p_uncond: found {self.p_uncond}, expected a share in [0, 1]")
+        if self.target == "label" and not self.classes:
+            raise InputError("network.classes is missing: expected the number of labels for target=label")
+        if self.target == "label" and (self.loss != "simple" or self.min_snr is not None):
+            raise InputError(f"loss: found {self.loss}, min_snr={self.min_snr} for target=label, expected neither")
 
-    def spec(self, shape: tuple[int, ...]) -> PriorSpec:
-        """The prior that these settings train, for items of a shape."""
+    @property
+    def classes(self) -> int:
+        """Labels that the network knows."""
+        return int(self.network.get("classes", 0))
+
+    def spec(self, shape: tuple[int, ...]) -> Spec:
+        """The prior or the classifier that these settings train, for items of a shape."""
+        if self.target == "label":
+            return ClassifierSpec(shape, self.network, self.schedule, self.T)
         if self.loss != "simple" and len(shape) == 1:
             raise InputError(f"loss: found {self.loss} for points, expected simple: L_vlb is that of 8-bit images")
         return PriorSpec(shape, self.network, self.schedule, self.T, self.target, self.variance)
 
 
-def fit(settings: TrainSettings, out: str | Path, *, progress: bool = True) -> NetworkDenoiser:
-    """Train a prior, or continue the run in ``out``; returns the averaged weights as a prior.
+def fit(settings: TrainSettings, out: str | Path, *, progress: bool = True) -> NetworkDenoiser | NetworkClassifier:
+    """Train a prior (or a classifier), or continue the run in ``out``; returns it, with the averaged weights.
 
     ``out`` receives state.pt (to resume), prior.safetensors, log.csv, TensorBoard events and grids of samples.
 
@@ -184,12 +214,16 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class Batch(NamedTuple):
-    """What a step learns from: x_0 (B, *shape) in [-1, 1], t (B,) and its weight, and eps (B, *shape)."""
+    """What a step learns from: x_0 (B, *shape) in [-1, 1], t (B,) and its weight, eps (B, *shape), and labels (B,).
+
+    Labels are in 0..classes; the last stands for none.
+    """
 
     x_0: Tensor
     t: Tensor
     weight: Tensor
     eps: Tensor
+    label: Tensor
 
 
 class Trainer:
@@ -202,6 +236,7 @@ class Trainer:
         self.mine = self._share()
         self.train, self.held_out = train.to(self.device), held_out
         self.spec = settings.spec(train.shape)
+        check_labels(settings, self.train)
         torch.manual_seed(stream_seed(settings.seed))
         self.network = self.spec.build().network.to(self.device)
         if settings.channels_last:
@@ -217,7 +252,9 @@ class Trainer:
         # The network as it is trained: in bf16, compiled, its gradients averaged over the processes.
         self.model = self.accelerator.prepare_model(self.network)
         schedule = self.spec.around(self.network).schedule.to(self.device)
-        self.ddpm = DDPM(self.model, schedule, settings.target, settings.variance)
+        # A classifier needs the forward process alone.
+        target = "eps" if settings.target == "label" else settings.target
+        self.ddpm = DDPM(self.model, schedule, target, settings.variance)
 
     def _share(self) -> slice:
         """The part of a batch that is this process's."""
@@ -284,9 +321,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(s, self.step)
         self.optimiser.zero_grad()
-        for x_0, t, weight, eps in zip(*(values.chunk(s.accumulate) for values in batch), strict=True):
+        for x_0, t, weight, eps, label in zip(*(values.chunk(s.accumulate) for values in batch), strict=True):
             with self.accelerator.accumulate(self.model):
-                per_image = training_loss(self.ddpm, x_0, t, eps, s.loss, s.min_snr)
+                per_image = self.loss(x_0, t, eps, label)
                 loss = (weight * per_image).mean()
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
@@ -297,6 +334,13 @@ class Trainer:
         self.optimiser.step()
         self.average()
         return torch.stack(losses).mean() + 0 * norm  # NaN where the gradient overflowed, without asking the device
+
+    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
+        """What is minimised, of every item, (B,)."""
+        if self.settings.target == "label":
+            return cross_entropy(self.ddpm, x_0, t, eps, label)
+        ddpm = self.ddpm.given(label) if self.settings.classes else self.ddpm
+        return training_loss(ddpm, x_0, t, eps, self.settings.loss, self.settings.min_snr)
 
     def draw(self, step: int) -> Batch:
         """This process's part of the batch of a step. Random numbers are drawn for the whole batch by everyone."""
@@ -310,9 +354,21 @@ class Trainer:
         x_0 = x_0.contiguous(memory_format=layout)
         t, weight = self.timesteps.draw(s.batch, self.device)
         eps = torch.empty(s.batch, *x_0.shape[1:], device=self.device, memory_format=layout).normal_()[mine]
+        label = self.labels(self.indices(step)[mine])
         if self.accelerator.process_index > 0:  # masks of dropout differ between the processes
             torch.manual_seed(stream_seed(s.seed, 2, step, self.accelerator.process_index))
-        return Batch(x_0, t[mine], weight[mine], eps)
+        return Batch(x_0, t[mine], weight[mine], eps, label)
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """Of this process's part of a batch; a share p_uncond of the whole batch's is withheld."""
+        s = self.settings
+        none = torch.full((len(indices),), s.classes, device=self.device)
+        if not s.classes:
+            return none
+        label = self.train.label(indices).to(self.device)
+        if s.target == "label":
+            return label
+        return torch.where(torch.rand(s.batch, device=self.device)[self.mine] < s.p_uncond, none, label)
 
     def indices(self, step: int) -> Tensor:
         """The items of a step: epochs are shuffled one by one and follow each other without a gap."""
@@ -351,19 +407,29 @@ class Trainer:
 
     @torch.no_grad()
     def look(self, board: SummaryWriter) -> str:
-        """Bits/dim of held-out images and a grid of samples, from the averaged weights."""
+        """Bits/dim of held-out images and a grid of samples, or a classifier's accuracy, by the averaged weights."""
         text = f"step {self.step}"
         prior = self.spec.around(self.averaged)
+        if isinstance(prior, NetworkClassifier):
+            return text + self.look_at_classifier(prior, board)
         if len(prior.shape) == 1:
             return text
         if len(self.held_out):
             bits, error = held_out_bits_per_dim(prior, self.held_out, self.settings.eval_images)
             self.log(board, bits_per_dim=bits, bits_per_dim_error=error)
             text += f": {bits:.3f} +- {error:.3f} bits/dim on held-out images"
-        samples = grid(generate(prior, 64, steps=50).clamp(0, 1).cpu(), 8)
+        samples = grid(draw_samples(prior).clamp(0, 1).cpu(), 8)
         write_image(self.out / f"samples_{self.step:07d}.png", samples)
         board.add_image("samples", samples, self.step)
         return text
+
+    def look_at_classifier(self, classifier: NetworkClassifier, board: SummaryWriter) -> str:
+        """Its accuracy on held-out images at a few noise levels."""
+        if not len(self.held_out) or self.held_out.labels is None:
+            return ""
+        found = held_out_accuracy(classifier, self.held_out, self.settings.eval_images)
+        self.log(board, **{f"accuracy_t{t}": accuracy for t, accuracy in found.items()})
+        return ": accuracy on held-out images " + ", ".join(f"{a:.3f} at t = {t}" for t, a in found.items())
 
     def log(self, board: SummaryWriter, **values: float) -> None:
         """Append to log.csv (step, name, value) and to the TensorBoard events."""
@@ -434,12 +500,51 @@ class Trainer:
         if prior.target != self.spec.target:
             raise InputError(f"init {name}: predicts {prior.target}, expected target={self.spec.target}")
         given, own = prior.network.state_dict(), self.network.state_dict()
+        if not prior.classes:
+            given |= {key: weight for key, weight in own.items() if key == "label.weight"}  # zero
         for key in [*own, *given]:
             found, expected = (tuple(w[key].shape) if key in w else "no such weight" for w in (given, own))
             if found != expected:
                 raise InputError(f"init {name}: {key}: found {found}, expected {expected}")
         self.network.load_state_dict(given)
         self.averaged.load_state_dict(given)
+
+
+def check_labels(settings: TrainSettings, data: Data) -> None:
+    """Raise InputError where the network learns labels that the data does not have."""
+    if not settings.classes:
+        return
+    expected = f"expected 0..{settings.classes - 1}, as network.classes={settings.classes}"
+    if data.labels is None:
+        raise InputError(f"data {settings.data}: found no labels, {expected}")
+    if int(data.labels.max()) >= settings.classes:
+        raise InputError(f"data {settings.data}: found labels up to {int(data.labels.max())}, {expected}")
+
+
+def draw_samples(prior: NetworkDenoiser) -> Tensor:
+    """For a grid of eight columns: 64 samples, or a row for each of at most 16 classes."""
+    if not prior.classes:
+        return generate(prior, 64, steps=50)
+    return torch.cat([generate(ClassifierFree(prior, label), 8, steps=50) for label in range(min(16, prior.classes))])
+
+
+@torch.no_grad()
+def held_out_accuracy(
+    classifier: NetworkClassifier, data: Data, images: int, levels: int = 4, batch: int = 256
+) -> dict[int, float]:
+    """Share of the first ``images`` items whose label is told right at x_t, for t = 1, T / levels, 2 T / levels, ..."""
+    schedule, device = classifier.schedule, next(classifier.parameters()).device
+    ddpm = DDPM(classifier.network, schedule)
+    right = {max(1, level * schedule.T // levels): 0 for level in range(levels)}
+    number = min(images, len(data))
+    for start in range(0, number, batch):
+        index = torch.arange(start, min(start + batch, number))
+        x_0, label = data.batch(index).to(device), data.label(index).to(device)
+        noise = Streams([(0, int(i)) for i in index])
+        for t in right:
+            log_p = log_probabilities(ddpm, x_0, torch.full_like(label, t), noise(x_0))
+            right[t] += int((log_p.argmax(1) == label).sum())
+    return {t: count / number for t, count in right.items()}
 
 
 @torch.no_grad()
