@@ -18,7 +18,6 @@ from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import (
     descend,
     descent,
-    normalisation,
     per_level,
     stages,
     time_network,
@@ -109,7 +108,7 @@ class UNetClassifier(nn.Module):
         self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.down, features = descent(stage, width, multipliers, per_level(blocks, len(multipliers)))
         self.middle = stage(features[-1], features[-1], len(multipliers) - 1)
-        self.norm = normalisation(features[-1])
+        self.norm = nn.GroupNorm(1, features[-1])  # in small groups the pooled means would say nothing
         self.head = zeroed(nn.Linear(features[-1], classes))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

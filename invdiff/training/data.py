@@ -10,7 +10,7 @@ import math
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +35,12 @@ class Data(ABC):
     """Training items by number, each of ``shape``.
 
     Attributes:
+        labels: of all items, (N,) in 0..classes - 1, where they are known.
         uniforms: how many random numbers of [0, 1) an item needs: where it is cropped.
     """
 
     shape: tuple[int, ...]
+    labels: Tensor | None = None
     uniforms: int = 0
 
     @abstractmethod
@@ -50,6 +52,11 @@ class Data(ABC):
 
         ``u`` (B, ``uniforms``) in [0, 1) is what is random about them, by default from torch's global generator.
         """
+
+    def label(self, indices: Tensor) -> Tensor:
+        """The labels of the items that ``batch`` returns, (B,); only where ``labels`` are known."""
+        assert self.labels is not None
+        return self.labels[indices.to(self.labels.device)]
 
     def prefetch(self, indices: Tensor) -> None:  # noqa: B027 (nothing to do for items in memory)
         """Begin to read what ``batch`` will be asked for next."""
@@ -64,6 +71,7 @@ class TrainingData(Data):
     """Training items in memory: 8-bit images (N, C, H, W), or float points (N, dims)."""
 
     items: Tensor
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -75,8 +83,12 @@ class TrainingData(Data):
     def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
         return to_model_range(self.items[sent(indices, self.items.device)])
 
+    def take(self, indices: Tensor) -> TrainingData:
+        """Some of the items."""
+        return TrainingData(self.items[indices], None if self.labels is None else self.labels[indices])
+
     def to(self, device: torch.device) -> TrainingData:
-        return TrainingData(self.items.to(device))
+        return TrainingData(self.items.to(device), None if self.labels is None else self.labels.to(device))
 
 
 class FolderData(Data):
@@ -90,10 +102,13 @@ class FolderData(Data):
         channels: 1 or 3.
         framing: "fit" resizes the short side to ``size`` and takes the middle; "random" and "middle" take a square
             of the image as it is (enlarged if it is too small).
+        labels: of the files, (N,).
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, channels: int, framing: Framing = "fit") -> None:
-        self.paths, self.size, self.framing = list(paths), size, framing
+    def __init__(
+        self, paths: Sequence[Path], size: int, channels: int, framing: Framing = "fit", labels: Tensor | None = None
+    ) -> None:
+        self.paths, self.size, self.framing, self.labels = list(paths), size, framing, labels
         self.shape, self.uniforms, self.device = (channels, size, size), 2 * (framing == "random"), torch.device("cpu")
         self.unreadable: dict[int, str] = {}
         self._decoded: dict[int, Future[Tensor | InputError]] = {}
@@ -113,7 +128,7 @@ class FolderData(Data):
 
     def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
         self.prefetch(indices)
-        images = [self._image(index) for index in indices.tolist()]
+        images = [self._readable(index)[1] for index in indices.tolist()]
         room = max(2 * len(images), MEMORY // images[0].numel())
         while len(self._decoded) > room:
             del self._decoded[next(iter(self._decoded))]  # the one read first
@@ -130,13 +145,17 @@ class FolderData(Data):
         image = resized(image, self.size, always=self.framing == "fit")
         return (image if self.framing == "random" else middle(image, self.size))[0]
 
-    def _image(self, index: int) -> Tensor:
+    def label(self, indices: Tensor) -> Tensor:
+        return super().label(torch.tensor([self._readable(index)[0] for index in indices.tolist()]))
+
+    def _readable(self, index: int) -> tuple[int, Tensor]:
+        """The file of that number, or the next one that can be read: its number and its image."""
         for step in range(len(self)):
             candidate = (index + step) % len(self)
             self.prefetch(torch.tensor([candidate]))
             image = self._decoded[candidate].result()
             if isinstance(image, Tensor):
-                return image
+                return candidate, image
             if candidate not in self.unreadable:
                 self.unreadable[candidate] = str(image)
                 warn(f"data: skipped {len(self.unreadable)} unreadable files so far: {image}", stacklevel=4)
@@ -177,6 +196,8 @@ def load_data(
         source: ``swissroll``; an .npz file with the array ``train_images`` or ``images``, 8-bit, (N, H, W) or
             (N, H, W, C), and held out ``test_images`` if there is such an array; or a folder that is searched for
             images. Where nothing else is held out, a fixed twentieth of the images is, at most 1,000.
+            Labels are read where there are some: the arrays ``train_labels`` or ``labels``, and ``test_labels``,
+            (N,), whole numbers from 0; of a folder, the number of the sub-folder that an image is in, sorted by name.
         size: side of the square training images: smaller .npz images are zero-padded around to it; images of
             a folder are resized by their short side and cropped in the middle (64 by default).
         channels: 1 or 3; by default those of the .npz, or 3.
@@ -192,12 +213,11 @@ def load_data(
     if not path.is_dir():
         train = _read_npz(path, size, channels, ("train_images", "images"))
         if held_out is not None:
-            return TrainingData(train), _held_out(held_out, train.shape[-1], train.shape[1], crop)
+            return train, _held_out(held_out, train.shape[-1], train.shape[0], crop)
         with np.load(path) as archive:
             if "test_images" not in archive:
-                kept, apart = split(len(train))
-                return TrainingData(train[kept]), TrainingData(train[apart])
-        return TrainingData(train), TrainingData(_read_npz(path, size, channels, ("test_images",)))
+                return train.take(split(len(train))[0]), train.take(split(len(train))[1])
+        return train, _read_npz(path, size, channels, ("test_images",))
     size, channels = size or 64, channels or 3
     paths = image_paths(path)
     if held_out is not None:
@@ -205,11 +225,14 @@ def load_data(
         kept, apart = torch.arange(len(paths)), torch.empty(0, dtype=torch.long)
     else:
         kept, apart = split(len(paths))
-    train_data = FolderData([paths[i] for i in kept], size, channels, "random" if crop else "fit")
+    names = sub_folders(paths, path)
+    classes = sorted(set(names))
+    ours, others = ([paths[i] for i in part] for part in (kept, apart))
+    train_data = FolderData(ours, size, channels, "random" if crop else "fit", numbered(names, classes, kept))
     train_data.batch(kept[:1])  # an unreadable folder is found out now
     if held_out is not None:
-        return train_data, _held_out(held_out, size, channels, crop)
-    return train_data, FolderData([paths[i] for i in apart], size, channels, "middle" if crop else "fit")
+        return train_data, _held_out(held_out, size, channels, crop, classes)
+    return train_data, FolderData(others, size, channels, "middle" if crop else "fit", numbered(names, classes, apart))
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -227,11 +250,28 @@ def split(n: int) -> tuple[Tensor, Tensor]:
     return order[held_out:], order[:held_out]
 
 
-def _held_out(source: str, size: int, channels: int, crop: bool) -> Data:
+def sub_folders(paths: Sequence[Path], root: Path) -> list[str]:
+    """The sub-folder of ``root`` that each file is in; none at all, if one is in ``root`` itself."""
+    places = [path.relative_to(root).parts for path in paths]
+    return [] if any(len(place) == 1 for place in places) else [place[0] for place in places]
+
+
+def numbered(names: Sequence[str], classes: Sequence[str], items: Tensor | None = None) -> Tensor | None:
+    """The labels of some items (by default all), given the names of the classes of all; None if one is unknown."""
+    number = {name: label for label, name in enumerate(classes)}
+    if not names or not number.keys() >= set(names):
+        return None
+    labels = torch.tensor([number[name] for name in names])
+    return labels if items is None else labels[items]
+
+
+def _held_out(source: str, size: int, channels: int, crop: bool, classes: Sequence[str] = ()) -> Data:
     path = Path(source)
     if path.is_dir():
-        return FolderData(image_paths(path), size, channels, "middle" if crop else "fit")
-    return TrainingData(_read_npz(path, size, channels, ("images", "test_images")))
+        paths = image_paths(path)
+        labels = numbered(sub_folders(paths, path), classes)
+        return FolderData(paths, size, channels, "middle" if crop else "fit", labels)
+    return _read_npz(path, size, channels, ("images", "test_images"))
 
 
 def swiss_roll(n: int, seed: int) -> Tensor:
@@ -242,7 +282,7 @@ def swiss_roll(n: int, seed: int) -> Tensor:
     return (spiral + 0.25 * torch.randn(n, 2, generator=generator)) / 7
 
 
-def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[str, ...]) -> Tensor:
+def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[str, ...]) -> TrainingData:
     if path.suffix != ".npz" or not path.is_file():
         raise InputError(f"data '{path}': found neither a folder of images nor an .npz file")
     try:
@@ -250,6 +290,7 @@ def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[st
             found = list(archive.keys())
             key = next((k for k in keys if k in archive), None)
             array = None if key is None else archive[key]
+            labels = None if key is None else _labels(archive, key.replace("images", "labels"))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"data {path}: not a readable .npz file ({error})") from None
     if array is None:
@@ -260,7 +301,19 @@ def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[st
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if channels is not None and images.shape[1] != channels:
         images = (to_channels(images.float() / 255, channels) * 255).round().byte()
-    return _centred(images, size, path).contiguous()
+    labels = labels if labels is not None and len(labels) == len(images) else None
+    return TrainingData(_centred(images, size, path).contiguous(), labels)
+
+
+def _labels(archive: Mapping[str, np.ndarray], key: str) -> Tensor | None:
+    """Whole numbers (N,) from 0; None where there is no such array, or another kind of labels."""
+    try:
+        labels = archive[key]
+    except (KeyError, ValueError):  # none, or Python objects
+        return None
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0 or labels.min() < 0:
+        return None
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _centred(images: Tensor, size: int | None, path: Path) -> Tensor:
