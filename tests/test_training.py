@@ -237,7 +237,9 @@ def test_training_lowers_the_loss(images: Path, tmp_path: Path) -> None:
 
 def losses_in(run: Path) -> dict[int, float]:
     with (run / "log.csv").open() as file:
-        return {int(step): float(value) for step, name, value in csv.reader(file) if name == "loss"}
+        rows = [(int(step), float(value)) for step, name, value in csv.reader(file) if name == "loss"]
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
 
 
 # Two processes with the environment that torchrun gives them, forked after the imports to be quick.

@@ -472,6 +472,8 @@ class Trainer:
             self.timesteps.load_state_dict(state.get("timesteps", {}))
         elif self.settings.init is not None:
             self._begin_with(self.settings.init)
+        if self.accelerator.is_main_process:
+            self._shorten_log()
 
     def _saved(self) -> dict[str, Any] | None:
         """The state in ``out``, which must be writable, if there is one."""
@@ -493,6 +495,13 @@ class Trainer:
             if (found := stored[key]) != value:
                 raise InputError(f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}")
         return state
+
+    def _shorten_log(self) -> None:
+        """Drop what a killed run logged after it was last saved, which will be logged again."""
+        lines = (self.out / "log.csv").read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and int(line.partition(b",")[0]) <= self.step]
+        if kept != lines:
+            write_whole(self.out / "log.csv", b"".join(kept))
 
     def _begin_with(self, name: str) -> None:
         """The weights of another prior, which must fit one by one."""
