@@ -132,9 +132,9 @@ def test_labels_of_a_folder_are_its_sub_folders_sorted(tmp_path: Path) -> None:
 
 def test_labels_are_withheld_at_the_rate_p_uncond(patterns: Path, tmp_path: Path) -> None:
     run = trainer(patterns, tmp_path / "run", p_uncond=0.2, batch=60)
-    batches = [run.draw(step) for step in range(50)]
+    batches = [run.draw(step) for step in range(30)]
     labels = torch.cat([b.label for b in batches])
-    true = torch.cat([run.train.label(run.indices(step)) for step in range(50)])
+    true = torch.cat([run.train.label(run.indices(step)) for step in range(30)])
     withheld = labels == 3
     assert abs(withheld.float().mean() - 0.2) < 5 * (0.2 * 0.8 / len(labels)) ** 0.5
     assert torch.equal(labels[~withheld], true[~withheld])
@@ -156,7 +156,7 @@ def test_a_conditional_prior_learns_to_use_the_label(patterns: Path, tmp_path: P
     """After a short run samples of a class are of that class; before it they know nothing of classes."""
     run = trainer(patterns, tmp_path, target="v", schedule="cosine", lr=5e-3)
     early = deepcopy(trained(run, 1))
-    prior = trained(run, 80)
+    prior = trained(run, 70)
 
     def right(model: Denoiser) -> float:
         told = [classes(generate(ClassifierFree(model, k, 1.0), 8, steps=10)) == k for k in range(3)]
