@@ -56,7 +56,7 @@ class Data(ABC):
     def label(self, indices: Tensor) -> Tensor:
         """The labels of the items that ``batch`` returns, (B,); only where ``labels`` are known."""
         assert self.labels is not None
-        return self.labels[indices.to(self.labels.device)]
+        return self.labels[sent(indices, self.labels.device)]
 
     def prefetch(self, indices: Tensor) -> None:  # noqa: B027 (nothing to do for items in memory)
         """Begin to read what ``batch`` will be asked for next."""
@@ -168,8 +168,10 @@ class FolderData(Data):
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """x from the CPU on a device; a GPU is not waited for."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    """x on a device; on its way from the CPU to a GPU it is not waited for."""
+    if x.device.type == "cpu" and device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def to_model_range(items: Tensor) -> Tensor:

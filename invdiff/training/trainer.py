@@ -51,7 +51,7 @@ from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
 from invdiff.rng import Streams, stream_seed
-from invdiff.training.data import Data, epoch_order, load_data
+from invdiff.training.data import Data, epoch_order, load_data, sent
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 
 
@@ -365,7 +365,7 @@ class Trainer:
         none = torch.full((len(indices),), s.classes, device=self.device)
         if not s.classes:
             return none
-        label = self.train.label(indices).to(self.device)
+        label = sent(self.train.label(indices), self.device)
         if s.target == "label":
             return label
         return torch.where(torch.rand(s.batch, device=self.device)[self.mine] < s.p_uncond, none, label)
