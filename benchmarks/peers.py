@@ -11,7 +11,8 @@ takes those of an earlier run. All see one y. deepinv's physics is our operator 
 PiGDM's inverse and DDRM are then in closed form. Its denoiser is our prior, D(x, sigma) with x = x0 + sigma n on
 [0, 1], as its methods call it.
 
-Metrics are those of one sample, clamped to [0, 1] for both; the misfit is that of the sample as returned.
+Metrics are those of one sample (their mean over ``--seeds`` of noise and sample, image by image), clamped to [0, 1] for
+both; the misfit is that of the sample as returned.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -368,10 +369,18 @@ def save(rows: Sequence[Settings], path: Path) -> None:
         writer.writerows(rows)
 
 
+def averaged(results: Iterable[Result]) -> Result:
+    """The results of several seeds as one, whose scores are their means, image by image."""
+    all_of = list(results)
+    scores = {name: torch.stack([r.scores[name] for r in all_of]).mean(0) for name in all_of[0].scores}
+    return Result(all_of[0].x, all_of[0].calls, sum(r.seconds for r in all_of) / len(all_of), scores)
+
+
 def compare(
-    task: str, method: str, prior: NetworkDenoiser, case: Case, other: Case, args: argparse.Namespace
+    task: str, method: str, prior: NetworkDenoiser, truth: Tensor, other: Case, args: argparse.Namespace
 ) -> list[Settings]:
-    mine = ours(task, method, prior, case, args.calls, args.seed)
+    cases = {seed: pose(task, truth, seed) for seed in range(args.seed, args.seed + args.seeds)}
+    mine = averaged(ours(task, method, prior, case, args.calls, seed) for seed, case in cases.items())
     tried: dict[str, Result] = {}
     peers, finished = {}, {}
     for criterion in CRITERIA:
@@ -381,7 +390,8 @@ def compare(
             settings, ends = tune(method, prior, other, args.calls, args.seed, criterion, tried)
         key = repr(settings)
         if key not in finished:
-            finished[key] = theirs(method, prior, case, settings, args.calls, args.seed)
+            runs = (theirs(method, prior, case, settings, args.calls, seed) for seed, case in cases.items())
+            finished[key] = averaged(runs)
         peers[criterion] = (settings, ends, finished[key])
     if args.verbose:
         for key, run in tried.items():
@@ -406,6 +416,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--calls", type=int, default=100, help="network calls per sample")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="evaluated: seed, seed + 1, ...; tuning takes the next")
     parser.add_argument("--out", type=Path, help="CSV")
     parser.add_argument("--tuned", type=Path, help="CSV of an earlier run, for deepinv's settings")
     parser.add_argument("--verbose", action="store_true", help="print every setting that was tried")
@@ -420,8 +431,8 @@ def main() -> None:
     rows: list[Settings] = []
     for task, method in itertools.product(args.tasks, args.methods):
         # Another seed: the tuning images meet other noise.
-        case, other = pose(task, truth, args.seed), pose(task, others, args.seed + 1)
-        rows += compare(task, method, prior, case, other, args)
+        other = pose(task, others, args.seed + args.seeds)
+        rows += compare(task, method, prior, truth, other, args)
         print(markdown(rows[-3:]), *(r["settings"] for r in rows[-2:]), sep="\n", end="\n\n", flush=True)
         if args.out:
             save(rows, args.out)  # after every method: a long run that is stopped has its results
