@@ -35,12 +35,20 @@ SHAPE = (1, 8, 8)
 SIGMA = 0.05
 # Default settings (the published ones), and others: the presets of configs/solver among them.
 SOLVERS: dict[str, dict[str, Solver]] = {
-    "dps": {"DPS": DPS(), "DPS zeta=0.3": DPS(zeta=0.3)},
-    "pigdm": {"PiGDM": PiGDM(), "PiGDM adaptive=false": PiGDM(adaptive=False)},
-    "ddrm": {"DDRM": DDRM(), "DDRM steps=100": DDRM(steps=100)},
+    "dps": {"DPS": DPS(), "DPS steps=50 zeta=2": DPS(steps=50, zeta=2.0)},
+    "pigdm": {"PiGDM": PiGDM(), "PiGDM steps=50": PiGDM(steps=50), "PiGDM adaptive=false": PiGDM(adaptive=False)},
+    "ddrm": {
+        "DDRM": DDRM(),
+        "DDRM steps=100 quadratic": DDRM(steps=100, spacing="quadratic"),
+        "the same, temperature=0.8": DDRM(steps=100, spacing="quadratic", temperature=0.8),
+    },
     "ddnm": {"DDNM": DDNM(), "DDNM eta=1": DDNM(eta=1.0)},
     "ddnm_plus": {"DDNM+": DDNMPlus()},
-    "diffpir": {"DiffPIR": DiffPIR(), "DiffPIR lam=4 zeta=1": DiffPIR(lam=4.0, zeta=1.0)},
+    "diffpir": {
+        "DiffPIR": DiffPIR(),
+        "DiffPIR lam=2 zeta=1": DiffPIR(lam=2.0, zeta=1.0),
+        "DiffPIR lam=4 zeta=1": DiffPIR(lam=4.0, zeta=1.0),
+    },
 }
 
 
