@@ -79,10 +79,13 @@ class Problem:
         return chi2 / self.operator.count(self.y)
 
     def baseline(self) -> Tensor:
-        """What needs no prior: the damped pseudo-inverse of y, or y itself for a nonlinear operator.
+        """What needs no prior: the damped pseudo-inverse of y, (B, C, H, W).
 
-        The damping is that of white images of standard deviation 1/2: Tikhonov's estimate.
+        The damping is that of white images of standard deviation 1/2: Tikhonov's estimate. For a nonlinear
+        operator it is y itself, or middle gray where y has not the image's shape.
         """
         if isinstance(self.operator, LinearOperator):
             return self.operator.pinv(self.y, 4 * self.variance())
-        return self.y
+        if tuple(self.y.shape[1:]) == self.operator.shape:
+            return self.y
+        return self.y.new_full((len(self), *self.operator.shape), 0.5)

@@ -114,17 +114,20 @@ def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[st
     source = settings.measurement or settings.input or str(example_images(settings.prior))
     found, names = read_images(source)
     found, names = found[: settings.images], names[: settings.images]
-    if found.shape[1] != channels:
+    noise = config.build("noise", settings.noise)
+    kind: type[Operator] = lookup("operator", settings.operator.get("name", ""))
+
+    def image_shape(data: Tensor) -> tuple[int, ...]:
+        shape = tuple(data.shape[1:])
+        return kind.infer_shape(shape, settings.operator) if settings.measurement else shape
+
+    # It is the image's channels that must be the prior's: a mosaic has one where its image has three.
+    if image_shape(found)[0] != channels:
         print(f"{source}: {found.shape[1]} channels made {channels}, as the prior has")
         found = to_channels(found, channels)
-    noise = config.build("noise", settings.noise)
-    shape = tuple(found.shape[1:])
+    operator = config.build("operator", settings.operator, shape=image_shape(found))
     if settings.measurement:
-        kind: type[Operator] = lookup("operator", settings.operator.get("name", ""))
-        shape = kind.infer_shape(shape, settings.operator)
-        operator = config.build("operator", settings.operator, shape=shape)
         return None, names, Problem(operator, noise, operator.measured(found))
-    operator = config.build("operator", settings.operator, shape=shape)
     return found, names, Problem.simulate(found, operator, noise, settings.seed)
 
 

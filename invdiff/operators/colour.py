@@ -1,0 +1,127 @@
+"""Colour from one value per pixel: gray pictures and colour filter mosaics. y has one channel, x has three."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.operators.base import SpectralOperator, image_shape
+from invdiff.registry import register
+
+GRAY = {
+    "luma": (0.299, 0.587, 0.114),  # ITU-R BT.601, Section 2.5.1
+    "mean": (1 / 3, 1 / 3, 1 / 3),
+}
+
+
+def colour_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """`shape` if it is (3, H, W); InputError otherwise."""
+    channels, height, width = image_shape(shape)
+    if channels != 3:
+        raise InputError(f"shape: found {channels} channels, expected 3 (red, green, blue)")
+    return channels, height, width
+
+
+class _OneChannel(SpectralOperator):
+    """What both operators share: (3, H, W) becomes (1, H, W)."""
+
+    decoupled: ClassVar[bool] = True
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(colour_shape(shape))
+
+    @classmethod
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        if len(measurement) != 3 or measurement[0] != 1:
+            raise InputError(f"measurement: found shape {measurement}, expected one channel, (1, H, W)")
+        return 3, *measurement[1:]
+
+
+@register("operator", "grayscale")
+class Grayscale(_OneChannel):
+    """Colorization: y is a weighted sum w^T x of red, green and blue at every pixel. A `SpectralOperator`.
+
+    V is, in every pixel, the Householder reflection that swaps w / |w| and the first channel: the first
+    coefficient carries the gray value, with s = |w|, and the two others span the null space.
+
+    Args:
+        shape: (3, H, W) of the image.
+        weights: of the sum: "luma" (0.299, 0.587, 0.114) as in BT.601 and Pillow, or "mean" (1/3 each) as in
+            DDRM and DDNM.
+
+    Raises:
+        InputError: the image has not three channels, or the weights are unknown.
+    """
+
+    w: Tensor  # (3, 1, 1)
+    reflection: Tensor  # (3, 3)
+
+    def __init__(self, shape: Sequence[int], weights: Literal["luma", "mean"] = "luma") -> None:
+        super().__init__(shape)
+        if weights not in GRAY:
+            raise InputError(f"weights: found {weights!r}, expected 'luma' or 'mean'")
+        w = torch.tensor(GRAY[weights], dtype=torch.float64)
+        normal = w / w.norm() - torch.tensor([1.0, 0.0, 0.0])
+        self.constant("w", w.view(3, 1, 1))
+        self.constant("reflection", torch.eye(3) - 2 * torch.outer(normal, normal) / normal.dot(normal))
+        self.constant("s", torch.stack([w.norm(), w.new_zeros(()), w.new_zeros(())]).view(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.w * x).sum(-3, keepdim=True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.w * y
+
+    def v_t(self, x: Tensor) -> Tensor:
+        return torch.einsum("ij,bjhw->bihw", self.reflection, x)
+
+    def v(self, c: Tensor) -> Tensor:
+        return self.v_t(c)  # a reflection is its own inverse
+
+    def u_t(self, y: Tensor) -> Tensor:
+        return torch.cat([y, y.new_zeros(len(y), 2, *y.shape[2:])], 1)
+
+    def u(self, c: Tensor) -> Tensor:
+        return c[:, :1]
+
+
+@register("operator", "demosaic")
+class Demosaic(_OneChannel):
+    """Demosaicing: a sensor behind a Bayer filter (US patent 3,971,065) sees one colour per pixel.
+
+    A `SpectralOperator`: a mask over the channels, of which y keeps the one that was seen.
+
+    Args:
+        shape: (3, H, W) of the image.
+        pattern: colours of the top left 2x2 pixels, row by row.
+
+    Raises:
+        InputError: the image has not three channels, or the pattern is unknown.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], pattern: Literal["RGGB", "BGGR", "GRBG", "GBRG"] = "RGGB"
+    ) -> None:
+        super().__init__(shape)
+        if pattern not in ("RGGB", "BGGR", "GRBG", "GBRG"):
+            raise InputError(f"pattern: found {pattern!r}, expected 'RGGB', 'BGGR', 'GRBG' or 'GBRG'")
+        seen = torch.zeros(self.shape)
+        for k, colour in enumerate(pattern):
+            seen["RGB".index(colour), k // 2 :: 2, k % 2 :: 2] = 1
+        self.constant("s", seen)
+
+    def v_t(self, x: Tensor) -> Tensor:
+        return x
+
+    def v(self, c: Tensor) -> Tensor:
+        return c
+
+    def u_t(self, y: Tensor) -> Tensor:
+        return torch.where(self.s > 0, y, 0)
+
+    def u(self, c: Tensor) -> Tensor:
+        return torch.where(self.s > 0, c, 0).sum(-3, keepdim=True)

@@ -1,0 +1,71 @@
+"""Compressed sensing by a subsampled Walsh-Hadamard transform, as in the single-pixel camera.
+
+Duarte et al. 2008, https://doi.org/10.1109/MSP.2007.914730.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.operators.base import image_shape
+from invdiff.operators.mask import Mask
+from invdiff.registry import register
+
+
+@register("operator", "hadamard")
+class Hadamard(Mask):
+    """A random subset of the Walsh-Hadamard coefficients of every channel: a mask in the transformed domain.
+
+    A `SpectralOperator` with s = 0 or 1. The measurement has the image's shape, (C, H, W): the orthonormal
+    coefficients in Sylvester's (natural) order, read row by row, with zeros where none was measured. The
+    channels share one subset. The first coefficient, sqrt(H W) times the mean of the image, is always in it.
+
+    Args:
+        shape: (C, H, W) of the image; H and W are powers of two.
+        ratio: measured share of the coefficients, rounded to whole coefficients (at least one).
+        seed: of the subset.
+
+    Raises:
+        InputError: a side is no power of two, or `ratio` is not in (0, 1].
+    """
+
+    def __init__(self, shape: Sequence[int], ratio: float = 0.25, seed: int = 0) -> None:
+        _, height, width = image_shape(shape)
+        if height & (height - 1) or width & (width - 1):
+            raise InputError(f"shape: found a {height}x{width} image, expected sides that are powers of two")
+        if not 0 < ratio <= 1:
+            raise InputError(f"ratio: found {ratio}, expected a fraction in (0, 1]")
+        size = height * width
+        others = 1 + torch.randperm(size - 1, generator=torch.Generator().manual_seed(seed))
+        kept = torch.zeros(size)
+        kept[0] = 1
+        kept[others[: max(round(ratio * size), 1) - 1]] = 1
+        super().__init__(shape, kept.view(height, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.s * walsh_hadamard(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return walsh_hadamard(self.measured(y))
+
+    def v_t(self, x: Tensor) -> Tensor:
+        return walsh_hadamard(x)
+
+    def v(self, c: Tensor) -> Tensor:
+        return walsh_hadamard(c)
+
+
+def walsh_hadamard(x: Tensor) -> Tensor:
+    """Orthonormal transform of each (H, W), H W a power of two, in log2(H W) passes; its own inverse.
+
+    In Sylvester's order the matrix of the flattened image is the Kronecker product of those of its sides.
+    """
+    flat, step = x.flatten(-2), 1
+    while step < flat.shape[-1]:
+        a, b = flat.unflatten(-1, (-1, 2, step)).unbind(-2)
+        flat, step = torch.stack([a + b, a - b], -2).flatten(-3), 2 * step
+    return flat.view(x.shape) / step**0.5

@@ -1,0 +1,60 @@
+"""Nonlinear blur: a camera that blurs, compresses the contrast and blurs again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.operators.base import Operator, positive
+from invdiff.operators.blur import CircularBlur
+from invdiff.registry import register
+
+
+@register("operator", "blur_nonlinear")
+class NonlinearBlur(Operator):
+    """y = A2 phi(A1 x), with two circular convolutions and an S-shaped response phi between them.
+
+    phi(z) = 1/2 + tanh(g (z - 1/2)) / (2 tanh(g / 2)), with the gain g, maps [0, 1] onto itself. The kernels are
+    speckles: independent exponential variates under a Gaussian window of standard deviation kernel_size / 6,
+    divided by their sum. So constant images are blurred by neither, and y of images in [0, 1] is in [0, 1].
+
+    This is a fixed model that needs no weights. It is not the nonlinear deblurring of DPS and DAPS, whose operator
+    is a pretrained network (Tran et al. 2021, https://arxiv.org/abs/2104.00317): do not compare with its numbers.
+    An `Operator`.
+
+    Args:
+        shape: (C, H, W) of the image.
+        kernel_size: side of both kernels, in pixels; at most the image's.
+        gain: g; near 0 the response is a straight line.
+        seed: of the kernels.
+
+    Raises:
+        InputError: the kernels do not fit the image, or `gain` is not positive and finite.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], kernel_size: int = 9, gain: float = 4.0, seed: int = 0
+    ) -> None:
+        super().__init__(shape)
+        if not 0 < gain < math.inf:
+            raise InputError(f"gain: found {gain}, expected a positive number")
+        self.gain = gain
+        size, generator = positive("kernel_size", kernel_size), torch.Generator().manual_seed(seed)
+        self.first, self.second = (CircularBlur(shape, speckle(size, generator)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        response = (self.gain * (self.first(x) - 0.5)).tanh() / (2 * math.tanh(self.gain / 2))
+        return self.second(0.5 + response)
+
+
+def speckle(size: int, generator: torch.Generator) -> Tensor:
+    """(size, size), positive, of sum 1, in float64."""
+    offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    window = (-0.5 * (6 * offset / size).square()).exp()
+    draws = torch.empty(size, size, dtype=torch.float64).exponential_(generator=generator)
+    kernel = window * window[:, None] * draws
+    return kernel / kernel.sum()
