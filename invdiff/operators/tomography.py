@@ -28,7 +28,7 @@ class Radon(LinearOperator):
     [0, 1] is in [0, sqrt(2)].
 
     A `LinearOperator`: the adjoint uses the same weights and is exact; `pinv` is by conjugate gradients. The
-    weights take 48 bytes per angle and pixel.
+    weights take 60 bytes per angle and pixel.
 
     Args:
         shape: (C, H, W) of the image.
@@ -41,7 +41,7 @@ class Radon(LinearOperator):
     """
 
     weights: Tensor  # (angles, 3, H W): of a pixel in the three strips that it can meet
-    bins: Tensor  # (angles, 3 H W), int32: these strips
+    bins: Tensor  # (angles, 3 H W): these strips
 
     def __init__(
         self, shape: Sequence[int], angles: int = 60, start: float = 0.0, stop: float = 180.0
@@ -52,19 +52,10 @@ class Radon(LinearOperator):
         count = positive("angles", angles)
         _, height, width = self.shape
         self.detectors = math.ceil(math.hypot(height, width))
-        theta = torch.deg2rad(start + (stop - start) * torch.arange(count, dtype=torch.float64) / count)
-        cos, sin = theta.cos()[:, None], theta.sin()[:, None]
-        rows, cols = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (height, width))
-        across = cos * cols.repeat(height) - sin * rows.repeat_interleave(width)
-        position = across + (self.detectors - 1) / 2
-        long, short = torch.maximum(cos.abs(), sin.abs()), torch.minimum(cos.abs(), sin.abs())
-        first = (position - (long + short) / 2 + 0.5).floor()
-        edges = first[:, None] - 0.5 + torch.arange(4.0)[:, None] - position[:, None]
-        weights = shadow(edges, long[:, None], short[:, None]).diff(dim=1)
-        # A strip beyond the last one has no weight, but its number must be one.
-        bins = (first[:, None] + torch.arange(3.0)[:, None]).clamp(0, self.detectors - 1)
-        self.constant("weights", weights / max(height, width))
-        self.register_buffer("bins", bins.flatten(1).int(), persistent=False)
+        angle = [math.radians(start + (stop - start) * k / count) for k in range(count)]
+        views = [strips(theta, height, width, self.detectors) for theta in angle]
+        self.constant("weights", torch.stack([areas for _, areas in views]) / max(height, width))
+        self.register_buffer("bins", torch.stack([bins for bins, _ in views]), persistent=False)
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
@@ -80,10 +71,10 @@ class Radon(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(-2)[..., None, :]
         empty = x.new_zeros(*x.shape[:2], self.detectors)
-        views = [
-            empty.index_add(-1, bins, (pixels * weights).flatten(-2))
-            for bins, weights in zip(self.bins, self.weights, strict=True)
-        ]
+        views = []
+        for bins, weights in zip(self.bins, self.weights, strict=True):
+            shares = (pixels * weights).flatten(-2)
+            views.append(empty.scatter_add(-1, bins.expand(shares.shape), shares))
         return torch.stack(views, -2)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -93,14 +84,27 @@ class Radon(LinearOperator):
         return x.unflatten(-1, self.shape[1:])
 
 
-def shadow(t: Tensor, long: Tensor, short: Tensor) -> Tensor:
+def strips(theta: float, height: int, width: int, detectors: int) -> tuple[Tensor, Tensor]:
+    """The three strips that each pixel can meet, (3 H W,), and the areas that it has in them, (3, H W)."""
+    cos, sin = math.cos(theta), math.sin(theta)
+    rows, cols = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (height, width))
+    position = (cos * cols - sin * rows[:, None]).flatten() + (detectors - 1) / 2
+    first = (position - (abs(cos) + abs(sin)) / 2 + 0.5).floor()
+    areas = shadow(first - position - 0.5 + torch.arange(4.0)[:, None], cos, sin).diff(dim=0)
+    # A strip beyond the last one has no area, but its number must be one.
+    bins = (first + torch.arange(3.0)[:, None]).clamp(0, detectors - 1)
+    return bins.flatten().long(), areas
+
+
+def shadow(t: Tensor, cos: float, sin: float) -> Tensor:
     """Area of a unit square's shadow at offsets below t from its centre.
 
     The shadow is the convolution of two boxes, of the widths |cos| and |sin| of the angle: a trapezoid. Its
     area is a difference of squares over their product, exact to about 1e-8 as one width goes to zero.
     """
-    short = short.clamp_min(1e-7)
+    long, short = max(abs(cos), abs(sin)), max(min(abs(cos), abs(sin)), 1e-7)
     outer, inner = (long + short) / 2, (long - short) / 2
-    ramps = [sign * (t + shift).clamp_min(0).square() for sign, shift in
-             ((1, outer), (-1, inner), (-1, -inner), (1, -outer))]  # fmt: skip
-    return sum(ramps[1:], ramps[0]) / (2 * long * short)
+    area = torch.zeros_like(t)
+    for sign, shift in ((1, outer), (-1, inner), (-1, -inner), (1, -outer)):
+        area += sign * (t + shift).clamp_min(0).square()
+    return area / (2 * long * short)
