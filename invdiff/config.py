@@ -258,8 +258,11 @@ def _defaults(command: type) -> Settings:
 
 
 def _takes_mapping(hint: Any) -> bool:
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return any(option is dict or get_origin(option) in (dict, Mapping) for option in options)
+    return any(option is dict or get_origin(option) in (dict, Mapping) for option in _options(hint))
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _check_keys(mapping: Mapping[str, Any], known: list[str], where: str) -> None:
@@ -281,6 +284,12 @@ def build(kind: str, mapping: Mapping[str, Any], **context: Any) -> Any:
         InputError: no or unknown name, unknown or missing setting, a value of the wrong type; also what the
             class itself raises for values that do not go together.
     """
+    cls, values = resolve_class(kind, mapping, **context)
+    return cls(**values)
+
+
+def resolve_class(kind: str, mapping: Mapping[str, Any], **context: Any) -> tuple[type, Settings]:
+    """The class that `build` calls, and the settings that it calls it with; errors as there."""
     if not isinstance(mapping, Mapping):
         raise InputError(f"{kind}: found {_show(mapping)}, expected settings with a name")
     name = mapping.get("name")
@@ -288,7 +297,7 @@ def build(kind: str, mapping: Mapping[str, Any], **context: Any) -> Any:
         raise InputError(f"{kind}.name is missing (known: {', '.join(registry.names(kind))})")
     cls = registry.lookup(kind, name)
     given = {key: value for key, value in mapping.items() if key != "name"}
-    return _construct(cls, given, f"{kind} {name}", f"{kind}.", context)
+    return cls, _values(cls, given, f"{kind} {name}", f"{kind}.", context)
 
 
 def validate(command: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
@@ -297,7 +306,7 @@ def validate(command: type[T], mapping: Mapping[str, Any], where: str = "") -> T
     Raises:
         InputError: an unknown or missing setting, or a value of the wrong type.
     """
-    return _construct(command, mapping, where or "this command", f"{where}." if where else "", {})
+    return _construct(command, mapping, where or "this command", f"{where}." if where else "")
 
 
 def schema(cls: type) -> dict[str, str]:
@@ -327,9 +336,13 @@ def describe(hint: Any) -> str:
     return str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
-def _construct(
-    cls: type[T], given: Mapping[str, Any], title: str, prefix: str, context: Mapping[str, Any]
-) -> T:
+def _construct(cls: type[T], given: Mapping[str, Any], title: str, prefix: str) -> T:
+    return cls(**_values(cls, given, title, prefix, {}))
+
+
+def _values(
+    cls: type, given: Mapping[str, Any], title: str, prefix: str, context: Mapping[str, Any]
+) -> Settings:
     parameters = _parameters(cls)
     values = {name: value for name, value in context.items() if name in parameters}
     allowed = [name for name in parameters if name not in context]
@@ -342,7 +355,7 @@ def _construct(
     for name, (hint, default) in parameters.items():
         if default is _REQUIRED and name not in values:
             raise InputError(f"{title} needs the setting {prefix + name!r} ({describe(hint)})")
-    return cls(**values)
+    return values
 
 
 def _parameters(cls: type) -> dict[str, tuple[Any, Any]]:
@@ -380,7 +393,10 @@ def _plain(hint: Any) -> Any:
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return _construct(hint, value, where, f"{where}.", {})
+        return _construct(hint, value, where, f"{where}.")
+    nested = [option.registry_kind for option in _options(hint) if hasattr(option, "registry_kind")]
+    if nested and isinstance(value, Mapping):
+        return build(nested[0], value)
     plain = _plain(hint)
     if plain is None:
         raise InputError(f"{where}: found {_show(value)}, but {describe(hint)} is only given from Python")
@@ -457,6 +473,9 @@ def _help(doc: str, settings: type | None) -> str:
         if kind in COMPONENTS:
             classes = {name: _one_line(registry.lookup(kind, name)) for name in registry.names(kind)}
             sections.append(_section(f"{kind}.name= and its settings", classes))
+    if "operator" in fields:
+        kernels = {name: _one_line(registry.lookup("kernel", name)) for name in registry.names("kernel")}
+        sections.append(_section("operator.kernel.name= and its settings", kernels))
     return "\n\n".join(sections)
 
 

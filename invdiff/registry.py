@@ -25,6 +25,7 @@ T = TypeVar("T")
 # Where each kind's own classes live; imported on the first look-up, so that `import invdiff` stays light.
 BUILT_IN = {
     "operator": "invdiff.operators",
+    "kernel": "invdiff.operators",
     "noise": "invdiff.noise",
     "solver": "invdiff.solvers",
     "network": "invdiff.prior",

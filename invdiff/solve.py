@@ -35,7 +35,6 @@ from invdiff.prior.checkpoint import example_images, load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
-from invdiff.registry import lookup
 from invdiff.solvers import Solver
 
 
@@ -115,11 +114,12 @@ def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[st
     found, names = read_images(source)
     found, names = found[: settings.images], names[: settings.images]
     noise = config.build("noise", settings.noise)
-    kind: type[Operator] = lookup("operator", settings.operator.get("name", ""))
+    kind: type[Operator]
+    kind, given = config.resolve_class("operator", settings.operator, shape=())
 
     def image_shape(data: Tensor) -> tuple[int, ...]:
         shape = tuple(data.shape[1:])
-        return kind.infer_shape(shape, settings.operator) if settings.measurement else shape
+        return kind.infer_shape(shape, given) if settings.measurement else shape
 
     # It is the image's channels that must be the prior's: a mosaic has one where its image has three.
     if image_shape(found)[0] != channels:

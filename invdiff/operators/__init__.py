@@ -7,41 +7,72 @@ from invdiff.operators.base import (
     Operator,
     SpectralOperator,
 )
-from invdiff.operators.blur import CircularBlur, GaussianBlur
+from invdiff.operators.blur import Blur, CircularBlur, GaussianBlur, SeparableBlur, VaryingBlur
 from invdiff.operators.colour import Demosaic, Grayscale
 from invdiff.operators.denoise import Denoise
 from invdiff.operators.fourier import FourierFile, FourierLines, PartialFourier
 from invdiff.operators.hadamard import Hadamard
 from invdiff.operators.hdr import HighDynamicRange
-from invdiff.operators.mask import Mask, MaskBox, MaskFile, MaskRandom
+from invdiff.operators.kernels import (
+    DefocusKernel,
+    FileKernel,
+    GaussianKernel,
+    Kernel,
+    MotionKernel,
+    TrajectoryKernel,
+    UniformKernel,
+)
+from invdiff.operators.mask import (
+    Mask,
+    MaskBox,
+    MaskFile,
+    MaskHalf,
+    MaskLines,
+    MaskLinesRandom,
+    MaskOutpaint,
+    MaskRandom,
+)
 from invdiff.operators.nonlinear import NonlinearBlur
 from invdiff.operators.phase import CodedDiffraction, PhaseRetrieval
 from invdiff.operators.quantise import Jpeg, Quantise
-from invdiff.operators.resize import Bicubic, BlockAverage
+from invdiff.operators.resize import Bicubic, BlockAverage, BlurDecimate, CircularBlurDecimate, Lanczos
 from invdiff.operators.separable import Separable
 from invdiff.operators.tomography import Radon
 
 __all__ = [
     "Bicubic",
     "BlockAverage",
+    "Blur",
+    "BlurDecimate",
     "CircularBlur",
+    "CircularBlurDecimate",
     "CodedDiffraction",
     "Composition",
+    "DefocusKernel",
     "Demosaic",
     "Denoise",
+    "FileKernel",
     "FourierFile",
     "FourierLines",
     "GaussianBlur",
+    "GaussianKernel",
     "Grayscale",
     "Hadamard",
     "HighDynamicRange",
     "Jpeg",
+    "Kernel",
+    "Lanczos",
     "LinearComposition",
     "LinearOperator",
     "Mask",
     "MaskBox",
     "MaskFile",
+    "MaskHalf",
+    "MaskLines",
+    "MaskLinesRandom",
+    "MaskOutpaint",
     "MaskRandom",
+    "MotionKernel",
     "NonlinearBlur",
     "Operator",
     "PartialFourier",
@@ -49,5 +80,9 @@ __all__ = [
     "Quantise",
     "Radon",
     "Separable",
+    "SeparableBlur",
     "SpectralOperator",
+    "TrajectoryKernel",
+    "UniformKernel",
+    "VaryingBlur",
 ]

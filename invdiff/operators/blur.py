@@ -1,30 +1,88 @@
-"""Deblurring: convolution of every channel with a kernel."""
+"""Deblurring: convolution of every channel with a kernel.
+
+y[i] = sum_a kernel[a] x[i + c - a], c = size // 2 along each dimension, for five ways in which the image goes on
+beyond its edge: "circular" (periodic), "reflect" (mirrored about its outermost pixel), "replicate" (its outermost
+pixel repeated), "zero", and "valid" (it does not: y has only the pixels that the kernel sees in full).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from kornia.filters import filter2d, get_gaussian_kernel1d
+import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import SpectralOperator, image_shape, positive
+from invdiff.operators.base import LinearOperator, SpectralOperator, image_shape, one_of
+from invdiff.operators.kernels import Kernel, gaussian_taps, kernel_tensor
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
 
+BOUNDARIES = ("reflect", "replicate", "zero", "valid")
+Padding = tuple[int, int]  # pixels before and after
+
+
+def padding(size: int, boundary: str) -> Padding:
+    """By how much a side grows before it is convolved with `size` taps centred on size // 2."""
+    return (0, 0) if boundary == "valid" else (size - 1 - size // 2, size // 2)
+
+
+def extend(x: Tensor, across: Padding, down: Padding, boundary: str) -> Tensor:
+    """x (B, C, H, W) with its surroundings."""
+    mode = {"zero": "constant", "valid": "constant"}.get(boundary, boundary)
+    return F.pad(x, (*across, *down), mode=mode)
+
+
+def check_fit(kernel: Sequence[int], image: Sequence[int], boundary: str) -> None:
+    """InputError if the boundary does not say what a kernel of this size sees."""
+    for size, side in zip(kernel, image, strict=True):
+        largest = {"reflect": 2 * side - 1, "circular": side, "valid": side}.get(boundary, size)
+        if size > largest:
+            found, around = ("x".join(map(str, shape)) for shape in (kernel, image))
+            raise InputError(
+                f"kernel_size: found {found}, expected at most {largest} for a {around} image with "
+                f"boundary {boundary!r}"
+            )
+
+
+def before_valid(measurement: tuple[int, ...], kernel: Sequence[int], boundary: str) -> tuple[int, ...]:
+    """(C, H, W) of the image that a blur has made this measurement of."""
+    channels, *sides = measurement
+    grown = (0, 0) if boundary != "valid" else (kernel[0] - 1, kernel[1] - 1)
+    return channels, sides[0] + grown[0], sides[1] + grown[1]
+
+
+def convolution_matrix(n: int, taps: Tensor, boundary: str) -> Tensor:
+    """(m, n) in float64: convolution of n pixels with `taps`; m is n, or n - len(taps) + 1 for "valid"."""
+    columns = torch.eye(n, dtype=torch.float64)[None, None]
+    around = extend(columns, padding(len(taps), boundary), (0, 0), boundary)[0, 0]
+    return (around.unfold(1, len(taps), 1) @ taps.flip(0)).mT
+
+
+class SeparableKernelBlur(Separable):
+    """Convolution with the outer product of two rows of taps, in float64."""
+
+    def __init__(self, shape: Sequence[int], down: Tensor, across: Tensor, boundary: str) -> None:
+        one_of("boundary", boundary, ("circular", *BOUNDARIES))
+        _, *sides = image_shape(shape)
+        check_fit((len(down), len(across)), sides, boundary)
+        pairs = zip(sides, (down, across), strict=True)
+        super().__init__(shape, *(convolution_matrix(side, taps, boundary) for side, taps in pairs))
+
 
 @register("operator", "blur_gaussian")
-class GaussianBlur(Separable):
+class GaussianBlur(SeparableKernelBlur):
     """``kornia.filters.gaussian_blur2d``: convolution with a sampled, normalised, truncated Gaussian.
 
     Args:
         shape: (C, H, W) of the image.
         sigma: standard deviation of the kernel, in pixels.
         kernel_size: odd side of the kernel, in pixels; None covers 4 sigma on each side, 2 ceil(4 sigma) + 1.
-        boundary: how the image continues beyond its edge: mirrored about its outermost pixel, or periodic.
+        boundary: how the image continues beyond its edge.
 
     Raises:
         InputError: `sigma` is not positive, or the kernel is even or too large for the image.
@@ -35,39 +93,113 @@ class GaussianBlur(Separable):
         shape: Sequence[int],
         sigma: float,
         kernel_size: int | None = None,
-        boundary: Literal["reflect", "circular"] = "reflect",
+        boundary: Literal["reflect", "circular", "replicate", "zero", "valid"] = "reflect",
     ) -> None:
-        if not 0 < sigma < math.inf:
-            raise InputError(f"sigma: found {sigma}, expected a positive number of pixels")
-        if boundary not in ("reflect", "circular"):
-            raise InputError(f"boundary: found {boundary!r}, expected 'reflect' or 'circular'")
-        _, height, width = image_shape(shape)
-        side = min(height, width)
-        size = 2 * math.ceil(4 * sigma) + 1 if kernel_size is None else positive("kernel_size", kernel_size)
-        largest = 2 * side - 1 if boundary == "reflect" else side - 1 + side % 2
-        if size % 2 == 0 or size > largest:
+        taps = gaussian_taps(sigma, kernel_size)
+        super().__init__(shape, taps, taps, boundary)
+
+    @classmethod
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        size = len(gaussian_taps(settings["sigma"], settings.get("kernel_size")))
+        return before_valid(measurement, (size, size), settings.get("boundary", "reflect"))
+
+
+@register("operator", "blur_separable")
+class SeparableBlur(SeparableKernelBlur):
+    """Convolution with a kernel of rank 1, which has an SVD for every boundary: a box, a horizontal motion.
+
+    Args:
+        shape: (C, H, W) of the image.
+        kernel: (h, w), its centre at [h // 2, w // 2]; or its description, or the path of a file.
+        boundary: how the image continues beyond its edge.
+
+    Raises:
+        InputError: the kernel is not the product of a column and a row, or is too large for the image.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        kernel: Kernel | Tensor | str,
+        boundary: Literal["reflect", "circular", "replicate", "zero", "valid"] = "reflect",
+    ) -> None:
+        u, s, v_t = torch.linalg.svd(kernel_tensor(kernel))
+        if len(s) > 1 and s[1] > 1e-6 * s[0]:
             raise InputError(
-                f"kernel_size: found {size} (sigma {sigma}), expected an odd number of pixels, at most "
-                f"{largest} for a {height}x{width} image with boundary {boundary!r}"
+                f"kernel: found a second singular value of {float(s[1] / s[0]):.1e} of the first, expected the product "
+                "of a column and a row; the operator 'blur' takes any kernel"
             )
-        super().__init__(shape, *(blur_matrix(n, sigma, size, boundary) for n in (height, width)))
+        super().__init__(shape, s[0] * u[:, 0], v_t[0], boundary)
+
+    @classmethod
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        size = kernel_tensor(settings["kernel"]).shape
+        return before_valid(measurement, size, settings.get("boundary", "reflect"))
 
 
-def blur_matrix(n: int, sigma: float, kernel_size: int, boundary: str) -> Tensor:
-    """(n, n) in float64: what kornia's blur along the height makes of the columns of the identity."""
-    kernel = get_gaussian_kernel1d(kernel_size, sigma, force_even=False, device=None, dtype=torch.float64)
-    columns = torch.eye(n, dtype=torch.float64)[None, None]
-    blurred = filter2d(
-        columns,
-        kernel.view(1, kernel_size, 1),
-        border_type=boundary,
-        normalized=False,
-        padding="same",
-        behaviour="corr",
-    )
-    return blurred[0, 0]
+@register("operator", "blur")
+class Blur(LinearOperator):
+    """Convolution with any kernel, by FFT of the extended image.
+
+    Args:
+        shape: (C, H, W) of the image.
+        kernel: (h, w), its centre at [h // 2, w // 2]; or its description, or the path of a file.
+        boundary: how the image continues beyond its edge; a periodic one is `CircularBlur`, which has an SVD.
+
+    Raises:
+        InputError: the kernel is too large for the image.
+    """
+
+    response: Tensor  # (P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, real and imaginary parts
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        kernel: Kernel | Tensor | str,
+        boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
+    ) -> None:
+        super().__init__(shape)
+        self.boundary = one_of("boundary", boundary, BOUNDARIES)
+        values = kernel_tensor(kernel)
+        check_fit(values.shape, self.shape[1:], boundary)
+        self.kernel_shape = tuple(values.shape)
+        self.down, self.across = (padding(size, boundary) for size in values.shape)
+        self.extended = self.shape[1] + sum(self.down), self.shape[2] + sum(self.across)
+        self.constant("response", torch.view_as_real(torch.fft.rfft2(values, s=self.extended)))
+
+    @classmethod
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        size = kernel_tensor(settings["kernel"]).shape
+        return before_valid(measurement, size, settings.get("boundary", "reflect"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = extend(x, self.across, self.down, self.boundary)
+        blurred = self._multiply(around, torch.view_as_complex(self.response))
+        # The first h - 1 rows and w - 1 columns have met the other side of the periodic image.
+        return blurred[..., self.kernel_shape[0] - 1 :, self.kernel_shape[1] - 1 :]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        embedded = F.pad(y, (self.kernel_shape[1] - 1, 0, self.kernel_shape[0] - 1, 0))
+        around = self._multiply(embedded, torch.view_as_complex(self.response).conj())
+        return self._fold(self._fold(around, -2, self.down), -1, self.across)
+
+    def _multiply(self, around: Tensor, response: Tensor) -> Tensor:
+        return torch.fft.irfft2(response * torch.fft.rfft2(around), s=self.extended)
+
+    def _fold(self, around: Tensor, dim: int, pad: Padding) -> Tensor:
+        """The transpose of `extend` along one dimension: what lies outside is added where it came from."""
+        before, after = pad
+        size = around.shape[dim] - before - after
+        inside = around.narrow(dim, before, size)
+        if self.boundary in ("zero", "valid"):
+            return inside
+        source = torch.arange(size, dtype=torch.float32).view(1, 1, 1, size)
+        source = extend(source, pad, (0, 0), self.boundary).flatten().long().to(around.device)
+        outer = torch.cat([around.narrow(dim, 0, before), around.narrow(dim, before + size, after)], dim)
+        return inside.index_add(dim, torch.cat([source[:before], source[before + size :]]), outer)
 
 
+@register("operator", "blur_circular")
 class CircularBlur(SpectralOperator):
     """Circular convolution with any kernel, diagonal in the Fourier basis.
 
@@ -77,28 +209,29 @@ class CircularBlur(SpectralOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2]; not larger than the image, and not normalised here.
+        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image; or its description, or the path
+            of a file. A tensor is not normalised here.
 
     Raises:
         InputError: the kernel does not fit the image.
     """
 
     response: Tensor  # (H, W // 2 + 1, 2): the half-plane of rfft2 as real and imaginary parts
-    phase: Tensor
+    phase: Tensor  # likewise; 1 where the response is zero
 
-    def __init__(self, shape: Sequence[int], kernel: Tensor) -> None:
+    def __init__(self, shape: Sequence[int], kernel: Kernel | Tensor | str) -> None:
         super().__init__(shape)
         _, height, width = self.shape
-        if kernel.ndim != 2 or kernel.shape[0] > height or kernel.shape[1] > width:
-            found = tuple(kernel.shape)
-            raise InputError(f"kernel: found shape {found}, expected at most ({height}, {width})")
+        values = kernel_tensor(kernel)
+        if values.shape[0] > height or values.shape[1] > width:
+            raise InputError(f"kernel: found shape {tuple(values.shape)}, expected at most ({height}, {width})")
         impulse = torch.zeros(height, width, dtype=torch.float64)
-        impulse[: kernel.shape[0], : kernel.shape[1]] = kernel
-        impulse = impulse.roll((-(kernel.shape[0] // 2), -(kernel.shape[1] // 2)), (0, 1))
+        impulse[: values.shape[0], : values.shape[1]] = values
+        impulse = impulse.roll((-(values.shape[0] // 2), -(values.shape[1] // 2)), (0, 1))
         response, half = torch.fft.fft2(impulse), width // 2 + 1
         s = response.abs()
         s = torch.where(s > 1e-14 * s.max(), s, 0)  # where the phase would be that of rounding errors
-        phase = torch.where(s > 0, response / s.clamp_min(1e-300), 0)
+        phase = torch.where(s > 0, response / s.clamp_min(1e-300), 1)
         self.constant("s", s[None])
         self.constant("response", torch.view_as_real(response[:, :half]))
         self.constant("phase", torch.view_as_real(phase[:, :half]))
@@ -110,18 +243,111 @@ class CircularBlur(SpectralOperator):
         return self._convolve(y, torch.view_as_complex(self.response).conj())
 
     def v_t(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.fft2(x, norm="ortho")
-        return spectrum.real - spectrum.imag
+        return hartley(x)
 
     def v(self, c: Tensor) -> Tensor:
-        return self.v_t(c)
+        return hartley(c)
 
     def u_t(self, y: Tensor) -> Tensor:
-        c = self.v_t(self._convolve(y, torch.view_as_complex(self.phase).conj()))
+        c = hartley(self._convolve(y, torch.view_as_complex(self.phase).conj()))
         return torch.where(self.s > 0, c, 0)
 
     def u(self, c: Tensor) -> Tensor:
-        return self._convolve(self.v(torch.where(self.s > 0, c, 0)), torch.view_as_complex(self.phase))
+        return self._convolve(hartley(torch.where(self.s > 0, c, 0)), torch.view_as_complex(self.phase))
 
     def _convolve(self, x: Tensor, response: Tensor) -> Tensor:
         return torch.fft.irfft2(response * torch.fft.rfft2(x), s=self.shape[1:])
+
+
+def hartley(x: Tensor) -> Tensor:
+    """The orthonormal discrete Hartley transform Re F - Im F of (..., H, W); its own inverse."""
+    spectrum = torch.fft.fft2(x, norm="ortho")
+    return spectrum.real - spectrum.imag
+
+
+@register("operator", "blur_varying")
+class VaryingBlur(LinearOperator):
+    """A blur that changes over the image: y = sum_k w_k (kernel_k * x), as Nagy & O'Leary (1998) interpolate it.
+
+    https://doi.org/10.1137/S106482759528507X
+
+    Args:
+        shape: (C, H, W) of the image.
+        kernels: (K, h, w), or (rows, columns, h, w) for a grid of places where the kernel is known; or an .npy file.
+            They are not normalised here.
+        weights: (K, H', W') for y of H' x W' pixels, summing to 1 over K; or an .npy file. None interpolates a
+            grid bilinearly between the centres of its rows x columns equal parts of y.
+        boundary: how the image continues beyond its edge.
+
+    Raises:
+        InputError: the shapes do not fit each other or the image, or the weights do not sum to 1.
+    """
+
+    weights: Tensor  # (K, 1, H', W')
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        kernels: Tensor | str,
+        weights: Tensor | str | None = None,
+        boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
+    ) -> None:
+        super().__init__(shape)
+        values = array("kernels", kernels)
+        if values.ndim not in (3, 4) or (values.ndim == 3 and weights is None):
+            raise InputError(
+                f"kernels: found shape {tuple(values.shape)}, expected (K, height, width) with weights, or "
+                "(rows, columns, height, width)"
+            )
+        flat = values.reshape(-1, *values.shape[-2:])
+        self.blurs = torch.nn.ModuleList(Blur(shape, kernel, boundary) for kernel in flat)
+        sides = self.blurs[0](torch.zeros(1, *self.shape)).shape[-2:]
+        if weights is None:
+            maps = bilinear_weights((values.shape[0], values.shape[1]), (sides[0], sides[1]))
+        else:
+            maps = array("weights", weights)
+        if tuple(maps.shape) != (len(flat), *sides):
+            raise InputError(f"weights: found shape {tuple(maps.shape)}, expected {(len(flat), *sides)}")
+        off = float((maps.sum(0) - 1).abs().max())
+        if not off < 1e-4:
+            raise InputError(f"weights: found a sum over the kernels that is off 1 by {off:.1e}, expected 1")
+        self.constant("weights", maps[:, None])
+
+    @classmethod
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        size = array("kernels", settings["kernels"]).shape[-2:]
+        return before_valid(measurement, size, settings.get("boundary", "reflect"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum((w * blur(x) for w, blur in self._pairs()), start=x.new_zeros(()))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return sum((blur.adjoint(w * y) for w, blur in self._pairs()), start=y.new_zeros(()))
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Blur]]:
+        for weight, blur in zip(self.weights, self.blurs, strict=True):
+            assert isinstance(blur, Blur)
+            yield weight, blur
+
+
+def array(name: str, values: Tensor | str) -> Tensor:
+    """A tensor, or what an .npy file holds, in float64; InputError if it cannot be read or is not finite."""
+    if isinstance(values, str):
+        try:
+            values = torch.from_numpy(np.load(Path(values), allow_pickle=False).astype(np.float64))
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{name} {values}: cannot be read as .npy ({error})") from None
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"{name}: found NaN or infinite values, expected finite numbers")
+    return values.detach().double().cpu()
+
+
+def bilinear_weights(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
+    """(rows * columns, H, W): how near a pixel is to each cell's centre; constant beyond the outermost centres."""
+    ramps = []
+    for count, side in zip(grid, sides, strict=True):
+        # The pixel's place, in units of cells from the centre of the first one.
+        place = ((torch.arange(side, dtype=torch.float64) + 0.5) * count / side - 0.5).clamp(0, count - 1)
+        cells = torch.arange(count, dtype=torch.float64)
+        ramps.append((1 - (place - cells[:, None]).abs()).clamp_min(0))
+    return torch.einsum("ri,cj->rcij", *ramps).flatten(0, 1)

@@ -1,31 +1,29 @@
-"""Super-resolution: y is a smaller version of x."""
+"""Super-resolution: y is a smaller version of x, ceil(H / factor) x ceil(W / factor).
+
+Pixel i of y stands for the pixels factor * i to factor * i + factor - 1 of x. Where the factor does not divide a
+side, the last of these blocks is smaller: every average is over the pixels that exist, and nothing is made up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import SpectralOperator, image_shape, positive
+from invdiff.operators.base import LinearOperator, SpectralOperator, image_shape, positive
+from invdiff.operators.blur import Blur, CircularBlur, before_valid, hartley
+from invdiff.operators.kernels import Kernel, kernel_tensor
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
 
 
-def divisor(shape: Sequence[int], factor: int) -> int:
-    """`factor` if it divides height and width; InputError otherwise."""
-    factor = positive("factor", factor)
-    _, height, width = image_shape(shape)
-    if height % factor or width % factor:
-        raise InputError(f"factor: found {factor}, expected a divisor of both {height} and {width}")
-    return factor
-
-
 def enlarged(measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """The image's shape, factor times the measurement's; InputError where there is no factor."""
+    """Of the images whose measurement has this shape, the one that the factor divides; InputError without a factor."""
     factor = positive("factor", settings.get("factor", 0))
     channels, height, width = measurement
     return channels, factor * height, factor * width
@@ -33,46 +31,45 @@ def enlarged(measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple
 
 @register("operator", "resize_average")
 class BlockAverage(SpectralOperator):
-    """The mean of every block of factor x factor pixels: ``avg_pool2d(x, factor)``.
+    """The mean of every block of factor x factor pixels: ``avg_pool2d(x, factor, ceil_mode=True)``.
 
-    V is, in every block, the Householder reflection that swaps the constant block e = 1 / factor and the
+    V is, in every block of n pixels, the Householder reflection that swaps the constant block e = n^(-1/2) and the
     block's first pixel e1: I - 2 w w^T / w^T w, w = e - e1. So a block's first coefficient carries its mean,
-    with s = 1 / factor, and the others span the null space.
+    with s = n^(-1/2), and the others span the null space.
 
     Args:
         shape: (C, H, W) of the image.
-        factor: side of a block, in pixels; divides H and W.
-
-    Raises:
-        InputError: `factor` does not divide the image's sides.
+        factor: side of a block, in pixels; the last block of a side that it does not divide is smaller.
     """
 
     decoupled: ClassVar[bool] = True
     first: Tensor  # (1, H, W): 1 at the first pixel of every block
+    root: Tensor  # (1, h, w): n^(1/2) of every block
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
         super().__init__(shape)
-        self.factor = divisor(self.shape, factor)
-        self.constant("first", self._spread(torch.ones(1, *(n // self.factor for n in self.shape[1:]))))
-        self.constant("s", self._exact["first"] / self.factor)
+        self.factor = positive("factor", factor)
+        rows, cols = (block_sizes(side, self.factor) for side in self.shape[1:])
+        root = torch.outer(rows, cols)[None].sqrt()
+        self.constant("root", root)
+        self.constant("first", self._spread(torch.ones_like(root)))
+        self.constant("s", self._spread(1 / root))
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
         return enlarged(measurement, settings)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, self.factor)
+        return F.avg_pool2d(x, self.factor, ceil_mode=True)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self._repeat(y) / self.factor**2
+        return self._repeat(y / self.root.square())
 
     def v_t(self, x: Tensor) -> Tensor:
-        if self.factor == 1:
-            return x
-        # 2 / w^T w = factor / (factor - 1), and w^T x is e^T x less the block's first pixel.
-        along = self.factor * self(x) - x[..., :: self.factor, :: self.factor]
-        along = self._repeat(along) * self.factor / (self.factor - 1)
-        return x - along * (1 / self.factor - self.first)
+        # 2 / w^T w = n^(1/2) / (n^(1/2) - 1), and w^T x is e^T x less the block's first pixel. Where n = 1, V = 1.
+        along = self.root * self(x) - x[..., :: self.factor, :: self.factor]
+        along = torch.where(self.root > 1, along * self.root / (self.root - 1).clamp_min(0.4), 0)
+        return x - self._repeat(along) * (self._repeat(1 / self.root) - self.first)
 
     def v(self, c: Tensor) -> Tensor:
         return self.v_t(c)  # a reflection is its own inverse
@@ -84,7 +81,8 @@ class BlockAverage(SpectralOperator):
         return c[..., :: self.factor, :: self.factor]
 
     def _repeat(self, y: Tensor) -> Tensor:
-        return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
+        repeated = y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
+        return repeated[..., : self.shape[1], : self.shape[2]]
 
     def _spread(self, y: Tensor) -> Tensor:
         c = y.new_zeros(*y.shape[:-2], *self.shape[1:])
@@ -92,33 +90,195 @@ class BlockAverage(SpectralOperator):
         return c
 
 
-@register("operator", "resize_bicubic")
-class Bicubic(Separable):
-    """Antialiased bicubic downsampling: Keys' cubic (a = -1/2) stretched by the factor, as MATLAB's imresize.
+def block_sizes(side: int, factor: int) -> Tensor:
+    """The number of pixels in each of the ceil(side / factor) blocks of a line, in float64."""
+    return torch.tensor([min(factor, side - start) for start in range(0, side, factor)], dtype=torch.float64)
 
-    Exactly ``torch.nn.functional.interpolate(mode="bicubic", antialias=True, align_corners=False)``, which is
-    Pillow's filter too. Inside the image it is MATLAB's; within 2 * factor pixels of an edge the weights are
-    renormalised over the pixels that exist, where MATLAB mirrors the image.
 
-    Args:
-        shape: (C, H, W) of the image.
-        factor: of reduction; divides H and W.
+class Resampling(Separable):
+    """Downsampling by a filter that is stretched by the factor: `resampling_matrix` along both dimensions."""
 
-    Raises:
-        InputError: `factor` does not divide the image's sides.
-    """
-
-    def __init__(self, shape: Sequence[int], factor: int) -> None:
-        factor = divisor(shape, factor)
-        super().__init__(shape, *(bicubic_matrix(size, factor) for size in shape[1:]))
+    def __init__(self, shape: Sequence[int], factor: int, window: Callable[[Tensor], Tensor]) -> None:
+        factor = positive("factor", factor)
+        super().__init__(shape, *(resampling_matrix(side, factor, window) for side in image_shape(shape)[1:]))
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
         return enlarged(measurement, settings)
 
 
-def bicubic_matrix(size: int, factor: int) -> Tensor:
-    """(size // factor, size) in float64: what the filter makes of the columns of the identity."""
-    columns = torch.eye(size, dtype=torch.float64)[None, None]
-    small = (size // factor, size)
-    return F.interpolate(columns, size=small, mode="bicubic", align_corners=False, antialias=True)[0, 0]
+@register("operator", "resize_bicubic")
+class Bicubic(Resampling):
+    """Antialiased bicubic downsampling: Keys' cubic (a = -1/2) stretched by the factor, as MATLAB's imresize.
+
+    Where the factor divides the image, exactly ``torch.nn.functional.interpolate(mode="bicubic",
+    antialias=True, align_corners=False)``, which is Pillow's filter too. Inside the image it is MATLAB's; within
+    2 * factor pixels of an edge the weights are renormalised over the pixels that exist, where MATLAB mirrors
+    the image.
+
+    Args:
+        shape: (C, H, W) of the image.
+        factor: of reduction.
+    """
+
+    def __init__(self, shape: Sequence[int], factor: int) -> None:
+        super().__init__(shape, factor, keys_cubic)
+
+
+@register("operator", "resize_lanczos")
+class Lanczos(Resampling):
+    """Antialiased downsampling by the Lanczos filter of three lobes, as Pillow's ``LANCZOS``.
+
+    Edges, and sides that the factor does not divide, are those of `Bicubic`.
+
+    Args:
+        shape: (C, H, W) of the image.
+        factor: of reduction.
+    """
+
+    def __init__(self, shape: Sequence[int], factor: int) -> None:
+        super().__init__(shape, factor, lanczos3)
+
+
+def keys_cubic(t: Tensor) -> Tensor:
+    """Keys (1981), a = -1/2, https://doi.org/10.1109/TASSP.1981.1163711."""
+    t = t.abs()
+    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return torch.where(t <= 1, near, torch.where(t < 2, far, 0))
+
+
+def lanczos3(t: Tensor) -> Tensor:
+    """sinc(t) sinc(t / 3) for |t| < 3 (Duchon 1979)."""
+    return torch.where(t.abs() < 3, torch.sinc(t) * torch.sinc(t / 3), 0)
+
+
+def resampling_matrix(side: int, factor: int, window: Callable[[Tensor], Tensor]) -> Tensor:
+    """(ceil(side / factor), side) in float64: the window around the middle of every block, rows that sum to 1."""
+    middles = factor * torch.arange(math.ceil(side / factor), dtype=torch.float64) + (factor - 1) / 2
+    weights = window((torch.arange(side, dtype=torch.float64) - middles[:, None]) / factor)
+    return weights / weights.sum(1, keepdim=True)
+
+
+@register("operator", "resize_kernel")
+class BlurDecimate(LinearOperator):
+    """Blur, then keep every factor-th pixel of each dimension, from the first.
+
+    Args:
+        shape: (C, H, W) of the image.
+        kernel: (h, w), its centre at [h // 2, w // 2]; or its description, or the path of a file.
+        factor: of reduction.
+        boundary: how the image continues beyond its edge; a periodic one is `CircularBlurDecimate`, which has an SVD.
+
+    Raises:
+        InputError: the kernel is too large for the image.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        kernel: Kernel | Tensor | str,
+        factor: int,
+        boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
+    ) -> None:
+        super().__init__(shape)
+        self.factor = positive("factor", factor)
+        self.blur = Blur(shape, kernel, boundary)
+        self.blurred = self.blur.measurement_shape
+
+    @classmethod
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        size = kernel_tensor(settings["kernel"]).shape
+        return before_valid(enlarged(measurement, settings), size, settings.get("boundary", "reflect"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blur(x)[..., :: self.factor, :: self.factor]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        blurred = y.new_zeros(len(y), *self.blurred)
+        blurred[..., :: self.factor, :: self.factor] = y
+        return self.blur.adjoint(blurred)
+
+
+@register("operator", "resize_kernel_circular")
+class CircularBlurDecimate(CircularBlur):
+    """Circular convolution, then every factor-th pixel of each dimension, from the first; with its SVD.
+
+    A circular blur is |a| in the Hartley basis, after a convolution P of modulus 1 (`CircularBlur`), and decimation
+    adds up the factor^2 frequencies k that alias to one frequency q of y. So, with t the Hartley coefficients
+    of P x and y_q those of y,
+
+        y_q = (1 / factor) sum_k |a_k| t_k = s_q g_q^T t_q,   s_q^2 = sum_k |a_k|^2 / factor^2,   |g_q| = 1,
+
+    and V is completed in each group by the Householder reflection I - w w^T / (1 + g_1), w = g + e1, which takes g
+    to -e1. DiffPIR and USRNet solve the same problem by folding in the Fourier domain (Zhao et al. 2016,
+    https://doi.org/10.1109/TIP.2016.2567075).
+
+    Args:
+        shape: (C, H, W) of the image.
+        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image; or its description, or the path
+            of a file.
+        factor: of reduction; divides H and W.
+
+    Raises:
+        InputError: the kernel does not fit the image, or `factor` does not divide the image's sides.
+    """
+
+    reflection: Tensor  # (1, H, W): w / (1 + g_1)^(1/2) of every group, the group's first at [:h, :w]
+
+    def __init__(self, shape: Sequence[int], kernel: Kernel | Tensor | str, factor: int) -> None:
+        super().__init__(shape, kernel)
+        self.factor = positive("factor", factor)
+        if any(side % self.factor for side in self.shape[1:]):
+            raise InputError(
+                f"factor: found {factor}, expected a divisor of both {self.shape[1]} and {self.shape[2]}; "
+                "the operator 'resize_kernel' takes any size"
+            )
+        modulus = self._exact["s"]
+        s = self._fold(modulus.square()).sqrt() / self.factor
+        direction = modulus / (self.factor * self._unfold(s)).clamp_min(1e-300)
+        first = self._embed(torch.ones_like(s))
+        direction = torch.where(self._unfold(s) > 0, direction, first)
+        w = direction + first
+        self.constant("reflection", w / self._unfold(w[..., : s.shape[-2], : s.shape[-1]]).sqrt())
+        self.constant("s", self._embed(s))
+
+    @classmethod
+    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        return enlarged(measurement, settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[..., :: self.factor, :: self.factor]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        x = y.new_zeros(*y.shape[:-2], *self.shape[1:])
+        x[..., :: self.factor, :: self.factor] = y
+        return super().adjoint(x)
+
+    def v_t(self, x: Tensor) -> Tensor:
+        return self._reflect(hartley(self._convolve(x, torch.view_as_complex(self.phase))))
+
+    def v(self, c: Tensor) -> Tensor:
+        return self._convolve(hartley(self._reflect(c)), torch.view_as_complex(self.phase).conj())
+
+    def u_t(self, y: Tensor) -> Tensor:
+        return torch.where(self.s > 0, self._embed(-hartley(y)), 0)
+
+    def u(self, c: Tensor) -> Tensor:
+        h, w = (side // self.factor for side in self.shape[1:])
+        return -hartley(torch.where(self.s > 0, c, 0)[..., :h, :w])
+
+    def _reflect(self, t: Tensor) -> Tensor:
+        return t - self.reflection * self._unfold(self._fold(self.reflection * t))
+
+    def _fold(self, t: Tensor) -> Tensor:
+        """The sum over the frequencies that alias to one: (..., H, W) -> (..., h, w)."""
+        h, w = (side // self.factor for side in self.shape[1:])
+        return t.unflatten(-1, (self.factor, w)).unflatten(-3, (self.factor, h)).sum((-4, -2))
+
+    def _unfold(self, q: Tensor) -> Tensor:
+        """Every frequency's group: (..., h, w) -> (..., H, W)."""
+        return q.repeat(*[1] * (q.ndim - 2), self.factor, self.factor)
+
+    def _embed(self, q: Tensor) -> Tensor:
+        """(..., h, w) in the corner of (..., H, W)."""
+        return F.pad(q, (0, self.shape[2] - q.shape[-1], 0, self.shape[1] - q.shape[-2]))
