@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from invdiff import operators, solvers
     from invdiff.errors import InputError
     from invdiff.inference import restore
-    from invdiff.noise import Gaussian, Poisson
+    from invdiff.noise import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.posterior import Posterior
     from invdiff.prior.checkpoint import load_prior
     from invdiff.prior.ncsn import langevin, score
@@ -23,7 +23,10 @@ __version__ = "0.1.0"
 _WHERE = {
     "InputError": "invdiff.errors",
     "Gaussian": "invdiff.noise",
+    "Laplace": "invdiff.noise",
     "Poisson": "invdiff.noise",
+    "PoissonGaussian": "invdiff.noise",
+    "SaltAndPepper": "invdiff.noise",
     "Posterior": "invdiff.posterior",
     "Problem": "invdiff.problem",
     "TrainSettings": "invdiff.training.trainer",
@@ -36,8 +39,8 @@ _WHERE = {
 }
 
 __all__ = [
-    "Gaussian", "InputError", "Poisson", "Posterior", "Problem", "TrainSettings", "fit", "generate", "langevin",
-    "load_prior", "operators", "restore", "score", "solvers",
+    "Gaussian", "InputError", "Laplace", "Poisson", "PoissonGaussian", "Posterior", "Problem", "SaltAndPepper",
+    "TrainSettings", "fit", "generate", "langevin", "load_prior", "operators", "restore", "score", "solvers",
 ]  # fmt: skip
 
 

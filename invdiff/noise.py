@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.noise_level import estimate_sigma
 from invdiff.registry import register
 from invdiff.rng import Streams
 
@@ -39,38 +42,93 @@ class NoiseModel(ABC):
 
     @abstractmethod
     def variance(self, y: Tensor) -> float | Tensor:
-        """Variance of the Gaussian that approximates the noise: a number, or one value per entry of y."""
+        """Variance of the Gaussian that approximates the noise: a number, or a tensor that broadcasts to y."""
+
+    def fit(self, y: Tensor, measured: Tensor) -> NoiseModel:
+        """This model with what it leaves open estimated from y, (B, ...); InputError where it cannot belong to y."""
+        return self
+
+    def take(self, images: Sequence[int]) -> Self:
+        """The model of some of the images of a batch, for levels that differ between images."""
+        return self
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
+        """The model with its levels on a device and in a dtype."""
+        return self
 
 
 @register("noise", "gaussian")
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussian(NoiseModel):
     """y ~ N(clean, sigma^2).
 
     Args:
-        sigma: standard deviation on the [0, 1] scale; 0 for an exact measurement.
+        sigma: standard deviation on the [0, 1] scale; 0 for an exact measurement. From Python it may be a tensor:
+            (B,) for one level per image, or of as many dimensions as y, broadcastable to it. "auto" leaves it open:
+            a `Problem` estimates it from its y, one level per image.
 
     Raises:
-        InputError: `sigma` is negative or not finite; or, from `log_likelihood`, zero.
+        InputError: `sigma` is negative or not finite; from `fit` and `sample`, it does not fit y; from
+            `log_likelihood`, it is zero.
     """
 
-    sigma: float
+    sigma: float | Literal["auto"] | Tensor
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sigma < math.inf:
-            raise InputError(f"noise sigma: found {self.sigma}, expected a number >= 0 on the [0, 1] scale")
+        if isinstance(self.sigma, Tensor):
+            bad = self.sigma[~((self.sigma >= 0) & (self.sigma < math.inf))]
+            found = float(bad[0]) if len(bad) else None
+        else:
+            found = None if self.sigma == "auto" or 0 <= self.sigma < math.inf else self.sigma
+        if found is not None:
+            raise InputError(f"noise sigma: found {found}, expected a number >= 0 on the [0, 1] scale")
+
+    @classmethod
+    def estimate(cls, y: Tensor, measured: Tensor | None = None) -> Gaussian:
+        """The noise of y, (B, C, H, W), one level per image, by `invdiff.noise_level.estimate_sigma`."""
+        return cls(estimate_sigma(y, measured))
+
+    def fit(self, y: Tensor, measured: Tensor) -> Gaussian:
+        if isinstance(self.sigma, str):
+            return self.estimate(y, measured)
+        self.level(y)
+        return self
+
+    def take(self, images: Sequence[int]) -> Gaussian:
+        if not isinstance(self.sigma, Tensor) or self.sigma.ndim == 0 or len(self.sigma) == 1:
+            return self
+        return Gaussian(self.sigma[list(images)])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Gaussian:
+        return Gaussian(self.sigma.to(device, dtype)) if isinstance(self.sigma, Tensor) else self
+
+    def level(self, y: Tensor) -> float | Tensor:
+        """sigma as a number or a tensor that broadcasts to y, (B, ...)."""
+        if isinstance(self.sigma, str):
+            raise InputError("noise sigma: found 'auto', expected a number: there is no measurement yet to read")
+        if not isinstance(self.sigma, Tensor):
+            return self.sigma
+        if self.sigma.ndim == 0:
+            return float(self.sigma)
+        sigma = self.sigma.view(-1, *[1] * (y.ndim - 1)) if self.sigma.ndim == 1 else self.sigma
+        if sigma.ndim != y.ndim or any(n not in (1, m) for n, m in zip(sigma.shape, y.shape, strict=True)):
+            raise InputError(
+                f"noise sigma: found shape {tuple(self.sigma.shape)}, expected a number, ({len(y)},) or a shape that "
+                f"broadcasts to {tuple(y.shape)}, the measurement's"
+            )
+        return sigma.to(y)
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
-        return clean + self.sigma * noise.normal(clean)
+        return clean + self.level(clean) * noise.normal(clean)
 
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
-        if self.sigma == 0:
+        sigma = torch.as_tensor(self.level(y), dtype=y.dtype, device=y.device)
+        if bool((sigma == 0).any()):
             raise InputError("noise sigma: found 0, expected > 0: an exact measurement has no density")
-        log_p = -0.5 * ((y - clean) / self.sigma).square() - math.log(self.sigma * math.sqrt(2 * math.pi))
-        return total(log_p, measured)
+        return total(normal_log_density(y - clean, sigma), measured)
 
-    def variance(self, y: Tensor) -> float:
-        return self.sigma**2
+    def variance(self, y: Tensor) -> float | Tensor:
+        return self.level(y) ** 2
 
 
 @register("noise", "poisson")
@@ -88,8 +146,7 @@ class Poisson(NoiseModel):
     peak: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.peak < math.inf:
-            raise InputError(f"noise peak: found {self.peak}, expected a positive number of photons")
+        check_positive("peak", self.peak, "number of photons")
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         return noise.poisson(self.peak * clean.clamp_min(0)) / self.peak
@@ -106,6 +163,154 @@ class Poisson(NoiseModel):
     def variance(self, y: Tensor) -> Tensor:
         """max(y, 1 / peak) / peak: the counts stand for their own variance, and no count for one photon."""
         return y.clamp_min(1 / self.peak) / self.peak
+
+
+@register("noise", "poisson_gaussian")
+@dataclass(frozen=True)
+class PoissonGaussian(NoiseModel):
+    """A camera: photons, then the noise of reading them out: y ~ N(k / peak, sigma^2), k ~ Poisson(peak * clean).
+
+    Foi et al. 2008 (https://doi.org/10.1109/TIP.2008.2001399), Eq. 2 with their a = 1 / peak and b = sigma^2.
+
+    Args:
+        peak: expected photons where clean = 1.
+        sigma: standard deviation of the readout, on the [0, 1] scale.
+
+    Raises:
+        InputError: `peak` or `sigma` is not positive and finite.
+    """
+
+    peak: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        check_positive("peak", self.peak, "number of photons")
+        check_positive("sigma", self.sigma, "number on the [0, 1] scale (without readout noise it is Poisson's)")
+
+    def sample(self, clean: Tensor, noise: Streams) -> Tensor:
+        photons = noise.poisson(self.peak * clean.clamp_min(0))
+        return photons / self.peak + self.sigma * noise.normal(clean)
+
+    def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
+        """log of the sum over k of Poisson(k; peak * clean) N(y; k / peak, sigma^2).
+
+        The terms are log-concave in k. They are summed 10 standard deviations to either side of the largest, or
+        20 terms if that is more; where they are wide, every n-th stands for n (the trapezoidal rule, whose error for
+        a bell sampled twice per standard deviation is below double precision). Rates are raised to 1e-6 photons.
+        """
+        rate = (self.peak * clean).clamp_min(1e-6)
+        with torch.no_grad():
+            mode, width = self._terms(self.peak * y, rate)
+            stride = (width / 2).round().clamp_min(1)
+        terms = []
+        for step in range(-20, 21):
+            k = mode + step * stride
+            term = k.clamp_min(0) * rate.log() - rate - torch.lgamma(k.clamp_min(0) + 1)
+            term = term + normal_log_density(y - k / self.peak, self.sigma)
+            terms.append(torch.where(k >= 0, term, -torch.inf))
+        return total(torch.logsumexp(torch.stack(terms), 0) + stride.log(), measured)
+
+    def _terms(self, counts: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """The k of the largest term, a whole number, and the standard deviation of the terms around it.
+
+        With Stirling's d log k! / dk = log k, the largest term has log k + k / v = log rate + counts / v, with
+        v = (peak sigma)^2: convex in u = log k, so that Newton's steps from above its root come down to it.
+        """
+        v = (self.peak * self.sigma) ** 2
+        right = rate.log() + counts / v
+        u = torch.minimum(right, (v * right.clamp_min(0) + 1).log().clamp_min(0))
+        for _ in range(20):
+            u = u - (u + u.exp() / v - right) / (1 + u.exp() / v)
+        k = u.exp()
+        return k.round(), (1 / (1 / k.clamp_min(1) + 1 / v)).sqrt()
+
+    def variance(self, y: Tensor) -> Tensor:
+        """max(y, 0) / peak + sigma^2: y stands for its own photons."""
+        return y.clamp_min(0) / self.peak + self.sigma**2
+
+
+@register("noise", "laplace")
+@dataclass(frozen=True)
+class Laplace(NoiseModel):
+    """Noise with heavy tails: p(y | clean) = exp(-|y - clean| / scale) / (2 scale).
+
+    Args:
+        scale: mean absolute error, on the [0, 1] scale; the standard deviation is sqrt(2) of it.
+
+    Raises:
+        InputError: `scale` is not positive and finite.
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        check_positive("scale", self.scale, "number on the [0, 1] scale")
+
+    def sample(self, clean: Tensor, noise: Streams) -> Tensor:
+        # A difference of two exponential variables; uniform draws may be 0 and are never 1.
+        minus, plus = (torch.log1p(-noise.uniform(clean)) for _ in range(2))
+        return clean + self.scale * (plus - minus)
+
+    def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
+        return total(-(y - clean).abs() / self.scale - math.log(2 * self.scale), measured)
+
+    def variance(self, y: Tensor) -> float:
+        return 2 * self.scale**2
+
+
+ROUNDING = 1 / (255 * math.sqrt(12))  # standard deviation of the rounding to 8 bits
+
+
+@register("noise", "salt_and_pepper")
+@dataclass(frozen=True)
+class SaltAndPepper(NoiseModel):
+    """Dead and hot pixels: with probability p an entry is 0 or 1, with equal chances, else y ~ N(clean, sigma^2).
+
+    Args:
+        p: share of the entries that tell nothing about the image.
+        sigma: standard deviation of the others, on the [0, 1] scale; by default that of rounding to 8 bits.
+
+    Raises:
+        InputError: `p` is not between 0 and 1, or `sigma` is not positive and finite.
+    """
+
+    p: float
+    sigma: float = ROUNDING
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p < 1:
+            raise InputError(f"noise p: found {self.p}, expected a probability between 0 and 1")
+        check_positive("sigma", self.sigma, "number on the [0, 1] scale")
+
+    def sample(self, clean: Tensor, noise: Streams) -> Tensor:
+        spoilt, salt = noise.uniform(clean) < self.p, noise.uniform(clean) < 0.5
+        return torch.where(spoilt, salt.to(clean), clean + self.sigma * noise.normal(clean))
+
+    def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
+        """log of the density, and of the probability p / 2 where y is exactly 0 or 1: there clean does not matter."""
+        good = math.log1p(-self.p) + normal_log_density(y - clean, self.sigma)
+        return total(torch.where(extreme(y), math.log(self.p / 2), good), measured)
+
+    def variance(self, y: Tensor) -> Tensor:
+        """sigma^2, and 1/3 where y is exactly 0 or 1: the mean of (y - clean)^2 over every clean in [0, 1]."""
+        return torch.where(extreme(y), 1 / 3, torch.full_like(y, self.sigma**2))
+
+
+def extreme(y: Tensor) -> Tensor:
+    """Where y is exactly 0 or 1."""
+    return (y == 0) | (y == 1)
+
+
+def normal_log_density(error: Tensor, sigma: float | Tensor) -> Tensor:
+    """log N(error; 0, sigma^2)."""
+    log_sigma = sigma.log() if isinstance(sigma, Tensor) else math.log(sigma)
+    return -0.5 * (error / sigma).square() - log_sigma - 0.5 * math.log(2 * math.pi)
+
+
+def check_positive(name: str, value: float, expected: str) -> None:
+    """Raise InputError unless a setting is positive and finite."""
+    if not 0 < value < math.inf:
+        raise InputError(f"noise {name}: found {value}, expected a positive {expected}")
 
 
 def total(log_p: Tensor, measured: Tensor | None) -> Tensor:

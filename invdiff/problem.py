@@ -21,11 +21,11 @@ class Problem:
 
     Attributes:
         operator: A.
-        noise: p(y | A x).
+        noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
         y: measurement (B, ...); entries that were not measured are set to zero.
 
     Raises:
-        InputError: y is not a finite measurement of the operator.
+        InputError: y is not a finite measurement of the operator, or the noise model does not fit it.
     """
 
     operator: Operator
@@ -36,6 +36,7 @@ class Problem:
         self.operator.check_measurement(self.y)
         # A file may mark missing pixels as NaN: they end here.
         object.__setattr__(self, "y", self.operator.measured(self.y))
+        object.__setattr__(self, "noise", self.noise.fit(self.y, self.measured()))
 
     @classmethod
     def simulate(cls, x: Tensor, operator: Operator, noise: NoiseModel, seed: int = 0) -> Problem:
@@ -54,11 +55,16 @@ class Problem:
 
     def take(self, images: Sequence[int]) -> Problem:
         """The problem of some of the images, which may repeat."""
-        return Problem(self.operator, self.noise, self.y[list(images)])
+        return Problem(self.operator, self.noise.take(images), self.y[list(images)])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
         """The problem on a device and in a dtype; this one, and its operator, stay as they are."""
-        return Problem(copy.deepcopy(self.operator).to(device, dtype), self.noise, self.y.to(device, dtype))
+        operator, noise = copy.deepcopy(self.operator).to(device, dtype), self.noise.to(device, dtype)
+        return Problem(operator, noise, self.y.to(device, dtype))
+
+    def measured(self) -> Tensor:
+        """1 where y was measured and 0 elsewhere, in the shape of y."""
+        return self.operator.measured(torch.ones_like(self.y))
 
     def residual(self, x: Tensor) -> Tensor:
         """y - A(x), zero where nothing was measured."""
@@ -70,8 +76,7 @@ class Problem:
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(y | x) of each image, (B,)."""
-        measured = self.operator.measured(torch.ones_like(self.y))
-        return self.noise.log_likelihood(self.y, self.operator(x), measured)
+        return self.noise.log_likelihood(self.y, self.operator(x), self.measured())
 
     def misfit(self, x: Tensor) -> Tensor:
         """||y - A x||^2 / (m sigma^2), (B,): 1 in expectation at the true image, infinite or NaN if sigma = 0."""

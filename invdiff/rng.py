@@ -38,6 +38,12 @@ class Streams:
 
     __call__ = normal
 
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform noise in [0, 1) of the shape (B, ...), dtype and device of ``like``."""
+        self._check(like)
+        draws = [torch.rand(x.shape, generator=g, dtype=x.dtype) for x, g in zip(like, self.generators, strict=True)]
+        return torch.stack(draws).to(like.device)
+
     def poisson(self, rate: Tensor) -> Tensor:
         """Poisson counts of rates (B, ...) >= 0, in the dtype and on the device of ``rate``."""
         self._check(rate)

@@ -28,7 +28,7 @@ from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import read_images, to_channels
 from invdiff.inference import restore
-from invdiff.noise import Gaussian, describe_sigma
+from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import example_images, load_classifier, load_prior, pick_device
@@ -93,7 +93,7 @@ def main(words: list[str]) -> None:
     truth, names, problem = pose(settings, prior.shape[0])
     solver.check(problem)
     with OutputFolder(settings) as folder:
-        describe(settings, problem, solver)
+        describe(settings, problem, solver, names)
         posterior = run(settings, problem, prior, solver)
         report = measure(posterior, truth)
         print(table(report))
@@ -131,11 +131,15 @@ def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[st
     return found, names, Problem.simulate(found, operator, noise, settings.seed)
 
 
-def describe(settings: SolveSettings, problem: Problem, solver: Solver) -> None:
+def describe(settings: SolveSettings, problem: Problem, solver: Solver, names: list[str]) -> None:
     """Say what is about to be done, the noise on all three scales."""
-    sigma = f", sigma = {describe_sigma(problem.noise.sigma)}" if isinstance(problem.noise, Gaussian) else ""
+    sigma = getattr(problem.noise, "sigma", None)
+    known = f", sigma = {describe_sigma(sigma)}" if isinstance(sigma, float) else ""
     shape = "x".join(map(str, problem.operator.shape))
-    print(f"{settings.operator['name']} on {len(problem)} images {shape}, {settings.noise['name']} noise{sigma}")
+    print(f"{settings.operator['name']} on {len(problem)} images {shape}, {settings.noise['name']} noise{known}")
+    if isinstance(sigma, Tensor):  # one per image, for a setting is a number or "auto"
+        for name, level in zip(names, sigma.tolist(), strict=True):
+            print(f"{name}: sigma = {describe_sigma(level)}, estimated from the measurement")
     label = "" if settings.label is None else f" of label {settings.label}"
     print(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'{label}")
 
@@ -165,7 +169,7 @@ def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
     rows: dict[str, dict[str, list[float]]] = {}
     for name, images in estimates.items():
         values = {} if truth is None else against(images.clamp(0, 1), truth.to(images))
-        if isinstance(problem.variance(), Tensor) or problem.variance() > 0:  # exact measurements have no misfit
+        if bool((torch.as_tensor(problem.variance()) > 0).all()):  # exact measurements have no misfit
             values["misfit"] = torch.stack([problem.misfit(x) for x in images])
         rows[name] = {metric: value.mean(0).tolist() for metric, value in values.items()}
     return {"nfe": posterior.nfe, "seconds": posterior.seconds, "metrics": rows}

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import oracles
 import pytest
 import torch
+from scipy import special, stats
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.noise import Gaussian, NoiseModel, Poisson, describe_sigma
-from invdiff.operators import MaskRandom
+from invdiff.images import read_images
+from invdiff.inference import restore
+from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian, SaltAndPepper, describe_sigma
+from invdiff.noise_level import estimate_sigma
+from invdiff.operators import CircularBlur, Denoise, MaskBox, MaskRandom
+from invdiff.problem import Problem
 from invdiff.registry import lookup
 from invdiff.rng import Streams
+from invdiff.solvers import DDNM, DDRM, DDNMPlus, DiffPIR, PiGDM, Solver
 
 SHAPE = (4, 3, 64, 64)
 N = math.prod(SHAPE)
@@ -20,6 +28,9 @@ N = math.prod(SHAPE)
 
 def streams(batch: int = 4) -> Streams:
     return Streams([(7, b, 0) for b in range(batch)])
+
+
+MODELS = [Gaussian(0.1), Poisson(30.0), PoissonGaussian(30.0, 0.05), Laplace(0.1), SaltAndPepper(0.2, 0.05)]
 
 
 def uniform(*shape: int) -> Tensor:
@@ -32,6 +43,8 @@ def uniform(*shape: int) -> Tensor:
         (Gaussian(0.1), 0.4, 0.1, 3.0),
         (Poisson(30.0), 0.5, math.sqrt(0.5 / 30), 3 + 1 / 15),
         (Poisson(2.0), 0.25, math.sqrt(0.25 / 2), 3 + 1 / 0.5),
+        (PoissonGaussian(5.0, 0.2), 0.5, math.sqrt(0.1 + 0.04), 3 + 0.5 / 5**3 / 0.14**2),
+        (Laplace(0.1), 0.4, 0.1 * math.sqrt(2), 6.0),
     ],
 )
 def test_moments(model: NoiseModel, clean: float, std: float, kurtosis: float) -> None:
@@ -40,12 +53,20 @@ def test_moments(model: NoiseModel, clean: float, std: float, kurtosis: float) -
     assert abs(float(y.var()) / std**2 - 1) < 5 * math.sqrt((kurtosis - 1) / N)
 
 
-@pytest.mark.parametrize("model", [Gaussian(0.1), Poisson(30.0)])
+def test_salt_and_pepper() -> None:
+    y = SaltAndPepper(0.2, 0.05).sample(torch.full(SHAPE, 0.4, dtype=torch.float64), streams())
+    for value in (0, 1):
+        assert abs(float((y == value).double().mean()) - 0.1) < 5 * math.sqrt(0.09 / N)
+    rest = y[(y != 0) & (y != 1)]
+    assert stats.kstest(rest.numpy(), "norm", args=(0.4, 0.05)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("model", [*MODELS, Gaussian(torch.tensor([0.1, 0.2, 0.3, 0.4]))])
 def test_sample_does_not_depend_on_the_batch(model: NoiseModel) -> None:
     clean = uniform(*SHAPE).float()
     batch = model.sample(clean, streams())
     assert batch.dtype == torch.float32
-    assert torch.equal(batch[:1], model.sample(clean[:1], streams(1)))
+    assert torch.equal(batch[:1], model.take([0]).sample(clean[:1], streams(1)))
 
 
 def test_poisson_of_a_negative_intensity_is_dark() -> None:
@@ -66,6 +87,63 @@ def test_poisson_likelihood() -> None:
     torch.testing.assert_close(Poisson(12.0).log_likelihood(y, clean), expected)
 
 
+def test_laplace_likelihood() -> None:
+    clean = uniform(*SHAPE)
+    y = Laplace(0.07).sample(clean, streams())
+    expected = torch.distributions.Laplace(clean, 0.07).log_prob(y).flatten(1).sum(1)
+    torch.testing.assert_close(Laplace(0.07).log_likelihood(y, clean), expected)
+
+
+def test_salt_and_pepper_likelihood() -> None:
+    y = torch.tensor([0.0, 1.0, 0.5, 1.2], dtype=torch.float64).view(4, 1)
+    clean = torch.tensor([0.9, 0.9, 0.45, 0.9], dtype=torch.float64).view(4, 1).requires_grad_()
+    log_p = SaltAndPepper(0.2, 0.1).log_likelihood(y, clean)
+    expected = [math.log(0.1)] * 2 + [math.log(0.8) + stats.norm.logpdf(d, scale=0.1) for d in (0.05, 0.3)]
+    torch.testing.assert_close(log_p.detach(), torch.tensor(expected, dtype=torch.float64))
+    slope = torch.autograd.grad(log_p.sum(), clean)[0].flatten()
+    torch.testing.assert_close(slope, torch.tensor([0, 0, 5.0, 30.0], dtype=torch.float64))
+
+
+PHOTONS = [(0.5, 0.3), (5.0, 0.02), (30.0, 0.1), (400.0, 0.01), (2e4, 0.004)]
+
+
+@pytest.mark.parametrize(("peak", "sigma"), PHOTONS)
+def test_poisson_gaussian_likelihood(peak: float, sigma: float) -> None:
+    """Against every term of the series, at likely y and at far-fetched ones; its slope against differences."""
+    clean = torch.tensor([0.0, 0.01, 0.2, 0.9], dtype=torch.float64).repeat_interleave(6)[:, None]
+    spread = (clean / peak + sigma**2).sqrt()
+    y = clean + spread * torch.tensor([-7.0, -1.5, 0.0, 0.4, 3.0, 12.0], dtype=torch.float64).repeat(4)[:, None]
+    model = PoissonGaussian(peak, sigma)
+    k = torch.arange(int(3 * peak + 40), dtype=torch.float64)
+    terms = stats.poisson.logpmf(k, (peak * clean).clamp_min(1e-6)) + stats.norm.logpdf(y, k / peak, sigma)
+    expected = torch.from_numpy(special.logsumexp(terms, axis=1))
+    torch.testing.assert_close(model.log_likelihood(y, clean), expected, rtol=1e-9, atol=1e-8)
+    torch.testing.assert_close(
+        model.log_likelihood(y.float(), clean.float()).double(), expected, rtol=1e-3, atol=1e-6 * peak + 1e-3
+    )
+    clean, step = clean.clamp_min(0.01).requires_grad_(), 1e-6
+    slope = torch.autograd.grad(model.log_likelihood(y, clean).sum(), clean)[0][:, 0]
+    above, below = (model.log_likelihood(y, clean + sign * step).detach() for sign in (1, -1))
+    torch.testing.assert_close(slope, (above - below) / (2 * step), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("model", "atoms"),
+    [
+        (Gaussian(0.1), 0),
+        (Laplace(0.05), 0),
+        (SaltAndPepper(0.2, 0.05), 0.2),
+        *[(PoissonGaussian(peak, sigma), 0) for peak, sigma in PHOTONS],
+    ],
+)
+@pytest.mark.parametrize("clean", [0.03, 0.7])
+def test_densities_integrate_to_one(model: NoiseModel, atoms: float, clean: float) -> None:
+    std = max(math.sqrt(clean / getattr(model, "peak", math.inf)) + getattr(model, "sigma", 0.1), 0.01)
+    y = torch.linspace(clean - 12 * std, clean + 25 * std, 40_001, dtype=torch.float64)[:, None]
+    density = model.log_likelihood(y, torch.full_like(y, clean)).exp().sum() * (y[1] - y[0])
+    assert abs(float(density) + atoms - 1) < 1e-6
+
+
 def test_poisson_likelihood_is_finite_in_the_dark() -> None:
     clean = torch.tensor([0.0, -0.2, 0.0], dtype=torch.float64).view(3, 1).requires_grad_()
     log_p = Poisson(5.0).log_likelihood(torch.tensor([0.0, 0.0, 0.4], dtype=torch.float64).view(3, 1), clean)
@@ -74,7 +152,7 @@ def test_poisson_likelihood_is_finite_in_the_dark() -> None:
     assert bool(torch.isfinite(torch.autograd.grad(log_p.sum(), clean)[0]).all())
 
 
-@pytest.mark.parametrize("model", [Gaussian(0.1), Poisson(30.0)])
+@pytest.mark.parametrize("model", MODELS)
 def test_likelihood_counts_only_what_was_measured(model: NoiseModel) -> None:
     operator = MaskRandom((3, 8, 8), missing=0.5).double()
     clean = 0.1 + uniform(2, 3, 8, 8)
@@ -92,10 +170,123 @@ def test_variance() -> None:
     torch.testing.assert_close(Poisson(10.0).variance(y), torch.tensor([0.01, 0.01, 0.01, 0.05]))
 
 
+    y = torch.tensor([-0.1, 0.0, 0.5, 1.0])
+    torch.testing.assert_close(PoissonGaussian(10.0, 0.1).variance(y), torch.tensor([0.01, 0.01, 0.06, 0.11]))
+    torch.testing.assert_close(SaltAndPepper(0.1, 0.1).variance(y), torch.tensor([0.01, 1 / 3, 0.01, 1 / 3]))
+    assert Laplace(0.1).variance(y) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Gaussian(0.1), Laplace(0.1), SaltAndPepper(0.2, 0.05), Poisson(2000.0), PoissonGaussian(2000.0, 0.01),
+        Gaussian(torch.tensor([0.1, 0.0, 0.3, 1.0]) + 0.01), Gaussian(0.1 + 0.1 * uniform(1, *SHAPE[1:])),
+    ],
+)  # fmt: skip
+def test_the_misfit_of_the_truth_is_one(model: NoiseModel) -> None:
+    """Where the variance is known, or photons are many; of salt and pepper, on average over images in [0, 1]."""
+    photons = getattr(model, "peak", math.inf)
+    x = uniform(*SHAPE) if photons == math.inf else 0.5 + uniform(*SHAPE) / 2
+    problem = Problem.simulate(x, Denoise(SHAPE[1:]).double(), model)
+    terms = problem.residual(x).square() / problem.variance()
+    torch.testing.assert_close(problem.misfit(x).mean(), terms.mean())
+    assert abs(float(terms.mean()) - 1) < 5 * float(terms.std()) / math.sqrt(N) + 4 / photons
+
+
 @pytest.mark.parametrize("sigma", [-0.1, math.nan, math.inf])
 def test_bad_sigma(sigma: float) -> None:
     with pytest.raises(InputError, match="noise sigma: found"):
         Gaussian(sigma)
+    with pytest.raises(InputError, match="noise sigma: found"):
+        Gaussian(torch.tensor([0.1, sigma]))
+
+
+def test_bad_settings() -> None:
+    for make in (
+        lambda: PoissonGaussian(0.0, 0.1), lambda: PoissonGaussian(1.0, 0.0), lambda: Laplace(-1.0),
+        lambda: SaltAndPepper(0.0), lambda: SaltAndPepper(1.0), lambda: SaltAndPepper(0.1, 0.0),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"noise \w+: found .*, expected a p"):
+            make()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (3, 1, 8, 8), (2, 1, 8, 4)])
+def test_levels_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="noise sigma: found shape"):
+        Problem(Denoise((1, 8, 8)), Gaussian(torch.ones(shape)), torch.zeros(2, 1, 8, 8))
+
+
+def test_levels_go_with_their_images() -> None:
+    y, sigma = torch.zeros(3, 1, 8, 8, dtype=torch.float64), torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
+    problem = Problem(Denoise((1, 8, 8)).double(), Gaussian(sigma), y).take([2, 0, 2])
+    assert torch.equal(problem.variance(), sigma[[2, 0, 2]].view(3, 1, 1, 1) ** 2)
+    assert problem.to("cpu", torch.float32).variance().dtype == torch.float32
+    pixels = Gaussian(uniform(3, 1, 8, 8))
+    assert torch.equal(pixels.take([1]).variance(y[:1]), pixels.variance(y)[1:2])
+
+
+@pytest.mark.parametrize("solver", [DDRM(), DDNMPlus(), DDNM(), PiGDM(), DiffPIR()], ids=lambda s: type(s).__name__)
+def test_solvers_take_a_level_per_image(solver: Solver) -> None:
+    """As if every image had been restored alone, its level a number."""
+    shape, levels = (1, 8, 8), [0.02, 0.3]
+    prior = oracles.denoiser(oracles.exponential_prior(shape), shape)
+    operator, y = CircularBlur(shape, torch.tensor([[0.2, 0.5, 0.3]])).double(), uniform(2, *shape)
+    together = restore(Problem(operator, Gaussian(torch.tensor(levels).double()), y), prior, solver, samples=2)
+    for b, level in enumerate(levels):
+        alone = restore(Problem(operator, Gaussian(level), y[b : b + 1]), prior, solver, samples=2, images=[b])
+        torch.testing.assert_close(together.samples[:, b], alone.samples[:, 0], rtol=0, atol=1e-6)
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def noisy(folder: str, sigma: float, count: int = 64) -> Tensor:
+    x = read_images(EXAMPLES / folder)[0][:count]
+    return Gaussian(sigma).sample(x, streams(len(x)))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.02, 0.05, 0.2])
+def test_the_noise_of_photographs_is_found(sigma: float) -> None:
+    """At 0.01 texture is as strong as noise in one of the four: there it is overestimated."""
+    y = noisy("photos", sigma)
+    worst, others = (estimate_sigma(y) / sigma - 1).sort(descending=True).values.split([1, 3])
+    assert float(others.abs().max()) < 0.1 and -0.1 < float(worst) < (0.2 if sigma == 0.01 else 0.1)
+    box = MaskBox((3, 256, 256), 128, 128)
+    problem = Problem(box, Gaussian("auto"), torch.where(box.s > 0, y, torch.nan))
+    assert float((problem.noise.sigma / sigma - 1).median().abs()) < 0.1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.2])
+def test_the_noise_of_small_images_is_found_on_average(sigma: float) -> None:
+    """900 windows: the standard error of one image is about 10 %."""
+    ratio = estimate_sigma(noisy("fashion", sigma)) / sigma
+    assert abs(float(ratio.median()) - 1) < 0.1 and float(((ratio - 1).abs() < 0.3).double().mean()) > 0.85
+    assert torch.equal(estimate_sigma(noisy("fashion", sigma, 1)), ratio[:1] * sigma)
+
+
+def test_the_estimate_is_unbiased_for_noise_alone() -> None:
+    y = Gaussian(0.03).sample(torch.full((16, 1, 64, 64), 0.5, dtype=torch.float64), streams(16))
+    # 400 values of |n|, nearly independent: the median's relative standard error is 1.17 / 20.
+    assert abs(float(estimate_sigma(y).mean()) / 0.03 - 1) < 5 * 1.17 / 20 / 4
+
+
+def test_clipped_pixels_tell_nothing() -> None:
+    x = torch.full((1, 1, 64, 64), 0.5, dtype=torch.float64)
+    x[..., :40] = 0
+    y = Gaussian(0.05).sample(x, streams(1)).clamp(0, 1)
+    assert abs(float(estimate_sigma(y)) / 0.05 - 1) < 0.2
+
+
+def test_no_level_is_made_up() -> None:
+    thin = MaskRandom((1, 32, 32), missing=0.9)
+    for y, measured in (
+        (uniform(2, 100), None), (uniform(2, 1, 2, 500), None), (uniform(2, 1, 11, 11), None),
+        (uniform(1, 1, 32, 32), thin.s), (uniform(2, 16, 32, 32), None), (uniform(1, 1, 32, 32).round(), None),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="noise sigma=auto: found .*give sigma as a number"):
+            estimate_sigma(y, measured)
+    with pytest.raises(InputError, match="no measurement yet"):
+        Problem.simulate(uniform(1, 1, 32, 32), Denoise((1, 32, 32)), Gaussian("auto"))
 
 
 @pytest.mark.parametrize("peak", [0.0, -1.0, math.nan, math.inf])

@@ -68,6 +68,13 @@ def test_normal_is_standard_normal_and_streams_are_independent() -> None:
     assert float((torch.corrcoef(draws) - torch.eye(len(KEYS))).abs().max()) < 5 / n**0.5
 
 
+def test_uniform_is_uniform_and_belongs_to_the_image() -> None:
+    draws = Streams(KEYS).uniform(torch.zeros(len(KEYS), 20_000, dtype=torch.float64))
+    assert all(stats.kstest(row.numpy(), "uniform").pvalue > 1e-4 for row in draws)
+    assert torch.equal(Streams(KEYS[3:4]).uniform(torch.zeros(1, 20_000, dtype=torch.float64))[0], draws[3])
+    assert Streams(KEYS).uniform(torch.zeros(6, 2)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("rate", [0.3, 4.0, 300.0])
 def test_poisson(rate: float) -> None:
     n = 40_000
@@ -82,6 +89,6 @@ def test_poisson(rate: float) -> None:
 
 
 def test_a_batch_of_another_size_is_refused() -> None:
-    for draw in (Streams(KEYS).normal, Streams(KEYS).poisson):
+    for draw in (Streams(KEYS).normal, Streams(KEYS).poisson, Streams(KEYS).uniform):
         with pytest.raises(ValueError, match="6 streams cannot serve a batch of 5"):
             draw(torch.ones(5, 2))

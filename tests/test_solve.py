@@ -111,6 +111,19 @@ def test_a_real_measurement_has_no_invented_metrics(prior: Path, tmp_path: Path,
         assert (stored["y"][0, 0][4:12, 3:9] == 0).all() and stored["y"][0, 0][0].any()
 
 
+def test_the_noise_of_a_measurement_is_found(prior: Path, tmp_path: Path, capsys) -> None:
+    torch.manual_seed(2)
+    np.save(tmp_path / "y.npy", (0.5 + 0.05 * torch.randn(2, 1, 32, 32)).numpy())
+    main(["task=denoise", f"prior={prior}", f"measurement={tmp_path / 'y.npy'}", "noise.sigma=auto", "samples=1",
+          f"out={tmp_path / 'run'}", "solver.steps=2", "solver=ddrm"])  # fmt: skip
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith("estimated from the measurement")]
+    assert [line.partition(":")[0] for line in lines] == ["y_0", "y_1"]
+    found = [float(line.split("sigma = ")[1].split(" ([0,1])")[0]) for line in lines]
+    assert all(abs(sigma / 0.05 - 1) < 0.25 for sigma in found) and found[0] != found[1]
+    assert all("/255 = " in line and "([-1,1])" in line for line in lines)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["noise"]["sigma"] == "auto"
+
+
 def test_an_exact_measurement_has_no_misfit(prior: Path, picture: Path, tmp_path: Path, capsys) -> None:
     main(words(prior, picture, tmp_path / "run", "noise.sigma=0"))
     assert "misfit" not in capsys.readouterr().out
@@ -181,7 +194,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(prior: Path, picture: Path, tm
         "did you mean 'diffpir'": [*good, "solver=difpir"],
         "did you mean 'samples'": [*good, "sampels=3"],
         "did you mean 'height'": [*good, "operator.heigth=3"],
-        "expected a float": [*good, "noise.sigma=low"],
+        "expected float | 'auto'": [*good, "noise.sigma=low"],
+        "no measurement yet": [*good, "noise.sigma=auto"],
         "expected at least 1": swap(good, "solver.steps=0"),
         "No such file": swap(good, "input=nowhere.png"),
         "torn.png": swap(good, f"input={tmp_path / 'torn.png'}"),

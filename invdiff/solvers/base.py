@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.operators import Operator
+from invdiff.operators.base import varies
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
 from invdiff.prior.schedule import Spacing
@@ -42,7 +43,7 @@ class Solver(ABC):
     spacing: Spacing = "uniform"
 
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
-    requires_white_noise: ClassVar[bool] = False  # one variance for all entries of y: not Poisson
+    requires_white_noise: ClassVar[bool] = False  # one variance for all entries of an image's y: not Poisson
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -60,9 +61,9 @@ class Solver(ABC):
         if not isinstance(operator, self.requires):
             found = type(operator).__name__
             raise InputError(f"solver {name}: found the operator {found}, expected a {self.requires.__name__}")
-        if self.requires_white_noise and isinstance(problem.variance(), Tensor):
+        if self.requires_white_noise and varies(problem.variance(), problem.y):
             found = type(problem.noise).__name__
-            raise InputError(f"solver {name}: found {found} noise, expected Gaussian")
+            raise InputError(f"solver {name}: found {found} noise, expected Gaussian of one level per image")
 
 
 def vjp(f: Callable[..., Tensor], x: Tensor, *args: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invdiff.operators import SpectralOperator
+from invdiff.operators.base import per_image
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
@@ -40,7 +41,7 @@ class DDNMPlus(Solver):
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
     ) -> Iterator[Step]:
         op: SpectralOperator = problem.operator  # type: ignore[assignment]
-        std = float(problem.variance()) ** 0.5 * op.gain()  # sigma_y / s
+        std = per_image(problem.variance(), op.u_t(problem.y).ndim) ** 0.5 * op.gain()  # sigma_y / s
         gain = torch.where(std <= self.cutoff, op.gain(), 0)
         seen = gain > 0
         kept = (1 - self.eta**2) ** 0.5

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invdiff.operators import SpectralOperator
+from invdiff.operators.base import per_image
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
@@ -46,7 +47,7 @@ class DDRM(Solver):
         op: SpectralOperator = problem.operator  # type: ignore[assignment]
         gain = op.gain()
         y = gain * op.u_t(problem.y)
-        std = float(problem.variance()) ** 0.5 * gain
+        std = per_image(problem.variance(), y.ndim) ** 0.5 * gain
         std = torch.where((gain > 0) & (std <= self.cutoff), std, torch.inf)
         spread = self.temperature * (sigmas[0].to(x) ** 2 - std**2).clamp_min(0).sqrt()
         x = op.v(torch.where(std < sigmas[0].to(x), y + spread * op.v_t(noise(x)), op.v_t(x)))  # Eq. 7

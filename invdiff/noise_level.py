@@ -1,0 +1,71 @@
+"""How noisy is a picture? sigma from y alone.
+
+The noise is read from a band in which pictures have little: second differences along rows and columns, the 3x3 filter
+of Immerkaer 1996 (https://doi.org/10.1006/cviu.1996.0060), by the median absolute deviation of Donoho & Johnstone 1994
+(https://doi.org/10.1093/biomet/81.3.425, Section 4.2), to which edges are outliers. Texture is none: it is avoided by
+reading only where the Sobel gradient is small. Both filters are orthogonal, so that for white Gaussian noise the choice
+of the place does not change what is read there.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from invdiff.errors import InputError
+
+MAD_OF_NORMAL = 0.6744897501960817  # the median of |n|, n ~ N(0, 1)
+SMALLEST = 100  # windows of 3x3 pixels: with fewer, the standard error is above 10 %
+SHARE, ENOUGH = 0.05, 400  # of the windows are read, but at least so many
+
+DIFFERENCE = torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0])) / 6  # of norm 1
+SOBEL = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 0.0, -1.0]))
+
+
+def estimate_sigma(y: Tensor, measured: Tensor | None = None) -> Tensor:
+    """The standard deviation of white Gaussian noise in each picture, one for all of its channels.
+
+    Windows that hold a pixel which was not measured, or is exactly 0 or 1 (clipped), are left out. Fine texture
+    everywhere in a picture reads as noise. What was blurred after the noise came in, or compressed, has less than
+    it had.
+
+    Args:
+        y: (B, C, H, W), on the [0, 1] scale.
+        measured: nonzero where y was measured, broadcastable to y; None means everywhere.
+
+    Returns:
+        (B,), in the dtype and on the device of y.
+
+    Raises:
+        InputError: y is no picture, or too little of it can be used.
+    """
+    if y.ndim != 4 or not len(y) or y.shape[1] > 4 or min(y.shape[2:]) < 3 or y.is_complex():
+        raise InputError(
+            f"noise sigma=auto: found a measurement {tuple(y.shape)}, expected pictures (B, C, H, W) of 3x3 pixels or "
+            "more, with up to 4 channels; give sigma as a number"
+        )
+    usable = (y != 0) & (y != 1)
+    if measured is not None:
+        usable &= measured != 0
+    return torch.stack([_of_picture(*pair) for pair in zip(torch.where(usable, y, 0), usable, strict=True)])
+
+
+def _of_picture(y: Tensor, usable: Tensor) -> Tensor:
+    """sigma of one picture, (C, H, W)."""
+    whole = F.max_pool2d((~usable).any(0, keepdim=True).to(y), 3, stride=1)[0] == 0
+    windows = int(whole.sum())
+    if windows < SMALLEST:
+        raise InputError(
+            f"noise sigma=auto: found {windows} windows of 3x3 pixels that are measured and not clipped, expected at "
+            f"least {SMALLEST}; give sigma as a number"
+        )
+    gradient = _filtered(y, SOBEL).square() + _filtered(y, SOBEL.mT).square()
+    read = min(windows, max(ENOUGH, round(SHARE * windows)))
+    quiet = gradient.sum(0)[whole].topk(read, largest=False).indices
+    return _filtered(y, DIFFERENCE)[:, whole][:, quiet].abs().median() / MAD_OF_NORMAL
+
+
+def _filtered(y: Tensor, kernel: Tensor) -> Tensor:
+    """(C, H, W) -> (C, H - 2, W - 2)."""
+    return F.conv2d(y[:, None], kernel.to(y)[None, None])[:, 0]
