@@ -8,6 +8,7 @@ from invdiff.operators.base import (
     SpectralOperator,
 )
 from invdiff.operators.blur import Blur, CircularBlur, GaussianBlur, SeparableBlur, VaryingBlur
+from invdiff.operators.checks import check
 from invdiff.operators.colour import Demosaic, Grayscale
 from invdiff.operators.denoise import Denoise
 from invdiff.operators.fourier import FourierFile, FourierLines, PartialFourier
@@ -85,4 +86,5 @@ __all__ = [
     "TrajectoryKernel",
     "UniformKernel",
     "VaryingBlur",
+    "check",
 ]

@@ -1,0 +1,116 @@
+"""Other libraries' operators as ours: DeepInverse's physics and pylops' (or SciPy's) linear operators.
+
+Neither library is imported here: the object that is given has what is needed.
+https://deepinv.github.io, https://pylops.readthedocs.io
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.operators.base import LinearOperator, Operator
+
+
+class DeepInvOperator(Operator):
+    """A physics of DeepInverse that may be nonlinear: A(x), without its noise model.
+
+    Args:
+        shape: (C, H, W) of the image.
+        physics: a ``deepinv.physics.Physics``.
+    """
+
+    def __init__(self, shape: Sequence[int], physics: Any) -> None:
+        super().__init__(shape)
+        self.physics = physics
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.physics.A(x)
+        if not isinstance(y, Tensor):
+            raise InputError(f"physics: found measurements of type {type(y).__name__}, expected one tensor")
+        return y
+
+
+class DeepInvLinearOperator(DeepInvOperator, LinearOperator):
+    """A linear physics of DeepInverse. An entry of y that no image reaches, as of a mask, counts as not measured.
+
+    Args:
+        shape: (C, H, W) of the image.
+        physics: a ``deepinv.physics.LinearPhysics``.
+    """
+
+    reached: Tensor
+
+    def __init__(self, shape: Sequence[int], physics: Any) -> None:
+        super().__init__(shape, physics)
+        self.constant("reached", reached(self, next(iter(physics.buffers()), torch.empty(0))))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.physics.A_adjoint(self.measured(y))
+
+    def measured(self, y: Tensor) -> Tensor:
+        return torch.where(self.reached > 0, y, 0)
+
+    def count(self, y: Tensor) -> int:
+        return int(self.reached.sum())
+
+
+class PylopsOperator(LinearOperator):
+    """A real linear operator of pylops or ``scipy.sparse.linalg``, computed by NumPy on the CPU.
+
+    Args:
+        shape: (C, H, W) of the image.
+        operator: has ``shape`` (m, n), ``matvec`` and ``rmatvec``. With n = C H W it takes whole images; with n = H W
+            it is applied to every channel. Measurements have its ``dimsd`` as shape if it has them, else (m,).
+
+    Raises:
+        InputError: the operator is complex, or n is neither of these.
+    """
+
+    def __init__(self, shape: Sequence[int], operator: Any) -> None:
+        super().__init__(shape)
+        channels, height, width = self.shape
+        m, n = operator.shape
+        if np.issubdtype(operator.dtype, np.complexfloating):
+            raise InputError(f"operator: found {operator.dtype}, expected a real operator")
+        if n not in (height * width, channels * height * width):
+            raise InputError(
+                f"operator: found {n} columns, expected {channels * height * width}, the values of an image "
+                f"{self.shape}, or {height * width}, those of a channel"
+            )
+        self.operator = operator
+        each = () if n == channels * height * width else (channels,)
+        self.y_shape = (*each, *getattr(operator, "dimsd", (m,)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Apply.apply(x, self.operator.matvec, self.operator.rmatvec, self.operator.shape[1], self.y_shape)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return _Apply.apply(y, self.operator.rmatvec, self.operator.matvec, self.operator.shape[0], self.shape)
+
+
+class _Apply(torch.autograd.Function):
+    """Rows of `size` values through a NumPy function, whose derivative is its transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matvec: Any, rmatvec: Any, size: int, shape: Sequence[int]) -> Tensor:
+        ctx.transpose, ctx.shape = (rmatvec, matvec), tuple(x.shape[1:])
+        rows = [matvec(row) for row in x.detach().cpu().reshape(-1, size).numpy()]
+        ctx.size = len(rows[0])
+        return torch.from_numpy(np.stack(rows)).to(x).view(len(x), *shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Apply.apply(gradients[0], *ctx.transpose, ctx.size, ctx.shape), None, None, None, None
+
+
+def reached(operator: Operator, like: Tensor) -> Tensor:
+    """1 where a measurement depends on the image: where a random image is not measured as exactly zero."""
+    x = torch.randn(1, *operator.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return (operator(x.to(like))[0] != 0).double()
