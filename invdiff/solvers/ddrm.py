@@ -12,8 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from invdiff.operators import SpectralOperator
-from invdiff.operators.base import per_image
+from invdiff.operators.base import SpectralOperator, per_image
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
