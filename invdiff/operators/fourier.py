@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.operators.base import SpectralOperator, image_shape
+from invdiff.operators.blur import hartley
 from invdiff.operators.mask import MaskFile
 from invdiff.registry import register
 
@@ -71,11 +72,10 @@ class PartialFourier(SpectralOperator):
         return self.kept_count
 
     def v_t(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.fft2(x, norm="ortho")
-        return spectrum.real - spectrum.imag
+        return hartley(x)
 
     def v(self, c: Tensor) -> Tensor:
-        return self.v_t(c)  # its own inverse
+        return hartley(c)  # its own inverse
 
     def u_t(self, y: Tensor) -> Tensor:
         return self._divided(self.v_t(self.adjoint(y)))
@@ -86,7 +86,6 @@ class PartialFourier(SpectralOperator):
     def _divided(self, c: Tensor) -> Tensor:
         alive = self.s > 0
         return torch.where(alive, c / torch.where(alive, self.s, 1), 0)
-
 
 
 @register("operator", "fourier_lines")
