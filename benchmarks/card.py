@@ -25,6 +25,7 @@ from torch import Tensor
 
 from invdiff import config, generate, restore
 from invdiff.images import SUFFIXES, read_image, read_images, to_channels
+from invdiff.likelihood import LikelihoodSettings, evaluate
 from invdiff.metrics import lpips, psnr
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim
@@ -67,17 +68,6 @@ class CardSettings:
     tasks: tuple[str, ...] = ("inpaint", "sr4", "deblur_gaussian")
     calls: int = 100
     neighbours: int = 0
-
-
-@torch.no_grad()
-def held_out_terms(prior: NetworkDenoiser, data: Data, batch: int) -> BitsPerDim:
-    """The terms of L_vlb of every image, (N,) each."""
-    ddpm = prior.ddpm
-    parts = []
-    for start in range(0, len(data), batch):
-        index = torch.arange(start, min(start + batch, len(data)))
-        parts.append(ddpm.bits_per_dim(data.batch(index), Streams([(0, int(i)) for i in index]), 4))
-    return BitsPerDim(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
 
 def images_at(path: str, channels: int, names: str | None = None) -> list[Tensor]:
@@ -149,7 +139,8 @@ def main(words: list[str]) -> None:
     s = config.validate(CardSettings, config.resolve(words, CardSettings))
     prior = load_prior(s.prior)
     train, held_out = load_data(s.data, s.size, s.channels, crop=s.crop, held_out=s.held_out)
-    terms = held_out_terms(prior, held_out, s.batch_size)
+    every = held_out.batch(torch.arange(len(held_out)))
+    terms = evaluate(prior, every, LikelihoodSettings(steps_per_image=4, batch=s.batch_size)).bits
     total = terms.total
     card: dict[str, Any] = {
         "source": s.source,
