@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from invdiff import operators, solvers
+    from invdiff.calibration import Calibration, calibrate
     from invdiff.errors import InputError
     from invdiff.inference import restore
     from invdiff.noise import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 # Imported when first used: a command that prints its help should not wait for kornia or TensorBoard.
 _WHERE = {
+    "Calibration": "invdiff.calibration",
     "InputError": "invdiff.errors",
     "Gaussian": "invdiff.noise",
     "Laplace": "invdiff.noise",
@@ -30,6 +32,7 @@ _WHERE = {
     "Posterior": "invdiff.posterior",
     "Problem": "invdiff.problem",
     "TrainSettings": "invdiff.training.trainer",
+    "calibrate": "invdiff.calibration",
     "fit": "invdiff.training.trainer",
     "generate": "invdiff.prior.reverse",
     "langevin": "invdiff.prior.ncsn",
@@ -39,8 +42,9 @@ _WHERE = {
 }
 
 __all__ = [
-    "Gaussian", "InputError", "Laplace", "Poisson", "PoissonGaussian", "Posterior", "Problem", "SaltAndPepper",
-    "TrainSettings", "fit", "generate", "langevin", "load_prior", "operators", "restore", "score", "solvers",
+    "Calibration", "Gaussian", "InputError", "Laplace", "Poisson", "PoissonGaussian", "Posterior", "Problem",
+    "SaltAndPepper", "TrainSettings", "calibrate", "fit", "generate", "langevin", "load_prior", "operators", "restore",
+    "score", "solvers",
 ]  # fmt: skip
 
 

@@ -1,0 +1,110 @@
+"""``calibrate`` against a solver that draws from the exact Gaussian posterior, and against ones that do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+import invdiff
+from invdiff.calibration import Calibration, calibrate
+from invdiff.metrics import coverage
+from invdiff.noise import Gaussian
+from invdiff.operators import MaskRandom
+from invdiff.posterior import Posterior
+from invdiff.prior.denoiser import Denoiser
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+from invdiff.solvers import Solver, Step
+
+SHAPE = (1, 6, 5)
+PRIOR = oracles.exponential_prior(SHAPE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactPosterior(Solver):
+    """Draws from the posterior itself; ``spread`` makes the draws too narrow or too wide."""
+
+    steps: int = 1
+    spread: float = 1.0
+
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
+        operator = MaskRandom(SHAPE, missing=0.4, seed=2).double()
+        exact = oracles.posterior(PRIOR, oracles.dense(operator), problem.y.flatten(1), 0.05)
+        z = noise(x).flatten(1) @ torch.linalg.cholesky(exact.covariance).T
+        x = (exact.mean + self.spread * z).view_as(x)
+        yield Step(0.0, x, x)
+
+
+def found(spread: float) -> Calibration:
+    operator = MaskRandom(SHAPE, missing=0.4, seed=2).double()
+    prior = oracles.denoiser(PRIOR, SHAPE)
+    return calibrate(prior, operator, Gaussian(0.05), ExactPosterior(spread=spread), images=200, prior_steps=100)
+
+
+def test_exact_samples_are_calibrated() -> None:
+    calibration = found(1.0)
+    for level in (0.1, 0.5, 0.9):
+        mean, error = calibration.coverage(level)
+        assert abs(mean - level) < 4.5 * error and error < 0.02
+    share, error = calibration.rank_histogram()
+    assert float(share.sum()) == pytest.approx(1)
+    assert bool(((share - 1 / 20).abs() < 4.5 * error).all())
+    mean, error = calibration.misfit()
+    assert abs(mean - 1) < 4.5 * error and error < 0.02
+    assert calibration.likelihood_p() > 1e-3
+
+
+def test_the_errors_are_those_of_repetitions() -> None:
+    """Coverage of many small calibrations: its spread is the standard error that each reports."""
+    calibration = found(1.0)
+    inside = coverage(calibration.posterior.samples, calibration.truth, 0.5)
+    means = inside.view(20, 10).mean(1)
+    claimed = calibration.coverage(0.5).error * math.sqrt(20)
+    assert float(means.std()) == pytest.approx(claimed, rel=0.5)
+
+
+@pytest.mark.parametrize(("spread", "narrow"), [(0.6, True), (1.8, False)])
+def test_wrong_spread_is_found(spread: float, narrow: bool) -> None:
+    calibration = found(spread)
+    mean, error = calibration.coverage(0.5)
+    assert (0.5 - mean if narrow else mean - 0.5) > 8 * error
+    share, error = calibration.rank_histogram()
+    ends, middle = (share[0] + share[-1]) / 2, share[8:12].mean()
+    assert (ends > 1.5 * middle) if narrow else (ends < 0.67 * middle)
+    assert calibration.likelihood_p() < 1e-6
+
+
+def test_ties_share_their_ranks() -> None:
+    """A pixel that equals all K samples has every rank in equal parts."""
+    truth = torch.full((2, 1, 1, 2), 0.5, dtype=torch.float64)
+    samples = torch.full((3, 2, 1, 1, 2), 0.5, dtype=torch.float64)
+    samples[:, :, ..., 1] = torch.tensor([0.1, 0.2, 0.9], dtype=torch.float64).view(3, 1, 1, 1)
+    problem = Problem(MaskRandom((1, 1, 2), missing=0.5).double(), Gaussian(0.1), truth)
+    share, _ = Calibration(truth, Posterior(samples, problem, 1, 0.0)).rank_histogram()
+    # First pixel: 1/4 each. Second pixel: rank 2.
+    assert share.tolist() == pytest.approx([0.125, 0.125, 0.625, 0.125])
+
+
+def test_picture_and_text(tmp_path: Path) -> None:
+    calibration = found(1.0)
+    calibration.plot(tmp_path / "calibration.png")
+    assert (tmp_path / "calibration.png").stat().st_size > 10_000
+    assert "200 images 1x6x5" in str(calibration) and "coverage of the 90% interval" in str(calibration)
+
+
+def test_refusals() -> None:
+    prior = oracles.denoiser(PRIOR, SHAPE)
+    for images, samples in ((1, 19), (5, 1)):
+        with pytest.raises(invdiff.InputError, match="at least 2"):
+            calibrate(prior, MaskRandom(SHAPE), Gaussian(0.1), ExactPosterior(), images=images, samples=samples)
+    with pytest.raises(invdiff.InputError, match="the prior's"):
+        invdiff.calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
