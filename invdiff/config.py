@@ -15,6 +15,7 @@ import inspect
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -446,14 +447,16 @@ def run_command(
     """Run a command line: `run(words)`, or the help text `doc` with everything that can be named.
 
     `settings` is the command's dataclass, for the help text. An InputError becomes one line and status 2, an
-    interrupt one line and status 130; any other exception is a bug and keeps its traceback.
+    interrupt one line and status 130, a warning one line; any other exception is a bug and keeps its traceback.
     """
     words = sys.argv[1:] if argv is None else argv
     try:
-        if "-h" in words or "--help" in words:
-            print(_help(doc, settings))
-        else:
-            run(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"invdiff: warning: {message}", file=sys.stderr)
+            if "-h" in words or "--help" in words:
+                print(_help(doc, settings))
+            else:
+                run(words)
     except InputError as error:
         print(f"invdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -45,7 +45,7 @@ def restore(
         on_step: called as (steps done, steps in all, step) after every step.
 
     Returns:
-        the samples, (K, B, C, H, W), on the prior's device.
+        the samples, (K, B, C, H, W), on the prior's device. Where they contradict the noise level, a warning says so.
 
     Raises:
         InputError: the prior or the solver does not fit the problem, or a value is out of range.
@@ -77,7 +77,9 @@ def restore(
     finally:
         counter.remove()
     drawn = torch.cat(results).unflatten(0, (len(problem), samples)).transpose(0, 1)
-    return Posterior(drawn, problem, calls // len(chunks), time.perf_counter() - started)
+    posterior = Posterior(drawn, problem, calls // len(chunks), time.perf_counter() - started)
+    posterior.warn_of_misfit()
+    return posterior
 
 
 def trajectory(

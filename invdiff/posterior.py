@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,6 +53,26 @@ class Posterior:
     def misfit(self) -> Tensor:
         """||y - A x||^2 / (m sigma^2) of every sample, (K, B); about 1 for samples that explain y."""
         return torch.stack([self.problem.misfit(x) for x in self.samples])
+
+    def warn_of_misfit(self) -> None:
+        """Warn where the samples contradict the noise level that the problem was told.
+
+        True samples have a misfit of 1 in expectation. Good approximations stay between a half and twice that; five
+        standard errors of chi-square, sqrt(2 / m) for m measurements, are granted on top.
+        """
+        misfit = self.misfit().mean(0)
+        m = torch.as_tensor(self.problem.operator.count(self.problem.y)).to(misfit)
+        factor = 2 * (1 + 5 * (2 / m).sqrt())
+        # Exact measurements have no misfit: it is infinite or NaN where sigma = 0.
+        far = misfit.isfinite() & ((misfit > factor) | (misfit < 1 / factor))
+        if bool(far.any()):
+            worst = int(torch.where(far, misfit.log().abs(), -1).argmax())
+            warnings.warn(
+                f"misfit: found {float(misfit[worst]):.3g} for image {worst}, expected about 1 ({int(far.sum())} of "
+                f"{len(far)} images are far from it): either the noise level or the operator is not what it was said "
+                "to be, or the solver did not come near the posterior",
+                stacklevel=4,  # the caller of restore, which torch wraps once
+            )
 
     def save(self, folder: str | Path, names: Sequence[str] | None = None) -> None:
         """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y, samples).

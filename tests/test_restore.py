@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian, NoiseModel, Poisson
-from invdiff.operators import BlockAverage, CircularBlur, LinearOperator, MaskRandom, Operator
+from invdiff.operators import BlockAverage, CircularBlur, Denoise, LinearOperator, MaskRandom, Operator
 from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
@@ -350,3 +351,34 @@ def test_a_measurement_that_is_none_is_refused() -> None:
     )
     nothing = Problem(operator, Gaussian(0.1), y[:0])
     refused(lambda: restore(nothing, gaussian_prior(), DDRM()), "0 images")
+
+
+# Misfit.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Residual(Solver):
+    """x with the residual ``scale`` sigma n, for A = identity: its misfit is scale^2 chi^2 / m."""
+
+    steps: int = 1
+    scale: float = 1.0
+
+    def iterate(self, prior: object, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+        x = problem.y - self.scale * 0.05 * noise(x)
+        yield Step(0.0, x, x)
+
+
+@pytest.mark.parametrize(("scale", "contradicts"), [(1.0, False), (0.9, False), (1.2, False), (4.0, True), (0.2, True)])
+def test_a_misfit_far_from_1_is_warned_of(scale: float, contradicts: bool) -> None:
+    problem = Problem.simulate(truths(3), Denoise(SHAPE).double(), Gaussian(0.05), seed=9)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        restore(problem, gaussian_prior(), Residual(scale=scale), samples=4)
+    assert [str(w.message)[:7] for w in caught] == ["misfit:"] * contradicts
+
+
+def test_exact_measurements_have_no_misfit_to_warn_of() -> None:
+    problem = Problem.simulate(truths(3), Denoise(SHAPE).double(), Gaussian(0.0), seed=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restore(problem, gaussian_prior(), Residual(scale=4.0))
