@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.posterior import Posterior
+from invdiff.prior.channels import of_channels
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.rng import Streams
@@ -36,7 +37,8 @@ def restore(
 
     Args:
         problem: operator, noise and measurement y of B images.
-        prior: the denoiser; the work is done on its device and in its dtype.
+        prior: the denoiser; the work is done on its device and in its dtype. One of gray images serves colour channel
+            by channel, and one of colour images serves gray: see `invdiff.prior.channels`.
         solver: the method.
         samples: K, per image.
         seed: any non-negative integer.
@@ -50,6 +52,7 @@ def restore(
     Raises:
         InputError: the prior or the solver does not fit the problem, or a value is out of range.
     """
+    prior = of_channels(prior, problem.operator.shape[0])
     check(problem, prior, solver, samples, seed, batch, images)
     numbers = range(len(problem)) if images is None else images
     like = torch.empty(0).to(next(iter(prior.state_dict().values()), torch.empty(0)))
@@ -102,9 +105,6 @@ def check(
     images: Sequence[int] | None,
 ) -> None:
     """Raise InputError before any work is done."""
-    channels = problem.operator.shape[0]
-    if prior.shape[0] != channels:
-        raise InputError(f"prior: found one for {prior.shape[0]} channels, expected {channels}, as the image has")
     if samples < 1 or seed < 0:
         raise InputError(f"samples, seed: found {samples}, {seed}, expected samples >= 1 and seed >= 0")
     if batch is not None and batch < 1:

@@ -303,9 +303,10 @@ def test_settings_out_of_range_are_refused(settings: dict, words: list[str]) -> 
 
 
 def test_a_prior_for_other_channels_is_refused() -> None:
-    shape = (3, 8, 8)
-    colour = oracles.denoiser(oracles.exponential_prior(shape), shape)
-    refused(lambda: restore(simulated(), colour, DDRM()), "prior", "3 channels", "expected 1")
+    """But gray ones under a colour prior and any under a gray one are served: test_channels.py."""
+    two, colour = (2, 8, 8), oracles.denoiser(oracles.exponential_prior((3, 8, 8)), (3, 8, 8))
+    problem = Problem.simulate(torch.zeros(1, *two), MaskRandom(two), Gaussian(0.1))
+    refused(lambda: restore(problem, colour, DDRM()), "prior", "3 channels", "expected 2")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The prior: the DDPM of the literature, its networks, and the denoiser D(x, sigma) that solvers see."""
 
+from invdiff.prior.channels import ChannelView, GrayView, of_channels
 from invdiff.prior.checkpoint import ClassifierSpec, PriorSpec, load_card, load_classifier, load_prior, save_prior
 from invdiff.prior.classifier import Classifier, NetworkClassifier, UNetClassifier
 from invdiff.prior.ddpm import DDPM, algorithm_1, algorithm_2
@@ -12,8 +13,9 @@ from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import UNet
 
 __all__ = [
-    "DDPM", "MLP", "Classifier", "ClassifierFree", "ClassifierGuided", "ClassifierSpec", "Denoiser",
-    "GaussianDenoiser", "MixtureDenoiser", "NetworkClassifier", "NetworkDenoiser", "PriorSpec", "Schedule", "State",
-    "UNet", "UNetClassifier", "algorithm_1", "algorithm_2", "calls", "generate", "guided", "interpolate", "langevin",
-    "load_card", "load_classifier", "load_prior", "progressive", "reverse", "save_prior", "score", "transition",
+    "DDPM", "MLP", "ChannelView", "Classifier", "ClassifierFree", "ClassifierGuided", "ClassifierSpec", "Denoiser",
+    "GaussianDenoiser", "GrayView", "MixtureDenoiser", "NetworkClassifier", "NetworkDenoiser", "PriorSpec", "Schedule",
+    "State", "UNet", "UNetClassifier", "algorithm_1", "algorithm_2", "calls", "generate", "guided", "interpolate",
+    "langevin", "load_card", "load_classifier", "load_prior", "of_channels", "progressive", "reverse", "save_prior",
+    "score", "transition",
 ]  # fmt: skip
