@@ -14,6 +14,7 @@ from typing import Any
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.operators import check
+from invdiff.operators.checks import IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ def main(words: list[str]) -> None:
     settings = config.validate(CheckSettings, config.resolve(words, CheckSettings))
     if not settings.operator:
         raise InputError("operator is missing: expected operator=NAME or operator.name=module:Class")
-    report = check(config.build("operator", settings.operator, shape=settings.shape), seed=settings.seed)
+    operator = config.build("operator", settings.operator, shape=settings.shape, images=range(IMAGES))
+    report = check(operator, seed=settings.seed)
     print(report)
     if not report.ok:
         raise SystemExit(1)

@@ -20,7 +20,7 @@ class Problem:
     """y ~ noise(operator(x)); the batch of y is the batch of unknown images.
 
     Attributes:
-        operator: A.
+        operator: A, or one for each image.
         noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
         y: measurement (B, ...); entries that were not measured are set to zero.
 
@@ -47,6 +47,7 @@ class Problem:
         """
         if tuple(x.shape[1:]) != operator.shape:
             raise InputError(f"images: found shape {tuple(x.shape)}, expected (B, *{operator.shape})")
+        operator.check_batch(len(x))
         streams = Streams([(seed, b, 0, 0) for b in range(len(x))])
         return cls(operator, noise, operator.measured(noise.sample(operator(x), streams)))
 
@@ -55,7 +56,7 @@ class Problem:
 
     def take(self, images: Sequence[int]) -> Problem:
         """The problem of some of the images, which may repeat."""
-        return Problem(self.operator, self.noise.take(images), self.y[list(images)])
+        return Problem(self.operator.take(images), self.noise.take(images), self.y[list(images)])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
         """The problem on a device and in a dtype; this one, and its operator, stay as they are."""

@@ -112,6 +112,7 @@ def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[st
         raise InputError("task is missing: expected task=NAME or operator.name=NAME")
     source = settings.measurement or settings.input or str(example_images(settings.prior))
     found, names = read_images(source)
+    available = len(found)
     found, names = found[: settings.images], names[: settings.images]
     noise = config.build("noise", settings.noise)
     kind: type[Operator]
@@ -125,7 +126,10 @@ def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[st
     if image_shape(found)[0] != channels:
         print(f"{source}: {found.shape[1]} channels made {channels}, as the prior has")
         found = to_channels(found, channels)
-    operator = config.build("operator", settings.operator, shape=image_shape(found))
+    numbers = range(available)  # of all images, for masks or kernels that they have one each of
+    operator = config.build("operator", settings.operator, shape=image_shape(found), images=numbers)
+    operator.check_batch(available)
+    operator = operator.take(numbers[: len(found)])
     if settings.measurement:
         return None, names, Problem(operator, noise, operator.measured(found))
     return found, names, Problem.simulate(found, operator, noise, settings.seed)

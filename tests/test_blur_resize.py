@@ -140,7 +140,7 @@ def test_intensity_bends_the_trajectory() -> None:
     """Without it the path is a line of the given length; with it, the path is shorter than it is long."""
     spans = {}
     for intensity in (0.0, 0.5, 1.0):
-        paths = torch.stack([TrajectoryKernel(61, intensity, seed)._path(40.0) for seed in range(8)])
+        paths = torch.stack([TrajectoryKernel(61, intensity)._path(40.0, seed) for seed in range(8)])
         lengths = (paths[:, 1:] - paths[:, :-1]).norm(dim=2).sum(1)
         torch.testing.assert_close(lengths, torch.full((8,), 40 * 1999 / 2000).double())
         spans[intensity] = float((paths[:, -1] - paths[:, 0]).norm(dim=1).mean())

@@ -33,6 +33,7 @@ from invdiff.operators import (
     LinearOperator,
     Mask,
     MaskBox,
+    MaskBoxRandom,
     MaskFile,
     MaskHalf,
     MaskLines,
@@ -75,6 +76,7 @@ def near_delta(h: int, w: int, seed: int) -> Tensor:
 SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "denoise": lambda: Denoise(ODD),
     "mask_box": lambda: MaskBox(ODD, 3, 4),
+    "mask_box_random": lambda: MaskBoxRandom(ODD, 3, 4, margin=1, seed=2),
     "mask_random": lambda: MaskRandom(ODD, missing=0.6, seed=3),
     "mask_per_channel": lambda: Mask(ODD, normal(*ODD, seed=5) > 0),
     "average_2": lambda: BlockAverage(EVEN, 2),

@@ -236,13 +236,13 @@ def test_half_of_k_space_is_enough() -> None:
 
 def test_lines_of_k_space(tmp_path: Path) -> None:
     a = FourierLines((1, 6, 40), acceleration=4.0, center=0.1, seed=1)
-    assert bool((a.kept == a.kept[:1]).all())
-    columns = a.kept[0].nonzero().flatten()
+    assert bool((a.kept == a.kept[:, :1]).all())
+    columns = a.kept[0, 0].nonzero().flatten()
     assert len(columns) == 10 and {18, 19, 20, 21} <= set(columns.tolist())
     assert not torch.equal(a.kept, FourierLines((1, 6, 40), 4.0, 0.1, seed=2).kept)
-    assert FourierLines((1, 6, 40), acceleration=40.0, center=0.0).kept[0].nonzero().tolist() == [[20]]
+    assert FourierLines((1, 6, 40), acceleration=40.0, center=0.0).kept[0, 0].nonzero().tolist() == [[20]]
     assert FourierLines((1, 6, 40), acceleration=1.0).kept.sum() == 240
-    np.save(tmp_path / "lines.npy", a.kept.numpy().astype(np.uint8))
+    np.save(tmp_path / "lines.npy", a.kept[0].numpy().astype(np.uint8))
     assert torch.equal(FourierFile((1, 6, 40), str(tmp_path / "lines.npy")).s, a.s)
 
 

@@ -26,6 +26,7 @@ from invdiff.operators.kernels import (
 from invdiff.operators.mask import (
     Mask,
     MaskBox,
+    MaskBoxRandom,
     MaskFile,
     MaskHalf,
     MaskLines,
@@ -67,6 +68,7 @@ __all__ = [
     "LinearOperator",
     "Mask",
     "MaskBox",
+    "MaskBoxRandom",
     "MaskFile",
     "MaskHalf",
     "MaskLines",

@@ -4,11 +4,14 @@
 ``SpectralOperator`` (singular value decomposition A = U diag(s) V^T with fast U and V, as in DDRM, Kawar et
 al. 2022, Section 4 and Appendix D, https://arxiv.org/abs/2201.11793). A solver names the level that it needs.
 
-Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...).
+Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...). The images of
+a batch may have operators of their own, of one kind: masks or kernels that differ. What differs is a buffer with a
+leading batch axis, and `Operator.take` gives the operator of some of the images.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
+from invdiff.rng import stream_seed
 
 
 class Operator(nn.Module, ABC):
@@ -38,6 +42,7 @@ class Operator(nn.Module, ABC):
         super().__init__()
         self.shape = image_shape(shape)
         self._exact: dict[str, Tensor] = {}
+        self._each: set[str] = set()  # the buffers with a leading batch axis
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -52,6 +57,30 @@ class Operator(nn.Module, ABC):
         return y[0].numel()
 
     @property
+    def batch(self) -> int | None:
+        """Number of images that this operator is for, where each has its own; None where all share one."""
+        operators = (module for module in self.modules() if isinstance(module, Operator))
+        return next((len(op.get_buffer(name)) for op in operators for name in op._each), None)
+
+    def take(self, images: Sequence[int]) -> Self:
+        """The operator of some of the images, which may repeat; this one where all images share it."""
+        if self.batch is None:
+            return self
+        part, index = copy.copy(self), list(images)
+        for field in ("_exact", "_buffers"):
+            held = getattr(self, field).items()
+            setattr(part, field, {name: value[index] if name in self._each else value for name, value in held})
+        part._modules = {n: m.take(images) if isinstance(m, Operator) else m for n, m in self._modules.items()}
+        return part
+
+    def check_batch(self, count: int) -> None:
+        """Raise InputError unless the operator is one for `count` images."""
+        if self.batch not in (None, count):
+            raise InputError(
+                f"operator: found {self.batch} masks or kernels, one per image, expected {count}, as many as images"
+            )
+
+    @property
     def measurement_shape(self) -> tuple[int, ...]:
         """Shape of one measurement, without the batch."""
         like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
@@ -59,7 +88,7 @@ class Operator(nn.Module, ABC):
             return tuple(self(like.new_zeros(1, *self.shape)).shape[1:])
 
     def check_measurement(self, y: Tensor) -> None:
-        """Raise InputError unless y has shape (B, *measurement_shape) and is finite where it is measured."""
+        """Raise InputError unless y has shape (B, *measurement_shape), B images, and is finite where it is measured."""
         expected = self.measurement_shape
         if y.ndim != 1 + len(expected) or tuple(y.shape[1:]) != expected:
             wanted = ", ".join(["B", *map(str, expected)])
@@ -67,6 +96,7 @@ class Operator(nn.Module, ABC):
                 f"measurement: found shape {tuple(y.shape)}, expected ({wanted}), "
                 f"which is what {type(self).__name__} makes of images {self.shape}"
             )
+        self.check_batch(len(y))
         bad = int((~torch.isfinite(self.measured(y))).sum())
         if bad:
             raise InputError(f"measurement: found {bad} NaN or infinite values, expected finite numbers")
@@ -76,8 +106,16 @@ class Operator(nn.Module, ABC):
         """(C, H, W) of the images whose measurements under these settings have a shape; here the same."""
         return measurement
 
-    def constant(self, name: str, value: Tensor) -> None:
-        """Register a real buffer that is rounded from float64 anew after every change of dtype or device."""
+    def constant(self, name: str, value: Tensor, each: bool = False) -> None:
+        """Register a real buffer that is rounded from float64 anew after every change of dtype or device.
+
+        Args:
+            name: of the buffer.
+            value: what it holds.
+            each: whether it is (B, ...), one entry for each image of a batch.
+        """
+        if each:
+            self._each.add(name)
         self._exact[name] = value.detach().double().cpu()
         self.register_buffer(name, value.detach().to(torch.get_default_dtype()), persistent=False)
 
@@ -139,8 +177,8 @@ class SpectralOperator(LinearOperator):
     """A = U diag(s) V^T, with V orthonormal and complete and U orthonormal where s > 0.
 
     The coefficients v_t(x) and u_t(y) are real and share one layout, (B, ...), against which the non-negative
-    buffer `s` broadcasts. Where s = 0 they span the null space: there u_t(y) is zero and u reads nothing.
-    v(v_t(x)) = x always.
+    buffer `s` broadcasts, (...) or (B, ...). Where s = 0 they span the null space: there u_t(y) is zero and u
+    reads nothing. v(v_t(x)) = x always.
 
     In `gain` and `pinv` a singular value below ``100 eps max(s)`` counts as zero (1.2e-5 max(s) in float32,
     2.2e-14 max(s) in float64), so that rounding errors in y are amplified to 1 % of the image at most.
@@ -167,8 +205,12 @@ class SpectralOperator(LinearOperator):
 
     def gain(self, damp: float | Tensor = 0.0) -> Tensor:
         """s / (s^2 + damp), and 0 where s is numerically zero; damp broadcasts against coefficients."""
-        alive = self.s > 100 * torch.finfo(self.s.dtype).eps * self.s.max()
+        alive = self._alive()
         return torch.where(alive, self.s / torch.where(alive, self.s.square() + damp, 1), 0)
+
+    def _alive(self) -> Tensor:
+        of_image = range(int("s" in self._each), self.s.ndim)
+        return self.s > 100 * torch.finfo(self.s.dtype).eps * self.s.amax(tuple(of_image), keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.u(self.s * self.v_t(x))
@@ -178,12 +220,15 @@ class SpectralOperator(LinearOperator):
 
     def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
         """As `LinearOperator.pinv`, in closed form unless damp varies within a y that U couples."""
+        if self.decoupled:  # A A^T is diagonal, too
+            level = damp if varies(damp, y) else per_image(damp, y.ndim)
+            alive = self.u(self._alive().to(y)) > 0
+            power = torch.where(alive, self.u(self.s.square()) + level, 1)
+            return self.adjoint(torch.where(alive, y / power, 0))
+        if varies(damp, y):
+            return super().pinv(y, damp)
         c = self.u_t(y)
-        if not varies(damp, y):
-            return self.v(self.gain(per_image(damp, c.ndim)) * c)
-        if self.decoupled:
-            return self.v(self.gain(self.u_t(torch.as_tensor(damp).expand_as(y))) * c)
-        return super().pinv(y, damp)
+        return self.v(self.gain(per_image(damp, c.ndim)) * c)
 
 
 class Composition(Operator):
@@ -252,6 +297,11 @@ def conjugate_gradient(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
             stacklevel=2,
         )
     return x
+
+
+def drawn(draw: Callable[[int], Tensor], seed: int, per_image: bool, images: Sequence[int]) -> Tensor:
+    """draw(seed), or one draw for each image, stacked: image b's is of the stream (seed, b), whatever its batch."""
+    return torch.stack([draw(stream_seed(seed, b)) for b in images]) if per_image else draw(seed)
 
 
 def varies(damp: float | Tensor, y: Tensor) -> bool:

@@ -2,23 +2,22 @@
 
 y[i] = sum_a kernel[a] x[i + c - a], c = size // 2 along each dimension, for five ways in which the image goes on
 beyond its edge: "circular" (periodic), "reflect" (mirrored about its outermost pixel), "replicate" (its outermost
-pixel repeated), "zero", and "valid" (it does not: y has only the pixels that the kernel sees in full).
+pixel repeated), "zero", and "valid" (it does not: y has only the pixels that the kernel sees in full). The images of a
+batch share one kernel, or have one each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import LinearOperator, SpectralOperator, image_shape, one_of
-from invdiff.operators.kernels import Kernel, gaussian_taps, kernel_tensor
+from invdiff.operators.base import LinearOperator, SpectralOperator, image_shape, one_of, per_image, varies
+from invdiff.operators.kernels import Kernel, array, gaussian_taps, kernel_tensor
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
 
@@ -123,7 +122,10 @@ class SeparableBlur(SeparableKernelBlur):
         kernel: Kernel | Tensor | str,
         boundary: Literal["reflect", "circular", "replicate", "zero", "valid"] = "reflect",
     ) -> None:
-        u, s, v_t = torch.linalg.svd(kernel_tensor(kernel))
+        values = kernel_tensor(kernel)
+        if values.ndim != 2:
+            raise InputError(f"kernel: found {len(values)}, expected one; the operator 'blur' takes one per image")
+        u, s, v_t = torch.linalg.svd(values)
         if len(s) > 1 and s[1] > 1e-6 * s[0]:
             raise InputError(
                 f"kernel: found a second singular value of {float(s[1] / s[0]):.1e} of the first, expected the product "
@@ -133,7 +135,7 @@ class SeparableBlur(SeparableKernelBlur):
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-        size = kernel_tensor(settings["kernel"]).shape
+        size = kernel_tensor(settings["kernel"]).shape[-2:]
         return before_valid(measurement, size, settings.get("boundary", "reflect"))
 
 
@@ -143,33 +145,37 @@ class Blur(LinearOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2]; or its description, or the path of a file.
+        kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with kernels of their own; or
+            its description, or the path of a file.
         boundary: how the image continues beyond its edge; a periodic one is `CircularBlur`, which has an SVD.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
 
     Raises:
         InputError: the kernel is too large for the image.
     """
 
-    response: Tensor  # (P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, real and imaginary parts
+    response: Tensor  # (1 or B, 1, P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, as real numbers
 
     def __init__(
         self,
         shape: Sequence[int],
         kernel: Kernel | Tensor | str,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
+        images: Sequence[int] = (0,),
     ) -> None:
         super().__init__(shape)
         self.boundary = one_of("boundary", boundary, BOUNDARIES)
-        values = kernel_tensor(kernel)
-        check_fit(values.shape, self.shape[1:], boundary)
-        self.kernel_shape = tuple(values.shape)
-        self.down, self.across = (padding(size, boundary) for size in values.shape)
+        values = kernel_tensor(kernel, images)
+        self.kernel_shape = tuple(values.shape[-2:])
+        check_fit(self.kernel_shape, self.shape[1:], boundary)
+        self.down, self.across = (padding(size, boundary) for size in self.kernel_shape)
         self.extended = self.shape[1] + sum(self.down), self.shape[2] + sum(self.across)
-        self.constant("response", torch.view_as_real(torch.fft.rfft2(values, s=self.extended)))
+        response = torch.view_as_real(torch.fft.rfft2(values.view(-1, 1, *self.kernel_shape), s=self.extended))
+        self.constant("response", response, each=values.ndim == 3)
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-        size = kernel_tensor(settings["kernel"]).shape
+        size = kernel_tensor(settings["kernel"]).shape[-2:]
         return before_valid(measurement, size, settings.get("boundary", "reflect"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,32 +215,32 @@ class CircularBlur(SpectralOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image; or its description, or the path
-            of a file. A tensor is not normalised here.
+        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for a batch of images
+            with kernels of their own; or its description, or the path of a file. A tensor is not normalised here.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
 
     Raises:
         InputError: the kernel does not fit the image.
     """
 
-    response: Tensor  # (H, W // 2 + 1, 2): the half-plane of rfft2 as real and imaginary parts
+    response: Tensor  # (1 or B, 1, H, W // 2 + 1, 2): the half-plane of rfft2 as real and imaginary parts
     phase: Tensor  # likewise; 1 where the response is zero
 
-    def __init__(self, shape: Sequence[int], kernel: Kernel | Tensor | str) -> None:
+    def __init__(self, shape: Sequence[int], kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)) -> None:
         super().__init__(shape)
         _, height, width = self.shape
-        values = kernel_tensor(kernel)
-        if values.shape[0] > height or values.shape[1] > width:
+        values = kernel_tensor(kernel, images)
+        h, w = values.shape[-2:]
+        if h > height or w > width:
             raise InputError(f"kernel: found shape {tuple(values.shape)}, expected at most ({height}, {width})")
-        impulse = torch.zeros(height, width, dtype=torch.float64)
-        impulse[: values.shape[0], : values.shape[1]] = values
-        impulse = impulse.roll((-(values.shape[0] // 2), -(values.shape[1] // 2)), (0, 1))
-        response, half = torch.fft.fft2(impulse), width // 2 + 1
+        impulse = F.pad(values.view(-1, 1, h, w), (0, width - w, 0, height - h)).roll((-(h // 2), -(w // 2)), (-2, -1))
+        response, half, each = torch.fft.fft2(impulse), width // 2 + 1, values.ndim == 3
         s = response.abs()
-        s = torch.where(s > 1e-14 * s.max(), s, 0)  # where the phase would be that of rounding errors
+        s = torch.where(s > 1e-14 * s.amax((-2, -1), keepdim=True), s, 0)  # where the phase is that of rounding errors
         phase = torch.where(s > 0, response / s.clamp_min(1e-300), 1)
-        self.constant("s", s[None])
-        self.constant("response", torch.view_as_real(response[:, :half]))
-        self.constant("phase", torch.view_as_real(phase[:, :half]))
+        self.constant("s", s if each else s[0], each)
+        self.constant("response", torch.view_as_real(response[..., :half]), each)
+        self.constant("phase", torch.view_as_real(phase[..., :half]), each)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._convolve(x, torch.view_as_complex(self.response))
@@ -254,6 +260,13 @@ class CircularBlur(SpectralOperator):
 
     def u(self, c: Tensor) -> Tensor:
         return self._convolve(hartley(torch.where(self.s > 0, c, 0)), torch.view_as_complex(self.phase))
+
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+        if varies(damp, y):
+            return super().pinv(y, damp)
+        # V diag(gain) U^T in one: for a real response that is even, as the gain, V diag(.) V^T is a convolution.
+        gain = self.gain(per_image(damp, y.ndim))[..., : self.shape[2] // 2 + 1]
+        return self._convolve(y, gain * torch.view_as_complex(self.phase).conj())
 
     def _convolve(self, x: Tensor, response: Tensor) -> Tensor:
         return torch.fft.irfft2(response * torch.fft.rfft2(x), s=self.shape[1:])
@@ -328,18 +341,6 @@ class VaryingBlur(LinearOperator):
         for weight, blur in zip(self.weights, self.blurs, strict=True):
             assert isinstance(blur, Blur)
             yield weight, blur
-
-
-def array(name: str, values: Tensor | str) -> Tensor:
-    """A tensor, or what an .npy file holds, in float64; InputError if it cannot be read or is not finite."""
-    if isinstance(values, str):
-        try:
-            values = torch.from_numpy(np.load(Path(values), allow_pickle=False).astype(np.float64))
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"{name} {values}: cannot be read as .npy ({error})") from None
-    if not bool(torch.isfinite(values).all()):
-        raise InputError(f"{name}: found NaN or infinite values, expected finite numbers")
-    return values.detach().double().cpu()
 
 
 def bilinear_weights(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:

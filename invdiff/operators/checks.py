@@ -92,14 +92,14 @@ def _run(run: Check, operator: Operator, dtype: torch.dtype, seed: int) -> tuple
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(IMAGES, *shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(operator.batch or IMAGES, *shape, generator=generator, dtype=torch.float64).to(dtype)
 
     error, bound, words = run(copy.deepcopy(operator).to("cpu", dtype), draw)
     return error <= bound, f"{words} (error {error:.1e}, at most {bound:.0e})"  # a NaN is not <= and fails
 
 
 def _describe(describe: Callable[[Operator, int], str], operator: Operator, seed: int) -> tuple[None, str]:
-    return None, describe(copy.deepcopy(operator).to("cpu", torch.float64), seed)
+    return None, describe(copy.deepcopy(operator.take([0])).to("cpu", torch.float64), seed)
 
 
 def _guarded(name: str, run: Callable[[], tuple[bool | None, str]]) -> Line:
@@ -126,10 +126,11 @@ def shapes(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 def batches(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     x = draw(*operator.shape)
-    together, alone = operator(x), torch.cat([operator(image[None]) for image in x])
+    parts = [operator.take([b]) for b in range(len(x))]
+    together, alone = operator(x), torch.cat([part(image[None]) for part, image in zip(parts, x, strict=True)])
     error = relative(together, alone)
     if isinstance(operator, LinearOperator):
-        back = torch.cat([operator.adjoint(y[None]) for y in together])
+        back = torch.cat([linear(part).adjoint(y[None]) for part, y in zip(parts, together, strict=True)])
         error = max(error, relative(operator.adjoint(together), back))
     return error, 100 * eps(x), "the same together and alone"
 
@@ -178,7 +179,7 @@ def damped(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     """x = A^T (A A^T + D)^-1 y has D z = y - A x for z with x = A^T z; D one number, and one per entry."""
     a = linear(operator)
     y = a.measured(draw(*a.measurement_shape))
-    level = 0.01 * largest_singular_value(a, draw(*a.shape)) ** 2
+    level = 0.01 * largest_singular_value(linear(a.take([0])), draw(*a.shape)[:1]) ** 2
     per_entry = level * (1 + torch.linspace(0, 1, y[0].numel(), dtype=y.dtype).view(y.shape[1:]).expand_as(y))
     errors = []
     for damp in (level, per_entry):
@@ -265,7 +266,6 @@ def device(operator: Operator, seed: int) -> str:
 
 def largest_singular_value(a: LinearOperator, x: Tensor) -> float:
     """By power iteration on A^T A: a lower bound that is soon tight."""
-    x = x[:1]
     for _ in range(POWER_ITERATIONS):
         length = x.norm()
         if length == 0:

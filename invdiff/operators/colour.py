@@ -86,7 +86,7 @@ class Grayscale(_OneChannel):
         return torch.cat([y, y.new_zeros(len(y), 2, *y.shape[2:])], 1)
 
     def u(self, c: Tensor) -> Tensor:
-        return c[:, :1]
+        return c[..., :1, :, :]
 
 
 @register("operator", "demosaic")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import SpectralOperator, image_shape
+from invdiff.operators.base import SpectralOperator, drawn, image_shape
 from invdiff.operators.blur import hartley
-from invdiff.operators.mask import MaskFile
+from invdiff.operators.mask import mask_from
 from invdiff.registry import register
 
 
@@ -30,26 +30,26 @@ class PartialFourier(SpectralOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        mask: (H, W), zero frequency at [H // 2, W // 2]; a frequency is measured where it is above 0.5.
+        mask: (H, W), or (B, 1, H, W) for a batch of images with masks of their own; zero frequency at
+            [H // 2, W // 2]; a frequency is measured where it is above 0.5.
 
     Raises:
-        InputError: the mask has another shape, or measures nothing.
+        InputError: the mask has another shape, or measures nothing of an image.
     """
 
-    kept: Tensor  # (H, W), centred as y is
+    kept: Tensor  # (1, H, W) or (B, 1, H, W), centred as y is
 
     def __init__(self, shape: Sequence[int], mask: Tensor) -> None:
         super().__init__(shape)
-        if tuple(mask.shape) != self.shape[1:]:
+        kept = ((mask[None] if mask.ndim == 2 else mask) > 0.5).double()
+        if kept.ndim > 4 or tuple(kept.shape[-3:]) != (1, *self.shape[1:]):
             raise InputError(f"mask: found shape {tuple(mask.shape)}, expected {self.shape[1:]}, the image's")
-        kept = (mask > 0.5).double()
-        if not bool(kept.any()):
+        if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no frequency that is measured, expected at least one")
-        at_k = torch.fft.ifftshift(kept)
-        at_minus_k = at_k.flip(0, 1).roll((1, 1), (0, 1))
-        self.kept_count = 2 * self.shape[0] * int(kept.sum())
-        self.constant("kept", kept)
-        self.constant("s", ((at_k + at_minus_k) / 2).sqrt()[None])
+        at_k = torch.fft.ifftshift(kept, (-2, -1))
+        at_minus_k = at_k.flip(-2, -1).roll((1, 1), (-2, -1))
+        self.constant("kept", kept, each=kept.ndim == 4)
+        self.constant("s", ((at_k + at_minus_k) / 2).sqrt(), each=kept.ndim == 4)
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
@@ -68,8 +68,9 @@ class PartialFourier(SpectralOperator):
     def measured(self, y: Tensor) -> Tensor:
         return torch.where(self.kept > 0, y, 0)  # and not kept * y: a file may mark missing ones as NaN
 
-    def count(self, y: Tensor) -> int:
-        return self.kept_count
+    def count(self, y: Tensor) -> int | Tensor:
+        counts = 2 * self.shape[0] * self.kept.flatten(-3).sum(-1)
+        return counts if self.batch else int(counts)
 
     def v_t(self, x: Tensor) -> Tensor:
         return hartley(x)
@@ -97,13 +98,21 @@ class FourierLines(PartialFourier):
         acceleration: round(W / acceleration) columns are measured, or the central ones if they are more.
         center: share of the columns, around the zero frequency, that is always measured (at least one).
         seed: of the other columns.
+        per_image: whether every image has columns of its own.
+        images: their numbers; the command lines know them.
 
     Raises:
         InputError: `acceleration` is below 1, or `center` is not in [0, 1].
     """
 
     def __init__(
-        self, shape: Sequence[int], acceleration: float = 4.0, center: float = 0.08, seed: int = 0
+        self,
+        shape: Sequence[int],
+        acceleration: float = 4.0,
+        center: float = 0.08,
+        seed: int = 0,
+        per_image: bool = False,
+        images: Sequence[int] = (0,),
     ) -> None:
         if not acceleration >= 1:
             raise InputError(f"acceleration: found {acceleration}, expected a number >= 1")
@@ -113,24 +122,29 @@ class FourierLines(PartialFourier):
         low = max(1, round(center * width))
         first = width // 2 - low // 2
         outside = torch.cat([torch.arange(first), torch.arange(first + low, width)])
-        order = torch.randperm(len(outside), generator=torch.Generator().manual_seed(seed))
-        kept = torch.zeros(width)
-        kept[first : first + low] = 1
-        kept[outside[order[: max(0, round(width / acceleration) - low)]]] = 1
-        super().__init__(shape, kept.expand(height, width))
+
+        def draw(seed: int) -> Tensor:
+            order = torch.randperm(len(outside), generator=torch.Generator().manual_seed(seed))
+            kept = torch.zeros(width)
+            kept[first : first + low] = 1
+            kept[outside[order[: max(0, round(width / acceleration) - low)]]] = 1
+            return kept.expand(1, height, width)
+
+        super().__init__(shape, drawn(draw, seed, per_image, images))
 
 
 @register("operator", "fourier_file")
 class FourierFile(PartialFourier):
-    """The frequencies that are white in a picture or an .npy file.
+    """The frequencies that are white in a picture, an .npy file, or a folder or stack of them.
 
     Args:
         shape: (C, H, W) of the image.
-        mask: path; white (above half of full scale) is measured; the zero frequency is at [H // 2, W // 2].
+        mask: path; white (above half of full scale) is measured; the zero frequency is at [H // 2, W // 2]. One mask is
+            for all images; a folder or stack of several has one for each image, in the same order.
 
     Raises:
         InputError: the file cannot be read, or its size is not (H, W).
     """
 
     def __init__(self, shape: Sequence[int], mask: str) -> None:
-        super().__init__(shape, MaskFile((1, *image_shape(shape)[1:]), mask).s[0])
+        super().__init__(shape, mask_from(mask, (1, *image_shape(shape)[1:])))

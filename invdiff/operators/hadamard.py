@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import image_shape
+from invdiff.operators.base import drawn, image_shape
 from invdiff.operators.mask import Mask
 from invdiff.registry import register
 
@@ -28,23 +28,36 @@ class Hadamard(Mask):
         shape: (C, H, W) of the image; H and W are powers of two.
         ratio: measured share of the coefficients, rounded to whole coefficients (at least one).
         seed: of the subset.
+        per_image: whether every image has a subset of its own.
+        images: their numbers; the command lines know them.
 
     Raises:
         InputError: a side is no power of two, or `ratio` is not in (0, 1].
     """
 
-    def __init__(self, shape: Sequence[int], ratio: float = 0.25, seed: int = 0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        ratio: float = 0.25,
+        seed: int = 0,
+        per_image: bool = False,
+        images: Sequence[int] = (0,),
+    ) -> None:
         _, height, width = image_shape(shape)
         if height & (height - 1) or width & (width - 1):
             raise InputError(f"shape: found a {height}x{width} image, expected sides that are powers of two")
         if not 0 < ratio <= 1:
             raise InputError(f"ratio: found {ratio}, expected a fraction in (0, 1]")
         size = height * width
-        others = 1 + torch.randperm(size - 1, generator=torch.Generator().manual_seed(seed))
-        kept = torch.zeros(size)
-        kept[0] = 1
-        kept[others[: max(round(ratio * size), 1) - 1]] = 1
-        super().__init__(shape, kept.view(height, width))
+
+        def draw(seed: int) -> Tensor:
+            others = 1 + torch.randperm(size - 1, generator=torch.Generator().manual_seed(seed))
+            kept = torch.zeros(size)
+            kept[0] = 1
+            kept[others[: max(round(ratio * size), 1) - 1]] = 1
+            return kept.view(1, height, width)
+
+        super().__init__(shape, drawn(draw, seed, per_image, images))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.s * walsh_hadamard(x)

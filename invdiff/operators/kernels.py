@@ -1,22 +1,26 @@
 """Blur kernels: what a point becomes. An operator that blurs takes one of these, a tensor, or a file.
 
-A kernel is (h, w) in float64, centred on [h // 2, w // 2], and unless it is read as it is from a file its values
-are non-negative and sum to 1. The motion and defocus kernels are integrals over the pixels, not samples.
+A kernel is (h, w) in float64, centred on [h // 2, w // 2], or (B, h, w) for a batch of images with kernels of their
+own. Unless it is read as it is from a file, its values are non-negative and sum to 1. The motion and defocus kernels
+are integrals over the pixels, not samples.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import positive
+from invdiff.operators.base import drawn, positive
 from invdiff.registry import register
 
 
@@ -27,19 +31,23 @@ class Kernel(ABC):
 
     @abstractmethod
     def tensor(self) -> Tensor:
-        """The kernel, (h, w) in float64."""
+        """The kernel, (h, w) in float64, or (B, h, w) for images with kernels of their own."""
+
+    def of_images(self, images: Sequence[int]) -> Tensor:
+        """`tensor` for these images, where a kernel that is drawn belongs to its image."""
+        return self.tensor()
 
 
-def kernel_tensor(kernel: Kernel | Tensor | str) -> Tensor:
-    """Any description of a kernel as (h, w) in float64; a string is the path of a file.
+def kernel_tensor(kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)) -> Tensor:
+    """Any description of a kernel as (h, w), or of several as (B, h, w), in float64; a string is the path of a file.
 
     Raises:
-        InputError: it is not a matrix of finite numbers.
+        InputError: it is neither, or not finite.
     """
     if isinstance(kernel, str):
         kernel = FileKernel(kernel)
-    values = kernel.tensor() if isinstance(kernel, Kernel) else kernel.detach().double().cpu()
-    if values.ndim != 2 or not values.numel():
+    values = kernel.of_images(images) if isinstance(kernel, Kernel) else kernel.detach().double().cpu()
+    if values.ndim not in (2, 3) or not values.numel():
         raise InputError(f"kernel: found shape {tuple(values.shape)}, expected (height, width)")
     if not bool(torch.isfinite(values).all()):
         raise InputError("kernel: found NaN or infinite values, expected finite numbers")
@@ -136,14 +144,22 @@ class TrajectoryKernel(Kernel):
         intensity: in [0, 1], how shaken the path is; 0 is a straight line.
         seed: of the path, which is the same at every call.
         length: of the path in pixels; None is three quarters of `size`.
+        per_image: whether every image has a path of its own, of the stream (seed, b) for image b.
     """
 
     size: int = 61
     intensity: float = 0.5
     seed: int = 0
     length: float | None = None
+    per_image: bool = False
+
+    def of_images(self, images: Sequence[int]) -> Tensor:
+        return drawn(self._drawn, self.seed, self.per_image, images)
 
     def tensor(self) -> Tensor:
+        return self._drawn(self.seed)
+
+    def _drawn(self, seed: int) -> Tensor:
         size = positive("kernel size", self.size)
         length = 0.75 * size if self.length is None else self.length
         if not 0 <= self.intensity <= 1 or not 0 < length < math.inf:
@@ -151,7 +167,7 @@ class TrajectoryKernel(Kernel):
                 f"kernel trajectory: found intensity {self.intensity}, length {length}, "
                 "expected an intensity in [0, 1] and a length > 0"
             )
-        path = self._path(length)
+        path = self._path(length, seed)
         room = (size - 1) / 2 + (size % 2 - 1) / 2  # the centre of an even kernel is size // 2
         path = path * min(1.0, room / max(float(path.abs().max()), 1e-12)) + size // 2
         kernel = torch.zeros(size, size, dtype=torch.float64)
@@ -164,21 +180,20 @@ class TrajectoryKernel(Kernel):
                 kernel.index_put_((row, column), weight, accumulate=True)
         return kernel / kernel.sum()
 
-    def _path(self, length: float, steps: int = 2000) -> Tensor:
+    def _path(self, length: float, seed: int, steps: int = 2000) -> Tensor:
         """(steps, 2) positions in pixels, of mean zero."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(seed)
         pushes = torch.randn(steps, 2, generator=generator, dtype=torch.float64)
         turns = torch.rand(steps, generator=generator, dtype=torch.float64) < 2 * self.intensity / steps
-        angle = 2 * math.pi * torch.rand((), generator=generator, dtype=torch.float64)
-        velocity = torch.stack([angle.cos(), angle.sin()])
-        position, path = torch.zeros(2, dtype=torch.float64), []
-        for push, turn in zip(pushes, turns, strict=True):
-            path.append(position)
+        angle = 2 * math.pi * float(torch.rand((), generator=generator, dtype=torch.float64))
+        velocity, position, path = complex(math.cos(angle), math.sin(angle)), 0j, []
+        for push, turn in zip(torch.view_as_complex(pushes).tolist(), turns.tolist(), strict=True):
+            path.append([position.real, position.imag])
             # In units of the path's length: a push of variance 1 over the whole path turns by about a radian.
-            velocity = velocity + self.intensity * (4 * push / math.sqrt(steps) - 10 * position / steps)
-            velocity = (-velocity if turn else velocity) / velocity.norm()
-            position = position + velocity / steps
-        points = torch.stack(path)
+            velocity += self.intensity * (4 * push / math.sqrt(steps) - 10 * position / steps)
+            velocity = (-velocity if turn else velocity) / abs(velocity)
+            position += velocity / steps
+        points = torch.tensor(path, dtype=torch.float64)
         return length * (points - points.mean(0))
 
 
@@ -209,27 +224,45 @@ class DefocusKernel(Kernel):
 @register("kernel", "file")
 @dataclass(frozen=True)
 class FileKernel(Kernel):
-    """A kernel read from a picture or an .npy file; colour is averaged.
+    """Kernels read from an .npy file, (h, w) or (B, h, w), or from a picture or a folder or stack of them.
 
     Args:
-        path: of the file. Its centre is [h // 2, w // 2], also where a side is even.
-        normalise: divide by the sum, so that brightness is kept. Without it the values are taken as they are,
-            8- and 16-bit ones divided by 255 and 65535.
+        path: of the file. One kernel is for all images; several are one for each image, in the same order. The
+            centre is [h // 2, w // 2], also where a side is even.
+        normalise: divide by the sum, so that brightness is kept. Without it the values are taken as they are, those
+            of 8- and 16-bit pictures divided by 255 and 65535. Colour is averaged.
     """
 
     path: str
     normalise: bool = True
 
     def tensor(self) -> Tensor:
-        from invdiff.images import read_image  # only this kernel reads files
+        from invdiff.images import read_images  # only this kernel reads pictures
 
-        values = read_image(self.path).double().mean(0)
-        if not self.normalise:
-            return values
-        total = float(values.sum())
-        if abs(total) < 1e-12 * float(values.abs().sum()) or total == 0:
-            raise InputError(f"kernel {self.path}: found the sum {total:.1e}, expected another than 0 to divide by")
-        return values / total
+        if self.path.endswith(".npy"):
+            values = array("kernel", self.path)
+            values = values[None] if values.ndim == 2 else values
+        else:
+            values = read_images(self.path)[0].double().mean(1)
+        if self.normalise:
+            totals = values.sum((-2, -1), keepdim=True)
+            bad = totals[totals.abs() <= 1e-12 * values.abs().sum((-2, -1), keepdim=True)]
+            if len(bad):
+                raise InputError(f"kernel {self.path}: found the sum {bad[0]:.1e}, expected another than 0")
+            values = values / totals
+        return values if len(values) > 1 else values[0]
+
+
+def array(name: str, values: Tensor | str) -> Tensor:
+    """A tensor, or what an .npy file holds, in float64; InputError if it cannot be read or is not finite."""
+    if isinstance(values, str):
+        try:
+            values = torch.from_numpy(np.load(Path(values), allow_pickle=False).astype(np.float64))
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{name} {values}: cannot be read as .npy ({error})") from None
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"{name}: found NaN or infinite values, expected finite numbers")
+    return values.detach().double().cpu()
 
 
 def offsets(reach: int) -> Tensor:

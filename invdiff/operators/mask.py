@@ -1,4 +1,8 @@
-"""Inpainting: A = diag(mask). A measurement keeps the image's shape, with zeros at the missing pixels."""
+"""Inpainting: A = diag(mask). A measurement keeps the image's shape, with zeros at the missing pixels.
+
+The images of a batch share one mask, or have one each. A mask that is drawn with ``per_image`` belongs to its image:
+the mask of image b is of the stream (seed, b), whatever the batch that it is in.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import SpectralOperator, image_shape, one_of, positive
+from invdiff.operators.base import SpectralOperator, drawn, image_shape, one_of, positive
 from invdiff.registry import register
 
 
@@ -18,23 +22,24 @@ class Mask(SpectralOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        mask: (H, W), (1, H, W) or (C, H, W); a pixel is kept where the value is above 0.5.
+        mask: (H, W), (1, H, W) or (C, H, W), or (B, 1, H, W) or (B, C, H, W) for a batch of images with masks of
+            their own; a pixel is kept where the value is above 0.5.
 
     Raises:
-        InputError: the mask has another shape, or keeps no pixel.
+        InputError: the mask has another shape, or keeps no pixel of an image.
     """
 
     decoupled: ClassVar[bool] = True
 
     def __init__(self, shape: Sequence[int], mask: Tensor) -> None:
         super().__init__(shape)
-        kept = (mask if mask.ndim == 3 else mask[None]) > 0.5
-        if tuple(kept.shape) not in (self.shape, (1, *self.shape[1:])):
+        kept = (mask[None] if mask.ndim == 2 else mask) > 0.5
+        if kept.ndim > 4 or tuple(kept.shape[-3:]) not in (self.shape, (1, *self.shape[1:])):
             raise InputError(f"mask: found shape {tuple(mask.shape)}, expected {self.shape[1:]}, the image's")
-        self.kept_count = int(kept.expand(self.shape).sum())
-        if not self.kept_count:
+        if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no pixel that is kept, expected at least one")
-        self.constant("s", kept.float())
+        self.constant("s", kept.float(), each=kept.ndim == 4)
+        self.channels = self.shape[0] // kept.shape[-3]  # that share a plane of the mask
 
     def forward(self, x: Tensor) -> Tensor:
         return self.s * x
@@ -45,8 +50,9 @@ class Mask(SpectralOperator):
     def measured(self, y: Tensor) -> Tensor:
         return torch.where(self.s > 0, y, 0)  # and not s * y: a file may mark missing pixels as NaN
 
-    def count(self, y: Tensor) -> int:
-        return self.kept_count
+    def count(self, y: Tensor) -> int | Tensor:
+        counts = self.channels * self.s.flatten(-3).sum(-1)
+        return counts if self.batch else int(counts)
 
     def v_t(self, x: Tensor) -> Tensor:
         return x
@@ -81,6 +87,49 @@ class MaskBox(Mask):
     ) -> None:
         inside = box("mask_box", shape, height, width, top, left)
         super().__init__(shape, (~inside).float())
+
+
+@register("operator", "mask_box_random")
+class MaskBoxRandom(Mask):
+    """A rectangle of missing pixels at a random place.
+
+    Args:
+        shape: (C, H, W) of the image.
+        height: of the missing rectangle, in pixels.
+        width: of the missing rectangle, in pixels.
+        margin: pixels at every edge of the image that the rectangle leaves alone, at least.
+        seed: of the place.
+        per_image: whether every image has a rectangle of its own.
+        images: their numbers; the command lines know them.
+
+    Raises:
+        InputError: the rectangle and its margins do not fit in the image.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        height: int,
+        width: int,
+        margin: int = 0,
+        seed: int = 0,
+        per_image: bool = False,
+        images: Sequence[int] = (0,),
+    ) -> None:
+        sides = zip(image_shape(shape)[1:], (positive("height", height), positive("width", width)), strict=True)
+        places = [side - size - 2 * margin + 1 for side, size in sides]
+        if margin < 0 or min(places) < 1:
+            raise InputError(
+                f"mask_box_random: found a box of {height}x{width} and a margin of {margin} pixels, expected both to "
+                f"fit in the {'x'.join(map(str, shape[1:]))} image"
+            )
+
+        def draw(seed: int) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            top, left = (margin + int(torch.randint(count, (), generator=generator)) for count in places)
+            return (~box("mask_box_random", shape, height, width, top, left)).float()[None]
+
+        super().__init__(shape, drawn(draw, seed, per_image, images))
 
 
 @register("operator", "mask_outpaint")
@@ -176,6 +225,8 @@ class MaskLinesRandom(Mask):
         missing: fraction of the lines that is missing, in [0, 1): exactly ``round(missing * lines)`` of them.
         along: what a line is.
         seed: of the choice of lines.
+        per_image: whether every image has a mask of its own.
+        images: their numbers; the command lines know them.
 
     Raises:
         InputError: `missing` is out of range, or leaves no line.
@@ -187,8 +238,15 @@ class MaskLinesRandom(Mask):
         missing: float = 0.5,
         along: Literal["rows", "columns"] = "rows",
         seed: int = 0,
+        per_image: bool = False,
+        images: Sequence[int] = (0,),
     ) -> None:
-        super().__init__(shape, lines(shape, along, kept_at_random(line_count(shape, along), missing, seed)))
+        count = line_count(shape, along)
+
+        def draw(seed: int) -> Tensor:
+            return lines(shape, along, kept_at_random(count, missing, seed))[None]
+
+        super().__init__(shape, drawn(draw, seed, per_image, images))
 
 
 def line_count(shape: Sequence[int], along: str) -> int:
@@ -220,36 +278,56 @@ class MaskRandom(Mask):
         shape: (C, H, W) of the image.
         missing: fraction of the pixels that is missing, in [0, 1): exactly ``round(missing * H * W)`` pixels.
         seed: of the choice of pixels.
+        per_image: whether every image has a mask of its own.
+        images: their numbers; the command lines know them.
 
     Raises:
         InputError: `missing` is outside [0, 1), or leaves no pixel.
     """
 
-    def __init__(self, shape: Sequence[int], missing: float = 0.7, seed: int = 0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        missing: float = 0.7,
+        seed: int = 0,
+        per_image: bool = False,
+        images: Sequence[int] = (0,),
+    ) -> None:
         _, height, width = image_shape(shape)
-        super().__init__(shape, kept_at_random(height * width, missing, seed).view(height, width))
+
+        def draw(seed: int) -> Tensor:
+            return kept_at_random(height * width, missing, seed).view(1, height, width)
+
+        super().__init__(shape, drawn(draw, seed, per_image, images))
 
 
 @register("operator", "mask_file")
 class MaskFile(Mask):
-    """A mask read from a picture or an .npy file.
+    """Masks read from a picture, an .npy file, or a folder or stack of them.
 
     Args:
         shape: (C, H, W) of the image.
-        mask: path; white (above half of full scale) is kept, black is missing. A picture with another number
-            of channels than the image is averaged to one mask for all channels.
+        mask: path; white (above half of full scale) is kept, black is missing. One mask is for all images; a folder
+            or stack of several has one for each image, in the same order. Pictures with another number of channels
+            than the image are averaged to one mask for all channels.
 
     Raises:
         InputError: the file cannot be read, or its size is not (H, W).
     """
 
     def __init__(self, shape: Sequence[int], mask: str) -> None:
-        from invdiff.images import read_image  # only this operator reads files
+        super().__init__(shape, mask_from(mask, image_shape(shape)))
 
-        picture = read_image(mask)
-        if tuple(picture.shape[-2:]) != tuple(shape[1:]):
-            found, expected = ("x".join(map(str, size)) for size in (picture.shape[-2:], shape[1:]))
-            raise InputError(f"mask {mask}: found {found} pixels (height x width), expected {expected}")
-        picture = picture if len(picture) in (1, shape[0]) else picture.mean(0)
-        # An 8-bit .npy of zeros and ones is read as 0 and 1/255.
-        super().__init__(shape, (picture > picture.max() / 2).float())
+
+def mask_from(path: str, shape: Sequence[int]) -> Tensor:
+    """(C or 1, H, W), or (B, C or 1, H, W) for several masks, of zeros and ones; InputError as in `MaskFile`."""
+    from invdiff.images import read_images  # only these operators read files
+
+    pictures, _ = read_images(path)
+    if tuple(pictures.shape[-2:]) != tuple(shape[1:]):
+        found, expected = ("x".join(map(str, size)) for size in (pictures.shape[-2:], shape[1:]))
+        raise InputError(f"mask {path}: found {found} pixels (height x width), expected {expected}")
+    pictures = pictures if pictures.shape[1] in (1, shape[0]) else pictures.mean(1, keepdim=True)
+    # An 8-bit .npy of zeros and ones is read as 0 and 1/255.
+    masks = (pictures > pictures.amax((1, 2, 3), keepdim=True) / 2).float()
+    return masks if len(masks) > 1 else masks[0]

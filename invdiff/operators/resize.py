@@ -165,9 +165,11 @@ class BlurDecimate(LinearOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2]; or its description, or the path of a file.
+        kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with kernels of their own; or
+            its description, or the path of a file.
         factor: of reduction.
         boundary: how the image continues beyond its edge; a periodic one is `CircularBlurDecimate`, which has an SVD.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
 
     Raises:
         InputError: the kernel is too large for the image.
@@ -179,15 +181,16 @@ class BlurDecimate(LinearOperator):
         kernel: Kernel | Tensor | str,
         factor: int,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
+        images: Sequence[int] = (0,),
     ) -> None:
         super().__init__(shape)
         self.factor = positive("factor", factor)
-        self.blur = Blur(shape, kernel, boundary)
+        self.blur = Blur(shape, kernel, boundary, images)
         self.blurred = self.blur.measurement_shape
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-        size = kernel_tensor(settings["kernel"]).shape
+        size = kernel_tensor(settings["kernel"]).shape[-2:]
         return before_valid(enlarged(measurement, settings), size, settings.get("boundary", "reflect"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,18 +218,21 @@ class CircularBlurDecimate(CircularBlur):
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image; or its description, or the path
-            of a file.
+        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for a batch of images
+            with kernels of their own; or its description, or the path of a file.
         factor: of reduction; divides H and W.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
 
     Raises:
         InputError: the kernel does not fit the image, or `factor` does not divide the image's sides.
     """
 
-    reflection: Tensor  # (1, H, W): w / (1 + g_1)^(1/2) of every group, the group's first at [:h, :w]
+    reflection: Tensor  # ([B,] 1, H, W): w / (1 + g_1)^(1/2) of every group, the group's first at [:h, :w]
 
-    def __init__(self, shape: Sequence[int], kernel: Kernel | Tensor | str, factor: int) -> None:
-        super().__init__(shape, kernel)
+    def __init__(
+        self, shape: Sequence[int], kernel: Kernel | Tensor | str, factor: int, images: Sequence[int] = (0,)
+    ) -> None:
+        super().__init__(shape, kernel, images)
         self.factor = positive("factor", factor)
         if any(side % self.factor for side in self.shape[1:]):
             raise InputError(
@@ -239,8 +245,9 @@ class CircularBlurDecimate(CircularBlur):
         first = self._embed(torch.ones_like(s))
         direction = torch.where(self._unfold(s) > 0, direction, first)
         w = direction + first
-        self.constant("reflection", w / self._unfold(w[..., : s.shape[-2], : s.shape[-1]]).sqrt())
-        self.constant("s", self._embed(s))
+        each = "s" in self._each
+        self.constant("reflection", w / self._unfold(w[..., : s.shape[-2], : s.shape[-1]]).sqrt(), each)
+        self.constant("s", self._embed(s), each)
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
@@ -266,6 +273,8 @@ class CircularBlurDecimate(CircularBlur):
     def u(self, c: Tensor) -> Tensor:
         h, w = (side // self.factor for side in self.shape[1:])
         return -hartley(torch.where(self.s > 0, c, 0)[..., :h, :w])
+
+    pinv = SpectralOperator.pinv  # CircularBlur's is for its own U and V
 
     def _reflect(self, t: Tensor) -> Tensor:
         return t - self.reflection * self._unfold(self._fold(self.reflection * t))
