@@ -75,7 +75,7 @@ def restore(
             for step in trajectory(problem.take([b for b, _ in chunk]), prior, solver, streams, like):
                 done += 1
                 if on_step is not None:
-                    on_step(done, len(chunks) * solver.steps, step)
+                    on_step(done, len(chunks) * solver.total_steps, step)
             results.append(step.x)
     finally:
         counter.remove()

@@ -163,27 +163,86 @@ class Paper:
         return torch.linalg.solve(gram, r.T).T @ self.A
 
 
-def dps(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, zeta: float = 1.0) -> Tensor:
-    """Chung et al., Alg. 1: the DDPM step, whose variance is beta-tilde, then - zeta grad ||y - A x_0||."""
+def ddpm(p: Paper, x_t: Tensor, x_0: Tensor, t: int, s: int, z: Tensor) -> Tensor:
+    """Ho et al., Eq. 6 and 7: a draw of q(x_s | x_t, x_0), whose variance is beta-tilde."""
     abar, previous = p.abar[t], p.abar[s]
     alpha = abar / previous
     beta = 1 - alpha
+    mean = alpha.sqrt() * (1 - previous) / (1 - abar) * x_t + previous.sqrt() * beta / (1 - abar) * x_0
+    return mean + (beta * (1 - previous) / (1 - abar)).sqrt() * z
+
+
+def dps(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0) -> Tensor:
+    """Chung et al., Alg. 1: the DDPM step, then - zeta grad ||y - A x_0||."""
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         x_0 = p.x_0(x_t, t)
         distance = (p.y - x_0 @ p.A.T).norm(dim=1)
         g = torch.autograd.grad(distance.sum(), x_t)[0]
-    mean = (
-        alpha.sqrt() * (1 - previous) / (1 - abar) * x_t.detach()
-        + previous.sqrt() * beta / (1 - abar) * x_0.detach()
-    )
-    return mean + (beta * (1 - previous) / (1 - abar)).sqrt() * z - zeta * g
+    return ddpm(p, x_t.detach(), x_0.detach(), t, s, draw()) - zeta * g
+
+
+def dps_poisson(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0, peak: float = 30.0) -> Tensor:
+    """Chung et al., Alg. 2: the norm is that of Lambda = diag(1 / (2 y)), y on [0, 1] and at least one photon.
+
+    zeta is brought to the scale of Alg. 1 by the mean of 2 y, which cancels Lambda where y is constant.
+    """
+    y, measured = ((p.y + p.A.sum(1)) / 2).clamp_min(1 / peak), p.A.abs().sum(1) > 0
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        x_0 = p.x_0(x_t, t)
+        distance = ((p.y - x_0 @ p.A.T).square() / (2 * y)).sum(1).sqrt()
+        g = torch.autograd.grad(distance.sum(), x_t)[0]
+    zeta_i = zeta * (2 * y[:, measured]).mean(1, keepdim=True).sqrt()
+    return ddpm(p, x_t.detach(), x_0.detach(), t, s, draw()) - zeta_i * g
+
+
+def diffused(p: Paper, x_s: Tensor, t: int, s: int, z: Tensor) -> Tensor:
+    """(I - A^+ A) x_s + A^+ y_s, with y_s = sqrt(abar_s) y + sqrt(1 - abar_s) A z the measurement diffused along.
+
+    Where y is noisy, A^+ is damped by sigma_y^2 / r_t^2 as in PiGDM (unpublished).
+    """
+    y_s = p.abar[s].sqrt() * p.y + (1 - p.abar[s]).sqrt() * z @ p.A.T
+    damp = p.sigma_y**2 / float(1 - p.abar[t])
+    return x_s - p.damped(x_s @ p.A.T, damp) + p.damped(y_s, damp)
+
+
+def score_sde(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, corrections: int = 1, snr: float = 0.16
+) -> Tensor:
+    """Song et al., Alg. 2: ancestral sampling, then Langevin steps as in Alg. 4 and 5 (without its factor alpha)."""
+    x = ddpm(p, x_t, p.x_0(x_t, t), t, s, draw())
+    x = diffused(p, x, t, s, draw())
+    for _ in range(corrections if s > 0 else 0):
+        z, g = draw(), -p.eps(x, s) / (1 - p.abar[s]).sqrt()
+        if p.clip:  # the score of the x_0 that is clipped
+            g = (p.abar[s].sqrt() * p.x_0(x, s) - x) / (1 - p.abar[s])
+        epsilon = 2 * (snr * z.norm(dim=1) / g.norm(dim=1)) ** 2
+        x = diffused(p, x + epsilon[:, None] * g + (2 * epsilon[:, None]).sqrt() * z, s, s, draw())
+    return x
+
+
+def ilvr(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, last: int = 0) -> Tensor:
+    """Choi et al., Alg. 1, as far as timestep `last`: phi = A^+ A, and the reference is A^+ y."""
+    x = ddpm(p, x_t, p.x_0(x_t, t), t, s, draw())
+    if s < last:
+        return x
+    damp = p.sigma_y**2 / float(1 - p.abar[t])
+    y_s = p.abar[s].sqrt() * p.damped(p.y, 0.0) + (1 - p.abar[s]).sqrt() * draw()  # q(y_s | y_0)
+    return x + p.damped(y_s @ p.A.T, damp) - p.damped(x @ p.A.T, damp)
+
+
+def mcg(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0) -> Tensor:
+    """Chung et al. 2022, Alg. 1, with alpha = zeta / ||y - A x_0|| and half the gradient of the squared norm."""
+    x = dps(p, x_t, t, s, draw, zeta)
+    return diffused(p, x, t, s, draw())
 
 
 def pigdm(
-    p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 1.0, adaptive: bool = True
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0, adaptive: bool = True
 ) -> Tensor:
     """Song et al., for noisy y: r_t^2 = 1 - abar_t. DDIM on the score of p(x_t | y), or Alg. 1 with its weights."""
+    z = draw()
     a_t, a_s = p.abar[t], p.abar[s]
     c_1 = eta * ((1 - a_t / a_s) * (1 - a_s) / (1 - a_t)).sqrt()
     c_2 = (1 - a_s - c_1**2).clamp_min(0).sqrt()
@@ -211,8 +270,9 @@ def ddrm_start(p: Paper, T: int, z: Tensor, z_unseen: Tensor) -> Tensor:
     return p.abar[T].sqrt() * x @ V.T
 
 
-def ddrm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85, eta_b: float = 1.0) -> Tensor:
+def ddrm(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.85, eta_b: float = 1.0) -> Tensor:
     """Kawar et al., Eq. 8, coefficient by coefficient."""
+    z = draw()
     U, gain, V = p.svd
     sigma = ((1 - p.abar[s]) / p.abar[s]).sqrt()  # sigma_t of the paper, which steps from t + 1 to t
     x_0, e, z = p.x_0(x_t, t) @ V, p.eps(x_t, t) @ V, z @ V
@@ -230,16 +290,18 @@ def ddrm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85, et
     return p.abar[s].sqrt() * x @ V.T
 
 
-def ddnm(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85) -> Tensor:
+def ddnm(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.85) -> Tensor:
     """Wang et al., Alg. 1; where y is noisy, A^+ is damped by sigma_y^2 / r_t^2 as in PiGDM (unpublished)."""
+    z = draw()
     a_t, a_s = p.abar[t], p.abar[s]
     e, x_0 = p.eps(x_t, t), p.x_0(x_t, t)
     x_0 = x_0 - p.damped(x_0 @ p.A.T - p.y, p.sigma_y**2 / float(1 - a_t))
     return a_s.sqrt() * x_0 + (1 - a_s).sqrt() * (eta * z + math.sqrt(1 - eta**2) * e)
 
 
-def ddnm_plus(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.85) -> Tensor:
+def ddnm_plus(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.85) -> Tensor:
     """Wang et al., Eq. 17 to 19: a = sqrt(abar_s), sigma = sqrt(1 - abar_s)."""
+    z = draw()
     U, gain, V = p.svd
     a, sigma, kept = p.abar[s].sqrt(), (1 - p.abar[s]).sqrt(), math.sqrt(1 - eta**2)
     e, z, x_0 = p.eps(x_t, t) @ V, z @ V, p.x_0(x_t, t) @ V
@@ -256,11 +318,12 @@ def ddnm_plus(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, eta: float = 0.8
     return x @ V.T
 
 
-def diffpir(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, lam: float = 7.0, zeta: float = 0.3) -> Tensor:
+def diffpir(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, lam: float = 7.0, zeta: float = 0.3) -> Tensor:
     """Zhu et al., Alg. 1; as in its code sigma_n and the proximal step are on [0, 1], sbar_t is on [-1, 1].
 
     The code has no proximal step at the last index; Alg. 1 has.
     """
+    z = draw()
     a_t, a_s = p.abar[t], p.abar[s]
     sbar, sigma_n = ((1 - a_t) / a_t).sqrt(), max(0.001, p.sigma_y / 2)
     rho = lam * sigma_n**2 / sbar**2
@@ -273,7 +336,8 @@ def diffpir(p: Paper, x_t: Tensor, t: int, s: int, z: Tensor, lam: float = 7.0, 
 
 PaperStep = Callable[..., Tensor]
 STEPS: dict[str, PaperStep] = {
-    "dps": dps, "pigdm": pigdm, "ddrm": ddrm, "ddnm": ddnm, "ddnm_plus": ddnm_plus, "diffpir": diffpir,
+    "dps": dps, "dps_poisson": dps_poisson, "pigdm": pigdm, "ddrm": ddrm, "ddnm": ddnm, "ddnm_plus": ddnm_plus,
+    "diffpir": diffpir, "score_sde": score_sde, "ilvr": ilvr, "mcg": mcg,
 }  # fmt: skip
 
 
@@ -289,7 +353,7 @@ def trajectory(
     if method == "ddrm":
         x_t = ddrm_start(p, T, draw(), first)
     for t, s in pairwise(timesteps):
-        x_t = STEPS[method](p, x_t, t, s, draw(), **settings)
+        x_t = STEPS[method](p, x_t, t, s, draw, **settings)
         yield (x_t / p.abar[s].sqrt() + 1) / 2
 
 
@@ -304,27 +368,31 @@ def posterior(prior: Normal, A: Tensor, y: Tensor, sigma: float) -> Normal:
     return Normal(prior.mean + (y - prior.mean @ A.T) @ gain.T, (covariance + covariance.T) / 2)
 
 
+DRAWS = {"ilvr": 2}  # of the noise in a step, where there are more than one
+
+
 def output(p: Paper, method: str, timesteps: list[int], **settings: float) -> Normal:
     """Exact distribution of a method's results in [0, 1], for a method whose steps are affine in x_t and z.
 
-    A step x_s = F x_t + H z + c(y) is measured by applying it to zeros and to unit vectors; then
-    mean' = F mean + c and covariance' = F covariance F^T + H H^T.
+    A step x_s = F x_t + H z + c(y), z all the noise that it draws, is measured by applying it to zeros and to unit
+    vectors; then mean' = F mean + c and covariance' = F covariance F^T + H H^T.
     """
-    images, D = len(p.y), p.A.shape[1]
+    images, D, draws = len(p.y), p.A.shape[1], DRAWS.get(method, 1)
     eye, blank = torch.eye(D, dtype=torch.float64), torch.zeros(images, D, dtype=torch.float64)
-    states, noises = torch.cat([blank, eye, 0 * eye]), torch.cat([blank, 0 * eye, eye])
-    rows = Paper(p.eps, p.abar, p.A, torch.cat([p.y, p.y[:1].expand(2 * D, -1)]), p.sigma_y)
+    states = torch.cat([blank, eye, *[0 * eye] * draws])
+    noises = [torch.cat([blank, 0 * eye, *(eye if i == k else 0 * eye for i in range(draws))]) for k in range(draws)]
+    rows = Paper(p.eps, p.abar, p.A, torch.cat([p.y, p.y[:1].expand((1 + draws) * D, -1)]), p.sigma_y)
 
     def split(out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        offset, F, H = out.split([images, D, D])
+        offset, F, H = out.split([images, D, draws * D])
         return offset, F - offset[:1], H - offset[:1]
 
     T = timesteps[0]
     mean, covariance = blank, (1 - p.abar[T]) * eye
     if method == "ddrm":
-        mean, unseen, seen = split(ddrm_start(rows, T, noises, states))
+        mean, unseen, seen = split(ddrm_start(rows, T, noises[0], states))
         covariance = unseen.T @ unseen + seen.T @ seen
     for t, s in pairwise(timesteps):
-        offset, F, H = split(STEPS[method](rows, states, t, s, noises, **settings))
+        offset, F, H = split(STEPS[method](rows, states, t, s, iter(noises).__next__, **settings))
         mean, covariance = offset + mean @ F, F.T @ covariance @ F + H.T @ H
     return Normal((mean + 1) / 2, covariance / 4)

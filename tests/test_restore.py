@@ -24,7 +24,7 @@ from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams, stream_seed
-from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver, Step
+from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, ScoreSDE, Solver, Step
 
 SHAPE = (1, 8, 8)
 KERNEL = torch.tensor([[0.0, 0.1, 0.1], [0.1, 0.3, 0.2], [0.1, 0.1, 0.0]], dtype=torch.float64)
@@ -40,7 +40,11 @@ SHORT = [
     DDNM(steps=6),
     DDNMPlus(steps=6),
     DiffPIR(steps=6),
+    ScoreSDE(steps=6),
+    ILVR(steps=6),
+    MCG(steps=6, zeta=0.3),
 ]
+CALLS: dict[type[Solver], int] = {ScoreSDE: 11}  # where they are not one per step: a correction at all levels but 0
 short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
 
 
@@ -137,16 +141,17 @@ def test_restoring_leaves_the_problem_as_it_was() -> None:
 
 
 @short
-def test_every_step_is_one_network_call_and_is_reported(solver: Solver) -> None:
+def test_every_step_is_reported_and_every_network_call_counted(solver: Solver) -> None:
     steps: list[tuple[int, int, Step]] = []
     posterior = restore(
         simulated(), gaussian_prior(), solver, samples=2, batch=4, on_step=lambda *step: steps.append(step)
     )
-    assert posterior.nfe == solver.steps and posterior.seconds > 0
+    count = solver.total_steps
+    assert posterior.nfe == CALLS.get(type(solver), count) and posterior.seconds > 0
     assert posterior.samples.shape == (2, 3, *SHAPE)
-    assert [done for done, _, _ in steps] == list(range(1, 2 * solver.steps + 1))  # 6 samples in 2 chunks
-    assert {total for _, total, _ in steps} == {2 * solver.steps}
-    chunk = [step for _, _, step in steps[: solver.steps]]
+    assert [done for done, _, _ in steps] == list(range(1, 2 * count + 1))  # 6 samples in 2 chunks
+    assert {total for _, total, _ in steps} == {2 * count}
+    chunk = [step for _, _, step in steps[:count]]
     sigmas = [step.sigma for step in chunk]
     assert sigmas == sorted(sigmas, reverse=True) and sigmas[-1] == 0
     torch.testing.assert_close(
@@ -243,13 +248,16 @@ def test_save(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", OPERATORS)
 def test_poisson_noise(solver: Solver, name: str) -> None:
-    """The mean of the samples beats Tikhonov's estimate by at least 2 dB, and nears the optimum."""
+    """The mean of the samples beats Tikhonov's estimate by at least 2 dB, and nears the optimum.
+
+    DPS less so: in its norm pixels that happened to count few photons weigh too much.
+    """
     clean = truths(6, seed=3).clamp(0.05, 1)
     problem = Problem.simulate(clean, OPERATORS[name]().double(), Poisson(30.0), seed=4)
     mean = restore(problem, gaussian_prior(), solver, samples=16).mean
     error, baseline = ((x - clean).square().mean() for x in (mean, problem.baseline()))
     assert float(error) < 0.63 * float(baseline)
-    assert float(error) < 1.35 * optimal_error(problem, clean)
+    assert float(error) < (1.5 if isinstance(solver, DPS) else 1.35) * optimal_error(problem, clean)
 
 
 def optimal_error(problem: Problem, clean: Tensor) -> float:
@@ -321,6 +329,25 @@ def test_an_operator_of_too_low_a_level_is_refused(operator: Operator, solver: S
     problem = Problem.simulate(truths(2), operator, Gaussian(0.1))
     words = (type(solver).__name__, type(operator).__name__, f"expected a {level}")
     refused(lambda: restore(problem, gaussian_prior(), solver), *words)
+
+
+@pytest.mark.parametrize(
+    ("operator", "noise"),
+    [(Square(SHAPE), Gaussian(0.1)), (Difference(SHAPE), Gaussian(0.1)), (OPERATORS["blur"](), Poisson(30.0))],
+    ids=["nonlinear", "linear", "poisson"],
+)
+def test_a_refusal_names_exactly_the_solvers_that_work(operator: Operator, noise: NoiseModel) -> None:
+    problem = Problem.simulate(truths(2).clamp_min(0.05), operator, noise)
+    named, works = set(), []
+    for name in registry.names("solver"):
+        try:
+            posterior = restore(problem, gaussian_prior(), registry.lookup("solver", name)(steps=2))
+        except InputError as error:
+            named.add(str(error).partition("(solvers that take it: ")[2].rstrip(")"))
+        else:
+            assert bool(torch.isfinite(posterior.samples).all()), name
+            works.append(name)
+    assert named == {", ".join(works)}
 
 
 @pytest.mark.parametrize("solver", [DPS(steps=5), PiGDM(steps=5), DDNM(steps=5), DiffPIR(steps=5)])

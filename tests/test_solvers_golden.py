@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from invdiff.inference import trajectory
-from invdiff.noise import Gaussian
+from invdiff.noise import Gaussian, NoiseModel, Poisson
 from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
 from invdiff.prior import NetworkDenoiser
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver
+from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, ScoreSDE, Solver
 
 SHAPE = (2, 6, 4)
 BATCH = 3
@@ -37,12 +37,12 @@ PRIOR = oracles.exponential_prior(SHAPE, variance=0.15)
 
 
 def run(
-    solver: Solver, operator: SpectralOperator, sigma: float, T: int, clip: bool
+    solver: Solver, operator: SpectralOperator, noise: NoiseModel, T: int, clip: bool
 ) -> tuple[list[Tensor], Problem]:
     """Every iterate of a solver, (steps, B, D), and the problem."""
     network = oracles.EpsNetwork(oracles.gaussian_eps(PRIOR, oracles.linear_abar(T)))
     prior = NetworkDenoiser(network, SHAPE, Schedule.linear(T), "eps", clip=clip)
-    problem = Problem.simulate(oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5, operator, Gaussian(sigma), seed=5)
+    problem = Problem.simulate(oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5, operator, noise, seed=5)
     streams = Streams([(1, b) for b in range(BATCH)])
     steps = trajectory(problem, prior, solver, streams, torch.empty(0, dtype=torch.float64))
     return [step.x.flatten(1) for step in steps], problem
@@ -59,14 +59,15 @@ def agree(
     **settings: float,
 ) -> None:
     operator = OPERATORS[name]
-    found, problem = run(solver, operator, sigma, T, clip)
+    noise = Poisson(settings["peak"]) if "peak" in settings else Gaussian(sigma)
+    found, problem = run(solver, operator, noise, T, clip)
     streams, like = Streams([(1, b) for b in range(BATCH)]), torch.empty(BATCH, *SHAPE, dtype=torch.float64)
     eps = oracles.gaussian_eps(PRIOR, oracles.linear_abar(T))
     paper = oracles.Paper.of(eps, operator, problem.y, sigma, T, clip)
     expected = list(
         oracles.trajectory(paper, method, timesteps, lambda: streams(like).flatten(1), **settings)
     )
-    assert len(found) == len(expected) == solver.steps
+    assert len(found) == len(expected) == solver.total_steps
     for k, (x, wanted) in enumerate(zip(found, expected, strict=True)):
         # Iterates are as large as sigma, up to 80.
         torch.testing.assert_close(x, wanted, rtol=1e-9, atol=1e-9, msg=lambda m, k=k: f"step {k + 1}: {m}")
@@ -79,6 +80,36 @@ def test_dps(name: str, clip: bool) -> None:
     first = int(Schedule.linear(50).t_at(torch.tensor(160.0)))
     timesteps = list(range(first, -1, -1))
     agree("dps", DPS(steps=first, zeta=0.7), name, 0.05, timesteps, clip, T=50, zeta=0.7)
+
+
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_dps_with_poisson_noise(name: str) -> None:
+    """Alg. 2. At a peak of 10 photons some pixels count none."""
+    first = int(Schedule.linear(40).t_at(torch.tensor(160.0)))
+    timesteps = list(range(first, -1, -1))
+    agree("dps_poisson", DPS(steps=first, zeta=0.7), name, 0.0, timesteps, T=40, zeta=0.7, peak=10.0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_mcg(name: str, sigma: float) -> None:
+    agree("mcg", MCG(steps=20, zeta=0.7), name, sigma, oracles.uniform_timesteps(20), clip=True, zeta=0.7)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("corrections", "sigma"), [(0, 0.0), (1, 0.05), (2, 0.0)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_score_sde(name: str, corrections: int, sigma: float, clip: bool) -> None:
+    solver = ScoreSDE(steps=20, corrections=corrections, snr=0.2)
+    timesteps = oracles.uniform_timesteps(20)
+    agree("score_sde", solver, name, sigma, timesteps, clip, corrections=corrections, snr=0.2)
+
+
+@pytest.mark.parametrize(("free", "sigma"), [(0, 0.0), (5, 0.05), (20, 0.0)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_ilvr(name: str, free: int, sigma: float) -> None:
+    timesteps = oracles.uniform_timesteps(20)
+    agree("ilvr", ILVR(steps=20, free=free), name, sigma, timesteps, last=[*timesteps, 0][20 - free])
 
 
 @pytest.mark.parametrize(("eta", "sigma"), [(1.0, 0.0), (1.0, 0.05), (0.3, 0.05), (0.0, 0.02)])
@@ -145,8 +176,8 @@ def test_ddnm_plus_where_the_prior_is_the_stronger() -> None:
 
 def test_ddnm_plus_without_noise_is_ddnm_in_the_null_space_alone() -> None:
     """Without noise they differ in the seen coefficients' renoising (fresh alone, or mixed), not in x0."""
-    plus, _ = run(DDNMPlus(steps=10), OPERATORS["mask"], 0.0, 1000, clip=False)
-    plain, _ = run(DDNM(steps=10), OPERATORS["mask"], 0.0, 1000, clip=False)
+    plus, _ = run(DDNMPlus(steps=10), OPERATORS["mask"], Gaussian(0.0), 1000, clip=False)
+    plain, _ = run(DDNM(steps=10), OPERATORS["mask"], Gaussian(0.0), 1000, clip=False)
     unseen = (OPERATORS["mask"].s == 0).expand(SHAPE).flatten()
     torch.testing.assert_close(plus[0][:, unseen], plain[0][:, unseen], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(plus[-1][:, ~unseen], plain[-1][:, ~unseen], rtol=0, atol=1e-12)  # both are y

@@ -6,6 +6,9 @@ from invdiff.solvers.ddnm_plus import DDNMPlus
 from invdiff.solvers.ddrm import DDRM
 from invdiff.solvers.diffpir import DiffPIR
 from invdiff.solvers.dps import DPS
+from invdiff.solvers.ilvr import ILVR
+from invdiff.solvers.mcg import MCG
 from invdiff.solvers.pigdm import PiGDM
+from invdiff.solvers.score_sde import ScoreSDE
 
-__all__ = ["DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "PiGDM", "Solver", "Step"]
+__all__ = ["DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "PiGDM", "ScoreSDE", "Solver", "Step"]

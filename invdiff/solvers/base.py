@@ -10,8 +10,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from invdiff import registry
 from invdiff.errors import InputError
-from invdiff.operators import Operator
+from invdiff.operators import LinearOperator, Operator
 from invdiff.operators.base import varies
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
@@ -19,7 +20,7 @@ from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 
-__all__ = ["Solver", "Step", "norm", "transition", "vjp"]
+__all__ = ["Solver", "Step", "error_variance", "norm", "project", "transition", "vjp"]
 
 
 class Step(NamedTuple):
@@ -55,15 +56,45 @@ class Solver(ABC):
     ) -> Iterator[Step]:
         """Yield one Step per noise level, from x ~ N(., sigmas[0]^2) down to sigmas[-1] = 0."""
 
+    @property
+    def total_steps(self) -> int:
+        """How many Steps ``iterate`` yields."""
+        return self.steps
+
     def check(self, problem: Problem) -> None:
         """Raise InputError where the problem's operator or noise is not what the method needs."""
-        name, operator = type(self).__name__, problem.operator
-        if not isinstance(operator, self.requires):
-            found = type(operator).__name__
-            raise InputError(f"solver {name}: found the operator {found}, expected a {self.requires.__name__}")
-        if self.requires_white_noise and varies(problem.variance(), problem.y):
-            found = type(problem.noise).__name__
-            raise InputError(f"solver {name}: found {found} noise, expected Gaussian of one level per image")
+        if refusal := self.refusal(problem):
+            known: dict[str, type[Solver]] = {n: registry.lookup("solver", n) for n in registry.names("solver")}
+            others = ", ".join(name for name, other in known.items() if not other.refusal(problem))
+            raise InputError(f"solver {type(self).__name__}: {refusal} (solvers that take it: {others or 'none'})")
+
+    @classmethod
+    def refusal(cls, problem: Problem) -> str:
+        """What the method needs and the problem does not have, or nothing."""
+        if not isinstance(problem.operator, cls.requires):
+            return f"found the operator {type(problem.operator).__name__}, expected a {cls.requires.__name__}"
+        if cls.requires_white_noise and varies(problem.variance(), problem.y):
+            return f"found {type(problem.noise).__name__} noise, expected Gaussian of one level per image"
+        return ""
+
+
+def error_variance(sigma: Tensor) -> float:
+    """r^2 of PiGDM, the variance of x0's error on [0, 1] at a noise level () on the CPU.
+
+    On [-1, 1], where images have about unit variance, r^2 = s^2 / (1 + s^2) with s = 2 sigma.
+    """
+    return float(sigma**2 / (1 + 4 * sigma**2))
+
+
+def project(problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Streams) -> Tensor:
+    """x + A^+ (y' - A x): x, at level sigma_next, made to fit the measurement diffused along, y' = y + sigma_next A z.
+
+    Where y itself is noisy, A^+ would amplify that: it is A^T (A A^T + damp)^-1, damp = sigma_y^2 / r^2 at the level
+    sigma from which x came, as if x0 were known up to a variance of r^2. So damped, it is unpublished.
+    """
+    operator: LinearOperator = problem.operator  # type: ignore[assignment]
+    residual = problem.residual(x - sigma_next.to(x) * noise(x))
+    return x + operator.pinv(residual, problem.variance() / error_variance(sigma))
 
 
 def vjp(f: Callable[..., Tensor], x: Tensor, *args: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

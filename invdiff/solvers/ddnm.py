@@ -16,7 +16,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.base import Solver, Step, error_variance
 
 
 @register("solver", "ddnm")
@@ -42,7 +42,7 @@ class DDNM(Solver):
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)
             eps = (x - x0) / sigma.to(x)  # of the uncorrected x0, as published
-            damp = problem.variance() / float(sigma**2 / (1 + 4 * sigma**2))
+            damp = problem.variance() / error_variance(sigma)
             x0 = x0 + operator.pinv(problem.residual(x0), damp)
             fresh = self.eta * noise(x) + (1 - self.eta**2) ** 0.5 * eps
             x = x0 + sigma_next.to(x) * fresh

@@ -1,4 +1,9 @@
-"""Diffusion posterior sampling, Chung et al. 2023, Alg. 1 (https://arxiv.org/abs/2209.14687)."""
+"""Diffusion posterior sampling, Chung et al. 2023, Alg. 1 and 2 (https://arxiv.org/abs/2209.14687).
+
+Alg. 1, for white noise, descends ||y - A(x0)||. For Poisson noise the paper takes the Gaussian of the same variance,
+whose negative log-likelihood is ||y - A(x0)||^2 in the norm of Lambda = diag(1 / (2 y)): here Lambda is 1 / variance of
+whatever noise the problem has, scaled so that zeta means the same for all.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
+from invdiff.operators.base import per_image, varies
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
@@ -18,7 +25,7 @@ from invdiff.solvers.base import Solver, Step, norm, transition, vjp
 @register("solver", "dps")
 @dataclass(frozen=True, kw_only=True)
 class DPS(Solver):
-    """A DDPM step, then a gradient step on ||y - A(x0(x))||.
+    """A DDPM step, then a gradient step on ||y - A(x0(x))||, entries weighted by the precision of their noise.
 
     Args:
         zeta: step size, as published: for images in [-1, 1] and x_t in VP coordinates.
@@ -33,11 +40,40 @@ class DPS(Solver):
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
     ) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
-            x0, pull = vjp(prior, x, sigma)
-            residual, pull_residual = vjp(problem.residual, x0)
-            gradient = pull(pull_residual(residual / norm(residual).clamp_min(1e-12)))
-            # The paper steps in x_t = (2 x - 1) / sqrt(1 + 4 sigma^2): one factor for the gradient, one for the
-            # update, and the norm there is twice as long.
-            scale = ((1 + 4 * sigma**2) * (1 + 4 * sigma_next**2)).sqrt().to(x)
-            x = transition(x, x0, sigma, sigma_next, self.eta, noise) - self.zeta / 2 * scale * gradient
+            x, x0 = guided_transition(prior, problem, x, sigma, sigma_next, self.zeta, self.eta, noise)
             yield Step(float(sigma_next), x, x0)
+
+
+def guided_transition(
+    prior: Denoiser,
+    problem: Problem,
+    x: Tensor,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    zeta: float,
+    eta: float,
+    noise: Streams,
+) -> tuple[Tensor, Tensor]:
+    """The next iterate, and x0(x).
+
+    The paper steps in x_t = (2 x - 1) / sqrt(1 + 4 sigma^2): one factor for the gradient, one for the update, and the
+    norm there is twice as long.
+    """
+    x0, pull = vjp(prior, x, sigma)
+    residual, pull_residual = vjp(problem.residual, x0)
+    weights = precision(problem)
+    length = norm(weights**0.5 * residual).clamp_min(1e-12)
+    gradient = pull(pull_residual(weights * residual / length))
+    scale = ((1 + 4 * sigma**2) * (1 + 4 * sigma_next**2)).sqrt().to(x)
+    return transition(x, x0, sigma, sigma_next, eta, noise) - zeta / 2 * scale * gradient, x0
+
+
+def precision(problem: Problem) -> float | Tensor:
+    """The diagonal of Lambda, against y: 1 for white noise, else the mean variance in an image over each entry's."""
+    variance = problem.variance()
+    if not isinstance(variance, Tensor) or not varies(variance, problem.y):
+        return 1.0
+    measured = problem.measured()
+    variance = variance.expand_as(problem.y)
+    total, count = ((measured * each).flatten(1).sum(1) for each in (variance, torch.ones_like(variance)))
+    return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)

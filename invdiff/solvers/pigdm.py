@@ -17,7 +17,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, transition, vjp
+from invdiff.solvers.base import Solver, Step, error_variance, transition, vjp
 
 
 @register("solver", "pigdm")
@@ -45,8 +45,7 @@ class PiGDM(Solver):
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma)
-            # r^2 = s^2 / (1 + s^2) on [-1, 1], where images have about unit variance; s = 2 sigma.
-            r2 = float(sigma**2 / (1 + 4 * sigma**2))
+            r2 = error_variance(sigma)
             g = self.weight * pull(operator.pinv(problem.residual(x0), problem.variance() / r2))
             if self.adaptive:
                 x = transition(x, x0, sigma, sigma_next, self.eta, noise) + g
