@@ -191,11 +191,12 @@ def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver:
 
 def test_the_command_measures_each_image_with_its_own_mask(tmp_path: Path) -> None:
     masks = (normal(3, 8, 8) > 0).float()
+    (tmp_path / "masks").mkdir()
     for b, mask in enumerate(masks):
-        write_image(tmp_path / f"{b}.png", mask)
+        write_image(tmp_path / "masks" / f"{b}.png", mask)
     np.save(tmp_path / "x.npy", 0.5 * np.ones((3, 1, 8, 8), np.float32))
     x, noise = str(tmp_path / "x.npy"), {"name": "gaussian", "sigma": 0.0}
-    from_files = {"name": "mask_file", "mask": str(tmp_path)}
+    from_files = {"name": "mask_file", "mask": str(tmp_path / "masks")}
     for count in (3, 2):
         settings = SolveSettings(operator=from_files, noise=noise, input=x, images=count)
         _, _, problem = pose(settings, 1)
@@ -203,6 +204,6 @@ def test_the_command_measures_each_image_with_its_own_mask(tmp_path: Path) -> No
     random = {"name": "mask_random", "per_image": True}
     few, many = (pose(SolveSettings(operator=random, noise=noise, input=x, images=n), 1)[2].y for n in (1, 3))
     assert torch.equal(few, many[:1]) and not torch.equal(many[0], many[1])
-    (tmp_path / "2.png").unlink()
+    (tmp_path / "masks" / "2.png").unlink()
     with pytest.raises(InputError, match="found 2 masks or kernels, one per image, expected 3"):
         pose(SolveSettings(operator=from_files, noise=noise, input=x, images=2), 1)
