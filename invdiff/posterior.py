@@ -74,6 +74,13 @@ class Posterior:
                 stacklevel=4,  # the caller of restore, which torch wraps once
             )
 
+    def as_given(self, x: Tensor) -> Tensor | np.ndarray:
+        """Images (..., B, C, H, W), such as ``mean`` or ``samples``, in the layout and the type that y was given in.
+
+        A NumPy array where y was one; integers are clamped to [0, 1], scaled to their range and rounded.
+        """
+        return self.problem.layout.arrange(x)
+
     def save(self, folder: str | Path, names: Sequence[str] | None = None) -> None:
         """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y, samples).
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.layout import Layout, recognise
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator
 from invdiff.rng import Streams
@@ -22,7 +26,10 @@ class Problem:
     Attributes:
         operator: A, or one for each image.
         noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
-        y: measurement (B, ...); entries that were not measured are set to zero.
+        y: measurement (B, ...); entries that were not measured are set to zero. It may be given as a tensor or a NumPy
+            array in any layout that `invdiff.layout.recognise` knows, (H, W) and (H, W, C) among them, of floats,
+            uint8 or uint16; what was given is not changed.
+        layout: how y was given; `Posterior.as_given` goes back to it.
 
     Raises:
         InputError: y is not a finite measurement of the operator, or the noise model does not fit it.
@@ -31,8 +38,20 @@ class Problem:
     operator: Operator
     noise: NoiseModel
     y: Tensor
+    layout: Layout = None  # type: ignore[assignment]  # found from y, if it is not given
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, operator: Operator, noise: NoiseModel, y: Tensor | np.ndarray, layout: Layout | None = None
+        ) -> None: ...
 
     def __post_init__(self) -> None:
+        if self.layout is None:
+            own = next(chain(self.operator.parameters(), self.operator.buffers()), torch.empty(0)).dtype
+            y, layout = recognise(self.y, self.operator.measurement_shape, own)
+            object.__setattr__(self, "y", y)
+            object.__setattr__(self, "layout", layout)
         self.operator.check_measurement(self.y)
         # A file may mark missing pixels as NaN: they end here.
         object.__setattr__(self, "y", self.operator.measured(self.y))
@@ -56,12 +75,12 @@ class Problem:
 
     def take(self, images: Sequence[int]) -> Problem:
         """The problem of some of the images, which may repeat."""
-        return Problem(self.operator.take(images), self.noise.take(images), self.y[list(images)])
+        return Problem(self.operator.take(images), self.noise.take(images), self.y[list(images)], self.layout)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
         """The problem on a device and in a dtype; this one, and its operator, stay as they are."""
         operator, noise = copy.deepcopy(self.operator).to(device, dtype), self.noise.to(device, dtype)
-        return Problem(operator, noise, self.y.to(device, dtype))
+        return Problem(operator, noise, self.y.to(device, dtype), self.layout)
 
     def measured(self) -> Tensor:
         """1 where y was measured and 0 elsewhere, in the shape of y."""

@@ -373,7 +373,7 @@ def test_a_measurement_that_is_none_is_refused() -> None:
     spoilt[1, 0, 2, 2] = torch.nan
     refused(lambda: Problem(operator, Gaussian(0.1), spoilt), "measurement", "1 NaN")
     refused(lambda: Problem(operator, Gaussian(0.1), torch.zeros(2, 1, 8, 8)), "measurement", "(2, 1, 8, 8)")
-    refused(lambda: Problem(operator, Gaussian(0.1), y[0]), "measurement", "(1, 4, 4)")
+    refused(lambda: Problem(operator, Gaussian(0.1), y[0, 0, 0]), "measurement", "(4,)")
     refused(
         lambda: Problem.simulate(torch.zeros(2, 1, 8, 4), operator, Gaussian(0.1)), "images", "(2, 1, 8, 4)"
     )

@@ -15,6 +15,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar, Self
 
@@ -80,7 +81,7 @@ class Operator(nn.Module, ABC):
                 f"operator: found {self.batch} masks or kernels, one per image, expected {count}, as many as images"
             )
 
-    @property
+    @cached_property
     def measurement_shape(self) -> tuple[int, ...]:
         """Shape of one measurement, without the batch."""
         like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
