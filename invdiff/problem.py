@@ -58,8 +58,12 @@ class Problem:
         object.__setattr__(self, "noise", self.noise.fit(self.y, self.measured()))
 
     @classmethod
-    def simulate(cls, x: Tensor, operator: Operator, noise: NoiseModel, seed: int = 0) -> Problem:
+    def simulate(
+        cls, x: Tensor, operator: Operator, noise: NoiseModel, seed: int = 0, images: Sequence[int] | None = None
+    ) -> Problem:
         """Measure known images x (B, C, H, W); image b draws its noise from the stream (seed, b, 0, 0).
+
+        ``images`` are the numbers b, by default 0..B-1, as in ``restore``.
 
         That is neither a sample's of ``restore``, (seed, b, k), nor one of ``generate``, (seed, k): an image that
         was generated, and is then restored, with the same seed meets noise of its own.
@@ -67,7 +71,7 @@ class Problem:
         if tuple(x.shape[1:]) != operator.shape:
             raise InputError(f"images: found shape {tuple(x.shape)}, expected (B, *{operator.shape})")
         operator.check_batch(len(x))
-        streams = Streams([(seed, b, 0, 0) for b in range(len(x))])
+        streams = Streams([(seed, b, 0, 0) for b in (range(len(x)) if images is None else images)])
         return cls(operator, noise, operator.measured(noise.sample(operator(x), streams)))
 
     def __len__(self) -> int:

@@ -17,24 +17,10 @@ from PIL import Image
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import read_image, write_image
-from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.problem import Problem
 from invdiff.solve import SolveSettings, main
 
 ROOT = Path(__file__).parents[1]
-NETWORK = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network with random weights: enough for everything but quality."""
-    torch.manual_seed(0)
-    spec = PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v")
-    network = spec.build().network
-    torch.nn.init.normal_(network.head[2].weight, std=0.05)
-    path = tmp_path_factory.mktemp("prior") / "small.safetensors"
-    save_prior(path, network, spec)
-    return path
 
 
 @pytest.fixture

@@ -230,7 +230,10 @@ class UNet(nn.Module):
         embedding = self.time(timestep_embedding(t, self.width).to(x.dtype))
         if self.label is not None:
             none = torch.full_like(t, self.classes, dtype=torch.long)
-            embedding = embedding + self.label(none if label is None else label)
+            code = self.label(none if label is None else label)
+            # Without the factor, one step of Adam moves the output by a label less than by any other weight, and the
+            # labels are not learned in time (the same factor: Vaswani et al. 2017, Sec. 3.4).
+            embedding = embedding + math.sqrt(code.shape[1]) * code
         elif label is not None:
             raise InputError("label: found one for a network without classes")
         skips = descend(self.down, self.stem(F.pixel_unshuffle(x, self.patch)), embedding)

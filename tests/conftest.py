@@ -1,0 +1,24 @@
+"""What tests of several command lines share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from invdiff.prior.checkpoint import PriorSpec, save_prior
+
+NETWORK = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
+
+
+@pytest.fixture(scope="session")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with random weights: enough for everything but quality."""
+    torch.manual_seed(0)
+    spec = PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v")
+    network = spec.build().network
+    torch.nn.init.normal_(network.head[2].weight, std=0.05)
+    path = tmp_path_factory.mktemp("prior") / "small.safetensors"
+    save_prior(path, network, spec)
+    return path
