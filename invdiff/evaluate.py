@@ -94,9 +94,10 @@ class Cell(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image of the data, which is read when it is needed."""
+    """An image of the data, which is read when it is needed: its number among all of them."""
 
     number: int
+    among: int
     name: str
     read: Callable[[], Tensor]
 
@@ -158,19 +159,21 @@ def read_pictures(settings: EvaluateSettings) -> Iterator[Picture]:
         stack, names = read_images(source)
         found = [(name, lambda image=image: image) for name, image in zip(names, stack, strict=True)]
     for number, (name, read) in enumerate(found[: settings.images]):
-        yield Picture(number, name, read)
+        yield Picture(number, len(found), name, read)
 
 
 def check(cell: Cell, picture: Picture, channels: int) -> None:
     """Raise InputError before any work where the solver cannot solve the task."""
-    problem = pose(cell, to_channels(picture.read(), channels)[None], [picture.number])
+    problem = pose(cell, to_channels(picture.read(), channels)[None], [picture])
     config.build("solver", cell.settings.solver).check(problem)
 
 
-def pose(cell: Cell, truth: Tensor, numbers: Sequence[int]) -> Problem:
-    """The problem of images of those numbers."""
-    operator = config.build("operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=list(numbers))
-    noise = config.build("noise", cell.settings.noise)
+def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
+    """The problem of some of the images, which may have masks or kernels of their own."""
+    numbers, among = [picture.number for picture in pictures], pictures[0].among
+    operator = config.build("operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among))
+    operator.check_batch(among)
+    operator, noise = operator.take(numbers), config.build("noise", cell.settings.noise)
     return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)
 
 
@@ -241,7 +244,7 @@ def chunks(todo: Sequence[Picture], batch: int | None, channels: int) -> Iterato
 def measure(cell: Cell, prior: Denoiser, chunk: Sequence[Picture], truth: Tensor) -> list[list[str]]:
     """The lines of a chunk of images."""
     s, numbers = cell.settings, [picture.number for picture in chunk]
-    problem = pose(cell, truth, numbers)
+    problem = pose(cell, truth, chunk)
     for picture, y in zip(chunk, problem.y, strict=True):
         keep(cell.folder.parent / "measurements" / f"{picture.name}.npy", y)
     calls, seconds = 0, 0.0

@@ -105,6 +105,19 @@ def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:misfit")
+def test_masks_of_their_own(prior: Path, tmp_path: Path) -> None:
+    """The mask of an image is that of its number, in whatever chunk."""
+    for n in range(4):
+        write_image(tmp_path / f"{n}.png", torch.full((1, 16, 16), 0.5))
+    more = ["task=inpaint_random", "solver=ddnm", "operator.per_image=true", "noise.sigma=0"]
+    main(words(prior, tmp_path, tmp_path / "one", *more, "batch=1"))
+    main(words(prior, tmp_path, tmp_path / "all", *more))
+    y = [[np.load(tmp_path / out / "inpaint_random" / "measurements" / f"{n}.npy") for n in range(4)]
+         for out in ("one", "all")]  # fmt: skip
+    assert np.array_equal(y[0], y[1]) and not np.array_equal(y[0][0] > 0, y[0][1] > 0)
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
 def test_refusals(prior: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     main(words(prior, folder, out, "task=inpaint", "solver=ddnm", "images=1"))
