@@ -51,6 +51,18 @@ def root_timesteps(steps: int, T: int = 1000) -> list[int]:
     return [*(T - root).round().long().tolist(), 0]
 
 
+def travelled(timesteps: list[int], length: int, repeat: int) -> list[int]:
+    """Timesteps in the order of RePaint's and DDNM's visits: before every level that is a multiple of ``length``
+    away from the last but one, and at least ``length`` from the first, up and down again repeat - 1 times."""
+    order = []
+    for i, t in enumerate(timesteps):
+        order.append(t)
+        if i >= length and i < len(timesteps) - 1 and (len(timesteps) - 2 - i) % length == 0:
+            up = timesteps[i - length : i][::-1]
+            order += (repeat - 1) * [*up, *timesteps[i - length + 1 : i + 1]]
+    return order
+
+
 def dense(operator: LinearOperator) -> Tensor:
     """A as a float64 matrix (m, D), made of its own columns."""
     size = math.prod(operator.shape)
@@ -334,10 +346,18 @@ def diffpir(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, lam: float = 7.0,
     return a_s.sqrt() * x_0 + (1 - a_s).sqrt() * (math.sqrt(1 - zeta) * e + math.sqrt(zeta) * z)
 
 
+def repaint(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw) -> Tensor:
+    """Lugmayr et al., Alg. 1, lines 4 to 8, the mask m softened to m / (1 + sigma_y^2 / r_t^2) where y is noisy."""
+    unknown = ddpm(p, x_t, p.x_0(x_t, t), t, s, draw())
+    known = p.abar[s].sqrt() * p.y + (1 - p.abar[s]).sqrt() * draw()
+    m = p.A.diagonal() / (1 + p.sigma_y**2 / (1 - p.abar[t]))
+    return m * known + (1 - m) * unknown
+
+
 PaperStep = Callable[..., Tensor]
 STEPS: dict[str, PaperStep] = {
     "dps": dps, "dps_poisson": dps_poisson, "pigdm": pigdm, "ddrm": ddrm, "ddnm": ddnm, "ddnm_plus": ddnm_plus,
-    "diffpir": diffpir, "score_sde": score_sde, "ilvr": ilvr, "mcg": mcg,
+    "diffpir": diffpir, "score_sde": score_sde, "ilvr": ilvr, "mcg": mcg, "repaint": repaint,
 }  # fmt: skip
 
 
@@ -353,6 +373,9 @@ def trajectory(
     if method == "ddrm":
         x_t = ddrm_start(p, T, draw(), first)
     for t, s in pairwise(timesteps):
+        if s > t:  # q(x_s | x_t)
+            x_t = (p.abar[s] / p.abar[t]).sqrt() * x_t + (1 - p.abar[s] / p.abar[t]).sqrt() * draw()
+            continue
         x_t = STEPS[method](p, x_t, t, s, draw, **settings)
         yield (x_t / p.abar[s].sqrt() + 1) / 2
 
@@ -368,7 +391,7 @@ def posterior(prior: Normal, A: Tensor, y: Tensor, sigma: float) -> Normal:
     return Normal(prior.mean + (y - prior.mean @ A.T) @ gain.T, (covariance + covariance.T) / 2)
 
 
-DRAWS = {"ilvr": 2}  # of the noise in a step, where there are more than one
+DRAWS = {"ilvr": 2, "repaint": 2}  # of the noise in a step, where there are more than one
 
 
 def output(p: Paper, method: str, timesteps: list[int], **settings: float) -> Normal:
@@ -393,6 +416,10 @@ def output(p: Paper, method: str, timesteps: list[int], **settings: float) -> No
         mean, unseen, seen = split(ddrm_start(rows, T, noises[0], states))
         covariance = unseen.T @ unseen + seen.T @ seen
     for t, s in pairwise(timesteps):
+        if s > t:
+            alpha = p.abar[s] / p.abar[t]
+            mean, covariance = alpha.sqrt() * mean, alpha * covariance + (1 - alpha) * eye
+            continue
         offset, F, H = split(STEPS[method](rows, states, t, s, iter(noises).__next__, **settings))
         mean, covariance = offset + mean @ F, F.T @ covariance @ F + H.T @ H
     return Normal((mean + 1) / 2, covariance / 4)

@@ -24,7 +24,8 @@ from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams, stream_seed
-from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, ScoreSDE, Solver, Step
+from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, RePaint, ScoreSDE, Solver, Step
+from invdiff.solvers.jumps import TimeTravel
 
 SHAPE = (1, 8, 8)
 KERNEL = torch.tensor([[0.0, 0.1, 0.1], [0.1, 0.3, 0.2], [0.1, 0.1, 0.0]], dtype=torch.float64)
@@ -43,6 +44,7 @@ SHORT = [
     ScoreSDE(steps=6),
     ILVR(steps=6),
     MCG(steps=6, zeta=0.3),
+    RePaint(steps=6, travel_length=2, travel_repeat=2),
 ]
 CALLS: dict[type[Solver], int] = {ScoreSDE: 11}  # where they are not one per step: a correction at all levels but 0
 short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
@@ -79,8 +81,11 @@ def simulated(name: str = "mask", count: int = 3, noise: NoiseModel | None = Non
 # Independence of the batch, and streams.
 
 
-@short
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    ("solver", "name"),
+    [(solver, name) for solver in SHORT for name in OPERATORS if isinstance(OPERATORS[name](), solver.requires)],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_an_image_does_not_depend_on_its_batch(solver: Solver, name: str, unet: NetworkDenoiser) -> None:
     """float32: convolutions of another batch size may round differently, and steps repeat it."""
     problem = simulated(name, count=8)
@@ -153,7 +158,7 @@ def test_every_step_is_reported_and_every_network_call_counted(solver: Solver) -
     assert {total for _, total, _ in steps} == {2 * count}
     chunk = [step for _, _, step in steps[:count]]
     sigmas = [step.sigma for step in chunk]
-    assert sigmas == sorted(sigmas, reverse=True) and sigmas[-1] == 0
+    assert sigmas[-1] == 0 and (sigmas == sorted(sigmas, reverse=True) or isinstance(solver, TimeTravel))
     torch.testing.assert_close(
         chunk[-1].x, posterior.samples.transpose(0, 1).flatten(0, 1)[:4], rtol=0, atol=0
     )
@@ -323,6 +328,7 @@ def test_a_prior_for_other_channels_is_refused() -> None:
         *[(Square(SHAPE), solver, "LinearOperator") for solver in (PiGDM(), DDNM(), DiffPIR())],
         *[(Square(SHAPE), solver, "SpectralOperator") for solver in (DDRM(), DDNMPlus())],
         *[(Difference(SHAPE), solver, "SpectralOperator") for solver in (DDRM(), DDNMPlus())],
+        (OPERATORS["blur"](), RePaint(), "Mask"),
     ],
 )
 def test_an_operator_of_too_low_a_level_is_refused(operator: Operator, solver: Solver, level: str) -> None:
@@ -360,6 +366,11 @@ def test_an_operator_of_the_level_that_is_needed_is_enough(solver: Solver) -> No
 @pytest.mark.parametrize("solver", [DDRM(), DDNMPlus()])
 def test_poisson_noise_is_refused_by_the_solvers_of_white_noise(solver: Solver) -> None:
     refused(lambda: restore(simulated(noise=Poisson(30.0)), gaussian_prior(), solver), "Poisson", "Gaussian")
+
+
+@pytest.mark.parametrize("setting", ["travel_length", "travel_repeat"])
+def test_a_travel_of_no_length_is_refused(setting: str) -> None:
+    refused(lambda: DDNM(**{setting: 0}), setting, "found")
 
 
 @short

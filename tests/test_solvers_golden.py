@@ -6,6 +6,8 @@ Both consume the same noise, in float64. The prior is the ideal eps-network of a
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import oracles
 import pytest
 import torch
@@ -18,7 +20,8 @@ from invdiff.prior import NetworkDenoiser
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, ScoreSDE, Solver
+from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, RePaint, ScoreSDE, Solver
+from invdiff.solvers.jumps import path
 
 SHAPE = (2, 6, 4)
 BATCH = 3
@@ -168,6 +171,41 @@ def test_ddnm_damps_where_y_is_noisy(name: str) -> None:
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_ddnm_plus(name: str, eta: float, sigma: float) -> None:
     agree("ddnm_plus", DDNMPlus(steps=20, eta=eta), name, sigma, oracles.uniform_timesteps(20), eta=eta)
+
+
+# (steps, travel_length, travel_repeat): calls of the network and steps up, as counted from the authors' schedules.
+SCHEDULES = {
+    (250, 10, 10): (2410, 2160), (250, 10, 3): (730, 480), (100, 10, 3): (280, 180), (100, 1, 1): (100, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("schedule", "counts"), SCHEDULES.items())
+def test_the_schedule_of_time_travel(schedule: tuple[int, int, int], counts: tuple[int, int]) -> None:
+    steps, length, repeat = schedule
+    visited = path(steps, length, repeat)
+    moves = [b - a for a, b in pairwise(visited)]
+    assert (moves.count(1), moves.count(-1)) == counts and len(moves) == sum(counts)
+    assert visited == oracles.travelled(list(range(steps + 1)), length, repeat)
+    assert RePaint(steps=steps, travel_length=length, travel_repeat=repeat).total_steps == counts[0]
+
+
+@pytest.mark.parametrize(("length", "repeat"), [(1, 2), (4, 3), (30, 2)])
+@pytest.mark.parametrize(("name", "sigma"), [("mask", 0.0), ("average", 0.05)])
+def test_ddnm_with_time_travel(name: str, sigma: float, length: int, repeat: int) -> None:
+    """Alg. 2, on the schedule of the authors' code."""
+    timesteps = oracles.travelled(oracles.uniform_timesteps(10), length, repeat)
+    solver = DDNM(steps=10, travel_length=length, travel_repeat=repeat)
+    agree("ddnm", solver, name, sigma, timesteps)
+    plus = DDNMPlus(steps=10, travel_length=length, travel_repeat=repeat)
+    agree("ddnm_plus", plus, name, sigma, timesteps)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+@pytest.mark.parametrize(("length", "repeat"), [(10, 10), (3, 2)])
+def test_repaint(sigma: float, length: int, repeat: int, clip: bool) -> None:
+    timesteps = oracles.travelled(oracles.uniform_timesteps(20), length, repeat)
+    agree("repaint", RePaint(steps=20, travel_length=length, travel_repeat=repeat), "mask", sigma, timesteps, clip)
 
 
 def test_ddnm_plus_where_the_prior_is_the_stronger() -> None:

@@ -9,6 +9,9 @@ from invdiff.solvers.dps import DPS
 from invdiff.solvers.ilvr import ILVR
 from invdiff.solvers.mcg import MCG
 from invdiff.solvers.pigdm import PiGDM
+from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
 
-__all__ = ["DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "PiGDM", "ScoreSDE", "Solver", "Step"]
+__all__ = [
+    "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "PiGDM", "RePaint", "ScoreSDE", "Solver", "Step",
+]  # fmt: skip

@@ -1,13 +1,12 @@
 """Denoising diffusion null-space models, Wang, Yu & Zhang 2023 (https://arxiv.org/abs/2212.00490).
 
-Alg. 1, with a damped pseudo-inverse where y is noisy.
+Alg. 1, and Alg. 2 with time travel, with a damped pseudo-inverse where y is noisy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -16,12 +15,13 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, error_variance
+from invdiff.solvers.base import Step, error_variance
+from invdiff.solvers.jumps import TimeTravel, diffuse
 
 
 @register("solver", "ddnm")
 @dataclass(frozen=True, kw_only=True)
-class DDNM(Solver):
+class DDNM(TimeTravel):
     """x0 is corrected in the range of A^T, then renoised.
 
     Without noise the correction is A^+ (y - A x0), as published. With noise in y, A^+ would carry it into x0
@@ -39,7 +39,10 @@ class DDNM(Solver):
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
     ) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
-        for sigma, sigma_next in pairwise(sigmas):
+        for sigma, sigma_next in self.moves(sigmas):
+            if sigma_next > sigma:
+                x = diffuse(x, sigma, sigma_next, noise)
+                continue
             x0 = prior(x, sigma)
             eps = (x - x0) / sigma.to(x)  # of the uncorrected x0, as published
             damp = problem.variance() / error_variance(sigma)

@@ -1,4 +1,4 @@
-"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Eq. 17 to 19.
+"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Eq. 17 to 19, Alg. 2.
 
 https://arxiv.org/abs/2212.00490. In x = x_0 + sigma n the thresholds a sigma_y / s > sigma_t' are sigma_y / s > sigma'.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,12 +17,13 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.base import Step
+from invdiff.solvers.jumps import TimeTravel, diffuse
 
 
 @register("solver", "ddnm_plus")
 @dataclass(frozen=True, kw_only=True)
-class DDNMPlus(Solver):
+class DDNMPlus(TimeTravel):
     """DDNM with the noise of y accounted for, coefficient by coefficient.
 
     Args:
@@ -45,7 +45,11 @@ class DDNMPlus(Solver):
         gain = torch.where(std <= self.cutoff, op.gain(), 0)
         seen = gain > 0
         kept = (1 - self.eta**2) ** 0.5
-        for sigma, sigma_next in pairwise(sigmas.to(x)):
+        for before, after in self.moves(sigmas):
+            if after > before:
+                x = diffuse(x, before, after, noise)
+                continue
+            sigma, sigma_next = before.to(x), after.to(x)
             x0 = prior(x, sigma)
             strong = std <= sigma_next
             share = torch.where(strong, 1, kept * sigma_next / std.clamp_min(1e-12))
@@ -54,4 +58,4 @@ class DDNMPlus(Solver):
             known = torch.where(strong, (sigma_next**2 - std**2).clamp_min(0).sqrt(), self.eta * sigma_next) * z
             unknown = sigma_next * (self.eta * z + kept * eps)
             x = x0_y + op.v(torch.where(seen, known, unknown))
-            yield Step(float(sigma_next), x, x0_y)
+            yield Step(float(after), x, x0_y)

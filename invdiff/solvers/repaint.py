@@ -1,0 +1,44 @@
+"""RePaint, Lugmayr et al. 2022, Alg. 1 (https://arxiv.org/abs/2201.09865)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from invdiff.operators.mask import Mask
+from invdiff.prior.denoiser import Denoiser
+from invdiff.problem import Problem
+from invdiff.registry import register
+from invdiff.rng import Streams
+from invdiff.solvers.base import Step, project, transition
+from invdiff.solvers.jumps import TimeTravel, diffuse
+
+
+@register("solver", "repaint")
+@dataclass(frozen=True, kw_only=True)
+class RePaint(TimeTravel):
+    """The DDPM, what is known drawn from q(x_t | y) after every step, and back up again and again.
+
+    As in Alg. 1, what is known is put in at the level that a step leads to; the authors' code does so before the next
+    call of the network, and returns what the last call made of it. The variance is beta-tilde, not a learned one.
+    """
+
+    steps: int = 250
+    travel_length: int = 10
+    travel_repeat: int = 10
+
+    requires = Mask
+
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
+        for sigma, sigma_next in self.moves(sigmas):
+            if sigma_next > sigma:
+                x = diffuse(x, sigma, sigma_next, noise)
+                continue
+            x0 = prior(x, sigma)
+            x = transition(x, x0, sigma, sigma_next, 1.0, noise)
+            x = project(problem, x, sigma, sigma_next, noise)
+            yield Step(float(sigma_next), x, x0)
