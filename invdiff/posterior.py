@@ -46,6 +46,11 @@ class Posterior:
             return torch.full_like(self.mean, torch.nan)
         return self.samples.std(0)
 
+    @cached_property
+    def baseline(self) -> Tensor:
+        """What needs no prior, (B, C, H, W): ``problem.baseline()``, computed once."""
+        return self.problem.baseline()
+
     def quantile(self, q: float) -> Tensor:
         """Pixelwise quantile, 0 <= q <= 1, linear between order statistics: (B, C, H, W)."""
         return self.samples.quantile(q, dim=0)
@@ -94,8 +99,7 @@ class Posterior:
         folder, y = Path(folder), self.problem.y.cpu()
         np.savez_compressed(folder / "posterior.npz", y=y.numpy(), samples=self.samples.cpu().numpy())
         for b, name in enumerate(names or [f"{b:03d}" for b in range(len(y))]):
-            picture = y.ndim == 4 and y.shape[1] in (1, 3)
-            if picture:
+            if self.problem.y_is_picture:
                 write_image(folder / f"{name}_measurement.png", y[b])
             else:
                 np.save(folder / f"{name}_measurement.npy", y[b].numpy())
@@ -118,8 +122,8 @@ class Posterior:
 
         y = self.problem.y
         columns: list[tuple[str, Tensor]] = [] if truth is None else [("truth", truth)]
-        columns += [("measurement", y)] if y.ndim == 4 and y.shape[1] in (1, 3) else []
-        columns += [("baseline", self.problem.baseline())]
+        columns += [("measurement", y)] if self.problem.y_is_picture else []
+        columns += [("baseline", self.baseline)]
         columns += [(f"sample {k + 1}", x) for k, x in enumerate(self.samples[:PANEL_SAMPLES])]
         columns += [("mean", self.mean)] if len(self.samples) > 1 else []
         columns += [("std", self.std.mean(1, keepdim=True))] if len(self.samples) > 1 else []

@@ -86,6 +86,11 @@ class Problem:
         operator, noise = copy.deepcopy(self.operator).to(device, dtype), self.noise.to(device, dtype)
         return Problem(operator, noise, self.y.to(device, dtype), self.layout)
 
+    @property
+    def y_is_picture(self) -> bool:
+        """Whether y can be looked at: (B, C, H, W), gray or RGB."""
+        return self.y.ndim == 4 and self.y.shape[1] in (1, 3)
+
     def measured(self) -> Tensor:
         """1 where y was measured and 0 elsewhere, in the shape of y."""
         return self.operator.measured(torch.ones_like(self.y))

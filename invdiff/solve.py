@@ -167,7 +167,7 @@ def run(settings: SolveSettings, problem: Problem, prior: Denoiser, solver: Solv
 def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
     """Metrics of the baseline, of the samples (averaged over them) and of their mean, one list entry per image."""
     problem = posterior.problem
-    estimates = {"baseline": problem.baseline()[None], "sample": posterior.samples}
+    estimates = {"baseline": posterior.baseline[None], "sample": posterior.samples}
     if len(posterior.samples) > 1:
         estimates["mean"] = posterior.mean[None]
     rows: dict[str, dict[str, list[float]]] = {}

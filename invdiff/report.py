@@ -1,0 +1,200 @@
+"""report.html: one page of a restoration that needs no network, to look at, to click on and to send to somebody.
+
+The page is ``report_template.html`` with one block of JSON in it: every number that it shows is computed in the browser from
+the samples, or was handed to `write_report`. Names and settings reach the page as JSON alone, and are put into it as text.
+Its Content-Security-Policy allows the template's own script and style, known by their hashes, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from invdiff.errors import InputError
+from invdiff.noise import describe_sigma
+from invdiff.posterior import Posterior
+from invdiff.problem import Problem
+
+MOST_BYTES = 12 * 2**20  # of values in a page; base64 makes 4/3 of it
+MOST_IMAGES = 64
+TEMPLATE = Path(__file__).with_name("report_template.html")
+
+
+def write_report(
+    path: str | Path,
+    posterior: Posterior,
+    *,
+    truth: Tensor | None = None,
+    names: Sequence[str] | None = None,
+    metrics: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    config: str = "",
+    title: str = "Posterior samples",
+) -> None:
+    """Write the page of a restoration; the file appears whole or not at all.
+
+    Values are stored in 16 bits over the range that they have, in 8 bits where 16 would make the page larger than about
+    17 MB, and as averages of blocks of pixels where that is not enough; the page says what was done to them.
+
+    Args:
+        path: of the page.
+        posterior: samples of B images.
+        truth: (B, C, H, W), if known.
+        names: of the B images; their numbers by default.
+        metrics: estimate ("baseline", "sample", "mean") -> metric -> one value per image.
+        config: the settings that repeat the run, as YAML.
+        title: of the page.
+
+    Raises:
+        InputError: the page cannot be written.
+    """
+    data, path = page_data(posterior, truth, names, metrics, config, title), Path(path)
+    # Nothing in it can close the script that holds it, or begin a comment there.
+    text = json.dumps(data, allow_nan=False).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    page = fill(TEMPLATE.read_text(encoding="utf-8"), title=html.escape(title), data=text)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def page_data(
+    posterior: Posterior,
+    truth: Tensor | None,
+    names: Sequence[str] | None,
+    metrics: Mapping[str, Mapping[str, Sequence[float]]] | None,
+    config: str,
+    title: str,
+) -> dict[str, Any]:
+    """Everything that the page shows, as JSON can hold it."""
+    problem, (count, batch, channels, height, width) = posterior.problem, posterior.samples.shape
+    shown = min(batch, MOST_IMAGES)
+    planes = {"samples": posterior.samples.transpose(0, 1), "baseline": posterior.baseline[:, None]}
+    if truth is not None:
+        planes["truth"] = truth[:, None]
+    if problem.y_is_picture:
+        planes["measurement"] = problem.y[:, None]
+    bits, pixels = resolution(shown * (count + len(planes) - 1) * channels, height * width)
+    measured = problem.measured() if problem.y_is_picture else None
+    images = [
+        {
+            "name": names[b] if names else f"{b:03d}",
+            "noise": describe_noise(problem, b),
+            **{
+                name: encode(reduce(x[b], pixels, measured[b] if name == "measurement" else None), bits)
+                for name, x in planes.items()
+            },
+        }
+        for b in range(shown)
+    ]
+    return {
+        "title": title,
+        "facts": {
+            "operator": type(problem.operator).__name__,
+            "image": f"{height} x {width}, {'1 channel' if channels == 1 else f'{channels} channels'}",
+            "samples": f"{count} of {'each image' if batch > 1 else 'the image'}",
+            "cost": f"{posterior.nfe} network calls a sample, {posterior.seconds:.1f} s in all",
+        },
+        "notes": notes(bits, block(height * width, pixels), shown, batch),
+        "size": [height, width],
+        "metrics": {
+            estimate: {name: [plain(value) for value in values] for name, values in rows.items()}
+            for estimate, rows in (metrics or {}).items()
+        },
+        "config": config,
+        "images": images,
+    }
+
+
+def resolution(planes: int, pixels: int) -> tuple[int, int]:
+    """Bits of a value, and the most pixels of a picture, with which `planes` of `pixels` each fit into MOST_BYTES."""
+    bits = 16 if planes * pixels * 2 <= MOST_BYTES else 8
+    return bits, MOST_BYTES * 8 // (planes * bits)
+
+
+def block(found: int, pixels: int) -> int:
+    """Side of the blocks that turn a picture of `found` pixels into one of at most `pixels`, about."""
+    return math.ceil(math.sqrt(found / max(pixels, 1)))
+
+
+def reduce(x: Tensor, pixels: int, measured: Tensor | None = None) -> Tensor:
+    """x (K, C, H, W) as averages over blocks; NaN where nothing was `measured` (C, H, W).
+
+    An incomplete block at an edge is averaged over what there is of it.
+    """
+    x = x.float()
+    weight = torch.ones_like(x[:1]) if measured is None else measured[None].to(x)
+    side = block(x.shape[-2] * x.shape[-1], pixels)
+    if side > 1:
+        x, weight = (avg_pool2d(values, side, ceil_mode=True) for values in (x * weight, weight))
+        x = x / weight
+    return torch.where(weight > 0, x, torch.nan)
+
+
+def encode(x: Tensor, bits: int) -> dict[str, Any]:
+    """x (K, C, H, W) as integers in base64: 0 is NaN, and q > 0 is low + (q - 1) step; 16 bits are little-endian."""
+    finite = torch.isfinite(x)
+    low, high = map(float, torch.aminmax(x[finite])) if bool(finite.any()) else (0.0, 0.0)
+    step = (high - low) / (2**bits - 2) or 1.0
+    levels = torch.where(finite, (x - low).div(step).round() + 1, 0).cpu().numpy().astype(f"<u{bits // 8}")
+    text = base64.b64encode(levels.tobytes()).decode()
+    return {"shape": list(x.shape), "bits": bits, "low": low, "step": step, "data": text}
+
+
+def describe_noise(problem: Problem, b: int) -> str:
+    """The noise of image b: its model and its level on all three scales, the root mean square if it varies."""
+    measured = problem.measured()[b]
+    variance = torch.as_tensor(problem.variance()).to(measured)
+    variance = (variance[b if len(variance) > 1 else 0] if variance.ndim else variance).expand_as(measured)
+    found = variance[measured != 0].double()
+    if not len(found):
+        return type(problem.noise).__name__
+    level = "sigma" if bool((found == found[0]).all()) else "root mean square sigma"
+    return f"{type(problem.noise).__name__}, {level} = {describe_sigma(float(found.mean().sqrt()))}"
+
+
+def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
+    """What the page does not hold in full."""
+    lines = [f"The page holds the first {shown} of {batch} images."] if shown < batch else []
+    if side > 1:
+        lines.append(
+            f"Reduced for this page: each pixel here is the average of {side} x {side} pixels of the result. Intervals and "
+            "standard deviations are those of the averages, which vary less than single pixels do."
+        )
+    if bits == 8:
+        lines.append("Values are rounded to 254 steps over their range to keep the page small.")
+    return [*lines, "The samples as they were drawn are in posterior.npz."] if lines else []
+
+
+def plain(value: float) -> float | str:
+    """A number that JSON has, or the text of one that it has not: inf, nan."""
+    return value if math.isfinite(value) else str(value)
+
+
+def fill(template: str, **values: str) -> str:
+    """The template with each ``%{name}`` replaced, once; ``%{policy}`` allows its own style and script."""
+    style, script = (
+        base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        for found in (re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL) for tag in ("style", "script"))
+        if found
+    )
+    values["policy"] = (
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return re.sub(r"%\{(\w+)\}", lambda found: values[found[1]], template)
