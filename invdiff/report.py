@@ -1,8 +1,8 @@
 """report.html: one page of a restoration that needs no network, to look at, to click on and to send to somebody.
 
-The page is ``report_template.html`` with one block of JSON in it: every number that it shows is computed in the browser from
-the samples, or was handed to `write_report`. Names and settings reach the page as JSON alone, and are put into it as text.
-Its Content-Security-Policy allows the template's own script and style, known by their hashes, and nothing else.
+The page is ``report_template.html`` with one block of JSON in it: every number that it shows is computed in the browser
+from the samples, or was handed to `write_report`. Names and settings reach the page as JSON alone, and are put into it
+as text. Its Content-Security-Policy allows the template's own script and style, known by hash, and nothing else.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def write_report(
 ) -> None:
     """Write the page of a restoration; the file appears whole or not at all.
 
-    Values are stored in 16 bits over the range that they have, in 8 bits where 16 would make the page larger than about
-    17 MB, and as averages of blocks of pixels where that is not enough; the page says what was done to them.
+    Values are stored in 16 bits over the range that they have, in 8 bits where 16 would make the page larger than
+    about 17 MB, and as averages of blocks of pixels where that is not enough; the page says what was done to them.
 
     Args:
         path: of the page.
@@ -90,13 +90,14 @@ def page_data(
     if problem.y_is_picture:
         planes["measurement"] = problem.y[:, None]
     bits, pixels = resolution(shown * (count + len(planes) - 1) * channels, height * width)
-    measured = problem.measured() if problem.y_is_picture else None
+    # Only y has entries that were not measured.
+    masks = {"measurement": problem.measured()}
     images = [
         {
             "name": names[b] if names else f"{b:03d}",
             "noise": describe_noise(problem, b),
             **{
-                name: encode(reduce(x[b], pixels, measured[b] if name == "measurement" else None), bits)
+                name: encode(reduce(x[b], pixels, masks[name][b] if name in masks else None), bits)
                 for name, x in planes.items()
             },
         }
@@ -108,10 +109,10 @@ def page_data(
             "operator": type(problem.operator).__name__,
             "image": f"{height} x {width}, {'1 channel' if channels == 1 else f'{channels} channels'}",
             "samples": f"{count} of {'each image' if batch > 1 else 'the image'}",
-            "cost": f"{posterior.nfe} network calls a sample, {posterior.seconds:.1f} s in all",
+            "cost": f"{posterior.nfe} calls a sample, {posterior.seconds:.1f} s",
         },
         "notes": notes(bits, block(height * width, pixels), shown, batch),
-        "size": [height, width],
+        "scene": problem.y_is_picture and is_of_the_scene(problem),
         "metrics": {
             estimate: {name: [plain(value) for value in values] for name, values in rows.items()}
             for estimate, rows in (metrics or {}).items()
@@ -119,6 +120,19 @@ def page_data(
         "config": config,
         "images": images,
     }
+
+
+def is_of_the_scene(problem: Problem) -> bool:
+    """Whether y looks like the image, as that of a blur does and a sinogram or a spectrum does not.
+
+    A flat image then measures as flat, other than at the edges: most entries are equal, and not zero.
+    """
+    flat = problem.operator(problem.y.new_full((len(problem), *problem.operator.shape), 0.5))
+    flat = flat[problem.measured() != 0]
+    if not len(flat):
+        return False
+    middle = flat.median()
+    return bool(middle.abs() > 0.05) and float(((flat - middle).abs() < 0.05).float().mean()) > 0.5
 
 
 def resolution(planes: int, pixels: int) -> tuple[int, int]:
@@ -173,8 +187,8 @@ def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
     lines = [f"The page holds the first {shown} of {batch} images."] if shown < batch else []
     if side > 1:
         lines.append(
-            f"Reduced for this page: each pixel here is the average of {side} x {side} pixels of the result. Intervals and "
-            "standard deviations are those of the averages, which vary less than single pixels do."
+            f"Reduced for this page: each pixel here is the average of {side} x {side} pixels of the result. Intervals "
+            "and standard deviations are those of the averages, which vary less than single pixels do."
         )
     if bits == 8:
         lines.append("Values are rounded to 254 steps over their range to keep the page small.")

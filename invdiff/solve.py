@@ -6,7 +6,8 @@
 
 input= takes clean images, simulates their measurements and reports metrics against them; measurement= takes real
 measurements and needs no ground truth. Without either, the example images of the prior are the input.
-Every run leaves a folder: pictures, posterior.npz, panel.png, metrics.json and config.yaml, which repeats the run:
+Every run leaves a folder: pictures, posterior.npz, panel.png, report.html (to open in a browser), metrics.json and
+config.yaml, which repeats the run:
 python -m invdiff.solve task=FOLDER/config.yaml
 """
 
@@ -35,6 +36,7 @@ from invdiff.prior.checkpoint import example_images, load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
+from invdiff.report import write_report
 from invdiff.solvers import Solver
 
 
@@ -102,6 +104,12 @@ def main(words: list[str]) -> None:
         (folder / "metrics.json").write_text(json.dumps({"images": names, **report}, indent=1))
         repeatable = {key: value for key, value in asdict(settings).items() if key not in ("out", "overwrite")}
         config.dump(repeatable, folder / "config.yaml")
+        write_report(
+            folder / "report.html", posterior,
+            truth=truth, names=names, metrics=report["metrics"],
+            config=(folder / "config.yaml").read_text(encoding="utf-8"),
+            title=f"{label(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
+        )  # fmt: skip
 
 
 def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[str], Problem]:
@@ -202,12 +210,16 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join("  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines)
 
 
+def label(settings: SolveSettings) -> str:
+    """What a run is called: its task, or its operator."""
+    return Path(settings.task or settings.operator["name"]).stem
+
+
 class OutputFolder:
     """A hidden folder that becomes the run's folder once everything is in it; nothing is left of a failed run."""
 
     def __init__(self, settings: SolveSettings) -> None:
-        label = Path(settings.task or settings.operator["name"]).stem
-        self.final = Path(settings.out) if settings.out else self._numbered(Path("results") / label)
+        self.final = Path(settings.out) if settings.out else self._numbered(Path("results") / label(settings))
         if self.final.exists() and not settings.overwrite and (not self.final.is_dir() or any(self.final.iterdir())):
             raise InputError(f"out {self.final}: exists already; expected another folder, or overwrite=true")
         self.partial = self.final.with_name(f".{self.final.name}.{os.getpid()}")
@@ -234,7 +246,8 @@ class OutputFolder:
         if self.final.is_dir():
             shutil.rmtree(self.final)
         os.replace(self.partial, self.final)
-        print(f"panel: {self.final / 'panel.png'}")
+        for name in ("panel.png", "report.html"):
+            print(f"{Path(name).stem}: {self.final / name}")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_a_run_leaves_pictures_metrics_and_its_config(prior: Path, picture: Path
     assert {"baseline", "sample", "mean"} <= set(rows)
     assert {p.name for p in out.iterdir()} == {
         "picture_measurement.png", "picture_sample_0.png", "picture_sample_1.png", "picture_mean.png",
-        "picture_std.png", "panel.png", "posterior.npz", "metrics.json", "config.yaml",
+        "picture_std.png", "panel.png", "report.html", "posterior.npz", "metrics.json", "config.yaml",
     }  # fmt: skip
     report = json.loads((out / "metrics.json").read_text())
     assert report["nfe"] == 4 and report["images"] == ["picture"]

@@ -1,0 +1,292 @@
+"""report.html: what is in the page, and what a browser shows of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff import report
+from invdiff.errors import InputError
+from invdiff.noise import Gaussian, Poisson
+from invdiff.operators import Denoise, MaskBox, Operator
+from invdiff.posterior import Posterior
+from invdiff.problem import Problem
+from invdiff.report import TEMPLATE, write_report
+
+EVIL = "<img src=x onerror=\"document.title='caught'\"></script><script>document.title='caught'</script><!--"
+
+
+def made(operator: Operator, samples: int = 5, images: int = 2, sigma: float = 0.025) -> tuple[Tensor, Posterior]:
+    """Random truth, and a posterior of random samples around it, some of them outside [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(images, *operator.shape, generator=generator)
+    drawn = truth + 0.2 * torch.randn(samples, *truth.shape, generator=generator)
+    return truth, Posterior(drawn, Problem.simulate(truth, operator, Gaussian(sigma)), nfe=7, seconds=1.5)
+
+
+def page_data(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(block)
+
+
+def decoded(plane: dict[str, Any]) -> Tensor:
+    """What the page's comment says of a plane, once more."""
+    levels = np.frombuffer(base64.b64decode(plane["data"]), f"<u{plane['bits'] // 8}").astype(np.float64)
+    values = np.where(levels == 0, np.nan, plane["low"] + (levels - 1) * plane["step"])
+    return torch.from_numpy(values).float().view(plane["shape"])
+
+
+def test_the_page_holds_the_samples(tmp_path: Path) -> None:
+    truth, posterior = made(MaskBox((1, 12, 9), 4, 3))
+    metrics = {"baseline": {"PSNR": [10.0, 11.0]}, "mean": {"PSNR": [20.0, float("inf")]}}
+    path = tmp_path / "report.html"
+    write_report(path, posterior, truth=truth, names=["a", "b"], metrics=metrics, config="seed: 0\n", title="t & t")
+    data = page_data(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert data["config"] == "seed: 0\n" and data["notes"] == [] and "<title>t &amp; t</title>" in path.read_text()
+    assert data["metrics"]["mean"]["PSNR"] == [20.0, "inf"]
+    for b, image in enumerate(data["images"]):
+        assert image["name"] == "ab"[b]
+        assert image["noise"] == "Gaussian, sigma = 0.025 ([0,1]) = 6.4/255 = 0.05 ([-1,1])"
+        stored = {"samples": posterior.samples[:, b], "truth": truth[None, b], "baseline": posterior.baseline[None, b]}
+        for name, exact in stored.items():
+            assert image[name]["bits"] == 16
+            assert float((decoded(image[name]) - exact).abs().max()) <= 0.51 * image[name]["step"] < 3e-5
+        y, measured = decoded(image["measurement"])[0], posterior.problem.measured()[b] != 0
+        assert bool((y.isnan() == ~measured).all()) and 0 < int((~measured).sum()) == 12
+        assert torch.allclose(y[measured], posterior.problem.y[b][measured], atol=3e-5)
+
+
+def test_noise_that_varies_is_described_by_its_root_mean_square(tmp_path: Path) -> None:
+    _, gaussian = made(Denoise((1, 8, 8)))
+    problem = Problem(gaussian.problem.operator, Gaussian(torch.tensor([0.1, 0.2])), gaussian.problem.y)
+    write_report(tmp_path / "g.html", Posterior(gaussian.samples, problem, 1, 1.0))
+    found = [image["noise"] for image in page_data(tmp_path / "g.html")["images"]]
+    assert [text.partition(" ([0,1])")[0] for text in found] == ["Gaussian, sigma = 0.1", "Gaussian, sigma = 0.2"]
+    y = torch.tensor([0.25, 0.75]).repeat(1, 1, 8, 4)
+    write_report(tmp_path / "p.html", Posterior(y[None], Problem(Denoise((1, 8, 8)), Poisson(50.0), y), 1, 1.0))
+    (image,) = page_data(tmp_path / "p.html")["images"]
+    assert image["noise"].startswith("Poisson, root mean square sigma = 0.1 ([0,1]) = 25.5/255")  # sqrt(0.5 / 50)
+
+
+def test_names_and_settings_are_text(tmp_path: Path) -> None:
+    truth, posterior = made(Denoise((1, 8, 8)))
+    write_report(tmp_path / "r.html", posterior, names=[EVIL, "b\udcff"], config=EVIL, title=EVIL)
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<img" not in text and text.count("</script>") == 2 and text.count("<!--") == 0
+    assert page_data(tmp_path / "r.html")["images"][0]["name"] == EVIL
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "http" not in policy
+    template = TEMPLATE.read_text(encoding="utf-8")
+    assert re.findall(r"""\b(?:src|href)=["']?([^"' >]*)""", template) == ["data:,"] and "@import" not in template
+
+
+def test_large_pages_are_bounded_and_say_what_was_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "MOST_BYTES", 190_000)
+    torch.manual_seed(1)
+    operator = MaskBox((3, 101, 153), 40, 60)
+    truth = torch.rand(1, *operator.shape)
+    samples = (truth + 0.1 * torch.randn(4, *truth.shape)).contiguous()
+    posterior = Posterior(samples, Problem(operator, Gaussian(0.1), operator.measured(truth)), 1, 1.0)
+    path = tmp_path / "large.html"
+    write_report(path, posterior, truth=truth)
+    assert path.stat().st_size < 4 / 3 * 190_000 + 2**16
+    data = page_data(path)
+    assert "average of 2 x 2 pixels" in data["notes"][0] and "254 steps" in data["notes"][1]
+    stored, y = (decoded(data["images"][0][name]) for name in ("samples", "measurement"))
+    assert stored.shape == (4, 3, 51, 77)
+    averages = samples[:, 0, :, :100, :152].unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+    step = data["images"][0]["samples"]["step"]
+    assert float((stored[..., :50, :76] - averages).abs().max()) <= 0.51 * step < 0.005
+    corner = samples[:, 0, :, 100, 152]  # a block of which only one pixel is in the image
+    assert float((stored[..., -1, -1] - corner).abs().max()) <= 0.51 * step
+    assert bool(y[0, :, 25, 38].isnan().all()) and not bool(y[0, :, 10, 10].isnan().any())
+
+
+def test_many_images_are_cut_to_the_first(tmp_path: Path) -> None:
+    _, posterior = made(Denoise((1, 4, 4)), images=70)
+    write_report(tmp_path / "r.html", posterior)
+    data = page_data(tmp_path / "r.html")
+    assert len(data["images"]) == 64 and "first 64 of 70" in data["notes"][0]
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    _, posterior = made(Denoise((1, 8, 8)))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(tmp_path / "nowhere" / "r.html", posterior)
+
+
+# ------------------------------------------------------------------------------------------- in a browser
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1280,1000",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium, Debian's; nothing is downloaded."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+def visit(browser: Any, path: Path) -> None:
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(path.as_uri())
+
+
+def assert_quiet(browser: Any, path: Path) -> None:
+    """Nothing in the console, and no request but for the page itself."""
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    sent = {request["request"]["url"] for request in requests if request["documentURL"] == path.as_uri()}
+    assert sent <= {path.as_uri(), "data:,"} and path.as_uri() in sent
+
+
+def texts(browser: Any, selector: str) -> list[str]:
+    return [element.text for element in browser.find_elements("css selector", selector)]
+
+
+def numbers(browser: Any, row: str) -> list[list[float]]:
+    """The numbers of a row of the table of the pixel, per channel."""
+    cells = texts(browser, f"#reading .{row} td")
+    return [[float(word) for word in cell.replace("to", " ").split()] for cell in cells]
+
+
+def click_pixel(browser: Any, stage: str, row: int, column: int, size: tuple[int, int]) -> None:
+    from selenium.webdriver import ActionChains
+
+    element = browser.find_element("css selector", stage)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    box = element.rect
+    x, y = ((i + 0.5) / n - 0.5 for i, n in zip((column, row), reversed(size), strict=True))
+    ActionChains(browser).move_to_element_with_offset(element, x * box["width"], y * box["height"]).click().perform()
+
+
+def check_pixel(browser: Any, samples: Tensor, row: int, column: int) -> None:
+    """The page's numbers are those of samples (K, C, H, W) at the pixel, to their four digits and 16 bits."""
+    values = samples[..., row, column].double()
+    for name, quantiles in {"median": [0.5], "fifty": [0.25, 0.75], "ninety": [0.05, 0.95]}.items():
+        expected = values.quantile(torch.tensor(quantiles).double(), dim=0).T
+        assert np.allclose(numbers(browser, name), expected, atol=9e-5, rtol=0), name
+    assert np.allclose(numbers(browser, "std"), values.std(0)[:, None], atol=9e-5, rtol=0)
+
+
+def test_the_browser_shows_the_quantiles_of_the_clicked_pixel(browser: Any, tmp_path: Path) -> None:
+    truth, posterior = made(MaskBox((3, 12, 16), 4, 6), samples=7)
+    metrics = {"baseline": {"PSNR": [10.0, 12.0]}, "sample": {"PSNR": [20.0, 22.0]}, "mean": {"PSNR": [24.0, 25.0]}}
+    path = tmp_path / "report.html"
+    write_report(path, posterior, truth=truth, names=["one", EVIL], metrics=metrics, config=EVIL, title=EVIL)
+    visit(browser, path)
+    assert browser.title == EVIL == texts(browser, "h1")[0] == texts(browser, "#config pre")[0]
+    click_pixel(browser, "#compare .stage", 3, 13, (12, 16))
+    check_pixel(browser, posterior.samples[:, 0], 3, 13)
+    assert np.allclose(numbers(browser, "truth"), truth[0, :, 3, 13, None], atol=9e-5)
+    click_pixel(browser, "#spread .stage", 11, 0, (12, 16))
+    check_pixel(browser, posterior.samples[:, 0], 11, 0)
+    shown = posterior.std[0, :, 11, 0].mean()
+    assert float(texts(browser, "#here")[0].split()[0]) == pytest.approx(float(shown), abs=9e-5)
+
+    # By keyboard: the pixel, the divider, the samples, the image.
+    element = browser.find_element("css selector", "#compare .stage")
+    element.send_keys("\ue013\ue014")  # arrow up, arrow right
+    check_pixel(browser, posterior.samples[:, 0], 10, 1)
+    cut = "return getComputedStyle(document.querySelector('#compare .stage')).getPropertyValue('--cut')"
+    assert browser.execute_script(cut) == "50%"
+    browser.find_element("id", "cut").send_keys("\ue010")  # the key End
+    assert browser.execute_script(cut) == "100%"
+    element.send_keys(".")
+    assert texts(browser, "#which") == ["2 of 7"]
+    assert np.allclose(numbers(browser, "now"), posterior.samples[1, 0, :, 10, 1, None], atol=9e-5)
+    browser.find_elements("css selector", "#images input")[0].send_keys("\ue014")
+    check_pixel(browser, posterior.samples[:, 1], 10, 1)
+    assert texts(browser, "#images bdi")[0] == "one"
+    assert [row.split() for row in texts(browser, "#scores table:first-child td")] == [["12.00"], ["22.00"], ["25.00"]]
+    assert [row.split() for row in texts(browser, "#scores table:last-child td")] == [["11.00"], ["21.00"], ["24.50"]]
+    assert browser.title == EVIL
+    assert_quiet(browser, path)
+
+
+def test_the_browser_paints_measurement_and_mean_on_either_side(browser: Any, tmp_path: Path) -> None:
+    truth, posterior = made(MaskBox((1, 12, 16), 4, 6), images=1)
+    write_report(tmp_path / "report.html", posterior)
+    visit(browser, tmp_path / "report.html")
+    for side, picture in {"before": posterior.problem.y, "after": posterior.mean}.items():
+        found = browser.execute_script(
+            f"const c = document.querySelector('.{side}');"
+            "return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+        )
+        gray, alpha = torch.tensor(found, dtype=torch.float32).view(12, 16, 4)[..., [0, 3]].unbind(-1)
+        measured = posterior.problem.measured()[0, 0] if side == "before" else torch.ones(12, 16)
+        assert bool((alpha == 255 * measured).all())
+        assert float((gray / 255 - picture[0, 0].clamp(0, 1))[measured == 1].abs().max()) < 0.6 / 255
+    assert_quiet(browser, tmp_path / "report.html")
+
+
+def test_the_policy_stops_pictures_scripts_and_requests_from_elsewhere(browser: Any, tmp_path: Path) -> None:
+    _, posterior = made(Denoise((1, 8, 8)))
+    write_report(tmp_path / "report.html", posterior)
+    visit(browser, tmp_path / "report.html")
+    stopped = browser.execute_async_script(
+        """
+        const done = arguments[0], found = [];
+        document.addEventListener("securitypolicyviolation", event => {
+          found.push(event.effectiveDirective);
+          if (found.length === 3) done(found);
+        });
+        const picture = document.createElement("img"), script = document.createElement("script");
+        picture.src = "https://example.invalid/x.png";
+        script.textContent = "document.title = 'caught'";
+        document.body.append(picture, script);
+        fetch("https://example.invalid/").catch(() => {});
+        """
+    )
+    assert sorted(stopped) == ["connect-src", "img-src", "script-src-elem"] and browser.title == "Posterior samples"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_browser_shows_every_kind_of_run(browser: Any, tmp_path: Path, width: int) -> None:
+    from invdiff.operators import BlockAverage, Hadamard, Radon
+
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 800}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    shape = (1, 16, 16)
+    runs = {
+        "low": made(BlockAverage(shape, 4)), "sinogram": made(Radon(shape, angles=10)),
+        "coefficients": made(Hadamard(shape, 0.5)), "single": made(Denoise(shape), 1, 1),
+        "exact": made(Denoise(shape), sigma=0.0),
+    }  # fmt: skip
+    for name, (_, posterior) in runs.items():
+        path = tmp_path / f"{name}.html"
+        write_report(path, posterior, config="samples: 1")
+        visit(browser, path)
+        assert texts(browser, "#reading .median td")[0] not in ("", "–"), name
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, name
+        assert_quiet(browser, path)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
