@@ -108,7 +108,7 @@ def main(words: list[str]) -> None:
             folder / "report.html", posterior,
             truth=truth, names=names, metrics=report["metrics"],
             config=(folder / "config.yaml").read_text(encoding="utf-8"),
-            title=f"{label(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
+            title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
         )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join("  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines)
 
 
-def label(settings: SolveSettings) -> str:
+def run_name(settings: SolveSettings) -> str:
     """What a run is called: its task, or its operator."""
     return Path(settings.task or settings.operator["name"]).stem
 
@@ -219,7 +219,7 @@ class OutputFolder:
     """A hidden folder that becomes the run's folder once everything is in it; nothing is left of a failed run."""
 
     def __init__(self, settings: SolveSettings) -> None:
-        self.final = Path(settings.out) if settings.out else self._numbered(Path("results") / label(settings))
+        self.final = Path(settings.out) if settings.out else self._numbered(Path("results") / run_name(settings))
         if self.final.exists() and not settings.overwrite and (not self.final.is_dir() or any(self.final.iterdir())):
             raise InputError(f"out {self.final}: exists already; expected another folder, or overwrite=true")
         self.partial = self.final.with_name(f".{self.final.name}.{os.getpid()}")

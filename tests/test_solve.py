@@ -55,7 +55,8 @@ def test_a_run_leaves_pictures_metrics_and_its_config(prior: Path, picture: Path
     out = tmp_path / "run"
     main(words(prior, picture, out))
     printed = capsys.readouterr().out
-    assert "0.025 ([0,1]) = 6.4/255 = 0.05 ([-1,1])" in printed and f"panel: {out / 'panel.png'}" in printed
+    assert "0.025 ([0,1]) = 6.4/255 = 0.05 ([-1,1])" in printed
+    assert f"panel: {out / 'panel.png'}\nreport: {out / 'report.html'}\n" in printed
     rows = {name: cells for name, *cells in map(str.split, printed.splitlines())}
     assert {"baseline", "sample", "mean"} <= set(rows)
     assert {p.name for p in out.iterdir()} == {
