@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from invdiff.errors import InputError
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import of_channels
 from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.tiles import Tiled, tiled
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
@@ -29,7 +31,9 @@ def restore(
     seed: int = 0,
     batch: int | None = None,
     images: Sequence[int] | None = None,
+    tile: int | Literal["auto"] | None = "auto",
     on_step: Callable[[int, int, Step], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Posterior:
     """Draw samples of p(x | y).
 
@@ -44,7 +48,11 @@ def restore(
         seed: any non-negative integer.
         batch: images computed at once; by default as many as hold 2^18 values.
         images: the numbers b that name the images' streams, by default 0..B-1.
+        tile: side in pixels of the tiles in which the prior sees larger images, None for none; by default 256 above
+            2^20 pixels, and for a network with attention its training size, whenever images are larger than that.
         on_step: called as (steps done, steps in all, step) after every step.
+        on_progress: called with the share of the work that is done, at most 1, after every step and, where there are
+            tiles, after every batch of them: a step of a large image can take minutes.
 
     Returns:
         the samples, (K, B, C, H, W), on the prior's device. Where they contradict the noise level, a warning says so.
@@ -52,7 +60,8 @@ def restore(
     Raises:
         InputError: the prior or the solver does not fit the problem, or a value is out of range.
     """
-    prior = of_channels(prior, problem.operator.shape[0])
+    whole_or_tiles = tiled(prior, problem.operator.shape, tile)
+    prior = of_channels(whole_or_tiles, problem.operator.shape[0])
     check(problem, prior, solver, samples, seed, batch, images)
     numbers = range(len(problem)) if images is None else images
     like = torch.empty(0).to(next(iter(prior.state_dict().values()), torch.empty(0)))
@@ -68,21 +77,50 @@ def restore(
         calls += 1
 
     results, done, started = [], 0, time.perf_counter()
-    counter = prior.register_forward_hook(count)
+    progress = Progress(len(chunks) * solver.total_steps, on_progress)
+    hooks = [prior.register_forward_hook(count)]
+    if isinstance(whole_or_tiles, Tiled):
+        progress.expected = whole_or_tiles.batches(*problem.operator.shape) * len(chunks[0])
+        hooks.append(whole_or_tiles.prior.register_forward_hook(progress.piece))
     try:
         for chunk in chunks:
             streams = Streams([(seed, numbers[b], k) for b, k in chunk])
             for step in trajectory(problem.take([b for b, _ in chunk]), prior, solver, streams, like):
                 done += 1
+                progress.step()
                 if on_step is not None:
                     on_step(done, len(chunks) * solver.total_steps, step)
             results.append(step.x)
     finally:
-        counter.remove()
+        for hook in hooks:
+            hook.remove()
     drawn = torch.cat(results).unflatten(0, (len(problem), samples)).transpose(0, 1)
     posterior = Posterior(drawn, problem, calls // len(chunks), time.perf_counter() - started)
     posterior.warn_of_misfit()
     return posterior
+
+
+class Progress:
+    """The share of the work that is done, also within a step.
+
+    A step is as many pieces as the one before it was; the first one is one call of the denoiser, until it is over.
+
+    Args:
+        steps: in all.
+        tell: called with the share after every step and every piece of one.
+    """
+
+    def __init__(self, steps: int, tell: Callable[[float], None] | None) -> None:
+        self.steps, self.tell = steps, tell or (lambda share: None)
+        self.done, self.pieces, self.expected = 0, 0, 1
+
+    def piece(self, *_: object) -> None:
+        self.pieces += 1
+        self.tell((self.done + min(1.0, self.pieces / self.expected)) / self.steps)
+
+    def step(self) -> None:
+        self.done, self.pieces, self.expected = self.done + 1, 0, max(1, self.pieces)
+        self.tell(self.done / self.steps)
 
 
 def trajectory(

@@ -17,7 +17,7 @@ import importlib.metadata
 import pickle
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from invdiff.errors import InputError
 
 _SSIM_WINDOW = 11
+_SSIM_VALUES = 2**22  # of the bands in which it is computed
 _LPIPS_SIDE = 64
 _ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 _ALEXNET_LAYERS = (0, 3, 6, 8, 10)
@@ -60,9 +61,15 @@ def ssim(x: Tensor, ref: Tensor) -> Tensor:
     if min(x.shape[-2:]) < _SSIM_WINDOW:
         raise InputError(f"SSIM: found images of {x.shape[-2]}x{x.shape[-1]}, expected at least 11x11")
     # Variances are differences of near-equal numbers: in TF32, the default of GPU convolutions, they drown.
-    first, second = (image.to("cpu", torch.float64) for image in (x, ref))
-    index = kornia.metrics.ssim(first, second, _SSIM_WINDOW, max_val=1.0, eps=0.0, padding="valid")
-    return index.flatten(1).mean(1).to(x)
+    # The map is local, so that it can be had in bands, which bounds the memory: 20 copies of a band in float64.
+    height, width = x.shape[-2] - _SSIM_WINDOW + 1, x[..., 0, :].numel()
+    total, band = 0.0, max(1, _SSIM_VALUES // width)
+    for top in range(0, height, band):
+        rows = slice(top, top + band + _SSIM_WINDOW - 1)
+        first, second = (image[..., rows, :].to("cpu", torch.float64) for image in (x, ref))
+        index = kornia.metrics.ssim(first, second, _SSIM_WINDOW, max_val=1.0, eps=0.0, padding="valid")
+        total = total + index.flatten(1).sum(1)
+    return (total / (x.shape[1] * height * (x.shape[-1] - _SSIM_WINDOW + 1))).to(x)
 
 
 def lpips(x: Tensor, ref: Tensor) -> Tensor:
@@ -112,6 +119,28 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     # A B has the eigenvalues of root^T B root, which is symmetric.
     cross = torch.linalg.eigvalsh(root.T @ B @ root).clamp_min(0).sqrt().sum()
     return float((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross)
+
+
+def seam_ratio(x: Tensor, rows: Sequence[int], columns: Sequence[int], period: int = 1) -> Tensor:
+    """How much steeper an image is across given lines than beside them, (B,): about 1 where no seam is there.
+
+    The mean of |x[i] - x[i - 1]| over the rows i and, likewise, the columns given, divided by its mean over the
+    lines that lie 2 and 3 periods to either side, so that the same part of the picture is compared.
+
+    x: (B, C, H, W). period: in pixels, of a pattern that the image may have anyway, as that of a network's stride.
+    Raises InputError where there is no line to compare.
+    """
+    across, beside = [], []
+    for dim, lines in ((-2, rows), (-1, columns)):
+        steepness = x.diff(dim=dim).abs().mean((1, -3 - dim))  # (B, side - 1), between i and i + 1
+        for i in (i - 1 for i in lines):
+            near = [j for k in (-3, -2, 2, 3) if 0 <= (j := i + k * period) < steepness.shape[1]]
+            if near:
+                across.append(steepness[:, i])
+                beside.append(steepness[:, near].mean(1))
+    if not across:
+        raise InputError("seams: found no line with others beside it, expected at least one")
+    return torch.stack(across).sum(0) / torch.stack(beside).sum(0)
 
 
 def crps(samples: Tensor, truth: Tensor) -> Tensor:

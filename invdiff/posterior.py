@@ -16,6 +16,7 @@ from invdiff.images import write_image
 from invdiff.problem import Problem
 
 PANEL_ROWS, PANEL_SAMPLES = 8, 4
+PANEL_PIXELS = 512  # of a picture's longer side
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Posterior:
         largest = float(self.std[:rows].amax()) if len(self.samples) > 1 else 1.0
         for row in range(rows):
             for axis, (title, x) in zip(axes[row], columns, strict=True):
-                picture = x[row].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+                picture = thumbnail(x[row]).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
                 colours = {"cmap": "magma", "vmax": largest} if title == "std" else {"cmap": "gray", "vmax": 1}
                 shown = axis.imshow(picture, vmin=0, interpolation="nearest", **colours)
                 axis.set(xticks=[], yticks=[])
@@ -146,3 +147,8 @@ class Posterior:
         if len(self.samples) > 1:
             figure.colorbar(shown, ax=axes[:, -1].tolist(), fraction=0.1, label="standard deviation")
         figure.savefig(path)
+
+
+def thumbnail(x: Tensor) -> Tensor:
+    """An image (C, H, W) that is too large for a panel, by averages of k x k pixels with the smallest k that fits."""
+    return torch.nn.functional.avg_pool2d(x, max(1, -(-max(x.shape[-2:]) // PANEL_PIXELS)), ceil_mode=True)

@@ -19,7 +19,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
 from invdiff.report import write_report
 from invdiff.solvers import Solver
+
+METRIC_VALUES = 2**24  # of the images that are scored at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,8 @@ class SolveSettings:
         out: folder of the results; by default results/TASK, numbered if there is one already.
         overwrite: replace what is in ``out``.
         batch: images computed at once.
+        tile: side in pixels of the overlapping tiles in which the prior sees a large image, a multiple of the network's
+            stride; null for none. "auto" is 256 above 2^20 pixels, and for a prior with attention its training size.
     """
 
     task: str | None = None
@@ -76,6 +80,7 @@ class SolveSettings:
     out: str | None = None
     overwrite: bool = False
     batch: int | None = None
+    tile: int | Literal["auto"] | None = "auto"
     device: str = "auto"
 
 
@@ -158,17 +163,17 @@ def describe(settings: SolveSettings, problem: Problem, solver: Solver, names: l
 
 def run(settings: SolveSettings, problem: Problem, prior: Denoiser, solver: Solver) -> Posterior:
     """``restore`` with a progress bar."""
-    # A terminal sees every step; a log file a line now and then.
+    # A terminal sees every change; a log file a line now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(unit="step", dynamic_ncols=True, leave=False, mininterval=interval, delay=1.0) as bar:
-
-        def advance(done: int, total: int, step: object) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    with tqdm(
+        total=1.0, bar_format=form, dynamic_ncols=True, leave=False, mininterval=interval, delay=1.0, smoothing=0.0
+    ) as bar:
         return restore(
             problem, prior, solver,
-            samples=settings.samples, seed=settings.seed, batch=settings.batch, on_step=advance,
+            samples=settings.samples, seed=settings.seed, batch=settings.batch, tile=settings.tile,
+            on_step=lambda done, total, step: bar.set_description_str(f"step {done}/{total} ", refresh=False),
+            on_progress=lambda share: bar.update(share - bar.n),
         )  # fmt: skip
 
 
@@ -192,10 +197,12 @@ def against(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
     from invdiff.metrics import lpips, psnr, ssim  # LPIPS loads a network: only where it is needed
 
     flat, repeated = images.flatten(0, 1), truth.repeat(len(images), 1, 1, 1)
+    at_once = max(1, METRIC_VALUES // truth[0].numel())
     scores = {"PSNR": psnr, "LPIPS": lpips}
     if min(truth.shape[-2:]) >= 11:  # SSIM's window
         scores["SSIM"] = ssim
-    return {name: score(flat, repeated).view(images.shape[:2]) for name, score in scores.items()}
+    pairs = list(zip(flat.split(at_once), repeated.split(at_once), strict=True))
+    return {name: torch.cat([score(*p) for p in pairs]).view(images.shape[:2]) for name, score in scores.items()}
 
 
 def table(report: dict[str, Any]) -> str:

@@ -10,12 +10,13 @@ from invdiff.prior.mlp import MLP
 from invdiff.prior.ncsn import langevin, score
 from invdiff.prior.reverse import State, calls, generate, interpolate, progressive, reverse, transition
 from invdiff.prior.schedule import Schedule
+from invdiff.prior.tiles import Tiled, tiled
 from invdiff.prior.unet import UNet
 
 __all__ = [
     "DDPM", "MLP", "ChannelView", "Classifier", "ClassifierFree", "ClassifierGuided", "ClassifierSpec", "Denoiser",
     "GaussianDenoiser", "GrayView", "MixtureDenoiser", "NetworkClassifier", "NetworkDenoiser", "PriorSpec", "Schedule",
-    "State", "UNet", "UNetClassifier", "algorithm_1", "algorithm_2", "calls", "generate", "guided", "interpolate",
-    "langevin", "load_card", "load_classifier", "load_prior", "of_channels", "progressive", "reverse", "save_prior",
-    "score", "transition",
+    "State", "Tiled", "UNet", "UNetClassifier", "algorithm_1", "algorithm_2", "calls", "generate", "guided",
+    "interpolate", "langevin", "load_card", "load_classifier", "load_prior", "of_channels", "progressive", "reverse",
+    "save_prior", "score", "tiled", "transition",
 ]  # fmt: skip

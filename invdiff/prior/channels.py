@@ -43,7 +43,7 @@ class GrayView(Denoiser):
     def __init__(self, prior: Denoiser) -> None:
         super().__init__()
         self.prior, self.shape = prior, (1, *prior.shape[1:])
-        self.schedule, self.clip = prior.schedule, prior.clip
+        self.schedule, self.clip, self.stride = prior.schedule, prior.clip, prior.stride
 
     def lift(self, x: Tensor, sigma: Tensor) -> Tensor:
         """X, (B, 3, H, W), of x (B, 1, H, W)."""
@@ -81,7 +81,7 @@ class ChannelView(Denoiser):
     def __init__(self, prior: Denoiser, channels: int) -> None:
         super().__init__()
         self.prior, self.shape = prior, (channels, *prior.shape[1:])
-        self.schedule, self.clip = prior.schedule, prior.clip
+        self.schedule, self.clip, self.stride = prior.schedule, prior.clip, prior.stride
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         each = sigma.expand(len(x)).repeat_interleave(x.shape[1])

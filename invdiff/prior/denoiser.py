@@ -22,6 +22,16 @@ def levels(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.to(x).expand(len(x)).view(-1, *[1] * (x.ndim - 1))
 
 
+def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
+    """x (B, C, H, W), mirrored below and on the right until both sides are multiples of ``stride``."""
+    height, width = x.shape[-2:]
+    bottom, right = -height % stride, -width % stride
+    if not bottom and not right:
+        return x
+    fits = bottom < height and right < width
+    return F.pad(x, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
+
+
 def network_input(x: Tensor, sigma: Tensor, schedule: Schedule, stride: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """What a DDPM network is asked for a noisy image: x_t, its timestep (B,), and abar.
 
@@ -30,11 +40,7 @@ def network_input(x: Tensor, sigma: Tensor, schedule: Schedule, stride: int = 1)
     s = 2 * levels(sigma, x)
     x_t = (2 * x - 1) / (1 + s**2).sqrt()
     if x.ndim == 4:
-        height, width = x.shape[-2:]
-        bottom, right = -height % stride, -width % stride
-        if bottom or right:
-            fits = bottom < height and right < width
-            x_t = F.pad(x_t, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
+        x_t = pad_to_multiple(x_t, stride)
     return x_t, schedule.timestep_at(s.flatten()).to(x.dtype), 1 / (1 + s**2)
 
 
@@ -46,12 +52,14 @@ class Denoiser(nn.Module, ABC):
         schedule: the noise levels seen in training, on the [-1, 1] scale of the DDPM literature.
         classes: labels that ``forward`` takes as a third argument; 0 for an unconditional prior, which takes none.
         clip: whether what it returns is clipped to [0, 1].
+        stride: what it extends H and W to multiples of, in order to work.
     """
 
     shape: tuple[int, ...]
     schedule: Schedule
     classes: int = 0
     clip: bool = False
+    stride: int = 1
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:

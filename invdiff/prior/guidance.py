@@ -25,7 +25,7 @@ class Guided(Denoiser):
         if not 0 <= label < classes:
             raise InputError(f"label: found {label}, expected 0..{classes - 1}")
         self.prior, self.label = prior, label
-        self.shape, self.schedule, self.clip = prior.shape, prior.schedule, prior.clip
+        self.shape, self.schedule, self.clip, self.stride = prior.shape, prior.schedule, prior.clip, prior.stride
 
     def clipped(self, x_0: Tensor) -> Tensor:
         """Guidance can leave the range that the prior keeps to."""
