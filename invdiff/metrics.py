@@ -61,14 +61,14 @@ def ssim(x: Tensor, ref: Tensor) -> Tensor:
     if min(x.shape[-2:]) < _SSIM_WINDOW:
         raise InputError(f"SSIM: found images of {x.shape[-2]}x{x.shape[-1]}, expected at least 11x11")
     # Variances are differences of near-equal numbers: in TF32, the default of GPU convolutions, they drown.
-    # The map is local, so that it can be had in bands, which bounds the memory: 20 copies of a band in float64.
+    # The map is local: it is had in bands, for its computation holds some twenty copies of an image.
     height, width = x.shape[-2] - _SSIM_WINDOW + 1, x[..., 0, :].numel()
-    total, band = 0.0, max(1, _SSIM_VALUES // width)
+    total, band = torch.zeros(len(x), dtype=torch.float64), max(1, _SSIM_VALUES // width)
     for top in range(0, height, band):
         rows = slice(top, top + band + _SSIM_WINDOW - 1)
         first, second = (image[..., rows, :].to("cpu", torch.float64) for image in (x, ref))
         index = kornia.metrics.ssim(first, second, _SSIM_WINDOW, max_val=1.0, eps=0.0, padding="valid")
-        total = total + index.flatten(1).sum(1)
+        total += index.flatten(1).sum(1)
     return (total / (x.shape[1] * height * (x.shape[-1] - _SSIM_WINDOW + 1))).to(x)
 
 

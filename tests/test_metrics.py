@@ -69,6 +69,14 @@ def test_psnr_of_a_constant_error() -> None:
     assert psnr(ref, ref).isinf().all()
 
 
+def test_ssim_in_bands_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, ref = torch.rand(2, 2, 3, 29, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = ssim(x, ref)
+    for values in (1, 3 * 17 * 4):
+        monkeypatch.setattr(metrics, "_SSIM_VALUES", values)
+        torch.testing.assert_close(ssim(x, ref), whole, rtol=0, atol=1e-14)
+
+
 def test_ssim_of_equal_and_flat_images() -> None:
     flat = torch.zeros(1, 1, 11, 11)
     assert ssim(flat, flat).item() == 1

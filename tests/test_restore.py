@@ -20,6 +20,7 @@ from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian, NoiseModel, Poisson
 from invdiff.operators import BlockAverage, CircularBlur, Denoise, LinearOperator, MaskRandom, Operator
+from invdiff.posterior import thumbnail
 from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
@@ -241,6 +242,13 @@ def test_save(tmp_path: Path) -> None:
     with np.load(tmp_path / "posterior.npz") as stored:
         np.testing.assert_array_equal(stored["samples"], posterior.samples.numpy())
         np.testing.assert_array_equal(stored["y"], posterior.problem.y.numpy())
+
+
+def test_a_large_picture_is_averaged_for_the_panel() -> None:
+    x = torch.arange(4 * 1025.0).view(1, 4, 1025)
+    small = thumbnail(x)
+    assert small.shape == (1, 2, 342) and float(small[0, 0, 0]) == float(x[0, :3, :3].mean())
+    assert torch.equal(thumbnail(x[..., :512]), x[..., :512])
 
 
 # Poisson noise.

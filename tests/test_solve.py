@@ -73,6 +73,13 @@ def test_a_run_leaves_pictures_metrics_and_its_config(prior: Path, picture: Path
     assert f"{report['metrics']['mean']['PSNR'][0]:.2f}" == rows["mean"][0]
 
 
+def test_a_run_in_tiles(prior: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    main(words(prior, picture, out, "tile=8"))
+    assert json.loads((out / "metrics.json").read_text())["nfe"] == 4
+    assert yaml.safe_load((out / "config.yaml").read_text())["tile"] == 8
+
+
 def test_the_stored_config_repeats_the_run(prior: Path, picture: Path, tmp_path: Path) -> None:
     main(words(prior, picture, tmp_path / "first", "solver=ddrm", "noise.sigma=5e-2", "seed=3"))
     main([f"task={tmp_path / 'first' / 'config.yaml'}", f"out={tmp_path / 'second'}"])
@@ -194,6 +201,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(prior: Path, picture: Path, tm
         "cannot be written": swap(good, f"out={tmp_path / 'file' / 'run'}"),
         "task is missing": rest,
         "expected samples >= 1": swap(good, "samples=0"),
+        "tile: found 9 pixels": [*good, "tile=9"],
         "inside the 9x9": swap(good, f"input={tmp_path / 'tiny.png'}"),
         "found Poisson noise": [*good, "solver=ddrm", "noise.name=poisson", "noise.peak=30"],
     }  # fmt: skip
