@@ -90,14 +90,13 @@ def page_data(
     if problem.y_is_picture:
         planes["measurement"] = problem.y[:, None]
     bits, pixels = resolution(shown * (count + len(planes) - 1) * channels, height * width)
-    # Only y has entries that were not measured.
-    masks = {"measurement": problem.measured()}
+    measured = problem.measured()
     images = [
         {
             "name": names[b] if names else f"{b:03d}",
-            "noise": describe_noise(problem, b),
+            "noise": describe_noise(problem, b, measured[b]),
             **{
-                name: encode(reduce(x[b], pixels, masks[name][b] if name in masks else None), bits)
+                name: encode(reduce(x[b], pixels, measured[b] if name == "measurement" else None), bits)
                 for name, x in planes.items()
             },
         }
@@ -109,7 +108,8 @@ def page_data(
             "operator": type(problem.operator).__name__,
             "image": f"{height} x {width}, {'1 channel' if channels == 1 else f'{channels} channels'}",
             "samples": f"{count} of {'each image' if batch > 1 else 'the image'}",
-            "cost": f"{posterior.nfe} calls a sample, {posterior.seconds:.1f} s",
+            "network calls": f"{posterior.nfe} a sample",
+            "time": f"{posterior.seconds:.1f} s",
         },
         "notes": notes(bits, block(height * width, pixels), shown, batch),
         "scene": problem.y_is_picture and is_of_the_scene(problem),
@@ -147,17 +147,16 @@ def block(found: int, pixels: int) -> int:
 
 
 def reduce(x: Tensor, pixels: int, measured: Tensor | None = None) -> Tensor:
-    """x (K, C, H, W) as averages over blocks; NaN where nothing was `measured` (C, H, W).
+    """x (K, C, H, W) as averages over blocks; NaN where nothing was `measured` (C, H, W), and x is zero.
 
     An incomplete block at an edge is averaged over what there is of it.
     """
-    x = x.float()
-    weight = torch.ones_like(x[:1]) if measured is None else measured[None].to(x)
     side = block(x.shape[-2] * x.shape[-1], pixels)
-    if side > 1:
-        x, weight = (avg_pool2d(values, side, ceil_mode=True) for values in (x * weight, weight))
-        x = x / weight
-    return torch.where(weight > 0, x, torch.nan)
+    x = avg_pool2d(x.float(), side, ceil_mode=True)
+    if measured is None:
+        return x
+    weight = avg_pool2d(measured[None].to(x), side, ceil_mode=True)
+    return torch.where(weight > 0, x / weight, torch.nan)
 
 
 def encode(x: Tensor, bits: int) -> dict[str, Any]:
@@ -170,16 +169,18 @@ def encode(x: Tensor, bits: int) -> dict[str, Any]:
     return {"shape": list(x.shape), "bits": bits, "low": low, "step": step, "data": text}
 
 
-def describe_noise(problem: Problem, b: int) -> str:
+def describe_noise(problem: Problem, b: int, measured: Tensor) -> str:
     """The noise of image b: its model and its level on all three scales, the root mean square if it varies."""
-    measured = problem.measured()[b]
-    variance = torch.as_tensor(problem.variance()).to(measured)
-    variance = (variance[b if len(variance) > 1 else 0] if variance.ndim else variance).expand_as(measured)
-    found = variance[measured != 0].double()
-    if not len(found):
+    variance = torch.as_tensor(problem.variance())
+    if variance.ndim:
+        variance = variance[b if len(variance) > 1 else 0]
+    if variance.numel() > 1:
+        variance = variance.expand_as(measured)[measured != 0]
+    if not variance.numel():
         return type(problem.noise).__name__
-    level = "sigma" if bool((found == found[0]).all()) else "root mean square sigma"
-    return f"{type(problem.noise).__name__}, {level} = {describe_sigma(float(found.mean().sqrt()))}"
+    least, most = torch.aminmax(variance)
+    level = "sigma" if bool(least == most) else "root mean square sigma"
+    return f"{type(problem.noise).__name__}, {level} = {describe_sigma(math.sqrt(float(variance.double().mean())))}"
 
 
 def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
@@ -192,7 +193,7 @@ def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
         )
     if bits == 8:
         lines.append("Values are rounded to 254 steps over their range to keep the page small.")
-    return [*lines, "The samples as they were drawn are in posterior.npz."] if lines else []
+    return [*lines, "The samples themselves (posterior.npz of a run) are as they were drawn."] if lines else []
 
 
 def plain(value: float) -> float | str:

@@ -280,7 +280,7 @@ def test_the_browser_shows_every_kind_of_run(browser: Any, tmp_path: Path, width
     runs = {
         "low": made(BlockAverage(shape, 4)), "sinogram": made(Radon(shape, angles=10)),
         "coefficients": made(Hadamard(shape, 0.5)), "single": made(Denoise(shape), 1, 1),
-        "exact": made(Denoise(shape), sigma=0.0),
+        "exact": made(Denoise(shape), sigma=0.0), "pixel": made(Denoise((1, 1, 1))), "line": made(Denoise((3, 1, 40))),
     }  # fmt: skip
     for name, (_, posterior) in runs.items():
         path = tmp_path / f"{name}.html"
