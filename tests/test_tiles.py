@@ -183,7 +183,7 @@ def test_tiles_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(large, Tiled) and (large.tile, large.overlap) == (256, 32) and tiled(large, large.shape) is large
     assert tiled(attends, (2, 16, 10)) is attends
     small = tiled(attends, (2, 16, 17))
-    assert isinstance(small, Tiled) and (small.tile, small.overlap) == (16, 2)
+    assert isinstance(small, Tiled) and (small.tile, small.overlap) == (16, 4)
     chosen = tiled(plain, (2, 64, 64), 32)
     assert isinstance(chosen, Tiled) and chosen.tile == 32
     # A prior that knows one size alone, and has it, is left alone however large that is.

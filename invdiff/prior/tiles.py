@@ -21,7 +21,7 @@ from invdiff.prior.denoiser import Denoiser, pad_to_multiple
 from invdiff.prior.schedule import Spacing
 from invdiff.prior.unet import SelfAttention
 
-TILE = 256  # side, in pixels
+TILE, OVERLAP = 256, 32  # pixels
 LARGE = 2**20  # pixels: above it an image is tiled by itself
 VALUES_AT_ONCE = 2**20  # of a batch of tiles
 
@@ -36,6 +36,12 @@ class Tiled(Denoiser):
     reaches no further than a quarter of the overlap. Tiles begin at multiples of the network's stride, as the grid
     of its downsampled features does.
 
+    Why 256 and 32: under the prior `photos` (sigma = 0.2), D on a tile of a photograph differs from D on all of it by
+    0.031 (root mean square) up to 4 pixels from the tile's edge, by 0.006 at 4 to 8, and by 0.0024 from 8 pixels on, at
+    any distance. Beyond those 8, the quarter of the overlap, is no edge effect then, but what the normalisation layers
+    make of the statistics of a tile instead of a whole image; D is as good by tiles, 24.74 dB for 24.74 dB. The overlap
+    costs 31 % more work at 256 pixels.
+
     The gradient with respect to x calls the network on every tile once more, and keeps nothing between the two but
     x: a batch of tiles is what must fit in memory. It is not tracked for the network's weights.
 
@@ -45,7 +51,7 @@ class Tiled(Denoiser):
     Args:
         prior: a denoiser that takes tiles of the size.
         tile: side of a tile in pixels, a multiple of the prior's stride.
-        overlap: of neighbouring tiles, at least, in pixels; by default an eighth of the tile.
+        overlap: of neighbouring tiles, at least, in pixels; by default 32, or a quarter of a tile below 128.
         at_once: tiles in a batch, all of one image; by default as many as hold 2^20 values.
 
     Raises:
@@ -57,7 +63,7 @@ class Tiled(Denoiser):
     ) -> None:
         super().__init__()
         stride = prior.stride
-        overlap = stride * math.ceil(tile / 8 / stride) if overlap is None else overlap
+        overlap = stride * math.ceil(min(OVERLAP, tile / 4) / stride) if overlap is None else overlap
         if tile % stride or tile < 2:
             raise InputError(f"tile: found {tile} pixels, expected a multiple of {stride}, the stride of the prior")
         if overlap % stride or not 0 < overlap < tile:
