@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from invdiff import operators, solvers
     from invdiff.calibration import Calibration, calibrate
     from invdiff.errors import InputError
+    from invdiff.files import restore_file, restore_folder
     from invdiff.inference import restore
     from invdiff.noise import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.posterior import Posterior
@@ -38,13 +39,15 @@ _WHERE = {
     "langevin": "invdiff.prior.ncsn",
     "load_prior": "invdiff.prior.checkpoint",
     "restore": "invdiff.inference",
+    "restore_file": "invdiff.files",
+    "restore_folder": "invdiff.files",
     "score": "invdiff.prior.ncsn",
 }
 
 __all__ = [
     "Calibration", "Gaussian", "InputError", "Laplace", "Poisson", "PoissonGaussian", "Posterior", "Problem",
     "SaltAndPepper", "TrainSettings", "calibrate", "fit", "generate", "langevin", "load_prior", "operators", "restore",
-    "score", "solvers",
+    "restore_file", "restore_folder", "score", "solvers",
 ]  # fmt: skip
 
 

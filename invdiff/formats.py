@@ -106,6 +106,10 @@ def _decode_pillow(data: bytes) -> Pixels:
                 orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
                 array = _orient(_decode_png16(data)[None], orientation)
                 return _split(array, array.shape[-1] in (2, 4), opened.info.get("transparency"))
+            count, limit = getattr(opened, "n_frames", 1), 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            if limit and count * opened.width * opened.height > limit:
+                size = f"{opened.width}x{opened.height}"
+                raise InputError(f"found {count} images of {size}, expected at most {limit} pixels")
             # The other pictures of a phone's JPEG (MPO) are previews and views of their own.
             frames = ImageSequence.Iterator(opened) if opened.format != "MPO" else [opened]
             found = [_frame(ImageOps.exif_transpose(frame)) for frame in frames]

@@ -76,6 +76,12 @@ class Picture:
         alpha = None if self.alpha is None else self.alpha[list(images)]
         return replace(self, values=self.values[list(images)], alpha=alpha)
 
+    def parts(self) -> list[Picture]:
+        """What is written to files of its own: the whole of a stack, each image of others."""
+        if self.stack or len(self) == 1:
+            return [self]
+        return [replace(self.take([b]), name=name) for b, name in enumerate(self.names)]
+
     def like(self, values: Tensor) -> Picture:
         """This picture with other values (B, C, H, W): of another size, they get its alpha resampled.
 
@@ -152,10 +158,10 @@ def read_pictures(path: str | Path) -> list[Picture]:
     Raises InputError for a file that cannot be read, and for a folder without images.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path.is_dir, false where permissions or the name's length forbid to look
         return [read_picture(path)]
     pictures, paths = [], []
-    for file in image_files(path):
+    for file in _image_files(path):
         try:
             pictures.append(read_picture(file))
             paths.append(file)
@@ -168,7 +174,7 @@ def read_pictures(path: str | Path) -> list[Picture]:
     return _on_one_scale(pictures)
 
 
-def image_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     """The files of a folder that are named as images, in natural order.
 
     Raises InputError where the folder cannot be listed.
@@ -226,19 +232,9 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
     `overwrite`, for a file that exists.
     """
     path = Path(path)
-    depths = _depths(path)
-    suffix = _split_name(path)[1]
-    bits = picture.bits if picture.bits in depths else max(depths)
-    if len(picture) != 1 and suffix in _HOLD_ONE:
-        raise InputError(f"{path}: found {len(picture)} images, expected one for {suffix}, or .tif")
-    if picture.alpha is not None and suffix not in _HAVE_ALPHA:
-        raise InputError(f"{path}: found an alpha channel, which {suffix} does not hold, expected .png or .tif")
-    channels = picture.values.shape[1]
-    if (suffix == ".png" and channels not in (1, 3)) or (suffix.startswith(".nii") and channels != 1):
-        raise InputError(f"{path}: found {channels} channels, expected 1{' or 3' * (suffix == '.png')} for {suffix}")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already, expected another name, or overwrite=True")
-    array = _quantize(path, picture, bits)
+    check_target(path, picture, overwrite=overwrite)
+    suffix, depths = _split_name(path)[1], _depths(path)
+    array = _quantize(path, picture, picture.bits if picture.bits in depths else max(depths))
     temporary = path.with_name(f".{os.getpid()}.{path.stem}{suffix}")
     try:
         temporary.touch()  # fails as OSError, which not every encoder does
@@ -249,6 +245,23 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
+    """Raise InputError where `write_picture` would, for what can be known before: values may still be NaN."""
+    _depths(path)
+    suffix = _split_name(path)[1]
+    if len(picture) != 1 and suffix in _HOLD_ONE:
+        raise InputError(f"{path}: found {len(picture)} images, expected one for {suffix}, or .tif")
+    if picture.alpha is not None and suffix not in _HAVE_ALPHA:
+        raise InputError(f"{path}: found an alpha channel, which {suffix} does not hold, expected .png or .tif")
+    channels = picture.values.shape[1]
+    if (suffix == ".png" and channels not in (1, 3)) or (suffix.startswith(".nii") and channels != 1):
+        raise InputError(f"{path}: found {channels} channels, expected 1{' or 3' * (suffix == '.png')} for {suffix}")
+    if os.path.exists(path) and not overwrite:
+        raise InputError(f"{path}: exists already, expected another name, or overwrite=True")
+    if not os.path.isdir(path.parent):
+        raise InputError(f"{path}: cannot be written, {path.parent} is no folder that can be used")
 
 
 def grid(x: Tensor, columns: int, *, border: int = 2) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.images import write_image
+from invdiff.images import Picture, write_picture
 from invdiff.problem import Problem
 
 PANEL_ROWS, PANEL_SAMPLES = 8, 4
@@ -87,28 +87,41 @@ class Posterior:
         """
         return self.problem.layout.arrange(x)
 
-    def save(self, folder: str | Path, names: Sequence[str] | None = None) -> None:
+    def save(
+        self, folder: str | Path, names: Sequence[str] | None = None, pictures: Sequence[Picture] | None = None
+    ) -> None:
         """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y, samples).
 
-        Pictures are ``NAME_measurement.png`` (``.npy`` where y is no picture), ``NAME_sample_K.png``,
-        ``NAME_mean.png`` and, for more than one sample, ``NAME_std.png``, in which white is 1/4.
+        Pictures are ``NAME_measurement`` (``.npy`` where y is no picture), ``NAME_sample_K``, ``NAME_mean`` and, for
+        more than one sample, ``NAME_std``, in which white is 1/4. They are PNG of 8 bits, or what `pictures` ask for.
 
         Args:
             folder: an existing folder.
             names: of the B images; their numbers by default.
+            pictures: instead of names, what the B images were read from, in turn. Their alpha, depth and units are
+                kept: 16 bits in PNG, floats and the pages of one file in TIFF, NIfTI as such.
         """
         folder, y = Path(folder), self.problem.y.cpu()
         np.savez_compressed(folder / "posterior.npz", y=y.numpy(), samples=self.samples.cpu().numpy())
-        for b, name in enumerate(names or [f"{b:03d}" for b in range(len(y))]):
+        names = names or [f"{b:03d}" for b in range(len(y))]
+        images = self.mean.cpu()
+        first = 0
+        for like in pictures or [Picture(images[b : b + 1], name=name) for b, name in enumerate(names)]:
+            rows, first = slice(first, first + len(like)), first + len(like)
+
+            def write(what: str, values: Tensor, like: Picture = like) -> None:
+                picture = like.like(values.cpu())
+                write_picture(folder / f"{like.name}_{what}{picture.suffix}", picture, overwrite=True)
+
             if self.problem.y_is_picture:
-                write_image(folder / f"{name}_measurement.png", y[b])
+                write("measurement", y[rows])
             else:
-                np.save(folder / f"{name}_measurement.npy", y[b].numpy())
-            for k, sample in enumerate(self.samples[:, b]):
-                write_image(folder / f"{name}_sample_{k}.png", sample)
-            write_image(folder / f"{name}_mean.png", self.mean[b])
+                np.save(folder / f"{like.name}_measurement.npy", y[rows].squeeze(0).numpy())
+            for k, sample in enumerate(self.samples[:, rows]):
+                write(f"sample_{k}", sample)
+            write("mean", self.mean[rows])
             if len(self.samples) > 1:
-                write_image(folder / f"{name}_std.png", 4 * self.std[b])
+                write("std", 4 * self.std[rows], Picture(images[rows], name=like.name))
 
     def plot(self, path: str | Path, truth: Tensor | None = None, names: Sequence[str] | None = None) -> None:
         """Draw the first images as rows: truth, measurement, baseline, samples, mean, standard deviation.

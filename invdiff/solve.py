@@ -7,7 +7,7 @@
 input= takes clean images, simulates their measurements and reports metrics against them; measurement= takes real
 measurements and needs no ground truth. Without either, the example images of the prior are the input.
 Every run leaves a folder: pictures, posterior.npz, panel.png, report.html (to open in a browser), metrics.json and
-config.yaml, which repeats the run:
+config.yaml, which repeats the run; where images differ in size, a folder in it for each size.
 python -m invdiff.solve task=FOLDER/config.yaml
 """
 
@@ -27,11 +27,12 @@ from tqdm import tqdm
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.images import read_images, to_channels
+from invdiff.images import Picture, read_pictures
 from invdiff.inference import restore
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
+from invdiff.prior.channels import of_channels
 from invdiff.prior.checkpoint import example_images, load_classifier, load_prior, pick_device
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
@@ -97,71 +98,114 @@ def main(words: list[str]) -> None:
     device = pick_device(settings.device)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     prior = guided(load_prior(settings.prior, device), settings.label, settings.guidance, classifier)
-    truth, names, problem = pose(settings, prior.shape[0])
-    solver.check(problem)
+    parts = pose(settings)
+    for part in parts:
+        solver.check(part.problem)
+        of_channels(prior, part.problem.operator.shape[0])
     with OutputFolder(settings) as folder:
-        describe(settings, problem, solver, names)
-        posterior = run(settings, problem, prior, solver)
-        report = measure(posterior, truth)
-        print(table(report))
-        posterior.save(folder, names)
-        posterior.plot(folder / "panel.png", truth, names)
-        (folder / "metrics.json").write_text(json.dumps({"images": names, **report}, indent=1))
         repeatable = {key: value for key, value in asdict(settings).items() if key not in ("out", "overwrite")}
         config.dump(repeatable, folder / "config.yaml")
-        write_report(
-            folder / "report.html", posterior,
-            truth=truth, names=names, metrics=report["metrics"],
-            config=(folder / "config.yaml").read_text(encoding="utf-8"),
-            title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
-        )  # fmt: skip
+        for part in parts:
+            place = folder
+            if len(parts) > 1:
+                place = folder / "x".join(map(str, part.pictures[0].values.shape[1:]))
+                place.mkdir()
+            solve(settings, part, prior, solver, place, (folder / "config.yaml").read_text(encoding="utf-8"))
 
 
-def pose(settings: SolveSettings, channels: int) -> tuple[Tensor | None, list[str], Problem]:
-    """The images (if they are known), their names, and the problem."""
+def solve(
+    settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver, folder: Path, stored_config: str
+) -> None:
+    """Restore the images of one shape, and leave everything in a folder."""
+    describe(settings, part, solver)
+    posterior = run(settings, part, prior, solver)
+    report = measure(posterior, part.truth)
+    print(table(report))
+    posterior.save(folder, pictures=part.pictures)
+    posterior.plot(folder / "panel.png", part.truth, part.names)
+    (folder / "metrics.json").write_text(json.dumps({"images": part.names, **report}, indent=1))
+    write_report(
+        folder / "report.html", posterior,
+        truth=part.truth, names=part.names, metrics=report["metrics"], config=stored_config,
+        title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one shape.
+
+    Attributes:
+        pictures: what they were read from.
+        numbers: theirs among all images, which name their random streams.
+        truth: (B, C, H, W), if they are clean images.
+        problem: theirs.
+    """
+
+    pictures: list[Picture]
+    numbers: list[int]
+    truth: Tensor | None
+    problem: Problem
+
+    @property
+    def names(self) -> list[str]:
+        return [name for picture in self.pictures for name in picture.names]
+
+
+def pose(settings: SolveSettings) -> list[Part]:
+    """The problems: one for the images of each shape."""
     if settings.images < 1:
         raise InputError(f"images: found {settings.images}, expected at least 1")
     if not settings.operator:
         raise InputError("task is missing: expected task=NAME or operator.name=NAME")
     source = settings.measurement or settings.input or str(example_images(settings.prior))
-    found, names = read_images(source)
-    available = len(found)
-    found, names = found[: settings.images], names[: settings.images]
-    noise = config.build("noise", settings.noise)
+    shapes: dict[tuple[int, ...], list[tuple[int, Picture]]] = {}
+    count = 0
+    for picture in [part for file in read_pictures(source) for part in file.parts()]:
+        shapes.setdefault(tuple(picture.values.shape[1:]), []).append((count, picture))
+        count += len(picture)
+    # Masks or kernels may be one per image, so that an operator is made for all images of a shape.
+    every = {shape: [first + b for first, p in found for b in range(len(p))] for shape, found in shapes.items()}
+    chosen = {shape: [(b, p) for b, p in found if b < settings.images] for shape, found in shapes.items()}
+    return [pose_shape(settings, shape, every[shape], found) for shape, found in chosen.items() if found]
+
+
+def pose_shape(
+    settings: SolveSettings, shape: tuple[int, ...], every: list[int], found: list[tuple[int, Picture]]
+) -> Part:
+    """The problem of the images of one shape (C, H, W): pictures with the number of their first image."""
     kind: type[Operator]
     kind, given = config.resolve_class("operator", settings.operator, shape=())
-
-    def image_shape(data: Tensor) -> tuple[int, ...]:
-        shape = tuple(data.shape[1:])
-        return kind.infer_shape(shape, given) if settings.measurement else shape
-
-    # It is the image's channels that must be the prior's: a mosaic has one where its image has three.
-    if image_shape(found)[0] != channels:
-        print(f"{source}: {found.shape[1]} channels made {channels}, as the prior has")
-        found = to_channels(found, channels)
-    numbers = range(available)  # of all images, for masks or kernels that they have one each of
-    operator = config.build("operator", settings.operator, shape=image_shape(found), images=numbers)
-    operator.check_batch(available)
-    operator = operator.take(numbers[: len(found)])
+    pictures = [p.take(range(min(len(p), settings.images - first))) for first, p in found]
+    values = torch.cat([picture.values for picture in pictures])
+    image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
+    operator = config.build("operator", settings.operator, shape=image_shape, images=every)
+    operator.check_batch(len(every))
+    operator, numbers = operator.take(range(len(values))), every[: len(values)]
+    noise = config.build("noise", settings.noise)
     if settings.measurement:
-        return None, names, Problem(operator, noise, operator.measured(found))
-    return found, names, Problem.simulate(found, operator, noise, settings.seed)
+        return Part(pictures, numbers, None, Problem(operator, noise, operator.measured(values)))
+    return Part(pictures, numbers, values, Problem.simulate(values, operator, noise, settings.seed, numbers))
 
 
-def describe(settings: SolveSettings, problem: Problem, solver: Solver, names: list[str]) -> None:
+def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     """Say what is about to be done, the noise on all three scales."""
+    problem = part.problem
     sigma = getattr(problem.noise, "sigma", None)
     known = f", sigma = {describe_sigma(sigma)}" if isinstance(sigma, float) else ""
     shape = "x".join(map(str, problem.operator.shape))
     print(f"{settings.operator['name']} on {len(problem)} images {shape}, {settings.noise['name']} noise{known}")
     if isinstance(sigma, Tensor):  # one per image, for a setting is a number or "auto"
-        for name, level in zip(names, sigma.tolist(), strict=True):
+        for name, level in zip(part.names, sigma.tolist(), strict=True):
             print(f"{name}: sigma = {describe_sigma(level)}, estimated from the measurement")
+    for picture in part.pictures:
+        if picture.units is not None:
+            print(f"{picture.name}: 0 is {picture.units.low:g} and 1 is {picture.units.high:g} in the file's units")
     label = "" if settings.label is None else f" of label {settings.label}"
     print(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'{label}")
 
 
-def run(settings: SolveSettings, problem: Problem, prior: Denoiser, solver: Solver) -> Posterior:
+def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
     """``restore`` with a progress bar."""
     # A terminal sees every change; a log file a line now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
@@ -170,8 +214,8 @@ def run(settings: SolveSettings, problem: Problem, prior: Denoiser, solver: Solv
         total=1.0, bar_format=form, dynamic_ncols=True, leave=False, mininterval=interval, delay=1.0, smoothing=0.0
     ) as bar:
         return restore(
-            problem, prior, solver,
-            samples=settings.samples, seed=settings.seed, batch=settings.batch, tile=settings.tile,
+            part.problem, prior, solver,
+            samples=settings.samples, seed=settings.seed, batch=settings.batch, tile=settings.tile, images=part.numbers,
             on_step=lambda done, total, step: bar.set_description_str(f"step {done}/{total} ", refresh=False),
             on_progress=lambda share: bar.update(share - bar.n),
         )  # fmt: skip
@@ -254,7 +298,8 @@ class OutputFolder:
             shutil.rmtree(self.final)
         os.replace(self.partial, self.final)
         for name in ("panel.png", "report.html"):
-            print(f"{Path(name).stem}: {self.final / name}")
+            for path in sorted(self.final.rglob(name)):
+                print(f"{path.stem}: {path}")
 
 
 if __name__ == "__main__":

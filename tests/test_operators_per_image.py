@@ -199,11 +199,11 @@ def test_the_command_measures_each_image_with_its_own_mask(tmp_path: Path) -> No
     from_files = {"name": "mask_file", "mask": str(tmp_path / "masks")}
     for count in (3, 2):
         settings = SolveSettings(operator=from_files, noise=noise, input=x, images=count)
-        _, _, problem = pose(settings, 1)
+        problem = pose(settings)[0].problem
         assert torch.equal(problem.y, 0.5 * masks[:count, None])
     random = {"name": "mask_random", "per_image": True}
-    few, many = (pose(SolveSettings(operator=random, noise=noise, input=x, images=n), 1)[2].y for n in (1, 3))
+    few, many = (pose(SolveSettings(operator=random, noise=noise, input=x, images=n))[0].problem.y for n in (1, 3))
     assert torch.equal(few, many[:1]) and not torch.equal(many[0], many[1])
     (tmp_path / "masks" / "2.png").unlink()
     with pytest.raises(InputError, match="found 2 masks or kernels, one per image, expected 3"):
-        pose(SolveSettings(operator=from_files, noise=noise, input=x, images=2), 1)
+        pose(SolveSettings(operator=from_files, noise=noise, input=x, images=2))

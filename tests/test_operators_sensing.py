@@ -164,11 +164,11 @@ def test_tasks(name: str, factor: float, sigma: float) -> None:
 def test_a_gray_mosaic_poses_a_colour_problem(tmp_path: Path) -> None:
     y = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
     Image.fromarray(y).save(tmp_path / "y.png")
-    for channels, name, shape in ((3, "demosaic", (3, 6, 8)), (3, "grayscale", (3, 6, 8)), (3, "hdr", (3, 6, 8))):
+    for name, shape in (("demosaic", (3, 6, 8)), ("grayscale", (3, 6, 8)), ("hdr", (1, 6, 8))):
         settings = SolveSettings(
             operator={"name": name}, noise={"name": "gaussian", "sigma": 0.1}, measurement=str(tmp_path / "y.png")
         )
-        problem = pose(settings, channels)[2]
+        problem = pose(settings)[0].problem
         assert problem.operator.shape == shape
         expected = torch.from_numpy(y / 255).float().expand(problem.y.shape)
         torch.testing.assert_close(problem.y, expected)

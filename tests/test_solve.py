@@ -14,11 +14,12 @@ import torch
 import yaml
 from PIL import Image
 
-from invdiff import config
+from invdiff import config, registry
 from invdiff.errors import InputError
 from invdiff.images import read_image, write_image
+from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.problem import Problem
-from invdiff.solve import SolveSettings, main
+from invdiff.solve import SolveSettings, main, pose
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,8 +150,6 @@ def test_every_task_of_a_paper_measures_its_images(task: str) -> None:
 
 @pytest.mark.parametrize("task", [name for name in config.preset_names("task") if name not in OF_PAPERS])
 def test_every_task_and_every_solver(task: str, prior: Path, picture: Path, tmp_path: Path) -> None:
-    from invdiff import registry
-
     measures = registry.lookup("operator", config.load(config.find_preset("task", task))["operator"]["name"])
     for solver in registry.names("solver"):
         if not issubclass(measures, registry.lookup("solver", solver).requires):
@@ -211,11 +210,76 @@ def test_bad_input_is_one_line_and_leaves_nothing(prior: Path, picture: Path, tm
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_colour_images_are_made_gray_for_a_gray_prior(prior: Path, tmp_path: Path, capsys) -> None:
+def test_colour_stays_colour_under_a_gray_prior_and_gray_stays_gray(prior: Path, tmp_path: Path) -> None:
     torch.manual_seed(4)
-    write_image(tmp_path / "c.png", torch.rand(3, 16, 16))
-    main(words(prior, tmp_path / "c.png", tmp_path / "run"))
-    assert "3 channels made 1" in capsys.readouterr().out
+    network = {"name": "unet", "width": 8, "multipliers": [1], "blocks": 1}
+    spec = PriorSpec((3, 16, 16), network, "cosine", 100, "v")
+    save_prior(tmp_path / "colour.safetensors", spec.build().network, spec)
+    for channels, name in ((3, prior), (1, tmp_path / "colour.safetensors")):
+        write_image(tmp_path / "x.png", torch.rand(channels, 16, 16))
+        main(words(name, tmp_path / "x.png", tmp_path / f"run{channels}"))
+        assert np.load(tmp_path / f"run{channels}" / "posterior.npz")["samples"].shape == (2, 1, channels, 16, 16)
+        assert read_image(tmp_path / f"run{channels}" / "x_mean.png").shape == (channels, 16, 16)
+
+
+def test_a_folder_of_several_sizes_is_solved_size_by_size(prior: Path, tmp_path: Path, capsys) -> None:
+    """An image's result is that of its number, whatever the others are."""
+    torch.manual_seed(5)
+    (tmp_path / "y").mkdir()
+    for name, shape in {"a": (1, 16, 16), "b": (1, 18, 17), "c": (1, 16, 16), "d": (1, 9, 9)}.items():
+        write_image(tmp_path / "y" / f"{name}.png", torch.rand(shape))
+    given = ["task=denoise", f"prior={prior}", "solver.steps=3", "samples=1", "images=3"]
+    main([*given, f"measurement={tmp_path / 'y'}", f"out={tmp_path / 'run'}"])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["1x16x16", "1x18x17", "config.yaml"]
+    means = (tmp_path / "run" / "1x16x16").glob("*_mean.png")
+    assert sorted(path.name for path in means) == ["a_mean.png", "c_mean.png"]
+    assert capsys.readouterr().out.count("panel: ") == 2
+    write_image(tmp_path / "y" / "b.png", torch.rand(1, 16, 16))
+    main([*given, f"measurement={tmp_path / 'y'}", f"out={tmp_path / 'same'}"])
+    several = np.load(tmp_path / "run" / "1x16x16" / "posterior.npz")["samples"]
+    same = np.load(tmp_path / "same" / "posterior.npz")["samples"]
+    assert np.allclose(several[:, 1], same[:, 2], atol=1e-5) and same.shape[1] == 3
+
+
+# The words that an operator needs; None: kernels or matrices from files of their own.
+UNIFORM = {"kernel": {"name": "uniform", "size": 3}}
+NEEDS: dict[str, dict | None] = {
+    "blur": UNIFORM, "blur_circular": UNIFORM, "blur_gaussian": {"sigma": 1.0}, "blur_separable": UNIFORM,
+    "blur_varying": None, "mask_box": {"height": 4, "width": 4}, "mask_box_random": {"height": 4, "width": 4},
+    "mask_outpaint": {"height": 8, "width": 8}, "mask_file": {"mask": "mask.png"}, "fourier_file": {"mask": "mask.png"},
+    "resize_average": {"factor": 2}, "resize_bicubic": {"factor": 2}, "resize_lanczos": {"factor": 2},
+    "resize_kernel": {"factor": 2, **UNIFORM}, "resize_kernel_circular": {"factor": 2, **UNIFORM},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", registry.names("operator"))
+def test_a_measurement_of_every_operator(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operator makes, saved as (B, ...), is read as a measurement of images of the right shape."""
+    monkeypatch.chdir(tmp_path)
+    write_image("mask.png", torch.eye(16)[None])
+    needs = NEEDS.get(name, {})
+    if needs is None:
+        pytest.skip("its kernels or matrices come from files of their own")
+    shape = (3 if name in ("demosaic", "grayscale") else 1, 16, 16)
+    operator = config.build("operator", {"name": name, **needs}, shape=shape, images=range(2))
+    made = operator(torch.rand(2, *shape, generator=torch.Generator().manual_seed(1)))
+    np.save("y.npy", made.numpy())
+    settings = SolveSettings(
+        operator={"name": name, **needs}, noise={"name": "gaussian", "sigma": 0.1}, measurement="y.npy"
+    )
+    (part,) = pose(settings)
+    assert part.problem.operator.shape == shape
+    assert torch.equal(part.problem.y, made) and part.names == ["y_0", "y_1"]
+
+
+@pytest.mark.parametrize("name", ["radon", "coded_diffraction"])
+def test_a_measurement_that_is_no_picture(name: str, prior: Path, tmp_path: Path) -> None:
+    operator = config.build("operator", {"name": name}, shape=(1, 16, 16))
+    np.save(tmp_path / "y.npy", operator(torch.full((1, 1, 16, 16), 0.5)).numpy())
+    main([f"operator.name={name}", "noise.name=gaussian", "noise.sigma=0.1", f"prior={prior}", "samples=1",
+          "solver=dps", "solver.steps=2", f"measurement={tmp_path / 'y.npy'}", f"out={tmp_path / 'run'}"])  # fmt: skip
+    assert np.load(tmp_path / "run" / "posterior.npz")["samples"].shape == (1, 1, 1, 16, 16)
+    assert (tmp_path / "run" / "y_mean.tif").is_file()
 
 
 def test_help_from_any_folder(tmp_path: Path) -> None:
