@@ -51,6 +51,11 @@ def root_timesteps(steps: int, T: int = 1000) -> list[int]:
     return [*(T - root).round().long().tolist(), 0]
 
 
+def langevin_timesteps(timesteps: list[int], T: int) -> list[int]:
+    """Every level but 0 T times, then the last one again, and 0."""
+    return [t for t in timesteps[:-1] for _ in range(T)] + timesteps[-2:]
+
+
 def travelled(timesteps: list[int], length: int, repeat: int) -> list[int]:
     """Timesteps in the order of RePaint's and DDNM's visits: before every level that is a multiple of ``length``
     away from the last but one, and at least ``length`` from the first, up and down again repeat - 1 times."""
@@ -354,10 +359,40 @@ def repaint(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw) -> Tensor:
     return m * known + (1 - m) * unknown
 
 
+def ald(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, epsilon: float = 0.02, gamma: float = 1.0
+) -> Tensor:
+    """Jalal et al., Eq. 4, in u = x_t / sqrt(abar_t) with noise sigma_t; the step to s = 0 is Tweedie's formula."""
+    sigma_t = ((1 - p.abar[t]) / p.abar[t]).sqrt()
+    if s == 0:
+        return p.x_0(x_t, t)
+    u, eta, gamma_t = x_t / p.abar[t].sqrt(), epsilon * sigma_t**2, gamma * sigma_t
+    score = -p.eps(x_t, t) / sigma_t
+    u = u + eta * (score + (p.y - u @ p.A.T) @ p.A / (p.sigma_y**2 + gamma_t**2)) + (2 * eta).sqrt() * draw()
+    return p.abar[s].sqrt() * u
+
+
+def red_diff(p: Paper, timesteps: list[int], draw: Draw, lam: float = 0.25, lr: float = 0.1) -> Iterator[Tensor]:
+    """Mardani et al., Alg. 1: the loss as it is written there, and torch's Adam."""
+    mu = p.damped(p.y, p.sigma_y**2).requires_grad_()
+    optimizer = torch.optim.Adam([mu], lr=lr, betas=(0.9, 0.99))
+    for t in timesteps[:-1]:
+        abar, eps = p.abar[t], draw()
+        x_t = abar.sqrt() * mu.detach() + (1 - abar).sqrt() * eps
+        eps_theta = (x_t - abar.sqrt() * p.x_0(x_t, t)) / (1 - abar).sqrt()  # of the x_0 that may be clipped
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            weight = lam * (1 - abar).sqrt() / abar.sqrt()
+            loss = (p.y - mu @ p.A.T).square().sum() / 2 + weight * ((eps_theta - eps) * mu).sum()
+            loss.backward()
+        optimizer.step()
+        yield (mu.detach().clone() + 1) / 2
+
+
 PaperStep = Callable[..., Tensor]
 STEPS: dict[str, PaperStep] = {
     "dps": dps, "dps_poisson": dps_poisson, "pigdm": pigdm, "ddrm": ddrm, "ddnm": ddnm, "ddnm_plus": ddnm_plus,
-    "diffpir": diffpir, "score_sde": score_sde, "ilvr": ilvr, "mcg": mcg, "repaint": repaint,
+    "diffpir": diffpir, "score_sde": score_sde, "ilvr": ilvr, "mcg": mcg, "repaint": repaint, "ald": ald,
 }  # fmt: skip
 
 
@@ -372,6 +407,9 @@ def trajectory(
     x_t = (1 - p.abar[T]).sqrt() * (first := draw())
     if method == "ddrm":
         x_t = ddrm_start(p, T, draw(), first)
+    if method == "red_diff":
+        yield from red_diff(p, timesteps, draw, **settings)
+        return
     for t, s in pairwise(timesteps):
         if s > t:  # q(x_s | x_t)
             x_t = (p.abar[s] / p.abar[t]).sqrt() * x_t + (1 - p.abar[s] / p.abar[t]).sqrt() * draw()

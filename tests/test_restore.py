@@ -25,7 +25,22 @@ from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams, stream_seed
-from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, RePaint, ScoreSDE, Solver, Step
+from invdiff.solvers import (
+    ALD,
+    DDNM,
+    DDRM,
+    DPS,
+    ILVR,
+    MCG,
+    DDNMPlus,
+    DiffPIR,
+    PiGDM,
+    REDDiff,
+    RePaint,
+    ScoreSDE,
+    Solver,
+    Step,
+)
 from invdiff.solvers.jumps import TimeTravel
 
 SHAPE = (1, 8, 8)
@@ -46,6 +61,8 @@ SHORT = [
     ILVR(steps=6),
     MCG(steps=6, zeta=0.3),
     RePaint(steps=6, travel_length=2, travel_repeat=2),
+    ALD(steps=2, T=3),
+    REDDiff(steps=6),
 ]
 CALLS: dict[type[Solver], int] = {ScoreSDE: 11}  # where they are not one per step: a correction at all levels but 0
 short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)

@@ -20,7 +20,21 @@ from invdiff.prior import NetworkDenoiser
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import DDNM, DDRM, DPS, ILVR, MCG, DDNMPlus, DiffPIR, PiGDM, RePaint, ScoreSDE, Solver
+from invdiff.solvers import (
+    ALD,
+    DDNM,
+    DDRM,
+    DPS,
+    ILVR,
+    MCG,
+    DDNMPlus,
+    DiffPIR,
+    PiGDM,
+    REDDiff,
+    RePaint,
+    ScoreSDE,
+    Solver,
+)
 from invdiff.solvers.jumps import path
 
 SHAPE = (2, 6, 4)
@@ -227,3 +241,20 @@ def test_ddnm_plus_without_noise_is_ddnm_in_the_null_space_alone() -> None:
 def test_diffpir(name: str, lam: float, zeta: float, sigma: float, clip: bool) -> None:
     solver = DiffPIR(steps=20, lam=lam, zeta=zeta)
     agree("diffpir", solver, name, sigma, oracles.root_timesteps(20), clip, lam=lam, zeta=zeta)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+@pytest.mark.parametrize(("T", "gamma"), [(1, 1.0), (3, 0.5)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_ald(name: str, T: int, gamma: float, sigma: float) -> None:
+    timesteps = oracles.langevin_timesteps(oracles.uniform_timesteps(10), T)
+    solver = ALD(steps=10, spacing="uniform", T=T, epsilon=0.1, gamma=gamma)
+    agree("ald", solver, name, sigma, timesteps, epsilon=0.1, gamma=gamma)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_red_diff(name: str, sigma: float, clip: bool) -> None:
+    solver = REDDiff(steps=30, lam=0.3, lr=0.2)
+    agree("red_diff", solver, name, sigma, oracles.uniform_timesteps(30), clip, lam=0.3, lr=0.2)

@@ -1,5 +1,6 @@
 """Posterior samplers, one file per method."""
 
+from invdiff.solvers.ald import ALD
 from invdiff.solvers.base import Solver, Step
 from invdiff.solvers.ddnm import DDNM
 from invdiff.solvers.ddnm_plus import DDNMPlus
@@ -9,9 +10,11 @@ from invdiff.solvers.dps import DPS
 from invdiff.solvers.ilvr import ILVR
 from invdiff.solvers.mcg import MCG
 from invdiff.solvers.pigdm import PiGDM
+from invdiff.solvers.red_diff import REDDiff
 from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
 
 __all__ = [
-    "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "PiGDM", "RePaint", "ScoreSDE", "Solver", "Step",
+    "ALD", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "PiGDM", "REDDiff", "RePaint", "ScoreSDE",
+    "Solver", "Step",
 ]  # fmt: skip
