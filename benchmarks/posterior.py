@@ -29,7 +29,21 @@ from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, Denoise, GaussianBlur, LinearOperator, MaskRandom
 from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
-from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver
+from invdiff.solvers import (
+    ALD,
+    DDNM,
+    DDRM,
+    DPS,
+    ILVR,
+    MCG,
+    DDNMPlus,
+    DiffPIR,
+    PiGDM,
+    REDDiff,
+    RePaint,
+    ScoreSDE,
+    Solver,
+)
 
 SHAPE = (1, 8, 8)
 SIGMA = 0.05
@@ -42,13 +56,23 @@ SOLVERS: dict[str, dict[str, Solver]] = {
         "DDRM steps=100 quadratic": DDRM(steps=100, spacing="quadratic"),
         "the same, temperature=0.8": DDRM(steps=100, spacing="quadratic", temperature=0.8),
     },
-    "ddnm": {"DDNM": DDNM(), "DDNM eta=1": DDNM(eta=1.0)},
+    "ddnm": {
+        "DDNM": DDNM(),
+        "DDNM eta=1": DDNM(eta=1.0),
+        "DDNM travel 10 x 3": DDNM(travel_length=10, travel_repeat=3),
+    },
     "ddnm_plus": {"DDNM+": DDNMPlus()},
     "diffpir": {
         "DiffPIR": DiffPIR(),
         "DiffPIR lam=2 zeta=1": DiffPIR(lam=2.0, zeta=1.0),
         "DiffPIR lam=4 zeta=1": DiffPIR(lam=4.0, zeta=1.0),
     },
+    "score_sde": {"ScoreSDE": ScoreSDE(), "ScoreSDE steps=50": ScoreSDE(steps=50)},
+    "ilvr": {"ILVR": ILVR()},
+    "mcg": {"MCG": MCG(), "MCG steps=100": MCG(steps=100)},
+    "repaint": {"RePaint": RePaint(), "RePaint steps=50 travel_repeat=5": RePaint(steps=50, travel_repeat=5)},
+    "ald": {"ALD": ALD(), "ALD steps=100 epsilon=0.2": ALD(steps=100, epsilon=0.2)},
+    "red_diff": {"RED-diff": REDDiff(), "RED-diff steps=300": REDDiff(steps=300)},
 }
 
 
@@ -128,6 +152,8 @@ def table(title: str, operator: LinearOperator, chosen: dict[str, Solver], image
     seconds = (time.perf_counter() - started) / (images * samples)
     print(row("exact", control, truth, exact, problem, 0, seconds), flush=True)
     for name, solver in chosen.items():
+        if solver.refusal(problem):
+            continue
         posterior = restore(problem, prior, solver, samples=samples)
         drawn, seconds = posterior.samples.flatten(2), posterior.seconds / (images * samples)
         print(row(name, drawn, truth, exact, problem, posterior.nfe, seconds), flush=True)
