@@ -38,9 +38,9 @@ class Tiled(Denoiser):
 
     Why 256 and 32: under the prior `photos` (sigma = 0.2), D on a tile of a photograph differs from D on all of it by
     0.031 (root mean square) up to 4 pixels from the tile's edge, by 0.006 at 4 to 8, and by 0.0024 from 8 pixels on, at
-    any distance. Beyond those 8, the quarter of the overlap, is no edge effect then, but what the normalisation layers
-    make of the statistics of a tile instead of a whole image; D is as good by tiles, 24.74 dB for 24.74 dB. The overlap
-    costs 31 % more work at 256 pixels.
+    any distance. So the edge is felt for 8 pixels, which a quarter of the overlap throws away; what is left is what the
+    normalisation layers make of the statistics of a tile instead of a whole image, and D is as good by tiles, 24.74 dB
+    for 24.74 dB. At 256 pixels the overlap costs 31 % more work.
 
     The gradient with respect to x calls the network on every tile once more, and keeps nothing between the two but
     x: a batch of tiles is what must fit in memory. It is not tracked for the network's weights.
