@@ -39,7 +39,7 @@ from invdiff.operators import (
     TrajectoryKernel,
     UniformKernel,
     VaryingBlur,
-    base,
+    conjugate,
 )
 
 SHAPE = (2, 7, 10)
@@ -290,7 +290,7 @@ def test_conjugate_gradients_say_when_they_did_not_converge(monkeypatch) -> None
         warnings.simplefilter("error")
         blur.pinv(y, 0.01)
         blur.pinv(torch.zeros_like(y))
-    monkeypatch.setattr(base, "MAX_ITERATIONS", 2)
+    monkeypatch.setattr(conjugate, "MAX_ITERATIONS", 2)
     line = r"found a relative residual of \d.\de-0\d after 2 iterations in float64, expected at most 1e-03"
     with pytest.warns(UserWarning, match=line):
         blur.pinv(y, 0.01)

@@ -12,7 +12,6 @@ leading batch axis, and `Operator.take` gives the operator of some of the images
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
+from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
 
 
@@ -157,9 +157,8 @@ class LinearOperator(Operator):
     def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
         """A^T (A A^T + damp I)^-1 y: (B, ...) -> (B, C, H, W); damp = 0 gives the Moore-Penrose inverse.
 
-        Conjugate gradients in the dtype of y, to a relative residual of 10 eps or `MAX_ITERATIONS`; a warning
-        tells the relative residual where it is above `RESIDUAL`. Without damping, the singular values too small
-        to be resolved by then are left out, as in any Krylov method.
+        Conjugate gradients in the dtype of y. Without damping, the singular values too small to be resolved by its
+        last iteration are left out, as in any Krylov method.
 
         Args:
             y: measurement; entries that are not measured are ignored.
@@ -171,7 +170,17 @@ class LinearOperator(Operator):
             return self.adjoint(conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y))
         # The same, as (A^T A + damp I)^-1 A^T y: consistent even for damp = 0 and a y outside the range of A.
         level = per_image(damp, 1 + len(self.shape))
-        return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, self.adjoint(y))
+
+        def near_inverse(r: Tensor) -> Tensor:
+            return self.precondition(r, level)
+
+        regular = bool(torch.as_tensor(damp > 0).all())  # else only the identity leads to the solution of least norm
+        more = (near_inverse,) if regular else ()
+        return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, self.adjoint(y), *more)
+
+    def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
+        """Cheap, symmetric, positive definite, and not too far from (A^T A + damp I)^-1 x, for damp > 0."""
+        return x
 
 
 class SpectralOperator(LinearOperator):
@@ -257,47 +266,6 @@ class LinearComposition(Composition, LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
-
-
-MAX_ITERATIONS = 500
-RESIDUAL = 1e-3  # relative: beyond it, the solution of conjugate gradients is warned of
-
-
-def conjugate_gradient(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-    """Solve apply(x) = b, (B, ...), for a symmetric positive semi-definite map: Hestenes & Stiefel (1952).
-
-    Every image has its own step sizes and stops on its own: its solution does not depend on its batch. A warning
-    says so where ||b - apply(x)|| / ||b||, computed anew at the end, is above `RESIDUAL`.
-    """
-
-    def dot(p: Tensor, q: Tensor) -> Tensor:
-        return (p * q).flatten(1).sum(1).view(-1, *[1] * (b.ndim - 1))
-
-    info = torch.finfo(b.dtype)
-    x, r, p, rr = torch.zeros_like(b), b, b, dot(b, b)
-    start, iterations = rr, 0
-    target = (10 * info.eps) ** 2 * rr
-    while iterations < MAX_ITERATIONS:
-        q = apply(p)
-        curvature = dot(p, q)
-        active = (rr > target) & (curvature > 0)
-        if not bool(active.any()):
-            break
-        iterations += 1
-        step = torch.where(active, rr / curvature, 0)
-        x, r, previous = x + step * p, r - step * q, rr
-        rr = dot(r, r)
-        p = torch.where(active, r + rr / previous.clamp_min(info.tiny) * p, p)
-    # The residual of the recursion drifts away from the true one, which no rounding error can make look small.
-    true = b - apply(x)
-    residual = float((dot(true, true) / start.clamp_min(info.tiny)).max().sqrt())
-    if not residual <= RESIDUAL:
-        warnings.warn(
-            f"conjugate gradients: found a relative residual of {residual:.1e} after {iterations} iterations in "
-            f"{str(b.dtype).removeprefix('torch.')}, expected at most {RESIDUAL:.0e}; more damping, or float64, helps",
-            stacklevel=2,
-        )
-    return x
 
 
 def drawn(draw: Callable[[int], Tensor], seed: int, per_image: bool, images: Sequence[int]) -> Tensor:
