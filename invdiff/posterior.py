@@ -92,8 +92,9 @@ class Posterior:
     ) -> None:
         """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y, samples).
 
-        Pictures are ``NAME_measurement`` (``.npy`` where y is no picture), ``NAME_sample_K``, ``NAME_mean`` and, for
-        more than one sample, ``NAME_std``, in which white is 1/4. They are PNG of 8 bits, or what `pictures` ask for.
+        Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded), ``NAME_sample_K``,
+        ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white is 1/4. They are PNG of 8 bits, or what
+        `pictures` ask for.
 
         Args:
             folder: an existing folder.
@@ -113,10 +114,9 @@ class Posterior:
                 picture = like.like(values.cpu())
                 write_picture(folder / f"{like.name}_{what}{picture.suffix}", picture, overwrite=True)
 
+            np.save(folder / f"{like.name}_measurement.npy", y[rows].squeeze(0).numpy())
             if self.problem.y_is_picture:
                 write("measurement", y[rows])
-            else:
-                np.save(folder / f"{like.name}_measurement.npy", y[rows].squeeze(0).numpy())
             for k, sample in enumerate(self.samples[:, rows]):
                 write(f"sample_{k}", sample)
             write("mean", self.mean[rows])

@@ -29,6 +29,7 @@ from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import Picture, read_pictures
 from invdiff.inference import restore
+from invdiff.measurements import read_measurements
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -55,7 +56,7 @@ class SolveSettings:
             scale of the classifier (by default 1).
         classifier: of noisy images, a file or a run's folder; for a prior without classes.
         input: clean images: a file, a folder, an .npz.
-        measurement: real measurements, likewise.
+        measurement: real measurements, likewise; .npy or .npz where they are no pictures (complex for k-space).
         images: how many of them, at most.
         samples: per image.
         out: folder of the results; by default results/TASK, numbered if there is one already.
@@ -159,9 +160,11 @@ def pose(settings: SolveSettings) -> list[Part]:
     if not settings.operator:
         raise InputError("task is missing: expected task=NAME or operator.name=NAME")
     source = settings.measurement or settings.input or str(example_images(settings.prior))
+    kind: type[Operator] = config.resolve_class("operator", settings.operator, shape=())[0]
+    files = read_measurements(source, kind.picture) if settings.measurement else read_pictures(source)
     shapes: dict[tuple[int, ...], list[tuple[int, Picture]]] = {}
     count = 0
-    for picture in [part for file in read_pictures(source) for part in file.parts()]:
+    for picture in [part for file in files for part in file.parts()]:
         shapes.setdefault(tuple(picture.values.shape[1:]), []).append((count, picture))
         count += len(picture)
     # Masks or kernels may be one per image, so that an operator is made for all images of a shape.

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import oracles
 import pytest
 import scipy.ndimage
 import scipy.signal
@@ -15,7 +16,7 @@ from kornia.filters import get_motion_kernel2d
 from PIL import Image
 from torch import Tensor
 
-from invdiff import config
+from invdiff import Gaussian, Problem, config, restore
 from invdiff.errors import InputError
 from invdiff.operators import (
     Bicubic,
@@ -29,11 +30,13 @@ from invdiff.operators import (
     GaussianBlur,
     GaussianKernel,
     Lanczos,
+    LinearOperator,
     MaskHalf,
     MaskLines,
     MaskLinesRandom,
     MaskOutpaint,
     MotionKernel,
+    Radon,
     SeparableBlur,
     SpectralOperator,
     TrajectoryKernel,
@@ -41,6 +44,7 @@ from invdiff.operators import (
     VaryingBlur,
     conjugate,
 )
+from invdiff.solvers import DDNM
 
 SHAPE = (2, 7, 10)
 SCIPY_MODES = {"reflect": "mirror", "replicate": "nearest", "zero": "constant", "circular": "wrap"}
@@ -294,6 +298,30 @@ def test_conjugate_gradients_say_when_they_did_not_converge(monkeypatch) -> None
     line = r"found a relative residual of \d.\de-0\d after 2 iterations in float64, expected at most 1e-03"
     with pytest.warns(UserWarning, match=line):
         blur.pinv(y, 0.01)
+
+
+def test_a_run_warns_once_of_solutions_that_did_not_converge(monkeypatch) -> None:
+    monkeypatch.setattr(conjugate, "MAX_ITERATIONS", 2)
+    blur = Blur(SHAPE, DefocusKernel(2.0)).double()
+    problem = Problem(blur, Gaussian(0.01), blur(normal(3, *SHAPE)))
+    prior = oracles.denoiser(oracles.exponential_prior(SHAPE), SHAPE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        restore(problem, prior, DDNM(steps=5), batch=2)
+    told = [str(warning.message) for warning in caught if "conjugate" in str(warning.message)]
+    assert len(told) == 1 and "out of 10 solutions" in told[0] and "after 2 iterations in float64" in told[0]
+
+
+def test_iterations_are_fewer_with_the_ramp_filter(monkeypatch) -> None:
+    a = Radon((1, 31, 24), angles=40).double()
+    y = a(normal(2, 1, 31, 24))
+    with conjugate.gathered() as solutions:
+        with_ramp = a.pinv(y, 1e-3)
+        monkeypatch.setattr(Radon, "precondition", LinearOperator.precondition)
+        plain = a.pinv(y, 1e-3)
+    torch.testing.assert_close(with_ramp, plain, rtol=0, atol=1e-9)
+    few, many = (solution.iterations for solution in solutions)
+    assert few < 0.6 * many and all(solution.residual < 1e-12 for solution in solutions)
 
 
 # Configurations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kornia.filters import filter2d, gaussian_blur2d
+from test_operators_sensing import NONLINEAR
 from torch import Tensor
 
 from invdiff.errors import InputError
@@ -24,6 +26,7 @@ from invdiff.operators import (
     Composition,
     Demosaic,
     Denoise,
+    FourierFile,
     FourierLines,
     GaussianBlur,
     Grayscale,
@@ -48,7 +51,7 @@ from invdiff.operators import (
     SpectralOperator,
     VaryingBlur,
 )
-from invdiff.registry import lookup
+from invdiff.registry import lookup, names
 from invdiff.rng import Streams
 
 Boundary = Literal["reflect", "circular"]
@@ -73,12 +76,18 @@ def near_delta(h: int, w: int, seed: int) -> Tensor:
     return kernel
 
 
+FILES = tempfile.TemporaryDirectory()  # removed when the tests end
+ODD_MASK = f"{FILES.name}/mask.npy"
+np.save(ODD_MASK, normal(*ODD[1:], seed=11).numpy() > 0)
+
 SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "denoise": lambda: Denoise(ODD),
     "mask_box": lambda: MaskBox(ODD, 3, 4),
     "mask_box_random": lambda: MaskBoxRandom(ODD, 3, 4, margin=1, seed=2),
     "mask_random": lambda: MaskRandom(ODD, missing=0.6, seed=3),
     "mask_per_channel": lambda: Mask(ODD, normal(*ODD, seed=5) > 0),
+    "mask_file": lambda: MaskFile(ODD, ODD_MASK),
+    "fourier_file": lambda: FourierFile(ODD, ODD_MASK),
     "average_2": lambda: BlockAverage(EVEN, 2),
     "average_3": lambda: BlockAverage((3, 9, 6), 3),
     "average_1": lambda: BlockAverage(ODD, 1),
@@ -92,9 +101,9 @@ SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "kernel_even": lambda: CircularBlur(EVEN, normal(4, 3, seed=7)),
     "kernel_singular": lambda: CircularBlur(EVEN, torch.full((2, 3), 1 / 6)),
     "separable_tall": lambda: Separable((2, 4, 5), normal(6, 4, seed=8), normal(3, 5, seed=9)),
-    "grayscale": lambda: Grayscale((3, 5, 4)),
+    "grayscale": lambda: Grayscale((3, 5, 7)),
     "grayscale_mean": lambda: Grayscale((3, 5, 4), "mean"),
-    "demosaic": lambda: Demosaic((3, 5, 4)),
+    "demosaic": lambda: Demosaic((3, 5, 7)),
     "demosaic_gbrg": lambda: Demosaic((3, 4, 5), "GBRG"),
     "hadamard": lambda: Hadamard((2, 4, 8), ratio=0.4, seed=2),
     "fourier_lines_odd": lambda: FourierLines((2, 5, 7), acceleration=2.0, seed=1),
@@ -123,7 +132,7 @@ SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
 LINEAR: dict[str, Callable[[], LinearOperator]] = {
     **SPECTRAL,
     "gradient": lambda: Gradient(ODD),
-    "radon": lambda: Radon((2, 4, 5), angles=3),
+    "radon": lambda: Radon((2, 7, 5), angles=3),
     "radon_limited": lambda: Radon((1, 5, 4), angles=2, start=-20.0, stop=50.0),
     "gray_of_blur": lambda: linear(Grayscale((3, 5, 4)) @ CircularBlur((3, 5, 4), normal(3, 3, seed=6))),
     "blur_any_reflect": lambda: Blur(ODD, near_delta(4, 5, 3), "reflect"),
@@ -256,6 +265,16 @@ def test_white_noise_has_white_coefficients(make: Callable[[], SpectralOperator]
     a = make().double()
     c = a.v_t(normal(4000, *a.shape))
     assert float(c.var(0).sub(1).abs().max()) < 6 * (2 / 4000) ** 0.5
+
+
+def test_every_registered_operator_is_tried_on_an_odd_size_that_is_not_square() -> None:
+    sizes: dict[type, list[tuple[int, int]]] = {}
+    for make in (*LINEAR.values(), *NONLINEAR.values()):
+        operator = make()
+        sizes.setdefault(type(operator), []).append(operator.shape[1:])
+    for name in names("operator"):
+        tried = sizes.get(lookup("operator", name), [])
+        assert any(h != w and (h * w % 2 or name == "hadamard") for h, w in tried), f"{name}: {tried}"
 
 
 # References

@@ -42,15 +42,15 @@ from invdiff.registry import lookup
 from invdiff.solve import SolveSettings, pose
 
 NONLINEAR: dict[str, Callable[[], Operator]] = {
-    "hdr": lambda: HighDynamicRange((2, 5, 4)),
-    "quantise": lambda: Quantise((2, 5, 4)),
-    "jpeg_gray": lambda: Jpeg((1, 9, 12)),
-    "jpeg_half": lambda: Jpeg((3, 9, 12)),
+    "hdr": lambda: HighDynamicRange((2, 5, 7)),
+    "quantise": lambda: Quantise((2, 5, 7)),
+    "jpeg_gray": lambda: Jpeg((1, 9, 13)),
+    "jpeg_half": lambda: Jpeg((3, 9, 13)),
     "jpeg_full": lambda: Jpeg((3, 9, 12), chroma="full"),
-    "blur": lambda: NonlinearBlur((2, 7, 6), kernel_size=4),
-    "phase": lambda: PhaseRetrieval((2, 5, 4)),
+    "blur": lambda: NonlinearBlur((2, 7, 5), kernel_size=4),
+    "phase": lambda: PhaseRetrieval((2, 5, 3)),
     "phase_dps": lambda: PhaseRetrieval((1, 5, 6), oversampling=1.5),
-    "coded": lambda: CodedDiffraction((2, 5, 4), masks=3),
+    "coded": lambda: CodedDiffraction((2, 5, 3), masks=3),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,8 +63,9 @@ def test_a_run_leaves_pictures_metrics_and_its_config(prior: Path, picture: Path
     rows = {name: cells for name, *cells in map(str.split, printed.splitlines())}
     assert {"baseline", "sample", "mean"} <= set(rows)
     assert {p.name for p in out.iterdir()} == {
-        "picture_measurement.png", "picture_sample_0.png", "picture_sample_1.png", "picture_mean.png",
-        "picture_std.png", "panel.png", "report.html", "posterior.npz", "metrics.json", "config.yaml",
+        "picture_measurement.png", "picture_measurement.npy", "picture_sample_0.png", "picture_sample_1.png",
+        "picture_mean.png", "picture_std.png", "panel.png", "report.html", "posterior.npz", "metrics.json",
+        "config.yaml",
     }  # fmt: skip
     report = json.loads((out / "metrics.json").read_text())
     assert report["nfe"] == 4 and report["images"] == ["picture"]
@@ -135,7 +137,8 @@ def test_a_low_resolution_measurement_sets_the_size_of_the_image(prior: Path, tm
 
 
 # Tasks of the literature are for 256x256 and carry the name of the paper whose settings they have.
-OF_PAPERS = [name for name in config.preset_names("task") if name.startswith(("daps_", "ddrm_", "diffpir_"))]
+PAPERS = ("dps_", "daps_", "ddrm_", "ddnm_", "diffpir_")
+OF_PAPERS = [name for name in config.preset_names("task") if name.startswith(PAPERS)]
 
 
 @pytest.mark.parametrize("task", OF_PAPERS)
@@ -144,9 +147,22 @@ def test_every_task_of_a_paper_measures_its_images(task: str) -> None:
     operator = config.build("operator", settings.operator, shape=(3, 256, 256))
     flat = torch.full((1, 3, 256, 256), 0.5)
     problem = Problem.simulate(flat, operator, config.build("noise", settings.noise))
+    assert problem.misfit(flat).isfinite().all() == (settings.noise["sigma"] > 0)
+    if not operator.picture:
+        return
     corner = problem.y[..., 8:32, 8:32]  # not in a box, and 8 pixels from the zeros beyond an edge
     corner = corner[corner != 0]
     assert abs(float(corner.mean()) - 0.5) < 5 * settings.noise["sigma"] / corner.numel() ** 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("task", config.preset_names("task"))
+def test_noise_levels_are_quoted_on_the_scales_in_use(task: str) -> None:
+    text = config.find_preset("task", task).read_text()
+    sigma = config.load(config.find_preset("task", task))["noise"]["sigma"]
+    eight_bits, symmetric = (re.search(unit, text) for unit in (r"= ([\d.]+)/255", r"= ([\d.]+) on \[-1, 1\]"))
+    assert sigma == 0 or eight_bits is not None
+    assert eight_bits is None or abs(float(eight_bits[1]) - 255 * sigma) <= 0.051
+    assert symmetric is None or float(symmetric[1]) == 2 * sigma
 
 
 @pytest.mark.parametrize("task", [name for name in config.preset_names("task") if name not in OF_PAPERS])
@@ -291,7 +307,7 @@ def test_a_measurement_that_is_no_picture(name: str, prior: Path, tmp_path: Path
 
 
 def test_help_from_any_folder(tmp_path: Path) -> None:
-    for command in ("solve", "train", "sample", "likelihood"):
+    for command in ("solve", "train", "sample", "likelihood", "check"):
         done = subprocess.run(
             [sys.executable, "-m", f"invdiff.{command}", "--help"],
             cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},

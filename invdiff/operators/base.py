@@ -37,6 +37,7 @@ class Operator(nn.Module, ABC):
     """
 
     identity: ClassVar[bool] = False  # A(x) = x, so that composing with it changes nothing
+    picture: bool = True  # y is (C, h, w), with values near [0, 1], and comes in files of pictures
     shape: tuple[int, int, int]
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -247,6 +248,7 @@ class Composition(Operator):
     def __init__(self, outer: Operator, inner: Operator) -> None:
         super().__init__(inner.shape)
         self.outer, self.inner = outer, inner
+        self.picture = outer.picture and inner.picture
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))

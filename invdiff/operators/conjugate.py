@@ -49,9 +49,9 @@ def tell(solutions: list[Solution]) -> None:
         worst = max(bad)
         others = f" (the largest of {len(bad)}, out of {len(solutions)} solutions)" if len(solutions) > 1 else ""
         warnings.warn(
-            f"conjugate gradients: found a relative residual of {worst.residual:.1e} after {worst.iterations} iterations "
-            f"in {str(worst.dtype).removeprefix('torch.')}{others}, expected at most {RESIDUAL:.0e}; more damping, or "
-            "float64, helps",
+            f"conjugate gradients: found a relative residual of {worst.residual:.1e} after {worst.iterations} "
+            f"iterations in {str(worst.dtype).removeprefix('torch.')}{others}, expected at most "
+            f"{RESIDUAL:.0e}; more damping, or float64, helps",
             stacklevel=3,
         )
 

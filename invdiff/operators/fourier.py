@@ -37,6 +37,8 @@ class PartialFourier(SpectralOperator):
         InputError: the mask has another shape, or measures nothing of an image.
     """
 
+    picture = False
+
     kept: Tensor  # (1, H, W) or (B, 1, H, W), centred as y is
 
     def __init__(self, shape: Sequence[int], mask: Tensor) -> None:

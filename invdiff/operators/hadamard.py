@@ -35,6 +35,8 @@ class Hadamard(Mask):
         InputError: a side is no power of two, or `ratio` is not in (0, 1].
     """
 
+    picture = False
+
     def __init__(
         self,
         shape: Sequence[int],

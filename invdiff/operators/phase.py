@@ -38,6 +38,8 @@ class PhaseRetrieval(Operator):
         InputError: `oversampling` is below 1 or not finite.
     """
 
+    picture = False
+
     def __init__(self, shape: Sequence[int], oversampling: float = 2.0) -> None:
         super().__init__(shape)
         self.padded_shape = [oversampled(n, oversampling) for n in self.shape[1:]]
@@ -80,6 +82,8 @@ class CodedDiffraction(Operator):
     Raises:
         InputError: `masks` is not a positive integer.
     """
+
+    picture = False
 
     plates: Tensor  # (masks, 1, H, W, 2): real and imaginary parts
 

@@ -38,10 +38,13 @@ class Radon(LinearOperator):
         angles: number of angles, evenly spaced from `start` on.
         start: first angle, in degrees.
         stop: the angle, in degrees, that would come after the last one; below 180 for a limited view.
+        size: (H, W) of the image, which a measurement tells only of a square one.
 
     Raises:
-        InputError: `angles` is not a positive integer, or `start` or `stop` is not finite.
+        InputError: `angles` is not a positive integer, `start` or `stop` is not finite, or `size` is not the image's.
     """
+
+    picture = False
 
     weights: Tensor  # of pixels in strips, as a sparse matrix (angles * detectors, H W)
     weights_t: Tensor  # likewise, (H W, angles * detectors)
@@ -49,9 +52,16 @@ class Radon(LinearOperator):
     spectrum: Tensor  # (2 H, W + 1): of A^T A as a convolution, on an image of twice the sides
 
     def __init__(
-        self, shape: Sequence[int], angles: int = 60, start: float = 0.0, stop: float = 180.0
+        self,
+        shape: Sequence[int],
+        angles: int = 60,
+        start: float = 0.0,
+        stop: float = 180.0,
+        size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(shape)
+        if size is not None and tuple(size) != self.shape[1:]:
+            raise InputError(f"size: found {tuple(size)}, expected {self.shape[1:]}, the image's")
         if not (math.isfinite(start) and math.isfinite(stop)):
             raise InputError(f"angles: found {start} to {stop}, expected finite numbers of degrees")
         count = positive("angles", angles)
@@ -76,14 +86,16 @@ class Radon(LinearOperator):
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-        """A square image: its side is the only one with so many detectors."""
+        """That of `size`, or else a square image: its side is the only one with so many detectors."""
         if len(measurement) != 3:
             raise InputError(f"measurement: found shape {measurement}, expected (C, angles, detectors)")
         channels, _, detectors = measurement
+        if settings.get("size"):
+            return channels, *settings["size"]
         side = math.floor(detectors / math.sqrt(2))
         if side < 1 or math.ceil(math.hypot(side, side)) != detectors:
             raise InputError(
-                f"measurement: found {detectors} detectors, which no square image has; expected size=[H,W] with it"
+                f"measurement: found {detectors} detectors, which no square image has; expected operator.size=[H,W] with it"
             )
         return channels, side, side
 

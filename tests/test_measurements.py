@@ -1,0 +1,116 @@
+"""Measurements in files: whatever an operator measures is stored with a run and restored from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff import Gaussian, Posterior, Problem, config, registry
+from invdiff.errors import InputError
+from invdiff.measurements import read_measurements
+from invdiff.operators import FourierLines
+from invdiff.solve import SolveSettings, pose
+
+KERNEL = {"kernel": {"name": "gaussian", "sigma": 0.6, "size": 3}}
+# The settings that a registered operator needs, for colour images of 24 x 40 pixels, and other sizes.
+NEEDED: dict[str, dict[str, Any]] = {
+    "blur": KERNEL, "blur_circular": KERNEL, "blur_separable": KERNEL, "blur_gaussian": {"sigma": 0.7},
+    "blur_varying": {"kernels": "kernels.npy"}, "mask_file": {"mask": "mask.npy"}, "fourier_file": {"mask": "mask.npy"},
+    "mask_box": {"height": 3, "width": 4}, "mask_box_random": {"height": 3, "width": 4, "per_image": True},
+    "mask_outpaint": {"height": 9, "width": 8}, "resize_average": {"factor": 4}, "resize_bicubic": {"factor": 2},
+    "resize_lanczos": {"factor": 2}, "resize_kernel": {"factor": 2, **KERNEL},
+    "resize_kernel_circular": {"factor": 4, **KERNEL}, "radon": {"angles": 7, "size": [24, 40]},
+}  # fmt: skip
+SIZES = {"hadamard": (16, 32)}
+
+
+@pytest.mark.parametrize("name", registry.names("operator"))
+def test_what_a_run_stores_is_a_measurement(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    size = SIZES.get(name, (24, 40))
+    np.save("mask.npy", torch.rand(size, generator=torch.Generator().manual_seed(1)).gt(0.4).numpy())
+    np.save("kernels.npy", np.full((1, 2, 3, 3), 1 / 9))
+    settings = {"name": name, **NEEDED.get(name, {})}
+    operator = config.build("operator", settings, shape=(3, *size), images=range(2))
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    problem = Problem.simulate(x, operator, Gaussian(0.05), seed=4)
+    Path("run").mkdir()
+    Posterior(x[None], problem, 0, 0.0).save("run", ["a", "b"])
+    for b, image in enumerate("ab"):
+        command = SolveSettings(
+            operator={**settings, "per_image": False} if "per_image" in settings else settings,
+            noise={"name": "gaussian", "sigma": 0.05},
+            measurement=f"run/{image}_measurement.npy",
+        )
+        again = pose(command)[0].problem
+        assert again.operator.shape == operator.shape and type(again.operator) is type(operator)
+        if "per_image" not in settings:  # a mask that is drawn for image b is not drawn for the first of a run
+            assert torch.equal(again.y[0], problem.y[b])
+            part = problem.take([b])
+            torch.testing.assert_close(again.residual(x[b : b + 1]), part.residual(x[b : b + 1]), rtol=0, atol=0)
+
+
+def test_a_composition_is_read_as_what_its_outermost_part_measures(tmp_path: Path) -> None:
+    operator = FourierLines((1, 6, 9)) @ config.build("operator", {"name": "hdr"}, shape=(1, 6, 9))
+    problem = Problem.simulate(torch.rand(1, 1, 6, 9), operator, Gaussian(0.05))
+    Posterior(torch.rand(1, 1, 1, 6, 9), problem, 0, 0.0).save(tmp_path, ["a"])
+    assert not operator.picture
+    [found] = read_measurements(str(tmp_path / "a_measurement.npy"), operator.picture)
+    assert torch.equal(found.values, problem.y) and found.names == ["a_measurement"]
+
+
+def kspace(x: Tensor) -> np.ndarray:
+    return np.fft.fftshift(np.fft.fft2(x.numpy(), norm="ortho"), (-2, -1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_complex_k_space_as_it_comes(channels: int, suffix: str, tmp_path: Path) -> None:
+    x = torch.rand(2, channels, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = kspace(x).astype(np.complex64)
+    y = values[0, 0] if channels == 1 else values  # one plane is a measurement of gray
+    path = tmp_path / f"y.{suffix}"
+    np.save(path, y) if suffix == "npy" else np.savez(path, y=y, other=np.zeros(3))
+    command = SolveSettings(
+        operator={"name": "fourier_lines", "acceleration": 1.0},
+        noise={"name": "gaussian", "sigma": 0.01},
+        measurement=str(path),
+    )
+    [part] = pose(command)
+    names, problem = part.names, part.problem
+    assert names == (["y"] if channels == 1 else ["y_0", "y_1"]) and len(problem) == len(names)
+    torch.testing.assert_close(problem.operator.pinv(problem.y), x[: len(problem)].float(), rtol=0, atol=1e-5)
+
+
+def test_entries_that_were_not_measured_may_be_nan(tmp_path: Path) -> None:
+    operator = FourierLines((1, 6, 9), acceleration=3.0)
+    x = torch.rand(1, 1, 6, 9)
+    y = operator(x)
+    np.save(tmp_path / "y.npy", torch.where(operator.measured(torch.ones_like(y)) > 0, y, torch.nan)[0].numpy())
+    command = SolveSettings(
+        operator={"name": "fourier_lines", "acceleration": 3.0},
+        noise={"name": "gaussian", "sigma": 0.01},
+        measurement=str(tmp_path / "y.npy"),
+    )
+    assert torch.equal(pose(command)[0].problem.y, y)
+
+
+def test_bad_measurements_are_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.array(["a", "b"]))
+    np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for name, words in {
+        "text.npy": "expected numbers", "two.npz": "found arrays a, b, expected one named y",
+        "torn.npy": "cannot be read", "empty.npy": "cannot be read", "none.npy": "cannot be read",
+        "folder": "found no .npy or .npz",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=words) as error:
+            read_measurements(str(tmp_path / name), picture=False)
+        assert "\n" not in str(error.value)
