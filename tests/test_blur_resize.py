@@ -18,6 +18,7 @@ from torch import Tensor
 
 from invdiff import Gaussian, Problem, config, restore
 from invdiff.errors import InputError
+from invdiff.images import write_image
 from invdiff.operators import (
     Bicubic,
     BlockAverage,
@@ -229,6 +230,13 @@ def test_varying_blur_with_maps_from_files(tmp_path: Path) -> None:
     blur = config.build("operator", settings, shape=SHAPE).double()
     expected = sum(w * convolved(x, k, "valid") for w, k in zip(weights, kernels, strict=True))
     torch.testing.assert_close(blur(x), expected)
+    (tmp_path / "folder").mkdir()
+    for name, kernel in zip("ab", kernels.abs(), strict=True):
+        write_image(tmp_path / "folder" / f"{name}.tif", kernel[None])
+    pictures = VaryingBlur(SHAPE, str(tmp_path / "folder"), weights, "valid").double()
+    normalised = [kernel / kernel.sum() for kernel in kernels.abs()]
+    expected = sum(w * convolved(x, k, "valid") for w, k in zip(weights, normalised, strict=True))
+    torch.testing.assert_close(pictures(x), expected, rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="weights: found a sum .* off 1 by"):
         VaryingBlur(SHAPE, kernels, 1.1 * weights, "valid")
     with pytest.raises(InputError, match=r"weights: found shape \(2, 5, 8\), expected \(2, 7, 10\)"):

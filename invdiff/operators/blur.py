@@ -286,8 +286,8 @@ class VaryingBlur(LinearOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        kernels: (K, h, w), or (rows, columns, h, w) for a grid of places where the kernel is known; or an .npy file.
-            They are not normalised here.
+        kernels: (K, h, w), or (rows, columns, h, w) for a grid of places where the kernel is known; or an .npy file,
+            whose values are taken as they are; or a folder or stack of K pictures, which are normalised.
         weights: (K, H', W') for y of H' x W' pixels, summing to 1 over K; or an .npy file. None interpolates a
             grid bilinearly between the centres of its rows x columns equal parts of y.
         boundary: how the image continues beyond its edge.
@@ -306,7 +306,7 @@ class VaryingBlur(LinearOperator):
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
     ) -> None:
         super().__init__(shape)
-        values = array("kernels", kernels)
+        values = kernel_array(kernels)
         if values.ndim not in (3, 4) or (values.ndim == 3 and weights is None):
             raise InputError(
                 f"kernels: found shape {tuple(values.shape)}, expected (K, height, width) with weights, or "
@@ -328,7 +328,7 @@ class VaryingBlur(LinearOperator):
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-        size = array("kernels", settings["kernels"]).shape[-2:]
+        size = kernel_array(settings["kernels"]).shape[-2:]
         return before_valid(measurement, size, settings.get("boundary", "reflect"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -341,6 +341,14 @@ class VaryingBlur(LinearOperator):
         for weight, blur in zip(self.weights, self.blurs, strict=True):
             assert isinstance(blur, Blur)
             yield weight, blur
+
+
+def kernel_array(kernels: Tensor | str) -> Tensor:
+    """(K, h, w) or (rows, columns, h, w) in float64."""
+    if isinstance(kernels, str) and not kernels.endswith(".npy"):
+        values = kernel_tensor(kernels)
+        return values if values.ndim == 3 else values[None]
+    return array("kernels", kernels)
 
 
 def bilinear_weights(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
