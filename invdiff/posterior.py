@@ -93,8 +93,8 @@ class Posterior:
         """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y, samples).
 
         Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded), ``NAME_sample_K``,
-        ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white is 1/4. They are PNG of 8 bits, or what
-        `pictures` ask for.
+        ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white is 1/4. They are PNG of 8 bits, or
+        what `pictures` ask for.
 
         Args:
             folder: an existing folder.

@@ -95,7 +95,7 @@ class Radon(LinearOperator):
         side = math.floor(detectors / math.sqrt(2))
         if side < 1 or math.ceil(math.hypot(side, side)) != detectors:
             raise InputError(
-                f"measurement: found {detectors} detectors, which no square image has; expected operator.size=[H,W] with it"
+                f"measurement: found {detectors} detectors, which no square image has; expected operator.size=[H,W]"
             )
         return channels, side, side
 
