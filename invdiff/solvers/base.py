@@ -13,14 +13,14 @@ from torch import Tensor
 from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.operators import LinearOperator, Operator
-from invdiff.operators.base import varies
+from invdiff.operators.base import per_image, varies
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
 from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 
-__all__ = ["Solver", "Step", "error_variance", "norm", "project", "transition", "vjp"]
+__all__ = ["Solver", "Step", "error_variance", "norm", "precision", "project", "transition", "vjp"]
 
 
 class Step(NamedTuple):
@@ -95,6 +95,17 @@ def project(problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, nois
     operator: LinearOperator = problem.operator  # type: ignore[assignment]
     residual = problem.residual(x - sigma_next.to(x) * noise(x))
     return x + operator.pinv(residual, problem.variance() / error_variance(sigma))
+
+
+def precision(problem: Problem) -> float | Tensor:
+    """The diagonal of Lambda, against y: 1 for white noise, else the mean variance in an image over each entry's."""
+    variance = problem.variance()
+    if not isinstance(variance, Tensor) or not varies(variance, problem.y):
+        return 1.0
+    measured = problem.measured()
+    variance = variance.expand_as(problem.y)
+    total, count = ((measured * each).flatten(1).sum(1) for each in (variance, torch.ones_like(variance)))
+    return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
 
 
 def vjp(f: Callable[..., Tensor], x: Tensor, *args: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

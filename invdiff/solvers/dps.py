@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
-from invdiff.operators.base import per_image, varies
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, norm, transition, vjp
+from invdiff.solvers.base import Solver, Step, norm, precision, transition, vjp
 
 
 @register("solver", "dps")
@@ -66,14 +64,3 @@ def guided_transition(
     gradient = pull(pull_residual(weights * residual / length))
     scale = ((1 + 4 * sigma**2) * (1 + 4 * sigma_next**2)).sqrt().to(x)
     return transition(x, x0, sigma, sigma_next, eta, noise) - zeta / 2 * scale * gradient, x0
-
-
-def precision(problem: Problem) -> float | Tensor:
-    """The diagonal of Lambda, against y: 1 for white noise, else the mean variance in an image over each entry's."""
-    variance = problem.variance()
-    if not isinstance(variance, Tensor) or not varies(variance, problem.y):
-        return 1.0
-    measured = problem.measured()
-    variance = variance.expand_as(problem.y)
-    total, count = ((measured * each).flatten(1).sum(1) for each in (variance, torch.ones_like(variance)))
-    return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)

@@ -18,8 +18,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, vjp
-from invdiff.solvers.dps import precision
+from invdiff.solvers.base import Solver, Step, precision, vjp
 
 
 @register("solver", "red_diff")
