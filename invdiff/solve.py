@@ -64,6 +64,7 @@ class SolveSettings:
         batch: images computed at once.
         tile: side in pixels of the overlapping tiles in which the prior sees a large image, a multiple of the network's
             stride; null for none. "auto" is 256 above 2^20 pixels, and for a prior with attention its training size.
+        recompute: solvers that need gradients through the prior (dps, pigdm) take less memory, and more time.
     """
 
     task: str | None = None
@@ -83,6 +84,7 @@ class SolveSettings:
     overwrite: bool = False
     batch: int | None = None
     tile: int | Literal["auto"] | None = "auto"
+    recompute: bool = False
     device: str = "auto"
 
 
@@ -98,7 +100,9 @@ def main(words: list[str]) -> None:
     solver: Solver = config.build("solver", settings.solver)
     device = pick_device(settings.device)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
-    prior = guided(load_prior(settings.prior, device), settings.label, settings.guidance, classifier)
+    network = load_prior(settings.prior, device)
+    network.recompute(settings.recompute)
+    prior = guided(network, settings.label, settings.guidance, classifier)
     parts = pose(settings)
     for part in parts:
         solver.check(part.problem)

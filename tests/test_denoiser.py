@@ -18,8 +18,10 @@ from torch.distributions import MultivariateNormal
 from invdiff.errors import InputError
 from invdiff.prior.ddpm import DDPM, Target, algorithm_2
 from invdiff.prior.denoiser import GaussianDenoiser, MixtureDenoiser, NetworkDenoiser, levels
+from invdiff.prior.mlp import MLP
 from invdiff.prior.reverse import generate, transition
 from invdiff.prior.schedule import Schedule, Spacing
+from invdiff.prior.unet import UNet
 from invdiff.rng import Streams
 
 SHAPE = (2, 3, 2)
@@ -304,3 +306,34 @@ def test_generate_refuses_nothing_to_do() -> None:
         generate(gaussian(), 0)
     with pytest.raises(InputError, match="steps: found 0, expected at least 1"):
         generate(gaussian(), 1, steps=0)
+
+
+def test_recomputing_keeps_gradients_and_halves_what_is_stored() -> None:
+    torch.manual_seed(0)
+    network = UNet(1, width=8, multipliers=(1, 2), attention=(2,), head_channels=8)
+    for weight in network.parameters():
+        weight.data = 0.1 * torch.randn_like(weight)
+    prior = NetworkDenoiser(network.eval().requires_grad_(False), (1, 16, 16), Schedule.linear(), stride=2).double()
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+
+    def gradient() -> tuple[Tensor, int]:
+        """Of a scalar of D, and the numbers that are kept for it."""
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        given = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = prior(given, torch.tensor(0.3)).square().sum()
+            stored = sum(kept.values())
+        return torch.autograd.grad(out, given)[0], stored
+
+    plain, much = gradient()
+    prior.recompute()
+    again, little = gradient()
+    torch.testing.assert_close(again, plain, rtol=1e-12, atol=1e-12)
+    assert little < much / 2
+    with pytest.raises(InputError, match="expected a network of stages"):
+        NetworkDenoiser(MLP(2), (2,), Schedule.linear()).recompute()

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invdiff.errors import InputError
 from invdiff.prior.ddpm import DDPM, Target, Variance, x_0_from
 from invdiff.prior.schedule import Schedule, Spacing
+from invdiff.prior.unet import Stage
 
 
 def levels(sigma: Tensor, x: Tensor) -> Tensor:
@@ -106,6 +108,19 @@ class NetworkDenoiser(Denoiser):
         self.network, self.shape, self.schedule = network, shape, schedule
         self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
         self.variance = variance
+
+    def recompute(self, on: bool = True) -> NetworkDenoiser:
+        """Trade time for memory in gradients through a network that can (``UNet``); its values stay what they were.
+
+        Raises:
+            InputError: the network cannot.
+        """
+        stages = [module for module in self.network.modules() if isinstance(module, Stage)]
+        if on and not stages:
+            raise InputError(f"recompute: found a {type(self.network).__name__}, expected a network of stages, as UNet")
+        for module in stages:
+            module.recompute = on
+        return self
 
     @property
     def ddpm(self) -> DDPM:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from invdiff.errors import InputError
 from invdiff.registry import register
@@ -85,7 +86,14 @@ class NearestUpsample(nn.Conv2d):
 
 
 class Stage(nn.Module):
-    """One residual block and, where chosen, attention."""
+    """One residual block and, where chosen, attention.
+
+    Attributes:
+        recompute: keep nothing inside for the gradient but what goes in, and compute it once more when it is asked for
+            (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+    """
+
+    recompute = False
 
     def __init__(
         self, channels_in: int, channels_out: int, embedding: int, dropout: float, attention: int | None
@@ -95,6 +103,11 @@ class Stage(nn.Module):
         self.attention = SelfAttention(channels_out, attention) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._apply_all, x, embedding, use_reentrant=False)
+        return self._apply_all(x, embedding)
+
+    def _apply_all(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.attention(self.block(x, embedding))
 
 
