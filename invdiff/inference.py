@@ -129,7 +129,7 @@ def trajectory(
     problem: Problem, prior: Denoiser, solver: Solver, noise: Streams, like: Tensor
 ) -> Iterator[Step]:
     """The solver's steps, from x ~ N(1/2, sigma_max^2 I)."""
-    sigmas = prior.ladder(solver.steps, solver.spacing)
+    sigmas = solver.ladder(prior)
     x = like.new_zeros(len(problem), *problem.operator.shape)
     x = 0.5 + sigmas[0].to(x) * noise(x)
     yield from solver.iterate(prior, problem, x, sigmas, noise)

@@ -124,6 +124,29 @@ class EpsNetwork(nn.Module):
         return self.eps(x_t.flatten(1), t).view_as(x_t)
 
 
+class SmoothNetwork(nn.Module):
+    """The ideal eps_theta as a DDPM network for fractional timesteps too, between which log sigma is linear."""
+
+    def __init__(self, prior: Normal, T: int = 1000) -> None:
+        super().__init__()
+        abar = linear_abar(T)[1:]
+        self.log_sigma, self.denoise = ((1 - abar) / abar).log() / 2, ideal_denoiser(prior)
+
+    def forward(self, x_t: Tensor, timestep: Tensor) -> Tensor:
+        low = min(int(timestep[0]), len(self.log_sigma) - 2)
+        share = float(timestep[0]) - low
+        sigma = float(((1 - share) * self.log_sigma[low] + share * self.log_sigma[low + 1]).exp())
+        u = math.sqrt(1 + sigma**2) * x_t.flatten(1)
+        return ((u - self.denoise(u, sigma)) / sigma).view_as(x_t)
+
+
+def ideal_denoiser(prior: Normal) -> Callable[[Tensor, float], Tensor]:
+    """D(u; sigma) = E[u_0 | u_0 + sigma n = u] of images u_0 = 2 x - 1, x ~ prior, (B, D)."""
+    mean, covariance = 2 * prior.mean - 1, 4 * prior.covariance
+    eye = torch.eye(len(mean), dtype=torch.float64)
+    return lambda u, sigma: mean + torch.linalg.solve(covariance + sigma**2 * eye, (u - mean).T).T @ covariance
+
+
 # The papers.
 
 
@@ -389,10 +412,146 @@ def red_diff(p: Paper, timesteps: list[int], draw: Draw, lam: float = 0.25, lr: 
         yield (mu.detach().clone() + 1) / 2
 
 
+def jacobian(p: Paper, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    """x_0(x_t), (B, D), and its Jacobian d x_0 / d x_t, (B, D, D), row by row."""
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        x_0 = p.x_0(x_t, t)
+        rows = [torch.autograd.grad(x_0[:, i].sum(), x_t, retain_graph=True)[0] for i in range(x_0.shape[1])]
+    return x_0.detach(), torch.stack(rows, 1)
+
+
+def ddim(p: Paper, x_t: Tensor, x_0: Tensor, t: int, s: int, z: Tensor, eta: float) -> Tensor:
+    """Song, Meng & Ermon 2021, Eq. 12, eps_theta of this x_0."""
+    a_t, a_s = p.abar[t], p.abar[s]
+    sigma = eta * ((1 - a_s) / (1 - a_t)).sqrt() * (1 - a_t / a_s).sqrt()
+    e = (x_t - a_t.sqrt() * x_0) / (1 - a_t).sqrt()
+    return a_s.sqrt() * x_0 + (1 - a_s - sigma**2).clamp_min(0).sqrt() * e + sigma * z
+
+
+def mmps(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0, iterations: int | None = None
+) -> Tensor:
+    """Rozet et al., Alg. 2 and 3: V[x | x_t] = Sigma_t grad^T d(x_t), the system by conjugate gradients or exactly."""
+    x_0, J = jacobian(p, x_t, t)
+    V = (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT  # of x_t / sqrt(abar): (1 - abar) / abar, and sqrt(abar) for d x_t
+    M = p.sigma_y**2 * torch.eye(len(p.A), dtype=x_0.dtype) + p.A @ V @ p.A.T
+    r = p.y - x_0 @ p.A.T
+    v = torch.linalg.solve(M, r) if iterations is None else torch.zeros_like(r)
+    d, rr = r, r.square().sum(1)
+    for _ in range(iterations or 0):
+        Md = (M @ d[..., None])[..., 0]
+        alpha = (rr / (d * Md).sum(1))[:, None]
+        v, r = v + alpha * d, r - alpha * Md
+        rr, before = r.square().sum(1), rr
+        d = r + (rr / before)[:, None] * d
+    x_0 = x_0 + (V @ (v @ p.A)[..., None])[..., 0]
+    return ddim(p, x_t, x_0, t, s, draw(), eta)
+
+
+def tmpd(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0) -> Tensor:
+    """Boys et al.: as MMPS, with diag(A V A^T 1) for A V A^T."""
+    x_0, J = jacobian(p, x_t, t)
+    V = (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT
+    sums = (p.A @ V @ p.A.T).sum(2).clamp_min(0)
+    v = (p.y - x_0 @ p.A.T) / (p.sigma_y**2 + sums).clamp_min(1e-12)
+    x_0 = x_0 + (V @ (v @ p.A)[..., None])[..., 0]
+    return ddim(p, x_t, x_0, t, s, draw(), eta)
+
+
+def sitcom(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw,
+    lr: float = 0.02, iterations: int = 30, lam: float = 0.0, margin: float = 0.001,
+) -> Tensor:  # fmt: skip
+    """Alkhouri et al., Alg. 1, image by image with torch's own Adam."""
+    m = int((p.A.abs().sum(1) > 0).sum())
+    x_0 = []
+    for start, y in zip(x_t, p.y, strict=True):
+        v = start.clone().requires_grad_()
+        adam = torch.optim.Adam([v], lr=lr)
+        for _ in range(iterations):
+            with torch.enable_grad():
+                fit = (p.x_0(v[None], t)[0] @ p.A.T - y).square().sum()
+                loss = fit + lam * (v - start).square().sum()
+            if float(fit.detach()) <= m * (p.sigma_y + margin) ** 2:
+                break
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        x_0.append(p.x_0(v.detach()[None], t)[0])
+    return p.abar[s].sqrt() * torch.stack(x_0) + (1 - p.abar[s]).sqrt() * draw()
+
+
+# Papers in VE coordinates, u + sigma n on [-1, 1], and with ladders of their own.
+
+Denoise = Callable[[Tensor, float], Tensor]  # (B, D), sigma -> (B, D)
+
+
+def poly_7(high: float, low: float, steps: int) -> list[float]:
+    """Karras et al. 2022, Eq. 5, and 0."""
+    share = [i / (steps - 1) for i in range(steps)]
+    return [*((high ** (1 / 7) + i * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for i in share), 0.0]
+
+
+def daps(
+    p: Paper, denoise: Denoise, draw: Draw, steps: int = 200, sigma_max: float = 100.0, sigma_min: float = 0.1,
+    ode_steps: int = 5, inner_steps: int = 100, lr: float = 1e-4, beta: float | None = None,
+    momentum: float | None = None,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Zhang et al., Alg. 1, with the step sizes of its code; momentum: its HMC."""
+    least = float(((1 - p.abar[1]) / p.abar[1]).sqrt())  # 0.01
+    precision = 1 / (beta if beta is not None else max(p.sigma_y, 0.01)) ** 2
+    sigmas = poly_7(sigma_max, sigma_min, steps)
+    x = sigma_max * draw()
+    for k, (sigma_k, sigma_next) in enumerate(pairwise(sigmas)):
+        x_0 = x
+        for sigma, lower in pairwise(poly_7(sigma_k, least, ode_steps)):
+            x_0 = x_0 + (lower - sigma) * (x_0 - denoise(x_0, sigma)) / sigma
+        w, eta = x_0, lr * (1 - (1 - 0.01) * k / (steps + 1))
+        v = draw() if momentum is not None else w
+        for _ in range(inner_steps):
+            score = precision * (p.y - w @ p.A.T) @ p.A - (w - x_0) / sigma_k**2
+            if momentum is None:
+                w = w + eta * score + math.sqrt(2 * eta) * draw()
+            else:
+                v = momentum * v + math.sqrt(eta) * score + math.sqrt(2 * (1 - momentum)) * draw()
+                w = w + math.sqrt(eta) * v
+        x = w + sigma_next * draw()
+        yield (x + 1) / 2
+
+
+def pnpdm(
+    p: Paper, denoise: Denoise, draw: Draw, draw_y: Draw, steps: int = 100, levels: int = 100, rho_max: float = 10.0,
+    decay: float = 0.9, rho_min: float = 0.3, langevin: tuple[int, float] | None = None,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Wu et al., Alg. 1: z ~ N(m, C), or Langevin dynamics (steps, gamma); then ancestral sampling in VE."""
+    high, least = (float(((1 - p.abar[t]) / p.abar[t]).sqrt()) for t in (-1, 1))
+    x = torch.zeros(len(p.y), p.A.shape[1], dtype=p.y.dtype)
+    draw()  # no start is needed
+    for k in range(steps):
+        rho = max(rho_max * decay**k, rho_min)
+        if langevin is None:
+            C = torch.linalg.inv(p.A.T @ p.A / p.sigma_y**2 + torch.eye(p.A.shape[1], dtype=x.dtype) / rho**2)
+            drawn_x, drawn_y = draw(), draw_y()
+            z = ((p.y - p.sigma_y * drawn_y) @ p.A / p.sigma_y**2 + (x + rho * drawn_x) / rho**2) @ C
+        else:
+            z, (count, gamma) = x, langevin
+            for _ in range(count):
+                step = (z @ p.A.T - p.y) @ p.A / p.sigma_y**2 + (z - x) / rho**2
+                z = z - gamma * step + math.sqrt(2 * gamma) * draw()
+        x = z
+        below = [sigma for sigma in poly_7(high, least, levels) if sigma < rho]
+        for sigma, lower in pairwise([rho, *below]):
+            x_0, share = denoise(x, sigma), (lower / sigma) ** 2
+            x = x_0 + share * (x - x_0) + lower * math.sqrt(1 - share) * draw()
+        yield (x + 1) / 2
+
+
 PaperStep = Callable[..., Tensor]
 STEPS: dict[str, PaperStep] = {
     "dps": dps, "dps_poisson": dps_poisson, "pigdm": pigdm, "ddrm": ddrm, "ddnm": ddnm, "ddnm_plus": ddnm_plus,
     "diffpir": diffpir, "score_sde": score_sde, "ilvr": ilvr, "mcg": mcg, "repaint": repaint, "ald": ald,
+    "mmps": mmps, "tmpd": tmpd, "sitcom": sitcom,
 }  # fmt: skip
 
 

@@ -28,20 +28,26 @@ from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import (
     ALD,
+    DAPS,
     DDNM,
     DDRM,
     DPS,
     ILVR,
     MCG,
+    MMPS,
+    SITCOM,
+    TMPD,
     DDNMPlus,
     DiffPIR,
     PiGDM,
+    PnPDM,
     REDDiff,
     RePaint,
     ScoreSDE,
     Solver,
 )
 from invdiff.solvers.jumps import TimeTravel
+from invdiff.solvers.mmps import conditional_mean
 
 SHAPE = (1, 8, 8)
 SIGMA = 0.05
@@ -221,11 +227,14 @@ DPS_BIAS = {
 }
 
 
-def sampled_bias(solver: Solver, problem: Problem, samples: int) -> Bias:
-    """The bias of drawn samples; the mean of finitely many is off by chance too, and that is taken out."""
+def sampled_bias(solver: Solver, problem: Problem, samples: int, exact: oracles.Normal | None = None) -> Bias:
+    """The bias of drawn samples, by default against the posterior.
+
+    The mean of finitely many is off by chance too, and that is taken out.
+    """
     drawn = restore(problem, prior(), solver, samples=samples).samples.flatten(2).transpose(0, 1)
     covariance = torch.stack([torch.cov(rows.T) for rows in drawn])
-    found = bias_of(drawn.mean(1), covariance, posterior_of(problem), problem)
+    found = bias_of(drawn.mean(1), covariance, exact or posterior_of(problem), problem)
     return found._replace(error=math.sqrt(max(0.0, found.error**2 - found.spread**2 / samples)))
 
 
@@ -238,6 +247,8 @@ def test_bias_of_dps_against_the_posterior(name: str) -> None:
 # Others that are not affine: short chains and few samples, 5 standard errors.
 SAMPLED: dict[str, Solver] = {
     "score_sde": ScoreSDE(steps=50), "mcg": MCG(steps=50, zeta=0.3), "red_diff": REDDiff(steps=100),
+    "mmps": MMPS(steps=30), "tmpd": TMPD(steps=30), "daps": DAPS(steps=20, inner_steps=10),
+    "sitcom": SITCOM(steps=10, iterations=10, lr=0.05), "pnpdm": PnPDM(steps=30, decay=0.8, levels=40, rho_min=0.1),
 }  # fmt: skip
 SAMPLED_BIAS = {
     ("score_sde", "mask"): Bias(0.384, 1.008, 0.920),
@@ -249,6 +260,22 @@ SAMPLED_BIAS = {
     ("red_diff", "mask"): Bias(0.227, 0.641, 0.099),  # its spread is the noise of Adam's steps
     ("red_diff", "blur"): Bias(0.140, 0.430, 0.872),
     ("red_diff", "average"): Bias(0.192, 0.473, 0.280),
+    # MMPS has the right mean; the spread is what DDPM's transitions lose in 30 steps.
+    ("mmps", "mask"): Bias(0.000, 0.740, 0.415),
+    ("mmps", "blur"): Bias(0.082, 0.725, 0.925),
+    ("mmps", "average"): Bias(0.007, 0.738, 0.618),
+    ("tmpd", "mask"): Bias(0.223, 0.778, 0.918),
+    ("tmpd", "blur"): Bias(0.645, 0.925, 1.855),
+    ("tmpd", "average"): Bias(0.197, 0.764, 1.246),
+    ("sitcom", "mask"): Bias(0.537, 0.614, 0.848),
+    ("sitcom", "blur"): Bias(0.263, 0.518, 0.982),
+    ("sitcom", "average"): Bias(0.164, 0.516, 0.871),
+    ("daps", "mask"): Bias(0.441, 0.933, 0.136),
+    ("daps", "blur"): Bias(0.236, 0.865, 1.053),
+    ("daps", "average"): Bias(0.182, 0.860, 0.829),
+    ("pnpdm", "mask"): Bias(0.184, 0.912, 1.495),
+    ("pnpdm", "blur"): Bias(0.060, 0.864, 1.071),
+    ("pnpdm", "average"): Bias(0.072, 0.875, 1.063),
 }
 
 
@@ -256,6 +283,40 @@ SAMPLED_BIAS = {
 def test_bias_of_samples_against_the_posterior(method: str, name: str) -> None:
     found = sampled_bias(SAMPLED[method], problem_of(name), samples=64)
     assert tuple(found) == pytest.approx(tuple(SAMPLED_BIAS[method, name]), abs=0.1)
+
+
+@pytest.mark.parametrize("sigma", [50.0, 1.0, 0.1, 0.01])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
+    """E[x0 | x, y] exactly, once the system is solved: y and x are two measurements of x0."""
+    problem, A = problem_of(name), oracles.dense(OPERATORS[name])
+    x = 0.5 + sigma * oracles.normal(IMAGES, *SHAPE, seed=3)
+    found = conditional_mean(prior(), problem, x, torch.tensor(sigma, dtype=torch.float64), iterations=200)
+    both = torch.cat([A / SIGMA, torch.eye(A.shape[1], dtype=A.dtype) / sigma])  # in units of their noise
+    measured = torch.cat([problem.y.flatten(1) / SIGMA, x.flatten(1) / sigma], 1)
+    expected = oracles.posterior(PRIOR, both, measured, 1.0).mean
+    torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-8)
+
+
+def split_posterior(problem: Problem, rho: float) -> oracles.Normal:
+    """Of x, where y measures z = x + rho n: the noise of y is sigma^2 I + rho^2 A A^T, white in its eigenvectors."""
+    A = oracles.dense(problem.operator)
+    variances, directions = torch.linalg.eigh(SIGMA**2 * torch.eye(len(A)) + rho**2 * A @ A.T)
+    whiten = directions / variances.sqrt()
+    return oracles.posterior(PRIOR, whiten.T @ A, problem.y.flatten(1) @ whiten, 1.0)
+
+
+@pytest.mark.parametrize(("rho_min", "apart"), [(0.6, 0.9), (0.2, 0.3)])
+def test_pnpdm_draws_from_the_posterior_of_the_split(rho_min: float, apart: float) -> None:
+    """Which is apart from that of y, and nears it with rho. The spread is short by what DDPM's transitions lose."""
+    problem = problem_of("mask")
+    exact = split_posterior(problem, rho_min / 2)
+    solver = PnPDM(steps=20, decay=0.7, rho_min=rho_min, levels=100)
+    found = sampled_bias(solver, problem, 64, exact)
+    assert found.error**2 < 5 * math.sqrt(2 / exact.mean.numel()) / 64  # five standard errors of its estimate
+    assert 0.88 < found.spread < 1
+    truth = bias_of(exact.mean, exact.covariance, posterior_of(problem), problem)
+    assert truth.error == pytest.approx(apart, abs=0.1)
 
 
 # 3: limits.

@@ -6,7 +6,9 @@ Both consume the same noise, in float64. The prior is the ideal eps-network of a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import oracles
 import pytest
@@ -15,21 +17,26 @@ from torch import Tensor
 
 from invdiff.inference import trajectory
 from invdiff.noise import Gaussian, NoiseModel, Poisson
-from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
+from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, Operator, SpectralOperator
 from invdiff.prior import NetworkDenoiser
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import (
     ALD,
+    DAPS,
     DDNM,
     DDRM,
     DPS,
     ILVR,
     MCG,
+    MMPS,
+    SITCOM,
+    TMPD,
     DDNMPlus,
     DiffPIR,
     PiGDM,
+    PnPDM,
     REDDiff,
     RePaint,
     ScoreSDE,
@@ -258,3 +265,86 @@ def test_ald(name: str, T: int, gamma: float, sigma: float) -> None:
 def test_red_diff(name: str, sigma: float, clip: bool) -> None:
     solver = REDDiff(steps=30, lam=0.3, lr=0.2)
     agree("red_diff", solver, name, sigma, oracles.uniform_timesteps(30), clip, lam=0.3, lr=0.2)
+
+
+@pytest.mark.parametrize(("iterations", "sigma", "eta"), [(1, 0.05, 1.0), (3, 0.05, 0.3), (3, 0.0, 0.0)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_mmps(name: str, iterations: int, sigma: float, eta: float) -> None:
+    solver = MMPS(steps=20, iterations=iterations, eta=eta)
+    agree("mmps", solver, name, sigma, oracles.uniform_timesteps(20), iterations=iterations, eta=eta)
+
+
+def test_mmps_of_a_clipped_prior() -> None:
+    """Its Jacobian is singular: pixels at 0 and 1 are taken as known."""
+    agree("mmps", MMPS(steps=20), "blur", 0.05, oracles.uniform_timesteps(20), clip=True, iterations=3)
+
+
+@pytest.mark.parametrize(("sigma", "eta"), [(0.05, 1.0), (0.0, 0.3)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_tmpd(name: str, sigma: float, eta: float) -> None:
+    agree("tmpd", TMPD(steps=20, eta=eta), name, sigma, oracles.uniform_timesteps(20), eta=eta)
+
+
+@pytest.mark.parametrize(("lam", "sigma", "clip"), [(0.0, 0.05, False), (0.5, 0.0, True)])
+@pytest.mark.parametrize("name", ["mask", "blur"])
+def test_sitcom(name: str, lam: float, sigma: float, clip: bool) -> None:
+    """Some images fit before others, which go on."""
+    solver = SITCOM(steps=5, iterations=12, lr=0.1, lam=lam)
+    timesteps = oracles.uniform_timesteps(5)
+    agree("sitcom", solver, name, sigma, timesteps, clip, lr=0.1, iterations=12, lam=lam)
+
+
+# Methods in VE coordinates, with ladders of their own.
+
+
+def agree_ve(method: Callable[..., Iterator[Tensor]], solver: Solver, operator: Operator, sigma: float) -> None:
+    """``method(paper, denoise, draw, draw_y)`` is the paper's."""
+    prior = NetworkDenoiser(oracles.SmoothNetwork(PRIOR), SHAPE, Schedule.linear(), "eps", clip=False)
+    truth = oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5
+    problem = Problem.simulate(truth, operator, Gaussian(sigma), seed=5)
+    streams = Streams([(1, b) for b in range(BATCH)])
+    found = [step.x.flatten(1) for step in trajectory(problem, prior, solver, streams, truth)]
+    paper = oracles.Paper.of(lambda x_t, t: x_t, operator, problem.y, sigma)  # type: ignore[arg-type]
+    streams = Streams([(1, b) for b in range(BATCH)])
+    draw, draw_y = (lambda like=like: streams(like).flatten(1) for like in (truth, problem.y))
+    expected = list(method(paper, oracles.ideal_denoiser(PRIOR), draw, draw_y))
+    assert len(found) == len(expected) == solver.total_steps
+    for k, (x, wanted) in enumerate(zip(found, expected, strict=True)):
+        torch.testing.assert_close(x, wanted, rtol=1e-8, atol=1e-8, msg=lambda m, k=k: f"step {k + 1}: {m}")
+
+
+class Opaque(Operator):
+    """A linear operator that does not say so."""
+
+    def __init__(self, inner: SpectralOperator) -> None:
+        super().__init__(inner.shape)
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.inner.measured(y)
+
+
+@pytest.mark.parametrize(("beta_y", "sigma"), [(None, 0.05), (0.2, 0.0)])
+@pytest.mark.parametrize("momentum", [None, 0.6])
+@pytest.mark.parametrize("name", ["mask", "blur"])
+def test_daps(name: str, momentum: float | None, beta_y: float | None, sigma: float) -> None:
+    inner: dict[str, Any] = {} if momentum is None else {"inner": "hmc", "momentum": momentum}
+    solver = DAPS(steps=8, ode_steps=3, inner_steps=10, beta_y=beta_y, **inner)
+    settings = {"steps": 8, "ode_steps": 3, "inner_steps": 10, "beta": beta_y, "momentum": momentum}
+    for operator in (OPERATORS[name], Opaque(OPERATORS[name])):
+        agree_ve(lambda p, D, draw, _: oracles.daps(p, D, draw, **settings), solver, operator, sigma)
+
+
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_pnpdm(name: str) -> None:
+    solver, settings = PnPDM(steps=20, levels=20), {"steps": 20, "levels": 20}
+    agree_ve(lambda *args: oracles.pnpdm(*args, **settings), solver, OPERATORS[name], 0.05)
+
+
+def test_pnpdm_by_langevin_dynamics() -> None:
+    solver = PnPDM(steps=8, levels=10, decay=0.6, inner_steps=10, lr=2e-4)
+    settings = {"steps": 8, "levels": 10, "decay": 0.6, "langevin": (10, 2e-4)}
+    agree_ve(lambda *args: oracles.pnpdm(*args, **settings), solver, Opaque(OPERATORS["blur"]), 0.05)

@@ -2,6 +2,7 @@
 
 from invdiff.solvers.ald import ALD
 from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.daps import DAPS
 from invdiff.solvers.ddnm import DDNM
 from invdiff.solvers.ddnm_plus import DDNMPlus
 from invdiff.solvers.ddrm import DDRM
@@ -9,12 +10,16 @@ from invdiff.solvers.diffpir import DiffPIR
 from invdiff.solvers.dps import DPS
 from invdiff.solvers.ilvr import ILVR
 from invdiff.solvers.mcg import MCG
+from invdiff.solvers.mmps import MMPS
 from invdiff.solvers.pigdm import PiGDM
+from invdiff.solvers.pnpdm import PnPDM
 from invdiff.solvers.red_diff import REDDiff
 from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
+from invdiff.solvers.sitcom import SITCOM
+from invdiff.solvers.tmpd import TMPD
 
 __all__ = [
-    "ALD", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "PiGDM", "REDDiff", "RePaint", "ScoreSDE",
-    "Solver", "Step",
+    "ALD", "DAPS", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "MMPS", "PiGDM", "PnPDM", "REDDiff",
+    "RePaint", "SITCOM", "ScoreSDE", "Solver", "Step", "TMPD",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from invdiff.operators import LinearOperator, Operator
 from invdiff.operators.base import per_image, varies
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
-from invdiff.prior.schedule import Spacing
+from invdiff.prior.schedule import Spacing, at_least_1
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 
@@ -47,8 +47,11 @@ class Solver(ABC):
     requires_white_noise: ClassVar[bool] = False  # one variance for all entries of an image's y: not Poisson
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"solver steps: found {self.steps}, expected at least 1")
+        at_least_1("solver steps", self.steps)
+
+    def ladder(self, prior: Denoiser) -> Tensor:
+        """Its noise levels under a prior, decreasing to 0: (steps + 1,), float64."""
+        return prior.ladder(self.steps, self.spacing)
 
     @abstractmethod
     def iterate(
@@ -108,12 +111,18 @@ def precision(problem: Problem) -> float | Tensor:
     return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
 
 
-def vjp(f: Callable[..., Tensor], x: Tensor, *args: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """f(x, *args) and v -> J^T v with respect to x; tracks no gradient outside."""
+def vjp(
+    f: Callable[..., Tensor], x: Tensor, *args: Tensor, again: bool = False
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """f(x, *args) and v -> J^T v with respect to x; tracks no gradient outside.
+
+    The map can be called once, or, with ``again``, as often as one likes: it then holds the graph of f as long as it
+    lives.
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         out = f(x, *args)
-    return out.detach(), lambda v: torch.autograd.grad(out, x, v)[0]
+    return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=again)[0]
 
 
 def norm(r: Tensor) -> Tensor:
