@@ -429,22 +429,26 @@ def ddim(p: Paper, x_t: Tensor, x_0: Tensor, t: int, s: int, z: Tensor, eta: flo
     return a_s.sqrt() * x_0 + (1 - a_s - sigma**2).clamp_min(0).sqrt() * e + sigma * z
 
 
-def mmps(
-    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0, iterations: int | None = None
-) -> Tensor:
-    """Rozet et al., Alg. 2 and 3: V[x | x_t] = Sigma_t grad^T d(x_t), the system by conjugate gradients or exactly."""
-    x_0, J = jacobian(p, x_t, t)
-    V = (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT  # of x_t / sqrt(abar): (1 - abar) / abar, and sqrt(abar) for d x_t
-    M = p.sigma_y**2 * torch.eye(len(p.A), dtype=x_0.dtype) + p.A @ V @ p.A.T
-    r = p.y - x_0 @ p.A.T
-    v = torch.linalg.solve(M, r) if iterations is None else torch.zeros_like(r)
-    d, rr = r, r.square().sum(1)
-    for _ in range(iterations or 0):
+def conjugate_gradients(M: Tensor, r: Tensor, iterations: int) -> Tensor:
+    """M^-1 r, nearly: M (B, m, m) or (m, m), r (B, m)."""
+    v, d, rr = torch.zeros_like(r), r, r.square().sum(1)
+    for _ in range(iterations):
         Md = (M @ d[..., None])[..., 0]
         alpha = (rr / (d * Md).sum(1))[:, None]
         v, r = v + alpha * d, r - alpha * Md
         rr, before = r.square().sum(1), rr
         d = r + (rr / before)[:, None] * d
+    return v
+
+
+def mmps(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0, iterations: int = 3
+) -> Tensor:
+    """Rozet et al., Alg. 2 and 3: V[x | x_t] = Sigma_t grad^T d(x_t), the system by conjugate gradients."""
+    x_0, J = jacobian(p, x_t, t)
+    V = (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT  # of x_t / sqrt(abar): (1 - abar) / abar, and sqrt(abar) for d x_t
+    M = p.sigma_y**2 * torch.eye(len(p.A), dtype=x_0.dtype) + p.A @ V @ p.A.T
+    v = conjugate_gradients(M, p.y - x_0 @ p.A.T, iterations)
     x_0 = x_0 + (V @ (v @ p.A)[..., None])[..., 0]
     return ddim(p, x_t, x_0, t, s, draw(), eta)
 
@@ -545,6 +549,28 @@ def pnpdm(
             x_0, share = denoise(x, sigma), (lower / sigma) ** 2
             x = x_0 + share * (x - x_0) + lower * math.sqrt(1 - share) * draw()
         yield (x + 1) / 2
+
+
+def mmps_2m(
+    p: Paper, denoise: Denoise, draw: Draw, steps: int, sigma_max: float, sigma_min: float, iterations: int
+) -> Iterator[Tensor]:
+    """Lu et al. 2022, Alg. 2, in VP coordinates, its data prediction that of Rozet et al., Alg. 3."""
+    eye, sigmas = torch.eye(p.A.shape[1], dtype=p.y.dtype), poly_7(sigma_max, sigma_min, steps)
+    alpha = [1 / math.sqrt(1 + sigma**2) for sigma in sigmas]
+    s = [sigma * a for sigma, a in zip(sigmas, alpha, strict=True)]
+    lam = [math.log(a / b) if b > 0 else math.inf for a, b in zip(alpha, s, strict=True)]
+    x, previous = s[0] * draw(), None
+    for i, sigma in enumerate(sigmas[:-1]):
+        u = x / alpha[i]
+        x_0, V = denoise(u, sigma), sigma**2 * (denoise(eye, sigma) - denoise(0 * eye, sigma))
+        M = p.sigma_y**2 * torch.eye(len(p.A), dtype=x.dtype) + p.A @ V @ p.A.T
+        D = x_0 + conjugate_gradients(M, p.y - x_0 @ p.A.T, iterations) @ p.A @ V
+        h, combined = lam[i + 1] - lam[i], D
+        if previous is not None and i + 2 < len(sigmas):
+            r = (lam[i] - lam[i - 1]) / h
+            combined = (1 + 1 / (2 * r)) * D - previous / (2 * r)
+        x, previous = s[i + 1] / s[i] * x - alpha[i + 1] * (math.exp(-h) - 1) * combined, D
+        yield (x / alpha[i + 1] + 1) / 2
 
 
 PaperStep = Callable[..., Tensor]

@@ -35,6 +35,7 @@ from invdiff.solvers import (
     ILVR,
     MCG,
     MMPS,
+    MMPS2M,
     SITCOM,
     TMPD,
     DDNMPlus,
@@ -70,6 +71,7 @@ SHORT = [
     ALD(steps=2, T=3),
     REDDiff(steps=6),
     MMPS(steps=3, iterations=2),
+    MMPS2M(steps=3, iterations=2),
     TMPD(steps=3),
     DAPS(steps=3, ode_steps=2, inner_steps=3),
     PnPDM(steps=4, decay=0.3, levels=4),
@@ -123,7 +125,7 @@ def test_an_image_does_not_depend_on_its_batch(solver: Solver, name: str, unet: 
     The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1: solvers by second moments are tried in float64.
     """
     problem = simulated(name, count=8)
-    if isinstance(solver, MMPS | TMPD):
+    if isinstance(solver, MMPS | MMPS2M | TMPD):
         unet = copy.deepcopy(unet).double()
     together = restore(problem, unet, solver).samples
     assert together.dtype == next(unet.parameters()).dtype

@@ -22,7 +22,7 @@ from invdiff.errors import InputError
 from invdiff.prior.denoiser import GaussianDenoiser, MixtureDenoiser, levels
 from invdiff.prior.ncsn import geometric, langevin, score
 from invdiff.prior.reverse import Sampler, State, calls, generate, interpolate, progressive, reverse
-from invdiff.prior.schedule import Schedule
+from invdiff.prior.schedule import Schedule, Spacing
 from invdiff.rng import Streams
 
 SHAPE = (1, 3, 4)
@@ -275,6 +275,20 @@ def test_ladder_from_a_timestep() -> None:
     torch.testing.assert_close(s.ladder(9, "karras", 300)[[0, -2]], s.sigma[[300, 1]], rtol=1e-9, atol=0)
     assert torch.equal(s.ladder(40, t=1000), s.ladder(40))
     assert torch.equal(Schedule.cosine().ladder(7, t=1000), Schedule.cosine().ladder(7))  # sigma = 160 at most
+
+
+def test_ladder_to_a_timestep() -> None:
+    s = Schedule.linear()
+    for ladder, t in ((s.ladder(5, t=500, end=100), [500, 400, 300, 200, 100]), (s.ladder(3, "root", 9, 7), [9, 8, 7])):
+        torch.testing.assert_close(ladder[:-1], s.sigma[t], rtol=1e-12, atol=0)
+    for spacing in get_args(Spacing):
+        ladder = s.ladder(9, spacing, 300.5, end=20.25)
+        ends = s.sigma_at(torch.tensor([300.5, 20.25]))
+        assert bool((ladder.diff() < 0).all())
+        torch.testing.assert_close(ladder[[0, -2]], ends, rtol=1e-9 if spacing == "karras" else 0.05, atol=0)
+    for end in (0.5, 301.0):
+        with pytest.raises(InputError, match=f"end: found {end:g}, expected a timestep from 1 to 300"):
+            s.ladder(5, t=300, end=end)
 
 
 # The score, and annealed Langevin dynamics.

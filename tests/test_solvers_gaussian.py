@@ -35,6 +35,7 @@ from invdiff.solvers import (
     ILVR,
     MCG,
     MMPS,
+    MMPS2M,
     SITCOM,
     TMPD,
     DDNMPlus,
@@ -247,7 +248,7 @@ def test_bias_of_dps_against_the_posterior(name: str) -> None:
 # Others that are not affine: short chains and few samples, 5 standard errors.
 SAMPLED: dict[str, Solver] = {
     "score_sde": ScoreSDE(steps=50), "mcg": MCG(steps=50, zeta=0.3), "red_diff": REDDiff(steps=100),
-    "mmps": MMPS(steps=30), "tmpd": TMPD(steps=30), "daps": DAPS(steps=20, inner_steps=10),
+    "mmps": MMPS(steps=30), "mmps_2m": MMPS2M(), "tmpd": TMPD(steps=30), "daps": DAPS(steps=20, inner_steps=10),
     "sitcom": SITCOM(steps=10, iterations=10, lr=0.05), "pnpdm": PnPDM(steps=30, decay=0.8, levels=40, rho_min=0.1),
 }  # fmt: skip
 SAMPLED_BIAS = {
@@ -264,6 +265,9 @@ SAMPLED_BIAS = {
     ("mmps", "mask"): Bias(0.000, 0.740, 0.415),
     ("mmps", "blur"): Bias(0.082, 0.725, 0.925),
     ("mmps", "average"): Bias(0.007, 0.738, 0.618),
+    ("mmps_2m", "mask"): Bias(0.023, 1.009, 0.853),
+    ("mmps_2m", "blur"): Bias(0.077, 0.989, 1.010),
+    ("mmps_2m", "average"): Bias(0.000, 1.006, 1.071),
     ("tmpd", "mask"): Bias(0.223, 0.778, 0.918),
     ("tmpd", "blur"): Bias(0.645, 0.925, 1.855),
     ("tmpd", "average"): Bias(0.197, 0.764, 1.246),
@@ -296,6 +300,14 @@ def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
     measured = torch.cat([problem.y.flatten(1) / SIGMA, x.flatten(1) / sigma], 1)
     expected = oracles.posterior(PRIOR, both, measured, 1.0).mean
     torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_mmps_in_few_steps_is_right_for_a_gaussian_prior(name: str) -> None:
+    """Ten steps of second order on E[x0 | x, y], the system solved: five standard errors."""
+    found = sampled_bias(MMPS2M(steps=10, iterations=30), problem_of(name), 64)
+    assert found.error**2 < 5 * math.sqrt(2 / (IMAGES * 64)) / 64
+    assert abs(found.spread - 1) < 0.03
 
 
 def split_posterior(problem: Problem, rho: float) -> oracles.Normal:

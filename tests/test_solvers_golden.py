@@ -31,6 +31,7 @@ from invdiff.solvers import (
     ILVR,
     MCG,
     MMPS,
+    MMPS2M,
     SITCOM,
     TMPD,
     DDNMPlus,
@@ -336,6 +337,14 @@ def test_daps(name: str, momentum: float | None, beta_y: float | None, sigma: fl
     settings = {"steps": 8, "ode_steps": 3, "inner_steps": 10, "beta": beta_y, "momentum": momentum}
     for operator in (OPERATORS[name], Opaque(OPERATORS[name])):
         agree_ve(lambda p, D, draw, _: oracles.daps(p, D, draw, **settings), solver, operator, sigma)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_mmps_2m(name: str, sigma: float) -> None:
+    settings = {"steps": 8, "sigma_max": 10.0, "sigma_min": 0.05, "iterations": 2}
+    solver = MMPS2M(**settings)  # type: ignore[arg-type]
+    agree_ve(lambda p, D, draw, _: oracles.mmps_2m(p, D, draw, **settings), solver, OPERATORS[name], sigma)
 
 
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])

@@ -59,9 +59,11 @@ class GrayView(Denoiser):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.prior(self.lift(x, sigma), math.sqrt(3) * sigma).mean(1, keepdim=True)
 
-    def ladder(self, steps: int, spacing: Spacing = "uniform", t: float | None = None) -> Tensor:
+    def ladder(
+        self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
+    ) -> Tensor:
         """The levels of m at which the colour prior is asked for its own."""
-        return self.prior.ladder(steps, spacing, t) / math.sqrt(3)
+        return self.prior.ladder(steps, spacing, t, end) / math.sqrt(3)
 
     def t_at(self, sigma: Tensor) -> float:
         return self.prior.t_at(math.sqrt(3) * sigma)
@@ -87,8 +89,10 @@ class ChannelView(Denoiser):
         each = sigma.expand(len(x)).repeat_interleave(x.shape[1])
         return self.prior(x.flatten(0, 1)[:, None], each).view_as(x)
 
-    def ladder(self, steps: int, spacing: Spacing = "uniform", t: float | None = None) -> Tensor:
-        return self.prior.ladder(steps, spacing, t)
+    def ladder(
+        self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
+    ) -> Tensor:
+        return self.prior.ladder(steps, spacing, t, end)
 
     def t_at(self, sigma: Tensor) -> float:
         return self.prior.t_at(sigma)

@@ -67,12 +67,15 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x (B, C, H, W) and sigma () or (B,), on the [0, 1] scale -> x_0 (B, C, H, W)."""
 
-    def ladder(self, steps: int, spacing: Spacing = "uniform", t: float | None = None) -> Tensor:
+    def ladder(
+        self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
+    ) -> Tensor:
         """Decreasing noise levels of ``steps`` steps, then 0, on the [0, 1] scale: (steps + 1,), float64.
 
-        They begin at timestep t of the schedule, by default at its end; see ``Schedule.ladder``.
+        They begin at timestep t of the schedule, by default at its last, and go to timestep ``end``; see
+        ``Schedule.ladder``.
         """
-        return self.schedule.ladder(steps, spacing, t) / 2
+        return self.schedule.ladder(steps, spacing, t, end) / 2
 
     def t_at(self, sigma: Tensor) -> float:
         """The timestep, maybe fractional, of a noise level () on the [0, 1] scale."""

@@ -117,31 +117,37 @@ class Schedule:
         weight = ((log_sigma - knots[high - 1]) / (knots[high] - knots[high - 1])).clamp(0, 1)
         return torch.lerp(values[high - 1], values[high], weight)
 
-    def ladder(self, steps: int, spacing: Spacing = "uniform", t: float | None = None) -> Tensor:
+    def ladder(
+        self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
+    ) -> Tensor:
         """Decreasing noise levels of a sampler with ``steps`` steps, then 0: (steps + 1,), float64.
 
         ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps, ``root`` is the grid of DiffPIR,
         T - sqrt(linspace(0, T^2)), ``karras`` spaces sigma^(1/7) (Karras et al. 2022, Eq. 5).
         A ladder begins at timestep t, by default T, but at sigma = 160 at most. The linear schedule ends at 157, the
-        cosine at 20,000, where x says nothing about x_0 and a solver's balance of x_0 against y is lost.
+        cosine at 20,000, where x says nothing about x_0 and a solver's balance of x_0 against y is lost. Before 0 it
+        comes to timestep ``end``, which may be fractional as t may.
         """
         last = self.t_at(torch.tensor(160.0, dtype=torch.float64)).floor()
         if t is not None:
             if not 1 <= t <= self.T:
                 raise InputError(f"t: found {t:g}, expected a timestep from 1 to {self.T}")
             last = last.clamp(max=t)
-        sigmas = self.sigma_at(self._subset(at_least_1("steps", steps), spacing, last))
+        if not 1 <= end <= last:
+            raise InputError(f"end: found {end:g}, expected a timestep from 1 to {float(last):g}")
+        sigmas = self.sigma_at(self._subset(at_least_1("steps", steps), spacing, last, end))
         return torch.cat([sigmas, sigmas.new_zeros(1)])
 
-    def _subset(self, steps: int, spacing: Spacing, last: Tensor) -> Tensor:
-        """Decreasing timesteps from ``last`` to 1, (steps,): integers where there are enough of them."""
+    def _subset(self, steps: int, spacing: Spacing, last: Tensor, first: float = 1.0) -> Tensor:
+        """Decreasing timesteps from ``last`` to ``first``, (steps,): integers where there are enough of them."""
         u = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
         if spacing == "karras":
-            low, high = self.sigma[1] ** (1 / 7), self.sigma_at(last) ** (1 / 7)
+            low, high = (self.sigma_at(torch.as_tensor(t, dtype=torch.float64)) ** (1 / 7) for t in (first, last))
             return self.t_at((low + u * (high - low)) ** 7)
-        t = 1 + (last - 1) * {"uniform": u, "quadratic": u**2, "root": 1 - (1 - u).sqrt()}[spacing]
+        t = first + (last - first) * {"uniform": u, "quadratic": u**2, "root": 1 - (1 - u).sqrt()}[spacing]
         # Quadratic steps begin closer together than integers: maximum() keeps each at a level of its own.
-        return t.round().maximum(torch.arange(steps, 0, -1)) if steps <= last else t
+        least = math.ceil(first) + torch.arange(steps - 1, -1, -1)
+        return t.round().maximum(least) if least[0] <= last else t
 
 
 def at_least_1(name: str, count: int) -> int:

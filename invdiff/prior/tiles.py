@@ -80,8 +80,10 @@ class Tiled(Denoiser):
         x_0: Tensor = _Blend.apply(pad_to_multiple(x, self.stride), sigma.to(x).expand(len(x)), label, self)
         return x_0[..., :height, :width]
 
-    def ladder(self, steps: int, spacing: Spacing = "uniform", t: float | None = None) -> Tensor:
-        return self.prior.ladder(steps, spacing, t)
+    def ladder(
+        self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
+    ) -> Tensor:
+        return self.prior.ladder(steps, spacing, t, end)
 
     def t_at(self, sigma: Tensor) -> float:
         return self.prior.t_at(sigma)

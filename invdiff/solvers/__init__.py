@@ -11,6 +11,7 @@ from invdiff.solvers.dps import DPS
 from invdiff.solvers.ilvr import ILVR
 from invdiff.solvers.mcg import MCG
 from invdiff.solvers.mmps import MMPS
+from invdiff.solvers.mmps_2m import MMPS2M
 from invdiff.solvers.pigdm import PiGDM
 from invdiff.solvers.pnpdm import PnPDM
 from invdiff.solvers.red_diff import REDDiff
@@ -20,6 +21,6 @@ from invdiff.solvers.sitcom import SITCOM
 from invdiff.solvers.tmpd import TMPD
 
 __all__ = [
-    "ALD", "DAPS", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "MMPS", "PiGDM", "PnPDM", "REDDiff",
-    "RePaint", "SITCOM", "ScoreSDE", "Solver", "Step", "TMPD",
+    "ALD", "DAPS", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "MMPS", "MMPS2M", "PiGDM", "PnPDM",
+    "REDDiff", "RePaint", "SITCOM", "ScoreSDE", "Solver", "Step", "TMPD",
 ]  # fmt: skip

@@ -81,6 +81,12 @@ class Solver(ABC):
         return ""
 
 
+def between(prior: Denoiser, steps: int, spacing: Spacing, sigma_max: float, sigma_min: float) -> Tensor:
+    """A ladder from sigma_max, or from the largest level of the prior, to sigma_min, both on [-1, 1], and to 0."""
+    t, end = (prior.t_at(torch.tensor(sigma / 2, dtype=torch.float64)) for sigma in (sigma_max, sigma_min))
+    return prior.ladder(steps, spacing, t, min(t, end))
+
+
 def error_variance(sigma: Tensor) -> float:
     """r^2 of PiGDM, the variance of x0's error on [0, 1] at a noise level () on the CPU.
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from invdiff.prior.denoiser import Denoiser
@@ -18,7 +17,7 @@ from invdiff.prior.schedule import Spacing, at_least_1
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, transition
+from invdiff.solvers.base import Solver, Step, between, transition
 from invdiff.solvers.langevin import hmc, langevin, variance
 
 
@@ -59,10 +58,7 @@ class DAPS(Solver):
         at_least_1("solver inner_steps", self.inner_steps)
 
     def ladder(self, prior: Denoiser) -> Tensor:
-        top = min(self.sigma_max, float(2 * prior.ladder(1)[0]))
-        u = torch.linspace(0, 1, self.steps, dtype=torch.float64)
-        sigmas = (top ** (1 / 7) + u * (self.sigma_min ** (1 / 7) - top ** (1 / 7))) ** 7 / 2
-        return torch.cat([sigmas, sigmas.new_zeros(1)])
+        return between(prior, self.steps, "karras", self.sigma_max, self.sigma_min)
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
