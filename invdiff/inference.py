@@ -69,35 +69,40 @@ def restore(
     like = torch.empty(0).to(next(iter(prior.state_dict().values()), torch.empty(0)))
     problem = problem.to(like.device, like.dtype)
     jobs = [(b, k) for b in range(len(problem)) for k in range(samples)]
-    size = batch or max(1, PIXELS_AT_ONCE // like.new_empty(problem.operator.shape).numel())
+    pixels = solver.width * like.new_empty(problem.operator.shape).numel()
+    size = batch or max(1, PIXELS_AT_ONCE // pixels)
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
     calls = 0
 
-    def count(*_: object) -> None:
+    def count(_: object, seen: tuple[Tensor, ...], __: object) -> None:
         nonlocal calls
-        calls += 1
+        calls += len(seen[0])
 
-    results, done, started = [], 0, time.perf_counter()
+    results, sizes, done, started = [], [], 0, time.perf_counter()
     progress = Progress(len(chunks) * solver.total_steps, on_progress)
     hooks = [prior.register_forward_hook(count)]
     if isinstance(whole_or_tiles, Tiled):
-        progress.expected = whole_or_tiles.batches(*problem.operator.shape) * len(chunks[0])
+        progress.expected = whole_or_tiles.batches(*problem.operator.shape) * len(chunks[0]) * solver.width
         hooks.append(whole_or_tiles.prior.register_forward_hook(progress.piece))
     try:
         for chunk in chunks:
             streams = Streams([(seed, numbers[b], k) for b, k in chunk])
+            smallest = torch.full((len(chunk),), torch.inf)
             for step in trajectory(problem.take([b for b, _ in chunk]), prior, solver, streams, like):
                 done += 1
+                smallest = smallest if step.ess is None else smallest.to(step.ess).minimum(step.ess)
                 progress.step()
                 if on_step is not None:
                     on_step(done, len(chunks) * solver.total_steps, step)
             results.append(step.x)
+            sizes.append(smallest)
     finally:
         for hook in hooks:
             hook.remove()
-    drawn = torch.cat(results).unflatten(0, (len(problem), samples)).transpose(0, 1)
-    posterior = Posterior(drawn, problem, calls // len(chunks), time.perf_counter() - started)
+    drawn, ess = (torch.cat(each).unflatten(0, (len(problem), samples)).transpose(0, 1) for each in (results, sizes))
+    seconds = time.perf_counter() - started
+    posterior = Posterior(drawn, problem, calls // len(jobs), seconds, None if step.ess is None else ess)
     posterior.warn_of_misfit()
     return posterior
 

@@ -26,14 +26,17 @@ class Posterior:
     Attributes:
         samples: (K, B, C, H, W), on the [0, 1] scale, not clipped.
         problem: what was solved.
-        nfe: network calls per sample.
+        nfe: network calls per sample, those for every particle counted.
         seconds: wall time of the whole restoration.
+        ess: (K, B), the smallest effective sample size on the way of the particles behind each sample, for solvers that
+            have them: near 1, a sample is hardly better than the proposals it came from.
     """
 
     samples: Tensor
     problem: Problem
     nfe: int
     seconds: float
+    ess: Tensor | None = None
 
     @cached_property
     def mean(self) -> Tensor:

@@ -229,7 +229,10 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
 
 
 def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
-    """Metrics of the baseline, of the samples (averaged over them) and of their mean, one list entry per image."""
+    """Metrics of the baseline, of the samples (averaged over them) and of their mean, one list entry per image.
+
+    Solvers with particles have an entry "ess" likewise.
+    """
     problem = posterior.problem
     estimates = {"baseline": posterior.baseline[None], "sample": posterior.samples}
     if len(posterior.samples) > 1:
@@ -240,7 +243,8 @@ def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
         if bool((torch.as_tensor(problem.variance()) > 0).all()):  # exact measurements have no misfit
             values["misfit"] = torch.stack([problem.misfit(x) for x in images])
         rows[name] = {metric: value.mean(0).tolist() for metric, value in values.items()}
-    return {"nfe": posterior.nfe, "seconds": posterior.seconds, "metrics": rows}
+    report = {"nfe": posterior.nfe, "seconds": posterior.seconds, "metrics": rows}
+    return report if posterior.ess is None else {**report, "ess": posterior.ess.mean(0).tolist()}
 
 
 def against(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
@@ -265,7 +269,11 @@ def table(report: dict[str, Any]) -> str:
         cells = [form.format(sum(values[c]) / len(values[c])) for c, form in columns.items()]
         cost = ["0", "-"] if name == "baseline" else [str(report["nfe"]), f"{report['seconds']:.1f}"]
         lines.append([name, *cells, *cost])
-    return "\n".join("  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines)
+    rows = ["  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines]
+    if "ess" in report:
+        ess = sum(report["ess"]) / len(report["ess"])
+        rows.append(f"effective sample size of the particles behind a sample, at its smallest: {ess:.1f}")
+    return "\n".join(rows)
 
 
 def run_name(settings: SolveSettings) -> str:

@@ -603,6 +603,109 @@ def trajectory(
         yield (x_t / p.abar[s].sqrt() + 1) / 2
 
 
+# Populations of P particles: what is drawn has one row per particle, those of an image together.
+
+
+def resample(log_w: Tensor, u: Tensor) -> Tensor:
+    """Systematic resampling of log-weights (B, P) by one uniform number per image, (B,): rows of a (B P, D) matrix."""
+    images, P = log_w.shape
+    rows = []
+    for b in range(images):
+        w, total, p = (log_w[b] - log_w[b].max()).exp(), 0.0, -1
+        for i in range(P):
+            while p < P - 1 and total <= (i + float(u[b])) / P:
+                p += 1
+                total += float(w[p] / w.sum())
+            rows.append(b * P + p)
+    return torch.tensor(rows)
+
+
+def pick(log_w: Tensor, u: Tensor) -> Tensor:
+    """One particle per image by weight: rows of a (B P, D) matrix."""
+    edges = log_w.softmax(1).cumsum(1)
+    return (edges < u[:, None]).sum(1).clamp_max(log_w.shape[1] - 1) + log_w.shape[1] * torch.arange(len(log_w))
+
+
+def tds(p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw) -> Iterator[Tensor]:
+    """Wu et al., Alg. 1, with p(y | x_t) ~ N(y; A x_0(x_t), sigma_y^2 + (1 - abar_t) / abar_t): first particles, VP."""
+
+    def log_density(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return torch.distributions.Normal(mean, variance.sqrt()).log_prob(x).sum(1)
+
+    def twisted(x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_()
+            variance = p.sigma_y**2 + (1 - p.abar[t]) / p.abar[t]
+            log_p = log_density(p.y, (x_t if t == 0 else p.x_0(x_t, t)) @ p.A.T, variance)
+            return log_p.detach(), torch.autograd.grad(log_p.sum(), x_t)[0]
+
+    x = (1 - p.abar[timesteps[0]]).sqrt() * draw()
+    log_p, g = twisted(x, timesteps[0])
+    log_w = log_p
+    for t, s in pairwise(timesteps):
+        rows = resample(log_w.view(-1, P), uniform())
+        x, log_p, g = x[rows], log_p[rows], g[rows]
+        score = -p.eps(x, t) / (1 - p.abar[t]).sqrt()
+        x_0, twisted_x_0 = (
+            (x + (1 - p.abar[t]) * each) / p.abar[t].sqrt() for each in (score, score + g if s > 0 else score)
+        )
+        z, zero = draw(), torch.zeros_like(x)
+        new = ddpm(p, x, twisted_x_0, t, s, z)
+        ratio = torch.zeros(len(x), dtype=x.dtype)
+        if s > 0:
+            beta = (1 - p.abar[t] / p.abar[s]) * (1 - p.abar[s]) / (1 - p.abar[t])
+            means = (ddpm(p, x, each, t, s, zero) for each in (x_0, twisted_x_0))
+            model, proposal = (log_density(new, mean, beta) for mean in means)
+            ratio = model - proposal
+        x = new
+        before, (log_p, g) = log_p, twisted(x, s)
+        log_w = ratio + log_p - before
+        if s > 0:
+            yield x[::P] / p.abar[s].sqrt()
+    yield x[pick(log_w.view(-1, P), uniform())]
+
+
+def mcgdiff(p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw, kappa: float = 1e-4) -> Iterator[Tensor]:
+    """Cardoso et al., coefficient by coefficient: ybar_i is known at tau_i, abar_tau = 1 / (1 + sigma_y^2 / s_i^2).
+
+    The potential of coefficient i at t >= tau_i is N(sqrt(abar_t) ybar_i; x_t, 1 - (1 - kappa) abar_t / abar_tau).
+    """
+    U, gain, V = p.svd
+    level = ((1 - p.abar[timesteps]) / p.abar[timesteps]).sqrt()
+    tau = [timesteps[int((level - p.sigma_y / s).abs().argmin())] if s > 0 else None for s in gain]
+    y = [p.y @ U[:, i] / gain[i] if gain[i] > 0 else None for i in range(len(gain))]
+
+    def width(i: int, t: int) -> Tensor:
+        return 1 - (1 - kappa) * p.abar[t] / p.abar[tau[i]]
+
+    def active(t: int) -> list[int]:
+        return [i for i in range(len(gain)) if tau[i] is not None and tau[i] <= t]
+
+    T = timesteps[0]
+    x = (1 - p.abar[T]).sqrt() * draw() @ V
+    for i in active(T):
+        K = (1 - p.abar[T]) / (1 - p.abar[T] + width(i, T))
+        x[:, i] = K * p.abar[T].sqrt() * y[i] + (1 - K).sqrt() * x[:, i]
+    for t, s in pairwise(timesteps):
+        x_t = x @ V.T
+        m = ddpm(p, x_t, p.x_0(x_t, t), t, s, torch.zeros_like(x_t)) @ V
+        beta = (1 - p.abar[t] / p.abar[s]) * (1 - p.abar[s]) / (1 - p.abar[t])
+        log_w = torch.zeros(len(x), dtype=x.dtype)
+        for i in active(s):
+            Normal_ = torch.distributions.Normal
+            log_w += Normal_(m[:, i], (beta + width(i, s)).sqrt()).log_prob(p.abar[s].sqrt() * y[i])
+            log_w -= Normal_(x[:, i], width(i, t).sqrt()).log_prob(p.abar[t].sqrt() * y[i])
+        m = m[resample(log_w.view(-1, P), uniform())]
+        z = draw() @ V
+        x = m + beta.sqrt() * z
+        for i in active(s):
+            K = beta / (beta + width(i, s))
+            x[:, i] = K * p.abar[s].sqrt() * y[i] + (1 - K) * m[:, i] + (K * width(i, s)).sqrt() * z[:, i]
+        if s > 0:
+            yield x[::P] @ V.T / p.abar[s].sqrt()
+    yield x[pick(torch.zeros(len(p.y) // P, P), uniform())] @ V.T
+
+
 # Closed forms.
 
 

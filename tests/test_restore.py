@@ -37,9 +37,12 @@ from invdiff.solvers import (
     MMPS,
     MMPS2M,
     SITCOM,
+    TDS,
     TMPD,
     DDNMPlus,
     DiffPIR,
+    Gibbs,
+    MCGDiff,
     PiGDM,
     PnPDM,
     REDDiff,
@@ -76,10 +79,13 @@ SHORT = [
     DAPS(steps=3, ode_steps=2, inner_steps=3),
     PnPDM(steps=4, decay=0.3, levels=4),
     SITCOM(steps=3, iterations=2),
+    TDS(steps=6, particles=3),
+    MCGDiff(steps=6, particles=3),
+    Gibbs(steps=3, particles=2, inner=2, start=2),
 ]
 # Where they are not one per step: a correction at all levels but 0; two steps of an ODE; rho and as many of the four
-# levels as are below it; two iterations, after which no image fits, and x0 in the end.
-CALLS: dict[type[Solver], int] = {ScoreSDE: 11, DAPS: 6, PnPDM: 10, SITCOM: 9}
+# levels as are below it; two iterations, after which no image fits, and x0 in the end; particles.
+CALLS: dict[type[Solver], int] = {ScoreSDE: 11, DAPS: 6, PnPDM: 10, SITCOM: 9, TDS: 18, MCGDiff: 18, Gibbs: 32}
 short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
 
 

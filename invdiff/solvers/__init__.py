@@ -8,8 +8,10 @@ from invdiff.solvers.ddnm_plus import DDNMPlus
 from invdiff.solvers.ddrm import DDRM
 from invdiff.solvers.diffpir import DiffPIR
 from invdiff.solvers.dps import DPS
+from invdiff.solvers.gibbs import Gibbs
 from invdiff.solvers.ilvr import ILVR
 from invdiff.solvers.mcg import MCG
+from invdiff.solvers.mcgdiff import MCGDiff
 from invdiff.solvers.mmps import MMPS
 from invdiff.solvers.mmps_2m import MMPS2M
 from invdiff.solvers.pigdm import PiGDM
@@ -18,9 +20,10 @@ from invdiff.solvers.red_diff import REDDiff
 from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
 from invdiff.solvers.sitcom import SITCOM
+from invdiff.solvers.tds import TDS
 from invdiff.solvers.tmpd import TMPD
 
 __all__ = [
-    "ALD", "DAPS", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "ILVR", "MCG", "MMPS", "MMPS2M", "PiGDM", "PnPDM",
-    "REDDiff", "RePaint", "SITCOM", "ScoreSDE", "Solver", "Step", "TMPD",
+    "ALD", "DAPS", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "Gibbs", "ILVR", "MCG", "MCGDiff", "MMPS",
+    "MMPS2M", "PiGDM", "PnPDM", "REDDiff", "RePaint", "SITCOM", "ScoreSDE", "Solver", "Step", "TDS", "TMPD",
 ]  # fmt: skip

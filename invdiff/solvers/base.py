@@ -24,11 +24,16 @@ __all__ = ["Solver", "Step", "error_variance", "norm", "precision", "project", "
 
 
 class Step(NamedTuple):
-    """One step of a solver, at noise level sigma: the iterate x and the estimate x0 of the clean image."""
+    """One step of a solver, at noise level sigma: the iterate x and the estimate x0 of the clean image.
+
+    ``ess`` (B,) is the effective sample size of a population of particles, where a solver has them; x and x0 are those
+    of one particle.
+    """
 
     sigma: float
     x: Tensor
     x0: Tensor
+    ess: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,11 @@ class Solver(ABC):
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
     ) -> Iterator[Step]:
         """Yield one Step per noise level, from x ~ N(., sigmas[0]^2) down to sigmas[-1] = 0."""
+
+    @property
+    def width(self) -> int:
+        """Images that the prior sees at once for every sample: the particles of a population."""
+        return 1
 
     @property
     def total_steps(self) -> int:

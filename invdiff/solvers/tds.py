@@ -1,0 +1,64 @@
+"""TDS, the twisted diffusion sampler: Wu et al. 2023, Alg. 1 (https://arxiv.org/abs/2306.17775).
+
+The twisting function is that of Sec. 3.3 for measurements with noise: N(y; A x0(x), sigma_y^2 + sigma^2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from invdiff.prior.denoiser import Denoiser
+from invdiff.problem import Problem
+from invdiff.registry import register
+from invdiff.rng import Streams
+from invdiff.solvers.base import Step, vjp
+from invdiff.solvers.smc import Population, populate
+
+
+@register("solver", "tds")
+@dataclass(frozen=True, kw_only=True)
+class TDS(Population):
+    """DDPM steps guided by the gradient of the twisting function, weighted by what the guidance got wrong.
+
+    Its target is the posterior under the DDPM of ``steps`` steps, exactly so for many particles. As in the paper every
+    step resamples, here systematically. The last step draws no noise, and is weighted without being guided.
+
+    Args:
+        particles: P, of the population behind every sample; each costs as much as a sample of DPS.
+    """
+
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+        x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
+        x0, g, psi = twist(prior, problem, x, sigmas[0])
+        log_w = psi
+        for sigma, sigma_next in pairwise(sigmas):
+            chosen = particles.choose(log_w, self.particles)
+            x, x0, g, before = x[chosen], x0[chosen], g[chosen], psi[chosen]
+            kept = float((sigma_next / sigma) ** 2)
+            fresh, z = float(sigma_next) * (1 - kept) ** 0.5, particles(x)
+            drift = float(sigma**2 - sigma_next**2) * g if sigma_next > 0 else torch.zeros_like(x)
+            x = x0 + kept * (x - x0) + drift + fresh * z
+            x0, g, psi = twist(prior, problem, x, sigma_next)
+            # log p(x' | x) - log q(x' | x): two Gaussians of variance fresh^2 whose means are drift apart.
+            ratio = drift / max(fresh, 1e-12)
+            log_w = psi - before - (ratio * (z + ratio / 2)).flatten(1).sum(1)
+            if sigma_next > 0:
+                yield Step(float(sigma_next), x[:: self.particles], x0[:: self.particles], particles.effective(log_w))
+        ess, x = particles.effective(log_w), x[particles.choose(log_w, 1)]
+        yield Step(0.0, x, x, ess)
+
+
+def twist(prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x0(x), grad log psi and log psi (B,), psi the twisting function; at level 0 x0 is x, and there is no gradient."""
+    variance = torch.as_tensor(problem.variance() + float(sigma**2)).to(x).clamp_min(1e-8)
+    if sigma == 0:
+        r = problem.residual(x)
+        return x, torch.zeros_like(x), -(r * r / variance).flatten(1).sum(1) / 2
+    x0, pull = vjp(prior, x, sigma)
+    r, pull_residual = vjp(problem.residual, x0)
+    return x0, -pull(pull_residual(r / variance)), -(r * r / variance).flatten(1).sum(1) / 2
