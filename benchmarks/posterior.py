@@ -31,14 +31,20 @@ from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
 from invdiff.solvers import (
     ALD,
+    DAPS,
     DDNM,
     DDRM,
     DPS,
     ILVR,
     MCG,
+    MMPS,
+    MMPS2M,
+    SITCOM,
+    TMPD,
     DDNMPlus,
     DiffPIR,
     PiGDM,
+    PnPDM,
     REDDiff,
     RePaint,
     ScoreSDE,
@@ -73,6 +79,23 @@ SOLVERS: dict[str, dict[str, Solver]] = {
     "repaint": {"RePaint": RePaint(), "RePaint steps=50 travel_repeat=5": RePaint(steps=50, travel_repeat=5)},
     "ald": {"ALD": ALD(), "ALD steps=100 epsilon=0.2": ALD(steps=100, epsilon=0.2)},
     "red_diff": {"RED-diff": REDDiff(), "RED-diff steps=300": REDDiff(steps=300)},
+    "mmps": {
+        "MMPS": MMPS(),
+        "MMPS steps=20 karras": MMPS(steps=20, spacing="karras", sigma_max=20.0, sigma_min=0.04),
+        "MMPS-2M": MMPS2M(),
+        "MMPS-2M steps=20 iterations=10": MMPS2M(steps=20, iterations=10),
+    },
+    "tmpd": {"TMPD": TMPD()},
+    "pnpdm": {
+        "PnP-DM": PnPDM(),
+        "PnP-DM steps=60 levels=30": PnPDM(steps=60, levels=30),
+        "PnP-DM rho_min=0.1": PnPDM(rho_min=0.1),
+    },
+    "daps": {
+        "DAPS steps=50 ode_steps=2": DAPS(steps=50, ode_steps=2),
+        "the same, HMC": DAPS(steps=50, ode_steps=2, inner="hmc"),
+    },
+    "sitcom": {"SITCOM": SITCOM()},
 }
 
 

@@ -131,7 +131,7 @@ def test_an_image_does_not_depend_on_its_batch(solver: Solver, name: str, unet: 
     The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1: solvers by second moments are tried in float64.
     """
     problem = simulated(name, count=8)
-    if isinstance(solver, MMPS | MMPS2M | TMPD):
+    if isinstance(solver, MMPS | TMPD):
         unet = copy.deepcopy(unet).double()
     together = restore(problem, unet, solver).samples
     assert together.dtype == next(unet.parameters()).dtype

@@ -7,6 +7,7 @@ system is solved with. J is symmetric for an exact denoiser; for a network J^T s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,7 @@ from invdiff.prior.schedule import at_least_1
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, transition, vjp
+from invdiff.solvers.base import Solver, Step, between, transition, vjp
 
 
 @register("solver", "mmps")
@@ -32,16 +33,23 @@ class MMPS(Solver):
         eta: 1 is the DDPM transition, 0 DDIM.
         iterations: of conjugate gradients, each a pass backwards through the network. Few of them regularise: they
             leave out the directions that A V A^T hardly has.
+        sigma_max, sigma_min: where the levels begin and where they end before 0, on [-1, 1]; by default those of the
+            prior. Few steps are better spent between: little is decided above or below.
     """
 
     eta: float = 1.0
     iterations: int = 3
+    sigma_max: float = math.inf
+    sigma_min: float = 0.0
 
     requires = LinearOperator
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_1("solver iterations", self.iterations)
+
+    def ladder(self, prior: Denoiser) -> Tensor:
+        return between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
