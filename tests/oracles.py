@@ -447,7 +447,7 @@ def mmps(
     """Rozet et al., Alg. 2 and 3: V[x | x_t] = Sigma_t grad^T d(x_t), the system by conjugate gradients."""
     x_0, J = jacobian(p, x_t, t)
     V = (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT  # of x_t / sqrt(abar): (1 - abar) / abar, and sqrt(abar) for d x_t
-    M = p.sigma_y**2 * torch.eye(len(p.A), dtype=x_0.dtype) + p.A @ V @ p.A.T
+    M = max(p.sigma_y, 0.01) ** 2 * torch.eye(len(p.A), dtype=x_0.dtype) + p.A @ V @ p.A.T
     v = conjugate_gradients(M, p.y - x_0 @ p.A.T, iterations)
     x_0 = x_0 + (V @ (v @ p.A)[..., None])[..., 0]
     return ddim(p, x_t, x_0, t, s, draw(), eta)
@@ -458,7 +458,7 @@ def tmpd(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0) ->
     x_0, J = jacobian(p, x_t, t)
     V = (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT
     sums = (p.A @ V @ p.A.T).sum(2).clamp_min(0)
-    v = (p.y - x_0 @ p.A.T) / (p.sigma_y**2 + sums).clamp_min(1e-12)
+    v = (p.y - x_0 @ p.A.T) / (max(p.sigma_y, 0.01) ** 2 + sums)
     x_0 = x_0 + (V @ (v @ p.A)[..., None])[..., 0]
     return ddim(p, x_t, x_0, t, s, draw(), eta)
 
@@ -563,7 +563,7 @@ def mmps_2m(
     for i, sigma in enumerate(sigmas[:-1]):
         u = x / alpha[i]
         x_0, V = denoise(u, sigma), sigma**2 * (denoise(eye, sigma) - denoise(0 * eye, sigma))
-        M = p.sigma_y**2 * torch.eye(len(p.A), dtype=x.dtype) + p.A @ V @ p.A.T
+        M = max(p.sigma_y, 0.01) ** 2 * torch.eye(len(p.A), dtype=x.dtype) + p.A @ V @ p.A.T
         D = x_0 + conjugate_gradients(M, p.y - x_0 @ p.A.T, iterations) @ p.A @ V
         h, combined = lam[i + 1] - lam[i], D
         if previous is not None and i + 2 < len(sigmas):

@@ -323,7 +323,7 @@ def test_pnpdm_draws_from_the_posterior_of_the_split(rho_min: float, apart: floa
     """Which is apart from that of y, and nears it with rho. The spread is short by what DDPM's transitions lose."""
     problem = problem_of("mask")
     exact = split_posterior(problem, rho_min / 2)
-    solver = PnPDM(steps=20, decay=0.7, rho_min=rho_min, levels=100)
+    solver = PnPDM(steps=20, decay=0.7, rho_min=rho_min, levels=80)
     found = sampled_bias(solver, problem, 64, exact)
     assert found.error**2 < 5 * math.sqrt(2 / exact.mean.numel()) / 64  # five standard errors of its estimate
     assert 0.88 < found.spread < 1

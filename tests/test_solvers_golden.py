@@ -271,19 +271,19 @@ def test_red_diff(name: str, sigma: float, clip: bool) -> None:
 @pytest.mark.parametrize(("iterations", "sigma", "eta"), [(1, 0.05, 1.0), (3, 0.05, 0.3), (3, 0.0, 0.0)])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_mmps(name: str, iterations: int, sigma: float, eta: float) -> None:
-    solver = MMPS(steps=20, iterations=iterations, eta=eta)
-    agree("mmps", solver, name, sigma, oracles.uniform_timesteps(20), iterations=iterations, eta=eta)
+    solver = MMPS(steps=10, iterations=iterations, eta=eta)
+    agree("mmps", solver, name, sigma, oracles.uniform_timesteps(10), iterations=iterations, eta=eta)
 
 
 def test_mmps_of_a_clipped_prior() -> None:
     """Its Jacobian is singular: pixels at 0 and 1 are taken as known."""
-    agree("mmps", MMPS(steps=20), "blur", 0.05, oracles.uniform_timesteps(20), clip=True, iterations=3)
+    agree("mmps", MMPS(steps=10), "blur", 0.05, oracles.uniform_timesteps(10), clip=True, iterations=3)
 
 
 @pytest.mark.parametrize(("sigma", "eta"), [(0.05, 1.0), (0.0, 0.3)])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_tmpd(name: str, sigma: float, eta: float) -> None:
-    agree("tmpd", TMPD(steps=20, eta=eta), name, sigma, oracles.uniform_timesteps(20), eta=eta)
+    agree("tmpd", TMPD(steps=10, eta=eta), name, sigma, oracles.uniform_timesteps(10), eta=eta)
 
 
 @pytest.mark.parametrize(("lam", "sigma", "clip"), [(0.0, 0.05, False), (0.5, 0.0, True)])

@@ -91,6 +91,15 @@ class Solver(ABC):
         return ""
 
 
+LEAST = 0.005  # standard deviation of y on [0, 1], the 0.01 of [-1, 1] in DAPS
+
+
+def positive_variance(problem: Problem) -> float | Tensor:
+    """The variance of y, that of `LEAST` at least: for methods that divide by it or by what is little more."""
+    variance = problem.variance()
+    return variance.clamp_min(LEAST**2) if isinstance(variance, Tensor) else max(variance, LEAST**2)
+
+
 def between(prior: Denoiser, steps: int, spacing: Spacing, sigma_max: float, sigma_min: float) -> Tensor:
     """A ladder from sigma_max, or from the largest level of the prior, to sigma_min, both on [-1, 1], and to 0."""
     t, end = (prior.t_at(torch.tensor(sigma / 2, dtype=torch.float64)) for sigma in (sigma_max, sigma_min))

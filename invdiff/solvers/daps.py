@@ -17,8 +17,8 @@ from invdiff.prior.schedule import Spacing, at_least_1
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, between, transition
-from invdiff.solvers.langevin import hmc, langevin, variance
+from invdiff.solvers.base import Solver, Step, between, positive_variance, transition
+from invdiff.solvers.langevin import hmc, langevin
 
 
 @register("solver", "daps")
@@ -63,7 +63,7 @@ class DAPS(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
     ) -> Iterator[Step]:
-        fit = variance(problem, self.beta_y)
+        fit = positive_variance(problem) if self.beta_y is None else self.beta_y**2 / 4
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             for s, s_next in pairwise(prior.ladder(self.ode_steps, self.spacing, prior.t_at(sigma))):
                 x = transition(x, prior(x, s), s, s_next, 0.0, noise)

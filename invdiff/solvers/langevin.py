@@ -14,16 +14,6 @@ from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers.base import vjp
 
-LEAST = 0.01  # standard deviation on [-1, 1] that y has at least in a chain: that of the steps' sizes as published
-
-
-def variance(problem: Problem, beta_y: float | None = None) -> float | Tensor:
-    """The variance of y on [0, 1]: that of its noise, `LEAST` at least, or beta_y^2 with beta_y on [-1, 1]."""
-    if beta_y is not None:
-        return beta_y**2 / 4
-    own = problem.variance()
-    return own.clamp_min(LEAST**2 / 4) if isinstance(own, Tensor) else max(own, LEAST**2 / 4)
-
 
 def log_density_gradient(problem: Problem, w: Tensor, center: Tensor, r: float, variance: float | Tensor) -> Tensor:
     """Its gradient in w, (B, C, H, W)."""

@@ -2,7 +2,8 @@
 
 With p(x0 | x) taken as N(x0, V), V = sigma^2 J its own covariance and J the Jacobian of x0 (Tweedie's second formula),
 E[x0 | x, y] = x0 + V A^T (sigma_y^2 + A V A^T)^-1 (y - A x0): exact for a Gaussian prior, up to the steps that the
-system is solved with. J is symmetric for an exact denoiser; for a network J^T stands for it.
+system is solved with. J is symmetric for an exact denoiser; for a network J^T stands for it. A sigma_y of 0 counts as
+0.005: V may say that a pixel is known, as it does where x0 is clipped, and y that it is otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from invdiff.prior.schedule import at_least_1
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, between, transition, vjp
+from invdiff.solvers.base import Solver, Step, between, positive_variance, transition, vjp
 
 
 @register("solver", "mmps")
@@ -63,7 +64,7 @@ class MMPS(Solver):
 def conditional_mean(prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, iterations: int) -> Tensor:
     """E[x0 | x, y], (B, C, H, W), to a number of iterations."""
     operator: LinearOperator = problem.operator  # type: ignore[assignment]
-    variance, sigma2 = problem.variance(), float(sigma**2)
+    variance, sigma2 = positive_variance(problem), float(sigma**2)
     x0, pull = vjp(prior, x, sigma, again=True)
 
     def VAt(v: Tensor) -> Tensor:

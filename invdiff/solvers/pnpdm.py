@@ -20,8 +20,8 @@ from invdiff.prior.schedule import Spacing, at_least_1
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, transition
-from invdiff.solvers.langevin import langevin, variance
+from invdiff.solvers.base import Solver, Step, positive_variance, transition
+from invdiff.solvers.langevin import langevin
 
 
 @register("solver", "pnpdm")
@@ -67,7 +67,7 @@ class PnPDM(Solver):
             if isinstance(problem.operator, LinearOperator):
                 x = draw_z(problem, x, float(rho), noise)
             else:
-                x = langevin(problem, x, float(rho), variance(problem), self.lr, self.inner_steps, noise)
+                x = langevin(problem, x, float(rho), positive_variance(problem), self.lr, self.inner_steps, noise)
             for s, s_next in pairwise(torch.cat([rho[None], ladder[ladder < rho]])):
                 x = transition(x, prior(x, s), s, s_next, 1.0, noise)
             yield Step(float(rho_next), x, x)

@@ -17,7 +17,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, transition, vjp
+from invdiff.solvers.base import Solver, Step, positive_variance, transition, vjp
 
 
 @register("solver", "tmpd")
@@ -26,7 +26,7 @@ class TMPD(Solver):
     """A DDIM step towards E[x0 | x, y].
 
     Row sums bound a matrix of non-negative entries, as A V A^T is for images that vary smoothly and an A that
-    averages; they may be negative for others, and those are taken as 0.
+    averages; they may be negative for others, and those are taken as 0. A sigma_y of 0 counts as 0.005.
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
@@ -44,8 +44,7 @@ class TMPD(Solver):
             x0, pull = vjp(prior, x, sigma, again=True)
             sigma2 = float(sigma**2)
             sums = operator(sigma2 * pull(operator.adjoint(problem.measured()))).clamp_min(0)
-            # Without noise, a row that sums to nothing has a residual that nothing can change.
-            scaled = problem.residual(x0) / (problem.variance() + sums).clamp_min(1e-12)
+            scaled = problem.residual(x0) / (positive_variance(problem) + sums)
             x0 = x0 + sigma2 * pull(operator.adjoint(scaled))
             del pull  # and the graph with it, before the next
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
