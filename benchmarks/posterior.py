@@ -1,206 +1,240 @@
-"""How far every solver is from the exact posterior, under a Gaussian prior for which that is known.
+"""Every solver against exact posteriors: writes the tables of docs/trust.md.
 
-    python benchmarks/posterior.py [--images 16] [--samples 32] [--solvers ddrm,diffpir]
+    python benchmarks/posterior.py --out docs/trust.md
+    python benchmarks/posterior.py --out docs/trust.md --cases levy --solvers gibbs,dps     # only some of them
+    python benchmarks/posterior.py --out docs/trust.md --cases mixture --budget             # error against calls
 
-Prints a markdown table per problem. The row ``exact`` draws from the posterior itself: that is chance.
+Priors, draws and denoisers are those of ``exact.py``; a solver has the settings of its preset in configs/solver.
+Samples (K, B, D) are held against 3 K exact draws given the same y; "exact" is K others, and shows what chance does.
 
-- mean error: RMSE of the samples' mean to the posterior's, in standard deviations of that; 0 is right.
-- spread: standard deviation of the samples over the posterior's; 1 is right.
-- cover: share of true pixels inside the samples' central 50 % and 90 % intervals.
-- gap: MSE of the samples' mean over that of the posterior mean, the least there is, in dB; 0 is right.
-- misfit: ||y - A x||^2 / (m sigma^2) of the samples; 1 is right.
+- gap: 10 log10(1 + |samples' mean - E[x | y]|^2 / tr Cov(x | y)) dB, that is, of the mean squared errors.
+- spread: root of the samples' total variance over the posterior's; 1 is right.
+- 50 %, 90 %: share of exact draws in the samples' central intervals, pixel by pixel.
+- CRPS: mean over exact draws, over that of "exact"; 1 is right.
+- SW: sliced 2-Wasserstein distance to K exact draws along 32 directions, in standard deviations of the posterior; the
+  row "exact" has the least that K samples can have.
 
-The mean of finitely many samples is off by chance too; its expected share is taken out of mean error and gap.
+What the mean of finitely many samples is off by chance is taken out of the gap.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from exact import GaussianPrior, LevyPrior, MixturePrior, Prior
 from torch import Tensor
 
+from invdiff import config, registry
+from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.metrics import coverage
+from invdiff.metrics import coverage, crps
 from invdiff.noise import Gaussian
-from invdiff.operators import BlockAverage, Denoise, GaussianBlur, LinearOperator, MaskRandom
-from invdiff.prior import GaussianDenoiser
+from invdiff.operators import CircularBlur, Denoise, LinearOperator, MaskRandom
+from invdiff.operators.fourier import PartialFourier
 from invdiff.problem import Problem
-from invdiff.solvers import (
-    ALD,
-    DAPS,
-    DDNM,
-    DDRM,
-    DPS,
-    ILVR,
-    MCG,
-    MMPS,
-    MMPS2M,
-    SITCOM,
-    TMPD,
-    DDNMPlus,
-    DiffPIR,
-    PiGDM,
-    PnPDM,
-    REDDiff,
-    RePaint,
-    ScoreSDE,
-    Solver,
-)
+from invdiff.solvers import Solver
 
-SHAPE = (1, 8, 8)
-SIGMA = 0.05
-# Default settings (the published ones), and others: the presets of configs/solver among them.
-SOLVERS: dict[str, dict[str, Solver]] = {
-    "dps": {"DPS": DPS(), "DPS steps=50 zeta=2": DPS(steps=50, zeta=2.0)},
-    "pigdm": {"PiGDM": PiGDM(), "PiGDM steps=50": PiGDM(steps=50), "PiGDM adaptive=false": PiGDM(adaptive=False)},
-    "ddrm": {
-        "DDRM": DDRM(),
-        "DDRM steps=100 quadratic": DDRM(steps=100, spacing="quadratic"),
-        "the same, temperature=0.8": DDRM(steps=100, spacing="quadratic", temperature=0.8),
-    },
-    "ddnm": {
-        "DDNM": DDNM(),
-        "DDNM eta=1": DDNM(eta=1.0),
-        "DDNM travel 10 x 3": DDNM(travel_length=10, travel_repeat=3),
-    },
-    "ddnm_plus": {"DDNM+": DDNMPlus()},
-    "diffpir": {
-        "DiffPIR": DiffPIR(),
-        "DiffPIR lam=2 zeta=1": DiffPIR(lam=2.0, zeta=1.0),
-        "DiffPIR lam=4 zeta=1": DiffPIR(lam=4.0, zeta=1.0),
-    },
-    "score_sde": {"ScoreSDE": ScoreSDE(), "ScoreSDE steps=50": ScoreSDE(steps=50)},
-    "ilvr": {"ILVR": ILVR()},
-    "mcg": {"MCG": MCG(), "MCG steps=100": MCG(steps=100)},
-    "repaint": {"RePaint": RePaint(), "RePaint steps=50 travel_repeat=5": RePaint(steps=50, travel_repeat=5)},
-    "ald": {"ALD": ALD(), "ALD steps=100 epsilon=0.2": ALD(steps=100, epsilon=0.2)},
-    "red_diff": {"RED-diff": REDDiff(), "RED-diff steps=300": REDDiff(steps=300)},
-    "mmps": {
-        "MMPS": MMPS(),
-        "MMPS steps=20 karras": MMPS(steps=20, spacing="karras", sigma_max=20.0, sigma_min=0.04),
-        "MMPS-2M": MMPS2M(),
-        "MMPS-2M steps=20 iterations=10": MMPS2M(steps=20, iterations=10),
-    },
-    "tmpd": {"TMPD": TMPD()},
-    "pnpdm": {
-        "PnP-DM": PnPDM(),
-        "PnP-DM steps=60 levels=30": PnPDM(steps=60, levels=30),
-        "PnP-DM rho_min=0.1": PnPDM(rho_min=0.1),
-    },
-    "daps": {
-        "DAPS steps=50 ode_steps=2": DAPS(steps=50, ode_steps=2),
-        "the same, HMC": DAPS(steps=50, ode_steps=2, inner="hmc"),
-    },
-    "sitcom": {"SITCOM": SITCOM()},
-}
+RIGHT = "gibbs"
 
 
-class Exact(NamedTuple):
-    """The posterior N(mean, covariance) of every image: (B, D), and (D, D) for all."""
+@dataclass(frozen=True)
+class Case:
+    """A prior and a task, with the noise level at which the answer is not settled by y alone."""
 
-    mean: Tensor
-    covariance: Tensor
-
-    def draw(self, samples: int, generator: torch.Generator) -> Tensor:
-        z = torch.randn(samples, *self.mean.shape, generator=generator, dtype=self.mean.dtype)
-        return self.mean + z @ torch.linalg.cholesky(self.covariance).T
+    name: str
+    prior: Prior
+    operator: LinearOperator
+    sigma: float
 
 
-def operators() -> dict[str, LinearOperator]:
+class Truth(NamedTuple):
+    """The measurements of some images, and exact draws given them: (3 K, B, D) and (K, B, D)."""
+
+    problem: Problem
+    draws: Tensor
+    others: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([self.draws, self.others]).mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.cat([self.draws, self.others]).var(0)
+
+
+class Scores(NamedTuple):
+    gap: float
+    spread: float
+    half: float
+    ninety: float
+    crps: float
+    sliced: float
+
+
+def cases() -> Iterator[Case]:
+    """The five priors under the four tasks."""
+    priors: dict[str, tuple[Prior, tuple[float, float, float, float]]] = {
+        "patches": (GaussianPrior.patches(), (0.1, 0.02, 0.05, 0.05)),
+        "mixture": (MixturePrior.gratings(), (0.8, 0.4, 0.3, 0.3)),
+        "levy gauss": (LevyPrior("gauss", 0.04), (0.1, 0.03, 0.05, 0.05)),
+        "levy laplace": (LevyPrior("laplace", 0.03), (0.1, 0.03, 0.05, 0.05)),
+        "levy student": (LevyPrior("student", 0.02), (0.1, 0.03, 0.05, 0.05)),
+    }
+    for name, (prior, sigmas) in priors.items():
+        for (task, operator), sigma in zip(operators(prior.shape).items(), sigmas, strict=True):
+            yield Case(f"{name}, {task}", prior, operator, sigma)
+
+
+def operators(shape: tuple[int, int, int]) -> dict[str, LinearOperator]:
+    """Fourier: the lowest frequencies and a third of the others, drawn."""
+    height, width = shape[1:]
+    taps = torch.exp(-(torch.arange(-3, 4, dtype=torch.float64) ** 2) / 2)
+    kernel = taps[:, None] * taps if height > 1 else taps[None]
+    kept = torch.rand(height, width, generator=torch.Generator().manual_seed(0)) < 1 / 3
+    kept[height // 2, width // 2 - 1 : width // 2 + 2] = True
     return {
-        "denoise": Denoise(SHAPE).double(),
-        "mask, 50 % missing": MaskRandom(SHAPE, missing=0.5).double(),
-        "Gaussian blur, 1 pixel": GaussianBlur(SHAPE, sigma=1.0, kernel_size=7).double(),
-        "block average, factor 2": BlockAverage(SHAPE, 2).double(),
+        "denoising": Denoise(shape).double(),
+        "deconvolution": CircularBlur(shape, kernel / kernel.sum()).double(),
+        "inpainting": MaskRandom(shape, missing=0.6).double(),
+        "partial Fourier": PartialFourier(shape, kept.double()).double(),
     }
 
 
-def prior_covariance() -> Tensor:
-    """Pixels of standard deviation 0.24, correlated as exp(-distance / 3)."""
-    grid = torch.cartesian_prod(*(torch.arange(side) for side in SHAPE[1:])).double()
-    return 0.06 * torch.exp(-torch.cdist(grid, grid) / 3)
+def truth_of(case: Case, images: int, samples: int, seed: int = 0) -> Truth:
+    generator = torch.Generator().manual_seed(seed)
+    x = case.prior.draw(images, generator).view(images, *case.prior.shape)
+    problem = Problem.simulate(x, case.operator, Gaussian(case.sigma), seed=seed)
+    draws = case.prior.posterior(problem, case.sigma, 4 * samples, generator)
+    return Truth(problem, draws[samples:], draws[:samples])
 
 
-def exact_posterior(problem: Problem, mean: Tensor, covariance: Tensor) -> Exact:
-    operator, size = problem.operator, len(mean)
-    A = operator(torch.eye(size, dtype=torch.float64).view(size, *SHAPE)).flatten(1).T
-    noise = SIGMA**2 * torch.eye(len(A), dtype=torch.float64)
-    gain = covariance @ A.T @ torch.linalg.inv(A @ covariance @ A.T + noise)
-    posterior = covariance - gain @ A @ covariance
-    return Exact(mean + (problem.y.flatten(1) - mean @ A.T) @ gain.T, (posterior + posterior.T) / 2)
+def score(samples: Tensor, truth: Truth) -> Scores:
+    """Samples (K, B, D) against the exact draws."""
+    mean, variance, total = samples.mean(0), samples.var(0), truth.variance.sum()
+    chance = variance.sum() / len(samples) + total / (len(truth.draws) + len(truth.others))
+    error = ((mean - truth.mean).square().sum() - chance) / total
+    directions = torch.nn.functional.normalize(
+        torch.randn(samples.shape[2], 32, generator=torch.Generator().manual_seed(1), dtype=samples.dtype), dim=0
+    )
+    ours, theirs = ((x @ directions).sort(0).values for x in (samples, truth.draws[: len(samples)]))
+    scale = (theirs.var(0).mean()).sqrt()
+    cover = [torch.stack([coverage(samples, x, level) for x in truth.draws]).mean() for level in (0.5, 0.9)]
+    return Scores(
+        10 * math.log10(max(1e-3, 1 + float(error))),
+        float((variance.sum() / total).sqrt()),
+        float(cover[0]),
+        float(cover[1]),
+        float(torch.stack([crps(samples, x) for x in truth.draws]).mean()),
+        float((ours - theirs).square().mean().sqrt() / scale),
+    )
 
 
-def row(
-    name: str, samples: Tensor, truth: Tensor, exact: Exact, problem: Problem, nfe: int, seconds: float
-) -> str:
-    """One line of the table; samples (K, B, D), truth (B, D)."""
-    mean, variance = samples.mean(0), samples.var(0).mean()
-    chance, unit = variance / len(samples), exact.covariance.diagonal().mean()
-    error = ((mean - exact.mean).square().mean() - chance).clamp_min(0)
-    gap = ((mean - truth).square().mean() - chance) / (exact.mean - truth).square().mean()
-    misfit = torch.stack([problem.misfit(x.view(-1, *SHAPE)) for x in samples]).mean()
-    cover = [f"{100 * float(coverage(samples, truth, level).mean()):.0f} %" for level in (0.5, 0.9)]
+def preset(name: str) -> Solver:
+    return config.build("solver", config.component("solver", name))
+
+
+def run(solver: Solver, case: Case, truth: Truth) -> tuple[Scores, int, float]:
+    """Scores, calls per sample, seconds per sample."""
+    samples = len(truth.others)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the misfit: it is what is measured here
+        posterior = restore(truth.problem, case.prior.denoiser(), solver, samples=samples)
+    scores = score(posterior.samples.flatten(2).double(), truth)
+    return scores, posterior.nfe, posterior.seconds / (samples * len(truth.problem))
+
+
+def table(case: Case, names: list[str], images: int, samples: int) -> Iterator[str]:
+    """The lines of one problem's table, as they are ready."""
+    truth = truth_of(case, images, samples)
+    yield "| solver | gap dB | spread | 50 % | 90 % | CRPS | SW | calls | ms |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    chance = score(truth.others, truth)
+    yield row("exact", chance, chance, 0, 0.0)
+    for name in names:
+        try:
+            scores, calls, seconds = run(preset(name), case, truth)
+        except InputError as error:
+            yield f"| {name} | refused: {str(error).partition(' (')[0]} |" + " |" * 7
+        else:
+            yield row(name, scores, chance, calls, seconds)
+
+
+def row(name: str, scores: Scores, chance: Scores, calls: int, seconds: float) -> str:
     cells = [
-        name,
-        f"{float((error / unit).sqrt()):.2f}",
-        f"{float((variance / unit).sqrt()):.2f}",
-        *cover,
-        f"{10 * math.log10(float(gap)):.2f} dB" if gap > 0 else "-",
-        f"{float(misfit):.2f}",
-        str(nfe),
-        f"{1000 * seconds:.1f} ms",
-    ]
+        name, f"{scores.gap:.2f}", f"{scores.spread:.2f}", f"{100 * scores.half:.0f}", f"{100 * scores.ninety:.1f}",
+        f"{scores.crps / chance.crps:.2f}", f"{scores.sliced:.2f}", str(calls), f"{1000 * seconds:.0f}",
+    ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 
-def table(title: str, operator: LinearOperator, chosen: dict[str, Solver], images: int, samples: int) -> None:
-    """Print the table of one problem, row by row."""
-    generator = torch.Generator().manual_seed(0)
-    covariance = prior_covariance()
-    mean = torch.full((len(covariance),), 0.5, dtype=torch.float64)
-    prior = GaussianDenoiser(mean.view(SHAPE), covariance)
-    truth = Exact(mean.expand(images, -1), covariance).draw(1, generator)[0]
-    problem = Problem.simulate(truth.view(images, *SHAPE), operator, Gaussian(SIGMA), seed=0)
-    exact = exact_posterior(problem, mean, covariance)
+def budget(case: Case, images: int, samples: int) -> Iterator[str]:
+    """The error of the solver that is right for smaller and larger settings."""
+    truth = truth_of(case, images, samples)
+    yield "| steps | particles | inner | calls | gap dB | spread | 90 % |"
+    yield "|---|---|---|---|---|---|---|"
+    for steps, particles, inner in ((10, 1, 2), (20, 1, 3), (60, 1, 4), (20, 4, 3), (40, 4, 4), (40, 8, 4)):
+        solver = replace(preset(RIGHT), steps=steps, particles=particles, inner=inner)  # type: ignore[call-arg]
+        scores, calls, _ = run(solver, case, truth)
+        cells = [f"{scores.gap:.2f}", f"{scores.spread:.2f}", f"{100 * scores.ninety:.1f}"]
+        yield f"| {steps} | {particles} | {inner} | {calls} | {' | '.join(cells)} |"
 
-    print(f"\n### {title}, noise {SIGMA}\n")
-    print("| solver | mean error | spread | cover 50 % | cover 90 % | gap | misfit | NFE | time per sample |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    started = time.perf_counter()
-    control = exact.draw(samples, generator)
-    seconds = (time.perf_counter() - started) / (images * samples)
-    print(row("exact", control, truth, exact, problem, 0, seconds), flush=True)
-    for name, solver in chosen.items():
-        if solver.refusal(problem):
-            continue
-        posterior = restore(problem, prior, solver, samples=samples)
-        drawn, seconds = posterior.samples.flatten(2), posterior.seconds / (images * samples)
-        print(row(name, drawn, truth, exact, problem, posterior.nfe, seconds), flush=True)
+
+def stored(path: Path) -> dict[str, list[str]]:
+    """The tables of a document by their titles."""
+    tables: dict[str, list[str]] = {}
+    for line in path.read_text().partition(MARKER)[2].splitlines():
+        if line.startswith("### "):
+            tables[line[4:]] = lines = []
+        elif tables:
+            lines.append(line)
+    return tables
+
+
+def store(path: Path, title: str, lines: list[str]) -> None:
+    """Put one table in its place in a document; the others, and what is above them, stay as they are."""
+    tables = {**stored(path), title: lines}
+    order = [case.name for case in cases()]
+    order += [f"{name}, {RIGHT} at less and more" for name in order]
+    text = "".join(f"### {t}\n\n{chr(10).join(tables[t]).strip()}\n\n" for t in order if t in tables)
+    path.write_text(path.read_text().partition(MARKER)[0] + MARKER + "\n" + text.rstrip() + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Compare every solver with the exact posterior of a Gaussian prior."
-    )
-    parser.add_argument("--images", type=int, default=16, help="true images per problem (default 16)")
-    parser.add_argument("--samples", type=int, default=32, help="samples per image, at least 2 (default 32)")
-    parser.add_argument(
-        "--solvers", default=",".join(SOLVERS), help=f"some of {','.join(SOLVERS)} (default all)"
-    )
+    parser = argparse.ArgumentParser(description="Hold every solver against exact posteriors.")
+    parser.add_argument("--images", type=int, default=4, help="true images per problem (default 4)")
+    parser.add_argument("--samples", type=int, default=48, help="samples per image (default 48)")
+    parser.add_argument("--solvers", default="", help="names, separated by commas (default all)")
+    parser.add_argument("--cases", default="", help="only problems with this in their name")
+    parser.add_argument("--budget", action="store_true", help=f"{RIGHT} at several settings, instead of all solvers")
+    parser.add_argument("--out", type=Path, help="a document, whose tables of these problems are replaced")
     arguments = parser.parse_args()
-    names = arguments.solvers.split(",")
-    if unknown := [name for name in names if name not in SOLVERS]:
-        parser.error(f"--solvers: found {unknown[0]!r}, expected some of {', '.join(SOLVERS)}")
     if arguments.images < 1 or arguments.samples < 2:
         parser.error("--images, --samples: expected at least 1 image and 2 samples")
     torch.set_num_threads(1)  # images are small: threads would only wait for each other
-    chosen = {label: solver for name in names for label, solver in SOLVERS[name].items()}
-    for title, operator in operators().items():
-        table(title, operator, chosen, arguments.images, arguments.samples)
+    names = arguments.solvers.split(",") if arguments.solvers else registry.names("solver")
+    size = arguments.images, arguments.samples
+    for case in cases():
+        if arguments.cases not in case.name:
+            continue
+        title = f"{case.name}, {RIGHT} at less and more" if arguments.budget else case.name
+        lines = [f"Noise {case.sigma:g}; {size[0]} images, {size[1]} samples each.", ""]
+        print(f"\n### {title}\n\n{lines[0]}\n")
+        for line in budget(case, *size) if arguments.budget else table(case, names, *size):
+            print(line, flush=True)
+            lines.append(line)
+        if arguments.out:
+            store(arguments.out, title, lines)
+
+
+MARKER = "<!-- Written by benchmarks/posterior.py from here on. -->\n"
 
 
 if __name__ == "__main__":

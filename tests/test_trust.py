@@ -7,6 +7,8 @@ import math
 import oracles
 import pytest
 import torch
+from exact import GaussianPrior, LevyPrior, MixturePrior
+from posterior import Case, Scores, operators, preset, run, score, truth_of
 from torch import Tensor
 
 from invdiff.noise import Gaussian
@@ -15,6 +17,7 @@ from invdiff.prior import MixtureDenoiser
 from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
 from invdiff.rng import Streams
+from invdiff.solvers import Gibbs, Solver
 from invdiff.solvers.gibbs import Split
 
 SHAPE = (1, 4, 4)
@@ -102,3 +105,49 @@ def test_a_sweep_leaves_the_target_of_its_level_as_it_is(name: str, wider: float
     likelihood = torch.distributions.MultivariateNormal(y.flatten(), noise).log_prob(x[:50] @ A.T)
     found = split.log_likelihood(x.view(count, *SHAPE), rho)[:50]
     torch.testing.assert_close(found - found[0], likelihood - likelihood[0], rtol=1e-5, atol=1e-4)
+
+
+# Solvers against exact posteriors: a short form of docs/trust.md.
+
+PATCHES = Case("patches", GaussianPrior.patches(), operators((1, 8, 8))["inpainting"], 0.05)
+MIXTURE = Case("mixture", MixturePrior.gratings(), operators((1, 8, 8))["deconvolution"], 0.4)
+LEVY = Case("levy", LevyPrior("laplace", 0.03, T=16), operators((1, 1, 16))["partial Fourier"], 0.05)
+
+
+def scores_of(solver: Solver, case: Case, images: int = 6, samples: int = 48) -> Scores:
+    return run(solver, case, truth_of(case, images, samples))[0]
+
+
+@pytest.mark.parametrize("case", [PATCHES, MIXTURE, LEVY], ids=lambda case: case.name)
+def test_the_solver_that_is_right(case: Case) -> None:
+    """Several modes need the particles of the preset; for a single mode one is enough, with more levels."""
+    found = scores_of(preset("gibbs") if case is MIXTURE else Gibbs(steps=60, particles=1), case)
+    assert 0.88 < found.ninety < 0.92 and found.gap < 0.1 and 0.9 < found.spread < 1.1, found
+    assert 0.45 < found.half < 0.55, found
+
+
+@pytest.mark.parametrize(("solver", "case"), [("ddnm", PATCHES), ("ddrm", MIXTURE)], ids=["ddnm", "ddrm"])
+def test_solvers_that_are_confidently_wrong(solver: str, case: Case) -> None:
+    found = scores_of(preset(solver), case)
+    assert found.ninety < 0.85, found
+
+
+def test_the_scores_of_exact_draws_are_those_of_the_truth() -> None:
+    truth = truth_of(PATCHES, 8, 64)
+    found = score(truth.others, truth)
+    assert abs(found.gap) < 0.05 and abs(found.spread - 1) < 0.04
+    assert abs(found.half - 0.5) < 0.02 and abs(found.ninety - 0.9) < 0.015
+    shifted = score(truth.others + truth.variance.sqrt(), truth)
+    assert abs(shifted.gap - 10 * math.log10(2)) < 0.1 and shifted.ninety < 0.8
+
+
+@pytest.mark.parametrize("law", ["laplace", "student"])
+def test_the_chain_denoiser_is_the_mean_of_the_gibbs_draws(law: str) -> None:
+    """Two roads to E[x_0 | x]: the sum-product algorithm and draws of the continuous process, 300 from each of 4 y."""
+    prior, generator = LevyPrior(law, 0.03, T=16), torch.Generator().manual_seed(3)  # type: ignore[arg-type]
+    x = prior.draw(4, generator).view(4, *prior.shape)
+    problem = Problem.simulate(x, operators(prior.shape)["denoising"], Gaussian(0.1))
+    draws = prior.posterior(problem, 0.1, 300, generator)
+    mean = prior.denoiser()(problem.y.float(), torch.tensor(0.1)).flatten(1)
+    errors = (draws.mean(0) - mean) / draws.std(0) * math.sqrt(300)
+    assert float(errors.square().mean()) < 2 and float(errors.abs().max()) < 5

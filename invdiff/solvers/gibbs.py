@@ -49,8 +49,7 @@ class Gibbs(Population):
         start: the same for the draw from the prior with which a population begins.
     """
 
-    steps: int = 60
-    particles: int = 4
+    steps: int = 40
     inner: int = 4
     start: int = 15
 
