@@ -63,10 +63,11 @@ class Gibbs(Population):
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
         split = Split(problem, x)
-        # No direction of images in [0, 1] is wider than this.
-        widest = torch.full_like(split.last, 0.5 * x[0].numel() ** 0.5)
+        x = conditional(prior, x, sigmas[0].to(x).expand_as(split.last), split.last / 10, self.start, particles)
+        # No direction of images in [0, 1] is wider than half the root of D; other priors show in their draws.
+        farthest = norm(x - 0.5).view(-1, self.particles).amax(1).clamp_min(0.5 * x[0].numel() ** 0.5)
+        widest = farthest.repeat_interleave(self.particles).view_as(split.last)
         rhos = widest * (split.last / widest) ** (torch.linspace(0, 1, self.steps).to(x).view(-1, 1, 1, 1, 1))
-        x = conditional(prior, x, sigmas[0].to(x).expand_as(widest), split.last / 10, self.start, particles)
         log_w, own = x.new_zeros(len(x)), torch.arange(len(x), device=x.device)
         for k, rho in enumerate(rhos):
             log_w = log_w + split.log_likelihood(x, rho) - (split.log_likelihood(x, rhos[k - 1]) if k else 0)
