@@ -31,7 +31,7 @@ def read_measurements(path: str, picture: bool) -> list[Picture]:
     files = sorted(source.glob("*.np[yz]")) if source.is_dir() else [source]
     if not files:
         raise InputError(f"measurement {path}: found no .npy or .npz in it, expected at least one")
-    return [Picture(_read(file), name=file.stem) for file in files]
+    return [Picture(_read(file), bits=32, name=file.stem) for file in files]
 
 
 def _read(file: Path) -> Tensor:

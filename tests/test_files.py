@@ -157,6 +157,7 @@ def test_a_posterior_is_saved_like_its_pictures(tmp_path: Path) -> None:
     suffixes = {"deep": ".png", "float": ".tif", "pages": ".tif"}
     expected = {f"{name}_{kind}{suffix}" for name, suffix in suffixes.items() for kind in kinds if kind != "std"}
     expected |= {"deep_std.png", "float_std.png", "pages_std.tif", "posterior.npz"}
+    expected |= {f"{name}_measurement.npy" for name in suffixes}
     assert {path.name for path in tmp_path.iterdir()} == expected
     deep = read_picture(tmp_path / "deep_mean.png")
     assert deep.bits == 16 and deep.alpha is not None and (deep.values - gray[:1]).abs().max() < 1e-5

@@ -165,13 +165,24 @@ def test_more_guidance_leads_away_from_the_other_classes(kind: str) -> None:
     assert (nearest(strong) == 1).all()
 
 
+# Other than the default: where 60 steps are too few for the method, or more than it needs.
+SETTINGS = {
+    "ald": {"steps": 60, "T": 10, "epsilon": 0.2},
+    "daps": {"steps": 20},
+    "gibbs": {"steps": 10, "particles": 4},
+    "mcg": {"steps": 60, "zeta": 0.05},
+    "pnpdm": {"steps": 40, "levels": 20, "rho_min": 0.1},
+    "repaint": {"steps": 20},
+}
+
+
 @pytest.mark.parametrize("solver", registry.names("solver"))
 @pytest.mark.parametrize("kind", ["free", "classifier"])
 def test_a_restoration_picks_the_mode_of_the_class(solver: str, kind: str) -> None:
     """The left half is measured and the same in all classes; the right half is the prior's choice."""
     operator = MaskBox(SHAPE, top=0, left=2, height=2, width=2)
     problem = Problem.simulate(MEANS[:1], operator, Gaussian(0.02), seed=0)
-    method = registry.lookup("solver", solver)(steps=60)
+    method = registry.lookup("solver", solver)(**SETTINGS.get(solver, {"steps": 60}))
     for label in LABELS:
         found = restore(problem, towards(kind, label), method, samples=8, seed=1).samples[:, 0]
         assert (nearest(found) == label).all()
@@ -215,7 +226,8 @@ def test_a_label_reaches_its_own_image_and_no_label_is_the_last() -> None:
         out = network(x, t, torch.tensor([2, 0, 3, 1]))
         torch.testing.assert_close(network(x, t)[2], out[2])
         for b, label in enumerate([2, 0, 3, 1]):
-            torch.testing.assert_close(network(x[b : b + 1], t[:1], torch.tensor([label]))[0], out[b])
+            alone = network(x[b : b + 1], t[:1], torch.tensor([label]))[0]
+            torch.testing.assert_close(alone, out[b], rtol=1e-4, atol=1e-4)  # batches round differently
             other = network(x[b : b + 1], t[:1], torch.tensor([(label + 1) % 4]))[0]
             assert (other - out[b]).abs().max() > 1e-3
 

@@ -172,7 +172,7 @@ def test_a_gray_mosaic_poses_a_colour_problem(tmp_path: Path) -> None:
         assert problem.operator.shape == shape
         expected = torch.from_numpy(y / 255).float().expand(problem.y.shape)
         torch.testing.assert_close(problem.y, expected)
-        assert problem.y.shape[1] == (3 if name == "hdr" else 1)
+        assert problem.y.shape[1] == 1
 
 
 # Colour

@@ -281,6 +281,7 @@ def test_save(tmp_path: Path) -> None:
     posterior.save(tmp_path, ["a", "b", "c"])
     kinds = ("measurement", "sample_0", "sample_1", "mean", "std")
     expected = {f"{name}_{kind}.png" for name in "abc" for kind in kinds} | {"posterior.npz"}
+    expected |= {f"{name}_measurement.npy" for name in "abc"}
     assert {path.name for path in tmp_path.iterdir()} == expected
     with np.load(tmp_path / "posterior.npz") as stored:
         np.testing.assert_array_equal(stored["samples"], posterior.samples.numpy())
