@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from short import SHORT
 from torch import Tensor
 
 from invdiff import Gaussian, Problem, config, restore
@@ -30,7 +31,7 @@ from invdiff.operators import (
 )
 from invdiff.operators.kernels import TrajectoryKernel
 from invdiff.solve import SolveSettings, pose
-from invdiff.solvers import DDNM, DDRM, DPS, DDNMPlus, DiffPIR, PiGDM, Solver
+from invdiff.solvers import Solver
 
 SHAPE = (2, 6, 9)
 IMAGES = range(4)
@@ -159,7 +160,6 @@ def test_the_batch_must_fit() -> None:
 
 
 SMALL = (1, 4, 6)
-SOLVERS = [DPS(steps=6, zeta=0.3), PiGDM(steps=6), DDRM(steps=6), DDNM(steps=6), DDNMPlus(steps=6), DiffPIR(steps=6)]
 OPERATORS: dict[str, Callable[[], Operator]] = {
     "mask": lambda: MaskRandom(SMALL, 0.5, per_image=True, images=range(3)),
     "blur": lambda: CircularBlur(SMALL, normal(3, 3, 3, seed=2).abs() / 5),
@@ -172,7 +172,7 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
 
 @pytest.mark.parametrize(
     ("name", "solver"),
-    [(name, solver) for name, make in OPERATORS.items() for solver in SOLVERS if isinstance(make(), solver.requires)],
+    [(name, solver) for name, make in OPERATORS.items() for solver in SHORT if isinstance(make(), solver.requires)],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver: Solver) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from short import SHORT
 from torch import Tensor
 
 from invdiff import registry
@@ -27,15 +28,11 @@ from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams, stream_seed
 from invdiff.solvers import (
-    ALD,
     DAPS,
     DDNM,
     DDRM,
     DPS,
-    ILVR,
-    MCG,
     MMPS,
-    MMPS2M,
     SITCOM,
     TDS,
     TMPD,
@@ -45,7 +42,6 @@ from invdiff.solvers import (
     MCGDiff,
     PiGDM,
     PnPDM,
-    REDDiff,
     RePaint,
     ScoreSDE,
     Solver,
@@ -60,29 +56,6 @@ OPERATORS: dict[str, Callable[[], LinearOperator]] = {
     "blur": lambda: CircularBlur(SHAPE, KERNEL),
     "average": lambda: BlockAverage(SHAPE, 2),
 }
-SHORT = [
-    DPS(steps=6, zeta=0.3),
-    PiGDM(steps=6),
-    DDRM(steps=6),
-    DDNM(steps=6),
-    DDNMPlus(steps=6),
-    DiffPIR(steps=6),
-    ScoreSDE(steps=6),
-    ILVR(steps=6),
-    MCG(steps=6, zeta=0.3),
-    RePaint(steps=6, travel_length=2, travel_repeat=2),
-    ALD(steps=2, T=3),
-    REDDiff(steps=6),
-    MMPS(steps=3, iterations=2),
-    MMPS2M(steps=3, iterations=2),
-    TMPD(steps=3),
-    DAPS(steps=3, ode_steps=2, inner_steps=3),
-    PnPDM(steps=4, decay=0.3, levels=4),
-    SITCOM(steps=3, iterations=2),
-    TDS(steps=6, particles=3),
-    MCGDiff(steps=6, particles=3),
-    Gibbs(steps=3, particles=2, inner=2, start=2),
-]
 # Where they are not one per step: a correction at all levels but 0; two steps of an ODE; rho and as many of the four
 # levels as are below it; two iterations, after which no image fits, and x0 in the end; particles.
 CALLS: dict[type[Solver], int] = {ScoreSDE: 11, DAPS: 6, PnPDM: 10, SITCOM: 9, TDS: 18, MCGDiff: 18, Gibbs: 32}

@@ -1,0 +1,52 @@
+"""Every solver with so few steps that its mathematics, not its quality, is what a test sees."""
+
+from __future__ import annotations
+
+from invdiff.solvers import (
+    ALD,
+    DAPS,
+    DDNM,
+    DDRM,
+    DPS,
+    ILVR,
+    MCG,
+    MMPS,
+    MMPS2M,
+    SITCOM,
+    TDS,
+    TMPD,
+    DDNMPlus,
+    DiffPIR,
+    Gibbs,
+    MCGDiff,
+    PiGDM,
+    PnPDM,
+    REDDiff,
+    RePaint,
+    ScoreSDE,
+    Solver,
+)
+
+SHORT: list[Solver] = [
+    DPS(steps=6, zeta=0.3),
+    PiGDM(steps=6),
+    DDRM(steps=6),
+    DDNM(steps=6),
+    DDNMPlus(steps=6),
+    DiffPIR(steps=6),
+    ScoreSDE(steps=6),
+    ILVR(steps=6),
+    MCG(steps=6, zeta=0.3),
+    RePaint(steps=6, travel_length=2, travel_repeat=2),
+    ALD(steps=2, T=3),
+    REDDiff(steps=6),
+    MMPS(steps=3, iterations=2),
+    MMPS2M(steps=3, iterations=2),
+    TMPD(steps=3),
+    DAPS(steps=3, ode_steps=2, inner_steps=3),
+    PnPDM(steps=4, decay=0.3, levels=4),
+    SITCOM(steps=3, iterations=2),
+    TDS(steps=6, particles=3),
+    MCGDiff(steps=6, particles=3),
+    Gibbs(steps=3, particles=2, inner=2, start=2),
+]
