@@ -30,15 +30,14 @@ from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.images import SUFFIXES, read_images, to_channels, write_image
-from invdiff.inference import restore
+from invdiff.images import SUFFIXES, read_images, write_image
+from invdiff.inference import PIXELS_AT_ONCE, restore
+from invdiff.prior.channels import of_channels
 from invdiff.prior.checkpoint import example_images, load_prior, pick_device, write_whole
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.ranking import COLUMNS, summary
 from invdiff.solve import against
-
-AT_ONCE = 2**18  # values of the images of a chunk, unless the caller says otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,7 @@ def main(words: list[str]) -> None:
     prior = load_prior(settings.prior, pick_device(settings.device))
     pictures = list(read_pictures(settings))
     for cell in cells:
-        check(cell, pictures[0], prior.shape[0])
+        check(cell, pictures[0], prior)
     for cell in cells:
         claim(cell)
     for cell in cells:
@@ -162,10 +161,11 @@ def read_pictures(settings: EvaluateSettings) -> Iterator[Picture]:
         yield Picture(number, len(found), name, read)
 
 
-def check(cell: Cell, picture: Picture, channels: int) -> None:
-    """Raise InputError before any work where the solver cannot solve the task."""
-    problem = pose(cell, to_channels(picture.read(), channels)[None], [picture])
+def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
+    """Raise InputError before any work where the solver cannot solve the task, or the prior has no such channels."""
+    problem = pose(cell, picture.read()[None], [picture])
     config.build("solver", cell.settings.solver).check(problem)
+    of_channels(prior, problem.operator.shape[0])
 
 
 def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
@@ -215,7 +215,7 @@ def evaluate(cell: Cell, prior: Denoiser, pictures: Sequence[Picture], rank: int
     todo = [picture for picture in pictures if picture.name not in done]
     path = cell.folder / f"{rank}.csv"
     lines = path.read_text() if path.is_file() else ",".join(["image", *COLUMNS]) + "\n"
-    for chunk, images in chunks(todo, cell.settings.batch, prior.shape[0]):
+    for chunk, images in chunks(todo, cell.settings.batch):
         rows = measure(cell, prior, chunk, images)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
@@ -225,13 +225,13 @@ def evaluate(cell: Cell, prior: Denoiser, pictures: Sequence[Picture], rank: int
             print(f"{cell.task} {cell.solver}: {len(done) + 1 + todo.index(chunk[-1])} of {len(done) + len(todo)}")
 
 
-def chunks(todo: Sequence[Picture], batch: int | None, channels: int) -> Iterator[tuple[list[Picture], Tensor]]:
+def chunks(todo: Sequence[Picture], batch: int | None) -> Iterator[tuple[list[Picture], Tensor]]:
     """Neighbours of one size, as many as fit, and their images (B, C, H, W)."""
     chunk: list[Picture] = []
     images: list[Tensor] = []
     for picture in todo:
-        image = to_channels(picture.read(), channels)
-        room = batch or max(1, AT_ONCE // image.numel())
+        image = picture.read()
+        room = batch or max(1, PIXELS_AT_ONCE // image.numel())
         if chunk and (image.shape != images[0].shape or len(chunk) >= room):
             yield chunk, torch.stack(images)
             chunk, images = [], []
