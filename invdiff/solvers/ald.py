@@ -52,9 +52,7 @@ class ALD(Solver):
     def total_steps(self) -> int:
         return self.steps * self.T + 1
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
         for sigma in sigmas[:-1]:
             eta, gamma_2 = self.epsilon * float(sigma) ** 2, (self.gamma * float(sigma)) ** 2

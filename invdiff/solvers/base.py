@@ -59,9 +59,7 @@ class Solver(ABC):
         return prior.ladder(self.steps, self.spacing)
 
     @abstractmethod
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         """Yield one Step per noise level, from x ~ N(., sigmas[0]^2) down to sigmas[-1] = 0."""
 
     @property

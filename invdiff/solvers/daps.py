@@ -60,9 +60,7 @@ class DAPS(Solver):
     def ladder(self, prior: Denoiser) -> Tensor:
         return between(prior, self.steps, "karras", self.sigma_max, self.sigma_min)
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         fit = positive_variance(problem) if self.beta_y is None else self.beta_y**2 / 4
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             for s, s_next in pairwise(prior.ladder(self.ode_steps, self.spacing, prior.t_at(sigma))):

@@ -35,9 +35,7 @@ class DDNM(TimeTravel):
 
     requires = LinearOperator
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:

@@ -37,9 +37,7 @@ class DDNMPlus(TimeTravel):
     requires = SpectralOperator
     requires_white_noise = True
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         op: SpectralOperator = problem.operator  # type: ignore[assignment]
         std = per_image(problem.variance(), op.u_t(problem.y).ndim) ** 0.5 * op.gain()  # sigma_y / s
         gain = torch.where(std <= self.cutoff, op.gain(), 0)

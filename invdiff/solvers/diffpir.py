@@ -37,9 +37,7 @@ class DiffPIR(Solver):
 
     requires = LinearOperator
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
         variance = problem.variance() if isinstance(problem.variance(), Tensor) else max(1e-6, problem.variance())
         for sigma, sigma_next in pairwise(sigmas):

@@ -34,24 +34,16 @@ class DPS(Solver):
     zeta: float = 1.0
     eta: float = 1.0
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x, x0 = guided_transition(prior, problem, x, sigma, sigma_next, self.zeta, self.eta, noise)
             yield Step(float(sigma_next), x, x0)
 
 
 def guided_transition(
-    prior: Denoiser,
-    problem: Problem,
-    x: Tensor,
-    sigma: Tensor,
-    sigma_next: Tensor,
-    zeta: float,
-    eta: float,
-    noise: Streams,
-) -> tuple[Tensor, Tensor]:
+    prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor,
+    zeta: float, eta: float, noise: Streams,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The next iterate, and x0(x).
 
     The paper steps in x_t = (2 x - 1) / sqrt(1 + 4 sigma^2): one factor for the gradient, one for the update, and the

@@ -39,9 +39,7 @@ class ILVR(Solver):
         if self.free < 0:
             raise InputError(f"solver free: found {self.free}, expected 0 or more steps")
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         for left, (sigma, sigma_next) in zip(range(self.steps, 0, -1), pairwise(sigmas), strict=True):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)

@@ -33,9 +33,7 @@ class MCG(Solver):
 
     requires = LinearOperator
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x, x0 = guided_transition(prior, problem, x, sigma, sigma_next, self.zeta, 1.0, noise)
             x = project(problem, x, sigma, sigma_next, noise)

@@ -52,9 +52,7 @@ class MMPS(Solver):
     def ladder(self, prior: Denoiser) -> Tensor:
         return between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)

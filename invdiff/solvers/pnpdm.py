@@ -59,9 +59,7 @@ class PnPDM(Solver):
         rho = rho.clamp_min(self.rho_min).clamp_max(2 * prior.ladder(1)[0])
         return torch.cat([rho / 2, rho.new_zeros(1)])
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         x, ladder = torch.full_like(x, 0.5), prior.ladder(self.levels, self.spacing)
         for rho, rho_next in pairwise(sigmas):
             if isinstance(problem.operator, LinearOperator):

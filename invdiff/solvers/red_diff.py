@@ -38,9 +38,7 @@ class REDDiff(Solver):
     lam: float = 0.25
     lr: float = 0.1
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         mu, weights = start(problem, x), precision(problem)
         m = v = torch.zeros_like(mu)
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas), 1):

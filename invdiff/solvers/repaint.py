@@ -31,9 +31,7 @@ class RePaint(TimeTravel):
 
     requires = Mask
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
                 x = diffuse(x, sigma, sigma_next, noise)

@@ -43,9 +43,7 @@ class ScoreSDE(Solver):
         if self.corrections < 0:
             raise InputError(f"solver corrections: found {self.corrections}, expected 0 or more")
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)

@@ -46,9 +46,7 @@ class SITCOM(Solver):
         super().__post_init__()
         at_least_1("solver iterations", self.iterations)
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x0 = self.fitted(prior, problem, x, sigma)
             x = x0 + sigma_next.to(x) * noise(x)

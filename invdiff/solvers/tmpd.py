@@ -36,9 +36,7 @@ class TMPD(Solver):
 
     requires = LinearOperator
 
-    def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
-    ) -> Iterator[Step]:
+    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma, again=True)
