@@ -32,12 +32,12 @@ from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import SUFFIXES, read_images, write_image
 from invdiff.inference import PIXELS_AT_ONCE, restore
+from invdiff.metrics import scores
 from invdiff.prior.channels import of_channels
 from invdiff.prior.checkpoint import example_images, load_prior, pick_device, write_whole
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.ranking import COLUMNS, summary
-from invdiff.solve import against
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +255,8 @@ def measure(cell: Cell, prior: Denoiser, chunk: Sequence[Picture], truth: Tensor
         posterior = restore(problem, prior, solver, samples=s.samples, seed=s.seed, images=numbers, batch=s.batch)
         calls, seconds = posterior.nfe, posterior.seconds / len(chunk)
         samples, misfit = posterior.samples.cpu(), posterior.misfit().mean(0).cpu()
-    scores = {name: values.mean(0).tolist() for name, values in against(samples.clamp(0, 1), truth).items()}
-    found = {**scores, "misfit": misfit.tolist(), "calls": [calls] * len(chunk), "seconds": [seconds] * len(chunk)}
+    found = {name: values.mean(0).tolist() for name, values in scores(samples.clamp(0, 1), truth).items()}
+    found |= {"misfit": misfit.tolist(), "calls": [calls] * len(chunk), "seconds": [seconds] * len(chunk)}
     for picture, image in zip(chunk, samples[0], strict=True):
         write_image(cell.folder / f"{picture.name}.png", image)
     return [

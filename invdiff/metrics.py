@@ -30,6 +30,7 @@ from invdiff.errors import InputError
 _SSIM_WINDOW = 11
 _SSIM_VALUES = 2**22  # of the bands in which it is computed
 _LPIPS_SIDE = 64
+_VALUES_AT_ONCE = 2**24  # of the images that are scored at once
 _ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 _ALEXNET_LAYERS = (0, 3, 6, 8, 10)
 # Sum of the absolute values of each layer's kernel: tells the trained network from any other of its shape.
@@ -87,6 +88,17 @@ def lpips(x: Tensor, ref: Tensor) -> Tensor:
         raise InputError(f"LPIPS: found images with {x.shape[1]} channels, expected 1 or 3")
     with torch.no_grad():
         return _lpips_network(str(x.device))(_lpips_input(x), _lpips_input(ref)).flatten()
+
+
+def scores(samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """PSNR, LPIPS and, from 11x11 pixels on, SSIM of samples (K, B, C, H, W) against (B, C, H, W): each (K, B)."""
+    flat, repeated = samples.flatten(0, 1), truth.repeat(len(samples), 1, 1, 1)
+    at_once = max(1, _VALUES_AT_ONCE // truth[0].numel())
+    metrics = {"PSNR": psnr, "LPIPS": lpips}
+    if min(truth.shape[-2:]) >= _SSIM_WINDOW:
+        metrics["SSIM"] = ssim
+    pairs = list(zip(flat.split(at_once), repeated.split(at_once), strict=True))
+    return {name: torch.cat([metric(*p) for p in pairs]).view(samples.shape[:2]) for name, metric in metrics.items()}
 
 
 def alexnet_features(x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from invdiff.errors import InputError
 from invdiff.images import Picture, read_pictures
 from invdiff.inference import restore
 from invdiff.measurements import read_measurements
+from invdiff.metrics import scores
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -40,8 +41,6 @@ from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
 from invdiff.report import write_report
 from invdiff.solvers import Solver
-
-METRIC_VALUES = 2**24  # of the images that are scored at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,25 +238,12 @@ def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
         estimates["mean"] = posterior.mean[None]
     rows: dict[str, dict[str, list[float]]] = {}
     for name, images in estimates.items():
-        values = {} if truth is None else against(images.clamp(0, 1), truth.to(images))
+        values = {} if truth is None else scores(images.clamp(0, 1), truth.to(images))
         if bool((torch.as_tensor(problem.variance()) > 0).all()):  # exact measurements have no misfit
             values["misfit"] = torch.stack([problem.misfit(x) for x in images])
         rows[name] = {metric: value.mean(0).tolist() for metric, value in values.items()}
     report = {"nfe": posterior.nfe, "seconds": posterior.seconds, "metrics": rows}
     return report if posterior.ess is None else {**report, "ess": posterior.ess.mean(0).tolist()}
-
-
-def against(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """PSNR, SSIM and LPIPS of (K, B, C, H, W) against (B, C, H, W): each (K, B)."""
-    from invdiff.metrics import lpips, psnr, ssim  # LPIPS loads a network: only where it is needed
-
-    flat, repeated = images.flatten(0, 1), truth.repeat(len(images), 1, 1, 1)
-    at_once = max(1, METRIC_VALUES // truth[0].numel())
-    scores = {"PSNR": psnr, "LPIPS": lpips}
-    if min(truth.shape[-2:]) >= 11:  # SSIM's window
-        scores["SSIM"] = ssim
-    pairs = list(zip(flat.split(at_once), repeated.split(at_once), strict=True))
-    return {name: torch.cat([score(*p) for p in pairs]).view(images.shape[:2]) for name, score in scores.items()}
 
 
 def table(report: dict[str, Any]) -> str:
