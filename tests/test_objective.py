@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from invdiff import load_prior
 from invdiff.errors import InputError
@@ -132,8 +133,8 @@ def test_importance_sampling_remembers_the_last_losses_of_each_t() -> None:
     T, sampler, rng = 6, ImportanceTimesteps(6, memory=3), np.random.default_rng(0)
     history: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=3))
     was_uniform = set()
-    for _ in range(12):
-        t, losses = torch.from_numpy(rng.integers(1, T + 1, 5)), torch.from_numpy(rng.exponential(size=5))
+    for size in [5] * 12 + [40]:  # in forty, a t comes more than three times
+        t, losses = torch.from_numpy(rng.integers(1, T + 1, size)), torch.from_numpy(rng.exponential(size=size))
         sampler.update(t, losses)
         for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
             history[step].append(loss)
@@ -175,6 +176,23 @@ def test_no_t_is_given_up_and_a_diverged_loss_is_no_news() -> None:
     sampler.update(torch.tensor([1, 2, 3]), torch.tensor([math.nan, math.inf, -math.inf]))
     assert torch.equal(sampler.p, before)
     assert torch.equal(filled(torch.zeros(3)).p, torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+class NoValues(TorchDispatchMode):
+    """Fails where a value of a tensor is asked for, which makes the host wait for a GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_importance_sampling_never_waits_for_the_device() -> None:
+    sampler = filled(torch.tensor([1.0, 0.5, 2.0]))
+    with NoValues():
+        t, _ = sampler.draw(8, CPU)
+        sampler.update(t, t.double())
+    with NoValues(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        bool((sampler.p > 0).all())
 
 
 # Training.

@@ -6,7 +6,6 @@ The losses are those of Ho et al. 2020 (https://arxiv.org/abs/2006.11239), of Ni
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -46,7 +45,8 @@ class UniformTimesteps(nn.Module):
 class ImportanceTimesteps(UniformTimesteps):
     """p_t proportional to sqrt(E[L_t^2]) over the last ``memory`` losses of each t (Nichol & Dhariwal, Eq. 18).
 
-    Uniform until every t has that many; a thousandth stays uniform, so that no t is ever given up.
+    Uniform until every t has that many; a thousandth stays uniform, so that no t is ever given up. It lives on the
+    device of the losses and never asks it for a value.
     """
 
     losses: Tensor
@@ -54,28 +54,32 @@ class ImportanceTimesteps(UniformTimesteps):
 
     def __init__(self, T: int, memory: int = 10) -> None:
         super().__init__(T)
-        self.register_buffer("losses", torch.zeros(T, memory, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros(T, dtype=torch.long))
+        # Row 0 is where what is not remembered goes.
+        self.register_buffer("losses", torch.zeros(T + 1, memory, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(T + 1, dtype=torch.long))
 
     @property
     def p(self) -> Tensor:
         """p_1..p_T, float64."""
-        uniform = torch.full((self.T,), 1 / self.T, dtype=torch.float64)
-        root = self.losses.square().mean(1).sqrt()
-        if bool((self.count < self.losses.shape[1]).any()) or not bool(root.sum() > 0):
-            return uniform
-        return 0.999 * root / root.sum() + 0.001 * uniform
+        uniform = torch.full_like(self.losses[1:, 0], 1 / self.T)
+        root = self.losses[1:].square().mean(1).sqrt()
+        known = (self.count[1:] >= self.losses.shape[1]).all() & (root.sum() > 0)
+        return torch.where(known, 0.999 * root / root.sum() + 0.001 * uniform, uniform)
 
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         p = self.p
-        index = torch.multinomial(p, n, replacement=True)
+        index = torch.searchsorted(p.cumsum(0), torch.rand(n, dtype=p.dtype, device=p.device)).clamp_max(self.T - 1)
         return (index + 1).to(device), (1 / (self.T * p[index])).to(device, torch.float32)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        for index, loss in zip((t - 1).tolist(), losses.tolist(), strict=True):
-            if math.isfinite(loss):  # the trainer stops a run that diverged
-                self.losses[index, self.count[index] % self.losses.shape[1]] = loss
-                self.count[index] += 1
+        memory = self.losses.shape[1]
+        row, order = torch.where(losses.isfinite(), t, 0).sort(stable=True)  # the trainer stops a run that diverged
+        first, end = (torch.searchsorted(row, row, right=right) for right in (False, True))
+        place = torch.arange(len(row), device=row.device)
+        slot = (self.count[row] + place - first) % memory
+        remembered = torch.where(end - place <= memory, row, 0)  # the last ones, where a t came more often
+        self.losses[remembered, slot] = losses[order].to(self.losses)
+        self.count.index_add_(0, row, torch.ones_like(row))
 
 
 def timestep_sampler(name: Timesteps, T: int) -> UniformTimesteps:

@@ -247,7 +247,7 @@ class Trainer:
         )
         self.step = 0
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self.timesteps = timestep_sampler(settings.timesteps, settings.T)
+        self.timesteps = timestep_sampler(settings.timesteps, settings.T).to(self.device)
         self._open()
         # The network as it is trained: in bf16, compiled, its gradients averaged over the processes.
         self.model = self.accelerator.prepare_model(self.network)
