@@ -3,10 +3,13 @@
     python benchmarks/overhead.py
     python benchmarks/overhead.py --solvers ddrm dps --operators mask_random blur_circular --side 64
     python benchmarks/overhead.py --network            also beside a U-Net of about 5 M parameters
+    python benchmarks/overhead.py --memory             also the memory of 10 and of 1,000 steps
 
-The prior costs nothing: D(x, sigma) = 1/2 + (x - 1/2) / (1 + 4 sigma^2). Cost is the slope between two numbers of
-steps, so that what happens once per restoration does not count; the least of a few repetitions, since every disturbance
-only adds. A solver with loops inside a step (DAPS, SITCOM, ...) pays for them here.
+The prior of the first table costs next to nothing: D(x, sigma) = 1/2 + (x - 1/2) / (1 + 4 sigma^2). Every step is
+timed, several times: the least is taken, since every disturbance only adds, and the mean over the steps but the first,
+so that what happens once per restoration does not count. From it the bare calls of the prior are subtracted: as many
+as a step makes, without gradients, with gradients, and passes backwards, each as long as it takes alone. A solver with
+loops inside a step (DAPS, SITCOM, ...) pays for them here: `calls` tells how often its step calls the prior.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -23,7 +27,7 @@ from invdiff import config, registry
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian
-from invdiff.prior.denoiser import Denoiser, NetworkDenoiser, levels
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import UNet
 from invdiff.problem import Problem
@@ -37,11 +41,11 @@ OPERATORS = {
     "resize_bicubic": {"factor": 4},
     "radon": {},
 }
-STEPS = (10, 30)
+STEPS = 20
 
 
 class Free(Denoiser):
-    """A prior that costs nothing."""
+    """A prior that costs next to nothing."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -49,28 +53,82 @@ class Free(Denoiser):
         self.register_buffer("gray", torch.tensor(0.5))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return 0.5 + (x - 0.5) / (1 + 4 * levels(sigma, x) ** 2)
+        return 0.5 + (x - 0.5) / (1 + 4 * float(sigma) ** 2)
 
 
-def seconds(problem: Problem, prior: Denoiser, solver: Solver, repetitions: int) -> tuple[float, int, int]:
-    """CPU seconds of one restoration, the least there were, its Steps and its calls of the prior."""
-    found = []
+class Counted(Denoiser):
+    """A prior whose calls without and with gradients are counted, and the passes backwards through them."""
+
+    def __init__(self, prior: Denoiser) -> None:
+        super().__init__()
+        self.prior, self.shape, self.schedule = prior, prior.shape, prior.schedule
+        self.plain, self.tracked, self.backwards = 0, 0, 0
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        out = self.prior(x, sigma)
+        if out.requires_grad:
+            self.tracked += 1
+            out.register_hook(self.count)
+        else:
+            self.plain += 1
+        return out
+
+    def count(self, _: Tensor) -> None:
+        self.backwards += 1
+
+
+class Bare:
+    """Seconds that a prior takes alone: a call without gradients, one with them, and a pass backwards."""
+
+    def __init__(self, prior: Denoiser, calls: int, repetitions: int) -> None:
+        x, sigma = torch.rand(1, *prior.shape), torch.tensor(0.5, dtype=torch.float64)
+
+        def tracked() -> Tensor:
+            return prior(x.detach().requires_grad_(), sigma)
+
+        def both() -> None:
+            given = x.detach().requires_grad_()
+            torch.autograd.grad(prior(given, sigma), given, x)
+
+        def least(call: Callable[[], object], gradient: bool) -> float:
+            found = []
+            for _ in range(repetitions):
+                started = time.process_time()
+                with torch.set_grad_enabled(gradient):
+                    for _ in range(calls):
+                        call()
+                found.append(time.process_time() - started)
+            return min(found) / calls
+
+        self.plain, self.tracked = least(lambda: prior(x, sigma), False), least(tracked, True)
+        self.backward = least(both, True) - self.tracked
+
+    def seconds(self, problem: Problem, prior: Denoiser, solver: Solver) -> tuple[float, float]:
+        """Of the calls in a step of a solver, and their number."""
+        counter = Counted(prior)
+        seen: list[tuple[int, int, int]] = []
+
+        def look(*_: object) -> None:
+            seen.append((counter.plain, counter.tracked, counter.backwards))
+
+        restore(problem, counter, solver, on_step=look)
+        plain, tracked, backwards = ((b - a) / (len(seen) - 1) for a, b in zip(seen[0], seen[-1], strict=True))
+        return plain * self.plain + tracked * self.tracked + backwards * self.backward, plain + tracked
+
+
+def per_step(problem: Problem, prior: Denoiser, solver: Solver, repetitions: int) -> float:
+    """CPU seconds per Step, bare calls included."""
+    runs = []
     for _ in range(repetitions):
-        started = time.process_time()
-        posterior = restore(problem, prior, solver)
-        found.append(time.process_time() - started)
-    return min(found), solver.total_steps, posterior.nfe
-
-
-def per_step(problem: Problem, prior: Denoiser, solver: Solver, repetitions: int) -> tuple[float, float]:
-    """The slope: CPU seconds and calls of the prior, per Step."""
-    few, many = (seconds(problem, prior, replace(solver, steps=steps), repetitions) for steps in STEPS)
-    steps = many[1] - few[1]
-    return (many[0] - few[0]) / steps, (many[2] - few[2]) / steps
+        times: list[float] = []
+        restore(problem, prior, solver, on_step=lambda *_, times=times: times.append(time.process_time()))
+        runs.append(times)
+    return float(torch.tensor(runs, dtype=torch.float64).diff().amin(0).mean())
 
 
 def solvers_of(names: list[str]) -> dict[str, Solver]:
-    return {name: config.build("solver", config.component("solver", name)) for name in names}
+    built = {name: config.build("solver", config.component("solver", name)) for name in names}
+    return {name: replace(solver, steps=STEPS) for name, solver in built.items()}
 
 
 def problem_of(operator: str, shape: tuple[int, int, int]) -> Problem:
@@ -80,51 +138,40 @@ def problem_of(operator: str, shape: tuple[int, int, int]) -> Problem:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Milliseconds per Step, a row per solver."""
+    """Milliseconds per Step beside the bare calls, a row per solver."""
     shape = (arguments.channels, arguments.side, arguments.side)
     problems = {name: problem_of(name, shape) for name in arguments.operators}
-    print("| solver | " + " | ".join(arguments.operators) + " |\n|" + "---|" * (1 + len(problems)), flush=True)
+    prior = Free(shape)
+    bare = Bare(prior, 500, arguments.repetitions)
+    print("| solver | calls | " + " | ".join(arguments.operators) + " |\n|" + "---|" * (2 + len(problems)), flush=True)
     for name, solver in solvers_of(arguments.solvers).items():
-        cells = []
+        cells, calls = [], 0.0
         for problem in problems.values():
             try:
-                cells.append(f"{1000 * per_step(problem, Free(shape), solver, arguments.repetitions)[0]:.2f}")
+                cost, calls = bare.seconds(problem, prior, solver)
+                cells.append(f"{1000 * (per_step(problem, prior, solver, arguments.repetitions) - cost):.2f}")
             except InputError:
                 cells.append("-")
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {name} | {calls:.3g} | " + " | ".join(cells) + " |", flush=True)
 
 
 def beside_network(arguments: argparse.Namespace) -> None:
-    """A step over the calls of the network that it makes, without gradients where the solver needs none."""
+    """A step over the bare calls of the network that it makes."""
     shape = (arguments.channels, arguments.side, arguments.side)
     network = UNet(arguments.channels, width=64, multipliers=(1, 2, 2), blocks=1, patch=2)
     prior = NetworkDenoiser(network.eval().requires_grad_(False), shape, Schedule.linear(), stride=network.stride)
-    problem, sigma = problem_of("mask_random", shape), torch.tensor(0.5)
-    x = torch.rand(1, *shape)
-
-    def call(gradient: bool) -> float:
-        found = []
-        for _ in range(arguments.repetitions):
-            started = time.process_time()
-            with torch.set_grad_enabled(gradient):
-                given = x.clone().requires_grad_(gradient)
-                out = prior(given, sigma)
-            if gradient:
-                torch.autograd.grad(out, given, x)
-            found.append(time.process_time() - started)
-        return min(found)
-
-    bare = {gradient: call(gradient) for gradient in (False, True)}
-    print(f"\n{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters: "
-          f"{1000 * bare[False]:.1f} ms a call, {1000 * bare[True]:.1f} ms with its gradient\n")  # fmt: skip
-    print("| solver | calls a step | ms a step | over bare calls | over calls with gradients |\n|---|---|---|---|---|")
+    problem, bare = problem_of("mask_random", shape), Bare(prior, 1, arguments.repetitions)
+    size = sum(p.numel() for p in network.parameters()) / 1e6
+    print(f"\n{size:.1f} M parameters: {1000 * bare.plain:.1f} ms a call, "
+          f"{1000 * (bare.tracked + bare.backward):.1f} ms with its gradient\n")  # fmt: skip
+    print("| solver | calls a step | ms a step | over bare calls |\n|---|---|---|---|")
     for name, solver in solvers_of(arguments.solvers).items():
         try:
-            cost, calls = per_step(problem, prior, solver, arguments.repetitions)
+            cost, calls = bare.seconds(problem, prior, solver)
         except InputError:
             continue
-        ratios = [cost / (calls * bare[gradient]) for gradient in (False, True)]
-        print(f"| {name} | {calls:.1f} | {1000 * cost:.1f} | {ratios[0]:.3f} | {ratios[1]:.3f} |", flush=True)
+        found = per_step(problem, prior, solver, arguments.repetitions)
+        print(f"| {name} | {calls:.3g} | {1000 * found:.1f} | {found / cost:.3f} |", flush=True)
 
 
 def main() -> None:

@@ -30,25 +30,30 @@ class Streams:
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal noise of the shape (B, ...), dtype and device of ``like``; B = len(self)."""
-        self._check(like)
-        out = torch.empty(like.shape, dtype=like.dtype)
+        out = self._blank(like)
         for image, generator in zip(out, self.generators, strict=True):
             image.normal_(generator=generator)
-        return out.to(like.device)
+        return out.to(like.device, non_blocking=True)
 
     __call__ = normal
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform noise in [0, 1) of the shape (B, ...), dtype and device of ``like``."""
-        self._check(like)
-        draws = [torch.rand(x.shape, generator=g, dtype=x.dtype) for x, g in zip(like, self.generators, strict=True)]
-        return torch.stack(draws).to(like.device)
+        out = self._blank(like)
+        for image, generator in zip(out, self.generators, strict=True):
+            image.uniform_(generator=generator)
+        return out.to(like.device, non_blocking=True)
 
     def poisson(self, rate: Tensor) -> Tensor:
         """Poisson counts of rates (B, ...) >= 0, in the dtype and on the device of ``rate``."""
         self._check(rate)
         draws = [torch.poisson(r, generator=g) for r, g in zip(rate.cpu(), self.generators, strict=True)]
         return torch.stack(draws).to(rate.device)
+
+    def _blank(self, like: Tensor) -> Tensor:
+        """What is to be filled: on the CPU, and pinned for a GPU, so that nobody waits for the copy."""
+        self._check(like)
+        return torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
 
     def _check(self, like: Tensor) -> None:
         if len(like) != len(self):

@@ -197,6 +197,7 @@ class SpectralOperator(LinearOperator):
 
     decoupled: ClassVar[bool] = False  # every measurement is one coefficient: U only copies entries
     s: Tensor
+    inverse: Tensor  # 1 / s, and 0 where s is numerically zero
 
     @abstractmethod
     def v_t(self, x: Tensor) -> Tensor:
@@ -216,12 +217,26 @@ class SpectralOperator(LinearOperator):
 
     def gain(self, damp: float | Tensor = 0.0) -> Tensor:
         """s / (s^2 + damp), and 0 where s is numerically zero; damp broadcasts against coefficients."""
-        alive = self._alive()
-        return torch.where(alive, self.s / torch.where(alive, self.s.square() + damp, 1), 0)
+        return self.inverse / (1 + damp * self.inverse.square())
 
-    def _alive(self) -> Tensor:
-        of_image = range(int("s" in self._each), self.s.ndim)
-        return self.s > 100 * torch.finfo(self.s.dtype).eps * self.s.amax(tuple(of_image), keepdim=True)
+    def constant(self, name: str, value: Tensor, each: bool = False) -> None:
+        super().constant(name, value, each)
+        if name == "s":
+            self._invert()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._invert()
+        return self
+
+    def _invert(self) -> None:
+        """What is numerically zero depends on the dtype, and so does `inverse`."""
+        each = "s" in self._each
+        largest = self.s.amax(tuple(range(int(each), self.s.ndim)), keepdim=True)
+        inverse = torch.where(self.s > 100 * torch.finfo(self.s.dtype).eps * largest, 1 / self.s, 0)
+        self.register_buffer("inverse", inverse, persistent=False)
+        if each:
+            self._each.add("inverse")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.u(self.s * self.v_t(x))
@@ -233,9 +248,8 @@ class SpectralOperator(LinearOperator):
         """As `LinearOperator.pinv`, in closed form unless damp varies within a y that U couples."""
         if self.decoupled:  # A A^T is diagonal, too
             level = damp if varies(damp, y) else per_image(damp, y.ndim)
-            alive = self.u(self._alive().to(y)) > 0
-            power = torch.where(alive, self.u(self.s.square()) + level, 1)
-            return self.adjoint(torch.where(alive, y / power, 0))
+            inverse = self.u(self.inverse).square()
+            return self.adjoint(inverse / (1 + level * inverse) * y)
         if varies(damp, y):
             return super().pinv(y, damp)
         c = self.u_t(y)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import SpectralOperator, drawn, image_shape, one_of, positive
+from invdiff.operators.base import SpectralOperator, drawn, image_shape, one_of, per_image, positive, varies
 from invdiff.registry import register
 
 
@@ -49,6 +49,9 @@ class Mask(SpectralOperator):
 
     def measured(self, y: Tensor) -> Tensor:
         return torch.where(self.s > 0, y, 0)  # and not s * y: a file may mark missing pixels as NaN
+
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+        return self.adjoint(y / (1 + (damp if varies(damp, y) else per_image(damp, y.ndim))))
 
     def count(self, y: Tensor) -> int | Tensor:
         counts = self.channels * self.s.flatten(-3).sum(-1)

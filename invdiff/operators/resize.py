@@ -43,8 +43,9 @@ class BlockAverage(SpectralOperator):
     """
 
     decoupled: ClassVar[bool] = True
-    first: Tensor  # (1, H, W): 1 at the first pixel of every block
     root: Tensor  # (1, h, w): n^(1/2) of every block
+    weight: Tensor  # (1, h, w): 2 / w^T w of every block; 0 where n = 1, and V = 1
+    w: Tensor  # (1, H, W)
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
         super().__init__(shape)
@@ -52,7 +53,8 @@ class BlockAverage(SpectralOperator):
         rows, cols = (block_sizes(side, self.factor) for side in self.shape[1:])
         root = torch.outer(rows, cols)[None].sqrt()
         self.constant("root", root)
-        self.constant("first", self._spread(torch.ones_like(root)))
+        self.constant("weight", torch.where(root > 1, root / (root - 1).clamp_min(0.4), 0))
+        self.constant("w", self._repeat(1 / root) - self._spread(torch.ones_like(root)))
         self.constant("s", self._spread(1 / root))
 
     @classmethod
@@ -66,10 +68,9 @@ class BlockAverage(SpectralOperator):
         return self._repeat(y / self.root.square())
 
     def v_t(self, x: Tensor) -> Tensor:
-        # 2 / w^T w = n^(1/2) / (n^(1/2) - 1), and w^T x is e^T x less the block's first pixel. Where n = 1, V = 1.
+        # w^T x is e^T x less the block's first pixel, and w^T w = 2 - 2 / n^(1/2).
         along = self.root * self(x) - x[..., :: self.factor, :: self.factor]
-        along = torch.where(self.root > 1, along * self.root / (self.root - 1).clamp_min(0.4), 0)
-        return x - self._repeat(along) * (self._repeat(1 / self.root) - self.first)
+        return x - self._repeat(self.weight * along) * self.w
 
     def v(self, c: Tensor) -> Tensor:
         return self.v_t(c)  # a reflection is its own inverse

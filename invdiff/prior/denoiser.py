@@ -21,7 +21,9 @@ from invdiff.prior.unet import Stage
 
 def levels(sigma: Tensor, x: Tensor) -> Tensor:
     """A noise level () or (B,) in the dtype and on the device of x, shaped to broadcast against (B, ...)."""
-    return sigma.to(x).expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+    # A copy from the CPU would make a GPU wait; a number does not.
+    level = x.new_full((), float(sigma)) if sigma.ndim == 0 and sigma.is_cpu else sigma.to(x)
+    return level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
@@ -43,7 +45,8 @@ def network_input(x: Tensor, sigma: Tensor, schedule: Schedule, stride: int = 1)
     x_t = (2 * x - 1) / (1 + s**2).sqrt()
     if x.ndim == 4:
         x_t = pad_to_multiple(x_t, stride)
-    return x_t, schedule.timestep_at(s.flatten()).to(x.dtype), 1 / (1 + s**2)
+    timestep = levels(schedule.timestep_at(2 * sigma.double()), x).flatten()
+    return x_t, timestep, 1 / (1 + s**2)
 
 
 class Denoiser(nn.Module, ABC):

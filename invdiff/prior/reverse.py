@@ -9,6 +9,7 @@ Progressive generation and interpolation: Ho et al. 2020, Sec. 4.3 and Fig. 6 an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -43,12 +44,14 @@ class State(NamedTuple):
 def transition(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float, noise: Streams) -> Tensor:
     """Draw the next iterate, at noise level sigma_next <= sigma, given x and the estimate x0.
 
-    eta=1 is exactly the DDPM posterior q(x_{t-1} | x_t, x_0); eta=0 is DDIM, which draws no noise.
+    eta=1 is exactly the DDPM posterior q(x_{t-1} | x_t, x_0); eta=0 is DDIM, which draws no noise. The levels are ()
+    and on the CPU, as those of a ladder: as numbers they reach a GPU without its waiting for them.
     """
-    fresh = eta * sigma_next * (1 - (sigma_next / sigma) ** 2).clamp_min(0).sqrt()
-    kept = (sigma_next**2 - fresh**2).clamp_min(0).sqrt()
-    x_next = x0 + (kept / sigma).to(x) * (x - x0)
-    return x_next + fresh.to(x) * noise(x) if eta > 0 else x_next
+    s, s_next = float(sigma), float(sigma_next)
+    fresh = eta * s_next * math.sqrt(max(0.0, 1 - (s_next / s) ** 2))
+    kept = math.sqrt(max(0.0, s_next**2 - fresh**2))
+    x_next = torch.lerp(x0, x, kept / s)
+    return torch.add(x_next, noise(x), alpha=fresh) if eta > 0 else x_next
 
 
 # What a sampler takes for x_0 in the transition from a state to sigma_next.
@@ -67,7 +70,7 @@ def extrapolated(prior: Denoiser, before: State | None, now: State, sigma_next: 
     if before is None or sigma_next == 0:
         return now.x0
     h_before, h = (before.sigma / now.sigma).log(), (now.sigma / sigma_next).log()
-    return now.x0 + (h / (2 * h_before)).to(now.x0) * (now.x0 - before.x0)
+    return now.x0 + float(h / (2 * h_before)) * (now.x0 - before.x0)
 
 
 def corrected(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
@@ -78,8 +81,8 @@ def corrected(prior: Denoiser, before: State | None, now: State, sigma_next: Ten
     """
     if sigma_next == 0:
         return now.x0
-    euler = now.x0 + (sigma_next / now.sigma).to(now.x) * (now.x - now.x0)
-    return now.x0 + (now.sigma / (2 * sigma_next)).to(now.x) * (prior(euler, sigma_next) - now.x0)
+    euler = torch.lerp(now.x0, now.x, float(sigma_next / now.sigma))
+    return torch.lerp(now.x0, prior(euler, sigma_next), float(now.sigma / (2 * sigma_next)))
 
 
 _ESTIMATES: dict[str, Callable[[Denoiser, State | None, State, Tensor], Tensor]] = {

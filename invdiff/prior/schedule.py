@@ -27,7 +27,7 @@ class Schedule:
     Attributes (float64, on the CPU; index t = 0..T, where t = 0 is the clean image):
         beta, alpha, abar: (T + 1,), with beta_0 = 0 and abar_0 = 1.
         posterior_variance: beta-tilde_t of Eq. 7, (T + 1,), zero at t = 0 and t = 1.
-        sigma: (T + 1,), increasing from 0.
+        sigma: (T + 1,), increasing from 0; log_sigma: (T,), its logarithm from t = 1 on.
         timesteps: (T + 1,), what the network is told at step t: t - 1 unless the schedule was respaced.
     """
 
@@ -44,6 +44,7 @@ class Schedule:
         self.posterior_variance = torch.zeros_like(self.beta)
         self.posterior_variance[1:] = self.beta[1:] * (1 - previous[1:]) / (1 - self.abar[1:])
         self.sigma = ((1 - self.abar) / self.abar).sqrt()
+        self.log_sigma = self.sigma[1:].log()
         told = torch.arange(len(abar), dtype=torch.float64) if timesteps is None else timesteps.double().cpu()
         self.timesteps = torch.cat([told[:1], told])
 
@@ -97,7 +98,7 @@ class Schedule:
         t = t.double().clamp(1, self.T)
         low = t.floor().long()
         high = (low + 1).clamp(max=self.T)
-        log_sigma = self.sigma[1:].log().to(t.device)
+        log_sigma = self.log_sigma.to(t.device)
         return torch.lerp(log_sigma[low - 1], log_sigma[high - 1], t - low).exp()
 
     def t_at(self, sigma: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class Schedule:
         return self._interpolate(sigma, self.timesteps[1:])
 
     def _interpolate(self, sigma: Tensor, values: Tensor) -> Tensor:
-        knots, values = self.sigma[1:].log().to(sigma.device), values.to(sigma.device)
+        knots, values = self.log_sigma.to(sigma.device), values.to(sigma.device)
         if self.T == 1:
             return values[0].expand(sigma.shape)
         log_sigma = sigma.double().log()

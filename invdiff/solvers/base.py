@@ -109,7 +109,7 @@ def error_variance(sigma: Tensor) -> float:
 
     On [-1, 1], where images have about unit variance, r^2 = s^2 / (1 + s^2) with s = 2 sigma.
     """
-    return float(sigma**2 / (1 + 4 * sigma**2))
+    return float(sigma) ** 2 / (1 + 4 * float(sigma) ** 2)
 
 
 def project(problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Streams) -> Tensor:
@@ -119,7 +119,7 @@ def project(problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, nois
     sigma from which x came, as if x0 were known up to a variance of r^2. So damped, it is unpublished.
     """
     operator: LinearOperator = problem.operator  # type: ignore[assignment]
-    residual = problem.residual(x - sigma_next.to(x) * noise(x))
+    residual = problem.residual(torch.sub(x, noise(x), alpha=float(sigma_next)))
     return x + operator.pinv(residual, problem.variance() / error_variance(sigma))
 
 
@@ -148,6 +148,14 @@ def vjp(
     return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=again)[0]
 
 
+def residual_vjp(problem: Problem, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """y - A(x) and v -> J^T v, as `vjp` of `Problem.residual`: for a linear operator J^T is -A^T."""
+    operator = problem.operator
+    if isinstance(operator, LinearOperator):
+        return problem.residual(x), lambda v: operator.adjoint(v).neg()
+    return vjp(problem.residual, x)
+
+
 def norm(r: Tensor) -> Tensor:
     """Euclidean norm of each image's entries, (B, ...) -> (B, 1, ...)."""
-    return r.flatten(1).norm(dim=1).view(-1, *[1] * (r.ndim - 1))
+    return torch.linalg.vector_norm(r, dim=tuple(range(1, r.ndim)), keepdim=True)

@@ -37,14 +37,14 @@ class DDNM(TimeTravel):
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
+        variance = problem.variance()
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
                 x = diffuse(x, sigma, sigma_next, noise)
                 continue
             x0 = prior(x, sigma)
-            eps = (x - x0) / sigma.to(x)  # of the uncorrected x0, as published
-            damp = problem.variance() / error_variance(sigma)
-            x0 = x0 + operator.pinv(problem.residual(x0), damp)
-            fresh = self.eta * noise(x) + (1 - self.eta**2) ** 0.5 * eps
-            x = x0 + sigma_next.to(x) * fresh
+            away = x - x0  # from the uncorrected x0, as published
+            x0 = x0 + operator.pinv(problem.residual(x0), variance / error_variance(sigma))
+            kept, fresh = (float(sigma_next) * share for share in ((1 - self.eta**2) ** 0.5, self.eta))
+            x = x0.add(away, alpha=kept / float(sigma)).add(noise(x), alpha=fresh)
             yield Step(float(sigma_next), x, x0)

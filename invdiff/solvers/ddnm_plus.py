@@ -39,21 +39,20 @@ class DDNMPlus(TimeTravel):
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         op: SpectralOperator = problem.operator  # type: ignore[assignment]
-        std = per_image(problem.variance(), op.u_t(problem.y).ndim) ** 0.5 * op.gain()  # sigma_y / s
-        gain = torch.where(std <= self.cutoff, op.gain(), 0)
-        seen = gain > 0
-        kept = (1 - self.eta**2) ** 0.5
-        for before, after in self.moves(sigmas):
-            if after > before:
-                x = diffuse(x, before, after, noise)
+        y = op.gain() * op.u_t(problem.y)
+        std = per_image(problem.variance(), y.ndim) ** 0.5 * op.gain()  # sigma_y / s
+        std = torch.where((op.gain() > 0) & (std <= self.cutoff), std, torch.inf)
+        certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
+        c = op.v_t(x)
+        for sigma, sigma_next in self.moves(sigmas):
+            if sigma_next > sigma:
+                c = op.v_t(x := diffuse(x, sigma, sigma_next, noise))
                 continue
-            sigma, sigma_next = before.to(x), after.to(x)
-            x0 = prior(x, sigma)
-            strong = std <= sigma_next
-            share = torch.where(strong, 1, kept * sigma_next / std.clamp_min(1e-12))
-            x0_y = x0 + op.v(share * gain * op.u_t(problem.residual(x0)))
-            z, eps = op.v_t(noise(x)), op.v_t((x - x0) / sigma)
-            known = torch.where(strong, (sigma_next**2 - std**2).clamp_min(0).sqrt(), self.eta * sigma_next) * z
-            unknown = sigma_next * (self.eta * z + kept * eps)
-            x = x0_y + op.v(torch.where(seen, known, unknown))
-            yield Step(float(after), x, x0_y)
+            s, s_next, x0 = float(sigma), float(sigma_next), prior(x, sigma)
+            c0, z, kept = op.v_t(x0), op.v_t(noise(x)), (1 - self.eta**2) ** 0.5 * s_next
+            strong, share = std <= s_next, (s_next**2 - std**2).clamp_min(0).sqrt()
+            c0_y = c0 + torch.where(strong, 1, kept * certain) * (y - c0)
+            fresh = torch.where(strong, share, self.eta * s_next)
+            c = c0_y + kept / s * unseen * (c - c0) + fresh * z
+            x = op.v(c)
+            yield Step(s_next, x, op.v(c0_y))

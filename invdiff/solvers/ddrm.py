@@ -44,17 +44,19 @@ class DDRM(Solver):
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         op: SpectralOperator = problem.operator  # type: ignore[assignment]
-        gain = op.gain()
-        y = gain * op.u_t(problem.y)
-        std = per_image(problem.variance(), y.ndim) ** 0.5 * gain
-        std = torch.where((gain > 0) & (std <= self.cutoff), std, torch.inf)
-        spread = self.temperature * (sigmas[0].to(x) ** 2 - std**2).clamp_min(0).sqrt()
-        x = op.v(torch.where(std < sigmas[0].to(x), y + spread * op.v_t(noise(x)), op.v_t(x)))  # Eq. 7
-        for sigma, sigma_next in pairwise(sigmas.to(x)):
-            x0 = prior(x, sigma)
-            c0, z = op.v_t(x0), self.temperature * op.v_t(noise(x))
-            target = torch.where(std < torch.inf, (y - c0) / std.clamp_min(1e-12), (op.v_t(x) - c0) / sigma)
-            weaker = sigma_next * ((1 - self.eta**2) ** 0.5 * target + self.eta * z)
-            share = (sigma_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
-            x = op.v(c0 + torch.where(std <= sigma_next, self.eta_b * (y - c0) + share * z, weaker))
-            yield Step(float(sigma_next), x, x0)
+        y, top = op.gain() * op.u_t(problem.y), float(sigmas[0])
+        std = per_image(problem.variance(), y.ndim) ** 0.5 * op.gain()
+        std = torch.where((op.gain() > 0) & (std <= self.cutoff), std, torch.inf)
+        certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
+        spread = self.temperature * (top**2 - std**2).clamp_min(0).sqrt()
+        c = torch.where(std < top, y + spread * op.v_t(noise(x)), op.v_t(x))  # Eq. 7
+        x = op.v(c)
+        for sigma, sigma_next in pairwise(sigmas):
+            s, s_next, x0 = float(sigma), float(sigma_next), prior(x, sigma)
+            c0, z, kept = op.v_t(x0), op.v_t(noise(x)), (1 - self.eta**2) ** 0.5 * s_next
+            strong, share = std <= s_next, (s_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
+            towards = torch.where(strong, self.eta_b, kept * certain)
+            fresh = self.temperature * torch.where(strong, share, self.eta * s_next)
+            c = c0 + towards * (y - c0) + kept / s * unseen * (c - c0) + fresh * z  # Eq. 8
+            x = op.v(c)
+            yield Step(s_next, x, x0)

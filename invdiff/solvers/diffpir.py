@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from invdiff.operators import LinearOperator
@@ -44,6 +45,6 @@ class DiffPIR(Solver):
             x0 = prior(x, sigma)
             rho = self.lam * variance / float(2 * sigma) ** 2
             x0 = x0 + operator.pinv(problem.residual(x0), rho)
-            eps = (x - x0) / sigma.to(x)
-            x = x0 + sigma_next.to(x) * ((1 - self.zeta) ** 0.5 * eps + self.zeta**0.5 * noise(x))
+            kept, fresh = (float(sigma_next) * share**0.5 for share in (1 - self.zeta, self.zeta))
+            x = torch.lerp(x0, x, kept / float(sigma)).add(noise(x), alpha=fresh)
             yield Step(float(sigma_next), x, x0)

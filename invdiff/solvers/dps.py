@@ -7,6 +7,7 @@ whatever noise the problem has, scaled so that zeta means the same for all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, norm, precision, transition, vjp
+from invdiff.solvers.base import Solver, Step, norm, precision, residual_vjp, transition, vjp
 
 
 @register("solver", "dps")
@@ -35,24 +36,24 @@ class DPS(Solver):
     eta: float = 1.0
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+        weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
-            x, x0 = guided_transition(prior, problem, x, sigma, sigma_next, self.zeta, self.eta, noise)
+            x, x0 = guided_transition(prior, problem, weights, x, sigma, sigma_next, self.zeta, self.eta, noise)
             yield Step(float(sigma_next), x, x0)
 
 
 def guided_transition(
-    prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor,
+    prior: Denoiser, problem: Problem, weights: float | Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor,
     zeta: float, eta: float, noise: Streams,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The next iterate, and x0(x).
+    """The next iterate, and x0(x); ``weights`` are the ``precision`` of y.
 
     The paper steps in x_t = (2 x - 1) / sqrt(1 + 4 sigma^2): one factor for the gradient, one for the update, and the
     norm there is twice as long.
     """
     x0, pull = vjp(prior, x, sigma)
-    residual, pull_residual = vjp(problem.residual, x0)
-    weights = precision(problem)
+    residual, pull_residual = residual_vjp(problem, x0)
     length = norm(weights**0.5 * residual).clamp_min(1e-12)
     gradient = pull(pull_residual(weights * residual / length))
-    scale = ((1 + 4 * sigma**2) * (1 + 4 * sigma_next**2)).sqrt().to(x)
-    return transition(x, x0, sigma, sigma_next, eta, noise) - zeta / 2 * scale * gradient, x0
+    scale = math.sqrt((1 + 4 * float(sigma) ** 2) * (1 + 4 * float(sigma_next) ** 2))
+    return transition(x, x0, sigma, sigma_next, eta, noise).sub(gradient, alpha=zeta / 2 * scale), x0

@@ -6,10 +6,12 @@ Wang, Yu & Zhang 2023, Sec. 3.3 and Alg. 2 (https://arxiv.org/abs/2212.00490), w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
@@ -65,4 +67,4 @@ def path(steps: int, length: int, repeat: int) -> list[int]:
 
 def diffuse(x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Streams) -> Tensor:
     """A draw of q(x_t | x_s), from noise level sigma up to sigma_next."""
-    return x + (sigma_next**2 - sigma**2).sqrt().to(x) * noise(x)
+    return torch.add(x, noise(x), alpha=math.sqrt(float(sigma_next) ** 2 - float(sigma) ** 2))

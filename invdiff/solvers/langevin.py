@@ -9,20 +9,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from invdiff.operators import LinearOperator
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers.base import vjp
+from invdiff.solvers.base import residual_vjp
 
 
 def log_density_gradient(problem: Problem, w: Tensor, center: Tensor, r: float, variance: float | Tensor) -> Tensor:
     """Its gradient in w, (B, C, H, W)."""
-    if isinstance(problem.operator, LinearOperator):
-        fit = problem.operator.adjoint(problem.residual(w) / variance)
-    else:
-        residual, pull = vjp(problem.residual, w)
-        fit = -pull(residual / variance)
-    return fit + (center - w) / r**2
+    residual, pull = residual_vjp(problem, w)
+    return (center - w) / r**2 - pull(residual / variance)
 
 
 def langevin(

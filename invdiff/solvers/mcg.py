@@ -13,7 +13,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, project
+from invdiff.solvers.base import Solver, Step, precision, project
 from invdiff.solvers.dps import guided_transition
 
 
@@ -34,7 +34,8 @@ class MCG(Solver):
     requires = LinearOperator
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+        weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
-            x, x0 = guided_transition(prior, problem, x, sigma, sigma_next, self.zeta, 1.0, noise)
+            x, x0 = guided_transition(prior, problem, weights, x, sigma, sigma_next, self.zeta, 1.0, noise)
             x = project(problem, x, sigma, sigma_next, noise)
             yield Step(float(sigma_next), x, x0)

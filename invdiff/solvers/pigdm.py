@@ -41,13 +41,14 @@ class PiGDM(Solver):
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
+        variance = problem.variance()
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma)
             r2 = error_variance(sigma)
-            g = self.weight * pull(operator.pinv(problem.residual(x0), problem.variance() / r2))
+            g = self.weight * pull(operator.pinv(problem.residual(x0), variance / r2))
             if self.adaptive:
                 x = transition(x, x0, sigma, sigma_next, self.eta, noise) + g
             else:
-                x0 = x0 + float(sigma**2) / r2 * g
+                x0 = x0 + float(sigma) ** 2 / r2 * g
                 x = transition(x, x0, sigma, sigma_next, self.eta, noise)
             yield Step(float(sigma_next), x, x0)

@@ -18,7 +18,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, precision, vjp
+from invdiff.solvers.base import Solver, Step, precision, residual_vjp
 
 
 @register("solver", "red_diff")
@@ -42,11 +42,11 @@ class REDDiff(Solver):
         mu, weights = start(problem, x), precision(problem)
         m = v = torch.zeros_like(mu)
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas), 1):
-            x0 = prior(mu + sigma.to(mu) * noise(mu), sigma)
-            residual, pull = vjp(problem.residual, mu)
+            x0 = prior(torch.add(mu, noise(mu), alpha=float(sigma)), sigma)
+            residual, pull = residual_vjp(problem, mu)
             g = 2 * (pull(weights * residual) + self.lam * (mu - x0))
-            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
-            mu = mu - self.lr / 2 * (m / (1 - 0.9**k)) / ((v / (1 - 0.99**k)).sqrt() + 1e-8)
+            m, v = torch.lerp(m, g, 0.1), torch.lerp(v, g.square(), 0.01)
+            mu = mu - self.lr / 2 / (1 - 0.9**k) * m / ((v / (1 - 0.99**k)).sqrt() + 1e-8)
             yield Step(float(sigma_next), mu, x0)
 
 
