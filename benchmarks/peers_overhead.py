@@ -3,8 +3,9 @@
     python benchmarks/peers_overhead.py
     python benchmarks/peers_overhead.py --methods ddrm diffpir --operators blur_circular --side 64
 
-As benchmarks/overhead.py, whose free prior and slope these are: the cost of a step is the slope between two numbers of
-steps, so that what happens once per restoration does not count. Ours run as they ship, the peers with the first value
+The free prior is that of benchmarks/overhead.py; here its calls count. The cost of a step is the slope between two
+numbers of steps, for a peer's steps cannot be looked at one by one: the least time of a few repetitions each, so that
+neither disturbances nor what happens once per restoration counts. Ours run as they ship, the peers with the first value
 of every setting; all apply the same operator, which deepinv and azula are given as peer_deepinv.py and peer_azula.py
 say. Methods are the same in name: MMPS, for one, is three iterations of ours and one of azula's.
 """
@@ -12,18 +13,39 @@ say. Methods are the same in name: MMPS, for one, is three iterations of ours an
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from overhead import Free, per_step, problem_of, solvers_of
+from overhead import Free, problem_of, solvers_of
 from peer import NAMES, Peer, PeerSolver, load
 
 from invdiff.errors import InputError
+from invdiff.inference import restore
+from invdiff.prior.denoiser import Denoiser
+from invdiff.problem import Problem
 from invdiff.solvers import Solver
 
 METHODS = ("dps", "pigdm", "ddrm", "diffpir", "mmps", "tmpd")
 OPERATORS = ("mask_random", "blur_circular", "resize_average", "resize_bicubic")
+STEPS = (10, 30)
+
+
+def slope(problem: Problem, prior: Denoiser, solver: Solver, repetitions: int) -> float:
+    """CPU seconds per Step."""
+
+    def seconds(steps: int) -> float:
+        found = []
+        for _ in range(repetitions):
+            started = time.process_time()
+            restore(problem, prior, replace(solver, steps=steps))
+            found.append(time.process_time() - started)
+        return min(found)
+
+    few, many = (replace(solver, steps=steps).total_steps for steps in STEPS)
+    return (seconds(STEPS[1]) - seconds(STEPS[0])) / (many - few)
 
 
 def rows(method: str, peers: list[Peer]) -> Iterator[tuple[str, Solver]]:
@@ -53,8 +75,7 @@ def main() -> None:
             cells = []
             for problem in problems:
                 try:
-                    cost = per_step(problem, Free(shape), solver, args.repetitions)[0]
-                    cells.append(f"{1000 * cost:.2f}")
+                    cells.append(f"{1000 * slope(problem, Free(shape), solver, args.repetitions):.2f}")
                 except InputError:
                     cells.append("-")
             print(f"| {method} | {library} | " + " | ".join(cells) + " |", flush=True)
