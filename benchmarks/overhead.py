@@ -38,6 +38,7 @@ OPERATORS = {
     "blur_circular": {"kernel": {"name": "gaussian", "size": 9, "sigma": 1.5}},
     "resize_average": {"factor": 4},
     "blur": {"kernel": {"name": "gaussian", "size": 9, "sigma": 1.5}},
+    "blur:motion": {"kernel": {"name": "motion", "length": 9, "angle": 30}},
     "resize_bicubic": {"factor": 4},
     "radon": {},
 }
@@ -132,7 +133,7 @@ def solvers_of(names: list[str]) -> dict[str, Solver]:
 
 
 def problem_of(operator: str, shape: tuple[int, int, int]) -> Problem:
-    built = config.build("operator", {"name": operator, **OPERATORS.get(operator, {})}, shape=shape)
+    built = config.build("operator", {"name": operator.partition(":")[0], **OPERATORS.get(operator, {})}, shape=shape)
     x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
     return Problem.simulate(x, built, Gaussian(0.025))
 

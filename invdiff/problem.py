@@ -24,7 +24,7 @@ class Problem:
     """y ~ noise(operator(x)); the batch of y is the batch of unknown images.
 
     Attributes:
-        operator: A, or one for each image.
+        operator: A, or one for each image; as `Operator.highest` has it.
         noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
         y: measurement (B, ...); entries that were not measured are set to zero. It may be given as a tensor or a NumPy
             array in any layout that `invdiff.layout.recognise` knows, (H, W) and (H, W, C) among them, of floats,
@@ -52,6 +52,7 @@ class Problem:
             y, layout = recognise(self.y, self.operator.measurement_shape, own)
             object.__setattr__(self, "y", y)
             object.__setattr__(self, "layout", layout)
+        object.__setattr__(self, "operator", self.operator.highest())
         self.operator.check_measurement(self.y)
         # A file may mark missing pixels as NaN: they end here.
         object.__setattr__(self, "y", self.operator.measured(self.y))

@@ -36,6 +36,7 @@ from invdiff.operators import (
     MaskLines,
     MaskLinesRandom,
     MaskOutpaint,
+    MaskRandom,
     MotionKernel,
     Radon,
     SeparableBlur,
@@ -290,6 +291,53 @@ def test_blur_and_decimate(factor: int) -> None:
     x, kernel = normal(2, *shape), normal(2, 3, seed=2)
     expected = convolved(x, kernel, "circular")[..., ::factor, ::factor]
     torch.testing.assert_close(CircularBlurDecimate(shape, kernel, factor).double()(x), expected)
+
+
+PRODUCT = torch.outer(torch.tensor([0.5, 1.0, 0.2]), torch.tensor([0.1, 0.7, 1.0, 0.4]))  # in float32
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "replicate", "zero", "valid"])
+def test_a_blur_by_a_product_has_an_svd(boundary) -> None:
+    shape = (1, 7, 9)
+    y, noise = normal(2, *shape), Gaussian(0.1)
+    for general in (Blur(shape, PRODUCT, boundary).double(), BlurDecimate(shape, PRODUCT, 2, boundary).double()):
+        A = oracles.dense(general)
+        y = normal(2, *general.measurement_shape)
+        operator = Problem(general, noise, y).operator
+        assert isinstance(operator, SpectralOperator) and operator.s.dtype == torch.float64
+        torch.testing.assert_close(oracles.dense(operator), A, rtol=0, atol=1e-7)
+        A = oracles.dense(operator)
+        singular = operator.s.expand(shape).flatten().sort(descending=True).values[: min(A.shape)]
+        torch.testing.assert_close(singular, torch.linalg.svdvals(A), rtol=0, atol=1e-12)
+        for damp in (1e-3, 0.5):
+            expected = y.flatten(1) @ torch.linalg.solve(A @ A.T + damp * torch.eye(len(A)).double(), A)
+            torch.testing.assert_close(operator.pinv(y, damp).flatten(1), expected, rtol=0, atol=1e-10)
+    blurred = MaskRandom((1, *operator.measurement_shape[1:]), 0.5).double() @ general
+    assert isinstance(Problem(blurred, noise, y).operator.inner, SpectralOperator)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "replicate", "zero", "valid"])
+def test_other_blurs_are_solved_to_the_residual_that_is_asked_for(boundary) -> None:
+    shape = (1, 7, 9)
+    kernel = PRODUCT + 0.2 * torch.eye(3, 4)
+    blur = Blur(shape, kernel, boundary).double()
+    y, A = normal(2, *blur.measurement_shape), oracles.dense(blur)
+    assert Problem(blur, Gaussian(0.1), y).operator is blur
+    each = Blur(shape, torch.stack([kernel, kernel.flip(0)]), boundary).double()
+    P = blur.precondition(torch.eye(63).double().view(63, *shape), 0.01).flatten(1)
+    torch.testing.assert_close(P, P.T, rtol=0, atol=1e-12)
+    assert float(torch.linalg.eigvalsh(P)[0]) > 0
+    normal_matrix, b = A.T @ A + 0.01 * torch.eye(63).double(), y.flatten(1) @ A
+    exact = torch.linalg.solve(normal_matrix, b, left=False)
+    torch.testing.assert_close(blur.pinv(y, 0.01).flatten(1), exact, rtol=0, atol=1e-10)
+    torch.testing.assert_close(each.pinv(y, 0.01)[:1], blur.pinv(y[:1], 0.01), rtol=0, atol=1e-10)
+    with conjugate.gathered() as solutions, conjugate.within(1e-2):
+        rough = blur.pinv(y, 0.01).flatten(1)
+    missing = (b - rough @ normal_matrix).norm(dim=1) / b.norm(dim=1)
+    assert float(missing.max()) == pytest.approx(solutions[0].residual) and 1e-5 < float(missing.max()) < 1e-2
+    with conjugate.within(1e-2), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blur.pinv(y, 0.01)  # stops where it was told to, of which nobody is warned
 
 
 # Conjugate gradients

@@ -82,6 +82,10 @@ class Operator(nn.Module, ABC):
                 f"operator: found {self.batch} masks or kernels, one per image, expected {count}, as many as images"
             )
 
+    def highest(self) -> Operator:
+        """The same map as an operator of the highest level that it can have; a `Problem` holds this one."""
+        return self
+
     @cached_property
     def measurement_shape(self) -> tuple[int, ...]:
         """Shape of one measurement, without the batch."""
@@ -168,7 +172,7 @@ class LinearOperator(Operator):
         """
         y = self.measured(y)
         if varies(damp, y):
-            return self.adjoint(conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y))
+            return self.adjoint(conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, damped=True))
         # The same, as (A^T A + damp I)^-1 A^T y: consistent even for damp = 0 and a y outside the range of A.
         level = per_image(damp, 1 + len(self.shape))
 
@@ -176,8 +180,10 @@ class LinearOperator(Operator):
             return self.precondition(r, level)
 
         regular = bool(torch.as_tensor(damp > 0).all())  # else only the identity leads to the solution of least norm
-        more = (near_inverse,) if regular else ()
-        return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, self.adjoint(y), *more)
+        b = self.adjoint(y)
+        if not regular:
+            return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, b)
+        return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, b, near_inverse, damped=True)
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
         """Cheap, symmetric, positive definite, and not too far from (A^T A + damp I)^-1 x, for damp > 0."""
@@ -272,6 +278,10 @@ class Composition(Operator):
 
     def count(self, y: Tensor) -> int | Tensor:
         return self.outer.count(y)
+
+    def highest(self) -> Operator:
+        outer, inner = self.outer.highest(), self.inner.highest()
+        return self if outer is self.outer and inner is self.inner else outer @ inner
 
 
 class LinearComposition(Composition, LinearOperator):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import LinearOperator, SpectralOperator, image_shape, one_of, per_image, varies
+from invdiff.operators.base import LinearOperator, Operator, SpectralOperator, image_shape, one_of, per_image, varies
 from invdiff.operators.kernels import Kernel, array, gaussian_taps, kernel_tensor
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
@@ -60,6 +60,16 @@ def convolution_matrix(n: int, taps: Tensor, boundary: str) -> Tensor:
     columns = torch.eye(n, dtype=torch.float64)[None, None]
     around = extend(columns, padding(len(taps), boundary), (0, 0), boundary)[0, 0]
     return (around.unfold(1, len(taps), 1) @ taps.flip(0)).mT
+
+
+def factors(kernel: Tensor) -> tuple[float, tuple[Tensor, Tensor]]:
+    """The share of the second singular value of a kernel (h, w), and the column and the row of taps of its first."""
+    u, s, v_t = torch.linalg.svd(kernel)
+    return float(s[1] / s[0]) if len(s) > 1 else 0.0, (s[0] * u[:, 0], v_t[0])
+
+
+ROUNDING = 1e-6  # a second singular value below this share of the first is of the rounding to float32
+LARGEST_MATRIX = 2048  # the side of an image beyond which singular vectors of its rows are too many to hold
 
 
 class SeparableKernelBlur(Separable):
@@ -125,13 +135,13 @@ class SeparableBlur(SeparableKernelBlur):
         values = kernel_tensor(kernel)
         if values.ndim != 2:
             raise InputError(f"kernel: found {len(values)}, expected one; the operator 'blur' takes one per image")
-        u, s, v_t = torch.linalg.svd(values)
-        if len(s) > 1 and s[1] > 1e-6 * s[0]:
+        second, taps = factors(values)
+        if second > ROUNDING:
             raise InputError(
-                f"kernel: found a second singular value of {float(s[1] / s[0]):.1e} of the first, expected the product "
-                "of a column and a row; the operator 'blur' takes any kernel"
+                f"kernel: found a second singular value of {second:.1e} of the first, expected the product of a column "
+                "and a row; the operator 'blur' takes any kernel"
             )
-        super().__init__(shape, s[0] * u[:, 0], v_t[0], boundary)
+        super().__init__(shape, *taps, boundary)
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
@@ -142,6 +152,9 @@ class SeparableBlur(SeparableKernelBlur):
 @register("operator", "blur")
 class Blur(LinearOperator):
     """Convolution with any kernel, by FFT of the extended image.
+
+    One that is the product of a column and a row (a Gaussian, a box) has an SVD: in a `Problem` such a blur is a
+    `Separable`, for images of up to 2048 x 2048. `pinv` is by conjugate gradients for others.
 
     Args:
         shape: (C, H, W) of the image.
@@ -172,6 +185,16 @@ class Blur(LinearOperator):
         self.extended = self.shape[1] + sum(self.down), self.shape[2] + sum(self.across)
         response = torch.view_as_real(torch.fft.rfft2(values.view(-1, 1, *self.kernel_shape), s=self.extended))
         self.constant("response", response, each=values.ndim == 3)
+        self.taps: tuple[Tensor, Tensor] | None = None  # of the rows and the columns
+        if values.ndim == 2 and max(self.shape) <= LARGEST_MATRIX:
+            second, taps = factors(values)
+            self.taps = taps if second <= ROUNDING else None
+        if boundary in ("reflect", "replicate"):
+            for name, pad, size in (("down", self.down, self.shape[1]), ("across", self.across, self.shape[2])):
+                source = torch.arange(size, dtype=torch.float64).view(1, 1, 1, size)
+                source = extend(source, pad, (0, 0), boundary).flatten().long()
+                outside = torch.cat([source[: pad[0]], source[pad[0] + size :]])
+                self.register_buffer(f"from_{name}", outside, persistent=False)
 
     @classmethod
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
@@ -187,22 +210,33 @@ class Blur(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         embedded = F.pad(y, (self.kernel_shape[1] - 1, 0, self.kernel_shape[0] - 1, 0))
         around = self._multiply(embedded, torch.view_as_complex(self.response).conj())
-        return self._fold(self._fold(around, -2, self.down), -1, self.across)
+        return self._fold(self._fold(around, -2, "down"), -1, "across")
+
+    def highest(self) -> Operator:
+        if self.taps is None:
+            return self
+        return SeparableKernelBlur(self.shape, *self.taps, self.boundary).to(self.response)
+
+    def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
+        """The filter that it would be if the extended image were periodic; below 1 % of its largest power the border
+        decides, and the filter is not trusted."""
+        power = self.response.square().sum(-1)
+        power = power.clamp_min(0.01 * power.amax((-2, -1), keepdim=True)) + damp
+        spectrum = torch.fft.rfft2(x, s=self.extended) / power
+        return torch.fft.irfft2(spectrum, s=self.extended)[..., : x.shape[-2], : x.shape[-1]]
 
     def _multiply(self, around: Tensor, response: Tensor) -> Tensor:
         return torch.fft.irfft2(response * torch.fft.rfft2(around), s=self.extended)
 
-    def _fold(self, around: Tensor, dim: int, pad: Padding) -> Tensor:
+    def _fold(self, around: Tensor, dim: int, name: str) -> Tensor:
         """The transpose of `extend` along one dimension: what lies outside is added where it came from."""
-        before, after = pad
+        before, after = getattr(self, name)
         size = around.shape[dim] - before - after
         inside = around.narrow(dim, before, size)
         if self.boundary in ("zero", "valid"):
             return inside
-        source = torch.arange(size, dtype=torch.float32).view(1, 1, 1, size)
-        source = extend(source, pad, (0, 0), self.boundary).flatten().long().to(around.device)
-        outer = torch.cat([around.narrow(dim, 0, before), around.narrow(dim, before + size, after)], dim)
-        return inside.index_add(dim, torch.cat([source[:before], source[before + size :]]), outer)
+        outside = torch.cat([around.narrow(dim, 0, before), around.narrow(dim, before + size, after)], dim)
+        return inside.index_add(dim, self.get_buffer(f"from_{name}"), outside)
 
 
 @register("operator", "blur_circular")

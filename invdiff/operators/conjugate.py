@@ -25,8 +25,10 @@ class Solution(NamedTuple):
     residual: float
     iterations: int
     dtype: torch.dtype
+    tolerance: float = 0.0
 
 
+_tolerance: ContextVar[float] = ContextVar("tolerance", default=0.0)
 _gathered: ContextVar[list[Solution] | None] = ContextVar("gathered", default=None)
 
 
@@ -42,9 +44,19 @@ def gathered() -> Iterator[list[Solution]]:
     tell(solutions)
 
 
+@contextmanager
+def within(tolerance: float) -> Iterator[None]:
+    """Inside, damped systems are solved to this relative residual, and no further."""
+    token = _tolerance.set(tolerance)
+    try:
+        yield
+    finally:
+        _tolerance.reset(token)
+
+
 def tell(solutions: list[Solution]) -> None:
     """Warn of the worst of the solutions if it did not converge."""
-    bad = [solution for solution in solutions if not solution.residual <= RESIDUAL]
+    bad = [solution for solution in solutions if not solution.residual <= max(RESIDUAL, 2 * solution.tolerance)]
     if bad:
         worst = max(bad)
         others = f" (the largest of {len(bad)}, out of {len(solutions)} solutions)" if len(solutions) > 1 else ""
@@ -61,6 +73,7 @@ def conjugate_gradient(
     b: Tensor,
     precondition: Callable[[Tensor], Tensor] = lambda r: r,
     enough: int | None = None,
+    damped: bool = False,
 ) -> Tensor:
     """Solve apply(x) = b, (B, ...), to a relative residual of 10 eps, or in `MAX_ITERATIONS`.
 
@@ -70,6 +83,7 @@ def conjugate_gradient(
         precondition: symmetric and positive definite, the nearer to the inverse of `apply` the better. Where `apply` is
             singular, the solution of least norm needs the identity.
         enough: iterations after which to stop, whatever the residual is: nothing is told about it.
+        damped: whether `apply` is far from singular, so that it may be solved to the residual of `within` only.
     """
 
     def dot(p: Tensor, q: Tensor) -> Tensor:
@@ -79,7 +93,8 @@ def conjugate_gradient(
     x, r, p = torch.zeros_like(b), b, precondition(b)
     rr, rz = dot(b, b), dot(b, p)
     start, iterations = rr, 0
-    target = (10 * info.eps) ** 2 * rr
+    tolerance = max(10 * info.eps, _tolerance.get() if damped else 0.0)
+    target = tolerance**2 * rr
     while iterations < (enough or MAX_ITERATIONS):
         q = apply(p)
         curvature = dot(p, q)
@@ -97,7 +112,7 @@ def conjugate_gradient(
     # The residual of the recursion drifts away from the true one, which no rounding error can make look small.
     true = b - apply(x)
     residual = float((dot(true, true) / start.clamp_min(info.tiny)).max().sqrt())
-    solution, solutions = Solution(residual, iterations, b.dtype), _gathered.get()
+    solution, solutions = Solution(residual, iterations, b.dtype, tolerance), _gathered.get()
     if solutions is None:
         tell([solution])
     else:

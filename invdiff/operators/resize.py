@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import LinearOperator, SpectralOperator, image_shape, positive
+from invdiff.operators.base import LinearOperator, Operator, SpectralOperator, image_shape, positive
 from invdiff.operators.blur import Blur, CircularBlur, before_valid, hartley
 from invdiff.operators.kernels import Kernel, kernel_tensor
 from invdiff.operators.separable import Separable
@@ -193,6 +193,13 @@ class BlurDecimate(LinearOperator):
     def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
         size = kernel_tensor(settings["kernel"]).shape[-2:]
         return before_valid(enlarged(measurement, settings), size, settings.get("boundary", "reflect"))
+
+    def highest(self) -> Operator:
+        blur = self.blur.highest()
+        if not isinstance(blur, Separable):
+            return self
+        rows, cols = (blur._exact[name][:: self.factor] for name in ("rows", "cols"))
+        return Separable(self.shape, rows, cols).to(blur.rows)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blur(x)[..., :: self.factor, :: self.factor]

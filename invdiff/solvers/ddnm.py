@@ -15,7 +15,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Step, error_variance
+from invdiff.solvers.base import Step, correction, error_variance
 from invdiff.solvers.jumps import TimeTravel, diffuse
 
 
@@ -36,7 +36,6 @@ class DDNM(TimeTravel):
     requires = LinearOperator
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
-        operator: LinearOperator = problem.operator  # type: ignore[assignment]
         variance = problem.variance()
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
@@ -44,7 +43,7 @@ class DDNM(TimeTravel):
                 continue
             x0 = prior(x, sigma)
             away = x - x0  # from the uncorrected x0, as published
-            x0 = x0 + operator.pinv(problem.residual(x0), variance / error_variance(sigma))
+            x0 = x0 + correction(problem, x0, variance / error_variance(sigma), sigma_next)
             kept, fresh = (float(sigma_next) * share for share in ((1 - self.eta**2) ** 0.5, self.eta))
             x = x0.add(away, alpha=kept / float(sigma)).add(noise(x), alpha=fresh)
             yield Step(float(sigma_next), x, x0)

@@ -15,7 +15,7 @@ from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.base import Solver, Step, correction
 
 
 @register("solver", "diffpir")
@@ -39,12 +39,11 @@ class DiffPIR(Solver):
     requires = LinearOperator
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
-        operator: LinearOperator = problem.operator  # type: ignore[assignment]
         variance = problem.variance() if isinstance(problem.variance(), Tensor) else max(1e-6, problem.variance())
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)
             rho = self.lam * variance / float(2 * sigma) ** 2
-            x0 = x0 + operator.pinv(problem.residual(x0), rho)
+            x0 = x0 + correction(problem, x0, rho, sigma_next)
             kept, fresh = (float(sigma_next) * share**0.5 for share in (1 - self.zeta, self.zeta))
             x = torch.lerp(x0, x, kept / float(sigma)).add(noise(x), alpha=fresh)
             yield Step(float(sigma_next), x, x0)

@@ -17,7 +17,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, error_variance, transition, vjp
+from invdiff.solvers.base import Solver, Step, correction, error_variance, transition, vjp
 
 
 @register("solver", "pigdm")
@@ -40,12 +40,11 @@ class PiGDM(Solver):
     requires = LinearOperator
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
-        operator: LinearOperator = problem.operator  # type: ignore[assignment]
         variance = problem.variance()
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma)
             r2 = error_variance(sigma)
-            g = self.weight * pull(operator.pinv(problem.residual(x0), variance / r2))
+            g = self.weight * pull(correction(problem, x0, variance / r2, sigma_next))
             if self.adaptive:
                 x = transition(x, x0, sigma, sigma_next, self.eta, noise) + g
             else:
