@@ -99,7 +99,7 @@ def conjugate_gradient(
         q = apply(p)
         curvature = dot(p, q)
         active = (rr > target) & (curvature > 0)
-        if not bool(active.any()):
+        if not enough and not bool(active.any()):  # a number of iterations is kept without a look at a value
             break
         iterations += 1
         step = torch.where(active, rz / curvature, 0)

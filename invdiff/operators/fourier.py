@@ -39,6 +39,7 @@ class PartialFourier(SpectralOperator):
 
     picture = False
 
+    counts: Tensor  # () or (B,): measured entries
     kept: Tensor  # (1, H, W) or (B, 1, H, W), centred as y is
 
     def __init__(self, shape: Sequence[int], mask: Tensor) -> None:
@@ -50,6 +51,9 @@ class PartialFourier(SpectralOperator):
             raise InputError("mask: found no frequency that is measured, expected at least one")
         at_k = torch.fft.ifftshift(kept, (-2, -1))
         at_minus_k = at_k.flip(-2, -1).roll((1, 1), (-2, -1))
+        counts = 2 * self.shape[0] * kept.flatten(-3).sum(-1)
+        self.shared_count = int(counts) if kept.ndim < 4 else 0
+        self.constant("counts", counts, each=kept.ndim == 4)
         self.constant("kept", kept, each=kept.ndim == 4)
         self.constant("s", ((at_k + at_minus_k) / 2).sqrt(), each=kept.ndim == 4)
 
@@ -71,8 +75,7 @@ class PartialFourier(SpectralOperator):
         return torch.where(self.kept > 0, y, 0)  # and not kept * y: a file may mark missing ones as NaN
 
     def count(self, y: Tensor) -> int | Tensor:
-        counts = 2 * self.shape[0] * self.kept.flatten(-3).sum(-1)
-        return counts if self.batch else int(counts)
+        return self.counts if self.batch else self.shared_count
 
     def v_t(self, x: Tensor) -> Tensor:
         return hartley(x)

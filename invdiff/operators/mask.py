@@ -30,6 +30,7 @@ class Mask(SpectralOperator):
     """
 
     decoupled: ClassVar[bool] = True
+    counts: Tensor  # () or (B,): measured entries
 
     def __init__(self, shape: Sequence[int], mask: Tensor) -> None:
         super().__init__(shape)
@@ -39,7 +40,9 @@ class Mask(SpectralOperator):
         if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no pixel that is kept, expected at least one")
         self.constant("s", kept.float(), each=kept.ndim == 4)
-        self.channels = self.shape[0] // kept.shape[-3]  # that share a plane of the mask
+        counts = self.shape[0] // kept.shape[-3] * kept.flatten(-3).sum(-1)  # channels may share a plane of the mask
+        self.shared_count = int(counts) if kept.ndim < 4 else 0
+        self.constant("counts", counts, each=kept.ndim == 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.s * x
@@ -54,8 +57,7 @@ class Mask(SpectralOperator):
         return self.adjoint(y / (1 + (damp if varies(damp, y) else per_image(damp, y.ndim))))
 
     def count(self, y: Tensor) -> int | Tensor:
-        counts = self.channels * self.s.flatten(-3).sum(-1)
-        return counts if self.batch else int(counts)
+        return self.counts if self.batch else self.shared_count
 
     def v_t(self, x: Tensor) -> Tensor:
         return x
