@@ -9,12 +9,14 @@ The prior of the first table costs next to nothing: D(x, sigma) = 1/2 + (x - 1/2
 timed, several times: the least is taken, since every disturbance only adds, and the mean over the steps but the first,
 so that what happens once per restoration does not count. From it the bare calls of the prior are subtracted: as many
 as a step makes, without gradients, with gradients, and passes backwards, each as long as it takes alone. A solver with
-loops inside a step (DAPS, SITCOM, ...) pays for them here: `calls` tells how often its step calls the prior.
+loops inside a step (DAPS, SITCOM, ...) pays for them here: `calls` tells how often its step calls the prior. Beside a
+network the calls are timed where they are made.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 import warnings
 from collections.abc import Callable
@@ -42,9 +44,6 @@ OPERATORS = {
     "resize_bicubic": {"factor": 4},
     "radon": {},
 }
-STEPS = 20
-
-
 class Free(Denoiser):
     """A prior that costs next to nothing."""
 
@@ -76,6 +75,34 @@ class Counted(Denoiser):
 
     def count(self, _: Tensor) -> None:
         self.backwards += 1
+
+
+class Timed(Denoiser):
+    """A prior that knows for how long it was at work, forwards and backwards."""
+
+    def __init__(self, prior: Denoiser) -> None:
+        super().__init__()
+        self.prior, self.shape, self.schedule = prior, prior.shape, prior.schedule
+        self.inside, self.started = 0.0, 0.0
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.start()
+        out = self.prior(x, sigma)
+        self.stop()
+        if out.requires_grad:
+            out.register_hook(self.start)
+            x.register_hook(self.stop)
+        return out
+
+    def start(self, *_: Tensor) -> None:
+        self.started = time.process_time()
+
+    def stop(self, *_: Tensor) -> None:
+        self.inside += time.process_time() - self.started
+
+    def times(self) -> tuple[float, float]:
+        """Now, and the time inside until now."""
+        return time.process_time(), self.inside
 
 
 class Bare:
@@ -127,9 +154,9 @@ def per_step(problem: Problem, prior: Denoiser, solver: Solver, repetitions: int
     return float(torch.tensor(runs, dtype=torch.float64).diff().amin(0).mean())
 
 
-def solvers_of(names: list[str]) -> dict[str, Solver]:
+def solvers_of(names: list[str], steps: int = 20) -> dict[str, Solver]:
     built = {name: config.build("solver", config.component("solver", name)) for name in names}
-    return {name: replace(solver, steps=STEPS) for name, solver in built.items()}
+    return {name: replace(solver, steps=steps) for name, solver in built.items()}
 
 
 def problem_of(operator: str, shape: tuple[int, int, int]) -> Problem:
@@ -145,7 +172,7 @@ def table(arguments: argparse.Namespace) -> None:
     prior = Free(shape)
     bare = Bare(prior, 500, arguments.repetitions)
     print("| solver | calls | " + " | ".join(arguments.operators) + " |\n|" + "---|" * (2 + len(problems)), flush=True)
-    for name, solver in solvers_of(arguments.solvers).items():
+    for name, solver in solvers_of(arguments.solvers, arguments.steps).items():
         cells, calls = [], 0.0
         for problem in problems.values():
             try:
@@ -157,22 +184,38 @@ def table(arguments: argparse.Namespace) -> None:
 
 
 def beside_network(arguments: argparse.Namespace) -> None:
-    """A step over the bare calls of the network that it makes."""
+    """A step over the calls of the network in it, both timed in the same step: the median of all steps."""
     shape = (arguments.channels, arguments.side, arguments.side)
     network = UNet(arguments.channels, width=64, multipliers=(1, 2, 2), blocks=1, patch=2)
     prior = NetworkDenoiser(network.eval().requires_grad_(False), shape, Schedule.linear(), stride=network.stride)
-    problem, bare = problem_of("mask_random", shape), Bare(prior, 1, arguments.repetitions)
-    size = sum(p.numel() for p in network.parameters()) / 1e6
-    print(f"\n{size:.1f} M parameters: {1000 * bare.plain:.1f} ms a call, "
-          f"{1000 * (bare.tracked + bare.backward):.1f} ms with its gradient\n")  # fmt: skip
-    print("| solver | calls a step | ms a step | over bare calls |\n|---|---|---|---|")
+    problem, timed = problem_of("mask_random", shape), Timed(prior)
+    print(f"\nA network of {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters:\n")
+    print("| solver | ms a step | ms in the network | ratio |\n|---|---|---|---|", flush=True)
+    for name, solver in solvers_of(arguments.solvers, arguments.steps).items():
+        runs = []
+        for _ in range(arguments.repetitions):
+            seen: list[tuple[float, float]] = []
+            try:
+                restore(problem, timed, solver, on_step=lambda *_, seen=seen: seen.append(timed.times()))
+            except InputError:
+                break
+            runs.append(torch.tensor(seen, dtype=torch.float64).diff(dim=0))
+        if runs:
+            whole, inside = torch.cat(runs).unbind(1)
+            ratio = (whole / inside)[inside > 0].median()  # a step of repeated calls may have none of its own
+            print(f"| {name} | {1000 * whole.median():.1f} | {1000 * inside.median():.1f} | {ratio:.3f} |", flush=True)
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """By how much the peak memory of the process grows from 10 steps to 1,000."""
+    shape = (arguments.channels, arguments.side, arguments.side)
+    print("\n| solver | MB after 10 steps | MB after 1,000 steps |\n|---|---|---|", flush=True)
     for name, solver in solvers_of(arguments.solvers).items():
-        try:
-            cost, calls = bare.seconds(problem, prior, solver)
-        except InputError:
-            continue
-        found = per_step(problem, prior, solver, arguments.repetitions)
-        print(f"| {name} | {calls:.3g} | {1000 * found:.1f} | {found / cost:.3f} |", flush=True)
+        peaks = []
+        for steps in (10, 1000):
+            restore(problem_of("mask_random", shape), Free(shape), replace(solver, steps=steps))
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(f"| {name} | {peaks[0]:.1f} | {peaks[1]:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -182,6 +225,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--memory", action="store_true", help="also the memory of 10 and of 1,000 steps")
     parser.add_argument("--network", action="store_true", help="also beside a U-Net of about 5 M parameters")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -189,6 +234,8 @@ def main() -> None:
     table(arguments)
     if arguments.network:
         beside_network(arguments)
+    if arguments.memory:
+        memory(arguments)
 
 
 if __name__ == "__main__":

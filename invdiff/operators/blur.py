@@ -168,6 +168,7 @@ class Blur(LinearOperator):
     """
 
     response: Tensor  # (1 or B, 1, P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, as real numbers
+    power: Tensor  # (1 or B, 1, P, Q // 2 + 1): its squared modulus, or 1 % of the largest where that is more
 
     def __init__(
         self,
@@ -185,6 +186,10 @@ class Blur(LinearOperator):
         self.extended = self.shape[1] + sum(self.down), self.shape[2] + sum(self.across)
         response = torch.view_as_real(torch.fft.rfft2(values.view(-1, 1, *self.kernel_shape), s=self.extended))
         self.constant("response", response, each=values.ndim == 3)
+        power = response.square().sum(-1)
+        # Below 1 % of the largest the border decides, and the preconditioner does not trust the filter.
+        power = power.clamp_min(0.01 * power.amax((-2, -1), keepdim=True))
+        self.constant("power", power, each=values.ndim == 3)
         self.taps: tuple[Tensor, Tensor] | None = None  # of the rows and the columns
         if values.ndim == 2 and max(self.shape) <= LARGEST_MATRIX:
             second, taps = factors(values)
@@ -218,11 +223,8 @@ class Blur(LinearOperator):
         return SeparableKernelBlur(self.shape, *self.taps, self.boundary).to(self.response)
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
-        """The filter that it would be if the extended image were periodic; below 1 % of its largest power the border
-        decides, and the filter is not trusted."""
-        power = self.response.square().sum(-1)
-        power = power.clamp_min(0.01 * power.amax((-2, -1), keepdim=True)) + damp
-        spectrum = torch.fft.rfft2(x, s=self.extended) / power
+        """The filter that it would be if the extended image were periodic."""
+        spectrum = torch.fft.rfft2(x, s=self.extended) / (self.power + damp)
         return torch.fft.irfft2(spectrum, s=self.extended)[..., : x.shape[-2], : x.shape[-1]]
 
     def _multiply(self, around: Tensor, response: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class BlockAverage(SpectralOperator):
     def v_t(self, x: Tensor) -> Tensor:
         # w^T x is e^T x less the block's first pixel, and w^T w = 2 - 2 / n^(1/2).
         along = self.root * self(x) - x[..., :: self.factor, :: self.factor]
-        return x - self._repeat(self.weight * along) * self.w
+        return torch.addcmul(x, self._repeat(self.weight * along), self.w, value=-1)
 
     def v(self, c: Tensor) -> Tensor:
         return self.v_t(c)  # a reflection is its own inverse

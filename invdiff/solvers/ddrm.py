@@ -49,14 +49,12 @@ class DDRM(Solver):
         std = torch.where((op.gain() > 0) & (std <= self.cutoff), std, torch.inf)
         certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
         spread = self.temperature * (top**2 - std**2).clamp_min(0).sqrt()
-        c = torch.where(std < top, y + spread * op.v_t(noise(x)), op.v_t(x))  # Eq. 7
-        x = op.v(c)
+        x = op.v(c := torch.where(std < top, y + spread * op.v_t(noise(x)), op.v_t(x)))  # Eq. 7
         for sigma, sigma_next in pairwise(sigmas):
             s, s_next, x0 = float(sigma), float(sigma_next), prior(x, sigma)
             c0, z, kept = op.v_t(x0), op.v_t(noise(x)), (1 - self.eta**2) ** 0.5 * s_next
             strong, share = std <= s_next, (s_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
             towards = torch.where(strong, self.eta_b, kept * certain)
             fresh = self.temperature * torch.where(strong, share, self.eta * s_next)
-            c = c0 + towards * (y - c0) + kept / s * unseen * (c - c0) + fresh * z  # Eq. 8
-            x = op.v(c)
+            x = op.v(c := c0 + towards * (y - c0) + kept / s * unseen * (c - c0) + fresh * z)  # Eq. 8
             yield Step(s_next, x, x0)
