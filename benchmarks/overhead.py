@@ -29,7 +29,7 @@ from invdiff import config, registry
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian
-from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser, levels
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import UNet
 from invdiff.problem import Problem
@@ -53,7 +53,7 @@ class Free(Denoiser):
         self.register_buffer("gray", torch.tensor(0.5))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return 0.5 + (x - 0.5) / (1 + 4 * float(sigma) ** 2)
+        return 0.5 + (x - 0.5) / (1 + 4 * levels(sigma, x) ** 2)
 
 
 class Counted(Denoiser):
