@@ -55,3 +55,28 @@ def test_a_peer_that_is_missing_is_left_out_in_one_line(
     assert peer.load(["azula"]) == []
     said = capsys.readouterr().out.strip()
     assert said.startswith("azula is left out: azula is missing") and "\n" not in said
+
+
+def test_azula_is_given_the_same_posterior() -> None:
+    """MMPS of a Gaussian with its system solved has the exact mean, so prior, y, A and noise are ours on [-1, 1].
+
+    The noise is as strong as the image: a wrong unit of it would show.
+    """
+    pytest.importorskip("azula")
+    azula = importlib.import_module("peer_azula").Azula()
+    side, sigma, count = 4, 0.2, 400
+    at = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    covariance = 0.05 * torch.exp(-torch.cdist(at, at) / 2)
+    operator = config.build("operator", {"name": "resize_average", "factor": 2}, shape=(1, side, side))
+    y = torch.tensor([[0.1, 0.9], [0.6, 0.3]]).expand(count, 1, 2, 2).contiguous()
+    prior = GaussianDenoiser(torch.full((1, side, side), 0.5), covariance)
+    settings = {"iterations": 4, "eta": 1.0, "schedule": "vp"}
+    solver = PeerSolver(peer=azula, method="mmps", steps=60, settings=settings)
+    samples = restore(Problem(operator, Gaussian(sigma), y), prior, solver, batch=count).samples[0].flatten(1)
+
+    A = operator(torch.eye(side**2).view(-1, 1, side, side)).flatten(1).T
+    gain = covariance @ A.T @ torch.linalg.inv(A @ covariance @ A.T + sigma**2 * torch.eye(4))
+    mean = 0.5 + gain @ (y[0].flatten() - 0.5)
+    std = (covariance - gain @ A @ covariance).diagonal().sqrt()
+    error = ((samples.mean(0) - mean) / std).square().mean().sqrt()
+    assert error < 3 / count**0.5
