@@ -395,12 +395,21 @@ def test_poisson_noise_is_refused_by_the_solvers_of_white_noise(solver: Solver) 
 
 @pytest.mark.parametrize("setting", ["travel_length", "travel_repeat"])
 def test_a_travel_of_no_length_is_refused(setting: str) -> None:
-    refused(lambda: DDNM(**{setting: 0}), setting, "found")
+    refused(lambda: DDNM(**{setting: 0}), setting, "found 0", "at least 1")
 
 
 @short
-def test_no_steps_are_refused(solver: Solver) -> None:
-    refused(lambda: dataclasses.replace(solver, steps=0), "steps", "found 0")
+def test_settings_that_must_be_positive_are_refused_otherwise(solver: Solver) -> None:
+    assert "steps" in solver.positive and all(getattr(solver, name) > 0 for name in solver.positive)
+    for name in solver.positive:
+        refused(lambda name=name: dataclasses.replace(solver, **{name: 0}), f"solver {name}: found 0, expected")
+
+
+def test_a_solver_is_one_file_of_at_most_60_lines() -> None:
+    files = [Path(inspect.getfile(registry.lookup("solver", name))) for name in registry.names("solver")]
+    assert len(files) > 20 and len(set(files)) == len(files)
+    lines = {file.name: file.read_text(encoding="utf-8").count("\n") for file in files}
+    assert not {name: count for name, count in lines.items() if count > 60}
 
 
 def test_a_measurement_that_is_none_is_refused() -> None:

@@ -48,7 +48,7 @@ from invdiff.solvers import (
     Solver,
 )
 from invdiff.solvers.jumps import TimeTravel
-from invdiff.solvers.mmps import conditional_mean
+from invdiff.solvers.moments import conditional_mean
 
 SHAPE = (1, 8, 8)
 SIGMA = 0.05

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invdiff.errors import InputError
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
-from invdiff.prior.schedule import Spacing, at_least_1
+from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
@@ -42,11 +41,7 @@ class ALD(Solver):
 
     requires = LinearOperator
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_1("solver T", self.T)
-        if not (self.epsilon > 0 and self.gamma > 0):
-            raise InputError(f"solver epsilon, gamma: found {self.epsilon}, {self.gamma}, expected positive numbers")
+    positive = ("steps", "T", "epsilon", "gamma")
 
     @property
     def total_steps(self) -> int:

@@ -17,7 +17,7 @@ from invdiff.operators.base import per_image, varies
 from invdiff.operators.conjugate import within
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
-from invdiff.prior.schedule import Spacing, at_least_1
+from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 
@@ -51,9 +51,13 @@ class Solver(ABC):
 
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
     requires_white_noise: ClassVar[bool] = False  # one variance for all entries of an image's y: not Poisson
+    positive: ClassVar[tuple[str, ...]] = ("steps",)  # its settings that must be
 
     def __post_init__(self) -> None:
-        at_least_1("solver steps", self.steps)
+        for name in self.positive:
+            if not getattr(self, name) > 0:
+                least = "at least 1" if isinstance(getattr(self, name), int) else "more than 0"
+                raise InputError(f"solver {name}: found {getattr(self, name)}, expected {least}")
 
     def ladder(self, prior: Denoiser) -> Tensor:
         """Its noise levels under a prior, decreasing to 0: (steps + 1,), float64."""
@@ -165,6 +169,15 @@ def residual_vjp(problem: Problem, x: Tensor) -> tuple[Tensor, Callable[[Tensor]
     if isinstance(operator, LinearOperator):
         return problem.residual(x), lambda v: operator.adjoint(v).neg()
     return vjp(problem.residual, x)
+
+
+def fit(
+    prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """x0(x), the residual y - A(x0), and v -> J^T v, J its Jacobian with respect to x."""
+    x0, pull = vjp(prior, x, sigma)
+    residual, pull_residual = residual_vjp(problem, x0)
+    return x0, residual, lambda v: pull(pull_residual(v))
 
 
 def norm(r: Tensor) -> Tensor:

@@ -1,24 +1,21 @@
-"""DAPS, decoupled annealing posterior sampling: Zhang et al. 2024, Alg. 1 (https://arxiv.org/abs/2407.01521).
-
-The levels are spaced as in Karras et al. 2022, Eq. 5 (https://arxiv.org/abs/2206.00364).
-"""
+"""DAPS, decoupled annealing posterior sampling: Zhang et al. 2024, Alg. 1 (https://arxiv.org/abs/2407.01521)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor
 
 from invdiff.prior.denoiser import Denoiser
-from invdiff.prior.schedule import Spacing, at_least_1
+from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, between, positive_variance, transition
-from invdiff.solvers.langevin import hmc, langevin
+from invdiff.solvers.langevin import Chain, hmc, langevin
 
 
 @register("solver", "daps")
@@ -26,19 +23,13 @@ from invdiff.solvers.langevin import hmc, langevin
 class DAPS(Solver):
     """x0 by the probability flow, a Markov chain for N(x0, sigma^2 I) N(y; A(x), beta_y^2), then all noise fresh.
 
-    Noise that is not Gaussian is taken as the Gaussian of its variance.
-
     Args:
-        spacing: of the levels of the probability flow; those of the annealing are always Karras's.
-        sigma_max, sigma_min: the first and the last level of the annealing, on [-1, 1].
-        ode_steps: Euler steps of the probability flow, each a call of the prior.
-        inner: the chain.
-        inner_steps: its length.
+        sigma_max, sigma_min: the first and the last level of the annealing, on [-1, 1], spaced as Karras's.
+        ode_steps, spacing: Euler steps of the probability flow, each a call of the prior, and their levels.
+        inner, inner_steps, momentum: the chain, its length, and the velocity that HMC keeps.
         lr: size of its steps as published, for images in [-1, 1]; falls linearly, to a hundredth at the last level.
-        momentum: of HMC.
-        beta_y: standard deviation of y given x on [-1, 1], the paper's whatever the noise. Its code divides by
-            tau^2 = 0.01^2 where the paper has 2 beta_y^2, so that its beta_y is 0.00707. None takes the noise's own,
-            0.01 at least: right in principle, but chains as short as these then end far from y.
+        beta_y: standard deviation of y given x on [-1, 1], the paper's whatever the noise (0.00707 in its code, where
+            2 beta_y^2 = 0.01^2). None: the noise's own, 0.01 at least; right, but so short a chain ends far from y.
     """
 
     steps: int = 200
@@ -46,29 +37,24 @@ class DAPS(Solver):
     sigma_max: float = 100.0
     sigma_min: float = 0.1
     ode_steps: int = 5
-    inner: Literal["langevin", "hmc"] = "langevin"
+    inner: Chain = "langevin"
     inner_steps: int = 100
     lr: float = 1e-4
     momentum: float = 0.9
     beta_y: float | None = 0.01
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_1("solver ode_steps", self.ode_steps)
-        at_least_1("solver inner_steps", self.inner_steps)
+    positive = ("steps", "ode_steps", "inner_steps")
 
     def ladder(self, prior: Denoiser) -> Tensor:
         return between(prior, self.steps, "karras", self.sigma_max, self.sigma_min)
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         fit = positive_variance(problem) if self.beta_y is None else self.beta_y**2 / 4
+        chain = partial(hmc, momentum=self.momentum) if self.inner == "hmc" else langevin
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             for s, s_next in pairwise(prior.ladder(self.ode_steps, self.spacing, prior.t_at(sigma))):
                 x = transition(x, prior(x, s), s, s_next, 0.0, noise)
             r, lr = float(sigma), self.lr * (1 - 0.99 * k / (self.steps + 1))
-            if self.inner == "hmc":
-                x0 = hmc(problem, x, r, fit, lr, self.inner_steps, self.momentum, noise)
-            else:
-                x0 = langevin(problem, x, r, fit, lr, self.inner_steps, noise)
+            x0 = chain(problem, x, r, fit, lr, self.inner_steps, noise)
             x = x0 + sigma_next.to(x) * noise(x)
             yield Step(float(sigma_next), x, x0)

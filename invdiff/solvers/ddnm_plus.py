@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from invdiff.operators import SpectralOperator
-from invdiff.operators.base import per_image
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
 from invdiff.solvers.jumps import TimeTravel, diffuse
+from invdiff.solvers.spectral import coefficients
 
 
 @register("solver", "ddnm_plus")
@@ -38,10 +38,8 @@ class DDNMPlus(TimeTravel):
     requires_white_noise = True
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
-        op: SpectralOperator = problem.operator  # type: ignore[assignment]
-        y = op.gain() * op.u_t(problem.y)
-        std = per_image(problem.variance(), y.ndim) ** 0.5 * op.gain()  # sigma_y / s
-        std = torch.where((op.gain() > 0) & (std <= self.cutoff), std, torch.inf)
+        op, y, std = coefficients(problem)
+        std = torch.where(std <= self.cutoff, std, torch.inf)
         certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
         c = op.v_t(x)
         for sigma, sigma_next in self.moves(sigmas):

@@ -1,7 +1,4 @@
-"""Denoising diffusion restoration models, Kawar et al. 2022, Eq. 7 and 8 (https://arxiv.org/abs/2201.11793).
-
-In the basis V of A = U diag(s) V^T every coefficient of x0 is seen alone: ybar = U^T y / s, with noise sigma_y / s.
-"""
+"""Denoising diffusion restoration models, Kawar et al. 2022, Eq. 7 and 8 (https://arxiv.org/abs/2201.11793)."""
 
 from __future__ import annotations
 
@@ -12,18 +9,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from invdiff.operators.base import SpectralOperator, per_image
+from invdiff.operators import SpectralOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.spectral import coefficients
 
 
 @register("solver", "ddrm")
 @dataclass(frozen=True, kw_only=True)
 class DDRM(Solver):
-    """The paper's variational distribution, coefficient by coefficient.
+    """The paper's variational distribution, coefficient by coefficient (`invdiff.solvers.spectral`).
 
     Args:
         eta: share of fresh noise where the measurement is the weaker.
@@ -43,10 +41,8 @@ class DDRM(Solver):
     requires_white_noise = True
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
-        op: SpectralOperator = problem.operator  # type: ignore[assignment]
-        y, top = op.gain() * op.u_t(problem.y), float(sigmas[0])
-        std = per_image(problem.variance(), y.ndim) ** 0.5 * op.gain()
-        std = torch.where((op.gain() > 0) & (std <= self.cutoff), std, torch.inf)
+        (op, y, std), top = coefficients(problem), float(sigmas[0])
+        std = torch.where(std <= self.cutoff, std, torch.inf)
         certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
         spread = self.temperature * (top**2 - std**2).clamp_min(0).sqrt()
         x = op.v(c := torch.where(std < top, y + spread * op.v_t(noise(x)), op.v_t(x)))  # Eq. 7

@@ -18,7 +18,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, norm, precision, residual_vjp, transition, vjp
+from invdiff.solvers.base import Solver, Step, fit, norm, precision, transition
 
 
 @register("solver", "dps")
@@ -51,9 +51,8 @@ def guided_transition(
     The paper steps in x_t = (2 x - 1) / sqrt(1 + 4 sigma^2): one factor for the gradient, one for the update, and the
     norm there is twice as long.
     """
-    x0, pull = vjp(prior, x, sigma)
-    residual, pull_residual = residual_vjp(problem, x0)
+    x0, residual, pull = fit(prior, problem, x, sigma)
     length = norm(weights**0.5 * residual).clamp_min(1e-12)
-    gradient = pull(pull_residual(weights * residual / length))
+    gradient = pull(weights * residual / length)
     scale = math.sqrt((1 + 4 * float(sigma) ** 2) * (1 + 4 * float(sigma_next) ** 2))
     return transition(x, x0, sigma, sigma_next, eta, noise).sub(gradient, alpha=zeta / 2 * scale), x0

@@ -14,7 +14,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver
 
@@ -31,11 +30,7 @@ class TimeTravel(Solver):
     travel_length: int = 1
     travel_repeat: int = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.travel_length < 1 or self.travel_repeat < 1:
-            found = f"{self.travel_length}, {self.travel_repeat}"
-            raise InputError(f"solver travel_length, travel_repeat: found {found}, expected at least 1 each")
+    positive = ("steps", "travel_length", "travel_repeat")
 
     @property
     def total_steps(self) -> int:

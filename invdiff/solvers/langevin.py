@@ -7,11 +7,15 @@ variance. Sizes ``lr`` are the papers', for images in [-1, 1]; in w they are a q
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from torch import Tensor
 
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers.base import residual_vjp
+
+Chain: TypeAlias = Literal["langevin", "hmc"]
 
 
 def log_density_gradient(problem: Problem, w: Tensor, center: Tensor, r: float, variance: float | Tensor) -> Tensor:
@@ -37,8 +41,8 @@ def hmc(
     variance: float | Tensor,
     lr: float,
     steps: int,
-    momentum: float,
     noise: Streams,
+    momentum: float,
 ) -> Tensor:
     """v' = momentum v + sqrt(lr) grad + sqrt(2 (1 - momentum)) z, then w + sqrt(lr) v'; at first v ~ N(0, I)."""
     w, velocity, h = center, noise(center), lr**0.5 / 2

@@ -20,7 +20,8 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step, transition
-from invdiff.solvers.mmps import MMPS, conditional_mean
+from invdiff.solvers.mmps import MMPS
+from invdiff.solvers.moments import conditional_mean
 
 
 @register("solver", "mmps_2m")

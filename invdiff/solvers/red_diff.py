@@ -18,6 +18,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
+from invdiff.solvers.adam import Adam
 from invdiff.solvers.base import Solver, Step, precision, residual_vjp
 
 
@@ -40,13 +41,11 @@ class REDDiff(Solver):
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
         mu, weights = start(problem, x), precision(problem)
-        m = v = torch.zeros_like(mu)
-        for k, (sigma, sigma_next) in enumerate(pairwise(sigmas), 1):
+        adam = Adam(mu, 0.01)
+        for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(torch.add(mu, noise(mu), alpha=float(sigma)), sigma)
             residual, pull = residual_vjp(problem, mu)
-            g = 2 * (pull(weights * residual) + self.lam * (mu - x0))
-            m, v = torch.lerp(m, g, 0.1), torch.lerp(v, g.square(), 0.01)
-            mu = mu - self.lr / 2 / (1 - 0.9**k) * m / ((v / (1 - 0.99**k)).sqrt() + 1e-8)
+            mu = mu - adam.step(2 * (pull(weights * residual) + self.lam * (mu - x0)), self.lr / 2)
             yield Step(float(sigma_next), mu, x0)
 
 

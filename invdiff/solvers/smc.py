@@ -8,14 +8,14 @@ Systematic resampling and the effective sample size: Doucet & Johansen 2011, Sec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver
+from invdiff.solvers.base import Solver, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,7 @@ class Population(Solver):
 
     particles: int = 8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.particles < 1:
-            raise InputError(f"solver particles: found {self.particles}, expected at least 1")
+    positive: ClassVar[tuple[str, ...]] = ("steps", "particles")
 
     @property
     def width(self) -> int:
@@ -62,6 +59,20 @@ class Particles(Streams):
     def effective(self, log_weights: Tensor) -> Tensor:
         """Effective sample size 1 / sum_p w_p^2 of every image, from 1 to P: (B P,) -> (B,)."""
         return 1 / log_weights.view(-1, self.count).softmax(1).square().sum(1)
+
+    def refresh(self, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Resampling where the effective sample size is below P / 2: whom to go on with (B P,), log-weights, and it."""
+        ess = self.effective(log_weights)
+        few = (ess < self.count / 2).repeat_interleave(self.count)
+        own = torch.arange(len(few), device=few.device)
+        return torch.where(few, self.choose(log_weights, self.count), own), torch.where(few, 0, log_weights), ess
+
+    def step(self, sigma: float, x: Tensor, x0: Tensor, log_weights: Tensor, ess: Tensor) -> Step:
+        """The first particle of every image, at level 0 one that is drawn by weight: (B P, ...) -> (B, ...)."""
+        if sigma > 0:
+            return Step(sigma, x[:: self.count], x0[:: self.count], ess)
+        x = x[self.choose(log_weights, 1)]
+        return Step(0.0, x, x, ess)
 
 
 def populate(

@@ -26,10 +26,8 @@ class TDS(Population):
     """DDPM steps guided by the gradient of the twisting function, weighted by what the guidance got wrong.
 
     Its target is the posterior under the DDPM of ``steps`` steps, exactly so for many particles. As in the paper every
-    step resamples, here systematically. The last step draws no noise, and is weighted without being guided.
-
-    Args:
-        particles: P, of the population behind every sample; each costs as much as a sample of DPS.
+    step resamples, here systematically. The last step draws no noise, and is weighted without being guided. A particle
+    costs as much as a sample of DPS.
     """
 
     def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
@@ -47,18 +45,12 @@ class TDS(Population):
             # log p(x' | x) - log q(x' | x): two Gaussians of variance fresh^2 whose means are drift apart.
             ratio = drift / max(fresh, 1e-12)
             log_w = psi - before - (ratio * (z + ratio / 2)).flatten(1).sum(1)
-            if sigma_next > 0:
-                yield Step(float(sigma_next), x[:: self.particles], x0[:: self.particles], particles.effective(log_w))
-        ess, x = particles.effective(log_w), x[particles.choose(log_w, 1)]
-        yield Step(0.0, x, x, ess)
+            yield particles.step(float(sigma_next), x, x0, log_w, particles.effective(log_w))
 
 
 def twist(prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x0(x), grad log psi and log psi (B,), psi the twisting function; at level 0 x0 is x, and there is no gradient."""
     variance = torch.as_tensor(problem.variance() + float(sigma**2)).to(x).clamp_min(1e-8)
-    if sigma == 0:
-        r = problem.residual(x)
-        return x, torch.zeros_like(x), -(r * r / variance).flatten(1).sum(1) / 2
-    x0, pull = vjp(prior, x, sigma)
+    x0, pull = vjp(prior, x, sigma) if sigma > 0 else (x, torch.zeros_like)
     r, pull_residual = vjp(problem.residual, x0)
     return x0, -pull(pull_residual(r / variance)), -(r * r / variance).flatten(1).sum(1) / 2
