@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.layout import Layout, recognise
 from invdiff.noise import NoiseModel
-from invdiff.operators import LinearOperator, Operator
+from invdiff.operators import LinearOperator, Operator, SpectralOperator
+from invdiff.operators.base import varies
 from invdiff.rng import Streams
 
 
@@ -99,6 +101,18 @@ class Problem:
     def residual(self, x: Tensor) -> Tensor:
         """y - A(x), zero where nothing was measured."""
         return self.operator.measured(self.y - self.operator(x))
+
+    def correction(self, x: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+        """A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), for a linear operator: what takes x to where it fits y."""
+        operator = self.operator
+        if isinstance(operator, SpectralOperator) and not operator.decoupled and not varies(damp, self.y):
+            return operator.inverted(self.coefficients - operator.s * operator.v_t(x), damp)
+        return operator.pinv(self.residual(x), damp)  # type: ignore[operator]
+
+    @cached_property
+    def coefficients(self) -> Tensor:
+        """U^T y, for a spectral operator."""
+        return self.operator.u_t(self.y)  # type: ignore[operator]
 
     def variance(self) -> float | Tensor:
         """Variance of the Gaussian noise, or of the Gaussian that approximates it; broadcasts against y."""

@@ -16,6 +16,7 @@ from test_operators_sensing import NONLINEAR
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.noise import Gaussian
 from invdiff.operators import (
     Bicubic,
     BlockAverage,
@@ -51,6 +52,7 @@ from invdiff.operators import (
     SpectralOperator,
     VaryingBlur,
 )
+from invdiff.problem import Problem
 from invdiff.registry import lookup, names
 from invdiff.rng import Streams
 
@@ -218,6 +220,22 @@ def test_pinv(make: Callable[[], LinearOperator], kind: str, dtype: torch.dtype,
     damp = float(level) if level.ndim == 0 else level.to(dtype)
     bound = 100 * tol * float(expected.abs().max())
     torch.testing.assert_close(a.pinv(y.to(dtype), damp), expected.to(dtype), rtol=0, atol=bound)
+
+
+@every_linear
+@pytest.mark.parametrize("kind", ["number", "per image", "per measurement"])
+def test_correction_is_the_pseudo_inverse_of_the_residual(make: Callable[[], LinearOperator], kind: str) -> None:
+    a = make().double()
+    x, y = normal(3, *a.shape, seed=6), normal(3, *a.measurement_shape, seed=4)
+    level = {
+        "number": torch.tensor(0.03),
+        "per image": torch.tensor([0.02, 0.3, 1.0]).view(3, 1, 1, 1),
+        "per measurement": 0.02 + normal(*y.shape, seed=5).square(),
+    }[kind].double()
+    residual = a.measured(y).flatten(1) - x.flatten(1) @ dense(a).T
+    expected = dense_pinv(dense(a), residual, level.expand_as(y).flatten(1)).view_as(x)
+    found = Problem(a, Gaussian(0.1), y).correction(x, float(level) if level.ndim == 0 else level)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * float(expected.abs().max()))
 
 
 @every_spectral

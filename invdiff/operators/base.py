@@ -258,7 +258,10 @@ class SpectralOperator(LinearOperator):
             return self.adjoint(inverse / (1 + level * inverse) * y)
         if varies(damp, y):
             return super().pinv(y, damp)
-        c = self.u_t(y)
+        return self.inverted(self.u_t(y), damp)
+
+    def inverted(self, c: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+        """V s / (s^2 + damp) c: the damped pseudo-inverse of y with U^T y = c; damp is a number, or one per image."""
         return self.v(self.gain(per_image(damp, c.ndim)) * c)
 
 

@@ -123,9 +123,8 @@ def correction(problem: Problem, x: Tensor, damp: float | Tensor, sigma: Tensor)
     Where iterations find it, they are fewer the more noise, of level sigma, is drawn around it next: they stop at a
     relative residual of sigma / 100, but between 1/100 and 3/10,000.
     """
-    operator: LinearOperator = problem.operator  # type: ignore[assignment]
     with within(min(max(float(sigma) / 100, 3e-4), 1e-2)):
-        return operator.pinv(problem.residual(x), damp)
+        return problem.correction(x, damp)
 
 
 def project(problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Streams) -> Tensor:

@@ -32,6 +32,6 @@ class Coefficients(NamedTuple):
 def coefficients(problem: Problem) -> Coefficients:
     """Of a problem whose operator is spectral and whose noise is white."""
     operator: SpectralOperator = problem.operator  # type: ignore[assignment]
-    gain, c = operator.gain(), operator.u_t(problem.y)
+    gain, c = operator.gain(), problem.coefficients
     std = per_image(problem.variance(), c.ndim) ** 0.5 * gain
     return Coefficients(operator, gain * c, torch.where(gain > 0, std, torch.inf))
