@@ -1,10 +1,10 @@
 """p(x0 | x) by its own moments, N(x0, V), V = sigma^2 J with J the Jacobian of D: what MMPS and TMPD build on.
 
 E[x0 | x, y] is then x0 + V A^T (sigma_y^2 + A V A^T)^-1 (y - A x0), exactly so for a Gaussian prior. J is symmetric for
-an exact denoiser (Tweedie's second formula); for a network J^T stands for it, and is symmetric only nearly, least of all
-where x0 is clipped. Conjugate gradients can then raise the residual that they are to lower, the more the less noise y
-has: on scattered pixels with a sigma_y near 0.005 some samples miss y, of which `restore` warns. A sigma_y below 0.005
-counts as that: V may say that a pixel is known, as it does where x0 is clipped, and y that it is otherwise.
+an exact denoiser (Tweedie's second formula); for a network J^T stands for it, and is symmetric only nearly, least where
+x0 is clipped. Conjugate gradients can then raise the residual that they are to lower, the more the less noise y has: on
+scattered pixels with a sigma_y near 0.005 some samples miss y, of which `restore` warns. Less counts as 0.005: V
+may say that a pixel is known, as it does where x0 is clipped, and y that it is otherwise.
 """
 
 from __future__ import annotations

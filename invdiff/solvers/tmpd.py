@@ -26,8 +26,8 @@ class TMPD(Solver):
     """A DDIM step towards E[x0 | x, y].
 
     Row sums bound a matrix of non-negative entries, as A V A^T is for images that vary smoothly and an A that
-    averages; they may be negative for others, and those are taken as 0. For a network and scattered pixels that is a step
-    far too long when sigma_y is 0.005 or less, and samples are bad, of which `restore` warns. A sigma_y of 0 counts as 0.005.
+    averages; they may be negative for others, and those are taken as 0. For a network and scattered pixels a step is
+    then far too long when sigma_y is 0.005 or less, and samples are bad: `restore` warns. Zero counts as 0.005.
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
