@@ -44,7 +44,6 @@ SHAPE = (3, 16, 16)
 # Solvers that look at a value in every step, and why.
 WAITING = {
     "sitcom": "an image that fits y is left alone, and the descent ends when all do",
-    "daps": "copies the level of its next noise",
     "gibbs": "levels are each image's own",
     "mcgdiff": "a level decides which coefficients are measured",
 }

@@ -56,5 +56,5 @@ class DAPS(Solver):
                 x = transition(x, prior(x, s), s, s_next, 0.0, noise)
             r, lr = float(sigma), self.lr * (1 - 0.99 * k / (self.steps + 1))
             x0 = chain(problem, x, r, fit, lr, self.inner_steps, noise)
-            x = x0 + sigma_next.to(x) * noise(x)
+            x = x0.add(noise(x), alpha=float(sigma_next))
             yield Step(float(sigma_next), x, x0)
