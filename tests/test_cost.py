@@ -47,7 +47,7 @@ WAITING = {
     "gibbs": "levels are each image's own",
     "mcgdiff": "a level decides which coefficients are measured",
 }
-SLOW = ("ald", "mmps", "mmps_2m", "pnpdm")  # for many steps in one
+SLOW = ("ald", "daps", "mmps", "mmps_2m", "pnpdm")  # for many steps in one
 
 
 class Waits(AssertionError):
