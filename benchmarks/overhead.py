@@ -44,6 +44,8 @@ OPERATORS = {
     "resize_bicubic": {"factor": 4},
     "radon": {},
 }
+
+
 class Free(Denoiser):
     """A prior that costs next to nothing."""
 

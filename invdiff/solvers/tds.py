@@ -16,7 +16,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Step, vjp
+from invdiff.solvers.base import Step, residual_vjp, vjp
 from invdiff.solvers.smc import Population, populate
 
 
@@ -56,5 +56,5 @@ def twisted(prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, twist: 
     """x0(x), grad log psi and log psi (B,), psi the twisting function; at level 0 x0 is x, and there is no gradient."""
     variance = torch.as_tensor(problem.variance() + (twist * float(sigma)) ** 2).to(x).clamp_min(1e-8)
     x0, pull = vjp(prior, x, sigma) if sigma > 0 else (x, torch.zeros_like)
-    r, pull_residual = vjp(problem.residual, x0)
+    r, pull_residual = residual_vjp(problem, x0)
     return x0, -pull(pull_residual(r / variance)), -(r * r / variance).flatten(1).sum(1) / 2
