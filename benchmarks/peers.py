@@ -19,7 +19,6 @@ import argparse
 import ast
 import csv
 import itertools
-import math
 import re
 import time
 import warnings
@@ -36,7 +35,7 @@ from torch import Tensor
 
 from invdiff import Problem, config, load_prior, restore
 from invdiff.images import read_images
-from invdiff.metrics import lpips, psnr
+from invdiff.metrics import Estimate, lpips, psnr
 from invdiff.prior.checkpoint import example_images
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.solve import SolveSettings
@@ -175,10 +174,9 @@ def tuning_images(path: str, number: int, size: int) -> Tensor:
     return torch.nn.functional.pad(images, [margin] * 4)
 
 
-def difference(mine: Result, peer: Result, name: str) -> tuple[float, float]:
-    """Mean and standard error of our score less theirs, over the images."""
-    d = mine.scores[name] - peer.scores[name]
-    return float(d.mean()), float(d.std()) / math.sqrt(len(d))
+def difference(mine: Result, peer: Result, name: str) -> Estimate:
+    """Our score less theirs, over the images."""
+    return Estimate.over(mine.scores[name] - peer.scores[name])
 
 
 def row(task: str, method: str, library: str, result: Result, **more: Any) -> Settings:

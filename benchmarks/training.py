@@ -1,14 +1,17 @@
 """Time to quality: our network and loop beside the networks of two other libraries in a plain loop, in one process.
 
     pip install diffusers denoising-diffusion-pytorch      (only this needs them)
-    python benchmarks/training.py data=fashion_mnist.npz images=100000
+    python benchmarks/training.py data=fashion_mnist.npz images=100000 ours=330000 out=runs/training
 
-Each sees as many images, of one data set, schedule and batch, with the same learning rate (warm-up over the first
-tenth, cool-down over the last third) and the same average of its weights; ours predicts what its preset says, the peers
-eps. At the end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al. 2020, Eq. 14):
-the squared error of eps per dimension, at t uniform in 1..T, with the same images, t and eps for all. What our network
-predicts is turned into eps at the same x_t and t, so that the numbers are comparable. The error is the standard error
-over the held-out images, which all share: differences are more certain than it says.
+Each sees images of one data set in batches of one size, on one schedule, with the same learning rate (warm-up over the
+first tenth, cool-down over the last third) and the same average of its weights; ours predicts what its preset says, the
+peers eps. It sees as many images as they, or ``ours``: a cheaper network may see more of them in the same time. At the
+end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al. 2020, Eq. 14): the squared
+error of eps per dimension, at t uniform in 1..T, with the same images, t and eps for all. What our network predicts is
+turned into eps at the same x_t and t, so that the numbers are comparable. The error of a loss is the standard error
+over the held-out images; that of a difference is the paired one.
+
+The curve of a network is kept in ``out``, and is not made again while it is there.
 
 GFLOP are those of one image, forward and backward, as torch.utils.flop_counter counts them (two per multiplication
 with addition, of convolutions, matrix products and attention). Seconds are seconds of the CPU where there is no GPU.
@@ -16,13 +19,13 @@ with addition, of convolutions, matrix products and attention). Seconds are seco
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from invdiff import config
 from invdiff.errors import InputError
+from invdiff.metrics import Estimate
+from invdiff.prior.checkpoint import write_whole
 from invdiff.prior.ddpm import DDPM
 from invdiff.prior.schedule import Schedule
 from invdiff.rng import Streams
@@ -48,7 +53,9 @@ class BenchmarkSettings:
         data: an .npz that ``load_data`` reads.
         preset: ours, of configs/train.
         images: how many each network sees.
+        ours: how many ours sees, where it is another number.
         peers: diffusers, denoising_diffusion_pytorch.
+        out: a folder for the curves.
         batch, lr: as in the preset unless given.
         stretches: how often the held-out loss is computed.
         held_out: images of it.
@@ -57,20 +64,47 @@ class BenchmarkSettings:
     data: str
     preset: str = "fashion"
     images: int = 100_000
+    ours: int | None = None
     peers: tuple[str, ...] = ("diffusers", "denoising_diffusion_pytorch")
     batch: int | None = None
     lr: float | None = None
     stretches: int = 10
     held_out: int = 1000
+    out: str | None = None
 
 
-class Point(NamedTuple):
-    """A network after some images: seconds of training, held-out L_simple and its standard error."""
+@dataclass(frozen=True)
+class Point:
+    """A network after some images: seconds of training, and L_simple of each held-out image."""
 
     images: int
     seconds: float
-    loss: float
-    error: float
+    losses: list[float]
+
+    @property
+    def loss(self) -> Estimate:
+        return Estimate.over(self.losses)
+
+    def beyond(self, other: Point) -> Estimate:
+        """How much higher the loss is than the other's, over the same images."""
+        return Estimate.over([mine - theirs for mine, theirs in zip(self.losses, other.losses, strict=True)])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A network's way: GFLOP of one image, and the points."""
+
+    gflop: float
+    points: list[Point]
+
+    @property
+    def last(self) -> Point:
+        return self.points[-1]
+
+    @classmethod
+    def read(cls, text: str) -> Curve:
+        kept = json.loads(text)
+        return cls(kept["gflop"], [Point(**point) for point in kept["points"]])
 
 
 class Diffusers(nn.Module):
@@ -98,6 +132,7 @@ def denoising_diffusion_pytorch(channels: int, size: int) -> nn.Module:
     return Unet(dim=48, dim_mults=(1, 2, 4), channels=channels)
 
 
+OURS = "invdiff"
 PEERS: dict[str, Callable[[int, int], nn.Module]] = {
     "diffusers": Diffusers,
     "denoising_diffusion_pytorch": denoising_diffusion_pytorch,
@@ -137,9 +172,9 @@ def plain_loop(network: nn.Module, s: TrainSettings, data: Data, schedule: Sched
 
 
 @torch.no_grad()
-def held_out_loss(ddpm: DDPM, data: Data, images: int, device: torch.device, batch: int = 100) -> tuple[float, float]:
-    """L_simple on eps, and its standard error; image i has its own t and eps, the same for every network."""
-    losses = []
+def held_out_losses(ddpm: DDPM, data: Data, images: int, device: torch.device, batch: int = 100) -> list[float]:
+    """L_simple on eps of each image; image i has its own t and eps, the same for every network."""
+    losses: list[float] = []
     for start in range(0, min(images, len(data)), batch):
         index = torch.arange(start, min(start + batch, images, len(data)))
         noise = Streams([(0, int(i)) for i in index])
@@ -148,9 +183,8 @@ def held_out_loss(ddpm: DDPM, data: Data, images: int, device: torch.device, bat
         t = (1 + (u * ddpm.schedule.T).long().clamp(max=ddpm.schedule.T - 1)).to(device)
         eps = noise(x_0).to(device)
         predicted = ddpm.eps(ddpm.q_sample(x_0.to(device), t, eps), t)
-        losses.append((predicted - eps).square().flatten(1).mean(1).cpu())
-    loss = torch.cat(losses)
-    return loss.mean().item(), (loss.std() / len(loss) ** 0.5).item()
+        losses += (predicted - eps).square().flatten(1).mean(1).tolist()
+    return losses
 
 
 def gflop(network: nn.Module, x: Tensor) -> float:
@@ -170,7 +204,7 @@ def seconds(device: torch.device) -> float:
     return time.process_time()
 
 
-def curve(loop: Loop, judge: Callable[[nn.Module], tuple[float, float]], s: TrainSettings, stretches: int,
+def curve(loop: Loop, judge: Callable[[nn.Module], list[float]], s: TrainSettings, stretches: int,
           device: torch.device) -> list[Point]:  # fmt: skip
     """Train to the end; the held-out loss at the end of each stretch, whose own time does not count."""
     points, spent, done = [], 0.0, 0
@@ -180,15 +214,42 @@ def curve(loop: Loop, judge: Callable[[nn.Module], tuple[float, float]], s: Trai
         for _ in range(end - done):
             averaged = next(loop)
         spent, done = spent + seconds(device) - started, end
-        points.append(Point(done * s.batch, spent, *judge(averaged)))
-        last = points[-1]
-        print(f"  {last.images} images, {last.seconds:.0f} s: {last.loss:.4f} +- {last.error:.4f}", flush=True)
+        points.append(Point(done * s.batch, spent, judge(averaged)))
+        print(f"  {points[-1].images} images, {spent:.0f} s: {points[-1].loss:.4f}", flush=True)
     return points
 
 
-def reached(points: list[Point], loss: float) -> Point | None:
-    """The first point at which a loss was reached."""
-    return next((point for point in points if point.loss <= loss), None)
+def settings(b: BenchmarkSettings, images: int) -> TrainSettings:
+    """Of our preset, for so many images."""
+    words = [f"train={b.preset}", f"data={b.data}", "out=."]
+    s: TrainSettings = config.validate(TrainCommand, config.resolve(words, TrainCommand))
+    batch = b.batch or s.batch
+    steps = max(b.stretches, images // batch)
+    return replace(s, batch=batch, lr=b.lr or s.lr, steps=steps, warmup=steps // 10, cooldown=steps // 3)
+
+
+def trained(name: str, b: BenchmarkSettings) -> Curve:
+    """The curve of one network."""
+    s = settings(b, b.ours or b.images if name == OURS else b.images)
+    train, held_out = load_data(s.data, s.size, s.channels)
+    schedule = Schedule.named(s.schedule, s.T)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(s, train, held_out, Path(folder))
+        device, kind = trainer.device, (s.target, s.variance)
+        network, loop = trainer.network, our_loop(trainer)
+        if name != OURS:
+            torch.manual_seed(0)
+            network, kind = PEERS[name](train.shape[0], train.shape[-1]).to(device), ("eps", "small")
+            loop = plain_loop(network, s, trainer.train, schedule, device)
+        cost = gflop(network, torch.zeros(4, *train.shape, device=device))
+        size = sum(p.numel() for p in network.parameters()) / 1e6
+        print(f"{name}: {size:.2f} M parameters, {cost:.2f} GFLOP per image", flush=True)
+
+        def judge(averaged: nn.Module) -> list[float]:
+            ddpm = DDPM(averaged, schedule.to(device), *kind)  # type: ignore[arg-type]
+            return held_out_losses(ddpm, held_out, b.held_out, device)
+
+        return Curve(cost, curve(loop, judge, s, b.stretches, device))
 
 
 def main(words: list[str]) -> None:
@@ -196,58 +257,32 @@ def main(words: list[str]) -> None:
     unknown = [name for name in b.peers if name not in PEERS]
     if unknown:
         raise InputError(f"peers: found {unknown[0]!r}, expected some of {', '.join(PEERS)}")
-    words = [f"train={b.preset}", f"data={b.data}", "out=."]
-    s: TrainSettings = config.validate(TrainCommand, config.resolve(words, TrainCommand))
-    batch = b.batch or s.batch
-    steps = max(b.stretches, b.images // batch)
-    s = replace(s, batch=batch, lr=b.lr or s.lr, steps=steps, warmup=steps // 10, cooldown=steps // 3)
-
-    train, held_out = load_data(s.data, s.size, s.channels)
-    schedule = Schedule.named(s.schedule, s.T)
-    curves: dict[str, list[Point]] = {}
-    costs: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(s, train, held_out, Path(folder))
-        device = trainer.device
-        example = torch.zeros(4, *train.shape, device=device)
-        networks = {"invdiff": trainer.network}
-        for name in b.peers:
-            torch.manual_seed(0)
-            networks[name] = PEERS[name](train.shape[0], train.shape[-1]).to(device)
-        for name, network in networks.items():
-            costs[name] = gflop(network, example)
-            size = sum(p.numel() for p in network.parameters()) / 1e6
-            print(f"{name}: {size:.2f} M parameters, {costs[name]:.2f} GFLOP per image", flush=True)
-            ours = network is trainer.network
-            kind = (s.target, s.variance) if ours else ("eps", "small")
-            loop = our_loop(trainer) if ours else plain_loop(network, s, trainer.train, schedule, device)
-            curves[name] = curve(
-                loop,
-                lambda averaged, kind=kind: held_out_loss(  # type: ignore[misc]
-                    DDPM(averaged, schedule.to(device), *kind), held_out, b.held_out, device
-                ),
-                s, b.stretches, device,
-            )  # fmt: skip
-    report(curves, costs)
-
-
-def report(curves: dict[str, list[Point]], costs: dict[str, float]) -> None:
-    """The tables."""
-    print("\n| network | GFLOP/image | images/s | L_simple at the end | seconds | GFLOP |\n|---|---|---|---|---|---|")
-    for name, points in curves.items():
-        last = points[-1]
-        print(f"| {name} | {costs[name]:.2f} | {last.images / last.seconds:.1f} | {last.loss:.4f} +- {last.error:.4f} "
-              f"| {last.seconds:.0f} | {costs[name] * last.images:.0f} |")  # fmt: skip
-    for name in list(curves)[1:]:
-        goal = curves[name][-1]
-        ours = reached(curves["invdiff"], goal.loss)
-        if ours is None:
-            print(f"invdiff did not reach the {goal.loss:.4f} of {name}")
+    curves: dict[str, Curve] = {}
+    for name in (*b.peers, OURS):
+        kept = Path(b.out) / f"{name}.json" if b.out else None
+        if kept and kept.exists():
+            curves[name] = Curve.read(kept.read_text())
             continue
-        time_share = ours.seconds / goal.seconds
-        work_share = ours.images * costs["invdiff"] / (goal.images * costs[name])
-        print(f"invdiff was at or below the {goal.loss:.4f} of {name} after {ours.images} images: "
-              f"{time_share:.2f} of its seconds, {work_share:.2f} of its GFLOP")  # fmt: skip
+        curves[name] = trained(name, b)
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(kept, json.dumps(asdict(curves[name])).encode())
+    report(curves)
+
+
+def report(curves: dict[str, Curve]) -> None:
+    """The tables: every network at its end, and ours where it was first level with a peer."""
+    print("\n| network | GFLOP/image | images | images/s | L_simple | seconds | GFLOP |\n|---|---|---|---|---|---|---|")
+    for name, made in curves.items():
+        last = made.last
+        print(f"| {name} | {made.gflop:.2f} | {last.images} | {last.images / last.seconds:.1f} | {last.loss:.4f} "
+              f"| {last.seconds:.0f} | {made.gflop * last.images:.0f} |")  # fmt: skip
+    ours = curves.pop(OURS)
+    for name, peer in curves.items():
+        level = next((point for point in ours.points if point.beyond(peer.last).mean <= 0), ours.last)
+        print(f"{OURS} beside {name} after {level.images} images, {level.seconds / peer.last.seconds:.2f} of its "
+              f"seconds and {level.images * ours.gflop / (peer.last.images * peer.gflop):.2f} of its GFLOP: "
+              f"{level.beyond(peer.last):.4f}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ what pixels alone do not: Modrák et al. 2023, Sec. 3 (https://arxiv.org/abs/221
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.metrics import coverage
+from invdiff.metrics import Estimate, coverage
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -29,16 +28,6 @@ from invdiff.problem import Problem
 from invdiff.solvers import Solver, Step
 
 LEVELS = tuple(i / 20 for i in range(1, 20))
-
-
-class Estimate(NamedTuple):
-    """A mean over images and its standard error; pixels of one image depend on each other, images do not."""
-
-    mean: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} +- {self.error:.3f}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Calibration:
 
     def coverage(self, level: float) -> Estimate:
         """Share of true pixels inside the samples' central interval: ``level`` if calibrated, for every K."""
-        return _over_images(coverage(self.posterior.samples, self.truth, level))
+        return Estimate.over(coverage(self.posterior.samples, self.truth, level))
 
     def rank_histogram(self) -> tuple[Tensor, Tensor]:
         """Share of pixels whose truth has each rank 0..K among the samples, and its standard error, (K + 1,) each.
@@ -91,7 +80,7 @@ class Calibration:
 
     def misfit(self) -> Estimate:
         """||y - A x||^2 / (m sigma^2) of the samples: 1 if calibrated."""
-        return _over_images(self.posterior.misfit().mean(0))
+        return Estimate.over(self.posterior.misfit().mean(0))
 
     def __str__(self) -> str:
         number, _, *shape = self.posterior.samples.shape
@@ -167,8 +156,3 @@ def calibrate(
     # The streams of ``generate`` are (seed, k): those of the samples, (seed, b, k), are others.
     posterior = restore(problem, prior, solver, samples=samples, seed=seed, batch=batch, on_step=on_step)
     return Calibration(truth, posterior)
-
-
-def _over_images(values: Tensor | Sequence[float]) -> Estimate:
-    values = torch.as_tensor(values, dtype=torch.float64)
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import threading
 import warnings
 import zipfile
 import zlib
@@ -75,7 +76,14 @@ def decode(data: bytes) -> Pixels:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What decoders say beside their exceptions is not for the user: damage ends in an InputError or is harmless."""
+    """What decoders say beside their exceptions is not for the user: damage ends in an InputError or is harmless.
+
+    Only on the main thread: filters of warnings belong to the process, and another thread that changed them would
+    take away what the main one says meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     logger = logging.getLogger("tifffile")
     disabled, logger.disabled = logger.disabled, True
     try:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import read_images, to_channels
+from invdiff.metrics import Estimate
 from invdiff.prior.checkpoint import example_images, load_prior, pick_device
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser
@@ -113,8 +114,7 @@ def with_error(values: Tensor) -> tuple[Tensor, Tensor]:
 def table(bits: BitsPerDim) -> str:
     """The terms in bits/dim, one a line."""
     rows = {"L_T": bits.L_T, "L_1..T-1": bits.L_steps, "L_0": bits.L_0, "L_vlb": bits.total}
-    cells = {name: [float(value) for value in with_error(terms)] for name, terms in rows.items()}
-    return "\n".join(f"{name:9}  {mean:.4f} +- {error:.4f} bits/dim" for name, (mean, error) in cells.items())
+    return "\n".join(f"{name:9}  {Estimate.over(terms):.4f} bits/dim" for name, terms in rows.items())
 
 
 def write_csv(path: Path, t: Tensor, rate: tuple[Tensor, Tensor], distortion: tuple[Tensor, Tensor]) -> None:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import math
 import pickle
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,26 @@ _ALEXNET_LAYERS = (0, 3, 6, 8, 10)
 # Sum of the absolute values of each layer's kernel: tells the trained network from any other of its shape.
 _ALEXNET_NORMS = (1801.750, 9393.746, 17213.888, 19009.445, 12309.745)
 _DOWNLOAD_SECONDS = 15.0
+
+
+class Estimate(NamedTuple):
+    """A mean over images and its standard error; pixels of one image depend on each other, images do not."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def over(cls, values: Tensor | np.ndarray | Sequence[float]) -> Estimate:
+        """Of one value per image, (N,); the error is NaN for a single one."""
+        values = np.asarray(values, dtype=np.float64)
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(values.mean()), float(error))
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.mean:{spec}} +- {self.error:{spec}}"
+
+    def __str__(self) -> str:
+        return format(self, ".3f")
 
 
 def psnr(x: Tensor, ref: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from invdiff.metrics import Estimate
+
 Rows = Sequence[Mapping[str, str]]
 
 COLUMNS = ("PSNR", "SSIM", "LPIPS", "misfit", "calls", "seconds")
@@ -80,10 +82,8 @@ def mean_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _with_error(name: str, values: np.ndarray) -> str:
-    mean = _FORM[name].format(values.mean())
-    if name in ("calls", "seconds") or len(values) < 2:
-        return mean
-    return f"{mean} ± " + _FORM[name].format(values.std(ddof=1) / math.sqrt(len(values)))
+    mean, error = (_FORM[name].format(value) for value in Estimate.over(values))
+    return mean if name in ("calls", "seconds") or len(values) < 2 else f"{mean} ± {error}"
 
 
 def _latex(cells: Sequence[str]) -> str:

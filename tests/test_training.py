@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from invdiff import load_prior
+from invdiff import formats, load_prior
 from invdiff.errors import InputError
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import stream_seed
@@ -88,6 +89,17 @@ def test_a_file_that_cannot_be_read_is_replaced_by_the_next(tmp_path: Path) -> N
     with pytest.warns(UserWarning, match=r"skipped 1 unreadable.*1\.png"):
         items = data.batch(torch.tensor([0, 1, 1, 2]))
     assert ((items[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [0, 100, 100, 100]
+
+
+def test_reading_ahead_takes_no_warning_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a file is decoded on another thread, this one warns as always."""
+    meanwhile = []
+    decoder = formats._decode_pillow
+    monkeypatch.setattr(formats, "_decode_pillow", lambda data: meanwhile.append([*warnings.filters]) or decoder(data))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "0.png")
+    before = [*warnings.filters]
+    FolderData([tmp_path / "0.png"], 8, 1).batch(torch.tensor([0]))
+    assert meanwhile == [before]
 
 
 def test_a_folder_is_read_as_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
