@@ -342,7 +342,7 @@ def test_a_step_does_not_wait_for_the_gpu(images: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_resumes_to_the_same_weights(images: Path, tmp_path: Path) -> None:
     """A process killed while it saves, continued, ends bit for bit where an unbroken one does."""
-    s = settings(images)
+    s = settings(images, optimiser="muon")
     fit(s, tmp_path / "whole", progress=False)
     script = (
         "import os, sys; from pathlib import Path; from invdiff.training import trainer as t, TrainSettings\n"
