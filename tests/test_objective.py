@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +21,12 @@ from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import UNet
 from invdiff.training import TrainSettings, fit
-from invdiff.training.objective import ImportanceTimesteps, UniformTimesteps, training_loss
+from invdiff.training.objective import (
+    ImportanceTimesteps,
+    StratifiedTimesteps,
+    UniformTimesteps,
+    training_loss,
+)
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule.linear(100)
@@ -96,7 +102,7 @@ def test_all_terms_have_finite_gradients_in_float32() -> None:
 
 
 @targets
-@pytest.mark.parametrize("gamma", [0.5, 5.0, 1e9])
+@pytest.mark.parametrize("gamma", [0.5, 5.0, math.inf])
 def test_min_snr_weighs_the_error_of_x_0(target: Target, gamma: float) -> None:
     """Whatever the network predicts, the loss is min(SNR, gamma) times the mean square error of its x_0."""
     x_0, t, eps = batch()
@@ -126,6 +132,17 @@ def test_the_default_is_algorithm_1_to_the_last_bit() -> None:
 
 
 # The choice of t.
+
+
+def test_stratified_timesteps_are_uniform_and_share_the_chain_evenly() -> None:
+    torch.manual_seed(0)
+    n, T, sampler = 8, 100, StratifiedTimesteps(100)
+    draws = torch.stack([sampler.draw(n, CPU)[0] for _ in range(5000)])
+    assert all((sampler.draw(n, CPU)[1] == 1).tolist())
+    gaps = draws.sort(1).values.diff()
+    assert set(gaps.flatten().tolist()) <= {12, 13}  # T / n apart, rounded
+    for counts in (draws.flatten().bincount(minlength=T + 1), draws[:, 3].bincount(minlength=T + 1)):
+        assert counts[0] == 0 and float(chisquare(counts[1:].tolist()).pvalue) > 1e-4
 
 
 def test_importance_sampling_remembers_the_last_losses_of_each_t() -> None:

@@ -69,7 +69,8 @@ class TrainSettings:
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
         min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; .inf weights every target like
             eps; null for the plain squared error of the target.
-        timesteps: "uniform", or "importance" by the size of the loss, which Nichol & Dhariwal advise for "vlb".
+        timesteps: "uniform"; "stratified", the same but spread evenly over a batch; or "importance" by the size of the
+            loss, which Nichol & Dhariwal advise for "vlb".
         p_uncond: share of the images whose label is withheld from a network with classes, so that it learns the
             unconditional model too (Ho & Salimans 2022, Alg. 1).
         init: a prior whose weights the run begins with: a name that ships, a file, or a run's folder. A network with
