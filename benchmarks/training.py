@@ -1,15 +1,16 @@
 """Time to quality: our network and loop beside the networks of two other libraries in a plain loop, in one process.
 
     pip install diffusers denoising-diffusion-pytorch      (only this needs them)
-    python benchmarks/training.py data=fashion_mnist.npz images=100000 ours=330000 out=runs/training
+    python benchmarks/training.py data=fashion_mnist.npz images=100000 ours=330000 batch=16 lr=8e-4 out=runs/training
 
-Each sees images of one data set in batches of one size, on one schedule, with the same learning rate (warm-up over the
-first tenth, cool-down over the last third) and the same average of its weights; ours predicts what its preset says, the
-peers eps. It sees as many images as they, or ``ours``: a cheaper network may see more of them in the same time. At the
-end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al. 2020, Eq. 14): the squared
-error of eps per dimension, at t uniform in 1..T, with the same images, t and eps for all. What our network predicts is
-turned into eps at the same x_t and t, so that the numbers are comparable. The error of a loss is the standard error
-over the held-out images; that of a difference is the paired one.
+Each sees images of one data set, on one schedule, with a warm-up over the first tenth and a cool-down over the last
+third, and the same average of its weights. Ours is trained as its preset says; the peers predict eps and are moved by
+AdamW. Ours sees as many images as they, or ``ours``: a cheaper network may see more of them in the same time.
+
+At the end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al. 2020, Eq. 14): the
+squared error of eps per dimension, at t uniform in 1..T, with the same images, t and eps for all. What our network
+predicts is turned into eps at the same x_t and t, so that the numbers are comparable. The error of a loss is the
+standard error over the held-out images; that of a difference is the paired one.
 
 The curve of a network is kept in ``out``, and is not made again while it is there.
 
@@ -56,7 +57,7 @@ class BenchmarkSettings:
         ours: how many ours sees, where it is another number.
         peers: diffusers, denoising_diffusion_pytorch.
         out: a folder for the curves.
-        batch, lr: as in the preset unless given.
+        batch, lr: of the peers; as in the preset unless given.
         stretches: how often the held-out loss is computed.
         held_out: images of it.
     """
@@ -219,18 +220,20 @@ def curve(loop: Loop, judge: Callable[[nn.Module], list[float]], s: TrainSetting
     return points
 
 
-def settings(b: BenchmarkSettings, images: int) -> TrainSettings:
-    """Of our preset, for so many images."""
+def settings(b: BenchmarkSettings, name: str) -> TrainSettings:
+    """How a network is trained."""
     words = [f"train={b.preset}", f"data={b.data}", "out=."]
     s: TrainSettings = config.validate(TrainCommand, config.resolve(words, TrainCommand))
-    batch = b.batch or s.batch
-    steps = max(b.stretches, images // batch)
-    return replace(s, batch=batch, lr=b.lr or s.lr, steps=steps, warmup=steps // 10, cooldown=steps // 3)
+    if name != OURS:
+        s = replace(s, batch=b.batch or s.batch, lr=b.lr or s.lr, optimiser="adamw")
+    images = b.ours or b.images if name == OURS else b.images
+    steps = max(b.stretches, images // s.batch)
+    return replace(s, steps=steps, warmup=steps // 10, cooldown=steps // 3)
 
 
 def trained(name: str, b: BenchmarkSettings) -> Curve:
     """The curve of one network."""
-    s = settings(b, b.ours or b.images if name == OURS else b.images)
+    s = settings(b, name)
     train, held_out = load_data(s.data, s.size, s.channels)
     schedule = Schedule.named(s.schedule, s.T)
     with tempfile.TemporaryDirectory() as folder:
