@@ -417,6 +417,10 @@ def test_a_run_can_begin_with_the_weights_of_a_prior(images: Path, tmp_path: Pat
     trainer = Trainer(replace(s, init=str(tmp_path / "first")), *load_data(s.data), tmp_path / "second")
     for network in (trainer.network, trainer.averaged):
         assert all(torch.equal(w, first[name]) for name, w in network.state_dict().items())
+    attentive = replace(s, init=str(tmp_path / "first"), network={**TINY, "attention": [2], "head_channels": 8})
+    larger = Trainer(attentive, *load_data(s.data), tmp_path / "third").averaged
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 900])
+    assert len(larger.state_dict()) > len(first) and torch.equal(larger(x, t), trainer.averaged(x, t))
     wider = replace(s, init=str(tmp_path / "first"), network={**TINY, "width": 16})
     with pytest.raises(InputError, match=r"time.0.weight: found \(32, 8\), expected \(64, 16\)"):
         fit(wider, tmp_path / "wider", progress=False)

@@ -74,7 +74,7 @@ class TrainSettings:
         p_uncond: share of the images whose label is withheld from a network with classes, so that it learns the
             unconditional model too (Ho & Salimans 2022, Alg. 1).
         init: a prior whose weights the run begins with: a name that ships, a file, or a run's folder. A network with
-            classes may begin with one without.
+            classes, or with attention, may begin with one without.
         steps, batch: optimiser steps, and images in each, over all processes.
         accumulate: micro-batches, one after the other, that the batch of a process is cut into to save memory.
         optimiser: "adamw"; or "muon" for the convolutions, which learns more from an image and takes longer over a
@@ -516,8 +516,9 @@ class Trainer:
         if prior.target != self.spec.target:
             raise InputError(f"init {name}: predicts {prior.target}, expected target={self.spec.target}")
         given, own = prior.network.state_dict(), self.network.state_dict()
-        if not prior.classes:
-            given |= {key: weight for key, weight in own.items() if key == "label.weight"}  # zero
+        # What the other has not begins as it always does: without effect, for its last layer is zero.
+        new = {".attention.", *([] if prior.classes else ["label.weight"])}
+        given |= {key: own[key] for key in own.keys() - given.keys() if any(part in key for part in new)}
         for key in [*own, *given]:
             found, expected = (tuple(w[key].shape) if key in w else "no such weight" for w in (given, own))
             if found != expected:
