@@ -59,7 +59,10 @@ class Muon(torch.optim.Optimizer):
             for kernel in group["params"]:
                 if kernel.grad is None:
                     continue
-                average = self.state[kernel].setdefault("average", torch.zeros_like(kernel))
+                state = self.state[kernel]
+                if not state:
+                    state["average"] = torch.zeros_like(kernel)
+                average = state["average"]
                 average.lerp_(kernel.grad, 1 - group["momentum"])
                 factor = orthogonal_factor(kernel.grad.lerp(average, group["momentum"]).flatten(1))
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
