@@ -225,7 +225,7 @@ def settings(b: BenchmarkSettings, name: str) -> TrainSettings:
     words = [f"train={b.preset}", f"data={b.data}", "out=."]
     s: TrainSettings = config.validate(TrainCommand, config.resolve(words, TrainCommand))
     if name != OURS:
-        s = replace(s, batch=b.batch or s.batch, lr=b.lr or s.lr, optimiser="adamw")
+        s = replace(s, batch=b.batch or s.batch, lr=b.lr or s.lr)
     images = b.ours or b.images if name == OURS else b.images
     steps = max(b.stretches, images // s.batch)
     return replace(s, steps=steps, warmup=steps // 10, cooldown=steps // 3)

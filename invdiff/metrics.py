@@ -48,15 +48,16 @@ class Estimate(NamedTuple):
     @classmethod
     def over(cls, values: Tensor | np.ndarray | Sequence[float]) -> Estimate:
         """Of one value per image, (N,); the error is NaN for a single one."""
-        values = np.asarray(values, dtype=np.float64)
-        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(float(values.mean()), float(error))
+        values = torch.as_tensor(values, dtype=torch.float64)
+        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(values.mean()), error)
 
     def __format__(self, spec: str) -> str:
-        return f"{self.mean:{spec}} +- {self.error:{spec}}"
+        """Both numbers in the form that is asked for, by default to three decimals."""
+        return f"{self.mean:{spec or '.3f'}} +- {self.error:{spec or '.3f'}}"
 
     def __str__(self) -> str:
-        return format(self, ".3f")
+        return format(self)
 
 
 def psnr(x: Tensor, ref: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from invdiff import metrics
 from invdiff.errors import InputError
 from invdiff.images import read_image
-from invdiff.metrics import alexnet_features, coverage, crps, frechet_distance, lpips, psnr, ssim
+from invdiff.metrics import Estimate, alexnet_features, coverage, crps, frechet_distance, lpips, psnr, ssim
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 EXAMPLE = DATA / "lpips_example"
@@ -326,3 +326,10 @@ def test_coverage_shows_over_and_underconfidence() -> None:
     assert coverage(2.0 * draws[1:], draws[0], 0.9).item() > 0.98
     with pytest.raises(InputError, match="level"):
         coverage(draws[1:], draws[0], 90)
+
+
+def test_a_mean_over_images_tells_its_error() -> None:
+    estimate = Estimate.over([1.0, 2.0, 3.0, 6.0])
+    assert estimate.mean == 3 and estimate.error == pytest.approx(np.std([1, 2, 3, 6], ddof=1) / 2)
+    assert str(estimate) == f"{estimate}" == "3.000 +- 1.080" and f"{estimate:.1f}" == "3.0 +- 1.1"
+    assert np.isnan(Estimate.over(torch.ones(1)).error)
