@@ -6,8 +6,8 @@
     ... restore=folder tasks=[inpaint,sr4]              PSNR and LPIPS of one sample beside the baseline's
     ... neighbours=16                                   how near samples lie to the training images
 
-L_vlb (Ho et al. 2020, Eq. 5) is estimated without bias from four stratified timesteps per image, and L_T and L_0 of
-each; the error is the standard error of the mean over images, which includes that of the estimate.
+L_vlb (Ho et al. 2020, Eq. 5) is estimated without bias from some stratified timesteps per image, and L_T and L_0
+of each; the error is the standard error of the mean over images, which includes that of the estimate.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class CardSettings:
         data, size, channels, crop, held_out: as in training.
         denoise: a folder of images, of any sizes, to denoise; names: a text file that names those to take.
         restore: a folder or an .npz of images to restore in the tasks ``tasks``, with ``calls`` network calls.
+        steps_per_image: how many of the terms L_1 .. L_T-1 are computed for each held-out image.
         neighbours: number of samples whose nearest training image is looked for.
     """
 
@@ -68,6 +69,7 @@ class CardSettings:
     tasks: tuple[str, ...] = ("inpaint", "sr4", "deblur_gaussian")
     calls: int = 100
     neighbours: int = 0
+    steps_per_image: int = 4
 
 
 def images_at(path: str, channels: int, names: str | None = None) -> list[Tensor]:
@@ -140,7 +142,7 @@ def main(words: list[str]) -> None:
     prior = load_prior(s.prior)
     train, held_out = load_data(s.data, s.size, s.channels, crop=s.crop, held_out=s.held_out)
     every = held_out.batch(torch.arange(len(held_out)))
-    terms = evaluate(prior, every, LikelihoodSettings(steps_per_image=4, batch=s.batch_size)).bits
+    terms = evaluate(prior, every, LikelihoodSettings(steps_per_image=s.steps_per_image, batch=s.batch_size)).bits
     total = terms.total
     card: dict[str, Any] = {
         "source": s.source,

@@ -16,7 +16,7 @@ from invdiff.errors import InputError
 from invdiff.images import write_image
 from invdiff.likelihood import LikelihoodSettings, main
 from invdiff.prior.checkpoint import PriorSpec, save_prior
-from invdiff.prior.ddpm import DDPM
+from invdiff.prior.ddpm import DDPM, strata
 from invdiff.prior.schedule import Schedule
 from invdiff.rng import Streams
 
@@ -81,6 +81,27 @@ def test_the_estimated_curve_is_unbiased(k: int) -> None:
         at = torch.tensor(sorted(stratum)) - 1
         assert_mean(found.rate[:, column], rate[at].mean())
         assert_mean(found.distortion[:, column] ** 2, error[at].mean())
+
+
+@pytest.mark.parametrize(("T", "k"), [(1, 3), (2, None), (7, 3), (30, 6), (1000, 1), (1000, 4), (1000, 50)])
+def test_strata_are_wider_where_t_is_large(T: int, k: int | None) -> None:
+    bounds = strata(T, k)
+    width = bounds.diff()
+    assert int(bounds[0]) == 2 and int(bounds[-1]) == T + 1 and len(width) == min(k or T - 1, T - 1)
+    assert bool((width >= 1).all())
+    # Rounding down moves either bound by less than one timestep.
+    ratio = ((T + 1) / 2) ** (1 / max(1, len(width)))
+    assert bool(((width == 1) | ((width - (ratio - 1) * bounds[:-1]).abs() < 1 + ratio)).all())
+
+
+def test_four_timesteps_tell_most_of_the_bits() -> None:
+    """For a Gaussian, whose terms are known, the random t make less than half of the sum uncertain."""
+    abar = Schedule.cosine(1000).abar[1:]
+    snr = abar / (1 - abar)
+    step = torch.cat([torch.zeros(1).double(), -0.5 * snr.diff() / (1 / STD**2 + snr[1:])])  # of t = 1..T
+    parts = [step[first - 1 : end - 1] for first, end in strata(1000, 4).unfold(0, 2, 1).tolist()]
+    variance = sum(len(part) ** 2 * part.var(correction=0) for part in parts)
+    assert float(variance) ** 0.5 < float(step.sum()) / 2
 
 
 # The command line.

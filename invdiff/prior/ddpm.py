@@ -262,11 +262,9 @@ class DDPM:
     @torch.no_grad()
     def rate_distortion(self, x_0: Tensor, noise: Streams, steps_per_image: int | None = None) -> RateDistortion:
         """The rate-distortion curve of each image: at every t, or without bias at ``steps_per_image`` of 2..T."""
-        T = self.schedule.T
-        k = min(steps_per_image or T - 1, T - 1)
-        bounds = torch.linspace(2, T + 1, k + 1, dtype=torch.float64).round().long()
+        bounds = strata(self.schedule.T, steps_per_image)
         first, width = bounds[:-1], bounds.diff()
-        u = torch.special.ndtr(noise(torch.zeros(len(x_0), k, dtype=torch.float64)))
+        u = torch.special.ndtr(noise(torch.zeros(len(x_0), len(first), dtype=torch.float64)))
         below = (u * width).long().minimum(width - 1)  # timesteps of the stratum below t
         # L_0 is a stratum of its own.
         t = F.pad(first + below, (1, 0), value=1).to(x_0.device)
@@ -285,6 +283,19 @@ class DDPM:
         above = (weight * terms).flip(1).cumsum(1).flip(1) - weight * terms
         rate = torch.cat([bits.total[:, None], bits.L_T[:, None] + above + below * terms], 1)
         return RateDistortion(F.pad(t, (1, 0)), rate, F.pad(distortion, (1, 0)), bits)
+
+
+def strata(T: int, k: int | None) -> Tensor:
+    """Bounds of k parts of the timesteps 2..T, (k + 1,), increasing from 2 to T + 1; None for one part a timestep.
+
+    Their widths grow as t does, where they are more than 1: a step's share of L_vlb falls at least as fast as 1 / t, so
+    that with even parts the first one's random t would decide all.
+    """
+    k = min(k or T - 1, T - 1)
+    bounds = torch.linspace(math.log(2), math.log(T + 1), k + 1, dtype=torch.float64).exp().long()
+    bounds = bounds.maximum(2 + torch.arange(k + 1))
+    bounds[-1] = T + 1
+    return bounds
 
 
 def x_0_from(out: Tensor, target: Target, x_t: Tensor, abar: Tensor) -> Tensor:
