@@ -203,7 +203,8 @@ class SpectralOperator(LinearOperator):
 
     decoupled: ClassVar[bool] = False  # every measurement is one coefficient: U only copies entries
     s: Tensor
-    inverse: Tensor  # 1 / s, and 0 where s is numerically zero
+    resolved: Tensor  # s, and 0 where it is numerically zero
+    power: Tensor  # s^2, and 1 where it is numerically zero
 
     @abstractmethod
     def v_t(self, x: Tensor) -> Tensor:
@@ -223,26 +224,27 @@ class SpectralOperator(LinearOperator):
 
     def gain(self, damp: float | Tensor = 0.0) -> Tensor:
         """s / (s^2 + damp), and 0 where s is numerically zero; damp broadcasts against coefficients."""
-        return self.inverse / (1 + damp * self.inverse.square())
+        return self.resolved / (self.power + damp)
 
     def constant(self, name: str, value: Tensor, each: bool = False) -> None:
         super().constant(name, value, each)
         if name == "s":
-            self._invert()
+            self._resolve()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        self._invert()
+        self._resolve()
         return self
 
-    def _invert(self) -> None:
-        """What is numerically zero depends on the dtype, and so does `inverse`."""
+    def _resolve(self) -> None:
+        """What is numerically zero depends on the dtype, and so do `resolved` and `power`."""
         each = "s" in self._each
         largest = self.s.amax(tuple(range(int(each), self.s.ndim)), keepdim=True)
-        inverse = torch.where(self.s > 100 * torch.finfo(self.s.dtype).eps * largest, 1 / self.s, 0)
-        self.register_buffer("inverse", inverse, persistent=False)
-        if each:
-            self._each.add("inverse")
+        zero = self.s <= 100 * torch.finfo(self.s.dtype).eps * largest
+        for name, value, instead in (("resolved", self.s, 0), ("power", self.s.square(), 1)):
+            self.register_buffer(name, value.masked_fill(zero, instead), persistent=False)
+            if each:
+                self._each.add(name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.u(self.s * self.v_t(x))
@@ -254,8 +256,7 @@ class SpectralOperator(LinearOperator):
         """As `LinearOperator.pinv`, in closed form unless damp varies within a y that U couples."""
         if self.decoupled:  # A A^T is diagonal, too
             level = damp if varies(damp, y) else per_image(damp, y.ndim)
-            inverse = self.u(self.inverse).square()
-            return self.adjoint(inverse / (1 + level * inverse) * y)
+            return self.adjoint(y / (self.u(self.power) + level))
         if varies(damp, y):
             return super().pinv(y, damp)
         return self.inverted(self.u_t(y), damp)
