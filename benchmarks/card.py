@@ -26,7 +26,7 @@ from torch import Tensor
 from invdiff import config, generate, restore
 from invdiff.images import SUFFIXES, read_image, read_images, to_channels
 from invdiff.likelihood import LikelihoodSettings, evaluate
-from invdiff.metrics import lpips, psnr
+from invdiff.metrics import Estimate, lpips, psnr
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim
 from invdiff.prior.denoiser import NetworkDenoiser
@@ -143,7 +143,7 @@ def main(words: list[str]) -> None:
     train, held_out = load_data(s.data, s.size, s.channels, crop=s.crop, held_out=s.held_out)
     every = held_out.batch(torch.arange(len(held_out)))
     terms = evaluate(prior, every, LikelihoodSettings(steps_per_image=s.steps_per_image, batch=s.batch_size)).bits
-    total = terms.total
+    bits = Estimate.over(terms.total)
     card: dict[str, Any] = {
         "source": s.source,
         "licence": s.licence,
@@ -155,8 +155,8 @@ def main(words: list[str]) -> None:
         "images_seen": s.steps * s.batch,
         "command": s.command,
         "held_out_images": len(held_out),
-        "bits_per_dim": round(total.mean().item(), 4),
-        "bits_per_dim_standard_error": round((total.std() / math.sqrt(len(total))).item(), 4),
+        "bits_per_dim": round(bits.mean, 4),
+        "bits_per_dim_standard_error": round(bits.error, 4),
         "bits_per_dim_terms": {name: round(getattr(terms, name).mean().item(), 5) for name in BitsPerDim._fields},
     }
     if s.neighbours:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.metrics import Estimate, coverage
+from invdiff.metrics import Estimate, coverage, mean_and_error
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -57,8 +57,7 @@ class Calibration:
         part = 1 / ((above - below) * below[0].numel()).double()
         edges = part.new_zeros(len(truth), len(samples) + 2)
         edges.scatter_add_(1, below, part).scatter_add_(1, above, -part)
-        shares = edges.cumsum(1)[:, :-1]
-        return shares.mean(0), shares.std(0) / math.sqrt(len(shares))
+        return mean_and_error(edges.cumsum(1)[:, :-1])
 
     def likelihood_ranks(self) -> Tensor:
         """Rank of log p(y | x*) among those of the samples, (N,): uniform on 0..K, and independent, if calibrated."""

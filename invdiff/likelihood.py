@@ -22,7 +22,7 @@ from tqdm import tqdm
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.images import read_images, to_channels
-from invdiff.metrics import Estimate
+from invdiff.metrics import Estimate, mean_and_error
 from invdiff.prior.checkpoint import example_images, load_prior, pick_device
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser
@@ -72,7 +72,7 @@ def main(words: list[str]) -> None:
     print(f"prior '{settings.prior}', {len(x_0)} images {'x'.join(map(str, x_0.shape[1:]))}, "
           f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each")  # fmt: skip
     print(table(found.bits))
-    t, rate, distortion = found.t.double().mean(0), with_error(found.rate), with_error(found.distortion)
+    t, rate, distortion = found.t.double().mean(0), mean_and_error(found.rate), mean_and_error(found.distortion)
     write_csv(out / "rate_distortion.csv", t, rate, distortion)
     draw(out / "rate_distortion.png", prior.schedule.T - t, rate[0], distortion[0])
     print(f"curve: {out / 'rate_distortion.png'}")
@@ -103,12 +103,6 @@ def evaluate(prior: NetworkDenoiser, x_0: Tensor, settings: LikelihoodSettings) 
     t, rate, distortion = (torch.cat(columns).cpu() for columns in curves)
     bits = BitsPerDim(*(torch.cat(terms).cpu() for terms in zip(*(part.bits for part in parts), strict=True)))
     return RateDistortion(t, rate, distortion, bits)
-
-
-def with_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over images and its standard error."""
-    values = values.double()
-    return values.mean(0), values.std(0) / len(values) ** 0.5
 
 
 def table(bits: BitsPerDim) -> str:

@@ -39,6 +39,13 @@ _ALEXNET_NORMS = (1801.750, 9393.746, 17213.888, 19009.445, 12309.745)
 _DOWNLOAD_SECONDS = 15.0
 
 
+def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over images, (N, ...), and its standard error, NaN for a single image: (...) each, in float64."""
+    values = values.double()
+    error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+    return values.mean(0), error
+
+
 class Estimate(NamedTuple):
     """A mean over images and its standard error; pixels of one image depend on each other, images do not."""
 
@@ -48,9 +55,8 @@ class Estimate(NamedTuple):
     @classmethod
     def over(cls, values: Tensor | np.ndarray | Sequence[float]) -> Estimate:
         """Of one value per image, (N,); the error is NaN for a single one."""
-        values = torch.as_tensor(values, dtype=torch.float64)
-        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(float(values.mean()), error)
+        mean, error = mean_and_error(torch.as_tensor(values, dtype=torch.float64))
+        return cls(float(mean), float(error))
 
     def __format__(self, spec: str) -> str:
         """Both numbers in the form that is asked for, by default to three decimals."""
