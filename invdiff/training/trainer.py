@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from invdiff.errors import InputError
 from invdiff.images import grid, write_image
+from invdiff.metrics import Estimate
 from invdiff.prior.checkpoint import (
     PRIOR_FILE,
     ClassifierSpec,
@@ -567,13 +568,12 @@ def held_out_accuracy(
 @torch.no_grad()
 def held_out_bits_per_dim(
     prior: NetworkDenoiser, data: Data, images: int, steps_per_image: int = 4, batch: int = 256
-) -> tuple[float, float]:
-    """Mean L_vlb of the first ``images`` items in bits/dim and its standard error."""
+) -> Estimate:
+    """L_vlb of the first ``images`` items in bits/dim."""
     device = next(prior.network.parameters()).device
     totals = []
     for start in range(0, min(images, len(data)), batch):
         index = torch.arange(start, min(start + batch, images, len(data)))
         noise = Streams([(0, int(i)) for i in index])
         totals.append(prior.ddpm.bits_per_dim(data.batch(index).to(device), noise, steps_per_image).total.cpu())
-    total = torch.cat(totals)
-    return total.mean().item(), (total.std() / len(total) ** 0.5).item()
+    return Estimate.over(torch.cat(totals))
