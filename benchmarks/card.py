@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from invdiff import config, generate, restore
-from invdiff.images import SUFFIXES, read_image, read_images, to_channels
+from invdiff.estimate import Estimate
+from invdiff.evaluation.metrics import lpips, psnr
+from invdiff.io.pictures import SUFFIXES, read_image, read_images, to_channels
 from invdiff.likelihood import LikelihoodSettings, evaluate
-from invdiff.metrics import Estimate, lpips, psnr
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim
 from invdiff.prior.denoiser import NetworkDenoiser

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invdiff import config
-from invdiff.images import grid, write_image
+from invdiff.io.pictures import grid, write_image
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided

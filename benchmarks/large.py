@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff import config, load_prior
-from invdiff.images import SUFFIXES, read_image, write_image
-from invdiff.metrics import seam_ratio
+from invdiff.evaluation.metrics import seam_ratio
+from invdiff.io.pictures import SUFFIXES, read_image, write_image
 from invdiff.prior.tiles import Tiled, tiled
 from invdiff.solve import main as solve
 

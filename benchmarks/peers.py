@@ -34,10 +34,11 @@ from peer import NAMES, Peer, PeerSolver, Settings, load
 from torch import Tensor
 
 from invdiff import Problem, config, load_prior, restore
-from invdiff.images import read_images
-from invdiff.metrics import Estimate, lpips, psnr
-from invdiff.prior.checkpoint import example_images
+from invdiff.estimate import Estimate
+from invdiff.evaluation.metrics import lpips, psnr
+from invdiff.io.pictures import read_images
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.resources import example_images
 from invdiff.solve import SolveSettings
 from invdiff.solvers import Solver
 

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from invdiff import config, registry
 from invdiff.errors import InputError
+from invdiff.evaluation.metrics import coverage, crps
 from invdiff.inference import restore
-from invdiff.metrics import coverage, crps
 from invdiff.noise import Gaussian
 from invdiff.operators import CircularBlur, Denoise, LinearOperator, MaskRandom
 from invdiff.operators.fourier import PartialFourier

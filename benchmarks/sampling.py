@@ -3,7 +3,7 @@
     python benchmarks/sampling.py data=fashion_mnist.npz
     python benchmarks/sampling.py prior=runs/mine data=path/to/images n=1000 calls=[10,50] 'samplers=["heun karras"]'
 
-A number is the Fréchet distance between the AlexNet features (`invdiff.metrics.alexnet_features`: the fifth
+A number is the Fréchet distance between the AlexNet features (`invdiff.evaluation.metrics.alexnet_features`: the fifth
 convolution, averaged over positions, 256 numbers) of n samples and of half of the held-out images: no FID, and
 comparable only within a table, since it depends on n. The floor is the same distance of n images of the other half:
 mean and standard deviation over as many disjoint sets of n as it has, ten at most.
@@ -23,11 +23,12 @@ from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.metrics import alexnet_features, frechet_distance
-from invdiff.prior.checkpoint import load_prior, pick_device
+from invdiff.evaluation.metrics import alexnet_features, frechet_distance
+from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import Sampler, calls, generate
 from invdiff.prior.schedule import Spacing
+from invdiff.resources import pick_device
 from invdiff.training.data import Data, load_data
 
 SAMPLERS = ["ddpm uniform", "ddim uniform", "ddim karras", "dpmpp_2m karras", "heun karras"]

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from invdiff import config, load_prior, registry, restore
-from invdiff.images import read_images
-from invdiff.metrics import coverage, crps, lpips, psnr, ssim
+from invdiff.evaluation.metrics import coverage, crps, lpips, psnr, ssim
+from invdiff.io.pictures import read_images
 from invdiff.posterior import Posterior
-from invdiff.prior.checkpoint import EXAMPLES
 from invdiff.problem import Problem
+from invdiff.resources import EXAMPLES
 from invdiff.solve import SolveSettings
 
 TASKS = ["inpaint", "inpaint_random", "deblur_gaussian", "sr4"]

@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.metrics import Estimate
-from invdiff.prior.checkpoint import write_whole
+from invdiff.estimate import Estimate
+from invdiff.io.whole import write_whole
 from invdiff.prior.ddpm import DDPM
 from invdiff.prior.schedule import Schedule
 from invdiff.rng import Streams

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from invdiff import operators, solvers
-    from invdiff.calibration import Calibration, calibrate
     from invdiff.errors import InputError
+    from invdiff.evaluation.calibration import Calibration, calibrate
     from invdiff.files import restore_file, restore_folder
     from invdiff.inference import restore
-    from invdiff.noise import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
+    from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.posterior import Posterior
     from invdiff.prior.checkpoint import load_prior
     from invdiff.prior.ncsn import langevin, score
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 # Imported when first used: a command that prints its help should not wait for kornia or TensorBoard.
 _WHERE = {
-    "Calibration": "invdiff.calibration",
+    "Calibration": "invdiff.evaluation.calibration",
     "InputError": "invdiff.errors",
     "Gaussian": "invdiff.noise",
     "Laplace": "invdiff.noise",
@@ -33,7 +33,7 @@ _WHERE = {
     "Posterior": "invdiff.posterior",
     "Problem": "invdiff.problem",
     "TrainSettings": "invdiff.training.trainer",
-    "calibrate": "invdiff.calibration",
+    "calibrate": "invdiff.evaluation.calibration",
     "fit": "invdiff.training.trainer",
     "generate": "invdiff.prior.reverse",
     "langevin": "invdiff.prior.ncsn",

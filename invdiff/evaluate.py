@@ -30,14 +30,16 @@ from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.images import SUFFIXES, read_images, write_image
+from invdiff.evaluation.metrics import scores
+from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
-from invdiff.metrics import scores
+from invdiff.io.pictures import SUFFIXES, read_images, write_image
+from invdiff.io.whole import write_whole
 from invdiff.prior.channels import of_channels
-from invdiff.prior.checkpoint import example_images, load_prior, pick_device, write_whole
+from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
-from invdiff.ranking import COLUMNS, summary
+from invdiff.resources import example_images, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import TypeAlias
 import torch
 
 from invdiff.errors import InputError
-from invdiff.images import check_target, read_picture, read_pictures, write_picture
 from invdiff.inference import restore
+from invdiff.io.pictures import check_target, read_picture, read_pictures, write_picture
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -44,7 +44,7 @@ def restore_file(
     its pages, and the units of a medical file. It appears whole or not at all.
 
     Args:
-        source: a picture, or a stack of them, as `invdiff.images.read_picture` reads it.
+        source: a picture, or a stack of them, as `invdiff.io.pictures.read_picture` reads it.
         target: .png, .tif, .npy, .nii or .nii.gz.
         operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with settings such as
             ``functools.partial(MaskFile, mask="mask.png")``, or a function, for images of the measurement's shape.

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.images import read_images, to_channels
-from invdiff.metrics import Estimate, mean_and_error
-from invdiff.prior.checkpoint import example_images, load_prior, pick_device
+from invdiff.estimate import Estimate, mean_and_error
+from invdiff.io.pictures import read_images, to_channels
+from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.resources import example_images, pick_device
 from invdiff.rng import Streams
 from invdiff.training.data import to_model_range
 

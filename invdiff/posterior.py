@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.images import Picture, write_picture
+from invdiff.io.pictures import Picture, write_picture
 from invdiff.problem import Problem
 
 PANEL_ROWS, PANEL_SAMPLES = 8, 4

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.layout import Layout, recognise
+from invdiff.io.layout import Layout, recognise
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies
@@ -29,7 +29,7 @@ class Problem:
         operator: A, or one for each image; as `Operator.highest` has it.
         noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
         y: measurement (B, ...); entries that were not measured are set to zero. It may be given as a tensor or a NumPy
-            array in any layout that `invdiff.layout.recognise` knows, (H, W) and (H, W, C) among them, of floats,
+            array in any layout that `invdiff.io.layout.recognise` knows, (H, W) and (H, W, C) among them, of floats,
             uint8 or uint16; what was given is not changed.
         layout: how y was given; `Posterior.as_given` goes back to it.
 

@@ -24,14 +24,15 @@ from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.images import grid, read_image, read_images, to_channels, write_image
-from invdiff.prior.checkpoint import example_images, load_classifier, load_prior, pick_device
+from invdiff.io.pictures import grid, read_image, read_images, to_channels, write_image
+from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.guidance import guided
 from invdiff.prior.ncsn import langevin
 from invdiff.prior.reverse import Sampler, calls, generate, interpolate, progressive
 from invdiff.prior.schedule import Spacing
+from invdiff.resources import example_images, pick_device
 from invdiff.rng import Streams
 from invdiff.training.data import swiss_roll
 

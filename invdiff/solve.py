@@ -27,19 +27,20 @@ from tqdm import tqdm
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.images import Picture, read_pictures
+from invdiff.evaluation.metrics import scores
+from invdiff.evaluation.report import write_report
 from invdiff.inference import restore
-from invdiff.measurements import read_measurements
-from invdiff.metrics import scores
+from invdiff.io.measurements import read_measurements
+from invdiff.io.pictures import Picture, read_pictures
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import of_channels
-from invdiff.prior.checkpoint import example_images, load_classifier, load_prior, pick_device
+from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
-from invdiff.report import write_report
+from invdiff.resources import example_images, pick_device
 from invdiff.solvers import Solver
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import invdiff
-from invdiff.calibration import Calibration, calibrate
-from invdiff.metrics import coverage
+from invdiff.evaluation.calibration import Calibration, calibrate
+from invdiff.evaluation.metrics import coverage
 from invdiff.noise import Gaussian
 from invdiff.operators import MaskRandom
 from invdiff.posterior import Posterior

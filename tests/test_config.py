@@ -18,7 +18,9 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from invdiff import config, registry
+from invdiff.config import presets
 from invdiff.errors import InputError
+from invdiff.resources import data_root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,8 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / "site" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(config, "_PACKAGE", tmp_path / "site" / "invdiff")
+    monkeypatch.setattr(presets, "TASKS", tmp_path / "site" / "tasks")
+    monkeypatch.setattr(presets, "PRESETS", tmp_path / "site" / "configs")
     return tmp_path / "site"
 
 
@@ -134,12 +137,12 @@ def line_of(call: Callable[[], object]) -> str:
 
 def test_presets_lie_beside_the_package_in_a_checkout_and_inside_it_in_a_wheel(toys: Path) -> None:
     assert config.find_preset("task", "inpaint") == toys / "tasks/inpaint.yaml"
+    assert config.find_preset("solver", "ddnm") == toys / "configs/solver/ddnm.yaml"
     package = toys / "invdiff"
     package.mkdir()
+    assert data_root(package) == toys
     (toys / "tasks").rename(package / "tasks")
-    (toys / "configs").rename(package / "configs")
-    assert config.find_preset("task", "inpaint") == package / "tasks/inpaint.yaml"
-    assert config.find_preset("solver", "ddnm") == package / "configs/solver/ddnm.yaml"
+    assert data_root(package) == package
 
 
 def test_a_preset_may_be_a_path(tmp_path: Path) -> None:

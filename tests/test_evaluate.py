@@ -13,8 +13,8 @@ import invdiff.evaluate
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.evaluate import main
-from invdiff.images import write_image
-from invdiff.ranking import COLUMNS, among_best, mean_ranks, summary
+from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
+from invdiff.io.pictures import write_image
 
 
 @pytest.fixture

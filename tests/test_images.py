@@ -12,9 +12,9 @@ import tifffile
 import torch
 from PIL import Image
 
-from invdiff import images
 from invdiff.errors import InputError
-from invdiff.images import grid, read_image, read_images, to_channels, write_image
+from invdiff.io import pictures as images
+from invdiff.io.pictures import grid, read_image, read_images, to_channels, write_image
 
 HEIGHT, WIDTH = 6, 9
 

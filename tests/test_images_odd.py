@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from invdiff.errors import InputError
-from invdiff.images import read_image, read_pictures, write_image
+from invdiff.io.pictures import read_image, read_pictures, write_image
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH = 24, 20

@@ -9,7 +9,7 @@ import torch
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.layout import recognise
+from invdiff.io.layout import recognise
 from invdiff.noise import Gaussian
 from invdiff.operators import Bicubic, Denoise, Grayscale, Mask, MaskRandom
 from invdiff.posterior import Posterior

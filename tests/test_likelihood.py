@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invdiff import config, load_prior
 from invdiff.errors import InputError
-from invdiff.images import write_image
+from invdiff.io.pictures import write_image
 from invdiff.likelihood import LikelihoodSettings, main
 from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.prior.ddpm import DDPM, strata
@@ -156,7 +156,7 @@ def test_the_command_prints_the_split_and_writes_the_curve(
 
 
 def picture(path: Path) -> Tensor:
-    from invdiff.images import read_image
+    from invdiff.io.pictures import read_image
 
     return read_image(path)[:1]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invdiff import Gaussian, Posterior, Problem, config, registry
 from invdiff.errors import InputError
-from invdiff.measurements import read_measurements
+from invdiff.io.measurements import read_measurements
 from invdiff.operators import FourierLines
 from invdiff.solve import SolveSettings, pose
 

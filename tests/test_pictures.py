@@ -12,7 +12,15 @@ import torch
 from PIL import Image
 
 from invdiff.errors import InputError
-from invdiff.images import Picture, read_image, read_images, read_picture, read_pictures, write_image, write_picture
+from invdiff.io.pictures import (
+    Picture,
+    read_image,
+    read_images,
+    read_picture,
+    read_pictures,
+    write_image,
+    write_picture,
+)
 
 HEIGHT, WIDTH = 6, 9
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from invdiff import report
 from invdiff.errors import InputError
+from invdiff.evaluation import report
+from invdiff.evaluation.report import TEMPLATE, write_report
 from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import Denoise, MaskBox, Operator
 from invdiff.posterior import Posterior
 from invdiff.problem import Problem
-from invdiff.report import TEMPLATE, write_report
 
 EVIL = "<img src=x onerror=\"document.title='caught'\"></script><script>document.title='caught'</script><!--"
 

@@ -47,7 +47,7 @@ from invdiff.solvers import (
     Solver,
     Step,
 )
-from invdiff.solvers.jumps import TimeTravel
+from invdiff.solvers.tools.jumps import TimeTravel
 
 SHAPE = (1, 8, 8)
 KERNEL = torch.tensor([[0.0, 0.1, 0.1], [0.1, 0.3, 0.2], [0.1, 0.1, 0.0]], dtype=torch.float64)

@@ -10,12 +10,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from invdiff import config, load_prior, restore
-from invdiff.images import read_image, read_images
-from invdiff.metrics import lpips, psnr
+from invdiff.evaluation.metrics import lpips, psnr
+from invdiff.io.pictures import read_image, read_images
 from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, MaskBox
-from invdiff.prior.checkpoint import EXAMPLES, WEIGHTS, find_prior, load_card
+from invdiff.prior.checkpoint import find_prior, load_card
 from invdiff.problem import Problem
+from invdiff.resources import EXAMPLES, WEIGHTS
 from invdiff.solve import SolveSettings
 from invdiff.solvers import DDNM
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from invdiff import config, registry
 from invdiff.errors import InputError
-from invdiff.images import read_image, write_image
 from invdiff.inference import restore
+from invdiff.io.pictures import read_image, write_image
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.problem import Problem
 from invdiff.solve import SolveSettings, main, pose

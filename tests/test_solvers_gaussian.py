@@ -47,8 +47,8 @@ from invdiff.solvers import (
     ScoreSDE,
     Solver,
 )
-from invdiff.solvers.jumps import TimeTravel
-from invdiff.solvers.moments import conditional_mean
+from invdiff.solvers.tools.jumps import TimeTravel
+from invdiff.solvers.tools.moments import conditional_mean
 
 SHAPE = (1, 8, 8)
 SIGMA = 0.05

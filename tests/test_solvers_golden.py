@@ -43,7 +43,7 @@ from invdiff.solvers import (
     ScoreSDE,
     Solver,
 )
-from invdiff.solvers.jumps import path
+from invdiff.solvers.tools.jumps import path
 
 SHAPE = (2, 6, 4)
 BATCH = 3

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.images import read_image
+from invdiff.evaluation.metrics import seam_ratio
 from invdiff.inference import restore
-from invdiff.metrics import seam_ratio
+from invdiff.io.pictures import read_image
 from invdiff.noise import Gaussian
 from invdiff.operators import CircularBlur
 from invdiff.prior import NetworkDenoiser, UNet, load_prior, tiles
-from invdiff.prior.checkpoint import EXAMPLES
 from invdiff.prior.denoiser import Denoiser, pad_to_multiple
 from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.tiles import Tiled, tiled
 from invdiff.problem import Problem
+from invdiff.resources import EXAMPLES
 from invdiff.solvers import DDNM, DDRM, DPS, PiGDM, Solver
 
 SIZES = pytest.mark.parametrize("size", [(97, 75), (20, 81), (33, 32), (70, 13), (40, 40), (31, 17)], ids=str)

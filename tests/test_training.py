@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from invdiff import formats, load_prior
+from invdiff import load_prior
 from invdiff.errors import InputError
+from invdiff.io import formats
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import stream_seed
 from invdiff.training import FolderData, Trainer, TrainingData, TrainSettings, fit, load_data

@@ -18,7 +18,7 @@ from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import Gibbs, Solver
-from invdiff.solvers.split import Split
+from invdiff.solvers.tools.split import Split
 
 SHAPE = (1, 4, 4)
 PRIOR = oracles.exponential_prior(SHAPE)

@@ -237,7 +237,7 @@ class FileKernel(Kernel):
     normalise: bool = True
 
     def tensor(self) -> Tensor:
-        from invdiff.images import read_images  # only this kernel reads pictures
+        from invdiff.io.pictures import read_images  # only this kernel reads pictures
 
         if self.path.endswith(".npy"):
             values = array("kernel", self.path)

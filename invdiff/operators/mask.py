@@ -326,7 +326,7 @@ class MaskFile(Mask):
 
 def mask_from(path: str, shape: Sequence[int]) -> Tensor:
     """(C or 1, H, W), or (B, C or 1, H, W) for several masks, of zeros and ones; InputError as in `MaskFile`."""
-    from invdiff.images import read_images  # only these operators read files
+    from invdiff.io.pictures import read_images  # only these operators read files
 
     pictures, _ = read_images(path)
     if tuple(pictures.shape[-2:]) != tuple(shape[1:]):

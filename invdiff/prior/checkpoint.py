@@ -8,7 +8,6 @@ where they came from. A classifier of noisy images has the same format, and the 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,16 +20,14 @@ from safetensors.torch import save
 from torch import nn
 
 from invdiff.errors import InputError
+from invdiff.io.whole import write_whole
 from invdiff.prior.classifier import NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.registry import lookup
+from invdiff.resources import WEIGHTS
 
-WEIGHTS = Path(__file__).parent / "weights"
-_PACKAGE = Path(__file__).parents[1]
-# A wheel carries examples/ inside the package; in a checkout it lies beside it.
-EXAMPLES = (_PACKAGE if (_PACKAGE / "examples").is_dir() else _PACKAGE.parent) / "examples"
 PRIOR_FILE = "prior.safetensors"  # in a training run's folder
 
 
@@ -91,16 +88,6 @@ def save_prior(path: str | Path, network: nn.Module, spec: Spec) -> None:
     path = Path(path)
     weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
     write_whole(path, save(weights, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})}))
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all. What a killed process leaves behind, the next one replaces."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkDenoiser:
@@ -175,19 +162,6 @@ def find_prior(name: str | Path, what: str = "prior") -> Path:
         return shipped
     known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
     raise InputError(f"{what} '{name}': no such file, folder or shipped prior (shipped: {known or 'none'})")
-
-
-def example_images(name: str | Path) -> Path:
-    """The folder of example images of a prior that ships; InputError for one that has none."""
-    folder = EXAMPLES / str(name)
-    if not folder.is_dir():
-        raise InputError(f"prior '{name}': has no example images, expected images of your own")
-    return folder
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def load_card(name: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, between, positive_variance, transition
-from invdiff.solvers.langevin import Chain, hmc, langevin
+from invdiff.solvers.tools.langevin import Chain, hmc, langevin
 
 
 @register("solver", "daps")

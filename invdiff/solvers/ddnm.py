@@ -16,7 +16,7 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step, correction, error_variance
-from invdiff.solvers.jumps import TimeTravel, diffuse
+from invdiff.solvers.tools.jumps import TimeTravel, diffuse
 
 
 @register("solver", "ddnm")

@@ -17,8 +17,8 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
-from invdiff.solvers.jumps import TimeTravel, diffuse
-from invdiff.solvers.spectral import coefficients
+from invdiff.solvers.tools.jumps import TimeTravel, diffuse
+from invdiff.solvers.tools.spectral import coefficients
 
 
 @register("solver", "ddnm_plus")

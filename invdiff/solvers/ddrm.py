@@ -15,13 +15,13 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step
-from invdiff.solvers.spectral import coefficients
+from invdiff.solvers.tools.spectral import coefficients
 
 
 @register("solver", "ddrm")
 @dataclass(frozen=True, kw_only=True)
 class DDRM(Solver):
-    """The paper's variational distribution, coefficient by coefficient (`invdiff.solvers.spectral`).
+    """The paper's variational distribution, coefficient by coefficient (`invdiff.solvers.tools.spectral`).
 
     Args:
         eta: share of fresh noise where the measurement is the weaker.

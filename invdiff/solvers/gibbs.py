@@ -21,8 +21,8 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
-from invdiff.solvers.smc import Population, populate
-from invdiff.solvers.split import Split
+from invdiff.solvers.tools.smc import Population, populate
+from invdiff.solvers.tools.split import Split
 
 
 @register("solver", "gibbs")

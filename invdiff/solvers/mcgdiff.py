@@ -19,8 +19,8 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
-from invdiff.solvers.smc import Population, populate
-from invdiff.solvers.spectral import coefficients
+from invdiff.solvers.tools.smc import Population, populate
+from invdiff.solvers.tools.spectral import coefficients
 
 
 @register("solver", "mcgdiff")

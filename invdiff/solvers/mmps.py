@@ -1,6 +1,6 @@
 """Moment matching posterior sampling, Rozet et al. 2024, Alg. 2 (https://arxiv.org/abs/2405.13712).
 
-With p(x0 | x) taken as Gaussian, of the covariance that the network's Jacobian tells (`invdiff.solvers.moments`).
+With p(x0 | x) taken as Gaussian, of the covariance that the network's Jacobian tells (`invdiff.solvers.tools.moments`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, between, transition
-from invdiff.solvers.moments import conditional_mean
+from invdiff.solvers.tools.moments import conditional_mean
 
 
 @register("solver", "mmps")

@@ -21,7 +21,7 @@ from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step, transition
 from invdiff.solvers.mmps import MMPS
-from invdiff.solvers.moments import conditional_mean
+from invdiff.solvers.tools.moments import conditional_mean
 
 
 @register("solver", "mmps_2m")

@@ -19,7 +19,7 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, transition
-from invdiff.solvers.split import draw_z
+from invdiff.solvers.tools.split import draw_z
 
 
 @register("solver", "pnpdm")

@@ -18,8 +18,8 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.adam import Adam
 from invdiff.solvers.base import Solver, Step, precision, residual_vjp
+from invdiff.solvers.tools.adam import Adam
 
 
 @register("solver", "red_diff")

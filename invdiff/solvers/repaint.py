@@ -13,7 +13,7 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step, project, transition
-from invdiff.solvers.jumps import TimeTravel, diffuse
+from invdiff.solvers.tools.jumps import TimeTravel, diffuse
 
 
 @register("solver", "repaint")

@@ -17,7 +17,7 @@ from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step, residual_vjp, vjp
-from invdiff.solvers.smc import Population, populate
+from invdiff.solvers.tools.smc import Population, populate
 
 
 @register("solver", "tds")

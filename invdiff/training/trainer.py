@@ -34,24 +34,17 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from invdiff.errors import InputError
-from invdiff.images import grid, write_image
-from invdiff.metrics import Estimate
-from invdiff.prior.checkpoint import (
-    PRIOR_FILE,
-    ClassifierSpec,
-    PriorSpec,
-    Spec,
-    load_prior,
-    pick_device,
-    save_prior,
-    write_whole,
-)
+from invdiff.estimate import Estimate
+from invdiff.io.pictures import grid, write_image
+from invdiff.io.whole import write_whole
+from invdiff.prior.checkpoint import PRIOR_FILE, ClassifierSpec, PriorSpec, Spec, load_prior, save_prior
 from invdiff.prior.classifier import NetworkClassifier, cross_entropy, log_probabilities
 from invdiff.prior.ddpm import DDPM, Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
+from invdiff.resources import pick_device
 from invdiff.rng import Streams, stream_seed
 from invdiff.training.data import Data, epoch_order, load_data, sent
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss

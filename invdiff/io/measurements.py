@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.images import Picture, read_pictures
+from invdiff.io.pictures import Picture, read_pictures
 
 
 def read_measurements(path: str, picture: bool) -> list[Picture]:

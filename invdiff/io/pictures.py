@@ -2,7 +2,7 @@
 
 8-bit values are divided by 255 and 16-bit values by 65535. Floats are taken as they are: [0, 1] is expected, and
 nothing is rescaled or clipped, for a measurement may leave it. The physical values of NIfTI and DICOM files span
-[0, 1], see `invdiff.medical`. `read_image` and `read_images` drop an alpha channel without compositing;
+[0, 1], see `invdiff.io.medical`. `read_image` and `read_images` drop an alpha channel without compositing;
 `read_picture` keeps it, with the depth and the units that `write_picture` needs to write another image like it.
 """
 
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.formats import EXPECTED, Pixels, decode, encode
-from invdiff.medical import Units
+from invdiff.io.formats import EXPECTED, Pixels, decode, encode
+from invdiff.io.medical import Units
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy", ".nii", ".nii.gz", ".dcm")
 _ITU_R_601 = (0.299, 0.587, 0.114)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageSequence
 
 from invdiff.errors import InputError
-from invdiff.medical import Units, decode_dicom, decode_nifti, encode_nifti, is_dicom, is_nifti
+from invdiff.io.medical import Units, decode_dicom, decode_nifti, encode_nifti, is_dicom, is_nifti
 
 EXPECTED = "PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI or DICOM"
 # Named one by one: among the formats that Pillow knows, some start other programs (EPS: Ghostscript).

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.estimate import Estimate, mean_and_error
+from invdiff.evaluation.metrics import coverage
 from invdiff.inference import restore
-from invdiff.metrics import Estimate, coverage, mean_and_error
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior

@@ -13,7 +13,7 @@ from invdiff.operators import LinearOperator
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers.base import norm, positive_variance
-from invdiff.solvers.langevin import langevin
+from invdiff.solvers.tools.langevin import langevin
 
 
 def draw_z(problem: Problem, x: Tensor, rho: float, steps: int, lr: float, noise: Streams) -> Tensor:

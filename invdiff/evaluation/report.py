@@ -1,6 +1,6 @@
 """report.html: one page of a restoration that needs no network, to look at, to click on and to send to somebody.
 
-The page is ``report_template.html`` with one block of JSON in it: every number that it shows is computed in the browser
+The page is ``page.html`` with one block of JSON in it: every number that it shows is computed in the browser
 from the samples, or was handed to `write_report`. Names and settings reach the page as JSON alone, and are put into it
 as text. Its Content-Security-Policy allows the template's own script and style, known by hash, and nothing else.
 """
@@ -29,7 +29,7 @@ from invdiff.problem import Problem
 
 MOST_BYTES = 12 * 2**20  # of values in a page; base64 makes 4/3 of it
 MOST_IMAGES = 64
-TEMPLATE = Path(__file__).with_name("report_template.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def write_report(

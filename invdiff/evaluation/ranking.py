@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from invdiff.metrics import Estimate
+from invdiff.estimate import Estimate
 
 Rows = Sequence[Mapping[str, str]]
 

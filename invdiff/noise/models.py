@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.noise_level import estimate_sigma
+from invdiff.noise.level import estimate_sigma
 from invdiff.registry import register
 from invdiff.rng import Streams
 
@@ -85,7 +85,7 @@ class Gaussian(NoiseModel):
 
     @classmethod
     def estimate(cls, y: Tensor, measured: Tensor | None = None) -> Gaussian:
-        """The noise of y, (B, C, H, W), one level per image, by `invdiff.noise_level.estimate_sigma`."""
+        """The noise of y, (B, C, H, W), one level per image, by `invdiff.noise.level.estimate_sigma`."""
         return cls(estimate_sigma(y, measured))
 
     def fit(self, y: Tensor, measured: Tensor) -> Gaussian:
