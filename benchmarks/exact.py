@@ -1,10 +1,15 @@
-"""Priors whose posteriors are known: the denoiser that a solver is given, true images, and exact draws given y.
+"""Priors whose posteriors are known: the denoiser that a solver is given, true images, and exact
+draws given y.
 
-- ``GaussianPrior``: closed forms. ``patches`` is the Gaussian with the covariance of 8x8 patches of photographs.
-- ``MixturePrior``: of isotropic Gaussians, closed forms. The modes are close for the noise: their shares matter.
-- ``LevyPrior``: signals whose increments are independent, of Gauss's, Laplace's or Student's law, after the statistical
-  framework of Bohra et al. 2023 (https://arxiv.org/abs/2203.09920). Given their variances, the increments of the latter
-  two are Gaussian: a Gibbs sampler draws variances and signal in turn. The denoiser is the sum-product algorithm.
+- ``GaussianPrior``: closed forms. ``patches`` is the Gaussian with the covariance of 8x8 patches of
+  photographs.
+- ``MixturePrior``: of isotropic Gaussians, closed forms. The modes are close for the noise: their
+  shares matter.
+- ``LevyPrior``: signals whose increments are independent, of Gauss's, Laplace's or Student's law,
+  after the statistical
+  framework of Bohra et al. 2023 (https://arxiv.org/abs/2203.09920). Given their variances, the
+  increments of the latter two are Gaussian: a Gibbs sampler draws variances and signal in turn. The
+  denoiser is the sum-product algorithm.
 """
 
 from __future__ import annotations
@@ -35,7 +40,9 @@ class Prior(Protocol):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor: ...
 
-    def posterior(self, problem: Problem, sigma: float, count: int, generator: torch.Generator) -> Tensor: ...
+    def posterior(
+        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+    ) -> Tensor: ...
 
 
 def normal(*shape: int, generator: torch.Generator) -> Tensor:
@@ -49,7 +56,9 @@ def dense(problem: Problem) -> Tensor:
     return problem.operator(torch.eye(size, dtype=torch.float64).view(size, *shape)).flatten(1).T
 
 
-def condition(mean: Tensor, covariance: Tensor, A: Tensor, y: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+def condition(
+    mean: Tensor, covariance: Tensor, A: Tensor, y: Tensor, sigma: float
+) -> tuple[Tensor, Tensor]:
     """N(mean, covariance) given y (B, m): means (B, D), one covariance."""
     noise = sigma**2 * torch.eye(len(A), dtype=torch.float64)
     gain = covariance @ A.T @ torch.linalg.inv(A @ covariance @ A.T + noise)
@@ -75,17 +84,26 @@ class GaussianPrior:
     def patches(cls, side: int = 8) -> GaussianPrior:
         """With the mean and the covariance of gray patches of the example photographs."""
         images = to_channels(read_images(PHOTOGRAPHS)[0].double(), 1)
-        patches = torch.nn.functional.unfold(images, side, stride=side // 2).transpose(1, 2).flatten(0, 1)
+        patches = (
+            torch.nn.functional.unfold(images, side, stride=side // 2).transpose(1, 2).flatten(0, 1)
+        )
         return cls((1, side, side), patches.mean(0), torch.cov(patches.T))
 
     def denoiser(self) -> Denoiser:
         return GaussianDenoiser(self.mean.view(self.shape), self.covariance)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.mean + normal(count, len(self.mean), generator=generator) @ factor(self.covariance).T
+        return (
+            self.mean
+            + normal(count, len(self.mean), generator=generator) @ factor(self.covariance).T
+        )
 
-    def posterior(self, problem: Problem, sigma: float, count: int, generator: torch.Generator) -> Tensor:
-        mean, covariance = condition(self.mean, self.covariance, dense(problem), problem.y.flatten(1), sigma)
+    def posterior(
+        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+    ) -> Tensor:
+        mean, covariance = condition(
+            self.mean, self.covariance, dense(problem), problem.y.flatten(1), sigma
+        )
         return mean + normal(count, *mean.shape, generator=generator) @ factor(covariance).T
 
 
@@ -107,21 +125,35 @@ class MixturePrior:
         return cls((1, side, side), weights, 0.5 + torch.cat([means, -means]), 0.05**2)
 
     def denoiser(self) -> Denoiser:
-        return MixtureDenoiser(self.weights, self.means.view(-1, *self.shape), self.variance + 0 * self.weights)
+        return MixtureDenoiser(
+            self.weights, self.means.view(-1, *self.shape), self.variance + 0 * self.weights
+        )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         modes = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        return self.means[modes] + math.sqrt(self.variance) * normal(count, self.means.shape[1], generator=generator)
+        return self.means[modes] + math.sqrt(self.variance) * normal(
+            count, self.means.shape[1], generator=generator
+        )
 
-    def posterior(self, problem: Problem, sigma: float, count: int, generator: torch.Generator) -> Tensor:
+    def posterior(
+        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+    ) -> Tensor:
         A, y = dense(problem), problem.y.flatten(1)
         eye = torch.eye(A.shape[1], dtype=torch.float64)
-        means, covariance = zip(*(condition(m, self.variance * eye, A, y, sigma) for m in self.means), strict=True)
+        means, covariance = zip(
+            *(condition(m, self.variance * eye, A, y, sigma) for m in self.means), strict=True
+        )
         evidence = self.variance * A @ A.T + sigma**2 * torch.eye(len(A), dtype=torch.float64)
         log_p = torch.stack(
-            [torch.distributions.MultivariateNormal(A @ m, evidence).log_prob(y) for m in self.means], 1
+            [
+                torch.distributions.MultivariateNormal(A @ m, evidence).log_prob(y)
+                for m in self.means
+            ],
+            1,
         )
-        modes = torch.multinomial((self.weights.log() + log_p).softmax(1), count, replacement=True, generator=generator)
+        modes = torch.multinomial(
+            (self.weights.log() + log_p).softmax(1), count, replacement=True, generator=generator
+        )
         chosen = torch.stack(means, 1)[torch.arange(len(y)), modes.T]  # (count, B, D)
         return chosen + normal(*chosen.shape, generator=generator) @ factor(covariance[0]).T
 
@@ -131,7 +163,8 @@ class LevyPrior:
     """x_t = x_{t-1} + w_t, x_0 = 1/2, t = 1..T, as images (1, 1, T).
 
     Attributes:
-        scale: of w: Gauss's standard deviation, the mean of |w| for Laplace, the scale of Student with 3 degrees.
+        scale: of w: Gauss's standard deviation, the mean of |w| for Laplace, the scale of Student
+            with 3 degrees.
         sweeps: of the Gibbs sampler, from the noisy signal; each draw has a chain of its own.
     """
 
@@ -148,7 +181,9 @@ class LevyPrior:
     def gaussian(self) -> GaussianPrior:
         """Gauss's, whatever the law."""
         t = torch.arange(1, self.T + 1, dtype=torch.float64)
-        return GaussianPrior(self.shape, torch.full_like(t, 0.5), self.scale**2 * torch.minimum(t, t[:, None]))
+        return GaussianPrior(
+            self.shape, torch.full_like(t, 0.5), self.scale**2 * torch.minimum(t, t[:, None])
+        )
 
     def denoiser(self) -> Denoiser:
         return self.gaussian.denoiser() if self.law == "gauss" else ChainDenoiser(self.pmf, self.T)
@@ -160,16 +195,28 @@ class LevyPrior:
     def variances(self, count: int, generator: torch.Generator) -> Tensor:
         """Of the increments, from their prior: (count, T)."""
         if self.law == "laplace":
-            return -2 * self.scale**2 * torch.rand(count, self.T, generator=generator, dtype=torch.float64).log()
+            return (
+                -2
+                * self.scale**2
+                * torch.rand(count, self.T, generator=generator, dtype=torch.float64).log()
+            )
         chi2 = normal(3, count, self.T, generator=generator).square().sum(0)
-        return 3 * self.scale**2 / chi2 if self.law == "student" else torch.full_like(chi2, self.scale**2)
+        return (
+            3 * self.scale**2 / chi2
+            if self.law == "student"
+            else torch.full_like(chi2, self.scale**2)
+        )
 
-    def posterior(self, problem: Problem, sigma: float, count: int, generator: torch.Generator) -> Tensor:
+    def posterior(
+        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+    ) -> Tensor:
         if self.law == "gauss":
             return self.gaussian.posterior(problem, sigma, count, generator)
         A = dense(problem)
         y = problem.y.flatten(1).repeat(count, 1)
-        difference = torch.eye(self.T, dtype=torch.float64) - torch.diag(torch.ones(self.T - 1).double(), -1)
+        difference = torch.eye(self.T, dtype=torch.float64) - torch.diag(
+            torch.ones(self.T - 1).double(), -1
+        )
         start = torch.zeros(self.T, dtype=torch.float64)
         start[0] = 0.5
         variances = self.variances(len(y), generator)
@@ -184,16 +231,21 @@ class LevyPrior:
         return x.view(count, len(problem), self.T)
 
     def given(self, w: Tensor, generator: torch.Generator) -> Tensor:
-        """The variances given the increments: inverse gamma (Student), generalised inverse Gaussian (Laplace)."""
+        """The variances given the increments: inverse gamma (Student), generalised inverse Gaussian
+        (Laplace).
+        """
         if self.law == "student":
             chi2 = normal(4, *w.shape, generator=generator).square().sum(0)
             return (3 * self.scale**2 + w**2) / chi2
-        # 1 / variance is inverse Gaussian, mean 1 / (scale |w|), shape 1 / scale^2: Michael, Schucany & Haas 1976.
+        # 1 / variance is inverse Gaussian, mean 1 / (scale |w|), shape 1 / scale^2: Michael,
+        # Schucany & Haas 1976.
         mean, shape = 1 / (self.scale * w.abs().clamp_min(1e-9)), 1 / self.scale**2
         nu = mean * normal(*w.shape, generator=generator).square()
         # The smaller root, in a form that does not cancel.
         small = mean / (1 + nu / (2 * shape) + (nu / shape * (1 + nu / (4 * shape))).sqrt())
-        first = torch.rand(w.shape, generator=generator, dtype=torch.float64) <= mean / (mean + small)
+        first = torch.rand(w.shape, generator=generator, dtype=torch.float64) <= mean / (
+            mean + small
+        )
         return 1 / torch.where(first, small, mean**2 / small)
 
     def pmf(self, low: Tensor, high: Tensor) -> Tensor:
@@ -210,9 +262,11 @@ class LevyPrior:
 
 
 class ChainDenoiser(Denoiser):
-    """E[x_0 | x] of a Markov chain of increments on a grid of [-0.5, 1.5]: the sum-product algorithm, in float32.
+    """E[x_0 | x] of a Markov chain of increments on a grid of [-0.5, 1.5]: the sum-product
+    algorithm, in float32.
 
-    The probability of an increment is that of its cell. Signals that leave the grid are not restored well.
+    The probability of an increment is that of its cell. Signals that leave the grid are not
+    restored well.
 
     Args:
         pmf: probabilities of the increments between two values.

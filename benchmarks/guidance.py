@@ -1,12 +1,14 @@
-"""Both kinds of guidance on the classes of Fashion-MNIST: how often samples are of the class that was asked for.
+"""Both kinds of guidance on the classes of Fashion-MNIST: how often samples are of the class that
+was asked for.
 
     python benchmarks/guidance.py data=fashion_mnist.npz out=runs/guidance
 
-Teaches the prior `fashion` the classes and trains a classifier of noisy images (the presets fashion_classes and
-fashion_classifier, into OUT/classes and OUT/classifier; finished runs are only read), and a third network, the judge:
-a small classifier of clean images that has no part in the sampling. For each strength of guidance it tells the judge's
-accuracy on samples of every class, and their variety: the pixels' standard deviation within a class, relative to that
-of held-out images. OUT receives a grid per strength, one row per class, and guidance.json.
+Teaches the prior `fashion` the classes and trains a classifier of noisy images (the presets
+fashion_classes and fashion_classifier, into OUT/classes and OUT/classifier; finished runs are only
+read), and a third network, the judge: a small classifier of clean images that has no part in the
+sampling. For each strength of guidance it tells the judge's accuracy on samples of every class, and
+their variety: the pixels' standard deviation within a class, relative to that of held-out images.
+OUT receives a grid per strength, one row per class, and guidance.json.
 """
 
 from __future__ import annotations
@@ -63,12 +65,21 @@ def main(words: list[str]) -> None:
     every = torch.arange(len(held_out))
     real, label = (held_out.batch(every) + 1) / 2, held_out.label(every)
     real_spread = spread(real, label)
-    rows = [{"prior": "held-out images", "strength": "", **accuracy(judge(real), label), "variety": 1.0}]
+    rows = [
+        {"prior": "held-out images", "strength": "", **accuracy(judge(real), label), "variety": 1.0}
+    ]
     for name, strength, prior in guided_priors(s, out):
         samples = torch.cat([draw(prior(k), s, k) for k in range(CLASSES)])
         wanted = torch.arange(CLASSES).repeat_interleave(s.n)
         variety = round(spread(samples, wanted) / real_spread, 3)
-        rows.append({"prior": name, "strength": strength, **accuracy(judge(samples), wanted), "variety": variety})
+        rows.append(
+            {
+                "prior": name,
+                "strength": strength,
+                **accuracy(judge(samples), wanted),
+                "variety": variety,
+            }
+        )
         write_image(out / f"{name}{strength and '_'}{strength}.png", grid(samples, columns=s.n))
         print(row(rows[-1]), flush=True)
     (out / "guidance.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -76,30 +87,54 @@ def main(words: list[str]) -> None:
     print("\n".join(map(row, rows)))
 
 
-def guided_priors(s: GuidanceSettings, out: Path) -> list[tuple[str, str, Callable[[int], Denoiser]]]:
+def guided_priors(
+    s: GuidanceSettings, out: Path
+) -> list[tuple[str, str, Callable[[int], Denoiser]]]:
     """What is compared: name, strength, and the prior of a label."""
     plain, conditional = load_prior("fashion"), load_prior(out / "classes")
     classifier = load_classifier(out / "classifier")
     return [
         ("unconditional", "", lambda label: plain),
-        *(("classifier-free", f"w={w:g}", lambda label, w=w: ClassifierFree(conditional, label, w)) for w in s.weights),
-        *(("classifier", f"scale={a:g}", lambda label, a=a: ClassifierGuided(plain, classifier, label, a))
-          for a in s.scales),
-    ]  # fmt: skip
+        *(
+            (
+                "classifier-free",
+                f"w={w:g}",
+                lambda label, w=w: ClassifierFree(conditional, label, w),
+            )
+            for w in s.weights
+        ),
+        *(
+            (
+                "classifier",
+                f"scale={a:g}",
+                lambda label, a=a: ClassifierGuided(plain, classifier, label, a),
+            )
+            for a in s.scales
+        ),
+    ]
 
 
 def draw(prior: Denoiser, s: GuidanceSettings, label: int) -> Tensor:
     """Samples of one class, from the same noise for every strength."""
     seed = s.seed * CLASSES + label
-    return generate(prior, s.n, steps=s.steps, sampler="dpmpp_2m", spacing="karras", seed=seed).clamp(0, 1)
+    return generate(
+        prior, s.n, steps=s.steps, sampler="dpmpp_2m", spacing="karras", seed=seed
+    ).clamp(0, 1)
 
 
-def trained_judge(data: Data, steps: int, seed: int, batch: int = 128) -> Callable[[Tensor], Tensor]:
-    """A small convolutional network, trained on clean images: images (N, 1, 32, 32) in [0, 1] -> labels (N,)."""
+def trained_judge(
+    data: Data, steps: int, seed: int, batch: int = 128
+) -> Callable[[Tensor], Tensor]:
+    """A small convolutional network, trained on clean images: images (N, 1, 32, 32) in [0, 1] ->
+    labels (N,).
+    """
     torch.manual_seed(seed)
     widths = [1, 32, 64, 128]
-    blocks = [m for a, b in zip(widths, widths[1:], strict=False)
-              for m in (nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU())]  # fmt: skip
+    blocks = [
+        m
+        for a, b in zip(widths, widths[1:], strict=False)
+        for m in (nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU())
+    ]
     network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(128 * 16, CLASSES))
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     for _ in range(steps):
@@ -124,11 +159,15 @@ def accuracy(found: Tensor, wanted: Tensor) -> dict[str, float]:
 
 def spread(images: Tensor, label: Tensor) -> float:
     """Root mean square over classes and pixels of the standard deviation within a class."""
-    return float(torch.stack([images[label == k].var(0).mean() for k in range(CLASSES)]).mean().sqrt())
+    return float(
+        torch.stack([images[label == k].var(0).mean() for k in range(CLASSES)]).mean().sqrt()
+    )
 
 
 def row(values: dict[str, object]) -> str:
-    return "| {prior} | {strength} | {accuracy:.3f} +- {error:.3f} | {variety:.2f} |".format(**values)
+    return "| {prior} | {strength} | {accuracy:.3f} +- {error:.3f} | {variety:.2f} |".format(
+        **values
+    )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/large.py photos=examples/photos kernel=motion.npy out=runs/large
     ... height=3000 width=4000 operator=blur_circular sigma=0.01 solver=ddrm steps=5
 
-The photograph is a mosaic: every cell of 500x500 pixels is one of the colour photographs of a folder, enlarged to it
-(bicubic). Seams are told by ``metrics.seam_ratio`` at the edges of the tiles, for the restoration and for the truth,
-which has none.
+The photograph is a mosaic: every cell of 500x500 pixels is one of the colour photographs of a
+folder, enlarged to it (bicubic). Seams are told by ``metrics.seam_ratio`` at the edges of the
+tiles, for the restoration and for the truth, which has none.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def mosaic(folder: Path, height: int, width: int) -> Tensor:
     photos = [x for x in map(read_image, files) if len(x) == 3]
     cells = [F.interpolate(x[None], (CELL, CELL), mode="bicubic")[0].clamp(0, 1) for x in photos]
     rows, columns = -(-height // CELL), -(-width // CELL)
-    lines = [torch.cat([cells[(r * columns + c) % len(cells)] for c in range(columns)], 2) for r in range(rows)]
+    lines = [
+        torch.cat([cells[(r * columns + c) % len(cells)] for c in range(columns)], 2)
+        for r in range(rows)
+    ]
     return torch.cat(lines, 1)[:, :height, :width]
 
 
@@ -67,12 +70,24 @@ def main(words: list[str]) -> None:
     settings = config.validate(LargeSettings, config.resolve(words, LargeSettings))
     out = Path(settings.out)
     out.mkdir(parents=True)
-    write_image(out / "photograph.png", mosaic(Path(settings.photos), settings.height, settings.width))
-    solve([
-        f"operator.name={settings.operator}", f"operator.kernel={settings.kernel}", f"noise.sigma={settings.sigma}",
-        "noise.name=gaussian", "prior=photos", f"solver={settings.solver}", f"solver.steps={settings.steps}",
-        "samples=1", f"input={out / 'photograph.png'}", f"out={out / 'restored'}", *settings.more,
-    ])  # fmt: skip
+    write_image(
+        out / "photograph.png", mosaic(Path(settings.photos), settings.height, settings.width)
+    )
+    solve(
+        [
+            f"operator.name={settings.operator}",
+            f"operator.kernel={settings.kernel}",
+            f"noise.sigma={settings.sigma}",
+            "noise.name=gaussian",
+            "prior=photos",
+            f"solver={settings.solver}",
+            f"solver.steps={settings.steps}",
+            "samples=1",
+            f"input={out / 'photograph.png'}",
+            f"out={out / 'restored'}",
+            *settings.more,
+        ]
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
     report = json.loads((out / "restored" / "metrics.json").read_text())
     truth = read_image(out / "photograph.png")
@@ -83,7 +98,9 @@ def main(words: list[str]) -> None:
             restored = torch.from_numpy(stored["samples"])[0, 0]
         rows, columns = (prior.seams(side) for side in truth.shape[-2:])
         for name, x in (("restoration", restored), ("truth", truth)):
-            print(f"seam ratio of the {name}: {float(seam_ratio(x[None], rows, columns, prior.stride)):.4f}")
+            print(
+                f"seam ratio of the {name}: {float(seam_ratio(x[None], rows, columns, prior.stride)):.4f}"
+            )
 
 
 if __name__ == "__main__":

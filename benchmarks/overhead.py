@@ -1,15 +1,17 @@
-"""What a step of every solver costs beside the prior's network: CPU milliseconds per Step, one thread.
+"""What a step of every solver costs beside the prior's network: CPU milliseconds per Step, one
+thread.
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --solvers ddrm dps --operators mask_random blur_circular --side 64
     python benchmarks/overhead.py --network            also beside a U-Net of about 5 M parameters
     python benchmarks/overhead.py --memory             also the memory of 10 and of 1,000 steps
 
-The prior of the first table costs next to nothing: D(x, sigma) = 1/2 + (x - 1/2) / (1 + 4 sigma^2). Every step is
-timed, several times: the least is taken, since every disturbance only adds, and the mean over the steps but the first,
-so that what happens once per restoration does not count. From it the bare calls of the prior are subtracted: as many
-as a step makes, without gradients, with gradients, and passes backwards, each as long as it takes alone. A solver with
-loops inside a step (DAPS, SITCOM, ...) pays for them here: `calls` tells how often its step calls the prior. Beside a
+The prior of the first table costs next to nothing: D(x, sigma) = 1/2 + (x - 1/2) / (1 + 4 sigma^2).
+Every step is timed, several times: the least is taken, since every disturbance only adds, and the
+mean over the steps but the first, so that what happens once per restoration does not count. From it
+the bare calls of the prior are subtracted: as many as a step makes, without gradients, with
+gradients, and passes backwards, each as long as it takes alone. A solver with loops inside a step
+(DAPS, SITCOM, ...) pays for them here: `calls` tells how often its step calls the prior. Beside a
 network the calls are timed where they are made.
 """
 
@@ -59,7 +61,9 @@ class Free(Denoiser):
 
 
 class Counted(Denoiser):
-    """A prior whose calls without and with gradients are counted, and the passes backwards through them."""
+    """A prior whose calls without and with gradients are counted, and the passes backwards through
+    them.
+    """
 
     def __init__(self, prior: Denoiser) -> None:
         super().__init__()
@@ -108,7 +112,9 @@ class Timed(Denoiser):
 
 
 class Bare:
-    """Seconds that a prior takes alone: a call without gradients, one with them, and a pass backwards."""
+    """Seconds that a prior takes alone: a call without gradients, one with them, and a pass
+    backwards.
+    """
 
     def __init__(self, prior: Denoiser, calls: int, repetitions: int) -> None:
         x, sigma = torch.rand(1, *prior.shape), torch.tensor(0.5, dtype=torch.float64)
@@ -142,8 +148,13 @@ class Bare:
             seen.append((counter.plain, counter.tracked, counter.backwards))
 
         restore(problem, counter, solver, on_step=look)
-        plain, tracked, backwards = ((b - a) / (len(seen) - 1) for a, b in zip(seen[0], seen[-1], strict=True))
-        return plain * self.plain + tracked * self.tracked + backwards * self.backward, plain + tracked
+        plain, tracked, backwards = (
+            (b - a) / (len(seen) - 1) for a, b in zip(seen[0], seen[-1], strict=True)
+        )
+        return (
+            plain * self.plain + tracked * self.tracked + backwards * self.backward,
+            plain + tracked,
+        )
 
 
 def per_step(problem: Problem, prior: Denoiser, solver: Solver, repetitions: int) -> float:
@@ -151,7 +162,12 @@ def per_step(problem: Problem, prior: Denoiser, solver: Solver, repetitions: int
     runs = []
     for _ in range(repetitions):
         times: list[float] = []
-        restore(problem, prior, solver, on_step=lambda *_, times=times: times.append(time.process_time()))
+        restore(
+            problem,
+            prior,
+            solver,
+            on_step=lambda *_, times=times: times.append(time.process_time()),
+        )
         runs.append(times)
     return float(torch.tensor(runs, dtype=torch.float64).diff().amin(0).mean())
 
@@ -162,7 +178,9 @@ def solvers_of(names: list[str], steps: int = 20) -> dict[str, Solver]:
 
 
 def problem_of(operator: str, shape: tuple[int, int, int]) -> Problem:
-    built = config.build("operator", {"name": operator.partition(":")[0], **OPERATORS.get(operator, {})}, shape=shape)
+    built = config.build(
+        "operator", {"name": operator.partition(":")[0], **OPERATORS.get(operator, {})}, shape=shape
+    )
     x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
     return Problem.simulate(x, built, Gaussian(0.025))
 
@@ -173,39 +191,60 @@ def table(arguments: argparse.Namespace) -> None:
     problems = {name: problem_of(name, shape) for name in arguments.operators}
     prior = Free(shape)
     bare = Bare(prior, 500, arguments.repetitions)
-    print("| solver | calls | " + " | ".join(arguments.operators) + " |\n|" + "---|" * (2 + len(problems)), flush=True)
+    print(
+        "| solver | calls | "
+        + " | ".join(arguments.operators)
+        + " |\n|"
+        + "---|" * (2 + len(problems)),
+        flush=True,
+    )
     for name, solver in solvers_of(arguments.solvers, arguments.steps).items():
         cells, calls = [], 0.0
         for problem in problems.values():
             try:
                 cost, calls = bare.seconds(problem, prior, solver)
-                cells.append(f"{1000 * (per_step(problem, prior, solver, arguments.repetitions) - cost):.2f}")
+                cells.append(
+                    f"{1000 * (per_step(problem, prior, solver, arguments.repetitions) - cost):.2f}"
+                )
             except InputError:
                 cells.append("-")
         print(f"| {name} | {calls:.3g} | " + " | ".join(cells) + " |", flush=True)
 
 
 def beside_network(arguments: argparse.Namespace) -> None:
-    """A step over the calls of the network in it, both timed in the same step: the median of all steps."""
+    """A step over the calls of the network in it, both timed in the same step: the median of all
+    steps.
+    """
     shape = (arguments.channels, arguments.side, arguments.side)
     network = UNet(arguments.channels, width=64, multipliers=(1, 2, 2), blocks=1, patch=2)
-    prior = NetworkDenoiser(network.eval().requires_grad_(False), shape, Schedule.linear(), stride=network.stride)
+    prior = NetworkDenoiser(
+        network.eval().requires_grad_(False), shape, Schedule.linear(), stride=network.stride
+    )
     problem, timed = problem_of("mask_random", shape), Timed(prior)
-    print(f"\nA network of {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters:\n")
+    print(
+        f"\nA network of {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters:\n"
+    )
     print("| solver | ms a step | ms in the network | ratio |\n|---|---|---|---|", flush=True)
     for name, solver in solvers_of(arguments.solvers, arguments.steps).items():
         runs = []
         for _ in range(arguments.repetitions):
             seen: list[tuple[float, float]] = []
             try:
-                restore(problem, timed, solver, on_step=lambda *_, seen=seen: seen.append(timed.times()))
+                restore(
+                    problem, timed, solver, on_step=lambda *_, seen=seen: seen.append(timed.times())
+                )
             except InputError:
                 break
             runs.append(torch.tensor(seen, dtype=torch.float64).diff(dim=0))
         if runs:
             whole, inside = torch.cat(runs).unbind(1)
-            ratio = (whole / inside)[inside > 0].median()  # a step of repeated calls may have none of its own
-            print(f"| {name} | {1000 * whole.median():.1f} | {1000 * inside.median():.1f} | {ratio:.3f} |", flush=True)
+            ratio = (whole / inside)[
+                inside > 0
+            ].median()  # a step of repeated calls may have none of its own
+            print(
+                f"| {name} | {1000 * whole.median():.1f} | {1000 * inside.median():.1f} | {ratio:.3f} |",
+                flush=True,
+            )
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -221,15 +260,21 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--solvers", nargs="+", default=registry.names("solver"))
     parser.add_argument("--operators", nargs="+", default=list(OPERATORS))
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--memory", action="store_true", help="also the memory of 10 and of 1,000 steps")
-    parser.add_argument("--network", action="store_true", help="also beside a U-Net of about 5 M parameters")
+    parser.add_argument(
+        "--memory", action="store_true", help="also the memory of 10 and of 1,000 steps"
+    )
+    parser.add_argument(
+        "--network", action="store_true", help="also beside a U-Net of about 5 M parameters"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "misfit")  # of few steps under no prior

@@ -1,6 +1,8 @@
-"""What another library is to the benchmarks: methods with grids of settings, each of them a `Solver` of ours.
+"""What another library is to the benchmarks: methods with grids of settings, each of them a
+`Solver` of ours.
 
-So peers run in the loop of `restore`, under our prior, operator, noise and measurements, and are timed as ours are.
+So peers run in the loop of `restore`, under our prior, operator, noise and measurements, and are
+timed as ours are.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ class Peer(ABC):
 
     Attributes:
         name: of it, with its version.
-        grids: of every method's settings; the first value of a list is the library's default, where it has one. All
-            have "steps", in which "calls" stands for the budget. "clip" is our prior's.
-        alone: the methods that take one image at a time, because what they draw depends on the batch.
+        grids: of every method's settings; the first value of a list is the library's default, where
+            it has one. All have "steps", in which "calls" stands for the budget. "clip" is our
+            prior's.
+        alone: the methods that take one image at a time, because what they draw depends on the
+            batch.
     """
 
     name: ClassVar[str]
@@ -39,11 +43,14 @@ class Peer(ABC):
     alone: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def sample(self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int) -> Tensor:
+    def sample(
+        self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int
+    ) -> Tensor:
         """One sample for each of the problem's images, (B, C, H, W) on [0, 1]."""
 
     def grid(self, method: str, calls: int) -> dict[str, list[Any]]:
         """The values of every setting, those left out that would take more than `calls` steps."""
+
         def fits(value: Any) -> bool:
             return isinstance(value, str) or value < calls
 
@@ -66,7 +73,9 @@ class PeerSolver(Solver):
 
     requires = SpectralOperator
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         seed = noise.generators[0].initial_seed()
         torch.manual_seed(seed)  # peers draw from the generator that all share
         settings = {**self.settings, "steps": self.steps}
@@ -81,5 +90,7 @@ def load(names: Sequence[str] = NAMES) -> list[Peer]:
         try:
             peers.append(importlib.import_module(f"peer_{name}").PEER())
         except ModuleNotFoundError as error:
-            print(f"{name} is left out: {error.name} is missing, see the pip line of benchmarks/peer_{name}.py\n")
+            print(
+                f"{name} is left out: {error.name} is missing, see the pip line of benchmarks/peer_{name}.py\n"
+            )
     return peers

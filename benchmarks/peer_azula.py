@@ -2,10 +2,11 @@
 
     pip install --no-deps azula==0.11.* einops tqdm
 
-Its images are ours on [-1, 1], as vectors, since its linear solvers take the last axis for one system; for a linear A,
-2 y - A(1) is then their measurement, with noise 2 sigma_y. Its denoiser is our prior: under a schedule (alpha, sigma),
-E[x0 | x_t] = 2 D((x_t / alpha + 1) / 2, sigma / (2 alpha)) - 1. Its JFPS has no counterpart among ours, its RePaint
-takes y as free of noise, and its TDS leaves the twist to the caller: these were left out.
+Its images are ours on [-1, 1], as vectors, since its linear solvers take the last axis for one
+system; for a linear A, 2 y - A(1) is then their measurement, with noise 2 sigma_y. Its denoiser is
+our prior: under a schedule (alpha, sigma), E[x0 | x_t] = 2 D((x_t / alpha + 1) / 2, sigma / (2
+alpha)) - 1. Its JFPS has no counterpart among ours, its RePaint takes y as free of noise, and its
+TDS leaves the twist to the caller: these were left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser, GaussianDenoiser
 from invdiff.problem import Problem
 
-# Levels from 100 to 0.01 on [-1, 1], where its plug-in for DDPM networks has them; that takes the first.
+# Levels from 100 to 0.01 on [-1, 1], where its plug-in for DDPM networks has them; that takes the
+# first.
 SCHEDULES = {
     "vp": noise.VPSchedule(alpha_min=1e-2, sigma_min=1e-2),
     "ve": noise.VESchedule(sigma_min=1e-2, sigma_max=1e2),
@@ -55,7 +57,8 @@ class Azula(Peer):
             "schedule": ["vp"],  # for which zeta is published
             "steps": ["calls"],
         },
-        # damp, of A_inv = A^T (A A^T + damp sigma_y^2)^-1: azula leaves the pseudo-inverse to the caller.
+        # damp, of A_inv = A^T (A A^T + damp sigma_y^2)^-1: azula leaves the pseudo-inverse to the
+        # caller.
         "pigdm": {
             "damp": [0.0, 1.0, 4.0, 16.0],
             "eta": [0.0, 1.0],
@@ -88,7 +91,9 @@ class Azula(Peer):
     def __init__(self) -> None:
         assert_equal_priors()
 
-    def sample(self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int) -> Tensor:
+    def sample(
+        self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int
+    ) -> Tensor:
         shape = problem.operator.shape
         denoiser = Prior(prior, SCHEDULES[settings["schedule"]], shape)
         sampler = guided(method, settings, problem, denoiser)
@@ -129,12 +134,16 @@ def guided(method: str, settings: Settings, problem: Problem, denoiser: Prior) -
 
 
 def assert_equal_priors() -> None:
-    """Our denoiser of a Gaussian, seen through `Prior`, is azula's own, at every level of every schedule."""
+    """Our denoiser of a Gaussian, seen through `Prior`, is azula's own, at every level of every
+    schedule.
+    """
     mean = torch.linspace(0.2, 0.8, 4, dtype=torch.float64).view(1, 2, 2)
     ours = GaussianDenoiser(mean, 0.04 * torch.eye(4, dtype=torch.float64))
     x = torch.linspace(-2, 2, 12, dtype=torch.float64).view(3, 4)
     for schedule in SCHEDULES.values():
         wrapped = Prior(ours, schedule, ours.shape)
-        theirs = denoise.GaussianDenoiser(2 * mean.flatten() - 1, IsotropicCovariance(torch.tensor(0.16)), schedule)
+        theirs = denoise.GaussianDenoiser(
+            2 * mean.flatten() - 1, IsotropicCovariance(torch.tensor(0.16)), schedule
+        )
         for t in torch.linspace(0, 1, 5, dtype=torch.float64):
             torch.testing.assert_close(wrapped(x, t).mean, theirs(x, t).mean, rtol=1e-5, atol=1e-5)

@@ -2,8 +2,9 @@
 
     pip install --no-deps deepinv==0.5.0 natsort h5py requests urllib3 idna certifi
 
-Its physics is our operator with its SVD: its proximal step, PiGDM's inverse and DDRM are then in closed form. Its
-denoiser is our prior, D(x, sigma) with x = x0 + sigma n on [0, 1], as its methods call it.
+Its physics is our operator with its SVD: its proximal step, PiGDM's inverse and DDRM are then in
+closed form. Its denoiser is our prior, D(x, sigma) with x = x0 + sigma n on [0, 1], as its methods
+call it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ class Physics(deepinv.physics.DecomposablePhysics):
 
     def __init__(self, op: SpectralOperator, sigma: float) -> None:
         super().__init__(
-            U=op.u, U_adjoint=op.u_t, V=op.v, V_adjoint=op.v_t,
-            mask=op.s.expand(op.shape)[None], img_size=op.shape,
+            U=op.u,
+            U_adjoint=op.u_t,
+            V=op.v,
+            V_adjoint=op.v_t,
+            mask=op.s.expand(op.shape)[None],
+            img_size=op.shape,
             noise_model=deepinv.physics.GaussianNoise(sigma),
-        )  # fmt: skip
+        )
         self._direct = (op,)  # in a tuple: not a submodule
 
     def A(self, x: Tensor, **_: Any) -> Tensor:
@@ -54,7 +59,8 @@ class Prior(deepinv.models.Denoiser):
 class DeepInv(Peer):
     name = f"deepinv {deepinv.__version__}"
     grids = {
-        # weight: of the gradient of the residual's norm, or of chi^2/2 with the variance sigma_y^2 + sigma_t^2.
+        # weight: of the gradient of the residual's norm, or of chi^2/2 with the variance sigma_y^2
+        # + sigma_t^2.
         "dps": {
             "weight": [("norm", w) for w in (1, 10, 30, 100, 300, 1000, 3000)]
             + [("annealed", w) for w in (0.1, 0.3, 1, 3, 10, 30)],
@@ -85,11 +91,17 @@ class DeepInv(Peer):
         },
     }
 
-    def sample(self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int) -> Tensor:
+    def sample(
+        self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int
+    ) -> Tensor:
         denoiser, physics = Prior(prior), Physics(problem.operator, problem.noise.sigma)
         if method in ("dps", "pigdm"):
-            return diffuse(guidance(method, settings, denoiser), settings, problem, denoiser, physics)
-        return {"ddrm": ddrm, "diffpir": diffpir}[method](settings, denoiser, physics)(problem.y, physics)
+            return diffuse(
+                guidance(method, settings, denoiser), settings, problem, denoiser, physics
+            )
+        return {"ddrm": ddrm, "diffpir": diffpir}[method](settings, denoiser, physics)(
+            problem.y, physics
+        )
 
 
 PEER = DeepInv
@@ -103,7 +115,11 @@ def guidance(method: str, settings: Settings, denoiser: Prior) -> sampling.Noisy
 
 
 def diffuse(
-    fidelity: sampling.NoisyDataFidelity, settings: Settings, problem: Problem, denoiser: Prior, physics: Physics
+    fidelity: sampling.NoisyDataFidelity,
+    settings: Settings,
+    problem: Problem,
+    denoiser: Prior,
+    physics: Physics,
 ) -> Tensor:
     """PosteriorDiffusion with the ancestral solver, set up as deepinv's own DPS class does."""
     vp, steps = settings["schedule"] == "vp", settings["steps"]
@@ -111,13 +127,17 @@ def diffuse(
     # VP ends at sigma = 0; VE ends at sigma_min, and the last call is spent on denoising that.
     times = torch.linspace(1, 0, steps + 1 if vp else steps, dtype=torch.float64)
     solver = sampling.DDIMSolver(timesteps=times, eta=settings["eta"])
-    model = sampling.PosteriorDiffusion(data_fidelity=fidelity, denoiser=denoiser, sde=sde, solver=solver)
+    model = sampling.PosteriorDiffusion(
+        data_fidelity=fidelity, denoiser=denoiser, sde=sde, solver=solver
+    )
     return model(problem.y, physics, x_init=(len(problem), *problem.operator.shape)).float()
 
 
 def ddrm(settings: Settings, denoiser: Prior, physics: Physics) -> sampling.DDRM:
     if settings["levels"] == "prior":
-        sigmas = denoiser.prior.ladder(settings["steps"])[:-1].numpy()  # it returns D at the last level
+        sigmas = denoiser.prior.ladder(settings["steps"])[
+            :-1
+        ].numpy()  # it returns D at the last level
     else:
         sigmas = np.linspace(settings["levels"][1], 0, settings["steps"])
     return sampling.DDRM(denoiser, sigmas=sigmas, eta=settings["eta"], etab=settings["etab"])
@@ -125,6 +145,10 @@ def ddrm(settings: Settings, denoiser: Prior, physics: Physics) -> sampling.DDRM
 
 def diffpir(settings: Settings, denoiser: Prior, physics: Physics) -> sampling.DiffPIR:
     return sampling.DiffPIR(
-        denoiser, deepinv.optim.data_fidelity.L2(), sigma=float(physics.noise_model.sigma),
-        max_iter=settings["steps"], zeta=settings["zeta"], lambda_=settings["lambda_"],
-    )  # fmt: skip
+        denoiser,
+        deepinv.optim.data_fidelity.L2(),
+        sigma=float(physics.noise_model.sigma),
+        max_iter=settings["steps"],
+        zeta=settings["zeta"],
+        lambda_=settings["lambda_"],
+    )

@@ -1,16 +1,18 @@
-"""Our solvers against the same methods of deepinv and azula: same prior, operator, noise, measurements, budget.
+"""Our solvers against the same methods of deepinv and azula: same prior, operator, noise,
+measurements, budget.
 
     python benchmarks/peers.py --data fashion_mnist.npz --prior fashion --out peers.csv
     python benchmarks/peers.py --data fashion_mnist.npz --peers azula --methods mmps tmpd --calls 50
 
-What each needs is said in benchmarks/peer_deepinv.py and benchmarks/peer_azula.py; one that is not installed is left
-out. Ours run as they ship (task and solver presets), their ``steps`` cut to the budget where they are more. A peer is
-tuned on other images, once for PSNR and once for LPIPS: every setting of its grids is swept in turn around the best so
-far, from the peer's defaults, until nothing improves or ``--rounds`` are over; so each metric can be compared with the
-peer's best setting for that very metric; ``--tuned CSV`` takes those of an earlier run. All see one y.
+What each needs is said in benchmarks/peer_deepinv.py and benchmarks/peer_azula.py; one that is not
+installed is left out. Ours run as they ship (task and solver presets), their ``steps`` cut to the
+budget where they are more. A peer is tuned on other images, once for PSNR and once for LPIPS: every
+setting of its grids is swept in turn around the best so far, from the peer's defaults, until
+nothing improves or ``--rounds`` are over; so each metric can be compared with the peer's best
+setting for that very metric; ``--tuned CSV`` takes those of an earlier run. All see one y.
 
-Metrics are those of one sample (their mean over ``--seeds`` of noise and sample, image by image), clamped to [0, 1] for
-all; the misfit is that of the sample as returned. Seconds are the CPU's.
+Metrics are those of one sample (their mean over ``--seeds`` of noise and sample, image by image),
+clamped to [0, 1] for all; the misfit is that of the sample as returned. Seconds are the CPU's.
 """
 
 from __future__ import annotations
@@ -64,28 +66,41 @@ class Result:
     scores: dict[str, Tensor]
 
 
-# ------------------------------------------------------------------------------------- runs and their scores
+# ------------------------------------------------------------------------------------- runs and
+# their scores
 
 
-def run(solver: Solver, prior: NetworkDenoiser, case: Case, seed: int, alone: bool = False) -> Result:
+def run(
+    solver: Solver, prior: NetworkDenoiser, case: Case, seed: int, alone: bool = False
+) -> Result:
     """One sample per image; ``alone``: one image at a time."""
     started = time.process_time()
-    posterior = restore(case.problem, prior, solver, seed=seed, batch=1 if alone else len(case.truth))
+    posterior = restore(
+        case.problem, prior, solver, seed=seed, batch=1 if alone else len(case.truth)
+    )
     seconds = (time.process_time() - started) / len(case.truth)
     # A sampler that diverged is scored as the worst picture, not as NaN.
     x = posterior.samples[0].nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)
-    scores = {"psnr": psnr(x, case.truth), "lpips": lpips(x, case.truth), "misfit": posterior.misfit()[0]}
+    scores = {
+        "psnr": psnr(x, case.truth),
+        "lpips": lpips(x, case.truth),
+        "misfit": posterior.misfit()[0],
+    }
     return Result(posterior.nfe, seconds, scores)
 
 
-def ours(task: str, method: str, prior: NetworkDenoiser, case: Case, calls: int, seed: int) -> Result:
+def ours(
+    task: str, method: str, prior: NetworkDenoiser, case: Case, calls: int, seed: int
+) -> Result:
     """By invdiff, with the settings that it ships."""
     settings = config.resolve([f"task={task}", f"solver={method}"], SolveSettings)
     solver: Solver = config.build("solver", settings["solver"])
     return run(replace(solver, steps=min(solver.steps, calls)), prior, case, seed)
 
 
-def theirs(peer: Peer, method: str, prior: NetworkDenoiser, case: Case, settings: Settings, seed: int) -> Result:
+def theirs(
+    peer: Peer, method: str, prior: NetworkDenoiser, case: Case, settings: Settings, seed: int
+) -> Result:
     solver = PeerSolver(peer=peer, method=method, steps=settings["steps"], settings=settings)
     with clipping(prior, settings.get("clip", True)):
         return run(solver, prior, case, seed, method in peer.alone)
@@ -104,7 +119,9 @@ def clipping(prior: NetworkDenoiser, clip: bool) -> Iterator[None]:
 def averaged(results: Iterable[Result]) -> Result:
     """The results of several seeds as one, whose scores are their means, image by image."""
     all_of = list(results)
-    scores = {name: torch.stack([r.scores[name] for r in all_of]).mean(0) for name in all_of[0].scores}
+    scores = {
+        name: torch.stack([r.scores[name] for r in all_of]).mean(0) for name in all_of[0].scores
+    }
     return Result(all_of[0].calls, sum(r.seconds for r in all_of) / len(all_of), scores)
 
 
@@ -112,10 +129,16 @@ def averaged(results: Iterable[Result]) -> Result:
 
 
 def tune(
-    peer: Peer, method: str, prior: NetworkDenoiser, case: Case, criterion: str, tried: dict[str, Result],
+    peer: Peer,
+    method: str,
+    prior: NetworkDenoiser,
+    case: Case,
+    criterion: str,
+    tried: dict[str, Result],
     args: argparse.Namespace,
-) -> tuple[Settings, list[str]]:  # fmt: skip
-    """The peer's best settings by coordinate sweeps, and the names of those at the end of their list.
+) -> tuple[Settings, list[str]]:
+    """The peer's best settings by coordinate sweeps, and the names of those at the end of their
+    list.
 
     `tried` holds the runs so far and is shared between the criteria.
     """
@@ -139,8 +162,14 @@ def tune(
 
 
 def at_end(value: Any, values: Sequence[Any]) -> bool:
-    """Whether a number, or the number in a pair, is the least or greatest of a list of more than three."""
-    kin = [v for v in values if type(v) is type(value) and (not isinstance(v, tuple) or v[0] == value[0])]
+    """Whether a number, or the number in a pair, is the least or greatest of a list of more than
+    three.
+    """
+    kin = [
+        v
+        for v in values
+        if type(v) is type(value) and (not isinstance(v, tuple) or v[0] == value[0])
+    ]
     if isinstance(value, (bool, str)) or len(kin) < 4:
         return False
     return value in (min(kin), max(kin))
@@ -151,14 +180,23 @@ def tuned(
 ) -> tuple[Settings, list[str]]:
     """Settings in the CSV of an earlier run, as `tune` returns them."""
     with path.open(newline="") as file:
-        found = [r for r in csv.DictReader(file) if (r["task"], r["method"], r["library"]) == (task, method, library)]
+        found = [
+            r
+            for r in csv.DictReader(file)
+            if (r["task"], r["method"], r["library"]) == (task, method, library)
+        ]
     pairs = re.findall(r"(\w+)=(\(.*?\)|\S+)", found[0]["settings"])
-    literal = {key: value if value.isalpha() and value not in ("True", "False") else ast.literal_eval(value)
-               for key, value in pairs}  # fmt: skip
+    literal = {
+        key: value
+        if value.isalpha() and value not in ("True", "False")
+        else ast.literal_eval(value)
+        for key, value in pairs
+    }
     return {name: values[0] for name, values in grid.items()} | literal, found[0]["at_end"].split()
 
 
-# ------------------------------------------------------------------------------------- cases and reports
+# ------------------------------------------------------------------------------------- cases and
+# reports
 
 
 def pose(task: str, truth: Tensor, seed: int) -> Case:
@@ -187,12 +225,21 @@ def row(task: str, method: str, library: str, result: Result, **more: Any) -> Se
 
 
 def compare(
-    task: str, method: str, peers: Sequence[Peer], prior: NetworkDenoiser, truth: Tensor, other: Case,
+    task: str,
+    method: str,
+    peers: Sequence[Peer],
+    prior: NetworkDenoiser,
+    truth: Tensor,
+    other: Case,
     args: argparse.Namespace,
-) -> Iterator[Settings]:  # fmt: skip
-    """Our row, then those of the peers that have the method, one for each criterion that they were tuned for."""
+) -> Iterator[Settings]:
+    """Our row, then those of the peers that have the method, one for each criterion that they were
+    tuned for.
+    """
     cases = {seed: pose(task, truth, seed) for seed in range(args.seed, args.seed + args.seeds)}
-    mine = averaged(ours(task, method, prior, case, args.calls, seed) for seed, case in cases.items())
+    mine = averaged(
+        ours(task, method, prior, case, args.calls, seed) for seed, case in cases.items()
+    )
     yield row(task, method, "invdiff", mine)
     for peer in peers:
         tried: dict[str, Result] = {}
@@ -200,28 +247,51 @@ def compare(
         for criterion in CRITERIA:
             library = f"{peer.name} ({criterion})"
             if args.tuned:
-                settings, ends = tuned(args.tuned, task, method, library, peer.grid(method, args.calls))
+                settings, ends = tuned(
+                    args.tuned, task, method, library, peer.grid(method, args.calls)
+                )
             else:
                 settings, ends = tune(peer, method, prior, other, criterion, tried, args)
             key = repr(settings)
             if key not in finished:
-                runs = (theirs(peer, method, prior, case, settings, seed) for seed, case in cases.items())
+                runs = (
+                    theirs(peer, method, prior, case, settings, seed)
+                    for seed, case in cases.items()
+                )
                 finished[key] = averaged(runs)
             gaps = {}
             for name in CRITERIA:
                 gaps[f"d_{name}"], gaps[f"d_{name}_se"] = difference(mine, finished[key], name)
-            more = {"settings": " ".join(f"{name}={value}" for name, value in settings.items()), "tried": len(tried)}
+            more = {
+                "settings": " ".join(f"{name}={value}" for name, value in settings.items()),
+                "tried": len(tried),
+            }
             yield row(task, method, library, finished[key], **gaps, **more, at_end=" ".join(ends))
         if args.verbose:
             for key, result in tried.items():
-                scores = (f"{name} {float(value.mean()):.4f}" for name, value in result.scores.items())
+                scores = (
+                    f"{name} {float(value.mean()):.4f}" for name, value in result.scores.items()
+                )
                 print(key, *scores, flush=True)
 
 
 COLUMNS = (
-    "task", "method", "library", "psnr", "lpips", "misfit", "calls", "seconds",
-    "d_psnr", "d_psnr_se", "d_lpips", "d_lpips_se", "settings", "tried", "at_end",
-)  # fmt: skip
+    "task",
+    "method",
+    "library",
+    "psnr",
+    "lpips",
+    "misfit",
+    "calls",
+    "seconds",
+    "d_psnr",
+    "d_psnr_se",
+    "d_lpips",
+    "d_lpips_se",
+    "settings",
+    "tried",
+    "at_end",
+)
 
 
 def markdown(rows: Sequence[Settings]) -> str:
@@ -233,7 +303,10 @@ def markdown(rows: Sequence[Settings]) -> str:
     for r in rows:
         gaps = ["", ""]
         if "d_psnr" in r:
-            gaps = [f"{r['d_psnr']:+.2f} ± {r['d_psnr_se']:.2f}", f"{r['d_lpips']:+.4f} ± {r['d_lpips_se']:.4f}"]
+            gaps = [
+                f"{r['d_psnr']:+.2f} ± {r['d_psnr_se']:.2f}",
+                f"{r['d_lpips']:+.4f} ± {r['d_lpips_se']:.4f}",
+            ]
         cells = [r["task"], r["method"], r["library"], f"{r['psnr']:.2f}", f"{r['lpips']:.4f}"]
         cells += [f"{r['misfit']:.2f}", str(r["calls"]), f"{r['seconds']:.2f}", *gaps]
         lines.append(f"| {' | '.join(cells)} |")
@@ -248,19 +321,29 @@ def save(rows: Sequence[Settings], path: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help=".npz with test_images; peers are tuned on the last of them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", required=True, help=".npz with test_images; peers are tuned on the last of them"
+    )
     parser.add_argument("--prior", default="fashion")
-    parser.add_argument("--images", type=int, default=32, help="evaluated: the first of the prior's examples")
+    parser.add_argument(
+        "--images", type=int, default=32, help="evaluated: the first of the prior's examples"
+    )
     parser.add_argument("--tune-images", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3, help="of sweeps, at most")
-    parser.add_argument("--examples", default="fashion", help="prior whose example images are evaluated")
+    parser.add_argument(
+        "--examples", default="fashion", help="prior whose example images are evaluated"
+    )
     parser.add_argument("--peers", nargs="+", default=NAMES, choices=NAMES)
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--calls", type=int, default=100, help="network calls per sample")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1, help="evaluated: seed, seed + 1, ...; tuning takes the next")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="evaluated: seed, seed + 1, ...; tuning takes the next"
+    )
     parser.add_argument("--out", type=Path, help="CSV")
     parser.add_argument("--tuned", type=Path, help="CSV of an earlier run, for the peers' settings")
     parser.add_argument("--verbose", action="store_true", help="print every setting that was tried")

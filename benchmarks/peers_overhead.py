@@ -1,13 +1,15 @@
-"""What a step costs beside the prior's network, ours beside deepinv's and azula's: CPU milliseconds, one thread.
+"""What a step costs beside the prior's network, ours beside deepinv's and azula's: CPU
+milliseconds, one thread.
 
     python benchmarks/peers_overhead.py
     python benchmarks/peers_overhead.py --methods ddrm diffpir --operators blur_circular --side 64
 
-The free prior is that of benchmarks/overhead.py; here its calls count. The cost of a step is the slope between two
-numbers of steps, for a peer's steps cannot be looked at one by one: the least time of a few repetitions each, so that
-neither disturbances nor what happens once per restoration counts. Ours run as they ship, the peers with the first value
-of every setting; all apply the same operator, which deepinv and azula are given as peer_deepinv.py and peer_azula.py
-say. Methods are the same in name: MMPS, for one, is three iterations of ours and one of azula's.
+The free prior is that of benchmarks/overhead.py; here its calls count. The cost of a step is the
+slope between two numbers of steps, for a peer's steps cannot be looked at one by one: the least
+time of a few repetitions each, so that neither disturbances nor what happens once per restoration
+counts. Ours run as they ship, the peers with the first value of every setting; all apply the same
+operator, which deepinv and azula are given as peer_deepinv.py and peer_azula.py say. Methods are
+the same in name: MMPS, for one, is three iterations of ours and one of azula's.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ def rows(method: str, peers: list[Peer]) -> Iterator[tuple[str, Solver]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--operators", nargs="+", default=OPERATORS)
     parser.add_argument("--peers", nargs="+", default=NAMES, choices=NAMES)
@@ -69,13 +73,21 @@ def main() -> None:
     warnings.filterwarnings("ignore", "misfit")  # of few steps under no prior
     peers, shape = load(args.peers), (1, args.side, args.side)
     problems = [problem_of(name, shape) for name in args.operators]
-    print("| method | library | " + " | ".join(args.operators) + " |\n|" + "---|" * (2 + len(problems)), flush=True)
+    print(
+        "| method | library | "
+        + " | ".join(args.operators)
+        + " |\n|"
+        + "---|" * (2 + len(problems)),
+        flush=True,
+    )
     for method in args.methods:
         for library, solver in rows(method, peers):
             cells = []
             for problem in problems:
                 try:
-                    cells.append(f"{1000 * slope(problem, Free(shape), solver, args.repetitions):.2f}")
+                    cells.append(
+                        f"{1000 * slope(problem, Free(shape), solver, args.repetitions):.2f}"
+                    )
                 except InputError:
                     cells.append("-")
             print(f"| {method} | {library} | " + " | ".join(cells) + " |", flush=True)

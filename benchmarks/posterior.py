@@ -1,17 +1,21 @@
 """Every solver against exact posteriors: writes the tables of docs/trust.md.
 
     python benchmarks/posterior.py --out docs/trust.md
-    python benchmarks/posterior.py --out docs/trust.md --cases levy --solvers gibbs,dps     # only some of them
-    python benchmarks/posterior.py --out docs/trust.md --cases mixture --budget             # error against calls
+    python benchmarks/posterior.py --out docs/trust.md --cases levy --solvers gibbs,dps     # only
+    some of them python benchmarks/posterior.py --out docs/trust.md --cases mixture --budget
+    # error against calls
 
-Priors, draws and denoisers are those of ``exact.py``; a solver has the settings of its preset in configs/solver.
-Samples (K, B, D) are held against 3 K exact draws given the same y; "exact" is K others, and shows what chance does.
+Priors, draws and denoisers are those of ``exact.py``; a solver has the settings of its preset in
+configs/solver. Samples (K, B, D) are held against 3 K exact draws given the same y; "exact" is K
+others, and shows what chance does.
 
-- gap: 10 log10(1 + |samples' mean - E[x | y]|^2 / tr Cov(x | y)) dB, that is, of the mean squared errors.
+- gap: 10 log10(1 + |samples' mean - E[x | y]|^2 / tr Cov(x | y)) dB, that is, of the mean squared
+  errors.
 - spread: root of the samples' total variance over the posterior's; 1 is right.
 - 50 %, 90 %: share of exact draws in the samples' central intervals, pixel by pixel.
 - CRPS: mean over exact draws, over that of "exact"; 1 is right.
-- SW: sliced 2-Wasserstein distance to K exact draws along 32 directions, in standard deviations of the posterior; the
+- SW: sliced 2-Wasserstein distance to K exact draws along 32 directions, in standard deviations of
+  the posterior; the
   row "exact" has the least that K samples can have.
 
 What the mean of finitely many samples is off by chance is taken out of the gap.
@@ -122,11 +126,17 @@ def score(samples: Tensor, truth: Truth) -> Scores:
     chance = variance.sum() / len(samples) + total / (len(truth.draws) + len(truth.others))
     error = ((mean - truth.mean).square().sum() - chance) / total
     directions = torch.nn.functional.normalize(
-        torch.randn(samples.shape[2], 32, generator=torch.Generator().manual_seed(1), dtype=samples.dtype), dim=0
+        torch.randn(
+            samples.shape[2], 32, generator=torch.Generator().manual_seed(1), dtype=samples.dtype
+        ),
+        dim=0,
     )
     ours, theirs = ((x @ directions).sort(0).values for x in (samples, truth.draws[: len(samples)]))
     scale = (theirs.var(0).mean()).sqrt()
-    cover = [torch.stack([coverage(samples, x, level) for x in truth.draws]).mean() for level in (0.5, 0.9)]
+    cover = [
+        torch.stack([coverage(samples, x, level) for x in truth.draws]).mean()
+        for level in (0.5, 0.9)
+    ]
     return Scores(
         10 * math.log10(max(1e-3, 1 + float(error))),
         float((variance.sum() / total).sqrt()),
@@ -169,9 +179,16 @@ def table(case: Case, names: list[str], images: int, samples: int) -> Iterator[s
 
 def row(name: str, scores: Scores, chance: Scores, calls: int, seconds: float) -> str:
     cells = [
-        name, f"{scores.gap:.2f}", f"{scores.spread:.2f}", f"{100 * scores.half:.0f}", f"{100 * scores.ninety:.1f}",
-        f"{scores.crps / chance.crps:.2f}", f"{scores.sliced:.2f}", str(calls), f"{1000 * seconds:.0f}",
-    ]  # fmt: skip
+        name,
+        f"{scores.gap:.2f}",
+        f"{scores.spread:.2f}",
+        f"{100 * scores.half:.0f}",
+        f"{100 * scores.ninety:.1f}",
+        f"{scores.crps / chance.crps:.2f}",
+        f"{scores.sliced:.2f}",
+        str(calls),
+        f"{1000 * seconds:.0f}",
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -180,7 +197,14 @@ def budget(case: Case, images: int, samples: int) -> Iterator[str]:
     truth = truth_of(case, images, samples)
     yield "| steps | particles | inner | calls | gap dB | spread | 90 % |"
     yield "|---|---|---|---|---|---|---|"
-    for steps, particles, inner in ((10, 1, 2), (20, 1, 3), (60, 1, 4), (20, 4, 3), (40, 4, 4), (40, 8, 4)):
+    for steps, particles, inner in (
+        (10, 1, 2),
+        (20, 1, 3),
+        (60, 1, 4),
+        (20, 4, 3),
+        (40, 4, 4),
+        (40, 8, 4),
+    ):
         solver = replace(preset(RIGHT), steps=steps, particles=particles, inner=inner)  # type: ignore[call-arg]
         scores, calls, _ = run(solver, case, truth)
         cells = [f"{scores.gap:.2f}", f"{scores.spread:.2f}", f"{100 * scores.ninety:.1f}"]
@@ -199,11 +223,15 @@ def stored(path: Path) -> dict[str, list[str]]:
 
 
 def store(path: Path, title: str, lines: list[str]) -> None:
-    """Put one table in its place in a document; the others, and what is above them, stay as they are."""
+    """Put one table in its place in a document; the others, and what is above them, stay as they
+    are.
+    """
     tables = {**stored(path), title: lines}
     order = [case.name for case in cases()]
     order += [f"{name}, {RIGHT} at less and more" for name in order]
-    text = "".join(f"### {t}\n\n{chr(10).join(tables[t]).strip()}\n\n" for t in order if t in tables)
+    text = "".join(
+        f"### {t}\n\n{chr(10).join(tables[t]).strip()}\n\n" for t in order if t in tables
+    )
     path.write_text(path.read_text().partition(MARKER)[0] + MARKER + "\n" + text.rstrip() + "\n")
 
 
@@ -213,8 +241,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=48, help="samples per image (default 48)")
     parser.add_argument("--solvers", default="", help="names, separated by commas (default all)")
     parser.add_argument("--cases", default="", help="only problems with this in their name")
-    parser.add_argument("--budget", action="store_true", help=f"{RIGHT} at several settings, instead of all solvers")
-    parser.add_argument("--out", type=Path, help="a document, whose tables of these problems are replaced")
+    parser.add_argument(
+        "--budget", action="store_true", help=f"{RIGHT} at several settings, instead of all solvers"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a document, whose tables of these problems are replaced"
+    )
     arguments = parser.parse_args()
     if arguments.images < 1 or arguments.samples < 2:
         parser.error("--images, --samples: expected at least 1 image and 2 samples")

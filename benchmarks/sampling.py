@@ -1,15 +1,17 @@
 """Quality of a prior's samples against calls of the denoiser, for every sampler: a table.
 
     python benchmarks/sampling.py data=fashion_mnist.npz
-    python benchmarks/sampling.py prior=runs/mine data=path/to/images n=1000 calls=[10,50] 'samplers=["heun karras"]'
+    python benchmarks/sampling.py prior=runs/mine data=path/to/images n=1000 calls=[10,50]
+    'samplers=["heun karras"]'
 
-A number is the Fréchet distance between the AlexNet features (`invdiff.evaluation.metrics.alexnet_features`: the fifth
-convolution, averaged over positions, 256 numbers) of n samples and of half of the held-out images: no FID, and
-comparable only within a table, since it depends on n. The floor is the same distance of n images of the other half:
-mean and standard deviation over as many disjoint sets of n as it has, ten at most.
+A number is the Fréchet distance between the AlexNet features
+(`invdiff.evaluation.metrics.alexnet_features`: the fifth convolution, averaged over positions, 256
+numbers) of n samples and of half of the held-out images: no FID, and comparable only within a
+table, since it depends on n. The floor is the same distance of n images of the other half: mean and
+standard deviation over as many disjoint sets of n as it has, ten at most.
 
-A sampler is a name and a spacing of noise levels; every one begins with the same noise. Heun makes 2 steps - 1 calls:
-its steps are as many as fit into a column's calls. Each number was drawn once.
+A sampler is a name and a spacing of noise levels; every one begins with the same noise. Heun makes
+2 steps - 1 calls: its steps are as many as fit into a column's calls. Each number was drawn once.
 """
 
 from __future__ import annotations
@@ -66,10 +68,14 @@ def features(images: Tensor, batch: int) -> Tensor:
 
 def held_out_features(data: Data, indices: Tensor, batch: int, device: torch.device) -> Tensor:
     """Of held-out images by number, which are in [-1, 1]."""
-    return torch.cat([features((data.batch(part).to(device) + 1) / 2, batch) for part in indices.split(batch)])
+    return torch.cat(
+        [features((data.batch(part).to(device) + 1) / 2, batch) for part in indices.split(batch)]
+    )
 
 
-def draw(prior: Denoiser, sampler: Sampler, spacing: str, steps: int, s: SamplingSettings) -> Tensor:
+def draw(
+    prior: Denoiser, sampler: Sampler, spacing: str, steps: int, s: SamplingSettings
+) -> Tensor:
     """n samples, in batches of a seed each."""
     sizes = [min(s.batch, s.n - begin) for begin in range(0, s.n, s.batch)]
     parts = [
@@ -84,7 +90,9 @@ def row(prior: Denoiser, words: str, reference: Tensor, s: SamplingSettings) -> 
     sampler, _, spacing = words.partition(" ")
     if sampler not in get_args(Sampler) or spacing not in get_args(Spacing):
         known, spacings = ", ".join(get_args(Sampler)), ", ".join(get_args(Spacing))
-        raise InputError(f"samplers: found {words!r}, expected one of {known} and one of {spacings}")
+        raise InputError(
+            f"samplers: found {words!r}, expected one of {known} and one of {spacings}"
+        )
     distances = []
     for budget in s.calls:
         steps = max(k for k in range(1, budget + 1) if calls(sampler, k) <= budget)
@@ -97,20 +105,38 @@ def main(words: list[str]) -> None:
     s = config.validate(SamplingSettings, config.resolve(words, SamplingSettings))
     prior = load_prior(s.prior, pick_device(s.device))
     device = next(prior.parameters()).device
-    _, held_out = load_data(s.data, prior.shape[1], prior.shape[0], crop=s.crop, held_out=s.held_out)
+    _, held_out = load_data(
+        s.data, prior.shape[1], prior.shape[0], crop=s.crop, held_out=s.held_out
+    )
     order = torch.arange(len(held_out))
     reference = held_out_features(held_out, order[::2][: s.reference], s.batch, device)
     others = held_out_features(held_out, order[1::2][: 10 * s.n], s.batch, device)
-    floor = torch.tensor([frechet_distance(part, reference) for part in others.split(s.n) if len(part) == s.n])
+    floor = torch.tensor(
+        [frechet_distance(part, reference) for part in others.split(s.n) if len(part) == s.n]
+    )
     if not len(floor):
-        raise InputError(f"n: found {s.n}, expected at most {len(others)}, half of the held-out images")
+        raise InputError(
+            f"n: found {s.n}, expected at most {len(others)}, half of the held-out images"
+        )
     spread = f" +- {floor.std():.2f}" if len(floor) > 1 else ""
-    print(f"{s.prior}, n={s.n}, {len(reference)} held-out images; floor {floor.mean():.2f}{spread}\n", flush=True)
-    print("| calls | " + " | ".join(map(str, s.calls)) + " | seconds |\n|" + "---|" * (len(s.calls) + 2), flush=True)
+    print(
+        f"{s.prior}, n={s.n}, {len(reference)} held-out images; floor {floor.mean():.2f}{spread}\n",
+        flush=True,
+    )
+    print(
+        "| calls | "
+        + " | ".join(map(str, s.calls))
+        + " | seconds |\n|"
+        + "---|" * (len(s.calls) + 2),
+        flush=True,
+    )
     for sampler in s.samplers:
         started = time.perf_counter()
         cells = [f"{distance:.2f}" for distance in row(prior, sampler, reference, s)]
-        print(f"| {sampler} | " + " | ".join(cells) + f" | {time.perf_counter() - started:.0f} |", flush=True)
+        print(
+            f"| {sampler} | " + " | ".join(cells) + f" | {time.perf_counter() - started:.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Every solver on a shipped prior: quality against network calls, as a table.
 
     python benchmarks/solvers.py
-    python benchmarks/solvers.py --tasks inpaint --solvers pigdm "diffpir zeta=0.6" "diffpir zeta=1" --images 6 --last
+    python benchmarks/solvers.py --tasks inpaint --solvers pigdm "diffpir zeta=0.6" "diffpir zeta=1"
+    --images 6 --last
 
-A solver is a name and its settings; what is not given is as in its preset. Means over images and samples:
-PSNR, SSIM and LPIPS of single samples, PSNR of their mean, misfit (1 where samples explain y), CRPS (lower is better),
-coverage of the central 90 % intervals, calls per sample and seconds per sample.
+A solver is a name and its settings; what is not given is as in its preset. Means over images and
+samples: PSNR, SSIM and LPIPS of single samples, PSNR of their mean, misfit (1 where samples explain
+y), CRPS (lower is better), coverage of the central 90 % intervals, calls per sample and seconds per
+sample.
 """
 
 from __future__ import annotations
@@ -27,7 +29,19 @@ from invdiff.resources import EXAMPLES
 from invdiff.solve import SolveSettings
 
 TASKS = ["inpaint", "inpaint_random", "deblur_gaussian", "sr4"]
-COLUMNS = ["task", "solver", "PSNR", "SSIM", "LPIPS", "PSNR of mean", "misfit", "CRPS", "90 %", "calls", "s"]
+COLUMNS = [
+    "task",
+    "solver",
+    "PSNR",
+    "SSIM",
+    "LPIPS",
+    "PSNR of mean",
+    "misfit",
+    "CRPS",
+    "90 %",
+    "calls",
+    "s",
+]
 
 
 def settings_of(task: str, solver: str, calls: int) -> SolveSettings:
@@ -64,12 +78,16 @@ def rows(arguments: argparse.Namespace, x: Tensor) -> Iterator[list[str]]:
         for index, solver in enumerate(arguments.solvers):
             settings = settings_of(task, solver, arguments.calls)
             operator = config.build("operator", settings.operator, shape=tuple(x.shape[1:]))
-            problem = Problem.simulate(x, operator, config.build("noise", settings.noise), arguments.seed)
+            problem = Problem.simulate(
+                x, operator, config.build("noise", settings.noise), arguments.seed
+            )
             if index == 0:
                 baseline = Posterior(problem.baseline()[None], problem, nfe=0, seconds=0.0)
                 yield formatted(task, "baseline", row(baseline, x))
             method = config.build("solver", settings.solver)
-            posterior = restore(problem, prior, method, samples=arguments.samples, seed=arguments.seed)
+            posterior = restore(
+                problem, prior, method, samples=arguments.samples, seed=arguments.seed
+            )
             yield formatted(task, solver, row(posterior, x))
 
 
@@ -79,11 +97,17 @@ def formatted(task: str, solver: str, values: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prior", default="fashion")
-    parser.add_argument("--data", type=Path, default=EXAMPLES / "fashion", help="a folder, or an .npz of images")
+    parser.add_argument(
+        "--data", type=Path, default=EXAMPLES / "fashion", help="a folder, or an .npz of images"
+    )
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--last", action="store_true", help="the last images instead of the first: for tuning")
+    parser.add_argument(
+        "--last", action="store_true", help="the last images instead of the first: for tuning"
+    )
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

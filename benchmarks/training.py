@@ -1,21 +1,26 @@
-"""Time to quality: our network and loop beside the networks of two other libraries in a plain loop, in one process.
+"""Time to quality: our network and loop beside the networks of two other libraries in a plain loop,
+in one process.
 
     pip install diffusers denoising-diffusion-pytorch      (only this needs them)
-    python benchmarks/training.py data=fashion_mnist.npz images=100000 ours=330000 batch=16 lr=8e-4 out=runs/training
+    python benchmarks/training.py data=fashion_mnist.npz images=100000 ours=330000 batch=16 lr=8e-4
+    out=runs/training
 
-Each sees images of one data set, on one schedule, with a warm-up over the first tenth and a cool-down over the last
-third, and the same average of its weights. Ours is trained as its preset says; the peers predict eps and are moved by
-AdamW. Ours sees as many images as they, or ``ours``: a cheaper network may see more of them in the same time.
+Each sees images of one data set, on one schedule, with a warm-up over the first tenth and a
+cool-down over the last third, and the same average of its weights. Ours is trained as its preset
+says; the peers predict eps and are moved by AdamW. Ours sees as many images as they, or ``ours``: a
+cheaper network may see more of them in the same time.
 
-At the end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al. 2020, Eq. 14): the
-squared error of eps per dimension, at t uniform in 1..T, with the same images, t and eps for all. What our network
-predicts is turned into eps at the same x_t and t, so that the numbers are comparable. The error of a loss is the
-standard error over the held-out images; that of a difference is the paired one.
+At the end of every stretch the averaged weights are held to L_simple on held-out images (Ho et al.
+2020, Eq. 14): the squared error of eps per dimension, at t uniform in 1..T, with the same images, t
+and eps for all. What our network predicts is turned into eps at the same x_t and t, so that the
+numbers are comparable. The error of a loss is the standard error over the held-out images; that of
+a difference is the paired one.
 
 The curve of a network is kept in ``out``, and is not made again while it is there.
 
-GFLOP are those of one image, forward and backward, as torch.utils.flop_counter counts them (two per multiplication
-with addition, of convolutions, matrix products and attention). Seconds are seconds of the CPU where there is no GPU.
+GFLOP are those of one image, forward and backward, as torch.utils.flop_counter counts them (two per
+multiplication with addition, of convolutions, matrix products and attention). Seconds are seconds
+of the CPU where there is no GPU.
 """
 
 from __future__ import annotations
@@ -88,7 +93,9 @@ class Point:
 
     def beyond(self, other: Point) -> Estimate:
         """How much higher the loss is than the other's, over the same images."""
-        return Estimate.over([mine - theirs for mine, theirs in zip(self.losses, other.losses, strict=True)])
+        return Estimate.over(
+            [mine - theirs for mine, theirs in zip(self.losses, other.losses, strict=True)]
+        )
 
 
 @dataclass(frozen=True)
@@ -116,11 +123,14 @@ class Diffusers(nn.Module):
         from diffusers import UNet2DModel
 
         self.unet = UNet2DModel(
-            sample_size=size, in_channels=channels, out_channels=channels,
-            block_out_channels=(64, 128, 128), layers_per_block=2,
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=(64, 128, 128),
+            layers_per_block=2,
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        )  # fmt: skip
+        )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         return self.unet(x_t, t).sample
@@ -148,8 +158,12 @@ def our_loop(trainer: Trainer) -> Loop:
         yield trainer.averaged
 
 
-def plain_loop(network: nn.Module, s: TrainSettings, data: Data, schedule: Schedule, device: torch.device) -> Loop:
-    """Algorithm 1 of Ho et al. as it is usually written: AdamW, clipping, EMA, autocast where there is bf16."""
+def plain_loop(
+    network: nn.Module, s: TrainSettings, data: Data, schedule: Schedule, device: torch.device
+) -> Loop:
+    """Algorithm 1 of Ho et al. as it is usually written: AdamW, clipping, EMA, autocast where there
+    is bf16.
+    """
     averaged = deepcopy(network).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=s.weight_decay)
     ddpm = DDPM(network, schedule.to(device), "eps")
@@ -173,7 +187,9 @@ def plain_loop(network: nn.Module, s: TrainSettings, data: Data, schedule: Sched
 
 
 @torch.no_grad()
-def held_out_losses(ddpm: DDPM, data: Data, images: int, device: torch.device, batch: int = 100) -> list[float]:
+def held_out_losses(
+    ddpm: DDPM, data: Data, images: int, device: torch.device, batch: int = 100
+) -> list[float]:
     """L_simple on eps of each image; image i has its own t and eps, the same for every network."""
     losses: list[float] = []
     for start in range(0, min(images, len(data)), batch):
@@ -205,9 +221,16 @@ def seconds(device: torch.device) -> float:
     return time.process_time()
 
 
-def curve(loop: Loop, judge: Callable[[nn.Module], list[float]], s: TrainSettings, stretches: int,
-          device: torch.device) -> list[Point]:  # fmt: skip
-    """Train to the end; the held-out loss at the end of each stretch, whose own time does not count."""
+def curve(
+    loop: Loop,
+    judge: Callable[[nn.Module], list[float]],
+    s: TrainSettings,
+    stretches: int,
+    device: torch.device,
+) -> list[Point]:
+    """Train to the end; the held-out loss at the end of each stretch, whose own time does not
+    count.
+    """
     points, spent, done = [], 0.0, 0
     for stretch in range(1, stretches + 1):
         end = round(s.steps * stretch / stretches)
@@ -242,7 +265,10 @@ def trained(name: str, b: BenchmarkSettings) -> Curve:
         network, loop = trainer.network, our_loop(trainer)
         if name != OURS:
             torch.manual_seed(0)
-            network, kind = PEERS[name](train.shape[0], train.shape[-1]).to(device), ("eps", "small")
+            network, kind = (
+                PEERS[name](train.shape[0], train.shape[-1]).to(device),
+                ("eps", "small"),
+            )
             loop = plain_loop(network, s, trainer.train, schedule, device)
         cost = gflop(network, torch.zeros(4, *train.shape, device=device))
         size = sum(p.numel() for p in network.parameters()) / 1e6
@@ -275,17 +301,25 @@ def main(words: list[str]) -> None:
 
 def report(curves: dict[str, Curve]) -> None:
     """The tables: every network at its end, and ours where it was first level with a peer."""
-    print("\n| network | GFLOP/image | images | images/s | L_simple | seconds | GFLOP |\n|---|---|---|---|---|---|---|")
+    print(
+        "\n| network | GFLOP/image | images | images/s | L_simple | seconds | GFLOP |\n|---|---|---|---|---|---|---|"
+    )
     for name, made in curves.items():
         last = made.last
-        print(f"| {name} | {made.gflop:.2f} | {last.images} | {last.images / last.seconds:.1f} | {last.loss:.4f} "
-              f"| {last.seconds:.0f} | {made.gflop * last.images:.0f} |")  # fmt: skip
+        print(
+            f"| {name} | {made.gflop:.2f} | {last.images} | {last.images / last.seconds:.1f} | {last.loss:.4f} "
+            f"| {last.seconds:.0f} | {made.gflop * last.images:.0f} |"
+        )
     ours = curves.pop(OURS)
     for name, peer in curves.items():
-        level = next((point for point in ours.points if point.beyond(peer.last).mean <= 0), ours.last)
-        print(f"{OURS} beside {name} after {level.images} images, {level.seconds / peer.last.seconds:.2f} of its "
-              f"seconds and {level.images * ours.gflop / (peer.last.images * peer.gflop):.2f} of its GFLOP: "
-              f"{level.beyond(peer.last):.4f}")  # fmt: skip
+        level = next(
+            (point for point in ours.points if point.beyond(peer.last).mean <= 0), ours.last
+        )
+        print(
+            f"{OURS} beside {name} after {level.images} images, {level.seconds / peer.last.seconds:.2f} of its "
+            f"seconds and {level.images * ours.gflop / (peer.last.images * peer.gflop):.2f} of its GFLOP: "
+            f"{level.beyond(peer.last):.4f}"
+        )
 
 
 if __name__ == "__main__":

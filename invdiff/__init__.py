@@ -1,4 +1,6 @@
-"""invdiff: images from incomplete, blurred, noisy measurements, as samples of p(x | y) under a diffusion prior."""
+"""invdiff: images from incomplete, blurred, noisy measurements, as samples of p(x | y) under a
+diffusion prior.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported when first used: a command that prints its help should not wait for kornia or TensorBoard.
+# Imported when first used: a command that prints its help should not wait for kornia or
+# TensorBoard.
 _WHERE = {
     "Calibration": "invdiff.evaluation.calibration",
     "InputError": "invdiff.errors",
@@ -45,10 +48,28 @@ _WHERE = {
 }
 
 __all__ = [
-    "Calibration", "Gaussian", "InputError", "Laplace", "Poisson", "PoissonGaussian", "Posterior", "Problem",
-    "SaltAndPepper", "TrainSettings", "calibrate", "fit", "generate", "langevin", "load_prior", "operators", "restore",
-    "restore_file", "restore_folder", "score", "solvers",
-]  # fmt: skip
+    "Calibration",
+    "Gaussian",
+    "InputError",
+    "Laplace",
+    "Poisson",
+    "PoissonGaussian",
+    "Posterior",
+    "Problem",
+    "SaltAndPepper",
+    "TrainSettings",
+    "calibrate",
+    "fit",
+    "generate",
+    "langevin",
+    "load_prior",
+    "operators",
+    "restore",
+    "restore_file",
+    "restore_folder",
+    "score",
+    "solvers",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,5 @@
-"""Check an operator: is it linear, is its adjoint its adjoint, its pseudo-inverse, its singular value decomposition?
+"""Check an operator: is it linear, is its adjoint its adjoint, its pseudo-inverse, its singular
+value decomposition?
 
     python -m invdiff.check operator=blur_gaussian operator.sigma=2 shape=[3,64,64]
     python -m invdiff.check operator.name=my_module:MyOperator shape=[1,32,32]
@@ -35,8 +36,12 @@ class CheckSettings:
 def main(words: list[str]) -> None:
     settings = config.validate(CheckSettings, config.resolve(words, CheckSettings))
     if not settings.operator:
-        raise InputError("operator is missing: expected operator=NAME or operator.name=module:Class")
-    operator = config.build("operator", settings.operator, shape=settings.shape, images=range(IMAGES))
+        raise InputError(
+            "operator is missing: expected operator=NAME or operator.name=module:Class"
+        )
+    operator = config.build(
+        "operator", settings.operator, shape=settings.shape, images=range(IMAGES)
+    )
     report = check(operator, seed=settings.seed)
     print(report)
     if not report.ok:

@@ -12,14 +12,22 @@ from torch import Tensor
 
 
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over images, (N, ...), and its standard error, NaN for a single image: (...) each, in float64."""
+    """Mean over images, (N, ...), and its standard error, NaN for a single image: (...) each, in
+    float64.
+    """
     values = values.double()
-    error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+    error = (
+        values.std(0) / math.sqrt(len(values))
+        if len(values) > 1
+        else torch.full_like(values[0], math.nan)
+    )
     return values.mean(0), error
 
 
 class Estimate(NamedTuple):
-    """A mean over images and its standard error; pixels of one image depend on each other, images do not."""
+    """A mean over images and its standard error; pixels of one image depend on each other, images
+    do not.
+    """
 
     mean: float
     error: float

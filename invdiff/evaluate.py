@@ -3,9 +3,10 @@
     python -m invdiff.evaluate task=inpaint,sr4 solver=ddnm,dps,diffpir prior=photos data=FOLDER out=results/comparison
     torchrun --nproc-per-node 4 -m invdiff.evaluate ...      (the same; the images are shared out)
 
-A task or a solver may be a YAML file of one's own; other words, such as noise.sigma=0.05, hold for all of them.
-Image b meets the same mask, kernel and noise under every solver: its measurement is made once and kept. A run that was
-stopped goes on where it was, image by image, also with more solvers, tasks or images, and other numbers of processes.
+A task or a solver may be a YAML file of one's own; other words, such as noise.sigma=0.05, hold for
+all of them. Image b meets the same mask, kernel and noise under every solver: its measurement is
+made once and kept. A run that was stopped goes on where it was, image by image, also with more
+solvers, tasks or images, and other numbers of processes.
 
 OUT/TASK/measurements/IMAGE.npy     y
 OUT/TASK/SOLVER/config.yaml         everything that the results depend on
@@ -50,7 +51,8 @@ class EvaluateSettings:
         task: presets in tasks/, or YAML files, with commas between them.
         solver: presets in configs/solver, registered names, or YAML files, likewise.
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
-        data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the prior.
+        data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the
+            prior.
         images: how many of them, at most.
         samples: per image; metrics are averaged over them.
         out: folder of the results, made or continued.
@@ -104,7 +106,9 @@ class Picture(NamedTuple):
 
 
 def main(words: list[str]) -> None:
-    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    rank, processes = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
     cells = list(read_cells(words))
     settings = cells[0].settings
     if torch.cuda.is_available():
@@ -124,10 +128,14 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
     """Every task with every solver, the baseline first."""
 
     def listed(key: str, default: str) -> list[str]:
-        found = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")] or [default]
+        found = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")] or [
+            default
+        ]
         names = found[0].split(",")
         if len(found) > 1 or not all(names):
-            raise InputError(f"{key}: found {found if len(found) > 1 else found[0]!r}, expected {key}=NAME,NAME once")
+            raise InputError(
+                f"{key}: found {found if len(found) > 1 else found[0]!r}, expected {key}=NAME,NAME once"
+            )
         labels = [Path(name).stem for name in names]
         if twice := next((label for label in labels if labels.count(label) > 1), None):
             raise InputError(f"{key}: found two of the name {twice!r}, expected different ones")
@@ -148,23 +156,36 @@ def read_pictures(settings: EvaluateSettings) -> Iterator[Picture]:
     """The images by number and name; those of a folder may differ in size."""
     source = Path(settings.data or example_images(settings.prior))
     if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        files = sorted(
+            path
+            for path in source.iterdir()
+            if path.suffix.lower() in SUFFIXES and path.name[0] != "."
+        )
         if not files:
-            raise InputError(f"data {source}: found no image, expected files ending in {', '.join(SUFFIXES)}")
+            raise InputError(
+                f"data {source}: found no image, expected files ending in {', '.join(SUFFIXES)}"
+            )
         stems = [path.stem for path in files]
         found = [
-            (path.name if stems.count(path.stem) > 1 else path.stem, lambda path=path: read_images(path)[0][0])
+            (
+                path.name if stems.count(path.stem) > 1 else path.stem,
+                lambda path=path: read_images(path)[0][0],
+            )
             for path in files
         ]
     else:
         stack, names = read_images(source)
-        found = [(name, lambda image=image: image) for name, image in zip(names, stack, strict=True)]
+        found = [
+            (name, lambda image=image: image) for name, image in zip(names, stack, strict=True)
+        ]
     for number, (name, read) in enumerate(found[: settings.images]):
         yield Picture(number, len(found), name, read)
 
 
 def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
-    """Raise InputError before any work where the solver cannot solve the task, or the prior has no such channels."""
+    """Raise InputError before any work where the solver cannot solve the task, or the prior has no
+    such channels.
+    """
     problem = pose(cell, picture.read()[None], [picture])
     config.build("solver", cell.settings.solver).check(problem)
     of_channels(prior, problem.operator.shape[0])
@@ -173,7 +194,9 @@ def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
 def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
     """The problem of some of the images, which may have masks or kernels of their own."""
     numbers, among = [picture.number for picture in pictures], pictures[0].among
-    operator = config.build("operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among))
+    operator = config.build(
+        "operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among)
+    )
     operator.check_batch(among)
     operator, noise = operator.take(numbers), config.build("noise", cell.settings.noise)
     return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)
@@ -191,10 +214,14 @@ def claim(cell: Cell) -> None:
         del mine["solver"]
     if path.is_file():
         stored = config.load(path)
-        differs = [key for key in {**mine, **stored} if _plain(mine.get(key)) != _plain(stored.get(key))]
+        differs = [
+            key for key in {**mine, **stored} if _plain(mine.get(key)) != _plain(stored.get(key))
+        ]
         if differs:
             found, expected = (values.get(differs[0]) for values in (stored, mine))
-            raise InputError(f"out {cell.folder}: found results for {differs[0]}={found}, expected {expected}")
+            raise InputError(
+                f"out {cell.folder}: found results for {differs[0]}={found}, expected {expected}"
+            )
         return
     try:
         for folder in (cell.folder, cell.folder.parent / "measurements"):
@@ -211,7 +238,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def evaluate(cell: Cell, prior: Denoiser, pictures: Sequence[Picture], rank: int, chatty: bool) -> None:
+def evaluate(
+    cell: Cell, prior: Denoiser, pictures: Sequence[Picture], rank: int, chatty: bool
+) -> None:
     """Restore the images that no process has restored yet, and append their lines."""
     done = {row["image"] for row in rows_of(cell)}
     todo = [picture for picture in pictures if picture.name not in done]
@@ -224,7 +253,9 @@ def evaluate(cell: Cell, prior: Denoiser, pictures: Sequence[Picture], rank: int
         lines += text.getvalue()
         write_whole(path, lines.encode())
         if chatty:
-            print(f"{cell.task} {cell.solver}: {len(done) + 1 + todo.index(chunk[-1])} of {len(done) + len(todo)}")
+            print(
+                f"{cell.task} {cell.solver}: {len(done) + 1 + todo.index(chunk[-1])} of {len(done) + len(todo)}"
+            )
 
 
 def chunks(todo: Sequence[Picture], batch: int | None) -> Iterator[tuple[list[Picture], Tensor]]:
@@ -243,7 +274,9 @@ def chunks(todo: Sequence[Picture], batch: int | None) -> Iterator[tuple[list[Pi
         yield chunk, torch.stack(images)
 
 
-def measure(cell: Cell, prior: Denoiser, chunk: Sequence[Picture], truth: Tensor) -> list[list[str]]:
+def measure(
+    cell: Cell, prior: Denoiser, chunk: Sequence[Picture], truth: Tensor
+) -> list[list[str]]:
     """The lines of a chunk of images."""
     s, numbers = cell.settings, [picture.number for picture in chunk]
     problem = pose(cell, truth, chunk)
@@ -254,11 +287,19 @@ def measure(cell: Cell, prior: Denoiser, chunk: Sequence[Picture], truth: Tensor
         samples, misfit = problem.baseline()[None], problem.misfit(problem.baseline())
     else:
         solver = config.build("solver", s.solver)
-        posterior = restore(problem, prior, solver, samples=s.samples, seed=s.seed, images=numbers, batch=s.batch)
+        posterior = restore(
+            problem, prior, solver, samples=s.samples, seed=s.seed, images=numbers, batch=s.batch
+        )
         calls, seconds = posterior.nfe, posterior.seconds / len(chunk)
         samples, misfit = posterior.samples.cpu(), posterior.misfit().mean(0).cpu()
-    found = {name: values.mean(0).tolist() for name, values in scores(samples.clamp(0, 1), truth).items()}
-    found |= {"misfit": misfit.tolist(), "calls": [calls] * len(chunk), "seconds": [seconds] * len(chunk)}
+    found = {
+        name: values.mean(0).tolist() for name, values in scores(samples.clamp(0, 1), truth).items()
+    }
+    found |= {
+        "misfit": misfit.tolist(),
+        "calls": [calls] * len(chunk),
+        "seconds": [seconds] * len(chunk),
+    }
     for picture, image in zip(chunk, samples[0], strict=True):
         write_image(cell.folder / f"{picture.name}.png", image)
     return [
@@ -275,7 +316,9 @@ def keep(path: Path, y: Tensor) -> None:
     """
     if path.is_file():
         if not np.allclose(np.load(path), y.numpy(), rtol=1e-4, atol=1e-5):
-            raise InputError(f"{path}: found another measurement, expected the one that this run makes")
+            raise InputError(
+                f"{path}: found another measurement, expected the one that this run makes"
+            )
         return
     content = io.BytesIO()
     np.save(content, y.numpy())
@@ -303,7 +346,9 @@ def finish(cells: Sequence[Cell], pictures: Sequence[Picture]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["task", "solver", "image", *COLUMNS])
     for (task, solver), rows in found.items():
-        writer.writerows([task, solver, row["image"], *(row[name] for name in COLUMNS)] for row in rows)
+        writer.writerows(
+            [task, solver, row["image"], *(row[name] for name in COLUMNS)] for row in rows
+        )
     write_whole(out / "results.csv", text.getvalue().encode())
     if all(len(rows) == len(pictures) for rows in found.values()):
         markdown, latex = summary(found)

@@ -38,16 +38,19 @@ def restore_file(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Posterior:
-    """Restore the measurement in a file and write the mean of the samples, which is the sample where there is one.
+    """Restore the measurement in a file and write the mean of the samples, which is the sample
+    where there is one.
 
-    The target has the source's alpha, its depth (16 bits for 16 bits, floats for floats, where the format has them),
-    its pages, and the units of a medical file. It appears whole or not at all.
+    The target has the source's alpha, its depth (16 bits for 16 bits, floats for floats, where the
+    format has them), its pages, and the units of a medical file. It appears whole or not at all.
 
     Args:
         source: a picture, or a stack of them, as `invdiff.io.pictures.read_picture` reads it.
         target: .png, .tif, .npy, .nii or .nii.gz.
-        operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with settings such as
-            ``functools.partial(MaskFile, mask="mask.png")``, or a function, for images of the measurement's shape.
+        operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with
+            settings such as
+            ``functools.partial(MaskFile, mask="mask.png")``, or a function, for images of the
+                measurement's shape.
         noise: its sigma is on the [0, 1] scale.
         prior: a denoiser, or what `load_prior` takes.
         solver: the method.
@@ -56,14 +59,17 @@ def restore_file(
         overwrite: whether a target that exists is replaced.
 
     Raises:
-        InputError: the source is no measurement of the operator, or the target exists or cannot be written.
+        InputError: the source is no measurement of the operator, or the target exists or cannot be
+            written.
     """
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     picture, target = read_picture(source), Path(target)
     made = _made_for(operator, tuple(picture.values.shape[1:]))
     found = picture.like(torch.zeros(1).expand(len(picture), *made.shape))
     check_target(target, found, overwrite=overwrite)  # before the work
-    posterior = restore(Problem(made, noise, picture.values), denoiser, solver, samples=samples, seed=seed)
+    posterior = restore(
+        Problem(made, noise, picture.values), denoiser, solver, samples=samples, seed=seed
+    )
     write_picture(target, picture.like(posterior.mean.cpu()), overwrite=overwrite)
     return posterior
 
@@ -79,15 +85,19 @@ def restore_folder(
     samples: int = 1,
     seed: int = 0,
 ) -> list[Path]:
-    """`restore_file` for every picture of a folder, of any sizes; the target folder appears whole or not at all.
+    """`restore_file` for every picture of a folder, of any sizes; the target folder appears whole
+    or not at all.
 
-    A file that cannot be read is skipped with a warning; medical files share one scale, as in `read_pictures`.
+    A file that cannot be read is skipped with a warning; medical files share one scale, as in
+    `read_pictures`.
 
     Returns:
-        the files written: the sources' names with the suffix that holds all of each (see `Picture.suffix`).
+        the files written: the sources' names with the suffix that holds all of each (see
+        `Picture.suffix`).
 
     Raises:
-        InputError: the target exists, the source holds no image, or where `restore_file` does, for any file.
+        InputError: the target exists, the source holds no image, or where `restore_file` does, for
+            any file.
     """
     source, target = Path(source), Path(target)
     if os.path.exists(target):
@@ -100,9 +110,15 @@ def restore_folder(
     try:
         hidden.mkdir()
         for picture in read_pictures(source):
-            problem = Problem(_made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values)
-            numbers = range(number, number + len(picture))  # its images' among all: they name the random streams
-            posterior = restore(problem, denoiser, solver, samples=samples, seed=seed, images=numbers)
+            problem = Problem(
+                _made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values
+            )
+            numbers = range(
+                number, number + len(picture)
+            )  # its images' among all: they name the random streams
+            posterior = restore(
+                problem, denoiser, solver, samples=samples, seed=seed, images=numbers
+            )
             restored = picture.like(posterior.mean.cpu())
             names.append(f"{picture.name}{restored.suffix}")
             write_picture(hidden / names[-1], restored)

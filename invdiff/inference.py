@@ -39,25 +39,30 @@ def restore(
 ) -> Posterior:
     """Draw samples of p(x | y).
 
-    Image b, sample k draws from the stream (seed, b, k): a result does not depend on the batch it was computed in.
+    Image b, sample k draws from the stream (seed, b, k): a result does not depend on the batch it
+    was computed in.
 
     Args:
         problem: operator, noise and measurement y of B images.
-        prior: the denoiser; the work is done on its device and in its dtype. One of gray images serves colour channel
-            by channel, and one of colour images serves gray: see `invdiff.prior.channels`.
+        prior: the denoiser; the work is done on its device and in its dtype. One of gray images
+            serves colour channel by channel, and one of colour images serves gray: see
+            `invdiff.prior.channels`.
         solver: the method.
         samples: K, per image.
         seed: any non-negative integer.
         batch: images computed at once; by default as many as hold 2^18 values.
         images: the numbers b that name the images' streams, by default 0..B-1.
-        tile: side in pixels of the tiles in which the prior sees larger images, None for none; by default 256 above
-            2^20 pixels, and for a network with attention its training size, whenever images are larger than that.
+        tile: side in pixels of the tiles in which the prior sees larger images, None for none; by
+            default 256 above 2^20 pixels, and for a network with attention its training size,
+            whenever images are larger than that.
         on_step: called as (steps done, steps in all, step) after every step.
-        on_progress: called with the share of the work that is done, at most 1, after every step and, where there are
-            tiles, after every batch of them: a step of a large image can take minutes.
+        on_progress: called with the share of the work that is done, at most 1, after every step
+            and, where there are tiles, after every batch of them: a step of a large image can take
+            minutes.
 
     Returns:
-        the samples, (K, B, C, H, W), on the prior's device. Where they contradict the noise level, a warning says so.
+        the samples, (K, B, C, H, W), on the prior's device. Where they contradict the noise level,
+        a warning says so.
 
     Raises:
         InputError: the prior or the solver does not fit the problem, or a value is out of range.
@@ -83,13 +88,17 @@ def restore(
     progress = Progress(len(chunks) * solver.total_steps, on_progress)
     hooks = [prior.register_forward_hook(count)]
     if isinstance(whole_or_tiles, Tiled):
-        progress.expected = whole_or_tiles.batches(*problem.operator.shape) * len(chunks[0]) * solver.width
+        progress.expected = (
+            whole_or_tiles.batches(*problem.operator.shape) * len(chunks[0]) * solver.width
+        )
         hooks.append(whole_or_tiles.prior.register_forward_hook(progress.piece))
     try:
         for chunk in chunks:
             streams = Streams([(seed, numbers[b], k) for b, k in chunk])
             smallest = torch.full((len(chunk),), torch.inf)
-            for step in trajectory(problem.take([b for b, _ in chunk]), prior, solver, streams, like):
+            for step in trajectory(
+                problem.take([b for b, _ in chunk]), prior, solver, streams, like
+            ):
                 done += 1
                 smallest = smallest if step.ess is None else smallest.to(step.ess).minimum(step.ess)
                 progress.step()
@@ -100,9 +109,14 @@ def restore(
     finally:
         for hook in hooks:
             hook.remove()
-    drawn, ess = (torch.cat(each).unflatten(0, (len(problem), samples)).transpose(0, 1) for each in (results, sizes))
+    drawn, ess = (
+        torch.cat(each).unflatten(0, (len(problem), samples)).transpose(0, 1)
+        for each in (results, sizes)
+    )
     seconds = time.perf_counter() - started
-    posterior = Posterior(drawn, problem, calls // len(jobs), seconds, None if step.ess is None else ess)
+    posterior = Posterior(
+        drawn, problem, calls // len(jobs), seconds, None if step.ess is None else ess
+    )
     posterior.warn_of_misfit()
     return posterior
 
@@ -110,7 +124,8 @@ def restore(
 class Progress:
     """The share of the work that is done, also within a step.
 
-    A step is as many pieces as the one before it was; the first one is one call of the denoiser, until it is over.
+    A step is as many pieces as the one before it was; the first one is one call of the denoiser,
+    until it is over.
 
     Args:
         steps: in all.
@@ -151,12 +166,16 @@ def check(
 ) -> None:
     """Raise InputError before any work is done."""
     if samples < 1 or seed < 0:
-        raise InputError(f"samples, seed: found {samples}, {seed}, expected samples >= 1 and seed >= 0")
+        raise InputError(
+            f"samples, seed: found {samples}, {seed}, expected samples >= 1 and seed >= 0"
+        )
     if batch is not None and batch < 1:
         raise InputError(f"batch: found {batch}, expected at least 1 image at once")
     if len(problem) == 0:
         raise InputError("measurement: found 0 images, expected at least 1")
     if images is not None and (len(images) != len(problem) or min(images) < 0):
         found = ", ".join(map(str, images[:8])) or "none"
-        raise InputError(f"images: found the numbers {found}, expected {len(problem)}, one per measurement, >= 0")
+        raise InputError(
+            f"images: found the numbers {found}, expected {len(problem)}, one per measurement, >= 0"
+        )
     solver.check(problem)

@@ -1,12 +1,14 @@
-"""How many bits a prior needs for images: L_vlb term by term, and the curve of distortion against rate.
+"""How many bits a prior needs for images: L_vlb term by term, and the curve of distortion against
+rate.
 
     python -m invdiff.likelihood prior=fashion
     python -m invdiff.likelihood prior=runs/mine data=held_out_images images=256 steps_per_image=100
 
-Prints L_T, L_1 + ... + L_T-1 and L_0 of Ho et al. 2020 (https://arxiv.org/abs/2006.11239, Eq. 5) in bits/dim with
-their standard errors over images, and leaves a folder with the progressive code of their Fig. 5, rate_distortion.csv
-and rate_distortion.png.
-data= is an image, a folder, or an .npz of images of one size; without it, the example images of the prior.
+Prints L_T, L_1 + ... + L_T-1 and L_0 of Ho et al. 2020 (https://arxiv.org/abs/2006.11239, Eq. 5) in
+bits/dim with their standard errors over images, and leaves a folder with the progressive code of
+their Fig. 5, rate_distortion.csv and rate_distortion.png.
+data= is an image, a folder, or an .npz of images of one size; without it, the example images of the
+prior.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ class LikelihoodSettings:
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
         data: held-out images.
         images: how many of them, at most.
-        steps_per_image: how many of the terms L_1 .. L_T-1 are computed, chosen at random for each image, which leaves
-            every mean unbiased; null for all.
+        steps_per_image: how many of the terms L_1 .. L_T-1 are computed, chosen at random for each
+            image, which leaves every mean unbiased; null for all.
         out: folder of the curve; by default results/likelihood_PRIOR.
         batch: images computed at once.
     """
@@ -70,10 +72,16 @@ def main(words: list[str]) -> None:
     except OSError as error:
         raise InputError(f"out {out}: cannot be written ({error.strerror})") from None
     found = evaluate(prior, x_0, settings)
-    print(f"prior '{settings.prior}', {len(x_0)} images {'x'.join(map(str, x_0.shape[1:]))}, "
-          f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each")  # fmt: skip
+    print(
+        f"prior '{settings.prior}', {len(x_0)} images {'x'.join(map(str, x_0.shape[1:]))}, "
+        f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each"
+    )
     print(table(found.bits))
-    t, rate, distortion = found.t.double().mean(0), mean_and_error(found.rate), mean_and_error(found.distortion)
+    t, rate, distortion = (
+        found.t.double().mean(0),
+        mean_and_error(found.rate),
+        mean_and_error(found.distortion),
+    )
     write_csv(out / "rate_distortion.csv", t, rate, distortion)
     draw(out / "rate_distortion.png", prior.schedule.T - t, rate[0], distortion[0])
     print(f"curve: {out / 'rate_distortion.png'}")
@@ -86,7 +94,9 @@ def held_out(settings: LikelihoodSettings, prior: NetworkDenoiser) -> Tensor:
     source = settings.data or str(example_images(settings.prior))
     x = to_channels(read_images(source)[0][: settings.images], prior.shape[0])
     if any(size % prior.stride for size in x.shape[-2:]):
-        raise InputError(f"data {source}: found {x.shape[-2]}x{x.shape[-1]}, expected multiples of {prior.stride}")
+        raise InputError(
+            f"data {source}: found {x.shape[-2]}x{x.shape[-1]}, expected multiples of {prior.stride}"
+        )
     if len(x) < 2:
         raise InputError(f"data {source}: found 1 image, expected at least 2 for a standard error")
     return to_model_range((255 * x.clamp(0, 1)).round().byte())
@@ -102,18 +112,26 @@ def evaluate(prior: NetworkDenoiser, x_0: Tensor, settings: LikelihoodSettings) 
         parts.append(prior.ddpm.rate_distortion(batch, noise, settings.steps_per_image))
     curves = zip(*((part.t, part.rate, part.distortion) for part in parts), strict=True)
     t, rate, distortion = (torch.cat(columns).cpu() for columns in curves)
-    bits = BitsPerDim(*(torch.cat(terms).cpu() for terms in zip(*(part.bits for part in parts), strict=True)))
+    bits = BitsPerDim(
+        *(torch.cat(terms).cpu() for terms in zip(*(part.bits for part in parts), strict=True))
+    )
     return RateDistortion(t, rate, distortion, bits)
 
 
 def table(bits: BitsPerDim) -> str:
     """The terms in bits/dim, one a line."""
     rows = {"L_T": bits.L_T, "L_1..T-1": bits.L_steps, "L_0": bits.L_0, "L_vlb": bits.total}
-    return "\n".join(f"{name:9}  {Estimate.over(terms):.4f} bits/dim" for name, terms in rows.items())
+    return "\n".join(
+        f"{name:9}  {Estimate.over(terms):.4f} bits/dim" for name, terms in rows.items()
+    )
 
 
-def write_csv(path: Path, t: Tensor, rate: tuple[Tensor, Tensor], distortion: tuple[Tensor, Tensor]) -> None:
-    """t (its mean where it is random), rate in bits/dim and distortion on [0, 255], each with its standard error."""
+def write_csv(
+    path: Path, t: Tensor, rate: tuple[Tensor, Tensor], distortion: tuple[Tensor, Tensor]
+) -> None:
+    """t (its mean where it is random), rate in bits/dim and distortion on [0, 255], each with its
+    standard error.
+    """
     try:
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -125,11 +143,17 @@ def write_csv(path: Path, t: Tensor, rate: tuple[Tensor, Tensor], distortion: tu
 
 
 def draw(path: Path, reverse_steps: Tensor, rate: Tensor, distortion: Tensor) -> None:
-    """Fig. 5 of Ho et al.: distortion and rate against the steps of the reverse process, and against each other."""
+    """Fig. 5 of Ho et al.: distortion and rate against the steps of the reverse process, and
+    against each other.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = {"Reverse process steps (T - t)": reverse_steps, "Rate (bits/dim)": rate, "Distortion (RMSE)": distortion}
+    curves = {
+        "Reverse process steps (T - t)": reverse_steps,
+        "Rate (bits/dim)": rate,
+        "Distortion (RMSE)": distortion,
+    }
     steps, bits, rmse = curves
     figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,4 +1,6 @@
-"""Samples of p(x | y) and what they say: mean, standard deviation, quantiles, data misfit; saving and drawing."""
+"""Samples of p(x | y) and what they say: mean, standard deviation, quantiles, data misfit; saving
+and drawing.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ class Posterior:
         problem: what was solved.
         nfe: network calls per sample, those for every particle counted.
         seconds: wall time of the whole restoration.
-        ess: (K, B), the smallest effective sample size on the way of the particles behind each sample, for solvers that
-            have them: near 1, a sample is hardly better than the proposals it came from.
+        ess: (K, B), the smallest effective sample size on the way of the particles behind each
+            sample, for solvers that have them: near 1, a sample is hardly better than the proposals
+            it came from.
     """
 
     samples: Tensor
@@ -66,8 +69,9 @@ class Posterior:
     def warn_of_misfit(self) -> None:
         """Warn where the samples contradict the noise level that the problem was told.
 
-        True samples have a misfit of 1 in expectation. Good approximations stay between a half and twice that; five
-        standard errors of chi-square, sqrt(2 / m) for m measurements, are granted on top.
+        True samples have a misfit of 1 in expectation. Good approximations stay between a half and
+        twice that; five standard errors of chi-square, sqrt(2 / m) for m measurements, are granted
+        on top.
         """
         misfit = self.misfit().mean(0)
         m = torch.as_tensor(self.problem.operator.count(self.problem.y)).to(misfit)
@@ -84,38 +88,53 @@ class Posterior:
             )
 
     def as_given(self, x: Tensor) -> Tensor | np.ndarray:
-        """Images (..., B, C, H, W), such as ``mean`` or ``samples``, in the layout and the type that y was given in.
+        """Images (..., B, C, H, W), such as ``mean`` or ``samples``, in the layout and the type
+        that y was given in.
 
-        A NumPy array where y was one; integers are clamped to [0, 1], scaled to their range and rounded.
+        A NumPy array where y was one; integers are clamped to [0, 1], scaled to their range and
+        rounded.
         """
         return self.problem.layout.arrange(x)
 
     def save(
-        self, folder: str | Path, names: Sequence[str] | None = None, pictures: Sequence[Picture] | None = None
+        self,
+        folder: str | Path,
+        names: Sequence[str] | None = None,
+        pictures: Sequence[Picture] | None = None,
     ) -> None:
-        """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y, samples).
+        """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y,
+        samples).
 
-        Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded), ``NAME_sample_K``,
-        ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white is 1/4. They are PNG of 8 bits, or
+        Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded),
+        ``NAME_sample_K``,
+        ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white is 1/4. They are
+            PNG of 8 bits, or
         what `pictures` ask for.
 
         Args:
             folder: an existing folder.
             names: of the B images; their numbers by default.
-            pictures: instead of names, what the B images were read from, in turn. Their alpha, depth and units are
+            pictures: instead of names, what the B images were read from, in turn. Their alpha,
+                depth and units are
                 kept: 16 bits in PNG, floats and the pages of one file in TIFF, NIfTI as such.
         """
         folder, y = Path(folder), self.problem.y.cpu()
-        np.savez_compressed(folder / "posterior.npz", y=y.numpy(), samples=self.samples.cpu().numpy())
+        np.savez_compressed(
+            folder / "posterior.npz", y=y.numpy(), samples=self.samples.cpu().numpy()
+        )
         names = names or [f"{b:03d}" for b in range(len(y))]
         images = self.mean.cpu()
         first = 0
-        for like in pictures or [Picture(images[b : b + 1], name=name) for b, name in enumerate(names)]:
+        for like in pictures or [
+            Picture(images[b : b + 1], name=name) for b, name in enumerate(names)
+        ]:
             rows, first = slice(first, first + len(like)), first + len(like)
 
             def write(what: str, values: Tensor, like: Picture = like) -> None:
                 picture = like.like(values.cpu())
-                write_picture(folder / f"{like.name}_{what}{picture.suffix}", picture, overwrite=True)
+                write_picture(
+                    folder / f"{like.name}_{what}{picture.suffix}", picture, overwrite=True
+                )
 
             np.save(folder / f"{like.name}_measurement.npy", y[rows].squeeze(0).numpy())
             if self.problem.y_is_picture:
@@ -126,8 +145,11 @@ class Posterior:
             if len(self.samples) > 1:
                 write("std", 4 * self.std[rows], Picture(images[rows], name=like.name))
 
-    def plot(self, path: str | Path, truth: Tensor | None = None, names: Sequence[str] | None = None) -> None:
-        """Draw the first images as rows: truth, measurement, baseline, samples, mean, standard deviation.
+    def plot(
+        self, path: str | Path, truth: Tensor | None = None, names: Sequence[str] | None = None
+    ) -> None:
+        """Draw the first images as rows: truth, measurement, baseline, samples, mean, standard
+        deviation.
 
         Args:
             path: of the picture, any suffix that matplotlib writes.
@@ -146,14 +168,20 @@ class Posterior:
         columns += [("std", self.std.mean(1, keepdim=True))] if len(self.samples) > 1 else []
         rows = min(PANEL_ROWS, len(y))
 
-        figure = Figure(figsize=(1.5 * len(columns), 1.5 * rows + 0.3), dpi=100, layout="constrained")
+        figure = Figure(
+            figsize=(1.5 * len(columns), 1.5 * rows + 0.3), dpi=100, layout="constrained"
+        )
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, len(columns), squeeze=False)
         largest = float(self.std[:rows].amax()) if len(self.samples) > 1 else 1.0
         for row in range(rows):
             for axis, (title, x) in zip(axes[row], columns, strict=True):
                 picture = thumbnail(x[row]).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-                colours = {"cmap": "magma", "vmax": largest} if title == "std" else {"cmap": "gray", "vmax": 1}
+                colours = (
+                    {"cmap": "magma", "vmax": largest}
+                    if title == "std"
+                    else {"cmap": "gray", "vmax": 1}
+                )
                 shown = axis.imshow(picture, vmin=0, interpolation="nearest", **colours)
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
@@ -161,10 +189,16 @@ class Posterior:
             if names is not None:
                 axes[row, 0].set_ylabel(names[row], fontsize=8)
         if len(self.samples) > 1:
-            figure.colorbar(shown, ax=axes[:, -1].tolist(), fraction=0.1, label="standard deviation")
+            figure.colorbar(
+                shown, ax=axes[:, -1].tolist(), fraction=0.1, label="standard deviation"
+            )
         figure.savefig(path)
 
 
 def thumbnail(x: Tensor) -> Tensor:
-    """An image (C, H, W) that is too large for a panel, by averages of k x k pixels with the smallest k that fits."""
-    return torch.nn.functional.avg_pool2d(x, max(1, -(-max(x.shape[-2:]) // PANEL_PIXELS)), ceil_mode=True)
+    """An image (C, H, W) that is too large for a panel, by averages of k x k pixels with the
+    smallest k that fits.
+    """
+    return torch.nn.functional.avg_pool2d(
+        x, max(1, -(-max(x.shape[-2:]) // PANEL_PIXELS)), ceil_mode=True
+    )

@@ -28,13 +28,14 @@ class Problem:
     Attributes:
         operator: A, or one for each image; as `Operator.highest` has it.
         noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
-        y: measurement (B, ...); entries that were not measured are set to zero. It may be given as a tensor or a NumPy
-            array in any layout that `invdiff.io.layout.recognise` knows, (H, W) and (H, W, C) among them, of floats,
-            uint8 or uint16; what was given is not changed.
+        y: measurement (B, ...); entries that were not measured are set to zero. It may be given as
+            a tensor or a NumPy array in any layout that `invdiff.io.layout.recognise` knows, (H, W)
+            and (H, W, C) among them, of floats, uint8 or uint16; what was given is not changed.
         layout: how y was given; `Posterior.as_given` goes back to it.
 
     Raises:
-        InputError: y is not a finite measurement of the operator, or the noise model does not fit it.
+        InputError: y is not a finite measurement of the operator, or the noise model does not fit
+            it.
     """
 
     operator: Operator
@@ -45,12 +46,18 @@ class Problem:
     if TYPE_CHECKING:
 
         def __init__(
-            self, operator: Operator, noise: NoiseModel, y: Tensor | np.ndarray, layout: Layout | None = None
+            self,
+            operator: Operator,
+            noise: NoiseModel,
+            y: Tensor | np.ndarray,
+            layout: Layout | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
         if self.layout is None:
-            own = next(chain(self.operator.parameters(), self.operator.buffers()), torch.empty(0)).dtype
+            own = next(
+                chain(self.operator.parameters(), self.operator.buffers()), torch.empty(0)
+            ).dtype
             y, layout = recognise(self.y, self.operator.measurement_shape, own)
             object.__setattr__(self, "y", y)
             object.__setattr__(self, "layout", layout)
@@ -62,17 +69,26 @@ class Problem:
 
     @classmethod
     def simulate(
-        cls, x: Tensor, operator: Operator, noise: NoiseModel, seed: int = 0, images: Sequence[int] | None = None
+        cls,
+        x: Tensor,
+        operator: Operator,
+        noise: NoiseModel,
+        seed: int = 0,
+        images: Sequence[int] | None = None,
     ) -> Problem:
-        """Measure known images x (B, C, H, W); image b draws its noise from the stream (seed, b, 0, 0).
+        """Measure known images x (B, C, H, W); image b draws its noise from the stream (seed, b, 0,
+        0).
 
         ``images`` are the numbers b, by default 0..B-1, as in ``restore``.
 
-        That is neither a sample's of ``restore``, (seed, b, k), nor one of ``generate``, (seed, k): an image that
-        was generated, and is then restored, with the same seed meets noise of its own.
+        That is neither a sample's of ``restore``, (seed, b, k), nor one of ``generate``, (seed, k):
+        an image that was generated, and is then restored, with the same seed meets noise of its
+        own.
         """
         if tuple(x.shape[1:]) != operator.shape:
-            raise InputError(f"images: found shape {tuple(x.shape)}, expected (B, *{operator.shape})")
+            raise InputError(
+                f"images: found shape {tuple(x.shape)}, expected (B, *{operator.shape})"
+            )
         operator.check_batch(len(x))
         streams = Streams([(seed, b, 0, 0) for b in (range(len(x)) if images is None else images)])
         return cls(operator, noise, operator.measured(noise.sample(operator(x), streams)))
@@ -82,11 +98,16 @@ class Problem:
 
     def take(self, images: Sequence[int]) -> Problem:
         """The problem of some of the images, which may repeat."""
-        return Problem(self.operator.take(images), self.noise.take(images), self.y[list(images)], self.layout)
+        return Problem(
+            self.operator.take(images), self.noise.take(images), self.y[list(images)], self.layout
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
         """The problem on a device and in a dtype; this one, and its operator, stay as they are."""
-        operator, noise = copy.deepcopy(self.operator).to(device, dtype), self.noise.to(device, dtype)
+        operator, noise = (
+            copy.deepcopy(self.operator).to(device, dtype),
+            self.noise.to(device, dtype),
+        )
         return Problem(operator, noise, self.y.to(device, dtype), self.layout)
 
     @property
@@ -103,9 +124,15 @@ class Problem:
         return self.operator.measured(self.y - self.operator(x))
 
     def correction(self, x: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), for a linear operator: what takes x to where it fits y."""
+        """A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), for a linear operator: what takes x to
+        where it fits y.
+        """
         operator = self.operator
-        if isinstance(operator, SpectralOperator) and not operator.decoupled and not varies(damp, self.y):
+        if (
+            isinstance(operator, SpectralOperator)
+            and not operator.decoupled
+            and not varies(damp, self.y)
+        ):
             return operator.inverted(self.coefficients - operator.s * operator.v_t(x), damp)
         return operator.pinv(self.residual(x), damp)  # type: ignore[operator]
 
@@ -115,7 +142,9 @@ class Problem:
         return self.operator.u_t(self.y)  # type: ignore[operator]
 
     def variance(self) -> float | Tensor:
-        """Variance of the Gaussian noise, or of the Gaussian that approximates it; broadcasts against y."""
+        """Variance of the Gaussian noise, or of the Gaussian that approximates it; broadcasts
+        against y.
+        """
         return self.noise.variance(self.y)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
@@ -123,15 +152,17 @@ class Problem:
         return self.noise.log_likelihood(self.y, self.operator(x), self.measured())
 
     def misfit(self, x: Tensor) -> Tensor:
-        """||y - A x||^2 / (m sigma^2), (B,): 1 in expectation at the true image, infinite or NaN if sigma = 0."""
+        """||y - A x||^2 / (m sigma^2), (B,): 1 in expectation at the true image, infinite or NaN if
+        sigma = 0.
+        """
         chi2 = (self.residual(x).square() / self.variance()).flatten(1).sum(1)
         return chi2 / self.operator.count(self.y)
 
     def baseline(self) -> Tensor:
         """What needs no prior: the damped pseudo-inverse of y, (B, C, H, W).
 
-        The damping is that of white images of standard deviation 1/2: Tikhonov's estimate. For a nonlinear
-        operator it is y itself, or middle gray where y has not the image's shape.
+        The damping is that of white images of standard deviation 1/2: Tikhonov's estimate. For a
+        nonlinear operator it is y itself, or middle gray where y has not the image's shape.
         """
         if isinstance(self.operator, LinearOperator):
             return self.operator.pinv(self.y, 4 * self.variance())

@@ -1,6 +1,8 @@
-"""What ships with the package: weights, example images and presets; and the device that a name stands for.
+"""What ships with the package: weights, example images and presets; and the device that a name
+stands for.
 
-A wheel carries ``tasks/``, ``configs/`` and ``examples/`` inside the package; in a checkout they lie beside it.
+A wheel carries ``tasks/``, ``configs/`` and ``examples/`` inside the package; in a checkout they
+lie beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def data_root(package: Path) -> Path:
-    """The folder that holds tasks/, configs/ and examples/: the package in a wheel, the folder above in a checkout."""
+    """The folder that holds tasks/, configs/ and examples/: the package in a wheel, the folder
+    above in a checkout.
+    """
     return package if (package / "tasks").is_dir() else package.parent
 
 
@@ -36,4 +40,6 @@ def example_images(name: str | Path) -> Path:
 
 def pick_device(name: str) -> torch.device:
     """The device of a name; "auto" is CUDA where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    return torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    )

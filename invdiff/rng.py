@@ -1,7 +1,8 @@
 """Randomness that belongs to the image, not to the batch.
 
-Image b, sample k draws from the stream (seed, b, k), on the CPU, so that the same image meets the same noise in
-any batch, chunk, process or device (after the stacked generators of EDM, https://github.com/NVlabs/edm).
+Image b, sample k draws from the stream (seed, b, k), on the CPU, so that the same image meets the
+same noise in any batch, chunk, process or device (after the stacked generators of EDM,
+https://github.com/NVlabs/edm).
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from torch import Tensor
 
 def stream_seed(*key: int) -> int:
     """A well-mixed 63-bit seed for a tuple of non-negative integers, e.g. (seed, image, sample)."""
-    # numpy pads short keys with zeros, so the length is part of the key: (0, 1) and (0, 1, 0) must differ.
-    return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # numpy pads short keys with zeros, so the length is part of the key: (0, 1) and (0, 1, 0) must
+    # differ.
+    return int(
+        np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 class Streams:
@@ -47,11 +51,15 @@ class Streams:
     def poisson(self, rate: Tensor) -> Tensor:
         """Poisson counts of rates (B, ...) >= 0, in the dtype and on the device of ``rate``."""
         self._check(rate)
-        draws = [torch.poisson(r, generator=g) for r, g in zip(rate.cpu(), self.generators, strict=True)]
+        draws = [
+            torch.poisson(r, generator=g) for r, g in zip(rate.cpu(), self.generators, strict=True)
+        ]
         return torch.stack(draws).to(rate.device)
 
     def _blank(self, like: Tensor) -> Tensor:
-        """What is to be filled: on the CPU, and pinned for a GPU, so that nobody waits for the copy."""
+        """What is to be filled: on the CPU, and pinned for a GPU, so that nobody waits for the
+        copy.
+        """
         self._check(like)
         return torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
 

@@ -7,9 +7,10 @@
     python -m invdiff.sample show=interpolate input=a.png,b.png t=500 steps=500
     python -m invdiff.sample prior=swissroll
 
-show=samples draws a grid of samples; show=progressive a row for each, its prediction of x_0 from the first step to the
-last (Ho et al. 2020, Fig. 6); show=interpolate a row from one image to another: both are encoded at timestep t, mixed
-and decoded (Fig. 8). The swiss roll becomes a figure of the forward and the reverse trajectory.
+show=samples draws a grid of samples; show=progressive a row for each, its prediction of x_0 from
+the first step to the last (Ho et al. 2020, Fig. 6); show=interpolate a row from one image to
+another: both are encoded at timestep t, mixed and decoded (Fig. 8). The swiss roll becomes a figure
+of the forward and the reverse trajectory.
 """
 
 from __future__ import annotations
@@ -45,17 +46,20 @@ class SampleSettings:
     """Settings of ``python -m invdiff.sample``.
 
     Attributes:
-        prior: the name of one that ships, a .safetensors file, or a training run's folder. A prior of points always
-            takes all its steps and draws its own figure.
+        prior: the name of one that ships, a .safetensors file, or a training run's folder. A prior
+            of points always takes all its steps and draws its own figure.
         label, guidance, classifier: samples of a class, as in ``python -m invdiff.solve``.
         show: what is drawn, see above.
         n: samples, by default 64, or 8 rows of show=progressive.
-        sampler: ddpm and ddim are one family in eta; dpmpp_2m and heun are deterministic and of second order;
-            langevin is annealed Langevin dynamics on 10 noise levels.
-        steps: of the sampler (heun calls the denoiser twice in a step); of langevin, at every level.
+        sampler: ddpm and ddim are one family in eta; dpmpp_2m and heun are deterministic and of
+            second order; langevin is annealed Langevin dynamics on 10 noise levels.
+        steps: of the sampler (heun calls the denoiser twice in a step); of langevin, at every
+            level.
         eta: of ddpm and ddim, the share of fresh noise, by default 1 and 0.
-        spacing: of the noise levels, by default uniform for ddpm and ddim, karras for dpmpp_2m and heun.
-        input: the two images to interpolate between, a.png,b.png; by default the prior's first two examples.
+        spacing: of the noise levels, by default uniform for ddpm and ddim, karras for dpmpp_2m and
+            heun.
+        input: the two images to interpolate between, a.png,b.png; by default the prior's first two
+            examples.
         t: the timestep at which they are mixed.
         out: the picture; by default SHOW_PRIOR.png.
     """
@@ -88,11 +92,17 @@ def main(words: list[str]) -> None:
     if len(prior.shape) == 1:
         draw_trajectories(prior, settings, out)
     else:
-        draw = {"samples": draw_samples, "progressive": draw_progressive, "interpolate": draw_interpolation}
+        draw = {
+            "samples": draw_samples,
+            "progressive": draw_progressive,
+            "interpolate": draw_interpolation,
+        }
         started = time.perf_counter()
         picture, cost = draw[settings.show](told, settings)
         write_image(out, picture.clamp(0, 1).cpu())
-        print(f"{settings.sampler}: {cost} denoiser calls an image, {time.perf_counter() - started:.1f} s in all")
+        print(
+            f"{settings.sampler}: {cost} denoiser calls an image, {time.perf_counter() - started:.1f} s in all"
+        )
     print(f"{settings.show}: {out}")
 
 
@@ -103,9 +113,13 @@ def check(settings: SampleSettings, points: bool) -> None:
             f"show, sampler: found {settings.show}, {settings.sampler}, expected samples, ddpm for a prior of points"
         )
     if settings.sampler == "langevin" and settings.eta is not None:
-        raise InputError(f"eta: found {settings.eta}, expected none, since langevin has no such setting")
+        raise InputError(
+            f"eta: found {settings.eta}, expected none, since langevin has no such setting"
+        )
     if settings.show == "interpolate" and settings.n is not None:
-        raise InputError(f"n: found {settings.n}, expected none, since show=interpolate draws one row")
+        raise InputError(
+            f"n: found {settings.n}, expected none, since show=interpolate draws one row"
+        )
     if settings.show != "interpolate" and settings.input is not None:
         raise InputError(f"input: found {settings.input}, expected show=interpolate with it")
 
@@ -114,9 +128,14 @@ def draw_samples(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
     """A grid of samples, and how often the denoiser was called for each."""
     n = 64 if s.n is None else s.n
     if s.sampler == "langevin":
-        samples, cost = langevin(prior, n, L=LANGEVIN_LEVELS, T=s.steps, seed=s.seed), LANGEVIN_LEVELS * s.steps
+        samples, cost = (
+            langevin(prior, n, L=LANGEVIN_LEVELS, T=s.steps, seed=s.seed),
+            LANGEVIN_LEVELS * s.steps,
+        )
     else:
-        samples = generate(prior, n, steps=s.steps, sampler=s.sampler, eta=s.eta, spacing=s.spacing, seed=s.seed)
+        samples = generate(
+            prior, n, steps=s.steps, sampler=s.sampler, eta=s.eta, spacing=s.spacing, seed=s.seed
+        )
         cost = calls(s.sampler, s.steps)
     return grid(samples, columns=max(1, round(n**0.5))), cost
 
@@ -124,14 +143,18 @@ def draw_samples(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
 def reverse_sampler(s: SampleSettings) -> Sampler:
     """The sampler, if it is one of the reverse process."""
     if s.sampler == "langevin":
-        raise InputError(f"sampler: found langevin, expected one that follows the schedule for show={s.show}")
+        raise InputError(
+            f"sampler: found langevin, expected one that follows the schedule for show={s.show}"
+        )
     return s.sampler
 
 
 def draw_progressive(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
     """A row per sample: x_0 as it is predicted at steps evenly spaced from the first to the end."""
     sampler, n = reverse_sampler(s), 8 if s.n is None else s.n
-    states = progressive(prior, n, steps=s.steps, sampler=sampler, eta=s.eta, spacing=s.spacing, seed=s.seed)
+    states = progressive(
+        prior, n, steps=s.steps, sampler=sampler, eta=s.eta, spacing=s.spacing, seed=s.seed
+    )
     shown = set(torch.linspace(0, s.steps, COLUMNS).round().int().tolist())
     predictions = torch.stack([state.x0 for step, state in enumerate(states) if step in shown], 1)
     return grid(predictions.flatten(0, 1), columns=predictions.shape[1]), calls(sampler, s.steps)
@@ -141,12 +164,22 @@ def draw_interpolation(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]
     """The first image, the mixtures from lambda = 0 to 1, the second image."""
     sampler, (first, second) = reverse_sampler(s), images_to_mix(s, prior.shape[0])
     states = interpolate(
-        prior, first, second, torch.linspace(0, 1, COLUMNS),
-        t=s.t, steps=s.steps, sampler=sampler, eta=s.eta, spacing=s.spacing, seed=s.seed,
-    )  # fmt: skip
+        prior,
+        first,
+        second,
+        torch.linspace(0, 1, COLUMNS),
+        t=s.t,
+        steps=s.steps,
+        sampler=sampler,
+        eta=s.eta,
+        spacing=s.spacing,
+        seed=s.seed,
+    )
     for steps, state in enumerate(states):  # noqa: B007
         mixtures = state.x.cpu()
-    return grid(torch.cat([first[None], mixtures, second[None]]), columns=COLUMNS + 2), calls(sampler, steps)
+    return grid(torch.cat([first[None], mixtures, second[None]]), columns=COLUMNS + 2), calls(
+        sampler, steps
+    )
 
 
 def images_to_mix(settings: SampleSettings, channels: int) -> tuple[Tensor, Tensor]:
@@ -166,7 +199,13 @@ def draw_trajectories(prior: NetworkDenoiser, settings: SampleSettings, out: Pat
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    times = [0, prior.schedule.T // 10, prior.schedule.T // 4, prior.schedule.T // 2, prior.schedule.T]
+    times = [
+        0,
+        prior.schedule.T // 10,
+        prior.schedule.T // 4,
+        prior.schedule.T // 2,
+        prior.schedule.T,
+    ]
     number = max(settings.n or 0, 1000)  # fewer points do not show a density
     forward, reverse = trajectories(prior, number, times, settings.seed)
     figure = Figure(figsize=(2.2 * len(times), 4.6), dpi=100, layout="constrained")
@@ -194,7 +233,9 @@ def trajectories(
     forward = {t: ddpm.q_sample(x_0, torch.full((len(x_0),), t), noise(x_0)) for t in times}
     x_T = noise(x_0)
     reverse = {prior.schedule.T: x_T}
-    for t, x_t in zip(range(prior.schedule.T - 1, -1, -1), algorithm_2(ddpm, x_T, noise, clip=False), strict=True):
+    for t, x_t in zip(
+        range(prior.schedule.T - 1, -1, -1), algorithm_2(ddpm, x_T, noise, clip=False), strict=True
+    ):
         if t in times:
             reverse[t] = x_t
     return forward, reverse

@@ -2,15 +2,16 @@
 
     python -m invdiff.train data=path/to/images out=runs/mine
     python -m invdiff.train train=fashion data=fashion_mnist.npz out=runs/fashion
-    torchrun --nproc-per-node 4 -m invdiff.train train=fashion data=fashion_mnist.npz out=runs/fashion
+    torchrun --nproc-per-node 4 -m invdiff.train train=fashion data=fashion_mnist.npz
+        out=runs/fashion
 
-data= is a folder of images of any size and mode, an .npz (uint8 arrays `images`, or `train_images` and `test_images`),
-or `swissroll`. The run resumes from out= by itself, also after Ctrl-C; python -m invdiff.solve prior=runs/mine uses its
+data= is a folder of images of any size and mode, an .npz (uint8 arrays `images`, or `train_images`
+and `test_images`), or `swissroll`. The run resumes from out= by itself, also after Ctrl-C; python -m invdiff.solve prior=runs/mine uses its
 result. Under torchrun the batch is shared by the processes, one per GPU, on one machine or several.
 
-network.classes=K teaches a prior the labels of the data: an .npz's arrays `labels`, or `train_labels` and
-`test_labels`; a folder's sub-folders. With target=label network.name=unet_classifier a classifier of noisy images
-learns them, for classifier guidance.
+network.classes=K teaches a prior the labels of the data: an .npz's arrays `labels`, or
+`train_labels` and `test_labels`; a folder's sub-folders. With target=label
+network.name=unet_classifier a classifier of noisy images learns them, for classifier guidance.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Second implementations that the tests of the solvers trust.
 
-``Paper`` and the functions that take it are the solvers' papers written out in the papers' own coordinates:
-images u = 2 x - 1 in [-1, 1], x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, timesteps t > s >= 0, the
-network eps_theta(x_t, t), dense float64 matrices and their SVD; one row of a (B, D) matrix per image. They
-share nothing with ``invdiff.solvers``.
+``Paper`` and the functions that take it are the solvers' papers written out in the papers' own
+coordinates: images u = 2 x - 1 in [-1, 1], x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, timesteps
+t > s >= 0, the network eps_theta(x_t, t), dense float64 matrices and their SVD; one row of a (B, D)
+matrix per image. They share nothing with ``invdiff.solvers``.
 
-``Normal``, ``posterior`` and ``output`` are closed forms for Gaussian priors: the exact posterior, and the
-exact distribution of what a method that is affine in its noise returns.
+``Normal``, ``posterior`` and ``output`` are closed forms for Gaussian priors: the exact posterior,
+and the exact distribution of what a method that is affine in its noise returns.
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ def langevin_timesteps(timesteps: list[int], T: int) -> list[int]:
 
 
 def travelled(timesteps: list[int], length: int, repeat: int) -> list[int]:
-    """Timesteps in the order of RePaint's and DDNM's visits: before every level that is a multiple of ``length``
-    away from the last but one, and at least ``length`` from the first, up and down again repeat - 1 times."""
+    """Timesteps in the order of RePaint's and DDNM's visits: before every level that is a multiple
+    of ``length`` away from the last but one, and at least ``length`` from the first, up and down
+    again repeat - 1 times.
+    """
     order = []
     for i, t in enumerate(timesteps):
         order.append(t)
@@ -98,7 +100,9 @@ def denoiser(prior: Normal, shape: Shape, schedule: Schedule | None = None) -> G
 
 
 def gaussian_eps(prior: Normal, abar: Tensor) -> Eps:
-    """The ideal eps_theta for images u = 2 x - 1, x ~ prior: sqrt(1 - abar) Cov(x_t)^-1 (x_t - E x_t)."""
+    """The ideal eps_theta for images u = 2 x - 1, x ~ prior: sqrt(1 - abar) Cov(x_t)^-1 (x_t - E
+    x_t).
+    """
     mean, covariance = 2 * prior.mean - 1, 4 * prior.covariance
     eye = torch.eye(len(mean), dtype=torch.float64)
     inverse: dict[int, Tensor] = {}
@@ -125,7 +129,9 @@ class EpsNetwork(nn.Module):
 
 
 class SmoothNetwork(nn.Module):
-    """The ideal eps_theta as a DDPM network for fractional timesteps too, between which log sigma is linear."""
+    """The ideal eps_theta as a DDPM network for fractional timesteps too, between which log sigma
+    is linear.
+    """
 
     def __init__(self, prior: Normal, T: int = 1000) -> None:
         super().__init__()
@@ -144,7 +150,9 @@ def ideal_denoiser(prior: Normal) -> Callable[[Tensor, float], Tensor]:
     """D(u; sigma) = E[u_0 | u_0 + sigma n = u] of images u_0 = 2 x - 1, x ~ prior, (B, D)."""
     mean, covariance = 2 * prior.mean - 1, 4 * prior.covariance
     eye = torch.eye(len(mean), dtype=torch.float64)
-    return lambda u, sigma: mean + torch.linalg.solve(covariance + sigma**2 * eye, (u - mean).T).T @ covariance
+    return lambda u, sigma: (
+        mean + torch.linalg.solve(covariance + sigma**2 * eye, (u - mean).T).T @ covariance
+    )
 
 
 # The papers.
@@ -172,7 +180,13 @@ class Paper:
 
     @classmethod
     def of(
-        cls, eps: Eps, operator: LinearOperator, y: Tensor, sigma: float, T: int = 1000, clip: bool = False
+        cls,
+        eps: Eps,
+        operator: LinearOperator,
+        y: Tensor,
+        sigma: float,
+        T: int = 1000,
+        clip: bool = False,
     ) -> Paper:
         """From a measurement of images in [0, 1]: A (2 x - 1) = 2 A x - A 1."""
         A = dense(operator)
@@ -192,7 +206,9 @@ class Paper:
         return U_padded, s_padded, V_t.T
 
     def seen(self, s: Tensor) -> bool:
-        """Whether DDRM and DDNM+ use a coefficient: noise sigma_y / s of at most 1 on [0, 1], 2 on [-1, 1]."""
+        """Whether DDRM and DDNM+ use a coefficient: noise sigma_y / s of at most 1 on [0, 1], 2 on
+        [-1, 1].
+        """
         return bool(s > 0) and bool(self.sigma_y / s <= 2)
 
     def damped(self, r: Tensor, damp: float) -> Tensor:
@@ -208,7 +224,9 @@ def ddpm(p: Paper, x_t: Tensor, x_0: Tensor, t: int, s: int, z: Tensor) -> Tenso
     abar, previous = p.abar[t], p.abar[s]
     alpha = abar / previous
     beta = 1 - alpha
-    mean = alpha.sqrt() * (1 - previous) / (1 - abar) * x_t + previous.sqrt() * beta / (1 - abar) * x_0
+    mean = (
+        alpha.sqrt() * (1 - previous) / (1 - abar) * x_t + previous.sqrt() * beta / (1 - abar) * x_0
+    )
     return mean + (beta * (1 - previous) / (1 - abar)).sqrt() * z
 
 
@@ -222,10 +240,14 @@ def dps(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0) ->
     return ddpm(p, x_t.detach(), x_0.detach(), t, s, draw()) - zeta * g
 
 
-def dps_poisson(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0, peak: float = 30.0) -> Tensor:
-    """Chung et al., Alg. 2: the norm is that of Lambda = diag(1 / (2 y)), y on [0, 1] and at least one photon.
+def dps_poisson(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0, peak: float = 30.0
+) -> Tensor:
+    """Chung et al., Alg. 2: the norm is that of Lambda = diag(1 / (2 y)), y on [0, 1] and at least
+    one photon.
 
-    zeta is brought to the scale of Alg. 1 by the mean of 2 y, which cancels Lambda where y is constant.
+    zeta is brought to the scale of Alg. 1 by the mean of 2 y, which cancels Lambda where y is
+    constant.
     """
     y, measured = ((p.y + p.A.sum(1)) / 2).clamp_min(1 / peak), p.A.abs().sum(1) > 0
     with torch.enable_grad():
@@ -238,7 +260,8 @@ def dps_poisson(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float =
 
 
 def diffused(p: Paper, x_s: Tensor, t: int, s: int, z: Tensor) -> Tensor:
-    """(I - A^+ A) x_s + A^+ y_s, with y_s = sqrt(abar_s) y + sqrt(1 - abar_s) A z the measurement diffused along.
+    """(I - A^+ A) x_s + A^+ y_s, with y_s = sqrt(abar_s) y + sqrt(1 - abar_s) A z the measurement
+    diffused along.
 
     Where y is noisy, A^+ is damped by sigma_y^2 / r_t^2 as in PiGDM (unpublished).
     """
@@ -250,7 +273,9 @@ def diffused(p: Paper, x_s: Tensor, t: int, s: int, z: Tensor) -> Tensor:
 def score_sde(
     p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, corrections: int = 1, snr: float = 0.16
 ) -> Tensor:
-    """Song et al., Alg. 2: ancestral sampling, then Langevin steps as in Alg. 4 and 5 (without its factor alpha)."""
+    """Song et al., Alg. 2: ancestral sampling, then Langevin steps as in Alg. 4 and 5 (without its
+    factor alpha).
+    """
     x = ddpm(p, x_t, p.x_0(x_t, t), t, s, draw())
     x = diffused(p, x, t, s, draw())
     for _ in range(corrections if s > 0 else 0):
@@ -273,7 +298,9 @@ def ilvr(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, last: int = 0) -> Te
 
 
 def mcg(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0) -> Tensor:
-    """Chung et al. 2022, Alg. 1, with alpha = zeta / ||y - A x_0|| and half the gradient of the squared norm."""
+    """Chung et al. 2022, Alg. 1, with alpha = zeta / ||y - A x_0|| and half the gradient of the
+    squared norm.
+    """
     x = dps(p, x_t, t, s, draw, zeta)
     return diffused(p, x, t, s, draw())
 
@@ -281,7 +308,9 @@ def mcg(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, zeta: float = 1.0) ->
 def pigdm(
     p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0, adaptive: bool = True
 ) -> Tensor:
-    """Song et al., for noisy y: r_t^2 = 1 - abar_t. DDIM on the score of p(x_t | y), or Alg. 1 with its weights."""
+    """Song et al., for noisy y: r_t^2 = 1 - abar_t. DDIM on the score of p(x_t | y), or Alg. 1 with
+    its weights.
+    """
     z = draw()
     a_t, a_s = p.abar[t], p.abar[s]
     c_1 = eta * ((1 - a_t / a_s) * (1 - a_s) / (1 - a_t)).sqrt()
@@ -294,7 +323,9 @@ def pigdm(
     e, x_0, x_t = p.eps(x_t.detach(), t), x_0.detach(), x_t.detach()
     if adaptive:
         return a_s.sqrt() * x_0 + c_1 * z + c_2 * e + a_s.sqrt() * a_t.sqrt() * g
-    e = e - (1 - a_t).sqrt() * g / (1 - a_t)  # eps = -sqrt(1 - abar) score, and grad log p(y | x_t) = g / r_t^2
+    e = e - (1 - a_t).sqrt() * g / (
+        1 - a_t
+    )  # eps = -sqrt(1 - abar) score, and grad log p(y | x_t) = g / r_t^2
     x_0 = (x_t - (1 - a_t).sqrt() * e) / a_t.sqrt()
     return a_s.sqrt() * x_0 + c_1 * z + c_2 * e
 
@@ -310,11 +341,15 @@ def ddrm_start(p: Paper, T: int, z: Tensor, z_unseen: Tensor) -> Tensor:
     return p.abar[T].sqrt() * x @ V.T
 
 
-def ddrm(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.85, eta_b: float = 1.0) -> Tensor:
+def ddrm(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.85, eta_b: float = 1.0
+) -> Tensor:
     """Kawar et al., Eq. 8, coefficient by coefficient."""
     z = draw()
     U, gain, V = p.svd
-    sigma = ((1 - p.abar[s]) / p.abar[s]).sqrt()  # sigma_t of the paper, which steps from t + 1 to t
+    sigma = (
+        (1 - p.abar[s]) / p.abar[s]
+    ).sqrt()  # sigma_t of the paper, which steps from t + 1 to t
     x_0, e, z = p.x_0(x_t, t) @ V, p.eps(x_t, t) @ V, z @ V
     x = torch.empty_like(x_0)
     kept = math.sqrt(1 - eta**2)
@@ -326,12 +361,18 @@ def ddrm(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.85, e
         if sigma < std:
             x[:, i] = x_0[:, i] + kept * sigma * (y - x_0[:, i]) / std + eta * sigma * z[:, i]
         else:
-            x[:, i] = (1 - eta_b) * x_0[:, i] + eta_b * y + (sigma**2 - (eta_b * std) ** 2).sqrt() * z[:, i]
+            x[:, i] = (
+                (1 - eta_b) * x_0[:, i]
+                + eta_b * y
+                + (sigma**2 - (eta_b * std) ** 2).sqrt() * z[:, i]
+            )
     return p.abar[s].sqrt() * x @ V.T
 
 
 def ddnm(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.85) -> Tensor:
-    """Wang et al., Alg. 1; where y is noisy, A^+ is damped by sigma_y^2 / r_t^2 as in PiGDM (unpublished)."""
+    """Wang et al., Alg. 1; where y is noisy, A^+ is damped by sigma_y^2 / r_t^2 as in PiGDM
+    (unpublished).
+    """
     z = draw()
     a_t, a_s = p.abar[t], p.abar[s]
     e, x_0 = p.eps(x_t, t), p.x_0(x_t, t)
@@ -358,8 +399,11 @@ def ddnm_plus(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 0.
     return x @ V.T
 
 
-def diffpir(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, lam: float = 7.0, zeta: float = 0.3) -> Tensor:
-    """Zhu et al., Alg. 1; as in its code sigma_n and the proximal step are on [0, 1], sbar_t is on [-1, 1].
+def diffpir(
+    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, lam: float = 7.0, zeta: float = 0.3
+) -> Tensor:
+    """Zhu et al., Alg. 1; as in its code sigma_n and the proximal step are on [0, 1], sbar_t is on
+    [-1, 1].
 
     The code has no proximal step at the last index; Alg. 1 has.
     """
@@ -368,14 +412,17 @@ def diffpir(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, lam: float = 7.0,
     sbar, sigma_n = ((1 - a_t) / a_t).sqrt(), max(0.001, p.sigma_y / 2)
     rho = lam * sigma_n**2 / sbar**2
     half, y = p.x_0(x_t, t) / 2 + 0.5, (p.y + p.A.sum(1)) / 2
-    # argmin ||y - A x||^2 + rho ||x - half||^2, in the form that stays well conditioned as rho vanishes.
+    # argmin ||y - A x||^2 + rho ||x - half||^2, in the form that stays well conditioned as rho
+    # vanishes.
     x_0 = 2 * (half + p.damped(y - half @ p.A.T, float(rho))) - 1
     e = (x_t - a_t.sqrt() * x_0) / (1 - a_t).sqrt()
     return a_s.sqrt() * x_0 + (1 - a_s).sqrt() * (math.sqrt(1 - zeta) * e + math.sqrt(zeta) * z)
 
 
 def repaint(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw) -> Tensor:
-    """Lugmayr et al., Alg. 1, lines 4 to 8, the mask m softened to m / (1 + sigma_y^2 / r_t^2) where y is noisy."""
+    """Lugmayr et al., Alg. 1, lines 4 to 8, the mask m softened to m / (1 + sigma_y^2 / r_t^2)
+    where y is noisy.
+    """
     unknown = ddpm(p, x_t, p.x_0(x_t, t), t, s, draw())
     known = p.abar[s].sqrt() * p.y + (1 - p.abar[s]).sqrt() * draw()
     m = p.A.diagonal() / (1 + p.sigma_y**2 / (1 - p.abar[t]))
@@ -385,24 +432,34 @@ def repaint(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw) -> Tensor:
 def ald(
     p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, epsilon: float = 0.02, gamma: float = 1.0
 ) -> Tensor:
-    """Jalal et al., Eq. 4, in u = x_t / sqrt(abar_t) with noise sigma_t; the step to s = 0 is Tweedie's formula."""
+    """Jalal et al., Eq. 4, in u = x_t / sqrt(abar_t) with noise sigma_t; the step to s = 0 is
+    Tweedie's formula.
+    """
     sigma_t = ((1 - p.abar[t]) / p.abar[t]).sqrt()
     if s == 0:
         return p.x_0(x_t, t)
     u, eta, gamma_t = x_t / p.abar[t].sqrt(), epsilon * sigma_t**2, gamma * sigma_t
     score = -p.eps(x_t, t) / sigma_t
-    u = u + eta * (score + (p.y - u @ p.A.T) @ p.A / (p.sigma_y**2 + gamma_t**2)) + (2 * eta).sqrt() * draw()
+    u = (
+        u
+        + eta * (score + (p.y - u @ p.A.T) @ p.A / (p.sigma_y**2 + gamma_t**2))
+        + (2 * eta).sqrt() * draw()
+    )
     return p.abar[s].sqrt() * u
 
 
-def red_diff(p: Paper, timesteps: list[int], draw: Draw, lam: float = 0.25, lr: float = 0.1) -> Iterator[Tensor]:
+def red_diff(
+    p: Paper, timesteps: list[int], draw: Draw, lam: float = 0.25, lr: float = 0.1
+) -> Iterator[Tensor]:
     """Mardani et al., Alg. 1: the loss as it is written there, and torch's Adam."""
     mu = p.damped(p.y, p.sigma_y**2).requires_grad_()
     optimizer = torch.optim.Adam([mu], lr=lr, betas=(0.9, 0.99))
     for t in timesteps[:-1]:
         abar, eps = p.abar[t], draw()
         x_t = abar.sqrt() * mu.detach() + (1 - abar).sqrt() * eps
-        eps_theta = (x_t - abar.sqrt() * p.x_0(x_t, t)) / (1 - abar).sqrt()  # of the x_0 that may be clipped
+        eps_theta = (x_t - abar.sqrt() * p.x_0(x_t, t)) / (
+            1 - abar
+        ).sqrt()  # of the x_0 that may be clipped
         with torch.enable_grad():
             optimizer.zero_grad()
             weight = lam * (1 - abar).sqrt() / abar.sqrt()
@@ -417,7 +474,10 @@ def jacobian(p: Paper, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         x_0 = p.x_0(x_t, t)
-        rows = [torch.autograd.grad(x_0[:, i].sum(), x_t, retain_graph=True)[0] for i in range(x_0.shape[1])]
+        rows = [
+            torch.autograd.grad(x_0[:, i].sum(), x_t, retain_graph=True)[0]
+            for i in range(x_0.shape[1])
+        ]
     return x_0.detach(), torch.stack(rows, 1)
 
 
@@ -444,9 +504,13 @@ def conjugate_gradients(M: Tensor, r: Tensor, iterations: int) -> Tensor:
 def mmps(
     p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0, iterations: int = 3
 ) -> Tensor:
-    """Rozet et al., Alg. 2 and 3: V[x | x_t] = Sigma_t grad^T d(x_t), the system by conjugate gradients."""
+    """Rozet et al., Alg. 2 and 3: V[x | x_t] = Sigma_t grad^T d(x_t), the system by conjugate
+    gradients.
+    """
     x_0, J = jacobian(p, x_t, t)
-    V = (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT  # of x_t / sqrt(abar): (1 - abar) / abar, and sqrt(abar) for d x_t
+    V = (
+        (1 - p.abar[t]) / p.abar[t].sqrt() * J.mT
+    )  # of x_t / sqrt(abar): (1 - abar) / abar, and sqrt(abar) for d x_t
     M = max(p.sigma_y, 0.01) ** 2 * torch.eye(len(p.A), dtype=x_0.dtype) + p.A @ V @ p.A.T
     v = conjugate_gradients(M, p.y - x_0 @ p.A.T, iterations)
     x_0 = x_0 + (V @ (v @ p.A)[..., None])[..., 0]
@@ -464,9 +528,16 @@ def tmpd(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, eta: float = 1.0) ->
 
 
 def sitcom(
-    p: Paper, x_t: Tensor, t: int, s: int, draw: Draw,
-    lr: float = 0.02, iterations: int = 30, lam: float = 0.0, margin: float = 0.001,
-) -> Tensor:  # fmt: skip
+    p: Paper,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    draw: Draw,
+    lr: float = 0.02,
+    iterations: int = 30,
+    lam: float = 0.0,
+    margin: float = 0.001,
+) -> Tensor:
     """Alkhouri et al., Alg. 1, image by image with torch's own Adam."""
     m = int((p.A.abs().sum(1) > 0).sum())
     x_0 = []
@@ -498,10 +569,18 @@ def poly_7(high: float, low: float, steps: int) -> list[float]:
 
 
 def daps(
-    p: Paper, denoise: Denoise, draw: Draw, steps: int = 200, sigma_max: float = 100.0, sigma_min: float = 0.1,
-    ode_steps: int = 5, inner_steps: int = 100, lr: float = 1e-4, beta: float | None = None,
+    p: Paper,
+    denoise: Denoise,
+    draw: Draw,
+    steps: int = 200,
+    sigma_max: float = 100.0,
+    sigma_min: float = 0.1,
+    ode_steps: int = 5,
+    inner_steps: int = 100,
+    lr: float = 1e-4,
+    beta: float | None = None,
     momentum: float | None = None,
-) -> Iterator[Tensor]:  # fmt: skip
+) -> Iterator[Tensor]:
     """Zhang et al., Alg. 1, with the step sizes of its code; momentum: its HMC."""
     least = float(((1 - p.abar[1]) / p.abar[1]).sqrt())  # 0.01
     precision = 1 / (beta if beta is not None else max(p.sigma_y, 0.01)) ** 2
@@ -525,19 +604,33 @@ def daps(
 
 
 def pnpdm(
-    p: Paper, denoise: Denoise, draw: Draw, draw_y: Draw, steps: int = 100, levels: int = 100, rho_max: float = 10.0,
-    decay: float = 0.9, rho_min: float = 0.3, langevin: tuple[int, float] | None = None,
-) -> Iterator[Tensor]:  # fmt: skip
-    """Wu et al., Alg. 1: z ~ N(m, C), or Langevin dynamics (steps, gamma); then ancestral sampling in VE."""
+    p: Paper,
+    denoise: Denoise,
+    draw: Draw,
+    draw_y: Draw,
+    steps: int = 100,
+    levels: int = 100,
+    rho_max: float = 10.0,
+    decay: float = 0.9,
+    rho_min: float = 0.3,
+    langevin: tuple[int, float] | None = None,
+) -> Iterator[Tensor]:
+    """Wu et al., Alg. 1: z ~ N(m, C), or Langevin dynamics (steps, gamma); then ancestral sampling
+    in VE.
+    """
     high, least = (float(((1 - p.abar[t]) / p.abar[t]).sqrt()) for t in (-1, 1))
     x = torch.zeros(len(p.y), p.A.shape[1], dtype=p.y.dtype)
     draw()  # no start is needed
     for k in range(steps):
         rho = max(rho_max * decay**k, rho_min)
         if langevin is None:
-            C = torch.linalg.inv(p.A.T @ p.A / p.sigma_y**2 + torch.eye(p.A.shape[1], dtype=x.dtype) / rho**2)
+            C = torch.linalg.inv(
+                p.A.T @ p.A / p.sigma_y**2 + torch.eye(p.A.shape[1], dtype=x.dtype) / rho**2
+            )
             drawn_x, drawn_y = draw(), draw_y()
-            z = ((p.y - p.sigma_y * drawn_y) @ p.A / p.sigma_y**2 + (x + rho * drawn_x) / rho**2) @ C
+            z = (
+                (p.y - p.sigma_y * drawn_y) @ p.A / p.sigma_y**2 + (x + rho * drawn_x) / rho**2
+            ) @ C
         else:
             z, (count, gamma) = x, langevin
             for _ in range(count):
@@ -552,7 +645,13 @@ def pnpdm(
 
 
 def mmps_2m(
-    p: Paper, denoise: Denoise, draw: Draw, steps: int, sigma_max: float, sigma_min: float, iterations: int
+    p: Paper,
+    denoise: Denoise,
+    draw: Draw,
+    steps: int,
+    sigma_max: float,
+    sigma_min: float,
+    iterations: int,
 ) -> Iterator[Tensor]:
     """Lu et al. 2022, Alg. 2, in VP coordinates, its data prediction that of Rozet et al., Alg. 3."""
     eye, sigmas = torch.eye(p.A.shape[1], dtype=p.y.dtype), poly_7(sigma_max, sigma_min, steps)
@@ -575,10 +674,22 @@ def mmps_2m(
 
 PaperStep = Callable[..., Tensor]
 STEPS: dict[str, PaperStep] = {
-    "dps": dps, "dps_poisson": dps_poisson, "pigdm": pigdm, "ddrm": ddrm, "ddnm": ddnm, "ddnm_plus": ddnm_plus,
-    "diffpir": diffpir, "score_sde": score_sde, "ilvr": ilvr, "mcg": mcg, "repaint": repaint, "ald": ald,
-    "mmps": mmps, "tmpd": tmpd, "sitcom": sitcom,
-}  # fmt: skip
+    "dps": dps,
+    "dps_poisson": dps_poisson,
+    "pigdm": pigdm,
+    "ddrm": ddrm,
+    "ddnm": ddnm,
+    "ddnm_plus": ddnm_plus,
+    "diffpir": diffpir,
+    "score_sde": score_sde,
+    "ilvr": ilvr,
+    "mcg": mcg,
+    "repaint": repaint,
+    "ald": ald,
+    "mmps": mmps,
+    "tmpd": tmpd,
+    "sitcom": sitcom,
+}
 
 
 def trajectory(
@@ -586,7 +697,8 @@ def trajectory(
 ) -> Iterator[Tensor]:
     """Every x_t of a method, mapped to images in [0, 1] with noise: (x_t / sqrt(abar_t) + 1) / 2.
 
-    x_T = sqrt(1 - abar_T) z, the end of the forward process of a gray image; papers drop the factor, 0.99998.
+    x_T = sqrt(1 - abar_T) z, the end of the forward process of a gray image; papers drop the
+    factor, 0.99998.
     """
     T = timesteps[0]
     x_t = (1 - p.abar[T]).sqrt() * (first := draw())
@@ -607,7 +719,9 @@ def trajectory(
 
 
 def resample(log_w: Tensor, u: Tensor) -> Tensor:
-    """Systematic resampling of log-weights (B, P) by one uniform number per image, (B,): rows of a (B P, D) matrix."""
+    """Systematic resampling of log-weights (B, P) by one uniform number per image, (B,): rows of a
+    (B P, D) matrix.
+    """
     images, P = log_w.shape
     rows = []
     for b in range(images):
@@ -623,11 +737,15 @@ def resample(log_w: Tensor, u: Tensor) -> Tensor:
 def pick(log_w: Tensor, u: Tensor) -> Tensor:
     """One particle per image by weight: rows of a (B P, D) matrix."""
     edges = log_w.softmax(1).cumsum(1)
-    return (edges < u[:, None]).sum(1).clamp_max(log_w.shape[1] - 1) + log_w.shape[1] * torch.arange(len(log_w))
+    return (edges < u[:, None]).sum(1).clamp_max(log_w.shape[1] - 1) + log_w.shape[
+        1
+    ] * torch.arange(len(log_w))
 
 
 def tds(p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw) -> Iterator[Tensor]:
-    """Wu et al., Alg. 1, with p(y | x_t) ~ N(y; A x_0(x_t), sigma_y^2 + (1 - abar_t) / abar_t): first particles, VP."""
+    """Wu et al., Alg. 1, with p(y | x_t) ~ N(y; A x_0(x_t), sigma_y^2 + (1 - abar_t) / abar_t):
+    first particles, VP.
+    """
 
     def log_density(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return torch.distributions.Normal(mean, variance.sqrt()).log_prob(x).sum(1)
@@ -647,7 +765,8 @@ def tds(p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw) -> It
         x, log_p, g = x[rows], log_p[rows], g[rows]
         score = -p.eps(x, t) / (1 - p.abar[t]).sqrt()
         x_0, twisted_x_0 = (
-            (x + (1 - p.abar[t]) * each) / p.abar[t].sqrt() for each in (score, score + g if s > 0 else score)
+            (x + (1 - p.abar[t]) * each) / p.abar[t].sqrt()
+            for each in (score, score + g if s > 0 else score)
         )
         z, zero = draw(), torch.zeros_like(x)
         new = ddpm(p, x, twisted_x_0, t, s, z)
@@ -665,10 +784,14 @@ def tds(p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw) -> It
     yield x[pick(log_w.view(-1, P), uniform())]
 
 
-def mcgdiff(p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw, kappa: float = 1e-4) -> Iterator[Tensor]:
-    """Cardoso et al., coefficient by coefficient: ybar_i is known at tau_i, abar_tau = 1 / (1 + sigma_y^2 / s_i^2).
+def mcgdiff(
+    p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw, kappa: float = 1e-4
+) -> Iterator[Tensor]:
+    """Cardoso et al., coefficient by coefficient: ybar_i is known at tau_i, abar_tau = 1 / (1 +
+    sigma_y^2 / s_i^2).
 
-    The potential of coefficient i at t >= tau_i is N(sqrt(abar_t) ybar_i; x_t, 1 - (1 - kappa) abar_t / abar_tau).
+    The potential of coefficient i at t >= tau_i is N(sqrt(abar_t) ybar_i; x_t, 1 - (1 - kappa)
+    abar_t / abar_tau).
     """
     U, gain, V = p.svd
     level = ((1 - p.abar[timesteps]) / p.abar[timesteps]).sqrt()
@@ -700,7 +823,9 @@ def mcgdiff(p: Paper, P: int, timesteps: list[int], draw: Draw, uniform: Draw, k
         x = m + beta.sqrt() * z
         for i in active(s):
             K = beta / (beta + width(i, s))
-            x[:, i] = K * p.abar[s].sqrt() * y[i] + (1 - K) * m[:, i] + (K * width(i, s)).sqrt() * z[:, i]
+            x[:, i] = (
+                K * p.abar[s].sqrt() * y[i] + (1 - K) * m[:, i] + (K * width(i, s)).sqrt() * z[:, i]
+            )
         if s > 0:
             yield x[::P] @ V.T / p.abar[s].sqrt()
     yield x[pick(torch.zeros(len(p.y) // P, P), uniform())] @ V.T
@@ -721,16 +846,22 @@ DRAWS = {"ilvr": 2, "repaint": 2}  # of the noise in a step, where there are mor
 
 
 def output(p: Paper, method: str, timesteps: list[int], **settings: float) -> Normal:
-    """Exact distribution of a method's results in [0, 1], for a method whose steps are affine in x_t and z.
+    """Exact distribution of a method's results in [0, 1], for a method whose steps are affine in
+    x_t and z.
 
-    A step x_s = F x_t + H z + c(y), z all the noise that it draws, is measured by applying it to zeros and to unit
-    vectors; then mean' = F mean + c and covariance' = F covariance F^T + H H^T.
+    A step x_s = F x_t + H z + c(y), z all the noise that it draws, is measured by applying it to
+    zeros and to unit vectors; then mean' = F mean + c and covariance' = F covariance F^T + H H^T.
     """
     images, D, draws = len(p.y), p.A.shape[1], DRAWS.get(method, 1)
     eye, blank = torch.eye(D, dtype=torch.float64), torch.zeros(images, D, dtype=torch.float64)
     states = torch.cat([blank, eye, *[0 * eye] * draws])
-    noises = [torch.cat([blank, 0 * eye, *(eye if i == k else 0 * eye for i in range(draws))]) for k in range(draws)]
-    rows = Paper(p.eps, p.abar, p.A, torch.cat([p.y, p.y[:1].expand((1 + draws) * D, -1)]), p.sigma_y)
+    noises = [
+        torch.cat([blank, 0 * eye, *(eye if i == k else 0 * eye for i in range(draws))])
+        for k in range(draws)
+    ]
+    rows = Paper(
+        p.eps, p.abar, p.A, torch.cat([p.y, p.y[:1].expand((1 + draws) * D, -1)]), p.sigma_y
+    )
 
     def split(out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         offset, F, H = out.split([images, D, draws * D])

@@ -1,4 +1,6 @@
-"""Masks, kernels, blurs and resizings against independent definitions: loops written out, SciPy, Pillow, kornia."""
+"""Masks, kernels, blurs and resizings against independent definitions: loops written out, SciPy,
+Pillow, kornia.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def convolved(x: Tensor, kernel: Tensor, boundary: str) -> Tensor:
-    """SciPy's convolution of every channel; its `origin` 0 is the centre size // 2 of a correlation."""
+    """SciPy's convolution of every channel; its `origin` 0 is the centre size // 2 of a
+    correlation.
+    """
     if boundary == "valid":
         planes = [scipy.signal.convolve2d(plane, kernel, mode="valid") for plane in x.flatten(0, 1)]
     else:
@@ -65,7 +69,9 @@ def convolved(x: Tensor, kernel: Tensor, boundary: str) -> Tensor:
         origin = [-(1 - size % 2) for size in kernel.shape]
         flipped = kernel.flip(0, 1).numpy()
         settings = {"mode": SCIPY_MODES[boundary], "origin": origin}
-        planes = [scipy.ndimage.correlate(plane, flipped, **settings) for plane in x.flatten(0, 1).numpy()]
+        planes = [
+            scipy.ndimage.correlate(plane, flipped, **settings) for plane in x.flatten(0, 1).numpy()
+        ]
     return torch.from_numpy(np.stack(planes)).unflatten(0, x.shape[:2])
 
 
@@ -95,7 +101,9 @@ def test_line_masks() -> None:
 # Kernels
 
 
-@pytest.mark.parametrize(("length", "angle"), [(1, 0), (6.3, 0), (9, 90), (12, 30), (7.5, 135), (0.4, 77), (5, -20)])
+@pytest.mark.parametrize(
+    ("length", "angle"), [(1, 0), (6.3, 0), (9, 90), (12, 30), (7.5, 135), (0.4, 77), (5, -20)]
+)
 def test_motion_kernel_is_the_share_of_the_line_in_each_pixel(length: float, angle: float) -> None:
     kernel = MotionKernel(length, angle).tensor()
     h, w = kernel.shape
@@ -103,7 +111,9 @@ def test_motion_kernel_is_the_share_of_the_line_in_each_pixel(length: float, ang
     column = (t * math.cos(math.radians(angle)) + w // 2 + 0.5).floor().long()
     row = (-t * math.sin(math.radians(angle)) + h // 2 + 0.5).floor().long()
     expected = torch.zeros(h, w, dtype=torch.float64)
-    expected.index_put_((row, column), torch.full((200_000,), 1 / 200_000).double(), accumulate=True)
+    expected.index_put_(
+        (row, column), torch.full((200_000,), 1 / 200_000).double(), accumulate=True
+    )
     torch.testing.assert_close(kernel, expected, rtol=0, atol=2e-5)
     assert kernel.sum() == pytest.approx(1, abs=1e-12)
     assert bool(kernel[0].any() and kernel[-1].any() and kernel[:, 0].any() and kernel[:, -1].any())
@@ -113,7 +123,9 @@ def test_motion_kernel_is_the_share_of_the_line_in_each_pixel(length: float, ang
 def test_motion_kernel_along_an_axis_is_kornias(angle: float) -> None:
     expected = get_motion_kernel2d(9, angle, 0.0, mode="nearest")[0].double()
     ours = MotionKernel(9, angle).tensor()
-    torch.testing.assert_close(ours, expected[4:5] if angle == 0 else expected[:, 4:5], rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        ours, expected[4:5] if angle == 0 else expected[:, 4:5], rtol=0, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("radius", [0.3, 0.5, 1.0, 2.7, 5.5])
@@ -122,7 +134,9 @@ def test_defocus_kernel_is_the_area_of_the_disk_in_each_pixel(radius: float) -> 
     reach = len(kernel) // 2
     fine = (torch.arange(201 * len(kernel), dtype=torch.float64) + 0.5) / 201 - reach - 0.5
     inside = (fine[:, None].square() + fine.square() <= radius**2).double()
-    expected = inside.unflatten(0, (-1, 201)).unflatten(2, (-1, 201)).mean((1, 3)) / (math.pi * radius**2)
+    expected = inside.unflatten(0, (-1, 201)).unflatten(2, (-1, 201)).mean((1, 3)) / (
+        math.pi * radius**2
+    )
     torch.testing.assert_close(kernel, expected, rtol=0, atol=2e-3)
     assert kernel.sum() == pytest.approx(1, abs=1e-12)
     for turned in (kernel.mT, kernel.flip(0), kernel.flip(1)):
@@ -143,10 +157,14 @@ def test_trajectory_kernels_are_kernels_and_belong_to_their_seed(size: int) -> N
 
 
 def test_intensity_bends_the_trajectory() -> None:
-    """Without it the path is a line of the given length; with it, the path is shorter than it is long."""
+    """Without it the path is a line of the given length; with it, the path is shorter than it is
+    long.
+    """
     spans = {}
     for intensity in (0.0, 0.5, 1.0):
-        paths = torch.stack([TrajectoryKernel(61, intensity)._path(40.0, seed) for seed in range(8)])
+        paths = torch.stack(
+            [TrajectoryKernel(61, intensity)._path(40.0, seed) for seed in range(8)]
+        )
         lengths = (paths[:, 1:] - paths[:, :-1]).norm(dim=2).sum(1)
         torch.testing.assert_close(lengths, torch.full((8,), 40 * 1999 / 2000).double())
         spans[intensity] = float((paths[:, -1] - paths[:, 0]).norm(dim=1).mean())
@@ -157,9 +175,13 @@ def test_kernels_from_files(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((4, 5)).astype(np.float32) - 0.2
     np.save(tmp_path / "psf.npy", values)
     path = str(tmp_path / "psf.npy")
-    torch.testing.assert_close(FileKernel(path, normalise=False).tensor().float(), torch.tensor(values))
+    torch.testing.assert_close(
+        FileKernel(path, normalise=False).tensor().float(), torch.tensor(values)
+    )
     kernel = FileKernel(path).tensor()
-    torch.testing.assert_close(kernel, torch.tensor(values / values.sum()).double(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        kernel, torch.tensor(values / values.sum()).double(), rtol=1e-5, atol=1e-7
+    )
     Image.fromarray(np.array([[0, 51], [255, 204]], np.uint8)).save(tmp_path / "psf.png")
     picture = FileKernel(str(tmp_path / "psf.png")).tensor()
     torch.testing.assert_close(picture.float(), torch.tensor([[0, 0.1], [0.5, 0.4]]))
@@ -178,21 +200,29 @@ def test_kernels_from_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(3, 5), (4, 4), (5, 2), (1, 1)])
 def test_blur_is_scipys(boundary, size: tuple[int, int]) -> None:
     x, kernel = normal(2, *SHAPE), normal(*size, seed=1)
-    torch.testing.assert_close(Blur(SHAPE, kernel, boundary).double()(x), convolved(x, kernel, boundary))
+    torch.testing.assert_close(
+        Blur(SHAPE, kernel, boundary).double()(x), convolved(x, kernel, boundary)
+    )
 
 
 @pytest.mark.parametrize("size", [(3, 5), (4, 4), (7, 10)])
 def test_circular_blur_is_scipys(size: tuple[int, int]) -> None:
     x, kernel = normal(2, *SHAPE), normal(*size, seed=1)
-    torch.testing.assert_close(CircularBlur(SHAPE, kernel).double()(x), convolved(x, kernel, "circular"))
+    torch.testing.assert_close(
+        CircularBlur(SHAPE, kernel).double()(x), convolved(x, kernel, "circular")
+    )
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "circular", "replicate", "zero", "valid"])
 def test_separable_blurs_are_scipys(boundary) -> None:
     x, gaussian = normal(2, *SHAPE), GaussianKernel(1.0, 5).tensor()
-    torch.testing.assert_close(GaussianBlur(SHAPE, 1.0, 5, boundary).double()(x), convolved(x, gaussian, boundary))
+    torch.testing.assert_close(
+        GaussianBlur(SHAPE, 1.0, 5, boundary).double()(x), convolved(x, gaussian, boundary)
+    )
     kernel = torch.outer(normal(4, seed=1), normal(3, seed=2))
-    torch.testing.assert_close(SeparableBlur(SHAPE, kernel, boundary).double()(x), convolved(x, kernel, boundary))
+    torch.testing.assert_close(
+        SeparableBlur(SHAPE, kernel, boundary).double()(x), convolved(x, kernel, boundary)
+    )
     uniform = UniformKernel(3)
     expected = convolved(x, torch.full((3, 3), 1 / 9).double(), boundary)
     torch.testing.assert_close(SeparableBlur(SHAPE, uniform, boundary).double()(x), expected)
@@ -222,7 +252,11 @@ def test_varying_blur_is_each_pixels_own_kernel() -> None:
 
 
 def test_varying_blur_with_maps_from_files(tmp_path: Path) -> None:
-    x, kernels, ramp = normal(1, *SHAPE), normal(2, 3, 3, seed=1), torch.rand(1, 5, 8, dtype=torch.float64)
+    x, kernels, ramp = (
+        normal(1, *SHAPE),
+        normal(2, 3, 3, seed=1),
+        torch.rand(1, 5, 8, dtype=torch.float64),
+    )
     weights = torch.cat([ramp, 1 - ramp])
     np.save(tmp_path / "kernels.npy", kernels)
     np.save(tmp_path / "weights.npy", weights)
@@ -240,7 +274,9 @@ def test_varying_blur_with_maps_from_files(tmp_path: Path) -> None:
     torch.testing.assert_close(pictures(x), expected, rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="weights: found a sum .* off 1 by"):
         VaryingBlur(SHAPE, kernels, 1.1 * weights, "valid")
-    with pytest.raises(InputError, match=r"weights: found shape \(2, 5, 8\), expected \(2, 7, 10\)"):
+    with pytest.raises(
+        InputError, match=r"weights: found shape \(2, 5, 8\), expected \(2, 7, 10\)"
+    ):
         VaryingBlur(SHAPE, kernels, weights)
     with pytest.raises(InputError, match="kernels .*none.npy: cannot be read"):
         VaryingBlur(SHAPE, str(tmp_path / "none.npy"))
@@ -272,7 +308,9 @@ def test_resampling_is_pillows_where_the_factor_divides(cls, name: str, factor: 
 @pytest.mark.parametrize("factor", [2, 3, 4, 8])
 @pytest.mark.parametrize("cls", [Bicubic, Lanczos])
 def test_uneven_resampling_keeps_the_grid(cls, factor: int) -> None:
-    """The rows away from the cut edge are those of a larger image that the factor divides; all sum to 1."""
+    """The rows away from the cut edge are those of a larger image that the factor divides; all sum
+    to 1.
+    """
     rows = cls((1, 50, 64), factor).double().rows
     whole = cls((1, 96, 96), factor).double().rows
     assert rows.shape == (math.ceil(50 / factor), 50)
@@ -286,21 +324,28 @@ def test_blur_and_decimate(factor: int) -> None:
     x, kernel = normal(2, *SHAPE), normal(3, 4, seed=1)
     for boundary in ("reflect", "replicate", "zero", "valid"):
         expected = convolved(x, kernel, boundary)[..., ::factor, ::factor]
-        torch.testing.assert_close(BlurDecimate(SHAPE, kernel, factor, boundary).double()(x), expected)
+        torch.testing.assert_close(
+            BlurDecimate(SHAPE, kernel, factor, boundary).double()(x), expected
+        )
     shape = (2, 2 * factor, 5 * factor)
     x, kernel = normal(2, *shape), normal(2, 3, seed=2)
     expected = convolved(x, kernel, "circular")[..., ::factor, ::factor]
     torch.testing.assert_close(CircularBlurDecimate(shape, kernel, factor).double()(x), expected)
 
 
-PRODUCT = torch.outer(torch.tensor([0.5, 1.0, 0.2]), torch.tensor([0.1, 0.7, 1.0, 0.4]))  # in float32
+PRODUCT = torch.outer(
+    torch.tensor([0.5, 1.0, 0.2]), torch.tensor([0.1, 0.7, 1.0, 0.4])
+)  # in float32
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "replicate", "zero", "valid"])
 def test_a_blur_by_a_product_has_an_svd(boundary) -> None:
     shape = (1, 7, 9)
     y, noise = normal(2, *shape), Gaussian(0.1)
-    for general in (Blur(shape, PRODUCT, boundary).double(), BlurDecimate(shape, PRODUCT, 2, boundary).double()):
+    for general in (
+        Blur(shape, PRODUCT, boundary).double(),
+        BlurDecimate(shape, PRODUCT, 2, boundary).double(),
+    ):
         A = oracles.dense(general)
         y = normal(2, *general.measurement_shape)
         operator = Problem(general, noise, y).operator
@@ -310,8 +355,12 @@ def test_a_blur_by_a_product_has_an_svd(boundary) -> None:
         singular = operator.s.expand(shape).flatten().sort(descending=True).values[: min(A.shape)]
         torch.testing.assert_close(singular, torch.linalg.svdvals(A), rtol=0, atol=1e-12)
         for damp in (1e-3, 0.5):
-            expected = y.flatten(1) @ torch.linalg.solve(A @ A.T + damp * torch.eye(len(A)).double(), A)
-            torch.testing.assert_close(operator.pinv(y, damp).flatten(1), expected, rtol=0, atol=1e-10)
+            expected = y.flatten(1) @ torch.linalg.solve(
+                A @ A.T + damp * torch.eye(len(A)).double(), A
+            )
+            torch.testing.assert_close(
+                operator.pinv(y, damp).flatten(1), expected, rtol=0, atol=1e-10
+            )
     blurred = MaskRandom((1, *operator.measurement_shape[1:]), 0.5).double() @ general
     assert isinstance(Problem(blurred, noise, y).operator.inner, SpectralOperator)
 
@@ -334,7 +383,10 @@ def test_other_blurs_are_solved_to_the_residual_that_is_asked_for(boundary) -> N
     with conjugate.gathered() as solutions, conjugate.within(1e-2):
         rough = blur.pinv(y, 0.01).flatten(1)
     missing = (b - rough @ normal_matrix).norm(dim=1) / b.norm(dim=1)
-    assert float(missing.max()) == pytest.approx(solutions[0].residual) and 1e-5 < float(missing.max()) < 1e-2
+    assert (
+        float(missing.max()) == pytest.approx(solutions[0].residual)
+        and 1e-5 < float(missing.max()) < 1e-2
+    )
     with conjugate.within(1e-2), warnings.catch_warnings():
         warnings.simplefilter("error")
         blur.pinv(y, 0.01)  # stops where it was told to, of which nobody is warned
@@ -365,7 +417,11 @@ def test_a_run_warns_once_of_solutions_that_did_not_converge(monkeypatch) -> Non
         warnings.simplefilter("always")
         restore(problem, prior, DDNM(steps=5), batch=2)
     told = [str(warning.message) for warning in caught if "conjugate" in str(warning.message)]
-    assert len(told) == 1 and "out of 10 solutions" in told[0] and "after 2 iterations in float64" in told[0]
+    assert (
+        len(told) == 1
+        and "out of 10 solutions" in told[0]
+        and "after 2 iterations in float64" in told[0]
+    )
 
 
 def test_iterations_are_fewer_with_the_ramp_filter(monkeypatch) -> None:
@@ -388,7 +444,11 @@ BLURS = {
     "blur_circular": {"kernel": {"name": "defocus", "radius": 1.5}},
     "blur_gaussian": {"sigma": 0.8, "boundary": "valid"},
     "blur_separable": {"kernel": {"name": "uniform", "size": 3}, "boundary": "valid"},
-    "resize_kernel": {"kernel": {"name": "gaussian", "sigma": 0.5}, "factor": 2, "boundary": "valid"},
+    "resize_kernel": {
+        "kernel": {"name": "gaussian", "sigma": 0.5},
+        "factor": 2,
+        "boundary": "valid",
+    },
     "resize_kernel_circular": {"kernel": {"name": "trajectory", "size": 5}, "factor": 3},
     "resize_lanczos": {"factor": 3},
     "mask_lines": {"every": 2},
@@ -406,7 +466,10 @@ def test_a_measurement_gives_the_size_of_the_image(name: str) -> None:
     shape = cls.infer_shape(operator.measurement_shape, given)
     again = config.build("operator", settings, shape=shape)
     assert again.measurement_shape == operator.measurement_shape
-    if (name, settings.get("factor")) != ("resize_kernel", 2):  # which has odd sides: one of two sizes fits
+    if (name, settings.get("factor")) != (
+        "resize_kernel",
+        2,
+    ):  # which has odd sides: one of two sizes fits
         assert shape == (1, 12, 18)
 
 
@@ -433,14 +496,26 @@ def test_kernels_are_configured_below_the_operator() -> None:
         (lambda: UniformKernel(0).tensor(), "kernel size: found 0"),
         (lambda: Blur(SHAPE, normal(3)), r"kernel: found shape \(3,\), expected \(height, width\)"),
         (lambda: Blur(SHAPE, torch.full((1, 1), torch.nan)), "kernel: found NaN"),
-        (lambda: Blur(SHAPE, normal(3, 3), "circular"), "boundary: found 'circular', expected one of 'reflect'"),
-        (lambda: Blur(SHAPE, normal(8, 3), "valid"), "kernel_size: found 8x3, expected at most 7 for a 7x10"),
-        (lambda: Blur(SHAPE, normal(3, 20), "reflect"), "kernel_size: found 3x20, expected at most 19 for a 7x10"),
+        (
+            lambda: Blur(SHAPE, normal(3, 3), "circular"),
+            "boundary: found 'circular', expected one of 'reflect'",
+        ),
+        (
+            lambda: Blur(SHAPE, normal(8, 3), "valid"),
+            "kernel_size: found 8x3, expected at most 7 for a 7x10",
+        ),
+        (
+            lambda: Blur(SHAPE, normal(3, 20), "reflect"),
+            "kernel_size: found 3x20, expected at most 19 for a 7x10",
+        ),
         (lambda: SeparableBlur(SHAPE, normal(3, 3)), "kernel: found a second singular value"),
-        (lambda: VaryingBlur(SHAPE, normal(2, 3, 3)), r"kernels: found shape \(2, 3, 3\), expected .*with weights"),
+        (
+            lambda: VaryingBlur(SHAPE, normal(2, 3, 3)),
+            r"kernels: found shape \(2, 3, 3\), expected .*with weights",
+        ),
         (lambda: MaskHalf(SHAPE, "middle"), "missing: found 'middle', expected one of 'left'"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(make, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         make()

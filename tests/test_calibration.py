@@ -1,4 +1,6 @@
-"""``calibrate`` against a solver that draws from the exact Gaussian posterior, and against ones that do not."""
+"""``calibrate`` against a solver that draws from the exact Gaussian posterior, and against ones
+that do not.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class ExactPosterior(Solver):
 def found(spread: float) -> Calibration:
     operator = MaskRandom(SHAPE, missing=0.4, seed=2).double()
     prior = oracles.denoiser(PRIOR, SHAPE)
-    return calibrate(prior, operator, Gaussian(0.05), ExactPosterior(spread=spread), images=200, prior_steps=100)
+    return calibrate(
+        prior, operator, Gaussian(0.05), ExactPosterior(spread=spread), images=200, prior_steps=100
+    )
 
 
 def test_exact_samples_are_calibrated() -> None:
@@ -98,13 +102,22 @@ def test_picture_and_text(tmp_path: Path) -> None:
     calibration = found(1.0)
     calibration.plot(tmp_path / "calibration.png")
     assert (tmp_path / "calibration.png").stat().st_size > 10_000
-    assert "200 images 1x6x5" in str(calibration) and "coverage of the 90% interval" in str(calibration)
+    assert "200 images 1x6x5" in str(calibration) and "coverage of the 90% interval" in str(
+        calibration
+    )
 
 
 def test_refusals() -> None:
     prior = oracles.denoiser(PRIOR, SHAPE)
     for images, samples in ((1, 19), (5, 1)):
         with pytest.raises(invdiff.InputError, match="at least 2"):
-            calibrate(prior, MaskRandom(SHAPE), Gaussian(0.1), ExactPosterior(), images=images, samples=samples)
+            calibrate(
+                prior,
+                MaskRandom(SHAPE),
+                Gaussian(0.1),
+                ExactPosterior(),
+                images=images,
+                samples=samples,
+            )
     with pytest.raises(invdiff.InputError, match="the prior's"):
         invdiff.calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())

@@ -1,4 +1,6 @@
-"""Gray images under a colour prior and the reverse: Gaussian priors, whose conditionals are known, in float64."""
+"""Gray images under a colour prior and the reverse: Gaussian priors, whose conditionals are known,
+in float64.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def gray_prior() -> GaussianDenoiser:
 
 
 def colour_prior(channels: Tensor, seed: int = 0) -> GaussianDenoiser:
-    """N(mean, channels (x) pixels) on (3, SIDE, SIDE): `channels` is the covariance of red, green and blue."""
+    """N(mean, channels (x) pixels) on (3, SIDE, SIDE): `channels` is the covariance of red, green
+    and blue.
+    """
     mean = 0.5 + 0.1 * oracles.normal(3 * PIXELS, seed=seed)
     covariance = torch.kron(channels, oracles.exponential_prior((1, SIDE, SIDE)).covariance)
     return GaussianDenoiser(mean.view(3, SIDE, SIDE), covariance)
@@ -40,9 +44,12 @@ def covariance_of(prior: GaussianDenoiser) -> Tensor:
 # Exchangeable channels: gray and chroma are independent. The others: they are not.
 ALIKE = 0.3 * torch.eye(3, dtype=torch.float64) + 0.7
 UNLIKE = torch.tensor([[1.0, 0.5, -0.2], [0.5, 0.6, 0.1], [-0.2, 0.1, 0.4]], dtype=torch.float64)
-MEAN = torch.kron(torch.full((1, 3), 1 / 3, dtype=torch.float64), torch.eye(PIXELS, dtype=torch.float64))
+MEAN = torch.kron(
+    torch.full((1, 3), 1 / 3, dtype=torch.float64), torch.eye(PIXELS, dtype=torch.float64)
+)
 CHROMA = torch.kron(
-    torch.tensor([[1, -1, 0], [1, 1, -2]], dtype=torch.float64) / torch.tensor([[2.0], [6.0]]).double().sqrt(),
+    torch.tensor([[1, -1, 0], [1, 1, -2]], dtype=torch.float64)
+    / torch.tensor([[2.0], [6.0]]).double().sqrt(),
     torch.eye(PIXELS, dtype=torch.float64),
 )
 
@@ -71,22 +78,30 @@ def test_gray_under_colour_is_the_mean_given_gray_and_chroma(sigma: float) -> No
     view, x = GrayView(prior), oracles.normal(4, 1, SIDE, SIDE, seed=1)
     lifted = view.lift(x, torch.tensor(sigma)).flatten(1)
     torch.testing.assert_close(lifted @ MEAN.T, x.flatten(1), rtol=0, atol=1e-6 * max(1, sigma))
-    noise = torch.cat([torch.full((PIXELS,), sigma**2), torch.full((2 * PIXELS,), 3 * sigma**2)]).double()
+    noise = torch.cat(
+        [torch.full((PIXELS,), sigma**2), torch.full((2 * PIXELS,), 3 * sigma**2)]
+    ).double()
     values = torch.cat([lifted @ MEAN.T, lifted @ CHROMA.T], 1)
     wanted = given(prior, torch.cat([MEAN, CHROMA]), values, noise)
-    torch.testing.assert_close(view(x, torch.tensor(sigma)).flatten(1), wanted, rtol=0, atol=1e-6 * max(1, sigma))
+    torch.testing.assert_close(
+        view(x, torch.tensor(sigma)).flatten(1), wanted, rtol=0, atol=1e-6 * max(1, sigma)
+    )
     alone = given(prior, MEAN, x.flatten(1), noise[:PIXELS])
     assert float((wanted - alone).abs().max()) > 1e-3  # it is something else than E[m | x]
 
 
 def test_gray_under_colour_tends_to_the_prior_given_gray() -> None:
-    """As sigma -> 0 the score (D - x) / sigma^2 is that of m given zero chroma, up to the noise of the drawn one."""
+    """As sigma -> 0 the score (D - x) / sigma^2 is that of m given zero chroma, up to the noise of
+    the drawn one.
+    """
     prior = colour_prior(UNLIKE)
     x = 0.5 + 0.1 * oracles.normal(200, PIXELS, seed=2)
     exact, covariance = torch.cat([MEAN, CHROMA]), covariance_of(prior)
     joint = exact @ covariance @ exact.T
     mm, mc, cc = joint[:PIXELS, :PIXELS], joint[:PIXELS, PIXELS:], joint[PIXELS:, PIXELS:]
-    gray_mean = MEAN @ prior.mean.flatten() - mc @ torch.linalg.solve(cc, CHROMA @ prior.mean.flatten())
+    gray_mean = MEAN @ prior.mean.flatten() - mc @ torch.linalg.solve(
+        cc, CHROMA @ prior.mean.flatten()
+    )
     gray = GaussianDenoiser(gray_mean.view(1, SIDE, SIDE), mm - mc @ torch.linalg.solve(cc, mc.T))
     gaps = []
     for sigma in (0.04, 0.004):
@@ -97,12 +112,16 @@ def test_gray_under_colour_tends_to_the_prior_given_gray() -> None:
 
 
 def test_lifted_noise_is_white() -> None:
-    """Of a gray image under noise, X is the colour image under white noise: covariance 3 sigma^2 I of the channels."""
+    """Of a gray image under noise, X is the colour image under white noise: covariance 3 sigma^2 I
+    of the channels.
+    """
     side, sigma = 200, 0.1
     noisy = 0.5 + sigma * oracles.normal(1, 1, side, side, seed=3)
     noise = GrayView(colour_prior(ALIKE)).lift(noisy, torch.tensor(sigma))[0].flatten(1) - 0.5
     found = noise @ noise.T / side**2 / (3 * sigma**2)
-    torch.testing.assert_close(found, torch.eye(3, dtype=torch.float64), rtol=0, atol=5 * math.sqrt(2) / side)
+    torch.testing.assert_close(
+        found, torch.eye(3, dtype=torch.float64), rtol=0, atol=5 * math.sqrt(2) / side
+    )
 
 
 def test_gray_view_does_not_depend_on_the_batch() -> None:
@@ -110,14 +129,17 @@ def test_gray_view_does_not_depend_on_the_batch() -> None:
     sigma = torch.tensor([0.1, 0.5, 0.1], dtype=torch.float64)
     together = view(x, sigma)
     for b in range(3):
-        torch.testing.assert_close(view(x[b : b + 1], sigma[b]), together[b : b + 1], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            view(x[b : b + 1], sigma[b]), together[b : b + 1], rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_colour_under_gray_is_exact_for_independent_channels(sigma: float) -> None:
     gray = gray_prior()
     colour = GaussianDenoiser(
-        gray.mean.repeat(3, 1, 1), torch.kron(torch.eye(3, dtype=torch.float64), covariance_of(gray))
+        gray.mean.repeat(3, 1, 1),
+        torch.kron(torch.eye(3, dtype=torch.float64), covariance_of(gray)),
     )
     x = oracles.normal(4, 3, SIDE, SIDE, seed=5)
     level = torch.tensor([sigma, 1.0, sigma, 0.1], dtype=torch.float64)
@@ -129,7 +151,8 @@ def test_restore_takes_a_prior_of_other_channels(solver: Solver) -> None:
     """Against the exact denoisers of the same priors, at the same levels, with the same noise."""
     gray, alike = gray_prior(), colour_prior(ALIKE)
     colour = GaussianDenoiser(
-        gray.mean.repeat(3, 1, 1), torch.kron(torch.eye(3, dtype=torch.float64), covariance_of(gray))
+        gray.mean.repeat(3, 1, 1),
+        torch.kron(torch.eye(3, dtype=torch.float64), covariance_of(gray)),
     )
     part = GaussianDenoiser(alike.mean.mean(0, keepdim=True), MEAN @ covariance_of(alike) @ MEAN.T)
     part.ladder = GrayView(alike).ladder
@@ -145,7 +168,11 @@ def test_restore_takes_a_prior_of_other_channels(solver: Solver) -> None:
 def test_of_channels() -> None:
     gray, colour = gray_prior(), colour_prior(ALIKE)
     assert of_channels(gray, 1) is gray and of_channels(colour, 3) is colour
-    assert of_channels(gray, 2).shape == (2, SIDE, SIDE) and of_channels(colour, 1).shape == (1, SIDE, SIDE)
+    assert of_channels(gray, 2).shape == (2, SIDE, SIDE) and of_channels(colour, 1).shape == (
+        1,
+        SIDE,
+        SIDE,
+    )
     with pytest.raises(InputError, match="found one for 3 channels, expected 2"):
         of_channels(colour, 2)
     top = torch.tensor(0.7)

@@ -1,4 +1,6 @@
-"""The file of a prior: what is saved is what is loaded, and nothing else that a file may hold can do harm."""
+"""The file of a prior: what is saved is what is loaded, and nothing else that a file may hold can
+do harm.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,14 @@ from invdiff.prior.denoiser import NetworkDenoiser
 
 UNET = PriorSpec(
     (3, 8, 8),
-    {"name": "unet", "width": 32, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 16},
+    {
+        "name": "unet",
+        "width": 32,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention": (2,),
+        "head_channels": 16,
+    },
     schedule="cosine",
     T=250,
     target="v",
@@ -43,18 +52,26 @@ def fresh(spec: PriorSpec, seed: int = 0) -> NetworkDenoiser:
     return prior
 
 
-def saved(folder: Path, spec: PriorSpec = MLP, name: str = "prior.safetensors", seed: int = 0) -> Path:
+def saved(
+    folder: Path, spec: PriorSpec = MLP, name: str = "prior.safetensors", seed: int = 0
+) -> Path:
     save_prior(folder / name, fresh(spec, seed).network, spec)
     return folder / name
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """The same weights under another header."""
-    entry: Any = {"format": 1, "network": {"name": "mlp", "width": 16, "layers": 2}, "schedule": "linear"}
+    entry: Any = {
+        "format": 1,
+        "network": {"name": "mlp", "width": 16, "layers": 2},
+        "schedule": "linear",
+    }
     entry |= {"T": 100, "target": "eps", "shape": [2]}
     entry = change(entry) or entry
     weights = {name: w.half() for name, w in fresh(MLP).network.state_dict().items()}
-    save_file(weights, path, metadata={"invdiff": entry if isinstance(entry, str) else json.dumps(entry)})
+    save_file(
+        weights, path, metadata={"invdiff": entry if isinstance(entry, str) else json.dumps(entry)}
+    )
 
 
 def refusal(path: str | Path) -> str:
@@ -74,7 +91,11 @@ def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     for name, weight in before.items():
         assert after[name].dtype == torch.float32
         assert torch.equal(after[name], weight.half().float())  # rounded once, to half precision
-    assert loaded.shape == spec.shape and loaded.target == spec.target and loaded.variance == spec.variance
+    assert (
+        loaded.shape == spec.shape
+        and loaded.target == spec.target
+        and loaded.variance == spec.variance
+    )
     assert torch.equal(loaded.schedule.abar, original.schedule.abar) and loaded.schedule.T == spec.T
     assert loaded.stride == original.stride and not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -87,11 +108,15 @@ def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
     # Saved again, the file is the same to the byte: nothing is lost twice.
     save_prior(tmp_path / "again.safetensors", loaded.network, spec)
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "prior.safetensors").read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        tmp_path / "prior.safetensors"
+    ).read_bytes()
 
 
 def test_a_learned_variance_does_not_touch_the_denoiser() -> None:
-    """D(x, sigma) is that of the network whose last layer ends with the target; odd sizes are padded and cut."""
+    """D(x, sigma) is that of the network whose last layer ends with the target; odd sizes are
+    padded and cut.
+    """
     learned, plain = fresh(LEARNED), fresh(UNET)
     weights = learned.network.state_dict()
     weights |= {name: weights[name][:3] for name in ("head.2.weight", "head.2.bias")}
@@ -266,13 +291,21 @@ def test_weights_that_are_missing_or_too_many(tmp_path: Path) -> None:
     assert "its header does not describe its weights" in refusal(path)
 
 
-def test_an_unknown_name_lists_the_priors_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_lists_the_priors_that_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path)
-    assert refusal("fashoin") == "prior 'fashoin': no such file, folder or shipped prior (shipped: none)"
+    assert (
+        refusal("fashoin")
+        == "prior 'fashoin': no such file, folder or shipped prior (shipped: none)"
+    )
     for name in ("fashion", "cells"):
         saved(tmp_path, name=f"{name}.safetensors")
     assert "(shipped: cells, fashion)" in refusal("fashoin")
-    assert load_prior("fashion").shape == (2,) and find_prior("cells") == tmp_path / "cells.safetensors"
+    assert (
+        load_prior("fashion").shape == (2,)
+        and find_prior("cells") == tmp_path / "cells.safetensors"
+    )
 
 
 def test_the_card_lies_beside_the_weights(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""``operators.check`` passes what is right and catches what is wrong; adapters of other libraries' operators."""
+"""``operators.check`` passes what is right and catches what is wrong; adapters of other libraries'
+operators.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +47,16 @@ class Square(Operator):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Denoise(SHAPE), lambda: MaskRandom(SHAPE, 0.4), lambda: BlockAverage(SHAPE, 2), lambda: Gradient(SHAPE),
-        lambda: CircularBlur(SHAPE, KERNEL), lambda: GaussianBlur(SHAPE, 0.7), lambda: Square(SHAPE),
+        lambda: Denoise(SHAPE),
+        lambda: MaskRandom(SHAPE, 0.4),
+        lambda: BlockAverage(SHAPE, 2),
+        lambda: Gradient(SHAPE),
+        lambda: CircularBlur(SHAPE, KERNEL),
+        lambda: GaussianBlur(SHAPE, 0.7),
+        lambda: Square(SHAPE),
         lambda: MaskRandom(SHAPE, 0.4) @ CircularBlur(SHAPE, KERNEL),
     ],
-)  # fmt: skip
+)
 def test_what_is_right_passes(make: Callable[[], Operator]) -> None:
     report = check(make())
     assert report.ok and "nothing failed" in str(report), str(report)
@@ -154,8 +161,12 @@ def test_what_is_said_about_scale_and_border() -> None:
     norm = float(torch.linalg.matrix_norm(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), 2))
     double = Separable((1, 2, 2), torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.eye(2))
     assert f"largest singular value {norm:.6g}" in found(double, "norm")
-    assert "0.25 on average" in found(Separable((1, 2, 2), 0.25 * torch.eye(2), torch.eye(2)), "constant image")
-    assert "in the far half: periodic" in found(GaussianBlur(SHAPE, 0.7, boundary="circular"), "border")
+    assert "0.25 on average" in found(
+        Separable((1, 2, 2), 0.25 * torch.eye(2), torch.eye(2)), "constant image"
+    )
+    assert "in the far half: periodic" in found(
+        GaussianBlur(SHAPE, 0.7, boundary="circular"), "border"
+    )
     reflected = found(GaussianBlur(SHAPE, 0.7), "border")
     assert "none of it in the far half" in reflected
     blur = GaussianBlur(SHAPE, 0.7).double()
@@ -170,10 +181,15 @@ def test_check_leaves_the_operator_alone() -> None:
     assert operator.s.dtype == torch.float32
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     main(["operator=blur_gaussian", "operator.sigma=1", "shape=[1,9,12]"])
     printed = capsys.readouterr().out
-    assert "GaussianBlur (SpectralOperator) of images (1, 9, 12)" in printed and "ratio 1.000000" in printed
+    assert (
+        "GaussianBlur (SpectralOperator) of images (1, 9, 12)" in printed
+        and "ratio 1.000000" in printed
+    )
     (tmp_path / "a_wrong_one.py").write_text(
         "from invdiff.operators import LinearOperator\nclass Wrong(LinearOperator):\n"
         "    def forward(self, x): return 2 * x\n    def adjoint(self, y): return y\n"
@@ -223,7 +239,9 @@ def test_physics_of_deepinv() -> None:
 
 @pytest.mark.parametrize(("channels", "values"), [(2, 96), (2, 192)])
 def test_linear_operators_of_scipy(channels: int, values: int) -> None:
-    matrix = sparse.random(50, values, density=0.1, random_state=np.random.default_rng(0), format="csr")
+    matrix = sparse.random(
+        50, values, density=0.1, random_state=np.random.default_rng(0), format="csr"
+    )
     operator = PylopsOperator(SHAPE, aslinearoperator(matrix))
     assert check(operator).ok, str(check(operator))
     x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -234,7 +252,10 @@ def test_linear_operators_of_scipy(channels: int, values: int) -> None:
 
 
 def test_linear_operators_that_do_not_fit() -> None:
-    for matrix, words in ((np.eye(95), "found 95 columns, expected 192"), (1j * np.eye(96), "found complex128")):
+    for matrix, words in (
+        (np.eye(95), "found 95 columns, expected 192"),
+        (1j * np.eye(96), "found complex128"),
+    ):
         with pytest.raises(InputError, match=words):
             PylopsOperator(SHAPE, aslinearoperator(matrix))
 

@@ -1,4 +1,6 @@
-"""Words and presets to mappings, mappings to objects, and the one line for everything that does not fit."""
+"""Words and presets to mappings, mappings to objects, and the one line for everything that does not
+fit.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ class Dps(Steps):
 
 
 class Net(nn.Module):
-    def __init__(self, channels: int, multipliers: list[int] | None = None, attention: bool = False) -> None:
+    def __init__(
+        self, channels: int, multipliers: list[int] | None = None, attention: bool = False
+    ) -> None:
         super().__init__()
         self.channels, self.multipliers, self.attention = channels, multipliers, attention
 
@@ -132,7 +136,8 @@ def line_of(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------- presets
+# ----------------------------------------------------------------------------------------------
+# presets
 
 
 def test_presets_lie_beside_the_package_in_a_checkout_and_inside_it_in_a_wheel(toys: Path) -> None:
@@ -162,7 +167,8 @@ def test_unknown_presets() -> None:
     expected = "task 'inpiant' is unknown; did you mean 'inpaint'? (known: deblur, inpaint)"
     assert line_of(lambda: config.find_preset("task", "inpiant")) == expected
     assert (
-        line_of(lambda: config.find_preset("task", "no/such.yaml")) == "task: there is no file 'no/such.yaml'"
+        line_of(lambda: config.find_preset("task", "no/such.yaml"))
+        == "task: there is no file 'no/such.yaml'"
     )
     expected = "task: found 3 (int), expected a preset's name or a path to a YAML file"
     assert line_of(lambda: config.resolve(["task=3"], Solve)) == expected
@@ -187,12 +193,20 @@ def test_unreadable_files(tmp_path: Path, content: bytes, line: str) -> None:
     assert line_of(lambda: config.load(tmp_path)) == f"{tmp_path}: Is a directory"
 
 
-# ------------------------------------------------------------------------------------- words and merging
+# ------------------------------------------------------------------------------------- words and
+# merging
 
 
 def test_words_become_a_nested_mapping() -> None:
     words = ["a.b.c=1", "a.b.d=[1, x]", "e=on", "f=1e-3", "g=", "h=x=y", "i=0.5"]
-    expected = {"a": {"b": {"c": 1, "d": [1, "x"]}}, "e": True, "f": "1e-3", "g": None, "h": "x=y", "i": 0.5}
+    expected = {
+        "a": {"b": {"c": 1, "d": [1, "x"]}},
+        "e": True,
+        "f": "1e-3",
+        "g": None,
+        "h": "x=y",
+        "i": 0.5,
+    }
     assert config.parse_words(words) == expected
 
 
@@ -238,10 +252,13 @@ def test_another_class_drops_the_settings_of_the_old() -> None:
     assert config.merge(base, other) == other
     same = {"solver": {"name": "dps", "steps": 8}}
     assert config.merge(base, same) == {"solver": {"name": "dps", "zeta": 0.5, "steps": 8}}
-    assert config.merge(base, {"solver": {"zeta": 1}}) == {"solver": {"name": "dps", "zeta": 1, "steps": 9}}
+    assert config.merge(base, {"solver": {"zeta": 1}}) == {
+        "solver": {"name": "dps", "zeta": 1, "steps": 9}
+    }
 
 
-# ----------------------------------------------------------------------------------------------- resolve
+# -----------------------------------------------------------------------------------------------
+# resolve
 
 
 def test_the_later_wins_over_the_earlier() -> None:
@@ -259,7 +276,10 @@ def test_the_later_wins_over_the_earlier() -> None:
 
 def test_a_solver_named_on_the_line_replaces_the_task_s() -> None:
     chosen = config.resolve(["solver.steps=7", "solver=ddnm", "task=deblur"], Solve)
-    assert chosen["solver"] == {"name": "ddnm", "steps": 7}  # the preset, then the word; zeta of dps is gone
+    assert chosen["solver"] == {
+        "name": "ddnm",
+        "steps": 7,
+    }  # the preset, then the word; zeta of dps is gone
     assert config.resolve(["solver=dps", "task=inpaint"], Solve)["solver"] == {"name": "dps"}
 
 
@@ -306,10 +326,13 @@ def test_unknown_settings(toys: Path) -> None:
     path = toys / "tasks/inpaint.yaml"
     path.write_text("sampels: 3\n")
     assert line_of(lambda: config.resolve(["task=inpaint"], Solve)) == f"{path}: {expected}"
-    assert line_of(lambda: config.resolve(["train=tiny"], Solve)).startswith("setting 'train' is unknown")
+    assert line_of(lambda: config.resolve(["train=tiny"], Solve)).startswith(
+        "setting 'train' is unknown"
+    )
 
 
-# ------------------------------------------------------------------------------------------------- build
+# -------------------------------------------------------------------------------------------------
+# build
 
 
 def test_context_reaches_the_class_that_asks_for_it() -> None:
@@ -321,7 +344,9 @@ def test_context_reaches_the_class_that_asks_for_it() -> None:
 
 
 def test_a_module_is_built_from_its_init() -> None:
-    net = config.build("network", {"name": "net", "channels": "8", "multipliers": [1, 2], "attention": True})
+    net = config.build(
+        "network", {"name": "net", "channels": "8", "multipliers": [1, 2], "attention": True}
+    )
     assert (net.channels, net.multipliers, net.attention) == (8, [1, 2], True)
 
 
@@ -380,16 +405,32 @@ def test_a_float_is_made_of_what_yaml_reads(given: Any, value: float) -> None:
             "operator.psf: found [1, 2] (list), but Tensor | null is only given from Python",
         ),
         ("operator", {"name": "blur", "size": 4}, "size: found 4, expected an odd number"),
-        ("noise", {"name": "gaussian", "sigma": "abc"}, "noise.sigma: found 'abc' (str), expected a float"),
-        ("noise", {"name": "gaussian", "sigma": False}, "noise.sigma: found False (bool), expected a float"),
-        ("solver", {"name": "dps", "zeta": -1}, "solver.zeta: found -1 (int), expected greater than 0"),
+        (
+            "noise",
+            {"name": "gaussian", "sigma": "abc"},
+            "noise.sigma: found 'abc' (str), expected a float",
+        ),
+        (
+            "noise",
+            {"name": "gaussian", "sigma": False},
+            "noise.sigma: found False (bool), expected a float",
+        ),
+        (
+            "solver",
+            {"name": "dps", "zeta": -1},
+            "solver.zeta: found -1 (int), expected greater than 0",
+        ),
         (
             "network",
             {"name": "net", "channels": 8, "multipliers": [1, True]},
             "network.multipliers: found [1, True] (list), expected list[int] | null",
         ),
         ("solver", {"steps": 3}, "solver.name is missing (known: ddnm, dps)"),
-        ("solver", {"name": "dsp"}, "solver 'dsp' is unknown; did you mean 'dps'? (known: ddnm, dps)"),
+        (
+            "solver",
+            {"name": "dsp"},
+            "solver 'dsp' is unknown; did you mean 'dps'? (known: ddnm, dps)",
+        ),
         ("solver", 5, "solver: found 5 (int), expected settings with a name"),
     ],
 )
@@ -418,8 +459,12 @@ def test_nested_settings_are_named_by_their_path() -> None:
         == expected
     )
     expected = "optimizer has no setting 'betos'; did you mean 'betas'? (settings: lr, betas)"
-    assert line_of(lambda: config.validate(Train, {"data": "", "optimizer": {"betos": 1}})) == expected
-    assert line_of(lambda: config.validate(Train, {})) == "this command needs the setting 'data' (str)"
+    assert (
+        line_of(lambda: config.validate(Train, {"data": "", "optimizer": {"betos": 1}})) == expected
+    )
+    assert (
+        line_of(lambda: config.validate(Train, {})) == "this command needs the setting 'data' (str)"
+    )
 
 
 def test_a_bug_in_a_constructor_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,16 +488,21 @@ def test_schema_lists_what_yaml_can_say() -> None:
     assert config.schema(Solve)["solver"] == "mapping = {'name': 'ddnm'}"
 
 
-# ------------------------------------------------------------------------------------------ storing a run
+# ------------------------------------------------------------------------------------------ storing
+# a run
 
 
 def test_a_stored_run_is_the_same_run(tmp_path: Path) -> None:
-    original = config.resolve(["task=inpaint", "solver=dps", "solver.zeta=3e-1", "samples=8"], Solve)
+    original = config.resolve(
+        ["task=inpaint", "solver=dps", "solver.zeta=3e-1", "samples=8"], Solve
+    )
     config.dump(original, tmp_path / "config.yaml")
     again = config.resolve([f"task={tmp_path / 'config.yaml'}"], Solve)
     assert again == original
     for kind in ("operator", "noise", "solver"):
-        first, second = (config.build(kind, run[kind], shape=(1, 32, 32)) for run in (original, again))
+        first, second = (
+            config.build(kind, run[kind], shape=(1, 32, 32)) for run in (original, again)
+        )
         assert first == second
 
 
@@ -479,12 +529,18 @@ def random_value(rng: random.Random, depth: int) -> Any:
         lambda: rng.choice([True, False, None]),
         lambda: rng.randint(-(10**12), 10**12),
         lambda: rng.uniform(-1, 1) * 10.0 ** rng.randint(-300, 300),
-        lambda: "".join(chr(rng.choice([*range(32, 127), 233, 0x2603, 0x1F600, 10])) for _ in range(200)),
+        lambda: "".join(
+            chr(rng.choice([*range(32, 127), 233, 0x2603, 0x1F600, 10])) for _ in range(200)
+        ),
         lambda: math.inf,
     ]
     if depth and rng.random() < 0.5:
         branch = [random_value(rng, depth - 1) for _ in range(rng.randint(0, 4))]
-        return branch if rng.random() < 0.5 else {rng.choice(texts) + str(i): v for i, v in enumerate(branch)}
+        return (
+            branch
+            if rng.random() < 0.5
+            else {rng.choice(texts) + str(i): v for i, v in enumerate(branch)}
+        )
     return rng.choice(leaves)()
 
 
@@ -519,7 +575,8 @@ def test_a_failed_dump_leaves_the_old_file_and_no_other(
     assert sorted(os.listdir(tmp_path)) == ["config.yaml", "site"]
 
 
-# ----------------------------------------------------------------------------------------- command lines
+# ----------------------------------------------------------------------------------------- command
+# lines
 
 
 def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -570,7 +627,8 @@ def test_the_words_of_the_process_are_the_default(monkeypatch: pytest.MonkeyPatc
     assert seen == ["a=1"]
 
 
-# ----------------------------------------------------------------------------------- the package's own
+# ----------------------------------------------------------------------------------- the package's
+# own
 
 
 def test_importing_the_package_is_light() -> None:

@@ -1,7 +1,8 @@
 """What a step must not do: make the host wait for the device, or leave something behind.
 
-There is no device here to wait for. What would be on it is told by its dtype: images, measurements and the buffers of
-operators are float32, while the noise levels and the schedule, which stay on the CPU, are float64.
+There is no device here to wait for. What would be on it is told by its dtype: images, measurements
+and the buffers of operators are float32, while the noise levels and the schedule, which stay on the
+CPU, are float64.
 """
 
 from __future__ import annotations
@@ -55,15 +56,22 @@ class Waits(AssertionError):
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what needs a value, or a number of values, from the device, and copies to it from pageable memory.
+    """Refuses what needs a value, or a number of values, from the device, and copies to it from
+    pageable memory.
 
     On the host is what is float64, and every mask or index that is computed from that alone.
     """
 
     VALUES = {
-        aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default,
-        aten.masked_select.default, aten._unique2.default, aten.bincount.default, aten.repeat_interleave.Tensor,
-    }  # fmt: skip
+        aten._local_scalar_dense.default,
+        aten.is_nonzero.default,
+        aten.equal.default,
+        aten.nonzero.default,
+        aten.masked_select.default,
+        aten._unique2.default,
+        aten.bincount.default,
+        aten.repeat_interleave.Tensor,
+    }
     COPIES = {aten._to_copy.default, aten.copy_.default}
     BY_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
@@ -78,13 +86,19 @@ class NoWaiting(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         out = func(*args, **(kwargs or {}))
         if given and all(map(self.on_host, given)):
-            moved = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.dtype != torch.float64]
+            moved = [
+                leaf
+                for leaf in tree_leaves(out)
+                if isinstance(leaf, Tensor) and leaf.dtype != torch.float64
+            ]
             if func in self.COPIES and any(leaf.is_floating_point() for leaf in moved):
                 raise Waits(f"{func} from the host")
             self.found.update(dict.fromkeys(moved, True))
         elif func in self.VALUES:
             raise Waits(f"{func} of {given[0].dtype}")
-        elif func in self.BY_INDEX and any(index is not None and index.dtype == torch.bool for index in args[1]):
+        elif func in self.BY_INDEX and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        ):
             raise Waits(f"{func} by a mask")
         return out
 
@@ -143,9 +157,13 @@ def test_waiting_is_noticed() -> None:
         assert float(level) < 1 and bool(level < 1) and float((2 * level).ceil().long()) == 1
         assert len(x * level) == 3 and len(x[torch.arange(2)]) == 2
         for wait in (
-            lambda: float(x[0]), lambda: bool((x < 1).all()), lambda: x[x < 0.5], lambda: x.nonzero(),
-            lambda: level.to(x), lambda: torch.equal(x, x),
-        ):  # fmt: skip
+            lambda: float(x[0]),
+            lambda: bool((x < 1).all()),
+            lambda: x[x < 0.5],
+            lambda: x.nonzero(),
+            lambda: level.to(x),
+            lambda: torch.equal(x, x),
+        ):
             with pytest.raises(Waits):
                 wait()
 
@@ -159,6 +177,8 @@ def test_steps_leave_nothing_behind(name: str) -> None:
     counts = []
     with torch.no_grad():
         for step in islice(steps(problem("mask_random"), solver(name, 8)), 8):
-            assert step.x.grad_fn is None and step.x0.grad_fn is None  # nor a graph of what came before
+            assert (
+                step.x.grad_fn is None and step.x0.grad_fn is None
+            )  # nor a graph of what came before
             counts.append(held() if len(counts) in (2, 7) else 0)
     assert counts[2] >= counts[7] > 0

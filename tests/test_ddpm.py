@@ -1,8 +1,8 @@
 """The DDPM of Ho et al. against what its definitions imply.
 
-Closed forms against composition, Monte Carlo, autograd and torch.distributions; the decoder against 50-digit
-arithmetic; L_vlb, Algorithm 1 and Algorithm 2 with the ideal network of a Gaussian, for which everything is
-known. Statistical bounds are five standard errors.
+Closed forms against composition, Monte Carlo, autograd and torch.distributions; the decoder against
+50-digit arithmetic; L_vlb, Algorithm 1 and Algorithm 2 with the ideal network of a Gaussian, for
+which everything is known. Statistical bounds are five standard errors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def assert_mean(values: Tensor, expected: float | Tensor) -> None:
     """The mean of independent rows is the expected one, to five standard errors."""
     error = values.std(0) / len(values) ** 0.5
     found = values.mean(0)
-    assert bool(((found - expected).abs() < 5 * error + 1e-12 * (1 + found.abs())).all()), (found, expected, error)
+    assert bool(((found - expected).abs() < 5 * error + 1e-12 * (1 + found.abs())).all()), (
+        found,
+        expected,
+        error,
+    )
 
 
 class Says(nn.Module):
@@ -88,7 +92,9 @@ def test_q_is_the_composition_of_its_steps(schedule: Schedule) -> None:
         composed.append([mean, variance])
     found = ddpm.q(torch.full((len(t), 1), 0.7, dtype=torch.float64), t)
     expected = torch.tensor(composed, dtype=torch.float64)
-    torch.testing.assert_close(torch.cat([found.mean, found.variance], 1), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        torch.cat([found.mean, found.variance], 1), expected, rtol=1e-10, atol=0
+    )
 
 
 def test_q_by_monte_carlo() -> None:
@@ -100,14 +106,18 @@ def test_q_by_monte_carlo() -> None:
     mean, variance = ddpm.q(torch.full((1, 1), 0.7, dtype=torch.float64), torch.tensor([12]))
     assert_mean(x, mean[0])
     assert_mean((x - mean) ** 2, variance[0])
-    drawn = ddpm.q_sample(torch.full((n, 1), 0.7, dtype=torch.float64), torch.full((n,), 12), normal(n, 1))
+    drawn = ddpm.q_sample(
+        torch.full((n, 1), 0.7, dtype=torch.float64), torch.full((n,), 12), normal(n, 1)
+    )
     assert_mean(drawn, mean[0])
     assert_mean((drawn - mean) ** 2, variance[0])
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, Schedule.cosine(), LINEAR.respaced(50)])
 def test_q_posterior_is_bayes_rule(schedule: Schedule) -> None:
-    """log q(x_t | x_{t-1}) + log q(x_{t-1} | x_0), written as densities: its maximum and its curvature."""
+    """log q(x_t | x_{t-1}) + log q(x_{t-1} | x_0), written as densities: its maximum and its
+    curvature.
+    """
     T = schedule.T
     t = torch.tensor([2, 3, T // 2, T - 1, T])
     x_0, x_t = uniform(5, 2, 3, 3) * 2 - 1, normal(5, 2, 3, 3, seed=1)
@@ -118,7 +128,9 @@ def test_q_posterior_is_bayes_rule(schedule: Schedule) -> None:
     log_density = -((x_t - (1 - beta).sqrt() * x) ** 2) / (2 * beta)
     log_density = log_density - (x - abar.sqrt() * x_0) ** 2 / (2 * (1 - abar))
     (gradient,) = torch.autograd.grad(log_density.sum(), x, create_graph=True)
-    (curvature,) = torch.autograd.grad(gradient.sum(), x)  # pixels are independent: the Hessian is diagonal
+    (curvature,) = torch.autograd.grad(
+        gradient.sum(), x
+    )  # pixels are independent: the Hessian is diagonal
     torch.testing.assert_close(curvature, (-1 / variance).expand_as(x), rtol=1e-9, atol=0)
     # The gradient times the variance is how far the mean is from the maximum, in units of x.
     torch.testing.assert_close(gradient * variance, torch.zeros_like(x), rtol=0, atol=1e-11)
@@ -136,7 +148,9 @@ def test_the_last_step_returns_x_0() -> None:
 
 @targets
 @pytest.mark.parametrize("schedule", [LINEAR, Schedule.cosine(100), LINEAR.respaced(7)])
-def test_a_network_that_hits_its_target_knows_x_0_and_eps(target: Target, schedule: Schedule) -> None:
+def test_a_network_that_hits_its_target_knows_x_0_and_eps(
+    target: Target, schedule: Schedule
+) -> None:
     t = torch.tensor([1, 2, schedule.T // 2, schedule.T])
     x_0, eps = uniform(4, 3, 4, 4) * 2 - 1, normal(4, 3, 4, 4)
     abar = schedule.abar[t].view(-1, 1, 1, 1)
@@ -144,7 +158,9 @@ def test_a_network_that_hits_its_target_knows_x_0_and_eps(target: Target, schedu
     network = Says(lambda x, timestep: truth)
     ddpm = DDPM(network, schedule, target)
     x_t = ddpm.q_sample(x_0, t, eps)
-    torch.testing.assert_close(x_t, abar.sqrt() * x_0 + (1 - abar).sqrt() * eps, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        x_t, abar.sqrt() * x_0 + (1 - abar).sqrt() * eps, rtol=1e-12, atol=1e-12
+    )
     torch.testing.assert_close(ddpm.regression_target(x_0, t, eps), truth, rtol=1e-12, atol=1e-12)
     # Dividing by sqrt(abar_T) = 5e-5 (cosine) or sqrt(1 - abar_1) costs digits.
     torch.testing.assert_close(ddpm.predict_x_0(x_t, t), x_0, rtol=0, atol=1e-9)
@@ -161,8 +177,12 @@ def test_a_network_that_hits_its_target_knows_x_0_and_eps(target: Target, schedu
 def test_L_simple_is_the_mean_square_on_the_target() -> None:
     x_0, eps, t = uniform(2, 1, 3, 3), normal(2, 1, 3, 3), torch.tensor([5, 500])
     zero = Says(lambda x, timestep: torch.zeros_like(x))
-    torch.testing.assert_close(DDPM(zero, LINEAR).L_simple(x_0, t, eps), eps.square().mean((1, 2, 3)))
-    torch.testing.assert_close(DDPM(zero, LINEAR, "x0").L_simple(x_0, t, eps), x_0.square().mean((1, 2, 3)))
+    torch.testing.assert_close(
+        DDPM(zero, LINEAR).L_simple(x_0, t, eps), eps.square().mean((1, 2, 3))
+    )
+    torch.testing.assert_close(
+        DDPM(zero, LINEAR, "x0").L_simple(x_0, t, eps), x_0.square().mean((1, 2, 3))
+    )
 
 
 @variances
@@ -180,7 +200,10 @@ def test_p_clips_x_0_only_when_asked(variance: Fixed) -> None:
 
 
 def test_kl_divergence() -> None:
-    p, q = Gaussian(normal(50), uniform(50) + 0.1), Gaussian(normal(50, seed=1), uniform(50, seed=1) + 0.1)
+    p, q = (
+        Gaussian(normal(50), uniform(50) + 0.1),
+        Gaussian(normal(50, seed=1), uniform(50, seed=1) + 0.1),
+    )
     a, b = Normal(p.mean, p.variance.sqrt()), Normal(q.mean, q.variance.sqrt())
     torch.testing.assert_close(kl_divergence(p, q), reference_kl(a, b), rtol=1e-12, atol=1e-12)
     x = p.mean + p.variance.sqrt() * normal(20_000, 50, seed=2)
@@ -193,15 +216,23 @@ def test_L_T(schedule: Schedule) -> None:
     x_0 = uniform(3, 2, 4, 4) * 2 - 1
     q = Normal(schedule.abar[-1].sqrt() * x_0, (1 - schedule.abar[-1]).sqrt())
     expected = reference_kl(q, Normal(torch.zeros_like(x_0), torch.ones_like(x_0))).sum((1, 2, 3))
-    torch.testing.assert_close(DDPM(nn.Identity(), schedule).L_T(x_0), expected, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        DDPM(nn.Identity(), schedule).L_T(x_0), expected, rtol=1e-9, atol=1e-15
+    )
 
 
 @variances
 @targets
 def test_L_step_is_equation_12(target: Target, variance: Fixed) -> None:
-    """L_{t-1} = beta^2 / (2 sigma^2 alpha (1 - abar)) ||eps - eps_theta||^2 + C, while x_0 is not clipped."""
+    """L_{t-1} = beta^2 / (2 sigma^2 alpha (1 - abar)) ||eps - eps_theta||^2 + C, while x_0 is not
+    clipped.
+    """
     t = torch.tensor([2, 3, 50, 400, 800])
-    x_0, eps, error = uniform(5, 2, 4, 4) - 0.5, normal(5, 2, 4, 4), 1e-3 * normal(5, 2, 4, 4, seed=1)
+    x_0, eps, error = (
+        uniform(5, 2, 4, 4) - 0.5,
+        normal(5, 2, 4, 4),
+        1e-3 * normal(5, 2, 4, 4, seed=1),
+    )
     beta, alpha, abar, previous = (
         table.view(-1, 1, 1, 1)
         for table in (LINEAR.beta[t], LINEAR.alpha[t], LINEAR.abar[t], LINEAR.abar[t - 1])
@@ -212,7 +243,9 @@ def test_L_step_is_equation_12(target: Target, variance: Fixed) -> None:
     out = {"eps": eps + error, "x0": guess, "v": v}[target]
     small = beta * (1 - previous) / (1 - abar)
     sigma2 = small if variance == "small" else beta
-    constant = 0.5 * (small / sigma2 - 1 - (small / sigma2).log())  # of the two variances, zero for "small"
+    constant = 0.5 * (
+        small / sigma2 - 1 - (small / sigma2).log()
+    )  # of the two variances, zero for "small"
     expected = (beta**2 / (2 * sigma2 * alpha * (1 - abar)) * error**2 + constant).sum((1, 2, 3))
     found = DDPM(Says(lambda x, timestep: out), LINEAR, target, variance).L_step(x_0, t, eps)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
@@ -226,7 +259,9 @@ VALUES = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 @pytest.mark.parametrize("std", [0.002, 0.0074, 0.05, 1.0, 5.0])
 @pytest.mark.parametrize("mean", [-3.0, -1.0, -0.3, 0.0021, 1.0, 1.2])
 def test_decoder_sums_to_one(mean: float, std: float) -> None:
-    log_p = discretised_log_likelihood(VALUES, torch.tensor(mean).double(), torch.tensor(std).double())
+    log_p = discretised_log_likelihood(
+        VALUES, torch.tensor(mean).double(), torch.tensor(std).double()
+    )
     assert float(log_p.logsumexp(0)) == pytest.approx(0, abs=1e-9)
 
 
@@ -251,8 +286,11 @@ def test_decoder_is_exact_far_into_the_tails(dtype: torch.dtype, rtol: float, st
     indices = [0, 1, 88, 127, 128, 200, 254, 255]
     for mean in means:
         expected = [exact_log_mass(float(VALUES[i]), mean, std, i == 0, i == 255) for i in indices]
-        found = discretised_log_likelihood(VALUES[indices].to(dtype), *torch.tensor([mean, std], dtype=dtype))
-        # Rounding to float32 moves z = distance / std by about 6e-8 / std, and log p by z times that.
+        found = discretised_log_likelihood(
+            VALUES[indices].to(dtype), *torch.tensor([mean, std], dtype=dtype)
+        )
+        # Rounding to float32 moves z = distance / std by about 6e-8 / std, and log p by z times
+        # that.
         truth = torch.tensor(expected, dtype=torch.float64)
         slack = 3e-7 / std * float(truth.abs().max()) ** 0.5 if dtype == torch.float32 else 1e-12
         torch.testing.assert_close(found.double(), truth, rtol=rtol, atol=slack)
@@ -262,7 +300,9 @@ def test_decoder_gradients_are_finite_in_float32() -> None:
     """Up to a mean at the wrong end of the range, 400 standard deviations away."""
     gradients = []
     for dtype in (torch.float32, torch.float64):
-        mean = torch.tensor([-1.0, -0.5, 0.0, 0.7, 1.0], dtype=dtype).repeat(256, 1).requires_grad_()
+        mean = (
+            torch.tensor([-1.0, -0.5, 0.0, 0.7, 1.0], dtype=dtype).repeat(256, 1).requires_grad_()
+        )
         std = torch.full_like(mean, 0.005).requires_grad_()
         log_p = discretised_log_likelihood(VALUES.to(dtype)[:, None], mean, std)
         assert bool(log_p.isfinite().all()) and bool((log_p <= 0).all())
@@ -293,7 +333,9 @@ MEAN, STD = 0.1, 0.25
 
 
 def quantised_normal(n: int) -> tuple[Tensor, Tensor, float]:
-    """8-bit images of independent N(MEAN, STD^2) pixels, their -log2 p, and the entropy in bits per pixel."""
+    """8-bit images of independent N(MEAN, STD^2) pixels, their -log2 p, and the entropy in bits per
+    pixel.
+    """
     edges = (VALUES[1:] + VALUES[:-1]) / 2
     cdf = Normal(MEAN, STD).cdf(edges)
     p = torch.cat([cdf[:1], cdf.diff(), 1 - cdf[-1:]]).clamp_min(1e-30)
@@ -305,13 +347,13 @@ def quantised_normal(n: int) -> tuple[Tensor, Tensor, float]:
 def test_bits_per_dim_of_a_gaussian(variance: Fixed) -> None:
     """With the ideal network, L_vlb exceeds the entropy by a gap that is known term by term.
 
-    With SNR_t = abar_t / (1 - abar_t) and v_t = Var[x_0 | x_t] = 1 / (1 / STD^2 + SNR_t), the mean of the
-    posterior moves with x_0 by sqrt(small_t (SNR_{t-1} - SNR_t)). Hence L_{t-1} is, on average, KL(small_t,
-    sigma_t^2) plus (small_t / sigma_t^2) (SNR_{t-1} - SNR_t) v_t / 2. The true q(x_{t-1} | x_t) is Gaussian
-    of the same mean as p_theta's and a variance r_t larger than small_t by that motion. So, by the chain
-    rule, L_vlb exceeds the entropy by KL(q(x_T) || N(0, I)) + sum_t KL(r_t, sigma_t^2) + the decoder's KL;
-    quantisation can only lessen the last one (data processing), which for continuous x_0 is KL(v_1, decoder's
-    variance).
+    With SNR_t = abar_t / (1 - abar_t) and v_t = Var[x_0 | x_t] = 1 / (1 / STD^2 + SNR_t), the mean
+    of the posterior moves with x_0 by sqrt(small_t (SNR_{t-1} - SNR_t)). Hence L_{t-1} is, on
+    average, KL(small_t, sigma_t^2) plus (small_t / sigma_t^2) (SNR_{t-1} - SNR_t) v_t / 2. The true
+    q(x_{t-1} | x_t) is Gaussian of the same mean as p_theta's and a variance r_t larger than
+    small_t by that motion. So, by the chain rule, L_vlb exceeds the entropy by KL(q(x_T) || N(0,
+    I)) + sum_t KL(r_t, sigma_t^2) + the decoder's KL; quantisation can only lessen the last one
+    (data processing), which for continuous x_0 is KL(v_1, decoder's variance).
     """
 
     def kl_of_variances(p: Tensor, q: Tensor) -> Tensor:
@@ -319,16 +361,26 @@ def test_bits_per_dim_of_a_gaussian(variance: Fixed) -> None:
 
     n, s, nats = 32, LINEAR, math.log(2)
     x_0, information, entropy = quantised_normal(n)
-    bits = DDPM(ideal(MEAN, STD), s, variance=variance).bits_per_dim(x_0, Streams([(0, b) for b in range(n)]))
+    bits = DDPM(ideal(MEAN, STD), s, variance=variance).bits_per_dim(
+        x_0, Streams([(0, b) for b in range(n)])
+    )
 
     snr = s.abar[1:] / (1 - s.abar[1:])
     v = 1 / (1 / STD**2 + snr)
-    small, sigma2 = s.posterior_variance[2:], (s.posterior_variance if variance == "small" else s.beta)[2:]
+    small, sigma2 = (
+        s.posterior_variance[2:],
+        (s.posterior_variance if variance == "small" else s.beta)[2:],
+    )
     motion = -small * snr.diff() * v[1:]
-    assert_mean(bits.L_steps, float((motion / (2 * sigma2) + kl_of_variances(small, sigma2)).sum()) / nats)
+    assert_mean(
+        bits.L_steps, float((motion / (2 * sigma2) + kl_of_variances(small, sigma2)).sum()) / nats
+    )
 
     end = Normal(s.abar[-1].sqrt() * MEAN, (s.abar[-1] * STD**2 + 1 - s.abar[-1]).sqrt())
-    chain = float(reference_kl(end, Normal(0.0, 1.0)) + kl_of_variances(small + motion, sigma2).sum()) / nats
+    chain = (
+        float(reference_kl(end, Normal(0.0, 1.0)) + kl_of_variances(small + motion, sigma2).sum())
+        / nats
+    )
     decoder = s.posterior_variance[2] if variance == "small" else s.beta[1]
     last = float(kl_of_variances(v[0], decoder)) / nats
 
@@ -337,7 +389,8 @@ def test_bits_per_dim_of_a_gaussian(variance: Fixed) -> None:
     error = float(excess.std()) / n**0.5
     assert error < 0.04
     assert chain - 5 * error < float(excess.mean()) < chain + last + 5 * error
-    # At T = 1000 "large" all but reaches the entropy; "small" is the optimum for one fixed image only.
+    # At T = 1000 "large" all but reaches the entropy; "small" is the optimum for one fixed image
+    # only.
     assert chain + last < (0.02 if variance == "large" else 0.9)
     assert abs(float(bits.total.mean()) - entropy - chain) < last + 0.1
 
@@ -347,7 +400,9 @@ def test_a_worse_network_has_more_bits_per_dim() -> None:
 
     def total(gain: float) -> float:
         streams = Streams([(0, b) for b in range(8)])
-        return float(DDPM(ideal(MEAN, STD, gain=gain), LINEAR).bits_per_dim(x_0, streams, 100).total.mean())
+        return float(
+            DDPM(ideal(MEAN, STD, gain=gain), LINEAR).bits_per_dim(x_0, streams, 100).total.mean()
+        )
 
     assert total(1.0) < total(0.9) - 0.05 and total(1.0) < total(1.1) - 0.05
 
@@ -363,11 +418,16 @@ def test_the_stratified_estimate_is_unbiased(k: int) -> None:
 
     seen: set[int] = set()
     T, n = 100, 4000 // k + 20
-    ddpm, x_0 = Known(ideal(0, 1, Schedule.linear(T)), Schedule.linear(T)), torch.zeros(n, 1, 1, 1).double()
+    ddpm, x_0 = (
+        Known(ideal(0, 1, Schedule.linear(T)), Schedule.linear(T)),
+        torch.zeros(n, 1, 1, 1).double(),
+    )
     t = torch.arange(2, T + 1)
     expected = float(((100.0 / t.double()) ** 2 + 5.0 * (t % 3)).sum()) / math.log(2)
     streams = Streams([(3, b) for b in range(n)])
-    assert ddpm.bits_per_dim(x_0[:2], Streams([(3,), (4,)])).L_steps.tolist() == pytest.approx([expected] * 2)
+    assert ddpm.bits_per_dim(x_0[:2], Streams([(3,), (4,)])).L_steps.tolist() == pytest.approx(
+        [expected] * 2
+    )
     assert seen == set(range(1, T + 1))
     seen.clear()
     assert_mean(ddpm.bits_per_dim(x_0, streams, k).L_steps, expected)
@@ -398,16 +458,24 @@ def test_bits_per_dim_do_not_depend_on_the_batch() -> None:
 
 def learning(target: Tensor, unit: Tensor, schedule: Schedule = LINEAR) -> DDPM:
     """A network that says the target eps and, of the variance, 2 v - 1."""
-    return DDPM(Says(lambda x, timestep: torch.cat([target, unit], 1)), schedule, variance="learned")
+    return DDPM(
+        Says(lambda x, timestep: torch.cat([target, unit], 1)), schedule, variance="learned"
+    )
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, Schedule.cosine(), LINEAR.respaced(20)])
 def test_the_learned_variance_is_equation_15(schedule: Schedule) -> None:
-    """beta_t^v beta-tilde_t^(1 - v), pixel by pixel, v in and out of [0, 1]; beta-tilde_2 stands in at t = 1."""
+    """beta_t^v beta-tilde_t^(1 - v), pixel by pixel, v in and out of [0, 1]; beta-tilde_2 stands in
+    at t = 1.
+    """
     t = torch.tensor([1, 2, 3, schedule.T // 2, schedule.T])
     x_t, eps, v = normal(5, 2, 4, 4), normal(5, 2, 4, 4, seed=1), 0.5 + normal(5, 2, 4, 4, seed=2)
     found = learning(eps, 2 * v - 1, schedule).p(x_t, t)
-    beta, abar, previous = schedule.beta, schedule.abar, torch.cat([schedule.abar[:1], schedule.abar[:-1]])
+    beta, abar, previous = (
+        schedule.beta,
+        schedule.abar,
+        torch.cat([schedule.abar[:1], schedule.abar[:-1]]),
+    )
     tilde = ((1 - previous) / (1 - abar).clamp_min(1e-300) * beta)[t.clamp(min=2)].view(-1, 1, 1, 1)
     expected = beta[t].view(-1, 1, 1, 1) ** v * tilde ** (1 - v)
     torch.testing.assert_close(found.variance, expected, rtol=1e-9, atol=0)
@@ -420,20 +488,27 @@ def test_the_learned_variance_is_equation_15(schedule: Schedule) -> None:
 
 
 def test_L_step_and_its_gradient_are_those_of_the_densities() -> None:
-    """Against torch.distributions, with the mean and the variance written out; by both outputs of the network."""
+    """Against torch.distributions, with the mean and the variance written out; by both outputs of
+    the network.
+    """
     t = torch.tensor([1, 2, 50, 400, 800])
     x_0, eps = (uniform(5, 2, 4, 4) * 127).round() / 127.5 - 0.5, normal(5, 2, 4, 4)
     out = (eps + 1e-3 * normal(5, 2, 4, 4, seed=1)).requires_grad_()
     unit = normal(5, 2, 4, 4, seed=2).requires_grad_()
     beta, alpha, abar, previous = (
-        table.view(-1, 1, 1, 1) for table in (LINEAR.beta[t], LINEAR.alpha[t], LINEAR.abar[t], LINEAR.abar[t - 1])
+        table.view(-1, 1, 1, 1)
+        for table in (LINEAR.beta[t], LINEAR.alpha[t], LINEAR.abar[t], LINEAR.abar[t - 1])
     )
     x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
     mean = (x_t - beta / (1 - abar).sqrt() * out) / alpha.sqrt()
-    tilde = (beta * (1 - previous) / (1 - abar)).where(t.view(-1, 1, 1, 1) > 1, LINEAR.posterior_variance[2])
+    tilde = (beta * (1 - previous) / (1 - abar)).where(
+        t.view(-1, 1, 1, 1) > 1, LINEAR.posterior_variance[2]
+    )
     v = (unit + 1) / 2
     model = Normal(mean, (beta**v * tilde ** (1 - v)).sqrt())
-    posterior = previous.sqrt() * beta / (1 - abar) * x_0 + alpha.sqrt() * (1 - previous) / (1 - abar) * x_t
+    posterior = (
+        previous.sqrt() * beta / (1 - abar) * x_0 + alpha.sqrt() * (1 - previous) / (1 - abar) * x_t
+    )
     divergence = reference_kl(Normal(posterior, tilde.sqrt()), model).sum((1, 2, 3))
     mass = (model.cdf(x_0 + 1 / 255) - model.cdf(x_0 - 1 / 255))[:1].log().sum((1, 2, 3))
     expected = torch.cat([-mass, divergence[1:]])
@@ -449,20 +524,30 @@ def test_L_step_and_its_gradient_are_those_of_the_densities() -> None:
 def test_algorithm_2_draws_with_the_learned_variance() -> None:
     s, network = Schedule.linear(12), ideal(MEAN, STD, Schedule.linear(12))
     v, x, z = uniform(2, 1, 3, 3, seed=1), normal(2, 1, 3, 3), Streams([(0, 0), (0, 1)])
-    ddpm = DDPM(Says(lambda x, timestep: torch.cat([network(x, timestep), 2 * v - 1], 1)), s, variance="learned")
+    ddpm = DDPM(
+        Says(lambda x, timestep: torch.cat([network(x, timestep), 2 * v - 1], 1)),
+        s,
+        variance="learned",
+    )
     found = list(algorithm_2(ddpm, x, Streams([(0, 0), (0, 1)]), clip=False))
     for t in range(12, 0, -1):
-        x = (x - s.beta[t] / (1 - s.abar[t]).sqrt() * network(x, torch.full((2,), t - 1.0))) / s.alpha[t].sqrt()
+        x = (
+            x - s.beta[t] / (1 - s.abar[t]).sqrt() * network(x, torch.full((2,), t - 1.0))
+        ) / s.alpha[t].sqrt()
         if t > 1:
             x = x + (s.beta[t] ** v * s.posterior_variance[t] ** (1 - v)).sqrt() * z(x)
         torch.testing.assert_close(found[12 - t], x, rtol=1e-9, atol=1e-9)
 
 
 def test_the_ideal_variance_has_the_fewest_bits() -> None:
-    """r_t, the variance of the true q(x_{t-1} | x_t) of a Gaussian, is between beta-tilde_t and beta_t."""
+    """r_t, the variance of the true q(x_{t-1} | x_t) of a Gaussian, is between beta-tilde_t and
+    beta_t.
+    """
     s = Schedule.linear(50)
     snr = s.abar[1:] / (1 - s.abar[1:])
-    spread = s.posterior_variance[2:] * -snr.diff() / (1 / STD**2 + snr[1:])  # of the posterior's mean with x_0
+    spread = (
+        s.posterior_variance[2:] * -snr.diff() / (1 / STD**2 + snr[1:])
+    )  # of the posterior's mean with x_0
     log_small, log_large = s.posterior_variance[2:].log(), s.beta[2:].log()
     v = ((s.posterior_variance[2:] + spread).log() - log_small) / (log_large - log_small)
     assert bool(((v > 0) & (v < 1)).all())
@@ -503,7 +588,9 @@ def test_algorithm_1_is_minimised_by_the_ideal_network() -> None:
     gains = ideal(MEAN, std, gain=0.9), ideal(MEAN, std, gain=1.1)
     for worse in (*gains, ideal(MEAN + 0.1, std), ideal(MEAN, 0.4)):
         torch.manual_seed(0)  # the same t and eps
-        assert float(algorithm_1(DDPM(worse, LINEAR), x_0).mean()) > float(loss.detach().mean()) + 1e-3
+        assert (
+            float(algorithm_1(DDPM(worse, LINEAR), x_0).mean()) > float(loss.detach().mean()) + 1e-3
+        )
 
 
 def test_algorithm_1_draws_every_t() -> None:
@@ -537,7 +624,9 @@ def test_overfitting_one_batch(target: Target) -> None:
 
 @variances
 def test_algorithm_2_written_out(variance: Fixed) -> None:
-    """x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_theta) / sqrt(alpha_t) + sigma_t z; no z at t = 1."""
+    """x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_theta) / sqrt(alpha_t) + sigma_t z; no z at t
+    = 1.
+    """
     s, network = Schedule.linear(12), ideal(MEAN, STD, Schedule.linear(12), gain=1.05)
     x = normal(2, 1, 3, 3)
     ddpm, z = DDPM(network, s, variance=variance), Streams([(0, 0), (0, 1)])
@@ -553,7 +642,9 @@ def test_algorithm_2_written_out(variance: Fixed) -> None:
 
 @variances
 def test_algorithm_2_draws_from_the_data(variance: Fixed) -> None:
-    """Two correlated channels, independent pixels: the moments of the chain follow a linear recursion."""
+    """Two correlated channels, independent pixels: the moments of the chain follow a linear
+    recursion.
+    """
     mean = torch.tensor([0.10, -0.05], dtype=torch.float64)
     covariance = torch.tensor([[0.040, 0.015], [0.015, 0.020]], dtype=torch.float64)
     eye = torch.eye(2, dtype=torch.float64)
@@ -578,7 +669,8 @@ def test_algorithm_2_draws_from_the_data(variance: Fixed) -> None:
         A = to_x0 * slope(t) + to_x * eye
         m = A @ (m - s.abar[t].sqrt() * mean) + (to_x0 + to_x * s.abar[t].sqrt()) * mean
         C = A @ C @ A.T + (sigma2[t] if t > 1 else 0) * eye
-    # At T = 1000 that is the law of the data but for variances 1% too wide ("large") or 5% too narrow.
+    # At T = 1000 that is the law of the data but for variances 1% too wide ("large") or 5% too
+    # narrow.
     torch.testing.assert_close(m, mean, rtol=0, atol=1e-3)
     torch.testing.assert_close(C, covariance, rtol=0.015 if variance == "large" else 0.05, atol=0)
 

@@ -1,7 +1,9 @@
-"""D(x, sigma) and the reverse process: networks against closed forms, closed forms against Tweedie and Bayes.
+"""D(x, sigma) and the reverse process: networks against closed forms, closed forms against Tweedie
+and Bayes.
 
-The oracle of the wrapper is a Gaussian, whose ideal network is linear for every target; that of the mixture
-is the gradient of its log density; that of the transition is the DDPM's own posterior and DDIM as published.
+The oracle of the wrapper is a Gaussian, whose ideal network is linear for every target; that of the
+mixture is the gradient of its log density; that of the transition is the DDPM's own posterior and
+DDIM as published.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def gaussian() -> GaussianDenoiser:
 
 
 class IdealNetwork(nn.Module):
-    """The network of u_0 = 2 x_0 - 1 ~ N(m, C) in VP coordinates: E[u_0 | x_t] by Bayes, then its target."""
+    """The network of u_0 = 2 x_0 - 1 ~ N(m, C) in VP coordinates: E[u_0 | x_t] by Bayes, then its
+    target.
+    """
 
     def __init__(self, prior: GaussianDenoiser, schedule: Schedule, target: Target) -> None:
         super().__init__()
@@ -71,19 +75,29 @@ class IdealNetwork(nn.Module):
 def test_an_ideal_network_is_the_exact_denoiser(target: Target, schedule: Schedule) -> None:
     """At trained levels, between them (fractional timesteps), one level per image or one for all."""
     exact = gaussian()
-    wrapped = NetworkDenoiser(IdealNetwork(exact, schedule, target), SHAPE, schedule, target, clip=False)
+    wrapped = NetworkDenoiser(
+        IdealNetwork(exact, schedule, target), SHAPE, schedule, target, clip=False
+    )
     on_step = schedule.sigma[[1, 2, schedule.T // 2, schedule.T]] / 2
     between = (on_step[:-1] * on_step[1:]).sqrt()
     sigma = torch.cat([on_step, between])
-    x = exact.mean + 0.1 * normal(7, *SHAPE) + levels(sigma, normal(7, *SHAPE)) * normal(7, *SHAPE, seed=2)
-    # Dividing an eps by sqrt(abar) = 1 / s magnifies rounding by s, 2e4 at the end of the cosine schedule.
+    x = (
+        exact.mean
+        + 0.1 * normal(7, *SHAPE)
+        + levels(sigma, normal(7, *SHAPE)) * normal(7, *SHAPE, seed=2)
+    )
+    # Dividing an eps by sqrt(abar) = 1 / s magnifies rounding by s, 2e4 at the end of the cosine
+    # schedule.
     torch.testing.assert_close(wrapped(x, sigma), exact(x, sigma), rtol=0, atol=1e-9)
     torch.testing.assert_close(wrapped(x, sigma[5]), exact(x, sigma[5]), rtol=0, atol=1e-9)
 
 
 def test_float32_loses_little() -> None:
     schedule, exact = Schedule.linear(), gaussian()
-    x, sigma = exact.mean + 0.2 * normal(6, *SHAPE), torch.tensor([0.005, 0.02, 0.1, 0.5, 2.0, 40.0])
+    x, sigma = (
+        exact.mean + 0.2 * normal(6, *SHAPE),
+        torch.tensor([0.005, 0.02, 0.1, 0.5, 2.0, 40.0]),
+    )
     x = x + levels(sigma, x) * normal(6, *SHAPE, seed=1)
 
     class Double(IdealNetwork):
@@ -92,7 +106,9 @@ def test_float32_loses_little() -> None:
             return super().forward(x.double(), timestep.double()).float()
 
     wrapped = NetworkDenoiser(Double(exact, schedule, "v"), SHAPE, schedule, "v", clip=False)
-    torch.testing.assert_close(wrapped(x.float(), sigma), exact(x, sigma).float(), rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        wrapped(x.float(), sigma), exact(x, sigma).float(), rtol=0, atol=2e-5
+    )
 
 
 def test_clipping_and_the_clean_image() -> None:
@@ -101,8 +117,12 @@ def test_clipping_and_the_clean_image() -> None:
     free = NetworkDenoiser(network, SHAPE, schedule, clip=False)
     x, sigma = 3 * normal(4, *SHAPE), torch.tensor(0.3)
     assert float(free(x, sigma).min()) < 0
-    assert torch.equal(NetworkDenoiser(network, SHAPE, schedule)(x, sigma), free(x, sigma).clamp(0, 1))
-    torch.testing.assert_close(free(x, torch.tensor(0.0)), x, rtol=0, atol=1e-12)  # nothing to remove
+    assert torch.equal(
+        NetworkDenoiser(network, SHAPE, schedule)(x, sigma), free(x, sigma).clamp(0, 1)
+    )
+    torch.testing.assert_close(
+        free(x, torch.tensor(0.0)), x, rtol=0, atol=1e-12
+    )  # nothing to remove
 
 
 class Recorder(nn.Module):
@@ -116,8 +136,12 @@ class Recorder(nn.Module):
 @pytest.mark.parametrize(
     ("size", "seen"), [((8, 8), (8, 8)), ((7, 10), (8, 12)), ((1, 3), (4, 4)), ((13, 2), (16, 4))]
 )
-def test_sizes_that_the_stride_does_not_divide(size: tuple[int, int], seen: tuple[int, int]) -> None:
-    """Padded by reflection (or by the edge, where the image is too small to reflect) and cropped again."""
+def test_sizes_that_the_stride_does_not_divide(
+    size: tuple[int, int], seen: tuple[int, int]
+) -> None:
+    """Padded by reflection (or by the edge, where the image is too small to reflect) and cropped
+    again.
+    """
     network = Recorder()
     prior = NetworkDenoiser(network, (2, 8, 8), Schedule.linear(), stride=4, clip=False)
     x, sigma = normal(3, 2, *size), torch.tensor([0.05, 0.2, 1.0], dtype=torch.float64)
@@ -145,7 +169,10 @@ def test_a_convolution_is_cropped_not_shifted() -> None:
             return conv(x)
 
     x = normal(2, 1, 9, 10)
-    priors = (NetworkDenoiser(Network(), (1, 8, 8), Schedule.linear(), "x0", s, clip=False) for s in (1, 4))
+    priors = (
+        NetworkDenoiser(Network(), (1, 8, 8), Schedule.linear(), "x0", s, clip=False)
+        for s in (1, 4)
+    )
     plain, padded = (prior(x, torch.tensor(0.1)) for prior in priors)
     torch.testing.assert_close(padded[..., :-1, :-1], plain[..., :-1, :-1], rtol=1e-12, atol=1e-12)
 
@@ -184,8 +211,13 @@ def test_mixture_denoiser() -> None:
     x[2] = means[:2].mean(0)  # between two components, where the weights matter
 
     def log_p(x: Tensor) -> Tensor:
-        flat, total = x.flatten(1)[:, None], (variances + SIGMAS[:, None] ** 2)[..., None].expand(-1, -1, 12)
-        components = torch.distributions.Normal(means.flatten(1), total.sqrt()).log_prob(flat).sum(2)
+        flat, total = (
+            x.flatten(1)[:, None],
+            (variances + SIGMAS[:, None] ** 2)[..., None].expand(-1, -1, 12),
+        )
+        components = (
+            torch.distributions.Normal(means.flatten(1), total.sqrt()).log_prob(flat).sum(2)
+        )
         return (weights.log() + components).logsumexp(1)
 
     torch.testing.assert_close(prior(x, SIGMAS), tweedie(log_p, x, SIGMAS), rtol=1e-9, atol=1e-9)
@@ -210,7 +242,9 @@ class Fixed(Streams):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_transition_is_the_ddpm_posterior(schedule: Schedule) -> None:
-    """eta = 1, in sigma coordinates of [0, 1], against q(x_{t-1} | x_t, x_0) in VP coordinates of [-1, 1]."""
+    """eta = 1, in sigma coordinates of [0, 1], against q(x_{t-1} | x_t, x_0) in VP coordinates of
+    [-1, 1].
+    """
     ddpm, noise = DDPM(nn.Identity(), schedule), Fixed([(0,)])
     for step in (1, 2, 3, schedule.T // 2, schedule.T):
         t = torch.tensor([step])
@@ -245,7 +279,9 @@ def test_ddim_draws_no_noise() -> None:
 
 
 def moments(prior: GaussianDenoiser, sigmas: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """Mean, and variances along the eigenvectors, of ``generate``: each step is affine in x plus noise."""
+    """Mean, and variances along the eigenvectors, of ``generate``: each step is affine in x plus
+    noise.
+    """
     centre = (prior.mean.flatten() - 0.5) @ prior.eigenvectors
     m, variance = torch.zeros_like(centre), sigmas[0] ** 2
     for s, s_next in pairwise(sigmas):
@@ -259,11 +295,20 @@ def moments(prior: GaussianDenoiser, sigmas: Tensor, eta: float) -> tuple[Tensor
 
 @pytest.mark.parametrize(
     ("eta", "spacing", "steps", "bias"),
-    [(0.0, "karras", 100, 0.065), (0.0, "quadratic", 200, 0.02), (0.5, "quadratic", 200, 0.025),
-     (1.0, "quadratic", 300, 0.025), (1.0, "uniform", 300, 0.05)],
-)  # fmt: skip
-def test_generate_draws_from_a_gaussian(eta: float, spacing: Spacing, steps: int, bias: float) -> None:
-    """Against the exact law of the finite chain (5 standard errors), which is too narrow by ``bias``."""
+    [
+        (0.0, "karras", 100, 0.065),
+        (0.0, "quadratic", 200, 0.02),
+        (0.5, "quadratic", 200, 0.025),
+        (1.0, "quadratic", 300, 0.025),
+        (1.0, "uniform", 300, 0.05),
+    ],
+)
+def test_generate_draws_from_a_gaussian(
+    eta: float, spacing: Spacing, steps: int, bias: float
+) -> None:
+    """Against the exact law of the finite chain (5 standard errors), which is too narrow by
+    ``bias``.
+    """
     prior, n = gaussian(), 600
     m, variance = moments(prior, prior.ladder(steps, spacing), eta)
     exact = prior.eigenvalues
@@ -282,7 +327,9 @@ def test_generate_is_algorithm_2() -> None:
     """All steps, eta = 1: the DDPM's own sampler, on the same noise."""
     schedule, exact = Schedule.linear().respaced(60), gaussian()
     network = IdealNetwork(exact, schedule, "eps")
-    network.register_buffer("dtype", torch.zeros(1, dtype=torch.float64))  # generate asks the weights
+    network.register_buffer(
+        "dtype", torch.zeros(1, dtype=torch.float64)
+    )  # generate asks the weights
     x = generate(NetworkDenoiser(network, SHAPE, schedule, clip=False), 3, steps=60, seed=4)
     streams = Streams([(4, k) for k in range(3)])
     s = schedule.sigma[-1]
@@ -313,7 +360,9 @@ def test_recomputing_keeps_gradients_and_halves_what_is_stored() -> None:
     network = UNet(1, width=8, multipliers=(1, 2), attention=(2,), head_channels=8)
     for weight in network.parameters():
         weight.data = 0.1 * torch.randn_like(weight)
-    prior = NetworkDenoiser(network.eval().requires_grad_(False), (1, 16, 16), Schedule.linear(), stride=2).double()
+    prior = NetworkDenoiser(
+        network.eval().requires_grad_(False), (1, 16, 16), Schedule.linear(), stride=2
+    ).double()
     x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
 
     def gradient() -> tuple[Tensor, int]:

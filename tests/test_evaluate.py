@@ -22,7 +22,9 @@ def folder(tmp_path: Path) -> Path:
     """Five images, one of another size and one in colour."""
     torch.manual_seed(1)
     (tmp_path / "data").mkdir()
-    for number, shape in enumerate([(1, 16, 16), (1, 16, 16), (1, 20, 16), (3, 16, 16), (1, 16, 16)]):
+    for number, shape in enumerate(
+        [(1, 16, 16), (1, 16, 16), (1, 20, 16), (3, 16, 16), (1, 16, 16)]
+    ):
         write_image(tmp_path / "data" / f"im{number}.png", torch.rand(shape))
     return tmp_path / "data"
 
@@ -43,7 +45,14 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def words(prior: Path, folder: Path, out: Path, *more: str) -> list[str]:
     given = {word.partition("=")[0] for word in more}
-    base = ["task=inpaint,sr4", "solver=ddnm,ddrm", f"prior={prior}", f"data={folder}", f"out={out}", "solver.steps=3"]
+    base = [
+        "task=inpaint,sr4",
+        "solver=ddnm,ddrm",
+        f"prior={prior}",
+        f"data={folder}",
+        f"out={out}",
+        "solver.steps=3",
+    ]
     return [*(word for word in base if word.partition("=")[0] not in given), *more]
 
 
@@ -53,7 +62,9 @@ def results(out: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str
 
 
 @pytest.mark.filterwarnings("ignore:misfit")
-def test_a_stopped_run_goes_on_to_the_same_results(prior: Path, folder: Path, tmp_path: Path, restored) -> None:
+def test_a_stopped_run_goes_on_to_the_same_results(
+    prior: Path, folder: Path, tmp_path: Path, restored
+) -> None:
     main(words(prior, folder, tmp_path / "whole"))
     assert restored == [0, 1, 2, 3, 4] * 4
     restored.clear()
@@ -84,7 +95,9 @@ def test_processes_share_the_images(prior, folder, tmp_path, restored, monkeypat
         restored.clear()
         # The table is printed once, by the process that finds it complete.
         assert ("### inpaint, 5 images" in capsys.readouterr().out) == (rank == "0")
-    one, two = (results(tmp_path / out, ("seconds", "misfit", *COLUMNS[:3])) for out in ("one", "two"))
+    one, two = (
+        results(tmp_path / out, ("seconds", "misfit", *COLUMNS[:3])) for out in ("one", "two")
+    )
     assert one == two
     assert (tmp_path / "two" / "inpaint" / "ddnm" / "1.csv").is_file()
 
@@ -96,10 +109,16 @@ def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     y = np.load(out / "inpaint" / "measurements" / "im2.npy")
     assert y.shape == (1, 20, 16)
     assert {path.name for path in (out / "inpaint" / "ddrm").iterdir()} == {
-        *(f"im{n}.png" for n in range(5)), "0.csv", "config.yaml",
-    }  # fmt: skip
+        *(f"im{n}.png" for n in range(5)),
+        "0.csv",
+        "config.yaml",
+    }
     stored = config.load(out / "inpaint" / "ddrm" / "config.yaml")
-    assert stored["solver"]["name"] == "ddrm" and stored["solver"]["steps"] == 3 and stored["samples"] == 2
+    assert (
+        stored["solver"]["name"] == "ddrm"
+        and stored["solver"]["steps"] == 3
+        and stored["samples"] == 2
+    )
     assert (out / "summary.md").read_text().count("| ddrm |") == 1
     assert r"\begin{tabular}" in (out / "summary.tex").read_text()
 
@@ -112,8 +131,10 @@ def test_masks_of_their_own(prior: Path, tmp_path: Path) -> None:
     more = ["task=inpaint_random", "solver=ddnm", "operator.per_image=true", "noise.sigma=0"]
     main(words(prior, tmp_path, tmp_path / "one", *more, "batch=1"))
     main(words(prior, tmp_path, tmp_path / "all", *more))
-    y = [[np.load(tmp_path / out / "inpaint_random" / "measurements" / f"{n}.npy") for n in range(4)]
-         for out in ("one", "all")]  # fmt: skip
+    y = [
+        [np.load(tmp_path / out / "inpaint_random" / "measurements" / f"{n}.npy") for n in range(4)]
+        for out in ("one", "all")
+    ]
     assert np.array_equal(y[0], y[1]) and not np.array_equal(y[0][0] > 0, y[0][1] > 0)
 
 
@@ -131,10 +152,13 @@ def test_refusals(prior: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found another measurement"):
         main(words(prior, folder, out, "task=inpaint", "solver=ddnm", "images=1"))
     for word, message in [
-        ("task=inpaint,", "expected task=NAME"), ("task=inpaint,inpaint", "two of the name"),
-        ("task=inpant", "inpaint"), ("solver=ddn", "ddnm"), ("images=0", "at least 1"),
+        ("task=inpaint,", "expected task=NAME"),
+        ("task=inpaint,inpaint", "two of the name"),
+        ("task=inpant", "inpaint"),
+        ("solver=ddn", "ddnm"),
+        ("images=0", "at least 1"),
         (f"data={tmp_path / 'no'}", "No such file"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(InputError, match=message):
             main(words(prior, folder, tmp_path / "never", word))
     assert not (tmp_path / "never").exists()
@@ -144,7 +168,12 @@ def test_among_the_best_is_decided_by_paired_differences() -> None:
     """Images differ far more than solvers do: only their differences tell."""
     generator = np.random.default_rng(0)
     image = 10 * generator.standard_normal(400)
-    values = np.stack([image + offset + 0.1 * generator.standard_normal(400) for offset in (0.0, 0.0, -0.05, 1e-9)])
+    values = np.stack(
+        [
+            image + offset + 0.1 * generator.standard_normal(400)
+            for offset in (0.0, 0.0, -0.05, 1e-9)
+        ]
+    )
     best = among_best(values)
     assert best[values.mean(1).argmax()] and not best[2]
     assert among_best(np.array([[1.0], [0.0]])) == [True, False]
@@ -159,8 +188,15 @@ def test_a_summary_says_what_the_rows_say() -> None:
     def row(psnr: float, lpips: float) -> dict[str, str]:
         return dict(zip(COLUMNS, [str(psnr), "", str(lpips), "1", "5", "0.5"], strict=True))
 
-    found = {("a_task", "x"): [row(20, 0.2), row(22, 0.4)], ("a_task", "y"): [row(25, 0.5), row(27, 0.7)]}
+    found = {
+        ("a_task", "x"): [row(20, 0.2), row(22, 0.4)],
+        ("a_task", "y"): [row(25, 0.5), row(27, 0.7)],
+    }
     markdown, latex = summary(found)
-    assert "| solver | PSNR | LPIPS | misfit | calls | seconds | rank PSNR | rank LPIPS |" in markdown
-    assert "| x | 21.00 ± 1.00 | **0.300 ± 0.100** | 1.00 ± 0.00 | 5 | 0.5 | 2.00 | 1.00 |" in markdown
+    assert (
+        "| solver | PSNR | LPIPS | misfit | calls | seconds | rank PSNR | rank LPIPS |" in markdown
+    )
+    assert (
+        "| x | 21.00 ± 1.00 | **0.300 ± 0.100** | 1.00 ± 0.00 | 5 | 0.5 | 2.00 | 1.00 |" in markdown
+    )
     assert r"y & \textbf{26.00 $\pm$ 1.00} & 0.600 $\pm$ 0.100" in latex

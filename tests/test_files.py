@@ -1,4 +1,6 @@
-"""Files in, files out: depth, alpha, pages and units are kept, known pixels to the bit; nothing is half-written."""
+"""Files in, files out: depth, alpha, pages and units are kept, known pixels to the bit; nothing is
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def prior(channels: int = 1, height: int = HEIGHT, width: int = WIDTH) -> Denois
 def test_known_pixels_are_those_of_the_file_to_the_bit(
     tmp_path: Path, suffix: str, channels: int, alpha: bool, bits: int
 ) -> None:
-    """Inpainting of an exact measurement, under a colour prior for colour and, channel by channel, a gray one."""
+    """Inpainting of an exact measurement, under a colour prior for colour and, channel by channel,
+    a gray one.
+    """
     values = torch.rand(1, channels, HEIGHT, WIDTH, generator=DRAW)
     opacity = torch.rand(1, 1, HEIGHT, WIDTH, generator=DRAW) if alpha else None
     write_picture(tmp_path / f"y{suffix}", Picture(values, opacity, bits))
@@ -51,14 +55,20 @@ def test_known_pixels_are_those_of_the_file_to_the_bit(
     y, x = read_picture(source), read_picture(target)
     assert x.bits == bits and torch.equal(x.values[..., KEPT], y.values[..., KEPT])
     assert not torch.equal(x.values[..., ~KEPT], y.values[..., ~KEPT])
-    assert (x.alpha is None) == (y.alpha is None) and (y.alpha is None or torch.equal(x.alpha, y.alpha))
+    assert (x.alpha is None) == (y.alpha is None) and (
+        y.alpha is None or torch.equal(x.alpha, y.alpha)
+    )
 
 
 def test_float_tiff_stays_float_and_pages_stay_pages(tmp_path: Path) -> None:
-    array = (0.5 + 0.7 * oracles.normal(3, HEIGHT, WIDTH)).float().numpy()  # also below 0 and above 1
+    array = (
+        (0.5 + 0.7 * oracles.normal(3, HEIGHT, WIDTH)).float().numpy()
+    )  # also below 0 and above 1
     tifffile.imwrite(tmp_path / "y.tif", array, photometric="minisblack")
     operator = Mask((1, HEIGHT, WIDTH), KEPT.float())
-    posterior = restore_file(tmp_path / "y.tif", tmp_path / "x.tif", operator=operator, prior=prior(), **SETTINGS)
+    posterior = restore_file(
+        tmp_path / "y.tif", tmp_path / "x.tif", operator=operator, prior=prior(), **SETTINGS
+    )
     found = tifffile.imread(tmp_path / "x.tif")
     assert found.dtype == np.float32 and found.shape == array.shape
     np.testing.assert_allclose(found[:, KEPT], array[:, KEPT], atol=1e-6)
@@ -67,32 +77,55 @@ def test_float_tiff_stays_float_and_pages_stay_pages(tmp_path: Path) -> None:
 
 def test_hounsfield_units_come_back(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel", reason="the optional reader of NIfTI")
-    volume = np.linspace(-1000, 2000, HEIGHT * WIDTH * 2).reshape(HEIGHT, WIDTH, 2).astype(np.float32)
+    volume = (
+        np.linspace(-1000, 2000, HEIGHT * WIDTH * 2).reshape(HEIGHT, WIDTH, 2).astype(np.float32)
+    )
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.0, 2.0, 3.0, 1.0])), tmp_path / "y.nii")
     operator = Mask((1, HEIGHT, WIDTH), KEPT.float())
-    restore_file(tmp_path / "y.nii", tmp_path / "x.nii.gz", operator=operator, prior=prior(), **SETTINGS)
+    restore_file(
+        tmp_path / "y.nii", tmp_path / "x.nii.gz", operator=operator, prior=prior(), **SETTINGS
+    )
     found = nibabel.load(tmp_path / "x.nii.gz")
     np.testing.assert_allclose(found.get_fdata()[KEPT], volume[KEPT], atol=0.01)
     assert found.affine[2, 2] == 3
 
 
 def test_operators_for_the_shape(tmp_path: Path) -> None:
-    """A class with settings infers the image's shape from the measurement's; a function gets the latter."""
-    write_picture(tmp_path / "y.png", Picture(torch.rand(1, 3, 4, 5, generator=DRAW), torch.ones(1, 1, 4, 5)))
-    for number, operator in enumerate((partial(Bicubic, factor=2), lambda shape: Bicubic((3, 8, 10), 2))):
+    """A class with settings infers the image's shape from the measurement's; a function gets the
+    latter.
+    """
+    write_picture(
+        tmp_path / "y.png", Picture(torch.rand(1, 3, 4, 5, generator=DRAW), torch.ones(1, 1, 4, 5))
+    )
+    for number, operator in enumerate(
+        (partial(Bicubic, factor=2), lambda shape: Bicubic((3, 8, 10), 2))
+    ):
         target = tmp_path / f"x{number}.png"
-        restore_file(tmp_path / "y.png", target, operator=operator, prior=prior(1, 8, 10), **SETTINGS)
+        restore_file(
+            tmp_path / "y.png", target, operator=operator, prior=prior(1, 8, 10), **SETTINGS
+        )
         larger = read_picture(target)
-        assert larger.values.shape == (1, 3, 8, 10) and larger.alpha is not None and larger.alpha.shape[2:] == (8, 10)
-    restore_file(tmp_path / "y.png", tmp_path / "z.tif", operator=Denoise, prior=prior(1, 4, 5), **SETTINGS)
+        assert (
+            larger.values.shape == (1, 3, 8, 10)
+            and larger.alpha is not None
+            and larger.alpha.shape[2:] == (8, 10)
+        )
+    restore_file(
+        tmp_path / "y.png", tmp_path / "z.tif", operator=Denoise, prior=prior(1, 4, 5), **SETTINGS
+    )
     assert read_picture(tmp_path / "z.tif").bits == 8
 
 
-def test_nothing_is_overwritten_or_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_overwritten_or_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What cannot be written is refused before the work, and what fails later leaves nothing."""
     write_image(tmp_path / "y.png", torch.rand(1, HEIGHT, WIDTH, generator=DRAW))
     write_image(tmp_path / "x.png", torch.zeros(1, 2, 2))
-    write_picture(tmp_path / "alpha.png", Picture(torch.zeros(1, 1, HEIGHT, WIDTH), torch.ones(1, 1, HEIGHT, WIDTH)))
+    write_picture(
+        tmp_path / "alpha.png",
+        Picture(torch.zeros(1, 1, HEIGHT, WIDTH), torch.ones(1, 1, HEIGHT, WIDTH)),
+    )
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the work began")
@@ -109,22 +142,47 @@ def test_nothing_is_overwritten_or_half_written(tmp_path: Path, monkeypatch: pyt
             ("y.png", "y.png", "exists already"),
         ):
             with pytest.raises(InputError, match=message):
-                restore_file(tmp_path / source, tmp_path / target, operator=Denoise, prior=prior(), **SETTINGS)
+                restore_file(
+                    tmp_path / source,
+                    tmp_path / target,
+                    operator=Denoise,
+                    prior=prior(),
+                    **SETTINGS,
+                )
     with pytest.raises(InputError, match="expected at least one"):
         bad = partial(Mask, mask=torch.zeros(HEIGHT, WIDTH))
-        restore_file(tmp_path / "y.png", tmp_path / "z.png", operator=bad, prior=prior(), **SETTINGS)
-    assert sorted(tmp_path.iterdir()) == before and read_image(tmp_path / "x.png").shape == (1, 2, 2)
-    restore_file(tmp_path / "y.png", tmp_path / "x.png", operator=Denoise, prior=prior(), overwrite=True, **SETTINGS)
+        restore_file(
+            tmp_path / "y.png", tmp_path / "z.png", operator=bad, prior=prior(), **SETTINGS
+        )
+    assert sorted(tmp_path.iterdir()) == before and read_image(tmp_path / "x.png").shape == (
+        1,
+        2,
+        2,
+    )
+    restore_file(
+        tmp_path / "y.png",
+        tmp_path / "x.png",
+        operator=Denoise,
+        prior=prior(),
+        overwrite=True,
+        **SETTINGS,
+    )
     assert torch.equal(read_image(tmp_path / "x.png"), read_image(tmp_path / "y.png"))
 
 
 def test_folder_in_folder_out(tmp_path: Path) -> None:
     """Of several sizes and depths; an image does not depend on the others, but for its number."""
     (tmp_path / "y").mkdir()
-    sizes = {"a.png": (1, 1, HEIGHT, WIDTH), "b.tif": (1, 1, HEIGHT, WIDTH), "c.tif": (2, 1, HEIGHT, WIDTH)}
+    sizes = {
+        "a.png": (1, 1, HEIGHT, WIDTH),
+        "b.tif": (1, 1, HEIGHT, WIDTH),
+        "c.tif": (2, 1, HEIGHT, WIDTH),
+    }
     bits = {"a.png": 16, "b.tif": 32, "c.tif": 8}
     for name, size in sizes.items():
-        write_picture(tmp_path / "y" / name, Picture(torch.rand(size, generator=DRAW), bits=bits[name]))
+        write_picture(
+            tmp_path / "y" / name, Picture(torch.rand(size, generator=DRAW), bits=bits[name])
+        )
     (tmp_path / "y" / "notes.txt").write_text("no image")
     settings = {"noise": Gaussian(0.1), "solver": DDNM(steps=3), "prior": prior()}
     written = restore_folder(tmp_path / "y", tmp_path / "x", operator=Denoise, **settings)
@@ -133,7 +191,9 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
     assert [read_picture(path).bits for path in written] == [16, 32, 8]
     assert read_picture(written[2]).values.shape == (2, 1, HEIGHT, WIDTH)
     restore_file(tmp_path / "y" / "a.png", tmp_path / "a.png", operator=Denoise, **settings)
-    assert torch.equal(read_image(tmp_path / "a.png"), read_image(written[0]))  # the first has the same number
+    assert torch.equal(
+        read_image(tmp_path / "a.png"), read_image(written[0])
+    )  # the first has the same number
     with pytest.raises(InputError, match="exists already"):
         restore_folder(tmp_path / "y", tmp_path / "x", operator=Denoise, **settings)
     write_image(tmp_path / "y" / "d.png", torch.zeros(1, 2, 2))
@@ -144,22 +204,32 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
 
 
 def test_a_posterior_is_saved_like_its_pictures(tmp_path: Path) -> None:
-    """What the command line does: a 16-bit picture with alpha, a float one, and the pages of one file."""
+    """What the command line does: a 16-bit picture with alpha, a float one, and the pages of one
+    file.
+    """
     gray = torch.rand(4, 1, HEIGHT, WIDTH, generator=DRAW)
     problem = Problem(Denoise((1, HEIGHT, WIDTH)), Gaussian(0.1), gray)
     posterior = Posterior(torch.stack([gray, gray]), problem, 1, 0.0)
     pictures = [
-        Picture(gray[:1], torch.ones(1, 1, HEIGHT, WIDTH), 16, "deep"), Picture(gray[1:2], bits=32, name="float"),
+        Picture(gray[:1], torch.ones(1, 1, HEIGHT, WIDTH), 16, "deep"),
+        Picture(gray[1:2], bits=32, name="float"),
         Picture(gray[2:], bits=8, name="pages", stack=True),
-    ]  # fmt: skip
+    ]
     posterior.save(tmp_path, pictures=pictures)
     kinds = ("measurement", "sample_0", "sample_1", "mean", "std")
     suffixes = {"deep": ".png", "float": ".tif", "pages": ".tif"}
-    expected = {f"{name}_{kind}{suffix}" for name, suffix in suffixes.items() for kind in kinds if kind != "std"}
+    expected = {
+        f"{name}_{kind}{suffix}"
+        for name, suffix in suffixes.items()
+        for kind in kinds
+        if kind != "std"
+    }
     expected |= {"deep_std.png", "float_std.png", "pages_std.tif", "posterior.npz"}
     expected |= {f"{name}_measurement.npy" for name in suffixes}
     assert {path.name for path in tmp_path.iterdir()} == expected
     deep = read_picture(tmp_path / "deep_mean.png")
-    assert deep.bits == 16 and deep.alpha is not None and (deep.values - gray[:1]).abs().max() < 1e-5
+    assert (
+        deep.bits == 16 and deep.alpha is not None and (deep.values - gray[:1]).abs().max() < 1e-5
+    )
     assert torch.equal(read_picture(tmp_path / "float_sample_1.tif").values, gray[1:2])
     assert read_picture(tmp_path / "pages_mean.tif").values.shape == (2, 1, HEIGHT, WIDTH)

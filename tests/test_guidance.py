@@ -1,7 +1,7 @@
 """Guided priors and their networks.
 
-The oracle is a mixture of Gaussians whose classes are its components: its conditional denoisers, its classifier of
-noisy images, and its posteriors are closed forms.
+The oracle is a mixture of Gaussians whose classes are its components: its conditional denoisers,
+its classifier of noisy images, and its posteriors are closed forms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from invdiff.operators.mask import MaskBox
 from invdiff.prior.checkpoint import ClassifierSpec, PriorSpec, load_classifier, save_prior
 from invdiff.prior.classifier import Classifier, NetworkClassifier, UNetClassifier, cross_entropy
 from invdiff.prior.ddpm import DDPM
-from invdiff.prior.denoiser import Denoiser, GaussianDenoiser, MixtureDenoiser, NetworkDenoiser, levels
+from invdiff.prior.denoiser import (
+    Denoiser,
+    GaussianDenoiser,
+    MixtureDenoiser,
+    NetworkDenoiser,
+    levels,
+)
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided, guided
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import Schedule
@@ -77,7 +83,9 @@ class ExactClassifier(Classifier):
 
 def towards(kind: str, label: int, strength: float | None = None) -> Denoiser:
     """The guided mixture; by default exactly p(x_0 | label)."""
-    return guided(ConditionalMixture(), label, strength, ExactClassifier() if kind == "classifier" else None)
+    return guided(
+        ConditionalMixture(), label, strength, ExactClassifier() if kind == "classifier" else None
+    )
 
 
 def nearest(x: Tensor) -> Tensor:
@@ -86,7 +94,9 @@ def nearest(x: Tensor) -> Tensor:
 
 
 def sampled_variance(variance: Tensor, sigmas: Tensor) -> Tensor:
-    """Of the samples that DDPM's transitions draw of N(m, variance I): each is affine in x and fresh noise."""
+    """Of the samples that DDPM's transitions draw of N(m, variance I): each is affine in x and
+    fresh noise.
+    """
     v = sigmas[0] ** 2
     for s, s_next in pairwise(sigmas):
         share, kept = variance / (variance + s**2), s_next**2 / s**2
@@ -104,9 +114,13 @@ def test_the_exact_classifier_makes_the_conditional_denoiser(label: int, sigma: 
     sigmas = sigma * torch.linspace(0.5, 1, 6, dtype=torch.float64)
     expected = ConditionalMixture()(x, sigmas, torch.full((6,), label))
     assert float((expected - ConditionalMixture()(x, sigmas)).abs().max()) > 1e-3
-    torch.testing.assert_close(towards("classifier", label)(x, sigmas), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        towards("classifier", label)(x, sigmas), expected, rtol=1e-10, atol=1e-10
+    )
     twice = towards("classifier", label, 2.0)(x, sigmas)  # linear in the scale
-    torch.testing.assert_close(twice, 2 * expected - ConditionalMixture()(x, sigmas), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        twice, 2 * expected - ConditionalMixture()(x, sigmas), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -116,20 +130,28 @@ def test_classifier_free_guidance_is_equation_6(label: int) -> None:
     prior = ConditionalMixture()
     told, untold = prior(x, sigma, torch.full((5,), label)), prior(x, sigma)
     assert torch.equal(ClassifierFree(prior, label, 0)(x, sigma), told)
-    torch.testing.assert_close(ClassifierFree(prior, label, -1)(x, sigma), untold, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        ClassifierFree(prior, label, -1)(x, sigma), untold, rtol=0, atol=1e-14
+    )
     eps = (1 + 2.5) * (x - told) / sigma - 2.5 * (x - untold) / sigma
-    torch.testing.assert_close(ClassifierFree(prior, label, 2.5)(x, sigma), x - sigma * eps, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        ClassifierFree(prior, label, 2.5)(x, sigma), x - sigma * eps, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", ["free", "classifier"])
 def test_a_guided_prior_can_be_differentiated(kind: str) -> None:
     """DPS and PiGDM need its Jacobian: against finite differences."""
     x, sigma = (0.5 + 0.3 * normal(2, *SHAPE)).requires_grad_(), torch.tensor(0.3)
-    assert torch.autograd.gradcheck(lambda x: towards(kind, 1, 1.5)(x, sigma), (x,), eps=1e-6, atol=1e-7)
+    assert torch.autograd.gradcheck(
+        lambda x: towards(kind, 1, 1.5)(x, sigma), (x,), eps=1e-6, atol=1e-7
+    )
 
 
 def test_a_guided_prior_is_clipped_where_its_prior_is() -> None:
-    spec = PriorSpec((1, 8, 8), {"name": "unet", "width": 8, "multipliers": (1,), "blocks": 1, "classes": 2})
+    spec = PriorSpec(
+        (1, 8, 8), {"name": "unet", "width": 8, "multipliers": (1,), "blocks": 1, "classes": 2}
+    )
     prior = awake(spec.build())
     x, sigma = 0.5 + normal(4, 1, 8, 8).float(), torch.tensor(0.5)
     with torch.no_grad():
@@ -157,7 +179,9 @@ def test_guided_samples_are_samples_of_the_class(kind: str, label: int) -> None:
 
 @pytest.mark.parametrize("kind", ["free", "classifier"])
 def test_more_guidance_leads_away_from_the_other_classes(kind: str) -> None:
-    """Stronger than Bayes' rule, samples of class 1 lie farther from the other classes than class 1 itself."""
+    """Stronger than Bayes' rule, samples of class 1 lie farther from the other classes than class 1
+    itself.
+    """
     away = MEANS[1] - (WEIGHTS[0] * MEANS[0] + WEIGHTS[2] * MEANS[2]) / (WEIGHTS[0] + WEIGHTS[2])
     exact, strong = (generate(towards(kind, 1, w), 200, steps=30, seed=2) for w in (None, 6.0))
     move = ((strong - exact) * away).flatten(1).sum(1) / away.norm()
@@ -227,7 +251,9 @@ def test_a_label_reaches_its_own_image_and_no_label_is_the_last() -> None:
         torch.testing.assert_close(network(x, t)[2], out[2])
         for b, label in enumerate([2, 0, 3, 1]):
             alone = network(x[b : b + 1], t[:1], torch.tensor([label]))[0]
-            torch.testing.assert_close(alone, out[b], rtol=1e-4, atol=1e-4)  # batches round differently
+            torch.testing.assert_close(
+                alone, out[b], rtol=1e-4, atol=1e-4
+            )  # batches round differently
             other = network(x[b : b + 1], t[:1], torch.tensor([(label + 1) % 4]))[0]
             assert (other - out[b]).abs().max() > 1e-3
 
@@ -246,7 +272,11 @@ def test_the_denoiser_hands_labels_to_its_network(size: tuple[int, int]) -> None
     spec = PriorSpec((1, 8, 8), {"name": "unet", **SMALL, "classes": 3}, target="x0")
     prior = awake(spec.build())
     assert prior.classes == 3
-    x, sigma, label = 0.5 + 0.1 * normal(3, 1, *size).float(), torch.tensor(0.2), torch.tensor([2, 0, 1])
+    x, sigma, label = (
+        0.5 + 0.1 * normal(3, 1, *size).float(),
+        torch.tensor(0.2),
+        torch.tensor([2, 0, 1]),
+    )
     seen = []
     prior.network.register_forward_hook(lambda module, args, out: seen.append(args))
     with torch.no_grad():
@@ -273,19 +303,31 @@ def test_every_weight_of_the_classifier_learns_and_it_starts_undecided() -> None
 def test_a_classifier_with_attention_guides_differentiably(layout: torch.memory_format) -> None:
     """Its Jacobian is a second derivative of the network, which fused attention does not have."""
     torch.manual_seed(0)
-    network = awake(UNetClassifier(1, 3, width=8, multipliers=(1, 1), blocks=1, attention=(1, 2), head_channels=8))
-    classifier = NetworkClassifier(network.double().to(memory_format=layout), (1, 4, 4), Schedule.linear(), 3, stride=2)
+    network = awake(
+        UNetClassifier(
+            1, 3, width=8, multipliers=(1, 1), blocks=1, attention=(1, 2), head_channels=8
+        )
+    )
+    classifier = NetworkClassifier(
+        network.double().to(memory_format=layout), (1, 4, 4), Schedule.linear(), 3, stride=2
+    )
     prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5).double(), 0.05 * torch.eye(16).double())
     tilted = ClassifierGuided(prior, classifier, 2, 3.0)
     x = (0.5 + 0.2 * normal(1, 1, 4, 4)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: tilted(x, torch.tensor(0.5)), (x,), eps=1e-5, atol=1e-5)
+    assert torch.autograd.gradcheck(
+        lambda x: tilted(x, torch.tensor(0.5)), (x,), eps=1e-5, atol=1e-5
+    )
     with torch.no_grad():  # without tracking, the same numbers
-        torch.testing.assert_close(tilted(x.detach(), torch.tensor(0.5)), tilted(x, torch.tensor(0.5)))
+        torch.testing.assert_close(
+            tilted(x.detach(), torch.tensor(0.5)), tilted(x, torch.tensor(0.5))
+        )
     assert not tilted(x.detach(), torch.tensor(0.5)).requires_grad
 
 
 def test_a_network_classifier_is_asked_as_it_was_trained() -> None:
-    """cross_entropy shows the network x_t and the timestep that NetworkClassifier shows it at the same sigma."""
+    """cross_entropy shows the network x_t and the timestep that NetworkClassifier shows it at the
+    same sigma.
+    """
     schedule, seen = Schedule.cosine(50), []
 
     class Recorder(torch.nn.Module):
@@ -308,23 +350,40 @@ def test_a_network_classifier_is_asked_as_it_was_trained() -> None:
 
 # Files.
 
-CLASSIFIER = ClassifierSpec((1, 8, 8), {"name": "unet_classifier", **SMALL, "classes": 3}, "cosine", 100)
+CLASSIFIER = ClassifierSpec(
+    (1, 8, 8), {"name": "unet_classifier", **SMALL, "classes": 3}, "cosine", 100
+)
 CONDITIONAL = PriorSpec((1, 8, 8), {"name": "unet", **SMALL, "classes": 3}, "cosine", 100, "v")
 
 
 def test_conditional_priors_and_classifiers_are_saved_and_loaded(tmp_path: Path) -> None:
-    x, sigma, label = 0.5 + 0.1 * normal(2, 1, 8, 8).float(), torch.tensor(0.2), torch.tensor([0, 2])
-    prior, classifier = awake(CONDITIONAL.build()).half().float(), awake(CLASSIFIER.build()).half().float()
+    x, sigma, label = (
+        0.5 + 0.1 * normal(2, 1, 8, 8).float(),
+        torch.tensor(0.2),
+        torch.tensor([0, 2]),
+    )
+    prior, classifier = (
+        awake(CONDITIONAL.build()).half().float(),
+        awake(CLASSIFIER.build()).half().float(),
+    )
     save_prior(tmp_path / "p.safetensors", prior.network, CONDITIONAL)
     save_prior(tmp_path / "c.safetensors", classifier.network, CLASSIFIER)
     loaded = load_prior(tmp_path / "p.safetensors")
     assert loaded.classes == 3 and torch.equal(loaded(x, sigma, label), prior(x, sigma, label))
     found = load_classifier(tmp_path / "c.safetensors")
-    assert found.classes == 3 and not found.training and torch.equal(found(x, sigma), classifier(x, sigma))
+    assert (
+        found.classes == 3
+        and not found.training
+        and torch.equal(found(x, sigma), classifier(x, sigma))
+    )
     torch.testing.assert_close(found(x, sigma).exp().sum(1), torch.ones(2))
-    with pytest.raises(InputError, match=r"prior .*c\.safetensors.*found a classifier, expected a prior"):
+    with pytest.raises(
+        InputError, match=r"prior .*c\.safetensors.*found a classifier, expected a prior"
+    ):
         load_prior(tmp_path / "c.safetensors")
-    with pytest.raises(InputError, match=r"classifier .*p\.safetensors.*found a prior, expected a classifier"):
+    with pytest.raises(
+        InputError, match=r"classifier .*p\.safetensors.*found a prior, expected a classifier"
+    ):
         load_classifier(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="classifier 'nowhere': no such file"):
         load_classifier("nowhere")
@@ -339,7 +398,11 @@ def test_a_prior_from_before_there_were_classes_is_unconditional() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    plain, mixture, exact = MixtureDenoiser(WEIGHTS, MEANS, VARIANCES), ConditionalMixture(), ExactClassifier()
+    plain, mixture, exact = (
+        MixtureDenoiser(WEIGHTS, MEANS, VARIANCES),
+        ConditionalMixture(),
+        ExactClassifier(),
+    )
     assert guided(mixture, None) is mixture
     for label in (-1, 3):
         for classifier in (None, exact):
@@ -360,9 +423,15 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """conditional.safetensors, plain.safetensors, classifier.safetensors of random weights, and picture.png."""
+    """conditional.safetensors, plain.safetensors, classifier.safetensors of random weights, and
+    picture.png.
+    """
     plain = replace(CONDITIONAL, network={"name": "unet", **SMALL})
-    for name, spec in {"conditional": CONDITIONAL, "plain": plain, "classifier": CLASSIFIER}.items():
+    for name, spec in {
+        "conditional": CONDITIONAL,
+        "plain": plain,
+        "classifier": CLASSIFIER,
+    }.items():
         torch.manual_seed(0)
         save_prior(tmp_path / f"{name}.safetensors", awake(spec.build()).network, spec)
     write_image(tmp_path / "picture.png", torch.rand(1, 16, 16))
@@ -371,7 +440,10 @@ def files(tmp_path: Path) -> Path:
 
 def test_solve_and_sample_under_guidance(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     free = [f"prior={files / 'conditional.safetensors'}"]
-    tilted = [f"prior={files / 'plain.safetensors'}", f"classifier={files / 'classifier.safetensors'}"]
+    tilted = [
+        f"prior={files / 'plain.safetensors'}",
+        f"classifier={files / 'classifier.safetensors'}",
+    ]
     for prior in (free, tilted):
         pictures = []
         for more in (["label=0"], ["label=1"], ["label=1", "guidance=9"]):
@@ -380,23 +452,36 @@ def test_solve_and_sample_under_guidance(files: Path, capsys: pytest.CaptureFixt
         assert not any(torch.equal(a, b) for a, b in combinations(pictures, 2))
 
     task = ["task=inpaint", f"measurement={files / 'picture.png'}", "solver.steps=3", "samples=1"]
-    for run, words in {"free": [*free, "label=1"], "tilted": [*tilted, "label=1", "guidance=2"]}.items():
+    for run, words in {
+        "free": [*free, "label=1"],
+        "tilted": [*tilted, "label=1", "guidance=2"],
+    }.items():
         solve([*words, *task, f"out={files / run}"])
     solve([f"task={files / 'tilted' / 'config.yaml'}", f"out={files / 'again'}"])
     assert "of label 1" in capsys.readouterr().out
-    found = {run: np.load(files / run / "posterior.npz")["samples"] for run in ("free", "tilted", "again")}
+    found = {
+        run: np.load(files / run / "posterior.npz")["samples"]
+        for run in ("free", "tilted", "again")
+    }
     assert np.array_equal(found["tilted"], found["again"])
     assert not np.array_equal(found["free"], found["tilted"])
 
 
 def test_the_command_lines_say_what_is_wrong_with_a_label(files: Path) -> None:
-    free, plain = f"prior={files / 'conditional.safetensors'}", f"prior={files / 'plain.safetensors'}"
+    free, plain = (
+        f"prior={files / 'conditional.safetensors'}",
+        f"prior={files / 'plain.safetensors'}",
+    )
     task = ["task=inpaint", f"input={files / 'picture.png'}", f"out={files / 'run'}"]
     cases = {
         r"label: found 3, expected 0\.\.2": [free, "label=3"],
         "the prior is an unconditional one": [plain, "label=1"],
         "label is missing": [free, "guidance=2"],
-        "found a prior, expected a classifier": [plain, "label=1", f"classifier={files / 'plain.safetensors'}"],
+        "found a prior, expected a classifier": [
+            plain,
+            "label=1",
+            f"classifier={files / 'plain.safetensors'}",
+        ],
         "found a classifier, expected a prior": [f"prior={files / 'classifier.safetensors'}"],
         "label: found 'shoe'": [free, "label=shoe"],
     }

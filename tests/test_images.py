@@ -27,7 +27,9 @@ def pixels(kind: str = "uint8", channels: int = 3) -> np.ndarray:
 def expected(array: np.ndarray) -> torch.Tensor:
     """(H, W) or (H, W, C) of integers -> (C, H, W) float32."""
     values = array[..., None] if array.ndim == 2 else array
-    return torch.from_numpy((values / np.iinfo(array.dtype).max).astype(np.float32)).permute(2, 0, 1)
+    return torch.from_numpy((values / np.iinfo(array.dtype).max).astype(np.float32)).permute(
+        2, 0, 1
+    )
 
 
 def assert_same(found: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -39,7 +41,9 @@ def assert_same(found: torch.Tensor, wanted: torch.Tensor) -> None:
 def test_reads_8_bit_rgb(tmp_path: Path, suffix: str) -> None:
     array = pixels()
     path = tmp_path / f"x{suffix}"
-    Image.fromarray(array).save(path, lossless=True)  # an option of WebP; the other formats ignore it
+    Image.fromarray(array).save(
+        path, lossless=True
+    )  # an option of WebP; the other formats ignore it
     assert_same(read_image(path), expected(array))
 
 
@@ -117,7 +121,11 @@ def test_tiff_sample_orders(tmp_path: Path, planar: Any) -> None:
     array = pixels("uint16", 4)
     stored = array if planar == "contig" else array.transpose(2, 0, 1)
     tifffile.imwrite(
-        tmp_path / "x.tif", stored, photometric="rgb", planarconfig=planar, extrasamples=["unassalpha"]
+        tmp_path / "x.tif",
+        stored,
+        photometric="rgb",
+        planarconfig=planar,
+        extrasamples=["unassalpha"],
     )
     assert_same(read_image(tmp_path / "x.tif"), expected(array[..., :3]))
 
@@ -141,7 +149,13 @@ def test_npy_layouts(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).random(shape)
     np.save(tmp_path / "x.npy", array)
     wanted = torch.from_numpy(array).float()
-    wanted = wanted[None] if wanted.ndim == 2 else wanted if shape == (3, 5, 7) else wanted.permute(2, 0, 1)
+    wanted = (
+        wanted[None]
+        if wanted.ndim == 2
+        else wanted
+        if shape == (3, 5, 7)
+        else wanted.permute(2, 0, 1)
+    )
     assert_same(read_image(tmp_path / "x.npy"), wanted)
 
 
@@ -174,7 +188,9 @@ def _whole(path: Path) -> None:
     elif path.suffix == ".npz":
         np.savez_compressed(path, images=np.random.default_rng(0).random((2, 64, 64)))
     elif path.stem.endswith("16"):
-        write_image(path, torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)), bits=16)
+        write_image(
+            path, torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)), bits=16
+        )
     else:
         Image.effect_noise((64, 64), 50).convert("RGB").save(path)
 
@@ -348,7 +364,9 @@ def test_unwritable_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     for folder in ("missing", "file"):
         with pytest.raises(InputError, match=name):
-            write_image(tmp_path / folder / name, torch.zeros(3, 4, 4), bits=16 if "16" in name else None)
+            write_image(
+                tmp_path / folder / name, torch.zeros(3, 4, 4), bits=16 if "16" in name else None
+            )
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

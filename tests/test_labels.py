@@ -1,4 +1,6 @@
-"""Labels in training: where they are read from, how many are withheld, and what is learnt from them."""
+"""Labels in training: where they are read from, how many are withheld, and what is learnt from
+them.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,17 @@ from invdiff.prior.reverse import generate
 from invdiff.training import Trainer, TrainingData, TrainSettings, fit, load_data
 from invdiff.training.trainer import draw_samples, held_out_accuracy
 
-NETWORK = {"name": "unet", "width": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2, "classes": 3}
+NETWORK = {
+    "name": "unet",
+    "width": 16,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "patch": 2,
+    "classes": 3,
+}
 CLASSIFIER = {**NETWORK, "name": "unet_classifier"}
-# The three classes: bright on the left, above, in a checkerboard; the networks' normalisation hides a mere shade.
+# The three classes: bright on the left, above, in a checkerboard; the networks' normalisation hides
+# a mere shade.
 PATTERNS = torch.zeros(3, 8, 8, dtype=torch.bool)
 PATTERNS[0, :, :4] = PATTERNS[1, :4] = True
 PATTERNS[2] = (torch.arange(8)[:, None] // 2 + torch.arange(8) // 2) % 2 == 0
@@ -38,16 +48,31 @@ def patterns(tmp_path: Path) -> Path:
     for part, n in {"train": 90, "test": 30}.items():
         labels = rng.permutation(np.arange(n) % 3)
         images = 60 + 130 * PATTERNS.numpy()[labels] + rng.integers(-30, 31, (n, 8, 8))
-        arrays |= {f"{part}_images": images.astype(np.uint8), f"{part}_labels": labels.astype(np.uint8)}
+        arrays |= {
+            f"{part}_images": images.astype(np.uint8),
+            f"{part}_labels": labels.astype(np.uint8),
+        }
     np.savez(tmp_path / "patterns.npz", **arrays)
     return tmp_path / "patterns.npz"
 
 
 def settings(data: Path, **changes: object) -> TrainSettings:
     base = TrainSettings(
-        data=str(data), network=NETWORK, T=50, steps=8, batch=30, lr=2e-3, warmup=3, cooldown=0, ema=0.9,
-        precision="float32", log_every=4, eval_every=10**6, eval_images=6, save_every=10**6,
-    )  # fmt: skip
+        data=str(data),
+        network=NETWORK,
+        T=50,
+        steps=8,
+        batch=30,
+        lr=2e-3,
+        warmup=3,
+        cooldown=0,
+        ema=0.9,
+        precision="float32",
+        log_every=4,
+        eval_every=10**6,
+        eval_images=6,
+        save_every=10**6,
+    )
     return replace(base, **changes)
 
 
@@ -66,7 +91,9 @@ def trained(run: Trainer, steps: int) -> NetworkDenoiser | NetworkClassifier:
 def classes(images: torch.Tensor) -> torch.Tensor:
     """The class of the nearest pattern, (B,)."""
     signs = 2.0 * PATTERNS - 1
-    return torch.einsum("bchw,khw->bk", images - images.mean((1, 2, 3), keepdim=True), signs).argmax(1)
+    return torch.einsum(
+        "bchw,khw->bk", images - images.mean((1, 2, 3), keepdim=True), signs
+    ).argmax(1)
 
 
 # Where labels come from.
@@ -76,9 +103,12 @@ def classes(images: torch.Tensor) -> torch.Tensor:
 def test_labels_of_an_npz(tmp_path: Path, dtype: type) -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((5, 4, 4), np.uint8)
     np.savez(
-        tmp_path / "a.npz", train_images=images, train_labels=np.array([3, 0, 2, 1, 3], dtype),
-        test_images=images[:2], test_labels=np.array([1, 2], dtype),
-    )  # fmt: skip
+        tmp_path / "a.npz",
+        train_images=images,
+        train_labels=np.array([3, 0, 2, 1, 3], dtype),
+        test_images=images[:2],
+        test_labels=np.array([1, 2], dtype),
+    )
     train, held_out = load_data(str(tmp_path / "a.npz"))
     assert train.label(torch.tensor([4, 2, 1])).tolist() == [3, 2, 0]
     assert held_out.label(torch.tensor([0, 1])).tolist() == [1, 2]
@@ -86,7 +116,11 @@ def test_labels_of_an_npz(tmp_path: Path, dtype: type) -> None:
 
 def test_the_twentieth_that_is_held_out_keeps_its_labels(tmp_path: Path) -> None:
     numbers = np.arange(60, dtype=np.uint8)
-    np.savez(tmp_path / "a.npz", images=numbers[:, None, None] * np.ones((60, 4, 4), np.uint8), labels=numbers)
+    np.savez(
+        tmp_path / "a.npz",
+        images=numbers[:, None, None] * np.ones((60, 4, 4), np.uint8),
+        labels=numbers,
+    )
     for data, n in zip(load_data(str(tmp_path / "a.npz")), (57, 3), strict=True):
         values = ((data.batch(torch.arange(n))[:, 0, 0, 0] + 1) * 127.5).round()
         assert values.tolist() == data.label(torch.arange(n)).tolist()
@@ -94,14 +128,22 @@ def test_the_twentieth_that_is_held_out_keeps_its_labels(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "labels",
-    [np.zeros((4, 40), int), np.array([0.5, 1, 2, 3]), np.array([-1, 0, 1, 2]), np.zeros(3, int),
-     np.array(["a", "b", "a", "b"]), np.array(["a", "b", "a", None], object)],
-)  # fmt: skip
+    [
+        np.zeros((4, 40), int),
+        np.array([0.5, 1, 2, 3]),
+        np.array([-1, 0, 1, 2]),
+        np.zeros(3, int),
+        np.array(["a", "b", "a", "b"]),
+        np.array(["a", "b", "a", None], object),
+    ],
+)
 def test_arrays_that_are_no_labels_do_no_harm(tmp_path: Path, labels: np.ndarray) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8), labels=labels)
     train, held_out = load_data(str(tmp_path / "a.npz"))
     assert train.labels is None and len(train) == 4
-    with pytest.raises(InputError, match=r"a\.npz: found no labels, expected 0\.\.2, as network\.classes=3"):
+    with pytest.raises(
+        InputError, match=r"a\.npz: found no labels, expected 0\.\.2, as network\.classes=3"
+    ):
         trainer(tmp_path / "a.npz", tmp_path / "run")
 
 
@@ -114,7 +156,9 @@ def test_labels_of_a_folder_are_its_sub_folders_sorted(tmp_path: Path) -> None:
     train, held_out = load_data(str(tmp_path / "train"), 8, 1, held_out=str(tmp_path / "val"))
     for data in (train, held_out):
         values = ((data.batch(torch.arange(6))[:, 0, 0, 0] + 1) * 127.5).round().long()
-        assert torch.equal(data.label(torch.arange(6)), torch.bucketize(values, torch.tensor([50, 150])))
+        assert torch.equal(
+            data.label(torch.arange(6)), torch.bucketize(values, torch.tensor([50, 150]))
+        )
     # An unreadable file is replaced by the next one, label and all.
     (tmp_path / "train" / "ant" / "deeper" / "1.png").write_bytes(b"nothing")
     train, _ = load_data(str(tmp_path / "train"), 8, 1, held_out=str(tmp_path / "val"))
@@ -122,9 +166,13 @@ def test_labels_of_a_folder_are_its_sub_folders_sorted(tmp_path: Path) -> None:
         assert train.label(torch.arange(6)).tolist() == [0, 1, 1, 1, 2, 2]
     # A held-out class that training does not know, and an image in no sub-folder, leave no labels.
     (tmp_path / "val" / "ant").rename(tmp_path / "val" / "emu")
-    assert load_data(str(tmp_path / "train"), 8, 1, held_out=str(tmp_path / "val"))[1].labels is None
+    assert (
+        load_data(str(tmp_path / "train"), 8, 1, held_out=str(tmp_path / "val"))[1].labels is None
+    )
     Image.fromarray(np.full((8, 8), 0, np.uint8)).save(tmp_path / "train" / "0.png")
-    assert load_data(str(tmp_path / "train"), 8, 1, held_out=str(tmp_path / "val"))[0].labels is None
+    assert (
+        load_data(str(tmp_path / "train"), 8, 1, held_out=str(tmp_path / "val"))[0].labels is None
+    )
 
 
 # Training.
@@ -145,7 +193,9 @@ def test_labels_are_withheld_at_the_rate_p_uncond(patterns: Path, tmp_path: Path
 
 
 def test_withholding_labels_leaves_all_other_draws_alone(patterns: Path, tmp_path: Path) -> None:
-    plain = trainer(patterns, tmp_path / "a", network={k: v for k, v in NETWORK.items() if k != "classes"}).draw(3)
+    plain = trainer(
+        patterns, tmp_path / "a", network={k: v for k, v in NETWORK.items() if k != "classes"}
+    ).draw(3)
     for p_uncond, expected in {0.0: False, 1.0: True}.items():
         batch = trainer(patterns, tmp_path / str(p_uncond), p_uncond=p_uncond).draw(3)
         assert all(torch.equal(a, b) for a, b in zip(plain[:3], batch[:3], strict=True))
@@ -153,13 +203,17 @@ def test_withholding_labels_leaves_all_other_draws_alone(patterns: Path, tmp_pat
 
 
 def test_a_conditional_prior_learns_to_use_the_label(patterns: Path, tmp_path: Path) -> None:
-    """After a short run samples of a class are of that class; before it they know nothing of classes."""
+    """After a short run samples of a class are of that class; before it they know nothing of
+    classes.
+    """
     run = trainer(patterns, tmp_path, target="v", schedule="cosine", lr=5e-3)
     early = deepcopy(trained(run, 1))
     prior = trained(run, 70)
 
     def right(model: Denoiser) -> float:
-        told = [classes(generate(ClassifierFree(model, k, 1.0), 8, steps=10)) == k for k in range(3)]
+        told = [
+            classes(generate(ClassifierFree(model, k, 1.0), 8, steps=10)) == k for k in range(3)
+        ]
         return float(torch.cat(told).float().mean())
 
     assert right(prior) > 0.9 and right(early) < 0.7
@@ -178,7 +232,9 @@ def test_a_classifier_learns(patterns: Path, tmp_path: Path) -> None:
     late = held_out_accuracy(trained(run, 20), held_out, 30)
     assert early[1] < 0.8 and late[1] > 0.95 and late[25] > 0.6
     run.save()
-    found = load_classifier(tmp_path)((held_out.batch(torch.arange(30)) + 1) / 2, torch.tensor(0.01)).argmax(1)
+    found = load_classifier(tmp_path)(
+        (held_out.batch(torch.arange(30)) + 1) / 2, torch.tensor(0.01)
+    ).argmax(1)
     assert (found == held_out.label(torch.arange(30))).float().mean() > 0.95
 
 
@@ -195,7 +251,9 @@ def test_a_look_at_a_classifier_is_its_accuracy(patterns: Path, tmp_path: Path) 
 
 
 def test_accuracy_by_noise_level_counts(tmp_path: Path) -> None:
-    """A network that reads the sign of the mean of x_t: right on +-1 images until the noise drowns them."""
+    """A network that reads the sign of the mean of x_t: right on +-1 images until the noise drowns
+    them.
+    """
 
     class Sign(torch.nn.Module):
         def __init__(self) -> None:
@@ -218,7 +276,9 @@ def test_accuracy_by_noise_level_counts(tmp_path: Path) -> None:
     assert list(found) == [1, 12, 25, 37] and found[1] == 1 > found[37]
 
 
-def test_a_conditional_run_begins_with_an_unconditional_prior(patterns: Path, tmp_path: Path) -> None:
+def test_a_conditional_run_begins_with_an_unconditional_prior(
+    patterns: Path, tmp_path: Path
+) -> None:
     plain = {k: v for k, v in NETWORK.items() if k != "classes"}
     first = trainer(patterns, tmp_path / "plain", network=plain)
     trained(first, 3)
@@ -238,7 +298,8 @@ def test_accumulated_labels_go_with_their_images(patterns: Path, tmp_path: Path)
     """The loss of a batch is the same in one part and in three."""
     network = {**NETWORK, "dropout": 0.0}
     losses = [
-        trainer(patterns, tmp_path / str(parts), network=network, accumulate=parts).train_step() for parts in (1, 3)
+        trainer(patterns, tmp_path / str(parts), network=network, accumulate=parts).train_step()
+        for parts in (1, 3)
     ]
     torch.testing.assert_close(*losses)
 
@@ -257,7 +318,9 @@ def test_a_run_from_before_there_were_labels_resumes(patterns: Path, tmp_path: P
 
 
 def test_settings_that_do_not_fit_the_labels(patterns: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"found labels up to 2, expected 0\.\.1, as network\.classes=2"):
+    with pytest.raises(
+        InputError, match=r"found labels up to 2, expected 0\.\.1, as network\.classes=2"
+    ):
         trainer(patterns, tmp_path / "run", network={**NETWORK, "classes": 2})
     with pytest.raises(InputError, match=r"network\.classes is missing"):
         settings(patterns, target="label", network={"name": "unet_classifier"})

@@ -1,4 +1,6 @@
-"""Measurements as people have them: any layout that can be told, any type, and back; nothing of theirs is changed."""
+"""Measurements as people have them: any layout that can be told, any type, and back; nothing of
+theirs is changed.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ TRUTH = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0))
 
 # Axes, and an array of TRUTH in them: (one image or four) of colour, or of its first channel.
 COLOUR = {
-    "BCHW": lambda x: x, "BHWC": lambda x: x.permute(0, 2, 3, 1), "CHW": lambda x: x[0],
+    "BCHW": lambda x: x,
+    "BHWC": lambda x: x.permute(0, 2, 3, 1),
+    "CHW": lambda x: x[0],
     "HWC": lambda x: x[0].permute(1, 2, 0),
-}  # fmt: skip
+}
 GRAY = {**COLOUR, "BHW": lambda x: x[:, 0], "HW": lambda x: x[0, 0]}
 CASES = [(axes, 3) for axes in COLOUR] + [(axes, 1) for axes in GRAY]
 
@@ -31,7 +35,9 @@ CASES = [(axes, 3) for axes in COLOUR] + [(axes, 1) for axes in GRAY]
 @pytest.mark.parametrize(("axes", "channels"), CASES)
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("numpy", [True, False])
-def test_every_layout_and_type_there_and_back(axes: str, channels: int, kind: str, numpy: bool) -> None:
+def test_every_layout_and_type_there_and_back(
+    axes: str, channels: int, kind: str, numpy: bool
+) -> None:
     truth = TRUTH[:, :channels]
     top = {"uint8": 255, "uint16": 65535}.get(kind, 1)
     array = GRAY[axes](truth * top).numpy()
@@ -62,10 +68,14 @@ def test_the_array_of_the_caller_stays_as_it_is() -> None:
     for given, kept in ((frozen, mask), (image[::-1], mask.flip(0)), (tensor, mask)):
         values = given.detach().numpy() if given is tensor else given
         before = values.copy()
-        posterior = restore(Problem(Mask((3, 9, 11), kept), Gaussian(0.1), given), prior, DDNM(steps=2))
+        posterior = restore(
+            Problem(Mask((3, 9, 11), kept), Gaussian(0.1), given), prior, DDNM(steps=2)
+        )
         assert np.array_equal(values, before, equal_nan=True)
         back = posterior.as_given(posterior.samples)
-        assert back.shape == (1, *given.shape) and not (isinstance(back, torch.Tensor) and back.requires_grad)
+        assert back.shape == (1, *given.shape) and not (
+            isinstance(back, torch.Tensor) and back.requires_grad
+        )
         results.append(posterior.samples)
     torch.testing.assert_close(results[0], results[2], rtol=0, atol=1e-6)
 
@@ -79,7 +89,9 @@ def test_images_that_differ_from_their_measurement() -> None:
     posterior = Posterior(TRUTH[None, :1], gray, 1, 0.0)
     found = posterior.as_given(posterior.mean)
     assert found.dtype == np.uint16 and found.shape == (5, 7, 3)
-    assert np.array_equal(found, (TRUTH[0].double() * 65535).round().permute(1, 2, 0).numpy().astype(np.uint16))
+    assert np.array_equal(
+        found, (TRUTH[0].double() * 65535).round().permute(1, 2, 0).numpy().astype(np.uint16)
+    )
     with pytest.raises(InputError, match="found 4, expected one, as HW holds"):
         posterior.as_given(TRUTH)
 
@@ -92,7 +104,9 @@ def test_integers_are_clamped_and_rounded() -> None:
 
 def test_two_readings_are_refused_and_the_own_layout_is_not() -> None:
     cube = Denoise((3, 3, 3))
-    with pytest.raises(InputError, match=r"found shape \(3, 3, 3\), which is CHW or HWC .* expected \(B, 3, 3, 3\)"):
+    with pytest.raises(
+        InputError, match=r"found shape \(3, 3, 3\), which is CHW or HWC .* expected \(B, 3, 3, 3\)"
+    ):
         Problem(cube, Gaussian(0.1), np.zeros((3, 3, 3)))
     assert Problem(cube, Gaussian(0.1), np.zeros((3, 3, 3, 3))).layout.axes == "BCHW"
     # Two names for one reading are no two readings.
@@ -127,4 +141,6 @@ def test_measurements_that_are_no_pictures() -> None:
 
 def test_the_batch_of_a_double_problem_is_double() -> None:
     operator = MaskRandom(SHAPE, missing=0.3).double()
-    assert Problem(operator, Gaussian(0.1), np.zeros((5, 7, 3), np.float32)).y.dtype == torch.float64
+    assert (
+        Problem(operator, Gaussian(0.1), np.zeros((5, 7, 3), np.float32)).y.dtype == torch.float64
+    )

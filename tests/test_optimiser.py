@@ -28,7 +28,9 @@ def test_the_orthogonal_factor_keeps_the_singular_vectors(m: int, n: int) -> Non
     U, S, V_t = torch.linalg.svd(matrix(m, n), full_matrices=False)
     S = torch.logspace(0, -2, len(S), dtype=S.dtype)
     expected = U @ torch.diag(stretched(S / S.norm())) @ V_t
-    torch.testing.assert_close(orthogonal_factor(U @ torch.diag(S) @ V_t), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        orthogonal_factor(U @ torch.diag(S) @ V_t), expected, rtol=1e-9, atol=1e-9
+    )
     assert 0.6 < torch.linalg.svdvals(expected).min() and torch.linalg.svdvals(expected).max() < 1.3
 
 
@@ -37,7 +39,9 @@ def test_no_gradient_moves_nothing() -> None:
 
 
 def test_steps_are_those_of_torch_within_its_rounding() -> None:
-    """torch.optim.Muon on the kernel as a matrix: three steps, with weight decay and its other learning rate."""
+    """torch.optim.Muon on the kernel as a matrix: three steps, with weight decay and its other
+    learning rate.
+    """
     kernel = nn.Parameter(matrix(8, 36, torch.float32).reshape(8, 4, 3, 3))
     flat = nn.Parameter(kernel.detach().flatten(1).clone())
     start = flat.detach().clone()
@@ -55,12 +59,16 @@ def test_steps_are_those_of_torch_within_its_rounding() -> None:
 def test_what_reads_and_writes_the_image_is_left_to_adamw() -> None:
     network = UNet(3, width=8, multipliers=(1, 2), blocks=1)
     adamw, muon = optimisers(network, "muon", 1e-3, 0.0)
-    held = [{id(p) for group in each.param_groups for p in group["params"]} for each in (adamw, muon)]
+    held = [
+        {id(p) for group in each.param_groups for p in group["params"]} for each in (adamw, muon)
+    ]
     assert not held[0] & held[1] and held[0] | held[1] == {id(p) for p in network.parameters()}
     assert {id(network.stem.weight), id(network.head[2].weight)} <= held[0]
     assert held[1] == {id(p) for p in inner_convolutions(network)} and len(held[1]) > 10
 
 
 def test_a_network_without_convolutions_is_refused() -> None:
-    with pytest.raises(InputError, match="muon for a network without inner convolutions, expected adamw"):
+    with pytest.raises(
+        InputError, match="muon for a network without inner convolutions, expected adamw"
+    ):
         optimisers(MLP(2), "muon", 1e-3, 0.0)

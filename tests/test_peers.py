@@ -21,7 +21,9 @@ class Noisy(Peer):
     name = "noisy 1"
     grids = {"noisy": {"weight": [100.0, 1.0], "steps": ["calls", 50, 20]}}
 
-    def sample(self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int) -> Tensor:
+    def sample(
+        self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int
+    ) -> Tensor:
         x = torch.randn(len(problem), *problem.operator.shape)
         for _ in range(settings["steps"]):
             prior(x, torch.tensor(0.5))
@@ -33,7 +35,9 @@ def test_a_peer_is_a_solver_that_pays_for_its_calls_and_has_a_seed_for_each_imag
     problem = Problem.simulate(torch.rand(2, 1, 4, 4), operator, Gaussian(0.5), 0)
     prior = GaussianDenoiser(torch.zeros(1, 4, 4), torch.eye(16))
     solver = PeerSolver(peer=Noisy(), method="noisy", steps=3)
-    alone, again, other = (restore(problem, prior, solver, batch=1, seed=seed) for seed in (0, 0, 1))
+    alone, again, other = (
+        restore(problem, prior, solver, batch=1, seed=seed) for seed in (0, 0, 1)
+    )
     assert alone.nfe == 3
     assert torch.equal(alone.samples, again.samples)
     assert not torch.equal(alone.samples, other.samples)
@@ -58,7 +62,8 @@ def test_a_peer_that_is_missing_is_left_out_in_one_line(
 
 
 def test_azula_is_given_the_same_posterior() -> None:
-    """MMPS of a Gaussian with its system solved has the exact mean, so prior, y, A and noise are ours on [-1, 1].
+    """MMPS of a Gaussian with its system solved has the exact mean, so prior, y, A and noise are
+    ours on [-1, 1].
 
     The noise is as strong as the image: a wrong unit of it would show.
     """
@@ -67,12 +72,18 @@ def test_azula_is_given_the_same_posterior() -> None:
     side, sigma, count = 4, 0.2, 400
     at = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
     covariance = 0.05 * torch.exp(-torch.cdist(at, at) / 2)
-    operator = config.build("operator", {"name": "resize_average", "factor": 2}, shape=(1, side, side))
+    operator = config.build(
+        "operator", {"name": "resize_average", "factor": 2}, shape=(1, side, side)
+    )
     y = torch.tensor([[0.1, 0.9], [0.6, 0.3]]).expand(count, 1, 2, 2).contiguous()
     prior = GaussianDenoiser(torch.full((1, side, side), 0.5), covariance)
     settings = {"iterations": 4, "eta": 1.0, "schedule": "vp"}
     solver = PeerSolver(peer=azula, method="mmps", steps=60, settings=settings)
-    samples = restore(Problem(operator, Gaussian(sigma), y), prior, solver, batch=count).samples[0].flatten(1)
+    samples = (
+        restore(Problem(operator, Gaussian(sigma), y), prior, solver, batch=count)
+        .samples[0]
+        .flatten(1)
+    )
 
     A = operator(torch.eye(side**2).view(-1, 1, side, side)).flatten(1).T
     gain = covariance @ A.T @ torch.linalg.inv(A @ covariance @ A.T + sigma**2 * torch.eye(4))

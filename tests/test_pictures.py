@@ -1,4 +1,6 @@
-"""Pictures with what belongs to them: alpha, depth, pages, physical units; what is read is written back."""
+"""Pictures with what belongs to them: alpha, depth, pages, physical units; what is read is written
+back.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,15 @@ def stored(path: Path) -> np.ndarray:
     if path.suffix == ".tif":
         return tifffile.imread(path)
     picture = read_picture(path)  # Pillow has no 16-bit colour
-    values = picture.values if picture.alpha is None else torch.cat([picture.values, picture.alpha], 1)
-    array = (values * (2**picture.bits - 1)).round().numpy().astype(np.uint8 if picture.bits == 8 else np.uint16)
+    values = (
+        picture.values if picture.alpha is None else torch.cat([picture.values, picture.alpha], 1)
+    )
+    array = (
+        (values * (2**picture.bits - 1))
+        .round()
+        .numpy()
+        .astype(np.uint8 if picture.bits == 8 else np.uint16)
+    )
     return array[0].transpose(1, 2, 0)
 
 
@@ -46,15 +55,23 @@ def stored(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_every_integer_comes_back(tmp_path: Path, kind: str, channels: int, alpha: bool, suffix: str) -> None:
+def test_every_integer_comes_back(
+    tmp_path: Path, kind: str, channels: int, alpha: bool, suffix: str
+) -> None:
     array = integers(kind, HEIGHT, WIDTH, channels + alpha)
-    values, opacity = (torch.from_numpy(array / np.iinfo(kind).max).float().permute(2, 0, 1)[None, part]
-                       for part in (slice(None, channels), slice(channels, None)))  # fmt: skip
-    picture = Picture(values.clone(), opacity.clone() if alpha else None, bits=8 * array.dtype.itemsize)
+    values, opacity = (
+        torch.from_numpy(array / np.iinfo(kind).max).float().permute(2, 0, 1)[None, part]
+        for part in (slice(None, channels), slice(channels, None))
+    )
+    picture = Picture(
+        values.clone(), opacity.clone() if alpha else None, bits=8 * array.dtype.itemsize
+    )
     write_picture(tmp_path / f"x{suffix}", picture)
     found = read_picture(tmp_path / f"x{suffix}")
     assert found.bits == picture.bits and found.name == "x" and (found.alpha is not None) == alpha
-    assert torch.equal((found.values * np.iinfo(kind).max).round(), (values * np.iinfo(kind).max).round())
+    assert torch.equal(
+        (found.values * np.iinfo(kind).max).round(), (values * np.iinfo(kind).max).round()
+    )
     assert np.array_equal(stored(tmp_path / f"x{suffix}").squeeze(), array.squeeze())
     if kind == "uint8":
         assert np.array_equal(np.asarray(Image.open(tmp_path / f"x{suffix}")), array.squeeze())
@@ -77,7 +94,9 @@ def test_16_bit_colour_png_against_the_bytes_of_its_rows(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("mode", "key"), [("L", 7), ("RGB", (7, 7, 7)), ("1", 0)])
 def test_a_transparent_colour_is_an_alpha(tmp_path: Path, mode: str, key: object) -> None:
-    Image.fromarray(np.array([[9, 7]], np.uint8)).convert(mode).save(tmp_path / "x.png", transparency=key)
+    Image.fromarray(np.array([[9, 7]], np.uint8)).convert(mode).save(
+        tmp_path / "x.png", transparency=key
+    )
     if mode == "1":
         Image.fromarray(np.array([[True, False]])).save(tmp_path / "x.png", transparency=key)
     found = read_picture(tmp_path / "x.png")
@@ -147,7 +166,9 @@ def test_an_animation_is_a_batch_of_frames(tmp_path: Path) -> None:
     for name in ("x.webp", "x.gif"):
         assert read_picture(tmp_path / name).values.shape == (3, 3, HEIGHT, WIDTH)
     found = read_picture(tmp_path / "x.webp").values
-    assert np.array_equal((found[2] * 255).round().numpy().transpose(1, 2, 0), np.asarray(frames[2]))
+    assert np.array_equal(
+        (found[2] * 255).round().numpy().transpose(1, 2, 0), np.asarray(frames[2])
+    )
 
 
 def test_pages_of_different_sizes_are_refused(tmp_path: Path) -> None:
@@ -197,7 +218,9 @@ def test_what_a_format_does_not_hold(tmp_path: Path) -> None:
 
 
 def test_nifti_and_back(tmp_path: Path) -> None:
-    """[0, 1] spans the values; what is written has the units, the axes and the place of what was read."""
+    """[0, 1] spans the values; what is written has the units, the axes and the place of what was
+    read.
+    """
     nibabel = pytest.importorskip("nibabel", reason="the optional reader of NIfTI")
     volume = np.random.default_rng(0).integers(-1000, 2000, (5, 7, 3, 2), dtype=np.int16)
     affine = np.diag([2.0, 3.0, 4.0, 1.0])
@@ -212,14 +235,18 @@ def test_nifti_and_back(tmp_path: Path) -> None:
         assert found.name == "v" and found.values.min() == 0 and found.values.max() == 1
         low, high = truth.min(), truth.max()
         wanted = (truth[:, :, 2, 1] - low) / (high - low)  # slices in C order: (2, 1) is the last
-        torch.testing.assert_close(found.values[5, 0].double(), torch.from_numpy(wanted), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            found.values[5, 0].double(), torch.from_numpy(wanted), rtol=0, atol=1e-6
+        )
         for target in ("w.nii", "w.nii.gz"):
             write_picture(tmp_path / target, found, overwrite=True)
             again = nibabel.load(tmp_path / target)
             np.testing.assert_allclose(again.get_fdata(), truth, atol=1e-3)
             np.testing.assert_array_equal(again.affine, affine)
         write_picture(tmp_path / "w.tif", found, overwrite=True)  # floats are in the file's units
-        np.testing.assert_allclose(tifffile.imread(tmp_path / "w.tif")[5], truth[:, :, 2, 1], atol=1e-3)
+        np.testing.assert_allclose(
+            tifffile.imread(tmp_path / "w.tif")[5], truth[:, :, 2, 1], atol=1e-3
+        )
         assert found.like(torch.zeros(6, 1, 10, 14)).suffix == ".tif"
     data = (tmp_path / "v.nii").read_bytes()
     (tmp_path / "torn.nii").write_bytes(data[: len(data) * 2 // 3])
@@ -239,12 +266,20 @@ def write_dicom(path: Path, stored: np.ndarray, slope: float = 1.0, intercept: f
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
     dataset.Rows, dataset.Columns = stored.shape[-2:]
     if stored.ndim == 3:
         dataset.NumberOfFrames = len(stored)
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = (
+        16,
+        12,
+        11,
+        0,
+    )
     dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
     dataset.PixelData = stored.astype("<u2").tobytes()
     pydicom.dcmwrite(path, dataset)
@@ -255,7 +290,10 @@ def test_dicom_in_hounsfield_units(tmp_path: Path) -> None:
     stored[0, :2] = 0, 4095
     write_dicom(tmp_path / "ct.dcm", stored, slope=2, intercept=-1024)
     found = read_picture(tmp_path / "ct.dcm")
-    assert found.units is not None and (found.units.low, found.units.high) == (-1024, 2 * 4095 - 1024)
+    assert found.units is not None and (found.units.low, found.units.high) == (
+        -1024,
+        2 * 4095 - 1024,
+    )
     assert found.values.shape == (1, 1, HEIGHT, WIDTH) and found.suffix == ".tif"
     np.testing.assert_allclose(found.values[0, 0].numpy(), stored / 4095, atol=1e-6)
     write_picture(tmp_path / "ct.tif", found)
@@ -270,19 +308,27 @@ def test_dicom_in_hounsfield_units(tmp_path: Path) -> None:
 
 def test_dicom_slices_of_a_folder_share_one_scale(tmp_path: Path) -> None:
     for number, top in enumerate((1000, 4000)):
-        write_dicom(tmp_path / f"s{number}.dcm", np.linspace(number, top, 12).reshape(3, 4).round(), intercept=-1000)
+        write_dicom(
+            tmp_path / f"s{number}.dcm",
+            np.linspace(number, top, 12).reshape(3, 4).round(),
+            intercept=-1000,
+        )
     pictures = read_pictures(tmp_path)
     assert [(p.units.low, p.units.high) for p in pictures] == [(-1000, 3000)] * 2
     assert pictures[0].values.max() == 0.25 and pictures[1].values.max() == 1
 
 
-def test_a_missing_reader_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_reader_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "v.nii").write_bytes(bytes(344) + b"n+1\0" + bytes(100))
     (tmp_path / "ct.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
     for module in ("nibabel", "pydicom"):
         monkeypatch.setitem(sys.modules, module, None)
     for name, module in (("v.nii", "nibabel"), ("ct.dcm", "pydicom")):
-        with pytest.raises(InputError, match=rf"{name}: .* needs {module}: pip install invdiff\[medical\]"):
+        with pytest.raises(
+            InputError, match=rf"{name}: .* needs {module}: pip install invdiff\[medical\]"
+        ):
             read_picture(tmp_path / name)
     with pytest.raises(InputError, match=r"needs nibabel: pip install"):
         write_image(tmp_path / "w.nii", torch.zeros(1, 4, 4))

@@ -11,7 +11,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(ROOT)
     names: dict[str, object] = {}
@@ -20,7 +22,9 @@ def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert posterior.samples.shape == (4, 2, 1, 32, 32)  # type: ignore[attr-defined]
     assert 0.4 < float(posterior.misfit().mean()) < 2  # type: ignore[attr-defined]
     # Filling in 70 % of an image beats leaving it out by far.
-    error, left_out = ((image - x[:2]).square().mean() for image in (posterior.mean, posterior.problem.baseline()))  # type: ignore[attr-defined]
+    error, left_out = (
+        (image - x[:2]).square().mean() for image in (posterior.mean, posterior.problem.baseline())
+    )  # type: ignore[attr-defined]
     assert error < left_out / 4
     assert "torch.Size([4, 2, 1, 32, 32])" in capsys.readouterr().out
     assert torch.is_tensor(x)

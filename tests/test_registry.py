@@ -1,4 +1,6 @@
-"""The table of names: registration, the three roads to a class, and the lines for names that do not exist."""
+"""The table of names: registration, the three roads to a class, and the lines for names that do not
+exist.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_an_unknown_name_suggests_the_nearest_and_lists_all() -> None:
     register_toy("red_diff")
     with pytest.raises(InputError) as caught:
         registry.lookup("toy", "ddmn")
-    assert str(caught.value) == "toy 'ddmn' is unknown; did you mean 'ddnm'? (known: ddnm, red_diff)"
+    assert (
+        str(caught.value) == "toy 'ddmn' is unknown; did you mean 'ddnm'? (known: ddnm, red_diff)"
+    )
 
 
 def test_an_unknown_name_far_from_all_gets_no_suggestion() -> None:
@@ -115,7 +119,9 @@ def test_a_plugin_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -
         registry.lookup("toy", "mnie")
 
 
-def test_every_file_of_a_built_in_package_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_of_a_built_in_package_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "toy_package"
     package.mkdir()
     (package / "__init__.py").write_text("")

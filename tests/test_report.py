@@ -26,23 +26,31 @@ from invdiff.problem import Problem
 EVIL = "<img src=x onerror=\"document.title='caught'\"></script><script>document.title='caught'</script><!--"
 
 
-def made(operator: Operator, samples: int = 5, images: int = 2, sigma: float = 0.025) -> tuple[Tensor, Posterior]:
+def made(
+    operator: Operator, samples: int = 5, images: int = 2, sigma: float = 0.025
+) -> tuple[Tensor, Posterior]:
     """Random truth, and a posterior of random samples around it, some of them outside [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand(images, *operator.shape, generator=generator)
     drawn = truth + 0.2 * torch.randn(samples, *truth.shape, generator=generator)
-    return truth, Posterior(drawn, Problem.simulate(truth, operator, Gaussian(sigma)), nfe=7, seconds=1.5)
+    return truth, Posterior(
+        drawn, Problem.simulate(truth, operator, Gaussian(sigma)), nfe=7, seconds=1.5
+    )
 
 
 def page_data(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
-    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    (block,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL
+    )
     return json.loads(block)
 
 
 def decoded(plane: dict[str, Any]) -> Tensor:
     """What the page's comment says of a plane, once more."""
-    levels = np.frombuffer(base64.b64decode(plane["data"]), f"<u{plane['bits'] // 8}").astype(np.float64)
+    levels = np.frombuffer(base64.b64decode(plane["data"]), f"<u{plane['bits'] // 8}").astype(
+        np.float64
+    )
     values = np.where(levels == 0, np.nan, plane["low"] + (levels - 1) * plane["step"])
     return torch.from_numpy(values).float().view(plane["shape"])
 
@@ -51,18 +59,38 @@ def test_the_page_holds_the_samples(tmp_path: Path) -> None:
     truth, posterior = made(MaskBox((1, 12, 9), 4, 3))
     metrics = {"baseline": {"PSNR": [10.0, 11.0]}, "mean": {"PSNR": [20.0, float("inf")]}}
     path = tmp_path / "report.html"
-    write_report(path, posterior, truth=truth, names=["a", "b"], metrics=metrics, config="seed: 0\n", title="t & t")
+    write_report(
+        path,
+        posterior,
+        truth=truth,
+        names=["a", "b"],
+        metrics=metrics,
+        config="seed: 0\n",
+        title="t & t",
+    )
     data = page_data(path)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-    assert data["config"] == "seed: 0\n" and data["notes"] == [] and "<title>t &amp; t</title>" in path.read_text()
+    assert (
+        data["config"] == "seed: 0\n"
+        and data["notes"] == []
+        and "<title>t &amp; t</title>" in path.read_text()
+    )
     assert data["metrics"]["mean"]["PSNR"] == [20.0, "inf"]
     for b, image in enumerate(data["images"]):
         assert image["name"] == "ab"[b]
         assert image["noise"] == "Gaussian, sigma = 0.025 ([0,1]) = 6.4/255 = 0.05 ([-1,1])"
-        stored = {"samples": posterior.samples[:, b], "truth": truth[None, b], "baseline": posterior.baseline[None, b]}
+        stored = {
+            "samples": posterior.samples[:, b],
+            "truth": truth[None, b],
+            "baseline": posterior.baseline[None, b],
+        }
         for name, exact in stored.items():
             assert image[name]["bits"] == 16
-            assert float((decoded(image[name]) - exact).abs().max()) <= 0.51 * image[name]["step"] < 3e-5
+            assert (
+                float((decoded(image[name]) - exact).abs().max())
+                <= 0.51 * image[name]["step"]
+                < 3e-5
+            )
         y, measured = decoded(image["measurement"])[0], posterior.problem.measured()[b] != 0
         assert bool((y.isnan() == ~measured).all()) and 0 < int((~measured).sum()) == 12
         assert torch.allclose(y[measured], posterior.problem.y[b][measured], atol=3e-5)
@@ -70,14 +98,24 @@ def test_the_page_holds_the_samples(tmp_path: Path) -> None:
 
 def test_noise_that_varies_is_described_by_its_root_mean_square(tmp_path: Path) -> None:
     _, gaussian = made(Denoise((1, 8, 8)))
-    problem = Problem(gaussian.problem.operator, Gaussian(torch.tensor([0.1, 0.2])), gaussian.problem.y)
+    problem = Problem(
+        gaussian.problem.operator, Gaussian(torch.tensor([0.1, 0.2])), gaussian.problem.y
+    )
     write_report(tmp_path / "g.html", Posterior(gaussian.samples, problem, 1, 1.0))
     found = [image["noise"] for image in page_data(tmp_path / "g.html")["images"]]
-    assert [text.partition(" ([0,1])")[0] for text in found] == ["Gaussian, sigma = 0.1", "Gaussian, sigma = 0.2"]
+    assert [text.partition(" ([0,1])")[0] for text in found] == [
+        "Gaussian, sigma = 0.1",
+        "Gaussian, sigma = 0.2",
+    ]
     y = torch.tensor([0.25, 0.75]).repeat(1, 1, 8, 4)
-    write_report(tmp_path / "p.html", Posterior(y[None], Problem(Denoise((1, 8, 8)), Poisson(50.0), y), 1, 1.0))
+    write_report(
+        tmp_path / "p.html",
+        Posterior(y[None], Problem(Denoise((1, 8, 8)), Poisson(50.0), y), 1, 1.0),
+    )
     (image,) = page_data(tmp_path / "p.html")["images"]
-    assert image["noise"].startswith("Poisson, root mean square sigma = 0.1 ([0,1]) = 25.5/255")  # sqrt(0.5 / 50)
+    assert image["noise"].startswith(
+        "Poisson, root mean square sigma = 0.1 ([0,1]) = 25.5/255"
+    )  # sqrt(0.5 / 50)
 
 
 def test_names_and_settings_are_text(tmp_path: Path) -> None:
@@ -87,18 +125,29 @@ def test_names_and_settings_are_text(tmp_path: Path) -> None:
     assert "<img" not in text and text.count("</script>") == 2 and text.count("<!--") == 0
     assert page_data(tmp_path / "r.html")["images"][0]["name"] == EVIL
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
-    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "http" not in policy
+    assert (
+        policy.startswith("default-src 'none'; ")
+        and "unsafe" not in policy
+        and "http" not in policy
+    )
     template = TEMPLATE.read_text(encoding="utf-8")
-    assert re.findall(r"""\b(?:src|href)=["']?([^"' >]*)""", template) == ["data:,"] and "@import" not in template
+    assert (
+        re.findall(r"""\b(?:src|href)=["']?([^"' >]*)""", template) == ["data:,"]
+        and "@import" not in template
+    )
 
 
-def test_large_pages_are_bounded_and_say_what_was_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_pages_are_bounded_and_say_what_was_reduced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "MOST_BYTES", 190_000)
     torch.manual_seed(1)
     operator = MaskBox((3, 101, 153), 40, 60)
     truth = torch.rand(1, *operator.shape)
     samples = (truth + 0.1 * torch.randn(4, *truth.shape)).contiguous()
-    posterior = Posterior(samples, Problem(operator, Gaussian(0.1), operator.measured(truth)), 1, 1.0)
+    posterior = Posterior(
+        samples, Problem(operator, Gaussian(0.1), operator.measured(truth)), 1, 1.0
+    )
     path = tmp_path / "large.html"
     write_report(path, posterior, truth=truth)
     assert path.stat().st_size < 4 / 3 * 190_000 + 2**16
@@ -127,12 +176,20 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere" / "r.html", posterior)
 
 
-# ------------------------------------------------------------------------------------------- in a browser
+# ------------------------------------------------------------------------------------------- in a
+# browser
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1280,1000",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--window-size=1280,1000",
+]
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +221,12 @@ def assert_quiet(browser: Any, path: Path) -> None:
     """Nothing in the console, and no request but for the page itself."""
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    sent = {request["request"]["url"] for request in requests if request["documentURL"] == path.as_uri()}
+    requests = [
+        event["params"] for event in events if event["method"] == "Network.requestWillBeSent"
+    ]
+    sent = {
+        request["request"]["url"] for request in requests if request["documentURL"] == path.as_uri()
+    }
     assert sent <= {path.as_uri(), "data:,"} and path.as_uri() in sent
 
 
@@ -186,11 +247,15 @@ def click_pixel(browser: Any, stage: str, row: int, column: int, size: tuple[int
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
     box = element.rect
     x, y = ((i + 0.5) / n - 0.5 for i, n in zip((column, row), reversed(size), strict=True))
-    ActionChains(browser).move_to_element_with_offset(element, x * box["width"], y * box["height"]).click().perform()
+    ActionChains(browser).move_to_element_with_offset(
+        element, x * box["width"], y * box["height"]
+    ).click().perform()
 
 
 def check_pixel(browser: Any, samples: Tensor, row: int, column: int) -> None:
-    """The page's numbers are those of samples (K, C, H, W) at the pixel, to their four digits and 16 bits."""
+    """The page's numbers are those of samples (K, C, H, W) at the pixel, to their four digits and
+    16 bits.
+    """
     values = samples[..., row, column].double()
     for name, quantiles in {"median": [0.5], "fifty": [0.25, 0.75], "ninety": [0.05, 0.95]}.items():
         expected = values.quantile(torch.tensor(quantiles).double(), dim=0).T
@@ -200,9 +265,15 @@ def check_pixel(browser: Any, samples: Tensor, row: int, column: int) -> None:
 
 def test_the_browser_shows_the_quantiles_of_the_clicked_pixel(browser: Any, tmp_path: Path) -> None:
     truth, posterior = made(MaskBox((3, 12, 16), 4, 6), samples=7)
-    metrics = {"baseline": {"PSNR": [10.0, 12.0]}, "sample": {"PSNR": [20.0, 22.0]}, "mean": {"PSNR": [24.0, 25.0]}}
+    metrics = {
+        "baseline": {"PSNR": [10.0, 12.0]},
+        "sample": {"PSNR": [20.0, 22.0]},
+        "mean": {"PSNR": [24.0, 25.0]},
+    }
     path = tmp_path / "report.html"
-    write_report(path, posterior, truth=truth, names=["one", EVIL], metrics=metrics, config=EVIL, title=EVIL)
+    write_report(
+        path, posterior, truth=truth, names=["one", EVIL], metrics=metrics, config=EVIL, title=EVIL
+    )
     visit(browser, path)
     assert browser.title == EVIL == texts(browser, "h1")[0] == texts(browser, "#config pre")[0]
     click_pixel(browser, "#compare .stage", 3, 13, (12, 16))
@@ -227,13 +298,23 @@ def test_the_browser_shows_the_quantiles_of_the_clicked_pixel(browser: Any, tmp_
     browser.find_elements("css selector", "#images input")[0].send_keys("\ue014")
     check_pixel(browser, posterior.samples[:, 1], 10, 1)
     assert texts(browser, "#images bdi")[0] == "one"
-    assert [row.split() for row in texts(browser, "#scores table:first-child td")] == [["12.00"], ["22.00"], ["25.00"]]
-    assert [row.split() for row in texts(browser, "#scores table:last-child td")] == [["11.00"], ["21.00"], ["24.50"]]
+    assert [row.split() for row in texts(browser, "#scores table:first-child td")] == [
+        ["12.00"],
+        ["22.00"],
+        ["25.00"],
+    ]
+    assert [row.split() for row in texts(browser, "#scores table:last-child td")] == [
+        ["11.00"],
+        ["21.00"],
+        ["24.50"],
+    ]
     assert browser.title == EVIL
     assert_quiet(browser, path)
 
 
-def test_the_browser_paints_measurement_and_mean_on_either_side(browser: Any, tmp_path: Path) -> None:
+def test_the_browser_paints_measurement_and_mean_on_either_side(
+    browser: Any, tmp_path: Path
+) -> None:
     truth, posterior = made(MaskBox((1, 12, 16), 4, 6), images=1)
     write_report(tmp_path / "report.html", posterior)
     visit(browser, tmp_path / "report.html")
@@ -242,14 +323,20 @@ def test_the_browser_paints_measurement_and_mean_on_either_side(browser: Any, tm
             f"const c = document.querySelector('.{side}');"
             "return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
         )
-        gray, alpha = torch.tensor(found, dtype=torch.float32).view(12, 16, 4)[..., [0, 3]].unbind(-1)
+        gray, alpha = (
+            torch.tensor(found, dtype=torch.float32).view(12, 16, 4)[..., [0, 3]].unbind(-1)
+        )
         measured = posterior.problem.measured()[0, 0] if side == "before" else torch.ones(12, 16)
         assert bool((alpha == 255 * measured).all())
-        assert float((gray / 255 - picture[0, 0].clamp(0, 1))[measured == 1].abs().max()) < 0.6 / 255
+        assert (
+            float((gray / 255 - picture[0, 0].clamp(0, 1))[measured == 1].abs().max()) < 0.6 / 255
+        )
     assert_quiet(browser, tmp_path / "report.html")
 
 
-def test_the_policy_stops_pictures_scripts_and_requests_from_elsewhere(browser: Any, tmp_path: Path) -> None:
+def test_the_policy_stops_pictures_scripts_and_requests_from_elsewhere(
+    browser: Any, tmp_path: Path
+) -> None:
     _, posterior = made(Denoise((1, 8, 8)))
     write_report(tmp_path / "report.html", posterior)
     visit(browser, tmp_path / "report.html")
@@ -267,7 +354,10 @@ def test_the_policy_stops_pictures_scripts_and_requests_from_elsewhere(browser: 
         fetch("https://example.invalid/").catch(() => {});
         """
     )
-    assert sorted(stopped) == ["connect-src", "img-src", "script-src-elem"] and browser.title == "Posterior samples"
+    assert (
+        sorted(stopped) == ["connect-src", "img-src", "script-src-elem"]
+        and browser.title == "Posterior samples"
+    )
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -278,10 +368,14 @@ def test_the_browser_shows_every_kind_of_run(browser: Any, tmp_path: Path, width
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     shape = (1, 16, 16)
     runs = {
-        "low": made(BlockAverage(shape, 4)), "sinogram": made(Radon(shape, angles=10)),
-        "coefficients": made(Hadamard(shape, 0.5)), "single": made(Denoise(shape), 1, 1),
-        "exact": made(Denoise(shape), sigma=0.0), "pixel": made(Denoise((1, 1, 1))), "line": made(Denoise((3, 1, 40))),
-    }  # fmt: skip
+        "low": made(BlockAverage(shape, 4)),
+        "sinogram": made(Radon(shape, angles=10)),
+        "coefficients": made(Hadamard(shape, 0.5)),
+        "single": made(Denoise(shape), 1, 1),
+        "exact": made(Denoise(shape), sigma=0.0),
+        "pixel": made(Denoise((1, 1, 1))),
+        "line": made(Denoise((3, 1, 40))),
+    }
     for name, (_, posterior) in runs.items():
         path = tmp_path / f"{name}.html"
         write_report(path, posterior, config="samples: 1")

@@ -1,4 +1,6 @@
-"""``restore``, ``Problem`` and ``Posterior``: batch invariance, streams, counting, statistics, refusals."""
+"""``restore``, ``Problem`` and ``Posterior``: batch invariance, streams, counting, statistics,
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian, NoiseModel, Poisson
-from invdiff.operators import BlockAverage, CircularBlur, Denoise, LinearOperator, MaskRandom, Operator
+from invdiff.operators import (
+    BlockAverage,
+    CircularBlur,
+    Denoise,
+    LinearOperator,
+    MaskRandom,
+    Operator,
+)
 from invdiff.posterior import thumbnail
 from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
@@ -56,15 +65,26 @@ OPERATORS: dict[str, Callable[[], LinearOperator]] = {
     "blur": lambda: CircularBlur(SHAPE, KERNEL),
     "average": lambda: BlockAverage(SHAPE, 2),
 }
-# Where they are not one per step: a correction at all levels but 0; two steps of an ODE; rho and as many of the four
-# levels as are below it; two iterations, after which no image fits, and x0 in the end; particles.
-CALLS: dict[type[Solver], int] = {ScoreSDE: 11, DAPS: 6, PnPDM: 10, SITCOM: 9, TDS: 18, MCGDiff: 18, Gibbs: 32}
+# Where they are not one per step: a correction at all levels but 0; two steps of an ODE; rho and as
+# many of the four levels as are below it; two iterations, after which no image fits, and x0 in the
+# end; particles.
+CALLS: dict[type[Solver], int] = {
+    ScoreSDE: 11,
+    DAPS: 6,
+    PnPDM: 10,
+    SITCOM: 9,
+    TDS: 18,
+    MCGDiff: 18,
+    Gibbs: 32,
+}
 short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
 
 
 @pytest.fixture(scope="module")
 def unet() -> NetworkDenoiser:
-    """A U-Net with random weights in every layer, also in those that a new one starts at zero; float32."""
+    """A U-Net with random weights in every layer, also in those that a new one starts at zero;
+    float32.
+    """
     generator = torch.Generator().manual_seed(0)
     network = UNet(1, width=8, multipliers=(1, 2), blocks=1, attention=(2,), head_channels=8)
     for weight in network.parameters():
@@ -81,13 +101,16 @@ def truths(count: int, seed: int = 1) -> Tensor:
     prior = oracles.exponential_prior(SHAPE)
     flat = (
         prior.mean
-        + oracles.normal(count, len(prior.mean), seed=seed) @ torch.linalg.cholesky(prior.covariance).T
+        + oracles.normal(count, len(prior.mean), seed=seed)
+        @ torch.linalg.cholesky(prior.covariance).T
     )
     return flat.view(count, *SHAPE)
 
 
 def simulated(name: str = "mask", count: int = 3, noise: NoiseModel | None = None) -> Problem:
-    return Problem.simulate(truths(count), OPERATORS[name]().double(), noise or Gaussian(0.05), seed=9)
+    return Problem.simulate(
+        truths(count), OPERATORS[name]().double(), noise or Gaussian(0.05), seed=9
+    )
 
 
 # Independence of the batch, and streams.
@@ -95,13 +118,21 @@ def simulated(name: str = "mask", count: int = 3, noise: NoiseModel | None = Non
 
 @pytest.mark.parametrize(
     ("solver", "name"),
-    [(solver, name) for solver in SHORT for name in OPERATORS if isinstance(OPERATORS[name](), solver.requires)],
+    [
+        (solver, name)
+        for solver in SHORT
+        for name in OPERATORS
+        if isinstance(OPERATORS[name](), solver.requires)
+    ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_an_image_does_not_depend_on_its_batch(solver: Solver, name: str, unet: NetworkDenoiser) -> None:
+def test_an_image_does_not_depend_on_its_batch(
+    solver: Solver, name: str, unet: NetworkDenoiser
+) -> None:
     """float32: convolutions of another batch size may round differently, and steps repeat it.
 
-    The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1: solvers by second moments are tried in float64.
+    The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1: solvers by second moments are tried
+    in float64.
     """
     problem = simulated(name, count=8)
     if isinstance(solver, MMPS | TMPD):
@@ -117,7 +148,9 @@ def test_an_image_does_not_depend_on_its_batch(solver: Solver, name: str, unet: 
 @short
 def test_more_samples_do_not_change_the_first(solver: Solver) -> None:
     problem, prior = simulated(), gaussian_prior()
-    few, many = (restore(problem, prior, solver, samples=count, batch=4).samples for count in (2, 5))
+    few, many = (
+        restore(problem, prior, solver, samples=count, batch=4).samples for count in (2, 5)
+    )
     torch.testing.assert_close(many[:2], few, rtol=0, atol=1e-12)
     assert float((many[0] - many[1]).abs().max()) > 0.01
 
@@ -132,7 +165,9 @@ def test_seeds(solver: Solver) -> None:
     assert float((zero - one).abs().max()) > 0.01
 
 
-def test_the_streams_of_measurements_and_samples_never_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_streams_of_measurements_and_samples_never_meet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Else restoring, or generating, with the seed of the measurement would reuse its very noise."""
     asked: list[tuple[int, ...]] = []
     original = Streams.__init__
@@ -166,7 +201,12 @@ def test_restoring_leaves_the_problem_as_it_was() -> None:
 def test_every_step_is_reported_and_every_network_call_counted(solver: Solver) -> None:
     steps: list[tuple[int, int, Step]] = []
     posterior = restore(
-        simulated(), gaussian_prior(), solver, samples=2, batch=4, on_step=lambda *step: steps.append(step)
+        simulated(),
+        gaussian_prior(),
+        solver,
+        samples=2,
+        batch=4,
+        on_step=lambda *step: steps.append(step),
     )
     count = solver.total_steps
     assert posterior.nfe == CALLS.get(type(solver), count) and posterior.seconds > 0
@@ -175,7 +215,9 @@ def test_every_step_is_reported_and_every_network_call_counted(solver: Solver) -
     assert {total for _, total, _ in steps} == {2 * count}
     chunk = [step for _, _, step in steps[:count]]
     sigmas = [step.sigma for step in chunk]
-    assert sigmas[-1] == 0 and (sigmas == sorted(sigmas, reverse=True) or isinstance(solver, TimeTravel))
+    assert sigmas[-1] == 0 and (
+        sigmas == sorted(sigmas, reverse=True) or isinstance(solver, TimeTravel)
+    )
     torch.testing.assert_close(
         chunk[-1].x, posterior.samples.transpose(0, 1).flatten(0, 1)[:4], rtol=0, atol=0
     )
@@ -205,7 +247,9 @@ def test_noise_never_lands_on_a_pixel_that_was_not_measured(noise: NoiseModel) -
     problem = simulated(noise=noise)
     missing = (problem.operator.s == 0).expand_as(problem.y)
     assert int(missing.sum()) == 3 * 26
-    assert bool((problem.y[missing] == 0).all()) and bool((problem.residual(truths(3))[missing] == 0).all())
+    assert bool((problem.y[missing] == 0).all()) and bool(
+        (problem.residual(truths(3))[missing] == 0).all()
+    )
 
 
 @short
@@ -220,7 +264,9 @@ def test_missing_pixels_may_hold_anything(solver: Solver, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_misfit_of_the_truth_is_one(name: str) -> None:
-    """Chi-square with m B degrees of freedom, to 4 standard errors; wrong if unmeasured pixels counted."""
+    """Chi-square with m B degrees of freedom, to 4 standard errors; wrong if unmeasured pixels
+    counted.
+    """
     problem = simulated(name, count=400, noise=Gaussian(0.07))
     count = 400 * int(problem.operator.count(problem.y))
     assert abs(float(problem.misfit(truths(400)).mean()) - 1) < 4 * math.sqrt(2 / count)
@@ -291,13 +337,17 @@ def test_poisson_noise(solver: Solver, name: str) -> None:
 
 
 def optimal_error(problem: Problem, clean: Tensor) -> float:
-    """Of the exact posterior mean under the Gaussian prior and noise of the variance that was assumed."""
+    """Of the exact posterior mean under the Gaussian prior and noise of the variance that was
+    assumed.
+    """
     prior, A = oracles.exponential_prior(SHAPE), oracles.dense(problem.operator)
     errors = []
     for y, variance, x in zip(
         problem.y.flatten(1), problem.variance().flatten(1), clean.flatten(1), strict=True
     ):
-        gain = prior.covariance @ A.T @ torch.linalg.inv(A @ prior.covariance @ A.T + variance.diag())
+        gain = (
+            prior.covariance @ A.T @ torch.linalg.inv(A @ prior.covariance @ A.T + variance.diag())
+        )
         errors.append(float((prior.mean + gain @ (y - A @ prior.mean) - x).square().mean()))
     return sum(errors) / len(errors)
 
@@ -323,7 +373,9 @@ def refused(call: Callable[[], object], *words: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     message = str(caught.value)
-    assert "\n" not in message and "expected" in message and all(word in message for word in words), message
+    assert (
+        "\n" not in message and "expected" in message and all(word in message for word in words)
+    ), message
 
 
 @pytest.mark.parametrize(
@@ -356,7 +408,9 @@ def test_a_prior_for_other_channels_is_refused() -> None:
         (OPERATORS["blur"](), RePaint(), "Mask"),
     ],
 )
-def test_an_operator_of_too_low_a_level_is_refused(operator: Operator, solver: Solver, level: str) -> None:
+def test_an_operator_of_too_low_a_level_is_refused(
+    operator: Operator, solver: Solver, level: str
+) -> None:
     problem = Problem.simulate(truths(2), operator, Gaussian(0.1))
     words = (type(solver).__name__, type(operator).__name__, f"expected a {level}")
     refused(lambda: restore(problem, gaussian_prior(), solver), *words)
@@ -364,10 +418,16 @@ def test_an_operator_of_too_low_a_level_is_refused(operator: Operator, solver: S
 
 @pytest.mark.parametrize(
     ("operator", "noise"),
-    [(Square(SHAPE), Gaussian(0.1)), (Difference(SHAPE), Gaussian(0.1)), (OPERATORS["blur"](), Poisson(30.0))],
+    [
+        (Square(SHAPE), Gaussian(0.1)),
+        (Difference(SHAPE), Gaussian(0.1)),
+        (OPERATORS["blur"](), Poisson(30.0)),
+    ],
     ids=["nonlinear", "linear", "poisson"],
 )
-def test_a_refusal_names_exactly_the_solvers_that_work(operator: Operator, noise: NoiseModel) -> None:
+def test_a_refusal_names_exactly_the_solvers_that_work(
+    operator: Operator, noise: NoiseModel
+) -> None:
     problem = Problem.simulate(truths(2).clamp_min(0.05), operator, noise)
     named, works = set(), []
     for name in registry.names("solver"):
@@ -390,7 +450,11 @@ def test_an_operator_of_the_level_that_is_needed_is_enough(solver: Solver) -> No
 
 @pytest.mark.parametrize("solver", [DDRM(), DDNMPlus()])
 def test_poisson_noise_is_refused_by_the_solvers_of_white_noise(solver: Solver) -> None:
-    refused(lambda: restore(simulated(noise=Poisson(30.0)), gaussian_prior(), solver), "Poisson", "Gaussian")
+    refused(
+        lambda: restore(simulated(noise=Poisson(30.0)), gaussian_prior(), solver),
+        "Poisson",
+        "Gaussian",
+    )
 
 
 @pytest.mark.parametrize("setting", ["travel_length", "travel_repeat"])
@@ -402,11 +466,16 @@ def test_a_travel_of_no_length_is_refused(setting: str) -> None:
 def test_settings_that_must_be_positive_are_refused_otherwise(solver: Solver) -> None:
     assert "steps" in solver.positive and all(getattr(solver, name) > 0 for name in solver.positive)
     for name in solver.positive:
-        refused(lambda name=name: dataclasses.replace(solver, **{name: 0}), f"solver {name}: found 0, expected")
+        refused(
+            lambda name=name: dataclasses.replace(solver, **{name: 0}),
+            f"solver {name}: found 0, expected",
+        )
 
 
 def test_a_solver_is_one_file_of_at_most_60_lines() -> None:
-    files = [Path(inspect.getfile(registry.lookup("solver", name))) for name in registry.names("solver")]
+    files = [
+        Path(inspect.getfile(registry.lookup("solver", name))) for name in registry.names("solver")
+    ]
     assert len(files) > 20 and len(set(files)) == len(files)
     lines = {file.name: file.read_text(encoding="utf-8").count("\n") for file in files}
     assert not {name: count for name, count in lines.items() if count > 60}
@@ -417,10 +486,16 @@ def test_a_measurement_that_is_none_is_refused() -> None:
     spoilt = y.clone()
     spoilt[1, 0, 2, 2] = torch.nan
     refused(lambda: Problem(operator, Gaussian(0.1), spoilt), "measurement", "1 NaN")
-    refused(lambda: Problem(operator, Gaussian(0.1), torch.zeros(2, 1, 8, 8)), "measurement", "(2, 1, 8, 8)")
+    refused(
+        lambda: Problem(operator, Gaussian(0.1), torch.zeros(2, 1, 8, 8)),
+        "measurement",
+        "(2, 1, 8, 8)",
+    )
     refused(lambda: Problem(operator, Gaussian(0.1), y[0, 0, 0]), "measurement", "(4,)")
     refused(
-        lambda: Problem.simulate(torch.zeros(2, 1, 8, 4), operator, Gaussian(0.1)), "images", "(2, 1, 8, 4)"
+        lambda: Problem.simulate(torch.zeros(2, 1, 8, 4), operator, Gaussian(0.1)),
+        "images",
+        "(2, 1, 8, 4)",
     )
     nothing = Problem(operator, Gaussian(0.1), y[:0])
     refused(lambda: restore(nothing, gaussian_prior(), DDRM()), "0 images")
@@ -436,12 +511,16 @@ class Residual(Solver):
     steps: int = 1
     scale: float = 1.0
 
-    def iterate(self, prior: object, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: object, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         x = problem.y - self.scale * 0.05 * noise(x)
         yield Step(0.0, x, x)
 
 
-@pytest.mark.parametrize(("scale", "contradicts"), [(1.0, False), (0.9, False), (1.2, False), (4.0, True), (0.2, True)])
+@pytest.mark.parametrize(
+    ("scale", "contradicts"), [(1.0, False), (0.9, False), (1.2, False), (4.0, True), (0.2, True)]
+)
 def test_a_misfit_far_from_1_is_warned_of(scale: float, contradicts: bool) -> None:
     problem = Problem.simulate(truths(3), Denoise(SHAPE).double(), Gaussian(0.05), seed=9)
     with warnings.catch_warnings(record=True) as caught:

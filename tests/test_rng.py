@@ -1,4 +1,6 @@
-"""Streams: the same numbers for the same image in any batch, on any day; right moments, no correlations."""
+"""Streams: the same numbers for the same image in any batch, on any day; right moments, no
+correlations.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_every_key_has_its_own_seed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (2,), (1, 64, 64)])
-def test_an_image_meets_the_same_noise_in_any_batch(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_an_image_meets_the_same_noise_in_any_batch(
+    dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
     whole = Streams(KEYS)
     first, second = (whole.normal(torch.empty(len(KEYS), *shape, dtype=dtype)) for _ in range(2))
     for b, key in enumerate(KEYS):
@@ -71,7 +75,9 @@ def test_normal_is_standard_normal_and_streams_are_independent() -> None:
 def test_uniform_is_uniform_and_belongs_to_the_image() -> None:
     draws = Streams(KEYS).uniform(torch.zeros(len(KEYS), 20_000, dtype=torch.float64))
     assert all(stats.kstest(row.numpy(), "uniform").pvalue > 1e-4 for row in draws)
-    assert torch.equal(Streams(KEYS[3:4]).uniform(torch.zeros(1, 20_000, dtype=torch.float64))[0], draws[3])
+    assert torch.equal(
+        Streams(KEYS[3:4]).uniform(torch.zeros(1, 20_000, dtype=torch.float64))[0], draws[3]
+    )
     assert Streams(KEYS).uniform(torch.zeros(6, 2)).dtype == torch.float32
 
 
@@ -80,9 +86,14 @@ def test_poisson(rate: float) -> None:
     n = 40_000
     rates = torch.full((2, n), rate, dtype=torch.float64)
     counts = Streams([(7, 0), (7, 1)]).poisson(rates)
-    assert torch.equal(counts, counts.round()) and bool((counts >= 0).all()) and counts.dtype == rates.dtype
+    assert (
+        torch.equal(counts, counts.round())
+        and bool((counts >= 0).all())
+        and counts.dtype == rates.dtype
+    )
     assert abs(float(counts.mean()) - rate) < 5 * (rate / (2 * n)) ** 0.5
-    # A sample variance has the variance (kurtosis - 1) variance^2 / n; a Poisson's kurtosis is 3 + 1 / rate.
+    # A sample variance has the variance (kurtosis - 1) variance^2 / n; a Poisson's kurtosis is 3 +
+    # 1 / rate.
     assert abs(float(counts.var()) / rate - 1) < 5 * ((2 + 1 / rate) / (2 * n)) ** 0.5
     assert torch.equal(Streams([(7, 1)]).poisson(rates[:1])[0], counts[1])
     assert bool((Streams([(7, 1)]).poisson(torch.zeros(1, 9)) == 0).all())

@@ -1,7 +1,8 @@
-"""Sampling from the prior: the papers' algorithms written out, the probability-flow ODE's closed form, exact laws.
+"""Sampling from the prior: the papers' algorithms written out, the probability-flow ODE's closed
+form, exact laws.
 
-For a Gaussian prior the ODE dx/dsigma = (x - D(x, sigma)) / sigma is linear: along an eigenvector of variance v,
-x - mean grows as sqrt(v + sigma^2). Everything is in float64.
+For a Gaussian prior the ODE dx/dsigma = (x - D(x, sigma)) / sigma is linear: along an eigenvector
+of variance v, x - mean grows as sqrt(v + sigma^2). Everything is in float64.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from typing import get_args
 
 import pytest
 import torch
-from oracles import Eps, denoiser, exponential_prior, gaussian_eps, linear_abar, normal, uniform_timesteps
+from oracles import (
+    Eps,
+    denoiser,
+    exponential_prior,
+    gaussian_eps,
+    linear_abar,
+    normal,
+    uniform_timesteps,
+)
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
@@ -37,14 +46,18 @@ def two_modes(weight: float = 0.25, apart: float = 0.5, std: float = 0.05) -> Mi
     """Two narrow modes in the plane, the first of the given weight."""
     weights, centres = [weight, 1 - weight], [0.5 - apart / 2, 0.5 + apart / 2]
     means = torch.tensor(centres, dtype=torch.float64).view(2, 1, 1, 1).expand(2, 1, 1, 2)
-    return MixtureDenoiser(torch.tensor(weights).double(), means.clone(), torch.full((2,), std**2).double())
+    return MixtureDenoiser(
+        torch.tensor(weights).double(), means.clone(), torch.full((2,), std**2).double()
+    )
 
 
 # The papers' algorithms, in their own coordinates: images in [-1, 1], rows of a (B, D) matrix.
 
 
 def dpm_solver_pp_2m(eps: Eps, abar: Tensor, x: Tensor, timesteps: list[int]) -> Iterator[Tensor]:
-    """Lu et al. 2022, Algorithm 2, with alpha_t, sigma_t, lambda_t = log(alpha_t / sigma_t): x_{t_1}, x_{t_2}, ..."""
+    """Lu et al. 2022, Algorithm 2, with alpha_t, sigma_t, lambda_t = log(alpha_t / sigma_t):
+    x_{t_1}, x_{t_2}, ...
+    """
     alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
     lambda_ = (alpha / sigma).log()
     buffer: list[Tensor] = []  # x_theta(x_{t_i}, t_i)
@@ -85,7 +98,9 @@ def test_dpm_solver_pp_2m_as_published() -> None:
     expected = dpm_solver_pp_2m(gaussian_eps(PRIOR, abar), abar, u, timesteps)
     for t, state, u_t in zip(timesteps[1:], found, expected, strict=True):
         assert state.t == pytest.approx(t, abs=1e-6)
-        torch.testing.assert_close(abar[t].sqrt() * (2 * state.x.flatten(1) - 1), u_t, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            abar[t].sqrt() * (2 * state.x.flatten(1) - 1), u_t, rtol=0, atol=1e-9
+        )
 
 
 def test_heun_as_published() -> None:
@@ -93,7 +108,9 @@ def test_heun_as_published() -> None:
     t = 2 * prior.ladder(12, "karras")
     u = t[0] * normal(3, *SHAPE)
     _, *found = reverse(prior, (u + 1) / 2, t / 2, noise, "heun")
-    for state, u_t in zip(found, karras_heun(lambda u, t: 2 * prior((u + 1) / 2, t / 2) - 1, u, t), strict=True):
+    for state, u_t in zip(
+        found, karras_heun(lambda u, t: 2 * prior((u + 1) / 2, t / 2) - 1, u, t), strict=True
+    ):
         torch.testing.assert_close(2 * state.x - 1, u_t, rtol=0, atol=1e-10)
 
 
@@ -101,7 +118,9 @@ def test_heun_as_published() -> None:
 
 
 def ode_error(sampler: Sampler, sigmas: Tensor) -> float:
-    """Largest error at the last positive noise level, against the closed form of the probability-flow ODE."""
+    """Largest error at the last positive noise level, against the closed form of the
+    probability-flow ODE.
+    """
     prior = gaussian()
     x = prior.mean + sigmas[0] * normal(4, *SHAPE)
     *_, state, _ = reverse(prior, x, sigmas, Streams([(0,)] * 4), sampler)
@@ -161,15 +180,24 @@ def test_second_order_samplers_draw_from_a_gaussian(sampler: Sampler) -> None:
 
 
 def check_modes(x: Tensor, prior: MixtureDenoiser, variance: float, slack: float) -> None:
-    """Weights, means and variances of the two modes: five standard errors, and ``slack`` of the variance."""
+    """Weights, means and variances of the two modes: five standard errors, and ``slack`` of the
+    variance.
+    """
     flat = x.flatten(1)
     low = flat.sum(1) < 1
     weight = float(prior.log_weights[0].exp())
     assert abs(float(low.double().mean()) - weight) < 5 * math.sqrt(weight * (1 - weight) / len(x))
     for mode, mean in ((flat[low], prior.means[0]), (flat[~low], prior.means[1])):
-        assert bool(((mode.mean(0) - mean).abs() < 5 * math.sqrt(variance / len(mode)) + slack * variance**0.5).all())
+        assert bool(
+            (
+                (mode.mean(0) - mean).abs()
+                < 5 * math.sqrt(variance / len(mode)) + slack * variance**0.5
+            ).all()
+        )
         found = (mode - mean).square().mean(0)
-        assert bool(((found - variance).abs() < (5 * math.sqrt(2 / len(mode)) + slack) * variance).all())
+        assert bool(
+            ((found - variance).abs() < (5 * math.sqrt(2 / len(mode)) + slack) * variance).all()
+        )
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "heun"])
@@ -190,7 +218,12 @@ def test_settings_that_a_sampler_does_not_have() -> None:
 
 
 def test_spacing_by_default() -> None:
-    for sampler, spacing in {"ddpm": "uniform", "ddim": "uniform", "dpmpp_2m": "karras", "heun": "karras"}.items():
+    for sampler, spacing in {
+        "ddpm": "uniform",
+        "ddim": "uniform",
+        "dpmpp_2m": "karras",
+        "heun": "karras",
+    }.items():
         sigmas = [state.sigma for state in progressive(gaussian(), 1, steps=6, sampler=sampler)]  # type: ignore[arg-type]
         assert torch.equal(torch.stack(sigmas), gaussian().ladder(6, spacing))  # type: ignore[arg-type]
 
@@ -198,7 +231,10 @@ def test_spacing_by_default() -> None:
 def test_ddpm_and_ddim_differ_in_the_default_eta() -> None:
     prior = gaussian()
     for sampler, eta in (("ddpm", 1.0), ("ddim", 0.0)):
-        default, other = generate(prior, 2, steps=9, sampler=sampler), {"ddpm": "ddim", "ddim": "ddpm"}[sampler]
+        default, other = (
+            generate(prior, 2, steps=9, sampler=sampler),
+            {"ddpm": "ddim", "ddim": "ddpm"}[sampler],
+        )
         assert torch.equal(default, generate(prior, 2, steps=9, sampler=other, eta=eta))
     assert torch.equal(generate(prior, 2, steps=9), generate(prior, 2, steps=9, sampler="ddpm"))
 
@@ -208,7 +244,9 @@ def test_ddpm_and_ddim_differ_in_the_default_eta() -> None:
 
 @pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_predictions_on_the_way(sampler: Sampler) -> None:
-    """x0 of each state is E[x_0 | x_t] by Bayes in the DDPM's coordinates; the last state is the sample."""
+    """x0 of each state is E[x_0 | x_t] by Bayes in the DDPM's coordinates; the last state is the
+    sample.
+    """
     abar = linear_abar()
     mean, covariance = 2 * PRIOR.mean - 1, 4 * PRIOR.covariance
     states = list(progressive(gaussian(), 2, steps=10, sampler=sampler, spacing="uniform", seed=5))
@@ -220,7 +258,9 @@ def test_predictions_on_the_way(sampler: Sampler) -> None:
         expected = mean + (x_t - a.sqrt() * mean) @ gain.T
         torch.testing.assert_close(2 * state.x0.flatten(1) - 1, expected, rtol=0, atol=1e-7)
     assert states[-1].t == 0 and states[-1].x is states[-1].x0
-    assert torch.equal(states[-1].x, generate(gaussian(), 2, steps=10, sampler=sampler, spacing="uniform", seed=5))
+    assert torch.equal(
+        states[-1].x, generate(gaussian(), 2, steps=10, sampler=sampler, spacing="uniform", seed=5)
+    )
 
 
 ENDS = (0.5 + 0.2 * normal(*SHAPE, seed=1), 0.5 + 0.2 * normal(*SHAPE, seed=2))
@@ -228,10 +268,13 @@ WEIGHTS = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
 
 
 def test_encodings_are_those_of_q() -> None:
-    """(1 - lambda) x_t + lambda x_t' has the mean of q at the mixed image and q's own variance, at every lambda."""
+    """(1 - lambda) x_t + lambda x_t' has the mean of q at the mixed image and q's own variance, at
+    every lambda.
+    """
     n, abar = 400, linear_abar()[500]
     drawn: list[State] = [
-        next(iter(interpolate(gaussian(), *ENDS, WEIGHTS, t=500, steps=10, seed=seed))) for seed in range(n)
+        next(iter(interpolate(gaussian(), *ENDS, WEIGHTS, t=500, steps=10, seed=seed)))
+        for seed in range(n)
     ]
     assert drawn[0].t == pytest.approx(500)
     x_t = abar.sqrt() * (2 * torch.stack([state.x for state in drawn]) - 1)  # (n, L, C, H, W)
@@ -240,21 +283,28 @@ def test_encodings_are_those_of_q() -> None:
     variance = 1 - abar
     assert bool((residual.mean(0).abs() < 5 * (variance / n).sqrt()).all())
     assert bool((residual.square().mean(0) / variance - 1).abs().max() < 5 * math.sqrt(2 / n))
-    torch.testing.assert_close(residual, residual[:, :1].expand_as(residual), rtol=0, atol=1e-12)  # one noise
+    torch.testing.assert_close(
+        residual, residual[:, :1].expand_as(residual), rtol=0, atol=1e-12
+    )  # one noise
 
 
 @pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_the_ends_of_an_interpolation(sampler: Sampler) -> None:
-    """Encoded where there is next to no noise, an image comes back as it was; where there is much, it does not."""
+    """Encoded where there is next to no noise, an image comes back as it was; where there is much,
+    it does not.
+    """
     for t, near in ((1, True), (700, False)):
         *_, last = interpolate(gaussian(), *ENDS, WEIGHTS, t=t, steps=20, sampler=sampler)
         error = torch.stack([(last.x[0] - ENDS[0]).abs().max(), (last.x[-1] - ENDS[1]).abs().max()])
-        # sigma_1 is 0.005; D takes away some of the noise and moves x towards the mean by less than that.
+        # sigma_1 is 0.005; D takes away some of the noise and moves x towards the mean by less than
+        # that.
         assert bool((error < 0.025).all()) == near and bool((error > 0.1).all()) != near
 
 
 def test_interpolation_chain_noise_is_shared() -> None:
-    """The DDPM chain too meets one noise: equal weights give equal images, and the map is affine for a Gaussian."""
+    """The DDPM chain too meets one noise: equal weights give equal images, and the map is affine
+    for a Gaussian.
+    """
     weights = torch.tensor([0.0, 0.5, 0.5, 1.0])
     *_, last = interpolate(gaussian(), *ENDS, weights, t=400, steps=30)
     torch.testing.assert_close(last.x[1], last.x[2], rtol=0, atol=1e-14)
@@ -272,22 +322,33 @@ def test_interpolation_refuses() -> None:
 def test_ladder_from_a_timestep() -> None:
     s = Schedule.linear()
     torch.testing.assert_close(s.ladder(500, t=500), s.sigma[:501].flip(0), rtol=1e-12, atol=0)
-    torch.testing.assert_close(s.ladder(9, "karras", 300)[[0, -2]], s.sigma[[300, 1]], rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        s.ladder(9, "karras", 300)[[0, -2]], s.sigma[[300, 1]], rtol=1e-9, atol=0
+    )
     assert torch.equal(s.ladder(40, t=1000), s.ladder(40))
-    assert torch.equal(Schedule.cosine().ladder(7, t=1000), Schedule.cosine().ladder(7))  # sigma = 160 at most
+    assert torch.equal(
+        Schedule.cosine().ladder(7, t=1000), Schedule.cosine().ladder(7)
+    )  # sigma = 160 at most
 
 
 def test_ladder_to_a_timestep() -> None:
     s = Schedule.linear()
-    for ladder, t in ((s.ladder(5, t=500, end=100), [500, 400, 300, 200, 100]), (s.ladder(3, "root", 9, 7), [9, 8, 7])):
+    for ladder, t in (
+        (s.ladder(5, t=500, end=100), [500, 400, 300, 200, 100]),
+        (s.ladder(3, "root", 9, 7), [9, 8, 7]),
+    ):
         torch.testing.assert_close(ladder[:-1], s.sigma[t], rtol=1e-12, atol=0)
     for spacing in get_args(Spacing):
         ladder = s.ladder(9, spacing, 300.5, end=20.25)
         ends = s.sigma_at(torch.tensor([300.5, 20.25]))
         assert bool((ladder.diff() < 0).all())
-        torch.testing.assert_close(ladder[[0, -2]], ends, rtol=1e-9 if spacing == "karras" else 0.05, atol=0)
+        torch.testing.assert_close(
+            ladder[[0, -2]], ends, rtol=1e-9 if spacing == "karras" else 0.05, atol=0
+        )
     for end in (0.5, 301.0):
-        with pytest.raises(InputError, match=f"end: found {end:g}, expected a timestep from 1 to 300"):
+        with pytest.raises(
+            InputError, match=f"end: found {end:g}, expected a timestep from 1 to 300"
+        ):
             s.ladder(5, t=300, end=end)
 
 
@@ -308,7 +369,9 @@ def test_score_of_a_gaussian() -> None:
         noisy = PRIOR.covariance + sigma**2 * torch.eye(12, dtype=torch.float64)
         return MultivariateNormal(PRIOR.mean, noisy).log_prob(x.flatten(1))
 
-    expected = torch.cat([gradient(lambda u, s=s: log_p(u, s), row[None]) for s, row in zip(SIGMAS, x, strict=True)])
+    expected = torch.cat(
+        [gradient(lambda u, s=s: log_p(u, s), row[None]) for s, row in zip(SIGMAS, x, strict=True)]
+    )
     torch.testing.assert_close(invdiff.score(gaussian(), x, SIGMAS), expected, rtol=1e-7, atol=1e-7)
     one = gradient(lambda u: log_p(u, SIGMAS[1]), x)
     torch.testing.assert_close(score(gaussian(), x, SIGMAS[1]), one, rtol=1e-7, atol=1e-7)
@@ -331,7 +394,9 @@ def test_geometric_ladder() -> None:
     torch.testing.assert_close(sigmas[[0, -1]], torch.tensor([1.0, 0.01], dtype=torch.float64))
     torch.testing.assert_close(sigmas[1:] / sigmas[:-1], torch.full((9,), 0.01 ** (1 / 9)).double())
     assert geometric(0.5, 0.5, 1).tolist() == [0.5]
-    with pytest.raises(InputError, match="sigma_1, sigma_L: found 0.1, 1, expected sigma_1 >= sigma_L > 0"):
+    with pytest.raises(
+        InputError, match="sigma_1, sigma_L: found 0.1, 1, expected sigma_1 >= sigma_L > 0"
+    ):
         geometric(0.1, 1.0, 3)
 
 
@@ -349,7 +414,9 @@ def test_langevin_as_published() -> None:
 
 
 def test_langevin_draws_from_a_gaussian() -> None:
-    """Against N(mean, C + sigma_L^2 I), whose variances v the last level's step widens to v / (1 - alpha / (4 v))."""
+    """Against N(mean, C + sigma_L^2 I), whose variances v the last level's step widens to v / (1 -
+    alpha / (4 v)).
+    """
     prior, n = gaussian(), 400
     sigma_L, alpha = 0.1, 2e-3
     x = langevin(prior, n, sigma_L=sigma_L, epsilon=alpha, L=6, T=60, seed=1)

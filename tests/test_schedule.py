@@ -18,7 +18,9 @@ both = pytest.mark.parametrize("name", ["linear", "cosine"])
 
 
 def close(found: Tensor, expected: Tensor | np.ndarray, rtol: float = 1e-12) -> None:
-    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=torch.float64), rtol=rtol, atol=0)
+    torch.testing.assert_close(
+        found, torch.as_tensor(expected, dtype=torch.float64), rtol=rtol, atol=0
+    )
 
 
 def test_published_numbers() -> None:
@@ -27,7 +29,9 @@ def test_published_numbers() -> None:
     assert f"{schedule.abar[1000]:.4e}" == "4.0358e-05"
     assert schedule.abar[0] == 1 and schedule.beta[0] == 0 and schedule.sigma[0] == 0
     close(schedule.beta[[1, 1000]], np.array([1e-4, 0.02]), rtol=1e-9)
-    assert f"{schedule.sigma[1000]:.1f}" == "157.4"  # the same end in the coordinates of Karras et al.
+    assert (
+        f"{schedule.sigma[1000]:.1f}" == "157.4"
+    )  # the same end in the coordinates of Karras et al.
 
 
 @pytest.mark.parametrize("T", LENGTHS)
@@ -49,7 +53,11 @@ def test_cosine_written_out(T: int) -> None:
         expected.append(product)
     close(Schedule.cosine(T).abar[1:], np.array(expected))
     if T > 1:  # away from the clipped end the product telescopes
-        close(Schedule.cosine(T).abar[1:T], np.array([abar(t) / abar(0) for t in range(1, T)]), rtol=1e-10)
+        close(
+            Schedule.cosine(T).abar[1:T],
+            np.array([abar(t) / abar(0) for t in range(1, T)]),
+            rtol=1e-10,
+        )
 
 
 @both
@@ -58,8 +66,11 @@ def test_identities(name: ScheduleName) -> None:
     close(s.alpha[1:].cumprod(0), s.abar[1:])
     close(s.beta + s.alpha, torch.ones(1001))
     close(s.abar[1:], 1 / (1 + s.sigma[1:] ** 2))
-    # beta-tilde is the variance of a product of two Gaussians: 1 / (alpha / beta + 1 / (1 - abar_{t-1})).
-    close(s.posterior_variance[2:], 1 / (s.alpha[2:] / s.beta[2:] + 1 / (1 - s.abar[1:-1])), rtol=1e-9)
+    # beta-tilde is the variance of a product of two Gaussians: 1 / (alpha / beta + 1 / (1 -
+    # abar_{t-1})).
+    close(
+        s.posterior_variance[2:], 1 / (s.alpha[2:] / s.beta[2:] + 1 / (1 - s.abar[1:-1])), rtol=1e-9
+    )
     assert s.posterior_variance[1] == 0
     assert s.timesteps.tolist() == [0, *range(1000)]
 
@@ -72,7 +83,9 @@ def test_sigma_and_t_are_inverses(name: ScheduleName, T: int) -> None:
     close(s.sigma_at(torch.arange(1, T + 1)), s.sigma[1:])
     t = torch.linspace(1, T, 997, dtype=torch.float64)
     close(s.t_at(s.sigma_at(t)), t, rtol=1e-9)
-    sigma = torch.logspace(math.log10(s.sigma[1]), math.log10(s.sigma[-1]), 997, dtype=torch.float64)
+    sigma = torch.logspace(
+        math.log10(s.sigma[1]), math.log10(s.sigma[-1]), 997, dtype=torch.float64
+    )
     close(s.sigma_at(s.t_at(sigma)), sigma, rtol=1e-9)
     # Halfway between two steps, in log sigma; and outside the trained range, its end.
     if T > 1:
@@ -92,7 +105,9 @@ def test_respacing_keeps_levels_and_what_the_network_is_told(
     whole = Schedule.named(name)
     short = whole.respaced(steps, spacing)
     kept = short.timesteps[1:].long() + 1
-    assert short.T == steps or spacing == "karras"  # rounded to integers, karras may meet a timestep twice
+    assert (
+        short.T == steps or spacing == "karras"
+    )  # rounded to integers, karras may meet a timestep twice
     assert bool((kept.diff() > 0).all())
     assert torch.equal(short.abar[1:], whole.abar[kept])
     # The chain is a DDPM of its own: alpha_t = abar_t / abar_{t-1} over the kept steps.
@@ -127,7 +142,9 @@ def test_ladder(name: ScheduleName, spacing: Spacing, T: int, steps: int) -> Non
         assert bool((ladder.diff() < 0).all())
         if steps > 1:
             close(ladder[-2], s.sigma[1], rtol=1e-9)
-    if spacing != "karras" and steps <= len(usable):  # integer timesteps: levels the network was trained on
+    if spacing != "karras" and steps <= len(
+        usable
+    ):  # integer timesteps: levels the network was trained on
         t = s.t_at(ladder[:-1])
         close(t, t.round(), rtol=1e-9)
 
@@ -138,11 +155,17 @@ def test_ladder_written_out() -> None:
     assert 120 < float(Schedule.cosine().ladder(7)[0]) <= 160  # not the 20,000 that it ends at
     i = np.arange(40)
     close(s.ladder(40)[:-1], s.sigma[np.round(1 + 999 * (1 - i / 39))], rtol=1e-12)
-    close(s.ladder(20, "quadratic")[:-1], s.sigma[np.round(1 + 999 * (1 - i[:20] / 19) ** 2)], rtol=1e-12)
+    close(
+        s.ladder(20, "quadratic")[:-1],
+        s.sigma[np.round(1 + 999 * (1 - i[:20] / 19) ** 2)],
+        rtol=1e-12,
+    )
     root = 1000 - np.sqrt(np.linspace(0, 999**2, 25))  # DiffPIR, from T to 1
     close(s.ladder(25, "root")[:-1], s.sigma[np.round(root)], rtol=1e-12)
     low, high = float(s.sigma[1]) ** (1 / 7), float(s.sigma[-1]) ** (1 / 7)
-    close(s.ladder(40, "karras")[:-1], (high + i / 39 * (low - high)) ** 7, rtol=1e-9)  # Karras et al., Eq. 5
+    close(
+        s.ladder(40, "karras")[:-1], (high + i / 39 * (low - high)) ** 7, rtol=1e-9
+    )  # Karras et al., Eq. 5
 
 
 @pytest.mark.parametrize(
@@ -168,7 +191,9 @@ def test_other_bad_inputs() -> None:
     for betas in ([0.0, 0.1], [0.1, 1.0], [0.1, 1.5], [-0.1, 0.1], [0.1, float("nan")]):
         with pytest.raises(InputError, match="abar"):
             Schedule.from_betas(torch.tensor(betas))
-    with pytest.raises(InputError, match="schedule: found 'sigmoid', expected 'linear' or 'cosine'"):
+    with pytest.raises(
+        InputError, match="schedule: found 'sigmoid', expected 'linear' or 'cosine'"
+    ):
         Schedule.named("sigmoid")  # type: ignore[arg-type]
     s = Schedule.linear()
     for steps in (0, -1):

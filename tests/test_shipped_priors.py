@@ -1,4 +1,6 @@
-"""The priors that ship: their files, their cards, and that they restore held-out images far better than no prior."""
+"""The priors that ship: their files, their cards, and that they restore held-out images far better
+than no prior.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,14 @@ from invdiff.solvers import DDNM
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 LARGEST = {"photos": 25_000_000, "faces64": 25_000_000}  # bytes
 IMAGES = 6
-# PSNR that one sample gains over the baseline, in dB, and the share of the baseline's LPIPS that it keeps at most.
-GAIN = {"inpaint": (5.0, 0.5), "inpaint_random": (8.0, 0.4), "deblur_gaussian": (1.5, 0.7), "sr4": (1.5, 0.7)}
+# PSNR that one sample gains over the baseline, in dB, and the share of the baseline's LPIPS that it
+# keeps at most.
+GAIN = {
+    "inpaint": (5.0, 0.5),
+    "inpaint_random": (8.0, 0.4),
+    "deblur_gaussian": (1.5, 0.7),
+    "sr4": (1.5, 0.7),
+}
 
 
 @pytest.mark.parametrize("name", [path.stem for path in WEIGHTS.glob("*.safetensors")])
@@ -33,7 +41,9 @@ def test_weights_are_small_and_have_a_card(name: str) -> None:
     card, prior = load_card(name), load_prior(name)
     assert card["parameters"] == sum(p.numel() for p in prior.network.parameters())
     assert card["shape"] == list(prior.shape)
-    assert card["licence"] and card["source"] and card["command"].startswith("python -m invdiff.train")
+    assert (
+        card["licence"] and card["source"] and card["command"].startswith("python -m invdiff.train")
+    )
     assert card["images_seen"] == card["steps"] * card["batch"]
 
 
@@ -57,11 +67,15 @@ def test_the_prior_denoises(sigma: float) -> None:
 
 @pytest.mark.parametrize("task", GAIN)
 def test_restorations_beat_the_baseline_by_far(task: str) -> None:
-    settings = config.validate(SolveSettings, config.resolve([f"task={task}", "solver.steps=30"], SolveSettings))
+    settings = config.validate(
+        SolveSettings, config.resolve([f"task={task}", "solver.steps=30"], SolveSettings)
+    )
     x = read_images(EXAMPLES / "fashion")[0][:IMAGES]
     operator = config.build("operator", settings.operator, shape=x.shape[1:])
     problem = Problem.simulate(x, operator, config.build("noise", settings.noise), seed=0)
-    posterior = restore(problem, load_prior("fashion"), config.build("solver", settings.solver), samples=2, seed=0)
+    posterior = restore(
+        problem, load_prior("fashion"), config.build("solver", settings.solver), samples=2, seed=0
+    )
     sample, baseline = posterior.samples[0].clamp(0, 1), problem.baseline().clamp(0, 1)
     decibels, share = GAIN[task]
     assert (psnr(sample, x) - psnr(baseline, x)).mean() > decibels
@@ -77,8 +91,10 @@ def test_photos_denoises_a_photograph_of_any_size(sigma: int) -> None:
     noisy = x + sigma / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = load_prior("photos")(noisy, torch.tensor(sigma / 255))
-    filtered = [torch.from_numpy(gaussian_filter(noisy.numpy(), (0, 0, width, width))).clamp(0, 1)
-                for width in (0.5, 0.7, 1.0, 1.4, 2.0)]  # fmt: skip
+    filtered = [
+        torch.from_numpy(gaussian_filter(noisy.numpy(), (0, 0, width, width))).clamp(0, 1)
+        for width in (0.5, 0.7, 1.0, 1.4, 2.0)
+    ]
     assert found.shape == x.shape
     assert float(psnr(found.clamp(0, 1), x)) > 1.5 + max(float(psnr(y, x)) for y in filtered)
 
@@ -86,7 +102,11 @@ def test_photos_denoises_a_photograph_of_any_size(sigma: int) -> None:
 def test_photos_restores_a_photograph() -> None:
     x = read_image(EXAMPLES / "photos" / "chelsea.png")[None, :, 60:156, 90:186]
     problem = Problem.simulate(x, BlockAverage((3, 96, 96), 4), Gaussian(0.025), seed=0)
-    sample = restore(problem, load_prior("photos"), DDNM(steps=20, eta=1.0), seed=0).samples[0].clamp(0, 1)
+    sample = (
+        restore(problem, load_prior("photos"), DDNM(steps=20, eta=1.0), seed=0)
+        .samples[0]
+        .clamp(0, 1)
+    )
     baseline = problem.baseline().clamp(0, 1)
     assert float(psnr(sample, x) - psnr(baseline, x)) > 0.5
     assert float(lpips(sample, x)) < 0.8 * float(lpips(baseline, x))
@@ -98,9 +118,13 @@ def test_faces_are_restored() -> None:
     if not path.is_file():
         pytest.skip(f"{path.name} is absent: CelebA may not be passed on")
     x = read_images(path)[0][:4]
-    problem = Problem.simulate(x, MaskBox((3, 64, 64), height=20, width=20), Gaussian(0.025), seed=0)
-    sample, other = (restore(problem, load_prior(prior), DDNM(steps=20, eta=1.0), seed=0).samples[0].clamp(0, 1)
-                     for prior in ("faces64", "photos"))  # fmt: skip
+    problem = Problem.simulate(
+        x, MaskBox((3, 64, 64), height=20, width=20), Gaussian(0.025), seed=0
+    )
+    sample, other = (
+        restore(problem, load_prior(prior), DDNM(steps=20, eta=1.0), seed=0).samples[0].clamp(0, 1)
+        for prior in ("faces64", "photos")
+    )
     assert float((psnr(sample, x) - psnr(problem.baseline().clamp(0, 1), x)).mean()) > 8
     # The box hides a nose and a mouth, which the prior of photographs does not expect there.
     assert float((psnr(sample, x) - psnr(other, x)).mean()) > 1.5

@@ -1,13 +1,16 @@
 """Every solver against the exact posterior of a Gaussian prior, in float64.
 
 Under a Gaussian prior most methods are affine in x, y and the noise, so that what they return is
-Gaussian too: ``oracles.output`` computes it in closed form from the papers. Three things are checked:
+Gaussian too: ``oracles.output`` computes it in closed form from the papers. Three things are
+checked:
 
-1. samples drawn by ``restore`` have that mean and covariance, to the accuracy of the Monte Carlo sum;
+1. samples drawn by ``restore`` have that mean and covariance, to the accuracy of the Monte Carlo
+sum;
 2. how far that Gaussian is from the posterior: the method's own bias, recorded in ``BIAS``;
 3. limits where a method is exact: no information in y, and many steps.
 
-Methods that divide by a norm are not affine; their samples are compared with the posterior directly.
+Methods that divide by a norm are not affine; their samples are compared with the posterior
+directly.
 """
 
 from __future__ import annotations
@@ -62,12 +65,17 @@ OPERATORS: dict[str, SpectralOperator] = {
 }
 PRIOR = oracles.exponential_prior(SHAPE)
 SOLVERS: dict[str, Solver] = {
-    "pigdm": PiGDM(), "pigdm_score": PiGDM(adaptive=False),
-    "ddrm": DDRM(), "ddnm": DDNM(), "ddnm_plus": DDNMPlus(), "diffpir": DiffPIR(),
-    "ilvr": ILVR(), "ddnm_travel": DDNM(steps=30, travel_length=5, travel_repeat=3),
+    "pigdm": PiGDM(),
+    "pigdm_score": PiGDM(adaptive=False),
+    "ddrm": DDRM(),
+    "ddnm": DDNM(),
+    "ddnm_plus": DDNMPlus(),
+    "diffpir": DiffPIR(),
+    "ilvr": ILVR(),
+    "ddnm_travel": DDNM(steps=30, travel_length=5, travel_repeat=3),
     "repaint": RePaint(steps=30, travel_length=5, travel_repeat=3),
     "ald": ALD(steps=30, spacing="uniform", T=3, epsilon=0.3),
-}  # fmt: skip
+}
 
 
 class Bias(NamedTuple):
@@ -84,7 +92,8 @@ class Bias(NamedTuple):
     misfit: float
 
 
-# At the settings of SOLVERS. The posterior's own misfits are 1.03, 1.06 and 1.06 for these images; 1 on average.
+# At the settings of SOLVERS. The posterior's own misfits are 1.03, 1.06 and 1.06 for these images;
+# 1 on average.
 BIAS = {
     ("pigdm", "mask"): Bias(0.166, 0.824, 0.238),
     ("pigdm", "blur"): Bias(0.555, 0.779, 0.728),
@@ -132,7 +141,9 @@ def output_of(method: str, problem: Problem, sigma: float = SIGMA) -> oracles.No
     paper = oracles.Paper.of(
         oracles.gaussian_eps(PRIOR, oracles.linear_abar()), problem.operator, problem.y, sigma
     )
-    timesteps = (oracles.root_timesteps if method == "diffpir" else oracles.uniform_timesteps)(solver.steps)
+    timesteps = (oracles.root_timesteps if method == "diffpir" else oracles.uniform_timesteps)(
+        solver.steps
+    )
     if isinstance(solver, TimeTravel):
         timesteps = oracles.travelled(timesteps, solver.travel_length, solver.travel_repeat)
     if isinstance(solver, ALD):
@@ -167,15 +178,23 @@ def bias_of(mean: Tensor, covariance: Tensor, exact: oracles.Normal, problem: Pr
 
 @pytest.mark.parametrize(("method", "name"), BIAS)
 def test_samples_have_the_mean_and_covariance_of_the_closed_form(method: str, name: str) -> None:
-    """In whitened coordinates the samples are standard normal: 5 standard errors for each statistic."""
+    """In whitened coordinates the samples are standard normal: 5 standard errors for each
+    statistic.
+    """
     problem = problem_of(name)
     expected = output_of(method, problem)
-    samples = restore(problem, prior(), SOLVERS[method], samples=SAMPLES).samples.flatten(2)  # (K, B, D)
+    samples = restore(problem, prior(), SOLVERS[method], samples=SAMPLES).samples.flatten(
+        2
+    )  # (K, B, D)
     variances, directions = torch.linalg.eigh(expected.covariance)
     white = (samples - expected.mean) @ directions / variances.sqrt()
     count, D = IMAGES * SAMPLES, len(variances)
-    assert abs(float(white.square().mean()) - 1) < 5 * math.sqrt(2 / (count * D))  # all variances together
-    assert float(white.square().mean((0, 1)).sub(1).abs().max()) < 5 * math.sqrt(2 / count)  # each direction
+    assert abs(float(white.square().mean()) - 1) < 5 * math.sqrt(
+        2 / (count * D)
+    )  # all variances together
+    assert float(white.square().mean((0, 1)).sub(1).abs().max()) < 5 * math.sqrt(
+        2 / count
+    )  # each direction
     chi2 = SAMPLES * float(white.mean(0).square().sum())  # all means together
     assert abs(chi2 - IMAGES * D) < 5 * math.sqrt(2 * IMAGES * D)
     correlation = white.flatten(0, 1).T @ white.flatten(0, 1) / count
@@ -194,12 +213,16 @@ def test_bias_against_the_posterior(method: str, name: str) -> None:
 
 
 def test_going_back_up_brings_repaint_nearer() -> None:
-    """What it draws first ignores the hole's surroundings; every repetition lets the two agree better."""
+    """What it draws first ignores the hole's surroundings; every repetition lets the two agree
+    better.
+    """
     problem, errors = problem_of("mask"), []
     eps = oracles.gaussian_eps(PRIOR, oracles.linear_abar())
     paper = oracles.Paper.of(eps, problem.operator, problem.y, SIGMA)
     for repeat in (1, 2, 4):
-        output = oracles.output(paper, "repaint", oracles.travelled(oracles.uniform_timesteps(20), 3, repeat))
+        output = oracles.output(
+            paper, "repaint", oracles.travelled(oracles.uniform_timesteps(20), 3, repeat)
+        )
         errors.append(bias_of(output.mean, output.covariance, posterior_of(problem), problem).error)
     assert errors[1] < 0.8 * errors[0] and errors[2] < errors[1]
 
@@ -219,8 +242,8 @@ def test_more_langevin_steps_bring_ald_nearer() -> None:
 
 # DPS, which is not affine.
 
-# At 100 steps and zeta = 0.3. A step is about as long as zeta whatever the number of pixels: one tuned for
-# 256x256 is long here.
+# At 100 steps and zeta = 0.3. A step is about as long as zeta whatever the number of pixels: one
+# tuned for 256x256 is long here.
 DPS_BIAS = {
     "mask": Bias(0.253, 0.962, 0.417),
     "blur": Bias(0.461, 0.986, 1.427),
@@ -228,7 +251,9 @@ DPS_BIAS = {
 }
 
 
-def sampled_bias(solver: Solver, problem: Problem, samples: int, exact: oracles.Normal | None = None) -> Bias:
+def sampled_bias(
+    solver: Solver, problem: Problem, samples: int, exact: oracles.Normal | None = None
+) -> Bias:
     """The bias of drawn samples, by default against the posterior.
 
     The mean of finitely many is off by chance too, and that is taken out.
@@ -247,10 +272,16 @@ def test_bias_of_dps_against_the_posterior(name: str) -> None:
 
 # Others that are not affine: short chains and few samples, 5 standard errors.
 SAMPLED: dict[str, Solver] = {
-    "score_sde": ScoreSDE(steps=50), "mcg": MCG(steps=50, zeta=0.3), "red_diff": REDDiff(steps=100),
-    "mmps": MMPS(steps=30), "mmps_2m": MMPS2M(), "tmpd": TMPD(steps=30), "daps": DAPS(steps=20, inner_steps=10),
-    "sitcom": SITCOM(steps=10, iterations=10, lr=0.05), "pnpdm": PnPDM(steps=30, decay=0.8, levels=40, rho_min=0.1),
-}  # fmt: skip
+    "score_sde": ScoreSDE(steps=50),
+    "mcg": MCG(steps=50, zeta=0.3),
+    "red_diff": REDDiff(steps=100),
+    "mmps": MMPS(steps=30),
+    "mmps_2m": MMPS2M(),
+    "tmpd": TMPD(steps=30),
+    "daps": DAPS(steps=20, inner_steps=10),
+    "sitcom": SITCOM(steps=10, iterations=10, lr=0.05),
+    "pnpdm": PnPDM(steps=30, decay=0.8, levels=40, rho_min=0.1),
+}
 SAMPLED_BIAS = {
     ("score_sde", "mask"): Bias(0.384, 1.008, 0.920),
     ("score_sde", "blur"): Bias(0.618, 0.751, 0.759),
@@ -295,8 +326,12 @@ def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
     """E[x0 | x, y] exactly, once the system is solved: y and x are two measurements of x0."""
     problem, A = problem_of(name), oracles.dense(OPERATORS[name])
     x = 0.5 + sigma * oracles.normal(IMAGES, *SHAPE, seed=3)
-    found = conditional_mean(prior(), problem, x, torch.tensor(sigma, dtype=torch.float64), iterations=200)
-    both = torch.cat([A / SIGMA, torch.eye(A.shape[1], dtype=A.dtype) / sigma])  # in units of their noise
+    found = conditional_mean(
+        prior(), problem, x, torch.tensor(sigma, dtype=torch.float64), iterations=200
+    )
+    both = torch.cat(
+        [A / SIGMA, torch.eye(A.shape[1], dtype=A.dtype) / sigma]
+    )  # in units of their noise
     measured = torch.cat([problem.y.flatten(1) / SIGMA, x.flatten(1) / sigma], 1)
     expected = oracles.posterior(PRIOR, both, measured, 1.0).mean
     torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-8)
@@ -311,7 +346,9 @@ def test_mmps_in_few_steps_is_right_for_a_gaussian_prior(name: str) -> None:
 
 
 def split_posterior(problem: Problem, rho: float) -> oracles.Normal:
-    """Of x, where y measures z = x + rho n: the noise of y is sigma^2 I + rho^2 A A^T, white in its eigenvectors."""
+    """Of x, where y measures z = x + rho n: the noise of y is sigma^2 I + rho^2 A A^T, white in its
+    eigenvectors.
+    """
     A = oracles.dense(problem.operator)
     variances, directions = torch.linalg.eigh(SIGMA**2 * torch.eye(len(A)) + rho**2 * A @ A.T)
     whiten = directions / variances.sqrt()
@@ -320,12 +357,16 @@ def split_posterior(problem: Problem, rho: float) -> oracles.Normal:
 
 @pytest.mark.parametrize(("rho_min", "apart"), [(0.6, 0.9), (0.2, 0.3)])
 def test_pnpdm_draws_from_the_posterior_of_the_split(rho_min: float, apart: float) -> None:
-    """Which is apart from that of y, and nears it with rho. The spread is short by what DDPM's transitions lose."""
+    """Which is apart from that of y, and nears it with rho. The spread is short by what DDPM's
+    transitions lose.
+    """
     problem = problem_of("mask")
     exact = split_posterior(problem, rho_min / 2)
     solver = PnPDM(steps=20, decay=0.7, rho_min=rho_min, levels=80)
     found = sampled_bias(solver, problem, 64, exact)
-    assert found.error**2 < 5 * math.sqrt(2 / exact.mean.numel()) / 64  # five standard errors of its estimate
+    assert (
+        found.error**2 < 5 * math.sqrt(2 / exact.mean.numel()) / 64
+    )  # five standard errors of its estimate
     assert 0.88 < found.spread < 1
     truth = bias_of(exact.mean, exact.covariance, posterior_of(problem), problem)
     assert truth.error == pytest.approx(apart, abs=0.1)
@@ -346,12 +387,18 @@ def test_pnpdm_draws_from_the_posterior_of_the_split(rho_min: float, apart: floa
     ],
 )
 @pytest.mark.parametrize("name", OPERATORS)
-def test_without_information_in_y_a_solver_is_ddpm_or_ddim(solver: Solver, eta: float, name: str) -> None:
+def test_without_information_in_y_a_solver_is_ddpm_or_ddim(
+    solver: Solver, eta: float, name: str
+) -> None:
     """Exactly: the same noise gives the same samples of the prior."""
     count, model = 5, prior()
-    problem = Problem.simulate(torch.full((count, *SHAPE), 0.5).double(), OPERATORS[name], Gaussian(0.0))
+    problem = Problem.simulate(
+        torch.full((count, *SHAPE), 0.5).double(), OPERATORS[name], Gaussian(0.0)
+    )
     problem = Problem(problem.operator, Gaussian(1e6), problem.y)
-    *_, last = trajectory(problem, model, solver, Streams([(3, k) for k in range(count)]), model.mean)
+    *_, last = trajectory(
+        problem, model, solver, Streams([(3, k) for k in range(count)]), model.mean
+    )
     expected = generate(model, count, steps=30, eta=eta, seed=3)
     torch.testing.assert_close(last.x, expected, rtol=0, atol=1e-8)
 
@@ -398,7 +445,9 @@ MODES = torch.stack([STRIPES, STRIPES.T])[:, None]
 
 
 def mixture(weight: float) -> MixtureDenoiser:
-    """Vertical stripes with probability `weight`, horizontal ones otherwise; noise of 0.1 around them."""
+    """Vertical stripes with probability `weight`, horizontal ones otherwise; noise of 0.1 around
+    them.
+    """
     weights = torch.tensor([weight, 1 - weight], dtype=torch.float64)
     return MixtureDenoiser(weights, MODES, torch.full((2,), 0.01, dtype=torch.float64))
 
@@ -416,21 +465,23 @@ def nearest_mode(x: Tensor) -> Tensor:
         DPS(steps=200),
         ALD(steps=100, T=5, epsilon=0.3),
     ],
-    ids=lambda solver: type(solver).__name__
+    ids=lambda solver: type(solver).__name__,
 )
 @pytest.mark.parametrize("name", ["mask", "blur"])
 def test_the_mode_that_explains_y_is_found(solver: Solver, name: str) -> None:
     truth = MODES.repeat(4, 1, 1, 1) + 0.1 * oracles.normal(8, *SHAPE, seed=4)
     operator = (
-        OPERATORS["mask"] if name == "mask" else CircularBlur(SHAPE, torch.full((3, 1), 1 / 3).double())
+        OPERATORS["mask"]
+        if name == "mask"
+        else CircularBlur(SHAPE, torch.full((3, 1), 1 / 3).double())
     )
     problem = Problem.simulate(truth, operator.double(), Gaussian(SIGMA), seed=6)
     if solver.refusal(problem):
         pytest.skip("RePaint takes masks alone")
     samples = restore(problem, mixture(0.5), solver, samples=8).samples
     right = nearest_mode(samples) == nearest_mode(truth)
-    # DDRM sees y through noise as strong as x's: now and then, what it was not shown outvotes what it was. ALD, when it
-    # cools too fast to forget, stays in the mode that it was in.
+    # DDRM sees y through noise as strong as x's: now and then, what it was not shown outvotes what
+    # it was. ALD, when it cools too fast to forget, stays in the mode that it was in.
     assert float(right.double().mean()) >= (0.95 if isinstance(solver, DDRM | ALD) else 1)
     assert float((samples - truth)[right].square().mean().sqrt()) < 0.2
 

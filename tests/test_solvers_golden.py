@@ -1,4 +1,5 @@
-"""Every solver, step by step, against its paper written out in the paper's coordinates (``oracles.py``).
+"""Every solver, step by step, against its paper written out in the paper's coordinates
+(``oracles.py``).
 
 Both consume the same noise, in float64. The prior is the ideal eps-network of a Gaussian behind
 ``NetworkDenoiser``, so that its coordinates, the units of sigma and the timesteps are checked too.
@@ -47,8 +48,11 @@ from invdiff.solvers.tools.jumps import path
 
 SHAPE = (2, 6, 4)
 BATCH = 3
-# Not symmetric: a correlation is not a convolution. Every frequency passes: A^+ is well conditioned.
-KERNEL = torch.tensor([[0.05, 0.10, 0.00], [0.10, 0.50, 0.15], [0.00, 0.05, 0.05]], dtype=torch.float64)
+# Not symmetric: a correlation is not a convolution. Every frequency passes: A^+ is well
+# conditioned.
+KERNEL = torch.tensor(
+    [[0.05, 0.10, 0.00], [0.10, 0.50, 0.15], [0.00, 0.05, 0.05]], dtype=torch.float64
+)
 # Frequencies vanish or almost: where DDRM and DDNM+ trust y less than the prior.
 SEVERE = torch.outer(*[torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4] * 2)
 OPERATORS: dict[str, SpectralOperator] = {
@@ -86,7 +90,10 @@ def agree(
     operator = OPERATORS[name]
     noise = Poisson(settings["peak"]) if "peak" in settings else Gaussian(sigma)
     found, problem = run(solver, operator, noise, T, clip)
-    streams, like = Streams([(1, b) for b in range(BATCH)]), torch.empty(BATCH, *SHAPE, dtype=torch.float64)
+    streams, like = (
+        Streams([(1, b) for b in range(BATCH)]),
+        torch.empty(BATCH, *SHAPE, dtype=torch.float64),
+    )
     eps = oracles.gaussian_eps(PRIOR, oracles.linear_abar(T))
     paper = oracles.Paper.of(eps, operator, problem.y, sigma, T, clip)
     expected = list(
@@ -95,13 +102,17 @@ def agree(
     assert len(found) == len(expected) == solver.total_steps
     for k, (x, wanted) in enumerate(zip(found, expected, strict=True)):
         # Iterates are as large as sigma, up to 80.
-        torch.testing.assert_close(x, wanted, rtol=1e-9, atol=1e-9, msg=lambda m, k=k: f"step {k + 1}: {m}")
+        torch.testing.assert_close(
+            x, wanted, rtol=1e-9, atol=1e-9, msg=lambda m, k=k: f"step {k + 1}: {m}"
+        )
 
 
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_dps(name: str, clip: bool) -> None:
-    """Every step of a chain, from where its ladder begins: the published algorithm has no shorter one."""
+    """Every step of a chain, from where its ladder begins: the published algorithm has no shorter
+    one.
+    """
     first = int(Schedule.linear(50).t_at(torch.tensor(160.0)))
     timesteps = list(range(first, -1, -1))
     agree("dps", DPS(steps=first, zeta=0.7), name, 0.05, timesteps, clip, T=50, zeta=0.7)
@@ -112,13 +123,23 @@ def test_dps_with_poisson_noise(name: str) -> None:
     """Alg. 2. At a peak of 10 photons some pixels count none."""
     first = int(Schedule.linear(40).t_at(torch.tensor(160.0)))
     timesteps = list(range(first, -1, -1))
-    agree("dps_poisson", DPS(steps=first, zeta=0.7), name, 0.0, timesteps, T=40, zeta=0.7, peak=10.0)
+    agree(
+        "dps_poisson", DPS(steps=first, zeta=0.7), name, 0.0, timesteps, T=40, zeta=0.7, peak=10.0
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_mcg(name: str, sigma: float) -> None:
-    agree("mcg", MCG(steps=20, zeta=0.7), name, sigma, oracles.uniform_timesteps(20), clip=True, zeta=0.7)
+    agree(
+        "mcg",
+        MCG(steps=20, zeta=0.7),
+        name,
+        sigma,
+        oracles.uniform_timesteps(20),
+        clip=True,
+        zeta=0.7,
+    )
 
 
 @pytest.mark.parametrize("clip", [True, False])
@@ -134,7 +155,9 @@ def test_score_sde(name: str, corrections: int, sigma: float, clip: bool) -> Non
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_ilvr(name: str, free: int, sigma: float) -> None:
     timesteps = oracles.uniform_timesteps(20)
-    agree("ilvr", ILVR(steps=20, free=free), name, sigma, timesteps, last=[*timesteps, 0][20 - free])
+    agree(
+        "ilvr", ILVR(steps=20, free=free), name, sigma, timesteps, last=[*timesteps, 0][20 - free]
+    )
 
 
 @pytest.mark.parametrize(("eta", "sigma"), [(1.0, 0.0), (1.0, 0.05), (0.3, 0.05), (0.0, 0.02)])
@@ -158,7 +181,9 @@ def test_the_temperature_of_ddrm_scales_every_noise_that_is_drawn(name: str) -> 
     """From the same start: tau times the noise at temperature 1 is the noise at temperature tau."""
     network = oracles.EpsNetwork(oracles.gaussian_eps(PRIOR, oracles.linear_abar(1000)))
     prior = NetworkDenoiser(network, SHAPE, Schedule.linear(1000), "eps")
-    problem = Problem.simulate(oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5, OPERATORS[name], Gaussian(0.05), seed=5)
+    problem = Problem.simulate(
+        oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5, OPERATORS[name], Gaussian(0.05), seed=5
+    )
     sigmas = prior.ladder(10)
     start = float(sigmas[0]) * oracles.normal(BATCH, *SHAPE, seed=2)
 
@@ -192,17 +217,30 @@ def test_ddnm_damps_where_y_is_noisy(name: str) -> None:
 @pytest.mark.parametrize("eta", [0.85, 0.4])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_ddnm_plus(name: str, eta: float, sigma: float) -> None:
-    agree("ddnm_plus", DDNMPlus(steps=20, eta=eta), name, sigma, oracles.uniform_timesteps(20), eta=eta)
+    agree(
+        "ddnm_plus",
+        DDNMPlus(steps=20, eta=eta),
+        name,
+        sigma,
+        oracles.uniform_timesteps(20),
+        eta=eta,
+    )
 
 
-# (steps, travel_length, travel_repeat): calls of the network and steps up, as counted from the authors' schedules.
+# (steps, travel_length, travel_repeat): calls of the network and steps up, as counted from the
+# authors' schedules.
 SCHEDULES = {
-    (250, 10, 10): (2410, 2160), (250, 10, 3): (730, 480), (100, 10, 3): (280, 180), (100, 1, 1): (100, 0),
-}  # fmt: skip
+    (250, 10, 10): (2410, 2160),
+    (250, 10, 3): (730, 480),
+    (100, 10, 3): (280, 180),
+    (100, 1, 1): (100, 0),
+}
 
 
 @pytest.mark.parametrize(("schedule", "counts"), SCHEDULES.items())
-def test_the_schedule_of_time_travel(schedule: tuple[int, int, int], counts: tuple[int, int]) -> None:
+def test_the_schedule_of_time_travel(
+    schedule: tuple[int, int, int], counts: tuple[int, int]
+) -> None:
     steps, length, repeat = schedule
     visited = path(steps, length, repeat)
     moves = [b - a for a, b in pairwise(visited)]
@@ -227,7 +265,14 @@ def test_ddnm_with_time_travel(name: str, sigma: float, length: int, repeat: int
 @pytest.mark.parametrize(("length", "repeat"), [(10, 10), (3, 2)])
 def test_repaint(sigma: float, length: int, repeat: int, clip: bool) -> None:
     timesteps = oracles.travelled(oracles.uniform_timesteps(20), length, repeat)
-    agree("repaint", RePaint(steps=20, travel_length=length, travel_repeat=repeat), "mask", sigma, timesteps, clip)
+    agree(
+        "repaint",
+        RePaint(steps=20, travel_length=length, travel_repeat=repeat),
+        "mask",
+        sigma,
+        timesteps,
+        clip,
+    )
 
 
 def test_ddnm_plus_where_the_prior_is_the_stronger() -> None:
@@ -235,12 +280,16 @@ def test_ddnm_plus_where_the_prior_is_the_stronger() -> None:
 
 
 def test_ddnm_plus_without_noise_is_ddnm_in_the_null_space_alone() -> None:
-    """Without noise they differ in the seen coefficients' renoising (fresh alone, or mixed), not in x0."""
+    """Without noise they differ in the seen coefficients' renoising (fresh alone, or mixed), not in
+    x0.
+    """
     plus, _ = run(DDNMPlus(steps=10), OPERATORS["mask"], Gaussian(0.0), 1000, clip=False)
     plain, _ = run(DDNM(steps=10), OPERATORS["mask"], Gaussian(0.0), 1000, clip=False)
     unseen = (OPERATORS["mask"].s == 0).expand(SHAPE).flatten()
     torch.testing.assert_close(plus[0][:, unseen], plain[0][:, unseen], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(plus[-1][:, ~unseen], plain[-1][:, ~unseen], rtol=0, atol=1e-12)  # both are y
+    torch.testing.assert_close(
+        plus[-1][:, ~unseen], plain[-1][:, ~unseen], rtol=0, atol=1e-12
+    )  # both are y
 
 
 @pytest.mark.parametrize("clip", [True, False])
@@ -268,16 +317,22 @@ def test_red_diff(name: str, sigma: float, clip: bool) -> None:
     agree("red_diff", solver, name, sigma, oracles.uniform_timesteps(30), clip, lam=0.3, lr=0.2)
 
 
-@pytest.mark.parametrize(("iterations", "sigma", "eta"), [(1, 0.05, 1.0), (3, 0.05, 0.3), (3, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("iterations", "sigma", "eta"), [(1, 0.05, 1.0), (3, 0.05, 0.3), (3, 0.0, 0.0)]
+)
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_mmps(name: str, iterations: int, sigma: float, eta: float) -> None:
     solver = MMPS(steps=10, iterations=iterations, eta=eta)
-    agree("mmps", solver, name, sigma, oracles.uniform_timesteps(10), iterations=iterations, eta=eta)
+    agree(
+        "mmps", solver, name, sigma, oracles.uniform_timesteps(10), iterations=iterations, eta=eta
+    )
 
 
 def test_mmps_of_a_clipped_prior() -> None:
     """Its Jacobian is singular: pixels at 0 and 1 are taken as known."""
-    agree("mmps", MMPS(steps=10), "blur", 0.05, oracles.uniform_timesteps(10), clip=True, iterations=3)
+    agree(
+        "mmps", MMPS(steps=10), "blur", 0.05, oracles.uniform_timesteps(10), clip=True, iterations=3
+    )
 
 
 @pytest.mark.parametrize(("sigma", "eta"), [(0.05, 1.0), (0.0, 0.3)])
@@ -298,9 +353,13 @@ def test_sitcom(name: str, lam: float, sigma: float, clip: bool) -> None:
 # Methods in VE coordinates, with ladders of their own.
 
 
-def agree_ve(method: Callable[..., Iterator[Tensor]], solver: Solver, operator: Operator, sigma: float) -> None:
+def agree_ve(
+    method: Callable[..., Iterator[Tensor]], solver: Solver, operator: Operator, sigma: float
+) -> None:
     """``method(paper, denoise, draw, draw_y)`` is the paper's."""
-    prior = NetworkDenoiser(oracles.SmoothNetwork(PRIOR), SHAPE, Schedule.linear(), "eps", clip=False)
+    prior = NetworkDenoiser(
+        oracles.SmoothNetwork(PRIOR), SHAPE, Schedule.linear(), "eps", clip=False
+    )
     truth = oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5
     problem = Problem.simulate(truth, operator, Gaussian(sigma), seed=5)
     streams = Streams([(1, b) for b in range(BATCH)])
@@ -311,7 +370,9 @@ def agree_ve(method: Callable[..., Iterator[Tensor]], solver: Solver, operator: 
     expected = list(method(paper, oracles.ideal_denoiser(PRIOR), draw, draw_y))
     assert len(found) == len(expected) == solver.total_steps
     for k, (x, wanted) in enumerate(zip(found, expected, strict=True)):
-        torch.testing.assert_close(x, wanted, rtol=1e-8, atol=1e-8, msg=lambda m, k=k: f"step {k + 1}: {m}")
+        torch.testing.assert_close(
+            x, wanted, rtol=1e-8, atol=1e-8, msg=lambda m, k=k: f"step {k + 1}: {m}"
+        )
 
 
 class Opaque(Operator):
@@ -336,7 +397,9 @@ def test_daps(name: str, momentum: float | None, beta_y: float | None, sigma: fl
     solver = DAPS(steps=8, ode_steps=3, inner_steps=10, beta_y=beta_y, **inner)
     settings = {"steps": 8, "ode_steps": 3, "inner_steps": 10, "beta": beta_y, "momentum": momentum}
     for operator in (OPERATORS[name], Opaque(OPERATORS[name])):
-        agree_ve(lambda p, D, draw, _: oracles.daps(p, D, draw, **settings), solver, operator, sigma)
+        agree_ve(
+            lambda p, D, draw, _: oracles.daps(p, D, draw, **settings), solver, operator, sigma
+        )
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05])
@@ -344,7 +407,12 @@ def test_daps(name: str, momentum: float | None, beta_y: float | None, sigma: fl
 def test_mmps_2m(name: str, sigma: float) -> None:
     settings = {"steps": 8, "sigma_max": 10.0, "sigma_min": 0.05, "iterations": 2}
     solver = MMPS2M(**settings)  # type: ignore[arg-type]
-    agree_ve(lambda p, D, draw, _: oracles.mmps_2m(p, D, draw, **settings), solver, OPERATORS[name], sigma)
+    agree_ve(
+        lambda p, D, draw, _: oracles.mmps_2m(p, D, draw, **settings),
+        solver,
+        OPERATORS[name],
+        sigma,
+    )
 
 
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
@@ -356,4 +424,6 @@ def test_pnpdm(name: str) -> None:
 def test_pnpdm_by_langevin_dynamics() -> None:
     solver = PnPDM(steps=8, levels=10, decay=0.6, inner_steps=10, lr=2e-4)
     settings = {"steps": 8, "levels": 10, "decay": 0.6, "langevin": (10, 2e-4)}
-    agree_ve(lambda *args: oracles.pnpdm(*args, **settings), solver, Opaque(OPERATORS["blur"]), 0.05)
+    agree_ve(
+        lambda *args: oracles.pnpdm(*args, **settings), solver, Opaque(OPERATORS["blur"]), 0.05
+    )

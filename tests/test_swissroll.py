@@ -1,8 +1,10 @@
-"""The whole DDPM on the swiss roll: a small network trained by Algorithm 1 draws the roll by Algorithm 2.
+"""The whole DDPM on the swiss roll: a small network trained by Algorithm 1 draws the roll by
+Algorithm 2.
 
-The judge is the squared maximum mean discrepancy (Gretton et al. 2012, Eq. 3, the unbiased estimate) under a
-Gaussian kernel as wide as a fifth of the distance between the roll's arms: zero on average for equal
-distributions. It must tell the trained model from an untrained one, and from a Gaussian of the right moments.
+The judge is the squared maximum mean discrepancy (Gretton et al. 2012, Eq. 3, the unbiased
+estimate) under a Gaussian kernel as wide as a fifth of the distance between the roll's arms: zero
+on average for equal distributions. It must tell the trained model from an untrained one, and from a
+Gaussian of the right moments.
 """
 
 from __future__ import annotations
@@ -62,8 +64,8 @@ def test_the_judge() -> None:
     """Its spread for the true distribution, and its value for two Gaussians, a closed form."""
     assert max(abs(discrepancy(swiss_roll(N, seed=seed), FRESH)) for seed in range(2, 6)) < 5e-4
     x, y = 0.1 * torch.randn(2, 2000, 2, generator=torch.Generator().manual_seed(0))
-    # x - y ~ N(0, 0.02 I): the kernel's mean is w^2 / (w^2 + 0.02), and exp(-d^2 / 2 (w^2 + 0.02)) times that
-    # where one of them is shifted by d.
+    # x - y ~ N(0, 0.02 I): the kernel's mean is w^2 / (w^2 + 0.02), and exp(-d^2 / 2 (w^2 + 0.02))
+    # times that where one of them is shifted by d.
     total = WIDTH**2 + 0.02
     expected = 2 * WIDTH**2 / total * (1 - float(torch.tensor(-(0.3**2) / (2 * total)).exp()))
     found = discrepancy(x, y + torch.tensor([0.3, 0.0]))

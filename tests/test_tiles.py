@@ -25,18 +25,24 @@ from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES
 from invdiff.solvers import DDNM, DDRM, DPS, PiGDM, Solver
 
-SIZES = pytest.mark.parametrize("size", [(97, 75), (20, 81), (33, 32), (70, 13), (40, 40), (31, 17)], ids=str)
+SIZES = pytest.mark.parametrize(
+    "size", [(97, 75), (20, 81), (33, 32), (70, 13), (40, 40), (31, 17)], ids=str
+)
 SIGMAS = torch.tensor([0.3, 2.0], dtype=torch.float64)
 
 
 class Local(Denoiser):
-    """Not linear, and sees ``reach`` pixels to every side; it remembers the shapes that it was called with."""
+    """Not linear, and sees ``reach`` pixels to every side; it remembers the shapes that it was
+    called with.
+    """
 
     def __init__(self, reach: int = 4, stride: int = 4, classes: int = 0) -> None:
         super().__init__()
         self.shape, self.schedule = (2, 16, 16), Schedule.linear()
         self.stride, self.classes, self.reach = stride, classes, reach
-        self.register_buffer("kernel", oracles.normal(2, 2, 2 * reach + 1, 2 * reach + 1, seed=3) / (2 * reach + 1))
+        self.register_buffer(
+            "kernel", oracles.normal(2, 2, 2 * reach + 1, 2 * reach + 1, seed=3) / (2 * reach + 1)
+        )
         self.seen: list[tuple[int, ...]] = []
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -58,7 +64,9 @@ def network(attention: tuple[int, ...] = ()) -> NetworkDenoiser:
     unet = UNet(2, width=8, multipliers=(1, 2), blocks=1, attention=attention, head_channels=8)
     for weight in unet.parameters():
         weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
-    prior = NetworkDenoiser(unet.eval(), (2, 16, 16), Schedule.linear(), stride=unet.stride, clip=False)
+    prior = NetworkDenoiser(
+        unet.eval(), (2, 16, 16), Schedule.linear(), stride=unet.stride, clip=False
+    )
     return prior.requires_grad_(False)
 
 
@@ -66,9 +74,13 @@ def network(attention: tuple[int, ...] = ()) -> NetworkDenoiser:
 
 
 @SIZES
-def test_a_denoiser_that_reaches_no_further_than_the_margin_sees_the_whole_image(size: tuple[int, int]) -> None:
+def test_a_denoiser_that_reaches_no_further_than_the_margin_sees_the_whole_image(
+    size: tuple[int, int],
+) -> None:
     prior, x = Local(), noisy(size)
-    torch.testing.assert_close(Tiled(prior, 32, 16)(x, SIGMAS), prior(x, SIGMAS), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        Tiled(prior, 32, 16)(x, SIGMAS), prior(x, SIGMAS), rtol=0, atol=1e-14
+    )
 
 
 def test_a_denoiser_that_reaches_further_does_not() -> None:
@@ -94,7 +106,8 @@ def test_the_weights_are_a_smooth_partition_of_unity(size: tuple[int, int]) -> N
     total = torch.zeros(x.shape[-2:], dtype=torch.float64)
     for b, regions, weights in blend.pieces(x):
         assert b == 0 and float(weights.min()) >= 0
-        # Over 4 pixels from 0 to 1 in the narrowest overlap: sin^2 climbs by at most sin(pi / 4) at once.
+        # Over 4 pixels from 0 to 1 in the narrowest overlap: sin^2 climbs by at most sin(pi / 4) at
+        # once.
         assert max(float(weights.diff(dim=dim).abs().max()) for dim in (-2, -1)) < 0.5
         for (rows, cols), weight in zip(regions, weights[:, 0], strict=True):
             assert rows.start % 8 == cols.start % 8 == 0
@@ -103,7 +116,9 @@ def test_the_weights_are_a_smooth_partition_of_unity(size: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("side", [257, 1000, 3000, 4000])
-def test_neighbours_overlap_by_what_was_asked_for_and_there_are_no_more_than_needed(side: int) -> None:
+def test_neighbours_overlap_by_what_was_asked_for_and_there_are_no_more_than_needed(
+    side: int,
+) -> None:
     blend = Tiled(Local(stride=8), 256, 32)
     padded = -(-side // 8) * 8
     starts = blend._starts(padded)
@@ -116,10 +131,14 @@ def test_neighbours_overlap_by_what_was_asked_for_and_there_are_no_more_than_nee
 
 
 def test_the_prior_is_called_on_equal_batches() -> None:
-    """With a gradient on every tile twice; and what is kept for it is the image, however deep the network is."""
+    """With a gradient on every tile twice; and what is kept for it is the image, however deep the
+    network is.
+    """
     prior, x = Local(), noisy((100, 76), 1).requires_grad_()
     blend, kept = Tiled(prior, 32, 16, at_once=3), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
         x_0 = blend(x, SIGMAS[:1])
     assert sum(kept) == x.numel() + 1
     whole = 6 * 4  # tiles: 1 + ceil((100 - 32) / 16), 1 + ceil((76 - 32) / 16)
@@ -133,7 +152,9 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     blend, x = Tiled(network(), 32, at_once=4), noisy((50, 65), 3).float()
     sigmas = torch.tensor([0.1, 0.5, 2.0])
     alone = blend(x[1:2], sigmas[1:2])
-    assert torch.equal(blend(x, sigmas)[1:2], alone) and torch.equal(blend(x, sigmas[1])[1:2], alone)
+    assert torch.equal(blend(x, sigmas)[1:2], alone) and torch.equal(
+        blend(x, sigmas[1])[1:2], alone
+    )
 
 
 def test_a_small_image_is_not_cut() -> None:
@@ -165,7 +186,9 @@ def test_lower_precision_and_channels_last() -> None:
 def test_labels_and_guidance() -> None:
     prior, x, labels = Local(classes=3), noisy((40, 50)), torch.tensor([2, 1])
     blend = Tiled(prior, 32, 16)
-    torch.testing.assert_close(blend(x, SIGMAS, labels), prior(x, SIGMAS, labels), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        blend(x, SIGMAS, labels), prior(x, SIGMAS, labels), rtol=0, atol=1e-13
+    )
     whole = ClassifierFree(prior, 2, 1.5)(x, SIGMAS)
     torch.testing.assert_close(ClassifierFree(blend, 2, 1.5)(x, SIGMAS), whole, rtol=0, atol=1e-13)
     around = Tiled(ClassifierFree(prior, 2, 1.5), 32, 16)
@@ -180,7 +203,11 @@ def test_tiles_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, attends = network(), network(attention=(2,))
     assert tiled(plain, (2, 1024, 1024)) is plain and tiled(plain, (2, 4000, 3000), None) is plain
     large = tiled(plain, (2, 1024, 1025))
-    assert isinstance(large, Tiled) and (large.tile, large.overlap) == (256, 32) and tiled(large, large.shape) is large
+    assert (
+        isinstance(large, Tiled)
+        and (large.tile, large.overlap) == (256, 32)
+        and tiled(large, large.shape) is large
+    )
     assert tiled(attends, (2, 16, 10)) is attends
     small = tiled(attends, (2, 16, 17))
     assert isinstance(small, Tiled) and (small.tile, small.overlap) == (16, 4)
@@ -194,9 +221,15 @@ def test_tiles_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("tile", "overlap", "message"),
-    [(30, None, "tile: found 30 pixels, expected a multiple of 4"), (0, None, "tile: found 0"),
-     (32, 6, "overlap: found 6"), (32, 32, "overlap: found 32"), (32, 0, "overlap: found 0"), (4, None, "found 4")],
-)  # fmt: skip
+    [
+        (30, None, "tile: found 30 pixels, expected a multiple of 4"),
+        (0, None, "tile: found 0"),
+        (32, 6, "overlap: found 6"),
+        (32, 32, "overlap: found 32"),
+        (32, 0, "overlap: found 0"),
+        (4, None, "found 4"),
+    ],
+)
 def test_tiles_that_do_not_fit_are_refused(tile: int, overlap: int | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Tiled(Local(), tile, overlap)
@@ -205,10 +238,14 @@ def test_tiles_that_do_not_fit_are_refused(tile: int, overlap: int | None, messa
 @pytest.mark.filterwarnings("ignore:misfit")  # in three steps, under a prior that is none
 @pytest.mark.parametrize("method", [DPS, PiGDM, DDRM, DDNM])
 def test_restoring_in_tiles_is_restoring_the_whole(method: type[Solver]) -> None:
-    """One sampler state, the operator on the whole image, calls counted as those of D, and progress between steps."""
+    """One sampler state, the operator on the whole image, calls counted as those of D, and progress
+    between steps.
+    """
     prior, shape, solver = Local(reach=1, stride=2), (2, 45, 38), method(steps=3)
     kernel = torch.ones(3, 5, dtype=torch.float64) / 15
-    problem = Problem.simulate(noisy(shape[1:]).clamp(0, 1), CircularBlur(shape, kernel).double(), Gaussian(0.05))
+    problem = Problem.simulate(
+        noisy(shape[1:]).clamp(0, 1), CircularBlur(shape, kernel).double(), Gaussian(0.05)
+    )
     shares: list[float] = []
     whole = restore(problem, prior, solver, samples=2, batch=3, tile=None)
     cut = restore(problem, prior, solver, samples=2, batch=3, tile=24, on_progress=shares.append)
@@ -225,12 +262,17 @@ def test_restoring_in_tiles_is_restoring_the_whole(method: type[Solver]) -> None
 
 def blocks(prior: Denoiser, x: Tensor, sigma: Tensor, side: int) -> Tensor:
     """Tiles side by side, without overlap."""
-    rows = [torch.cat([prior(part, sigma) for part in row.split(side, 3)], 3) for row in x.split(side, 2)]
+    rows = [
+        torch.cat([prior(part, sigma) for part in row.split(side, 3)], 3)
+        for row in x.split(side, 2)
+    ]
     return torch.cat(rows, 2)
 
 
 def test_a_photograph_has_no_seams() -> None:
-    """The ratio is 1 to 0.06, and the whole image's (0.965) to 0.01; of tiles side by side it is 2.53."""
+    """The ratio is 1 to 0.06, and the whole image's (0.965) to 0.01; of tiles side by side it is
+    2.53.
+    """
     prior, sigma = load_prior("photos"), torch.tensor(0.4)
     clean = read_image(EXAMPLES / "photos" / "coffee.png")[None, :, :192, :192]
     x = clean + sigma * oracles.normal(*clean.shape).float()
@@ -240,12 +282,17 @@ def test_a_photograph_has_no_seams() -> None:
     lines = blend.seams(192)
     assert lines == [40, 52, 64, 80, 92, 104, 128, 136, 144]
     ratio = seam_ratio(smooth, lines, lines, 8)
-    assert abs(float(ratio) - 1) < 0.06 and abs(float(ratio / seam_ratio(whole, lines, lines, 8)) - 1) < 0.01
+    assert (
+        abs(float(ratio) - 1) < 0.06
+        and abs(float(ratio / seam_ratio(whole, lines, lines, 8)) - 1) < 0.01
+    )
     assert float(seam_ratio(hard, [64, 128], [64, 128], 8)) > 1.5
 
 
 def test_the_seam_ratio() -> None:
-    """About 1 for white noise, and 1 + the height of a step in a ramp of slope 1; a periodic pattern is no seam."""
+    """About 1 for white noise, and 1 + the height of a step in a ramp of slope 1; a periodic
+    pattern is no seam.
+    """
     noise = oracles.normal(3, 1, 400, 300)
     assert float((seam_ratio(noise, range(50, 350, 50), range(50, 250, 50)) - 1).abs().max()) < 0.05
     ramp = torch.arange(64.0)[None, None, :, None].expand(1, 2, 64, 64).clone()

@@ -41,9 +41,21 @@ def images(tmp_path: Path) -> Path:
 
 def settings(data: Path, **changes: object) -> TrainSettings:
     base = TrainSettings(
-        data=str(data), network=TINY, T=50, steps=12, batch=16, lr=1e-3, warmup=3, cooldown=4, ema=0.9,
-        precision="float32", log_every=4, eval_every=6, eval_images=3, save_every=4,
-    )  # fmt: skip
+        data=str(data),
+        network=TINY,
+        T=50,
+        steps=12,
+        batch=16,
+        lr=1e-3,
+        warmup=3,
+        cooldown=4,
+        ema=0.9,
+        precision="float32",
+        log_every=4,
+        eval_every=6,
+        eval_images=3,
+        save_every=4,
+    )
     return replace(base, **changes)
 
 
@@ -92,11 +104,17 @@ def test_a_file_that_cannot_be_read_is_replaced_by_the_next(tmp_path: Path) -> N
     assert ((items[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [0, 100, 100, 100]
 
 
-def test_reading_ahead_takes_no_warning_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_ahead_takes_no_warning_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a file is decoded on another thread, this one warns as always."""
     meanwhile = []
     decoder = formats._decode_pillow
-    monkeypatch.setattr(formats, "_decode_pillow", lambda data: meanwhile.append([*warnings.filters]) or decoder(data))
+    monkeypatch.setattr(
+        formats,
+        "_decode_pillow",
+        lambda data: meanwhile.append([*warnings.filters]) or decoder(data),
+    )
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "0.png")
     before = [*warnings.filters]
     FolderData([tmp_path / "0.png"], 8, 1).batch(torch.tensor([0]))
@@ -104,9 +122,13 @@ def test_reading_ahead_takes_no_warning_away(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_folder_is_read_as_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two items asked for: two files opened; with little memory the first is forgotten and read again."""
+    """Two items asked for: two files opened; with little memory the first is forgotten and read
+    again.
+    """
     read = []
-    monkeypatch.setattr(data_module, "read_image", lambda path: read.append(path.stem) or torch.zeros(1, 8, 8))
+    monkeypatch.setattr(
+        data_module, "read_image", lambda path: read.append(path.stem) or torch.zeros(1, 8, 8)
+    )
     paths = [tmp_path / f"{i}.png" for i in range(1000)]
     data = FolderData(paths, 8, 1)
     data.batch(torch.tensor([5, 7]))
@@ -127,8 +149,12 @@ def test_random_squares_are_cut_from_the_image_as_it_is(tmp_path: Path) -> None:
     items = ((data.batch(torch.zeros(200, dtype=torch.long))[:, 0] + 1) * 127.5).round()
     corners = set()
     for item in items.long():
-        places = [(i, j) for i in range(13) for j in range(23)
-                  if torch.from_numpy(picture[i:i + 8, j:j + 8].astype(int)).equal(item)]  # fmt: skip
+        places = [
+            (i, j)
+            for i in range(13)
+            for j in range(23)
+            if torch.from_numpy(picture[i : i + 8, j : j + 8].astype(int)).equal(item)
+        ]
         assert len(places) == 1
         corners.add(places[0])
     assert {0, 12} <= {i for i, _ in corners} and {0, 22} <= {j for _, j in corners}
@@ -138,13 +164,23 @@ def test_held_out_images_are_no_training_images(tmp_path: Path) -> None:
     for folder in ("train", "val"):
         (tmp_path / folder).mkdir()
         for i in range(3):
-            Image.fromarray(np.full((8, 8), 40 * i + (folder == "val"), np.uint8)).save(tmp_path / folder / f"{i}.png")
+            Image.fromarray(np.full((8, 8), 40 * i + (folder == "val"), np.uint8)).save(
+                tmp_path / folder / f"{i}.png"
+            )
     train, held_out = load_data(str(tmp_path), size=8, channels=1, held_out=str(tmp_path / "val"))
-    values = [((d.batch(torch.arange(3))[:, 0, 0, 0] + 1) * 127.5).round().tolist() for d in (train, held_out)]
-    assert len(train) == len(held_out) == 3 and [sorted(v) for v in values] == [[0, 40, 80], [1, 41, 81]]
+    values = [
+        ((d.batch(torch.arange(3))[:, 0, 0, 0] + 1) * 127.5).round().tolist()
+        for d in (train, held_out)
+    ]
+    assert len(train) == len(held_out) == 3 and [sorted(v) for v in values] == [
+        [0, 40, 80],
+        [1, 41, 81],
+    ]
 
 
-def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(tmp_path: Path) -> None:
+def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(
+    tmp_path: Path,
+) -> None:
     picture = np.zeros((16, 48), np.uint8)
     picture[:, 16:32] = 255
     Image.fromarray(picture).save(tmp_path / "bar.png")
@@ -158,12 +194,18 @@ def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(t
         ("empty", None, "no image, expected files"),
         ("missing", ..., "neither a folder"),
         ("float.npz", {"images": np.zeros((2, 4, 4))}, "float64"),
-        ("names.npz", {"pictures": np.zeros((2, 4, 4), np.uint8)}, "pictures.*expected train_images or images"),
+        (
+            "names.npz",
+            {"pictures": np.zeros((2, 4, 4), np.uint8)},
+            "pictures.*expected train_images or images",
+        ),
         ("big.npz", {"images": np.zeros((2, 64, 64), np.uint8)}, "64x64.*size=32"),
         ("torn.npz", b"PK\x03\x04 torn", "not a readable"),
     ],
 )
-def test_bad_data_is_one_clear_line(tmp_path: Path, name: str, content: object, message: str) -> None:
+def test_bad_data_is_one_clear_line(
+    tmp_path: Path, name: str, content: object, message: str
+) -> None:
     path = tmp_path / name
     if content is None:
         path.mkdir()
@@ -215,7 +257,9 @@ def test_the_indices_of_steps_are_the_epochs_end_to_end(images: Path, tmp_path: 
 
 
 def test_a_step_is_adam_on_algorithm_1(images: Path, tmp_path: Path) -> None:
-    """One step, written out: AdamW's first update of a clipped gradient, and the average of the weights."""
+    """One step, written out: AdamW's first update of a clipped gradient, and the average of the
+    weights.
+    """
     s = settings(images)
     train, held_out = load_data(str(images))
     trainer = Trainer(s, train, held_out, tmp_path / "run")
@@ -242,7 +286,11 @@ def test_learning_rate() -> None:
 
 
 def test_training_lowers_the_loss(images: Path, tmp_path: Path) -> None:
-    fit(settings(images, steps=120, warmup=10, log_every=30, eval_every=120, save_every=120), tmp_path, progress=False)
+    fit(
+        settings(images, steps=120, warmup=10, log_every=30, eval_every=120, save_every=120),
+        tmp_path,
+        progress=False,
+    )
     with (tmp_path / "log.csv").open() as file:
         losses = [float(value) for _, name, value in csv.reader(file) if name == "loss"]
     assert len(losses) == 4 and losses[-1] < 0.9 * losses[0]
@@ -250,7 +298,9 @@ def test_training_lowers_the_loss(images: Path, tmp_path: Path) -> None:
 
 def losses_in(run: Path) -> dict[int, float]:
     with (run / "log.csv").open() as file:
-        rows = [(int(step), float(value)) for step, name, value in csv.reader(file) if name == "loss"]
+        rows = [
+            (int(step), float(value)) for step, name, value in csv.reader(file) if name == "loss"
+        ]
     assert len(dict(rows)) == len(rows)
     return dict(rows)
 
@@ -290,19 +340,37 @@ for attempt in range(2):
 """
 
 
-def test_the_loss_curve_does_not_depend_on_processes_and_micro_batches(images: Path, tmp_path: Path) -> None:
-    """One process; four micro-batches; two processes with two micro-batches, killed and started again."""
+def test_the_loss_curve_does_not_depend_on_processes_and_micro_batches(
+    images: Path, tmp_path: Path
+) -> None:
+    """One process; four micro-batches; two processes with two micro-batches, killed and started
+    again.
+    """
     # With four timesteps, importance sampling is past its warm-up when the process is killed.
-    s = settings(images, network={**TINY, "dropout": 0.0}, flip=True, log_every=1, eval_every=12,
-                 T=4, timesteps="importance")  # fmt: skip
+    s = settings(
+        images,
+        network={**TINY, "dropout": 0.0},
+        flip=True,
+        log_every=1,
+        eval_every=12,
+        T=4,
+        timesteps="importance",
+    )
     fit(s, tmp_path / "one", progress=False)
     fit(replace(s, accumulate=4), tmp_path / "four", progress=False)
-    given = {**{f: getattr(s, f) for f in s.__dataclass_fields__}, "accumulate": 2, "out": tmp_path / "two"}
+    given = {
+        **{f: getattr(s, f) for f in s.__dataclass_fields__},
+        "accumulate": 2,
+        "out": tmp_path / "two",
+    }
     words = [f"{key}={value}" for key, value in given.items() if value is not None]
     run = subprocess.run(
-        [sys.executable, "-c", TWO_PROCESSES, *words], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", TWO_PROCESSES, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert "ended 1 -9" in run.stdout and "ended 0 0" in run.stdout, run.stderr
     one, four, two = (losses_in(tmp_path / name) for name in ("one", "four", "two"))
     assert list(one) == list(range(1, 13))
@@ -313,7 +381,9 @@ def test_processes_share_what_one_would_draw(tmp_path: Path) -> None:
     """Items, crops, flips, t and eps of two halves of the batch are those of the whole."""
     rng = np.random.default_rng(0)
     for i in range(5):
-        Image.fromarray(rng.integers(0, 256, (12, 14, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (12, 14, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
     for channels_last in (False, True):
         s = settings(tmp_path, size=8, crop=True, flip=True, channels_last=channels_last)
         trainer = Trainer(s, *load_data(s.data, 8, crop=True), tmp_path / "run")
@@ -325,8 +395,13 @@ def test_processes_share_what_one_would_draw(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(16, 3), (6, 4)])
-def test_a_batch_that_cannot_be_shared(images: Path, tmp_path: Path, batch: int, accumulate: int) -> None:
-    with pytest.raises(InputError, match=f"batch: found {batch}, expected a multiple of 1 .*accumulate={accumulate}"):
+def test_a_batch_that_cannot_be_shared(
+    images: Path, tmp_path: Path, batch: int, accumulate: int
+) -> None:
+    with pytest.raises(
+        InputError,
+        match=f"batch: found {batch}, expected a multiple of 1 .*accumulate={accumulate}",
+    ):
         fit(settings(images, batch=batch, accumulate=accumulate), tmp_path, progress=False)
 
 
@@ -353,9 +428,11 @@ def test_a_killed_run_resumes_to_the_same_weights(images: Path, tmp_path: Path) 
         "    write(self, content[: len(content) // 2] if last else content)\n"
         "    if last: os.kill(os.getpid(), 9)\n"
         "Path.write_bytes = killed\n"
-        f"t.fit(TrainSettings(**{ {f: getattr(s, f) for f in s.__dataclass_fields__} !r}), sys.argv[1], progress=False)"
+        f"t.fit(TrainSettings(**{ {f: getattr(s, f) for f in s.__dataclass_fields__}!r}), sys.argv[1], progress=False)"
     )
-    died = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], capture_output=True)
+    died = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "killed")], capture_output=True
+    )
     assert died.returncode == -9, died.stderr.decode()
     assert torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"] == 4
     fit(s, tmp_path / "killed", progress=False)
@@ -376,6 +453,7 @@ def test_a_run_that_is_told_to_stop_saves_first(
     s, train_step = settings(images, steps=8, eval_every=8), Trainer.train_step
     fit(s, tmp_path / "whole", progress=False)
     for number, last in ((signal.SIGINT, 5), (signal.SIGTERM, 7)):
+
         def told(trainer: Trainer, number: int = number, last: int = last) -> torch.Tensor:
             if trainer.step == last - 1:
                 os.kill(os.getpid(), number)
@@ -404,24 +482,34 @@ def test_a_full_disk_leaves_the_last_good_files(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match="cannot be written at step 8 .No space left.*as it was last saved") as error:
+    with pytest.raises(
+        InputError, match="cannot be written at step 8 .No space left.*as it was last saved"
+    ) as error:
         fit(replace(s, cooldown=0), tmp_path, progress=False)
     assert "\n" not in str(error.value) and not list(tmp_path.glob(".*"))
     assert (tmp_path / file).read_bytes() == before and load_prior(tmp_path) is not None
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == (4 if file == "state.pt" else 8)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == (
+        4 if file == "state.pt" else 8
+    )
 
 
 def test_a_run_can_begin_with_the_weights_of_a_prior(images: Path, tmp_path: Path) -> None:
     s = settings(images, steps=1)
     fit(s, tmp_path / "first", progress=False)
     first = load_prior(tmp_path / "first").network.state_dict()
-    trainer = Trainer(replace(s, init=str(tmp_path / "first")), *load_data(s.data), tmp_path / "second")
+    trainer = Trainer(
+        replace(s, init=str(tmp_path / "first")), *load_data(s.data), tmp_path / "second"
+    )
     for network in (trainer.network, trainer.averaged):
         assert all(torch.equal(w, first[name]) for name, w in network.state_dict().items())
-    attentive = replace(s, init=str(tmp_path / "first"), network={**TINY, "attention": [2], "head_channels": 8})
+    attentive = replace(
+        s, init=str(tmp_path / "first"), network={**TINY, "attention": [2], "head_channels": 8}
+    )
     larger = Trainer(attentive, *load_data(s.data), tmp_path / "third").averaged
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 900])
-    assert len(larger.state_dict()) > len(first) and torch.equal(larger(x, t), trainer.averaged(x, t))
+    assert len(larger.state_dict()) > len(first) and torch.equal(
+        larger(x, t), trainer.averaged(x, t)
+    )
     wider = replace(s, init=str(tmp_path / "first"), network={**TINY, "width": 16})
     with pytest.raises(InputError, match=r"time.0.weight: found \(32, 8\), expected \(64, 16\)"):
         fit(wider, tmp_path / "wider", progress=False)
@@ -432,7 +520,13 @@ def test_a_run_can_begin_with_the_weights_of_a_prior(images: Path, tmp_path: Pat
 def test_a_run_leaves_what_it_says(images: Path, tmp_path: Path) -> None:
     fit(settings(images), tmp_path, progress=False)
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"state.pt", "prior.safetensors", "log.csv", "samples_0000006.png", "samples_0000012.png"} <= names
+    assert {
+        "state.pt",
+        "prior.safetensors",
+        "log.csv",
+        "samples_0000006.png",
+        "samples_0000012.png",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if name.startswith(".")]
     with (tmp_path / "log.csv").open() as file:
@@ -478,7 +572,9 @@ def test_a_diverged_run_stops_and_keeps_its_last_state(images: Path, tmp_path: P
     with pytest.raises(InputError, match="loss: found nan at step 5"):
         fit(s, tmp_path, progress=False)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["step"] == 4 and all(torch.equal(w, good[name]) for name, w in state["averaged"].items())
+    assert state["step"] == 4 and all(
+        torch.equal(w, good[name]) for name, w in state["averaged"].items()
+    )
 
 
 def test_bf16_and_channels_last_train(images: Path, tmp_path: Path) -> None:
@@ -505,11 +601,22 @@ def test_an_unwritable_folder_is_named(images: Path, tmp_path: Path) -> None:
 # The command line.
 
 
-def test_train_command_line(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_command_line(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from invdiff.train import main
 
-    words = ["network.width=8", "network.multipliers=[1,2]", "network.name=unet", "network.patch=2", "T=50", "batch=8"]
-    main([f"data={images}", f"out={tmp_path / 'run'}", "steps=3", "lr=1e-3", "eval_images=2", *words])
+    words = [
+        "network.width=8",
+        "network.multipliers=[1,2]",
+        "network.name=unet",
+        "network.patch=2",
+        "T=50",
+        "batch=8",
+    ]
+    main(
+        [f"data={images}", f"out={tmp_path / 'run'}", "steps=3", "lr=1e-3", "eval_images=2", *words]
+    )
     assert (tmp_path / "run" / "prior.safetensors").is_file()
 
 
@@ -518,5 +625,7 @@ def test_the_shipped_presets_are_valid() -> None:
     from invdiff.train import TrainCommand
 
     for name in config.preset_names("train"):
-        command = config.validate(TrainCommand, config.resolve([f"train={name}", "data=x", "out=y"], TrainCommand))
+        command = config.validate(
+            TrainCommand, config.resolve([f"train={name}", "data=x", "out=y"], TrainCommand)
+        )
         assert command.spec((command.channels or 2,)).build() is not None

@@ -1,4 +1,6 @@
-"""The solver that is right, and what it is made of, against exact posteriors; the wrong ones shown wrong."""
+"""The solver that is right, and what it is made of, against exact posteriors; the wrong ones shown
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,18 @@ def streams(count: int) -> Streams:
 
 
 def moments_agree(found: Tensor, expected: oracles.Normal, slack: float = 0.0) -> None:
-    """Rows (N, D) against N(mean, covariance): 5 standard errors of each whitened statistic, and slack of its own."""
+    """Rows (N, D) against N(mean, covariance): 5 standard errors of each whitened statistic, and
+    slack of its own.
+    """
     variances, directions = torch.linalg.eigh(expected.covariance)
     white = (found - expected.mean) @ directions / variances.sqrt()
     count = len(white)
     assert float(white.mean(0).abs().max()) < 5 / math.sqrt(count) + slack
     correlation = white.T @ white / count
-    assert float((correlation - torch.eye(len(variances))).abs().max()) < 5 * math.sqrt(2 / count) + slack
+    assert (
+        float((correlation - torch.eye(len(variances))).abs().max())
+        < 5 * math.sqrt(2 / count) + slack
+    )
 
 
 # Draws of x_0 given x, and of z given x and y.
@@ -53,12 +60,16 @@ def moments_agree(found: Tensor, expected: oracles.Normal, slack: float = 0.0) -
 
 @pytest.mark.parametrize("sigma", [0.05, 0.4])
 def test_draws_of_the_clean_image_have_its_conditional_covariance(sigma: float) -> None:
-    """For a Gaussian prior: mean D and covariance sigma^2 J, to 3 % in six steps; DDPM in six is 15 to 40 % off."""
+    """For a Gaussian prior: mean D and covariance sigma^2 J, to 3 % in six steps; DDPM in six is 15
+    to 40 % off.
+    """
     count, D = 4000, 16
     prior = oracles.denoiser(PRIOR, SHAPE)
     x = oracles.normal(1, *SHAPE, seed=4) * 0.3 + 0.5
     rows = x.expand(count, *SHAPE)
-    found = conditional(prior, rows, level(sigma, count), level(sigma / 30, count), 6, streams(count)).flatten(1)
+    found = conditional(
+        prior, rows, level(sigma, count), level(sigma / 30, count), 6, streams(count)
+    ).flatten(1)
     inverse = torch.linalg.inv(PRIOR.covariance)
     covariance = torch.linalg.inv(inverse + torch.eye(D, dtype=torch.float64) / sigma**2)
     mean = prior(x, torch.tensor(sigma)).flatten()
@@ -69,10 +80,16 @@ def test_draws_of_the_clean_image_have_its_conditional_covariance(sigma: float) 
 def test_draws_of_the_clean_image_choose_modes_by_their_probability() -> None:
     """At the noisy image between two modes; 5 standard errors and 0.02."""
     means = torch.stack([torch.full(SHAPE, 0.4), torch.full(SHAPE, 0.6)]).double()
-    prior = MixtureDenoiser(torch.tensor([0.3, 0.7]).double(), means, torch.full((2,), 1e-4).double())
+    prior = MixtureDenoiser(
+        torch.tensor([0.3, 0.7]).double(), means, torch.full((2,), 1e-4).double()
+    )
     count = 2000
     x = torch.full((count, *SHAPE), 0.48, dtype=torch.float64)
-    found = conditional(prior, x, level(0.4, count), level(0.01, count), 8, streams(count)).flatten(1).mean(1)
+    found = (
+        conditional(prior, x, level(0.4, count), level(0.01, count), 8, streams(count))
+        .flatten(1)
+        .mean(1)
+    )
     high = 0.7 / (0.7 + 0.3 * math.exp(16 * ((0.12**2 - 0.08**2) / 2 / (0.4**2 + 1e-4))))
     assert abs(float((found > 0.5).double().mean()) - high) < 5 * math.sqrt(0.25 / count) + 0.02
 
@@ -80,7 +97,9 @@ def test_draws_of_the_clean_image_choose_modes_by_their_probability() -> None:
 @pytest.mark.parametrize("wider", [1.0, 5.0])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_sweep_leaves_the_target_of_its_level_as_it_is(name: str, wider: float) -> None:
-    """x ~ p_k; z | x, y; x | z, drawn exactly: again p_k, at the last level (wider = 1) the posterior itself."""
+    """x ~ p_k; z | x, y; x | z, drawn exactly: again p_k, at the last level (wider = 1) the
+    posterior itself.
+    """
     sigma, count, operator = 0.05, 8000, OPERATORS[name]
     A, eye = oracles.dense(operator), torch.eye(16, dtype=torch.float64)
     y = Problem.simulate(oracles.normal(1, *SHAPE, seed=3) * 0.2 + 0.5, operator, Gaussian(sigma)).y
@@ -89,17 +108,25 @@ def test_a_sweep_leaves_the_target_of_its_level_as_it_is(name: str, wider: float
     rho = wider * split.last
     largest = float(torch.linalg.matrix_norm(A, 2))
     assert float(rho[0]) == pytest.approx(wider * sigma * math.sqrt(0.5) / largest, rel=0.02)
-    noise = sigma**2 * torch.eye(len(A), dtype=torch.float64) + float(rho[0] ** 2 - split.last[0] ** 2) * A @ A.T
+    noise = (
+        sigma**2 * torch.eye(len(A), dtype=torch.float64)
+        + float(rho[0] ** 2 - split.last[0] ** 2) * A @ A.T
+    )
     gain = PRIOR.covariance @ A.T @ torch.linalg.inv(A @ PRIOR.covariance @ A.T + noise)
     target = oracles.Normal(
-        PRIOR.mean + gain @ (y.flatten() - A @ PRIOR.mean), PRIOR.covariance - gain @ A @ PRIOR.covariance
+        PRIOR.mean + gain @ (y.flatten() - A @ PRIOR.mean),
+        PRIOR.covariance - gain @ A @ PRIOR.covariance,
     )
     factor = torch.linalg.cholesky(target.covariance)
     x = target.mean + oracles.normal(count, 16, seed=6) @ factor.T
     z = split.draw(x.view(count, *SHAPE), rho, streams(count)).flatten(1)
     shrink = PRIOR.covariance @ torch.linalg.inv(PRIOR.covariance + float(rho[0]) ** 2 * eye)
     conditional_factor = torch.linalg.cholesky(float(rho[0]) ** 2 * shrink)
-    x = PRIOR.mean + (z - PRIOR.mean) @ shrink.T + oracles.normal(count, 16, seed=7) @ conditional_factor.T
+    x = (
+        PRIOR.mean
+        + (z - PRIOR.mean) @ shrink.T
+        + oracles.normal(count, 16, seed=7) @ conditional_factor.T
+    )
     moments_agree(x, target)
 
     likelihood = torch.distributions.MultivariateNormal(y.flatten(), noise).log_prob(x[:50] @ A.T)
@@ -111,7 +138,9 @@ def test_a_sweep_leaves_the_target_of_its_level_as_it_is(name: str, wider: float
 
 PATCHES = Case("patches", GaussianPrior.patches(), operators((1, 8, 8))["inpainting"], 0.05)
 MIXTURE = Case("mixture", MixturePrior.gratings(), operators((1, 8, 8))["deconvolution"], 0.4)
-LEVY = Case("levy", LevyPrior("laplace", 0.03, T=16), operators((1, 1, 16))["partial Fourier"], 0.05)
+LEVY = Case(
+    "levy", LevyPrior("laplace", 0.03, T=16), operators((1, 1, 16))["partial Fourier"], 0.05
+)
 
 
 def scores_of(solver: Solver, case: Case, images: int = 6, samples: int = 48) -> Scores:
@@ -120,13 +149,17 @@ def scores_of(solver: Solver, case: Case, images: int = 6, samples: int = 48) ->
 
 @pytest.mark.parametrize("case", [PATCHES, MIXTURE, LEVY], ids=lambda case: case.name)
 def test_the_solver_that_is_right(case: Case) -> None:
-    """Several modes need the particles of the preset; for a single mode one is enough, with more levels."""
+    """Several modes need the particles of the preset; for a single mode one is enough, with more
+    levels.
+    """
     found = scores_of(preset("gibbs") if case is MIXTURE else Gibbs(steps=60, particles=1), case)
     assert 0.88 < found.ninety < 0.92 and found.gap < 0.1 and 0.9 < found.spread < 1.1, found
     assert 0.45 < found.half < 0.55, found
 
 
-@pytest.mark.parametrize(("solver", "case"), [("ddnm", PATCHES), ("ddrm", MIXTURE)], ids=["ddnm", "ddrm"])
+@pytest.mark.parametrize(
+    ("solver", "case"), [("ddnm", PATCHES), ("ddrm", MIXTURE)], ids=["ddnm", "ddrm"]
+)
 def test_solvers_that_are_confidently_wrong(solver: str, case: Case) -> None:
     found = scores_of(preset(solver), case)
     assert found.ninety < 0.85, found
@@ -143,7 +176,9 @@ def test_the_scores_of_exact_draws_are_those_of_the_truth() -> None:
 
 @pytest.mark.parametrize("law", ["laplace", "student"])
 def test_the_chain_denoiser_is_the_mean_of_the_gibbs_draws(law: str) -> None:
-    """Two roads to E[x_0 | x]: the sum-product algorithm and draws of the continuous process, 300 from each of 4 y."""
+    """Two roads to E[x_0 | x]: the sum-product algorithm and draws of the continuous process, 300
+    from each of 4 y.
+    """
     prior, generator = LevyPrior(law, 0.03, T=16), torch.Generator().manual_seed(3)  # type: ignore[arg-type]
     x = prior.draw(4, generator).view(4, *prior.shape)
     problem = Problem.simulate(x, operators(prior.shape)["denoising"], Gaussian(0.1))

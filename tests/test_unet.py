@@ -1,4 +1,6 @@
-"""The networks: literal formulas for the embedding, attention and the patch stem; gradients; batches."""
+"""The networks: literal formulas for the embedding, attention and the patch stem; gradients;
+batches.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,13 @@ def awake(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def unet(channels: int = 2, **settings: object) -> UNet:
     torch.manual_seed(0)
-    defaults = {"width": 64, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 32}
+    defaults = {
+        "width": 64,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention": (2,),
+        "head_channels": 32,
+    }
     return UNet(channels, **{**defaults, **settings})  # type: ignore[arg-type]
 
 
@@ -40,9 +48,14 @@ def test_the_output_is_zero_before_training(channels: int, size: tuple[int, int]
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"patch": 2, "attention": (2, 4)}, {"multipliers": (1, 1, 2), "blocks": 2},
-                 {"multipliers": (1, 1, 2), "blocks": (1, 2, 3), "upsample": "shuffle"}]
-)  # fmt: skip
+    "settings",
+    [
+        {},
+        {"patch": 2, "attention": (2, 4)},
+        {"multipliers": (1, 1, 2), "blocks": 2},
+        {"multipliers": (1, 1, 2), "blocks": (1, 2, 3), "upsample": "shuffle"},
+    ],
+)
 def test_every_parameter_learns(settings: dict[str, object]) -> None:
     network = awake(unet(**settings))
     out = network(noise(3, 2, 8, 8), torch.tensor([3.0, 400.0, 999.0]))
@@ -63,7 +76,9 @@ def test_more_channels_out_than_in(patch: int) -> None:
 
 def test_blocks_per_level() -> None:
     network = unet(multipliers=(1, 2, 2), blocks=(1, 3, 2))
-    stages = [sum(isinstance(layer, Stage) for layer in part) for part in (network.down, network.up)]
+    stages = [
+        sum(isinstance(layer, Stage) for layer in part) for part in (network.down, network.up)
+    ]
     assert stages == [6, 9]
     with pytest.raises(InputError, match="blocks: found 2 numbers, expected 3"):
         unet(multipliers=(1, 2, 2), blocks=(1, 3))
@@ -98,11 +113,15 @@ def test_attention_written_out(channels: int, head: int) -> None:
     with torch.no_grad():
         found = attention(x)
         pixels = attention.norm(x).flatten(2).transpose(1, 2)  # (B, pixels, C)
-        q, k, v = (pixels @ attention.qkv.weight[:, :, 0, 0].T + attention.qkv.bias).split(channels, dim=2)
+        q, k, v = (pixels @ attention.qkv.weight[:, :, 0, 0].T + attention.qkv.bias).split(
+            channels, dim=2
+        )
         attended = torch.empty_like(pixels)
         for h in range(heads):
             part = slice(h * size, (h + 1) * size)
-            weights = torch.softmax(q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(size), dim=2)
+            weights = torch.softmax(
+                q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(size), dim=2
+            )
             attended[..., part] = weights @ v[..., part]
         out = attended @ attention.out.weight[:, :, 0, 0].T + attention.out.bias
         expected = x + out.transpose(1, 2).view_as(x)
@@ -158,7 +177,9 @@ def test_the_patch_stem_folds_space_into_channels() -> None:
         ({"multipliers": (1,), "attention": ()}, 1, {16}, set()),
     ],
 )
-def test_resolutions(settings: dict[str, object], stride: int, sizes: set[int], attending: set[int]) -> None:
+def test_resolutions(
+    settings: dict[str, object], stride: int, sizes: set[int], attending: set[int]
+) -> None:
     """Where residual blocks and attention work, for a 16x16 image; attention counts from the image."""
     network = unet(**settings)
     assert network.stride == stride
@@ -177,7 +198,9 @@ def test_weights_of_float64_work_in_float64() -> None:
     network, x, t = awake(unet()).double(), noise(1, 2, 8, 8).double(), torch.tensor([7.5])
     with torch.no_grad():
         exact = network(x, t)
-        torch.testing.assert_close(network.float()(x.float(), t), exact.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            network.float()(x.float(), t), exact.float(), rtol=1e-4, atol=1e-4
+        )
     assert exact.dtype == torch.float64
 
 

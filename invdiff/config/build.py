@@ -1,6 +1,7 @@
 """Mappings become objects: a class's own typed signature is the schema of its settings.
 
-Values are coerced to the annotation of the parameter that they are for, and what does not fit is refused with one line.
+Values are coerced to the annotation of the parameter that they are for, and what does not fit is
+refused with one line.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ _REQUIRED = inspect.Parameter.empty
 
 
 def build(kind: str, mapping: Mapping[str, Any], **context: Any) -> Any:
-    """The object that a mapping describes: the class ``mapping["name"]`` of `kind`, called with the rest.
+    """The object that a mapping describes: the class ``mapping["name"]`` of `kind`, called with the
+    rest.
 
-    `context` holds what the program knows (``shape=(1, 32, 32)``): each class takes from it the parameters
-    that it has, and no setting can replace them.
+    `context` holds what the program knows (``shape=(1, 32, 32)``): each class takes from it the
+    parameters that it has, and no setting can replace them.
 
     Raises:
-        InputError: no or unknown name, unknown or missing setting, a value of the wrong type; also what the
-            class itself raises for values that do not go together.
+        InputError: no or unknown name, unknown or missing setting, a value of the wrong type; also
+            what the class itself raises for values that do not go together.
     """
     cls, values = resolve_class(kind, mapping, **context)
     return cls(**values)
@@ -51,7 +53,8 @@ def resolve_class(kind: str, mapping: Mapping[str, Any], **context: Any) -> tupl
 
 
 def validate(command: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """A settings dataclass from a mapping, by the rules of `build`; `where` is the key that leads to it.
+    """A settings dataclass from a mapping, by the rules of `build`; `where` is the key that leads
+    to it.
 
     Raises:
         InputError: an unknown or missing setting, or a value of the wrong type.
@@ -110,7 +113,8 @@ def _values(
 
 def _parameters(cls: type) -> dict[str, tuple[Any, Any]]:
     """Name -> (annotation, default) of everything the class can be called with by name."""
-    # A dataclass's __init__ is made in the child's module, where a parent's annotations may not resolve.
+    # A dataclass's __init__ is made in the child's module, where a parent's annotations may not
+    # resolve.
     source: Any = cls if dataclasses.is_dataclass(cls) else cls.__init__  # type: ignore[misc]
     hints = get_type_hints(source, include_extras=True)
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -144,12 +148,16 @@ def _plain(hint: Any) -> Any:
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _construct(hint, value, where, f"{where}.")
-    nested = [option.registry_kind for option in options_of(hint) if hasattr(option, "registry_kind")]
+    nested = [
+        option.registry_kind for option in options_of(hint) if hasattr(option, "registry_kind")
+    ]
     if nested and isinstance(value, Mapping):
         return build(nested[0], value)
     plain = _plain(hint)
     if plain is None:
-        raise InputError(f"{where}: found {shown(value)}, but {describe(hint)} is only given from Python")
+        raise InputError(
+            f"{where}: found {shown(value)}, but {describe(hint)} is only given from Python"
+        )
     try:
         result = TypeAdapter(plain).validate_python(value)
     except ValidationError as error:
@@ -163,10 +171,15 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 def _expected(hint: Any, value: Any, error: ValidationError) -> str:
     first, *others = error.errors()
     prefix = "Input should be "
-    # Pydantic knows the limit of an Annotated[float, Gt(0)]; of a type it says less than the annotation.
+    # Pydantic knows the limit of an Annotated[float, Gt(0)]; of a type it says less than the
+    # annotation.
     if not others and "ctx" in first and first["msg"].startswith(prefix):
         return first["msg"].removeprefix(prefix)
-    quote = " (put it in quotes)" if describe(hint) == "str" and isinstance(value, bool | int | float) else ""
+    quote = (
+        " (put it in quotes)"
+        if describe(hint) == "str" and isinstance(value, bool | int | float)
+        else ""
+    )
     return _article(describe(hint)) + quote
 
 

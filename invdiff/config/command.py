@@ -1,4 +1,6 @@
-"""What every command line shares: its help text, and what becomes of errors, warnings and interrupts."""
+"""What every command line shares: its help text, and what becomes of errors, warnings and
+interrupts.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,23 @@ from invdiff.errors import InputError
 
 
 def run_command(
-    run: Callable[[list[str]], None], doc: str, argv: list[str] | None = None, settings: type | None = None
+    run: Callable[[list[str]], None],
+    doc: str,
+    argv: list[str] | None = None,
+    settings: type | None = None,
 ) -> None:
     """Run a command line: `run(words)`, or the help text `doc` with everything that can be named.
 
-    `settings` is the command's dataclass, for the help text. An InputError becomes one line and status 2, an
-    interrupt one line and status 130, a warning one line; any other exception is a bug and keeps its traceback.
+    `settings` is the command's dataclass, for the help text. An InputError becomes one line and
+    status 2, an interrupt one line and status 130, a warning one line; any other exception is a bug
+    and keeps its traceback.
     """
     words = sys.argv[1:] if argv is None else argv
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"invdiff: warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(
+                f"invdiff: warning: {message}", file=sys.stderr
+            )
             if "-h" in words or "--help" in words:
                 print(_help(doc, settings))
             else:
@@ -48,17 +56,23 @@ def _help(doc: str, settings: type | None) -> str:
         presets = {name: _first_comment(find_preset(kind, name)) for name in preset_names(kind)}
         sections += [_section(f"{kind}= presets", presets)] if presets else []
         if kind in COMPONENTS:
-            classes = {name: _one_line(registry.lookup(kind, name)) for name in registry.names(kind)}
+            classes = {
+                name: _one_line(registry.lookup(kind, name)) for name in registry.names(kind)
+            }
             sections.append(_section(f"{kind}.name= and its settings", classes))
     if "operator" in fields:
-        kernels = {name: _one_line(registry.lookup("kernel", name)) for name in registry.names("kernel")}
+        kernels = {
+            name: _one_line(registry.lookup("kernel", name)) for name in registry.names("kernel")
+        }
         sections.append(_section("operator.kernel.name= and its settings", kernels))
     return "\n\n".join(sections)
 
 
 def _one_line(cls: type) -> str:
     # The commands know the shape of the images and their numbers; nobody sets them.
-    return ", ".join(f"{name}: {text}" for name, text in schema(cls).items() if name not in ("shape", "images"))
+    return ", ".join(
+        f"{name}: {text}" for name, text in schema(cls).items() if name not in ("shape", "images")
+    )
 
 
 def _first_comment(path: Path) -> str:
@@ -68,4 +82,6 @@ def _first_comment(path: Path) -> str:
 
 def _section(title: str, rows: Mapping[str, str]) -> str:
     width = max(map(len, rows), default=0)
-    return "\n".join([f"{title}:", *(f"  {name:{width}}  {text}".rstrip() for name, text in rows.items())])
+    return "\n".join(
+        [f"{title}:", *(f"  {name:{width}}  {text}".rstrip() for name, text in rows.items())]
+    )

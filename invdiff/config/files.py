@@ -1,7 +1,7 @@
 """Settings as YAML files: reading and writing.
 
-YAML is read as YAML 1.1, in which ``1e-3`` is a string and ``on`` is true; `invdiff.config.build` coerces values to the
-types that classes ask for.
+YAML is read as YAML 1.1, in which ``1e-3`` is a string and ``on`` is true; `invdiff.config.build`
+coerces values to the types that classes ask for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, without dates (no setting is one) and without silently repeated keys."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -30,7 +32,9 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is given twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice!r} is given twice", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -65,7 +69,9 @@ def load(path: str | Path) -> Settings:
 
 
 def dump(mapping: Mapping[str, Any], path: str | Path) -> None:
-    """Write the mapping as YAML, whole or not at all; `load` returns it, tuples as lists, paths as text."""
+    """Write the mapping as YAML, whole or not at all; `load` returns it, tuples as lists, paths as
+    text.
+    """
     path = Path(path)
     text = yaml.dump(
         dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None

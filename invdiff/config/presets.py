@@ -15,13 +15,16 @@ def preset_names(kind: str) -> list[str]:
 
 
 def find_preset(kind: str, name: str) -> Path:
-    """The YAML file of a preset: ``tasks/NAME.yaml`` or ``configs/KIND/NAME.yaml``, or `name` itself, a path.
+    """The YAML file of a preset: ``tasks/NAME.yaml`` or ``configs/KIND/NAME.yaml``, or `name`
+    itself, a path.
 
     Raises:
         InputError: there is no such preset or file.
     """
     if not isinstance(name, str):
-        raise InputError(f"{kind}: found {shown(name)}, expected a preset's name or a path to a YAML file")
+        raise InputError(
+            f"{kind}: found {shown(name)}, expected a preset's name or a path to a YAML file"
+        )
     if _is_path(name):
         if not Path(name).is_file():
             raise InputError(f"{kind}: there is no file {name!r}")

@@ -1,4 +1,6 @@
-"""``key=value`` words and presets become one nested mapping of plain data, which can be stored and repeated."""
+"""``key=value`` words and presets become one nested mapping of plain data, which can be stored and
+repeated.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,20 @@ from invdiff.config.presets import _is_path, find_preset, preset_names
 from invdiff.errors import InputError
 
 COMMANDS = ("task", "train")  # a preset of these kinds gives settings of the whole command
-COMPONENTS = ("operator", "noise", "solver", "network")  # these are mappings with a `name`, built by `build`
+COMPONENTS = (
+    "operator",
+    "noise",
+    "solver",
+    "network",
+)  # these are mappings with a `name`, built by `build`
 
 
 def parse_words(words: Iterable[str]) -> Settings:
     """``["a.b=1", "c=x"]`` -> ``{"a": {"b": 1}, "c": "x"}``; values are YAML.
 
     Raises:
-        InputError: a word without ``=``, an empty key, a key given twice, a key below one that has a value.
+        InputError: a word without ``=``, an empty key, a key given twice, a key below one that has
+            a value.
     """
     settings: Settings = {}
     for word in words:
@@ -56,22 +64,27 @@ def _parse_value(text: str) -> Any:
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> Settings:
     """`base` with `override` on top, mappings merged key by key; neither is changed.
 
-    Where `override` names another class (``solver.name``), the settings of the old class do not carry over.
+    Where `override` names another class (``solver.name``), the settings of the old class do not
+    carry over.
     """
     merged = dict(base)
     for key, value in override.items():
         below = merged.get(key)
         if isinstance(value, Mapping):
-            keep = isinstance(below, Mapping) and value.get("name", below.get("name")) == below.get("name")
+            keep = isinstance(below, Mapping) and value.get("name", below.get("name")) == below.get(
+                "name"
+            )
             value = merge(below if isinstance(below, Mapping) and keep else {}, value)
         merged[key] = value
     return merged
 
 
 def component(kind: str, value: Any, task: str | None = None) -> Any:
-    """A component as a mapping: ``ddnm`` is the preset of that name if there is one, else ``{name: ddnm}``.
+    """A component as a mapping: ``ddnm`` is the preset of that name if there is one, else ``{name:
+    ddnm}``.
 
-    A preset's entry ``tasks`` holds what is different for one task or another: ``tasks: {sr4: {weight: 2.0}}``.
+    A preset's entry ``tasks`` holds what is different for one task or another: ``tasks: {sr4:
+    {weight: 2.0}}``.
 
     Raises:
         InputError: `value` is a string, and neither a preset nor a registered name.
@@ -91,8 +104,9 @@ def component(kind: str, value: Any, task: str | None = None) -> Any:
 def resolve(words: Iterable[str], command: type) -> Settings:
     """Everything a command was told, as one mapping, the later over the earlier:
 
-    the defaults of the dataclass `command`; its ``task=`` or ``train=`` preset; a component named by a bare
-    word (``solver=ddnm``); ``key=value`` words. `validate` turns the result into a `command`.
+    the defaults of the dataclass `command`; its ``task=`` or ``train=`` preset; a component named
+    by a bare word (``solver=ddnm``); ``key=value`` words. `validate` turns the result into a
+    `command`.
 
     Raises:
         InputError: a malformed word, an unknown preset, a key that `command` does not have.
@@ -101,14 +115,18 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     fields = [field.name for field in dataclasses.fields(command)]
     hints = get_type_hints(command)
     mappings = [kind for kind in COMPONENTS if kind in fields and _takes_mapping(hints[kind])]
-    # `solver=ddnm solver.steps=50` is a choice and a change to it, so the two are not read into one mapping.
+    # `solver=ddnm solver.steps=50` is a choice and a change to it, so the two are not read into one
+    # mapping.
     bare = [word.partition("=")[0] in (*COMMANDS, *mappings) for word in words]
     chosen = parse_words(word for word, is_bare in zip(words, bare, strict=True) if is_bare)
     leaves = parse_words(word for word, is_bare in zip(words, bare, strict=True) if not is_bare)
     _check_keys({**chosen, **leaves}, fields, "")
 
     def expand(given: Settings) -> Settings:
-        return {key: component(key, value, task) if key in mappings else value for key, value in given.items()}
+        return {
+            key: component(key, value, task) if key in mappings else value
+            for key, value in given.items()
+        }
 
     task = chosen.get("task")
     settings = expand(_defaults(command))
@@ -121,7 +139,8 @@ def resolve(words: Iterable[str], command: type) -> Settings:
         path = find_preset(kind, name)
         preset = load(path)
         _check_keys(preset, fields, f"{path}: ")
-        # A stored run knows the task that it came from, and is the whole of it: the name is a label there.
+        # A stored run knows the task that it came from, and is the whole of it: the name is a label
+        # there.
         settings = merge(settings, expand({kind: name, **preset}))
     return merge(merge(settings, expand(chosen)), leaves)
 
@@ -139,7 +158,9 @@ def _defaults(command: type) -> Settings:
 
 
 def _takes_mapping(hint: Any) -> bool:
-    return any(option is dict or get_origin(option) in (dict, Mapping) for option in options_of(hint))
+    return any(
+        option is dict or get_origin(option) in (dict, Mapping) for option in options_of(hint)
+    )
 
 
 def options_of(hint: Any) -> tuple[Any, ...]:

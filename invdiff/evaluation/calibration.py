@@ -1,9 +1,11 @@
-"""Are a solver's samples samples of the posterior? Simulation-based calibration, on learned priors too.
+"""Are a solver's samples samples of the posterior? Simulation-based calibration, on learned priors
+too.
 
-Draw x* from the prior, y from p(y | x*), and x_1..x_K by the solver from y. Under the posterior x* and the samples are
-exchangeable, so the rank of any scalar of x* among those of the samples is uniform on 0..K, whatever the prior.
-Talts et al. 2018, Theorem 1 and Algorithm 1 (https://arxiv.org/abs/1804.06788); the likelihood as a scalar that sees
-what pixels alone do not: Modrák et al. 2023, Sec. 3 (https://arxiv.org/abs/2211.02383).
+Draw x* from the prior, y from p(y | x*), and x_1..x_K by the solver from y. Under the posterior x*
+and the samples are exchangeable, so the rank of any scalar of x* among those of the samples is
+uniform on 0..K, whatever the prior. Talts et al. 2018, Theorem 1 and Algorithm 1
+(https://arxiv.org/abs/1804.06788); the likelihood as a scalar that sees what pixels alone do not:
+Modrák et al. 2023, Sec. 3 (https://arxiv.org/abs/2211.02383).
 """
 
 from __future__ import annotations
@@ -44,14 +46,18 @@ class Calibration:
     posterior: Posterior
 
     def coverage(self, level: float) -> Estimate:
-        """Share of true pixels inside the samples' central interval: ``level`` if calibrated, for every K."""
+        """Share of true pixels inside the samples' central interval: ``level`` if calibrated, for
+        every K.
+        """
         return Estimate.over(coverage(self.posterior.samples, self.truth, level))
 
     def rank_histogram(self) -> tuple[Tensor, Tensor]:
-        """Share of pixels whose truth has each rank 0..K among the samples, and its standard error, (K + 1,) each.
+        """Share of pixels whose truth has each rank 0..K among the samples, and its standard error,
+        (K + 1,) each.
 
-        1 / (K + 1) everywhere if calibrated; high at both ends where samples are too narrow, in the middle where they
-        are too wide. A pixel that equals samples counts in equal parts for every rank that it could take.
+        1 / (K + 1) everywhere if calibrated; high at both ends where samples are too narrow, in the
+        middle where they are too wide. A pixel that equals samples counts in equal parts for every
+        rank that it could take.
         """
         samples, truth = self.posterior.samples, self.truth
         below, above = (samples < truth).sum(0).flatten(1), (samples <= truth).sum(0).flatten(1) + 1
@@ -61,20 +67,28 @@ class Calibration:
         return mean_and_error(edges.cumsum(1)[:, :-1])
 
     def likelihood_ranks(self) -> Tensor:
-        """Rank of log p(y | x*) among those of the samples, (N,): uniform on 0..K, and independent, if calibrated."""
+        """Rank of log p(y | x*) among those of the samples, (N,): uniform on 0..K, and independent,
+        if calibrated.
+        """
         problem = self.posterior.problem
         truth = problem.log_likelihood(self.truth)
-        return torch.stack([problem.log_likelihood(x) < truth for x in self.posterior.samples]).sum(0)
+        return torch.stack([problem.log_likelihood(x) < truth for x in self.posterior.samples]).sum(
+            0
+        )
 
     def likelihood_p(self) -> float:
-        """p-value of the chi-square test that the likelihood ranks are uniform; small speaks against the solver.
+        """p-value of the chi-square test that the likelihood ranks are uniform; small speaks
+        against the solver.
 
-        Ranks are gathered into as many equal bins as divide K + 1 and leave at least 5 images in each.
+        Ranks are gathered into as many equal bins as divide K + 1 and leave at least 5 images in
+        each.
         """
         from scipy.stats import chisquare
 
         ranks, levels = self.likelihood_ranks(), len(self.posterior.samples) + 1
-        bins = max(n for n in range(1, levels + 1) if levels % n == 0 and (n == 1 or 5 * n <= len(ranks)))
+        bins = max(
+            n for n in range(1, levels + 1) if levels % n == 0 and (n == 1 or 5 * n <= len(ranks))
+        )
         counts = torch.bincount(ranks * bins // levels, minlength=bins)
         return float(chisquare(counts.tolist()).pvalue) if bins > 1 else math.nan
 
@@ -86,7 +100,10 @@ class Calibration:
         number, _, *shape = self.posterior.samples.shape
         lines = [
             f"{len(self.truth)} images {'x'.join(map(str, shape))} drawn from the prior, {number} samples each",
-            *(f"coverage of the {level:.0%} interval: {self.coverage(level)}" for level in (0.5, 0.9)),
+            *(
+                f"coverage of the {level:.0%} interval: {self.coverage(level)}"
+                for level in (0.5, 0.9)
+            ),
             f"misfit: {self.misfit()}, expected 1",
             f"likelihood ranks: p = {self.likelihood_p():.3g} that they are uniform",
         ]
@@ -106,8 +123,15 @@ class Calibration:
         curve, histogram = figure.subplots(1, 2)
         found = [self.coverage(level) for level in LEVELS]
         curve.plot([0, 1], [0, 1], color="gray", linewidth=1, label="calibrated")
-        curve.errorbar(LEVELS, [e.mean for e in found], [2 * e.error for e in found], fmt="o-", markersize=3)
-        curve.set(xlabel="level of the central interval", ylabel="true pixels inside", xlim=(0, 1), ylim=(0, 1))
+        curve.errorbar(
+            LEVELS, [e.mean for e in found], [2 * e.error for e in found], fmt="o-", markersize=3
+        )
+        curve.set(
+            xlabel="level of the central interval",
+            ylabel="true pixels inside",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
         curve.set_aspect("equal")
         curve.legend(loc="upper left", frameon=False)
         share, error = (values.tolist() for values in self.rank_histogram())
@@ -132,14 +156,16 @@ def calibrate(
 ) -> Calibration:
     """Calibrate a solver on images drawn from the prior itself.
 
-    The prior's own sampler is part of the test: with few ``prior_steps`` the x* are not quite the prior's.
+    The prior's own sampler is part of the test: with few ``prior_steps`` the x* are not quite the
+    prior's.
 
     Args:
         prior: what x* is drawn from, and what the solver is told.
         operator, noise: of the measurements.
         solver: the method.
         images: N, as many x* and y; standard errors fall as 1 / sqrt(N).
-        samples: K, per image; 19 divides ranks so that the 50 % and 90 % intervals end between samples.
+        samples: K, per image; 19 divides ranks so that the 50 % and 90 % intervals end between
+            samples.
         prior_steps: of the ancestral sampler (DDPM) that draws the x*.
         seed: of everything.
         batch, on_step: as in ``restore``.
@@ -150,9 +176,13 @@ def calibrate(
     if images < 2 or samples < 2:
         raise InputError(f"images, samples: found {images}, {samples}, expected at least 2 of each")
     if tuple(operator.shape) != tuple(prior.shape):
-        raise InputError(f"operator: found the shape {tuple(operator.shape)}, expected the prior's {prior.shape}")
+        raise InputError(
+            f"operator: found the shape {tuple(operator.shape)}, expected the prior's {prior.shape}"
+        )
     truth = generate(prior, images, steps=prior_steps, seed=seed)
     problem = Problem.simulate(truth.cpu(), operator, noise, seed)
     # The streams of ``generate`` are (seed, k): those of the samples, (seed, b, k), are others.
-    posterior = restore(problem, prior, solver, samples=samples, seed=seed, batch=batch, on_step=on_step)
+    posterior = restore(
+        problem, prior, solver, samples=samples, seed=seed, batch=batch, on_step=on_step
+    )
     return Calibration(truth, posterior)

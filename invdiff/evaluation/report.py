@@ -1,8 +1,10 @@
-"""report.html: one page of a restoration that needs no network, to look at, to click on and to send to somebody.
+"""report.html: one page of a restoration that needs no network, to look at, to click on and to send
+to somebody.
 
-The page is ``page.html`` with one block of JSON in it: every number that it shows is computed in the browser
-from the samples, or was handed to `write_report`. Names and settings reach the page as JSON alone, and are put into it
-as text. Its Content-Security-Policy allows the template's own script and style, known by hash, and nothing else.
+The page is ``page.html`` with one block of JSON in it: every number that it shows is computed in
+the browser from the samples, or was handed to `write_report`. Names and settings reach the page as
+JSON alone, and are put into it as text. Its Content-Security-Policy allows the template's own
+script and style, known by hash, and nothing else.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ def write_report(
 ) -> None:
     """Write the page of a restoration; the file appears whole or not at all.
 
-    Values are stored in 16 bits over the range that they have, in 8 bits where 16 would make the page larger than
-    about 17 MB, and as averages of blocks of pixels where that is not enough; the page says what was done to them.
+    Values are stored in 16 bits over the range that they have, in 8 bits where 16 would make the
+    page larger than about 17 MB, and as averages of blocks of pixels where that is not enough; the
+    page says what was done to them.
 
     Args:
         path: of the page.
@@ -61,7 +64,12 @@ def write_report(
     """
     data, path = page_data(posterior, truth, names, metrics, config, title), Path(path)
     # Nothing in it can close the script that holds it, or begin a comment there.
-    text = json.dumps(data, allow_nan=False).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    text = (
+        json.dumps(data, allow_nan=False)
+        .replace("&", "\\u0026")
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+    )
     page = fill(TEMPLATE.read_text(encoding="utf-8"), title=html.escape(title), data=text)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -96,7 +104,9 @@ def page_data(
             "name": names[b] if names else f"{b:03d}",
             "noise": describe_noise(problem, b, measured[b]),
             **{
-                name: encode(reduce(x[b], pixels, measured[b] if name == "measurement" else None), bits)
+                name: encode(
+                    reduce(x[b], pixels, measured[b] if name == "measurement" else None), bits
+                )
                 for name, x in planes.items()
             },
         }
@@ -125,7 +135,8 @@ def page_data(
 def is_of_the_scene(problem: Problem) -> bool:
     """Whether y looks like the image, as that of a blur does and a sinogram or a spectrum does not.
 
-    A flat image then measures as flat, other than at the edges: most entries are equal, and not zero.
+    A flat image then measures as flat, other than at the edges: most entries are equal, and not
+    zero.
     """
     flat = problem.operator(problem.y.new_full((len(problem), *problem.operator.shape), 0.5))
     flat = flat[problem.measured() != 0]
@@ -136,7 +147,9 @@ def is_of_the_scene(problem: Problem) -> bool:
 
 
 def resolution(planes: int, pixels: int) -> tuple[int, int]:
-    """Bits of a value, and the most pixels of a picture, with which `planes` of `pixels` each fit into MOST_BYTES."""
+    """Bits of a value, and the most pixels of a picture, with which `planes` of `pixels` each fit
+    into MOST_BYTES.
+    """
     bits = 16 if planes * pixels * 2 <= MOST_BYTES else 8
     return bits, MOST_BYTES * 8 // (planes * bits)
 
@@ -147,7 +160,8 @@ def block(found: int, pixels: int) -> int:
 
 
 def reduce(x: Tensor, pixels: int, measured: Tensor | None = None) -> Tensor:
-    """x (K, C, H, W) as averages over blocks; NaN where nothing was `measured` (C, H, W), and x is zero.
+    """x (K, C, H, W) as averages over blocks; NaN where nothing was `measured` (C, H, W), and x is
+    zero.
 
     An incomplete block at an edge is averaged over what there is of it.
     """
@@ -160,17 +174,26 @@ def reduce(x: Tensor, pixels: int, measured: Tensor | None = None) -> Tensor:
 
 
 def encode(x: Tensor, bits: int) -> dict[str, Any]:
-    """x (K, C, H, W) as integers in base64: 0 is NaN, and q > 0 is low + (q - 1) step; 16 bits are little-endian."""
+    """x (K, C, H, W) as integers in base64: 0 is NaN, and q > 0 is low + (q - 1) step; 16 bits are
+    little-endian.
+    """
     finite = torch.isfinite(x)
     low, high = map(float, torch.aminmax(x[finite])) if bool(finite.any()) else (0.0, 0.0)
     step = (high - low) / (2**bits - 2) or 1.0
-    levels = torch.where(finite, (x - low).div(step).round() + 1, 0).cpu().numpy().astype(f"<u{bits // 8}")
+    levels = (
+        torch.where(finite, (x - low).div(step).round() + 1, 0)
+        .cpu()
+        .numpy()
+        .astype(f"<u{bits // 8}")
+    )
     text = base64.b64encode(levels.tobytes()).decode()
     return {"shape": list(x.shape), "bits": bits, "low": low, "step": step, "data": text}
 
 
 def describe_noise(problem: Problem, b: int, measured: Tensor) -> str:
-    """The noise of image b: its model and its level on all three scales, the root mean square if it varies."""
+    """The noise of image b: its model and its level on all three scales, the root mean square if it
+    varies.
+    """
     variance = torch.as_tensor(problem.variance())
     if variance.ndim:
         variance = variance[b if len(variance) > 1 else 0]
@@ -193,7 +216,11 @@ def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
         )
     if bits == 8:
         lines.append("Values are rounded to 254 steps over their range to keep the page small.")
-    return [*lines, "The samples themselves (posterior.npz of a run) are as they were drawn."] if lines else []
+    return (
+        [*lines, "The samples themselves (posterior.npz of a run) are as they were drawn."]
+        if lines
+        else []
+    )
 
 
 def plain(value: float) -> float | str:
@@ -202,10 +229,14 @@ def plain(value: float) -> float | str:
 
 
 def fill(template: str, **values: str) -> str:
-    """The template with each ``%{name}`` replaced, once; ``%{policy}`` allows its own style and script."""
+    """The template with each ``%{name}`` replaced, once; ``%{policy}`` allows its own style and
+    script.
+    """
     style, script = (
         base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-        for found in (re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL) for tag in ("style", "script"))
+        for found in (
+            re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL) for tag in ("style", "script")
+        )
         if found
     )
     values["policy"] = (

@@ -1,7 +1,8 @@
 """File formats: bytes to pixels as they were stored, and pixels to files.
 
-PNG, JPEG, WebP and the like are decoded by Pillow, TIFF by tifffile, .npy and .npz by NumPy, NIfTI and DICOM by
-nibabel and pydicom if they are installed; the first bytes of a file decide, not its name.
+PNG, JPEG, WebP and the like are decoded by Pillow, TIFF by tifffile, .npy and .npz by NumPy, NIfTI
+and DICOM by nibabel and pydicom if they are installed; the first bytes of a file decide, not its
+name.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from invdiff.errors import InputError
 from invdiff.io.medical import Units, decode_dicom, decode_nifti, encode_nifti, is_dicom, is_nifti
 
 EXPECTED = "PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI or DICOM"
-# Named one by one: among the formats that Pillow knows, some start other programs (EPS: Ghostscript).
+# Named one by one: among the formats that Pillow knows, some start other programs (EPS:
+# Ghostscript).
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _PNG_MAGIC, _GZIP_MAGIC = b"\x89PNG\r\n\x1a\n", b"\x1f\x8b"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -39,8 +41,8 @@ class Pixels:
 
     Attributes:
         values: (N, H, W, C) of N images; uint8, uint16, bool or floats.
-        alpha: (N, H, W, 1), likewise, where the format says that there is one; straight to the values, which are
-            not composited.
+        alpha: (N, H, W, 1), likewise, where the format says that there is one; straight to the
+            values, which are not composited.
         units: the scale that floats of a medical file are on.
         stack: whether the file is of a kind that holds its images as one thing: pages, slices.
     """
@@ -76,10 +78,11 @@ def decode(data: bytes) -> Pixels:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What decoders say beside their exceptions is not for the user: damage ends in an InputError or is harmless.
+    """What decoders say beside their exceptions is not for the user: damage ends in an InputError
+    or is harmless.
 
-    Only on the main thread: filters of warnings belong to the process, and another thread that changed them would
-    take away what the main one says meanwhile.
+    Only on the main thread: filters of warnings belong to the process, and another thread that
+    changed them would take away what the main one says meanwhile.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -124,7 +127,9 @@ def _decode_pillow(data: bytes) -> Pixels:
     except Image.UnidentifiedImageError:
         raise InputError(f"not an image in a known format, expected {EXPECTED}") from None
     channels = max(pixels.values.shape[-1] for pixels in found)
-    values = np.concatenate([np.broadcast_to(p.values, (*p.values.shape[:3], channels)) for p in found])
+    values = np.concatenate(
+        [np.broadcast_to(p.values, (*p.values.shape[:3], channels)) for p in found]
+    )
     if all(pixels.alpha is None for pixels in found):
         return Pixels(values, stack=len(found) > 1)
     opaque = np.full_like(values[:1, ..., :1], np.iinfo(values.dtype).max)
@@ -137,7 +142,9 @@ def _frame(image: Image.Image) -> Pixels:
     if image.mode in ("P", "PA"):
         # Straight to RGB, Pillow warns about a transparent palette.
         array = np.asarray(image.convert("RGBA"))[None]
-        return _split(array, True) if key is not None or image.mode == "PA" else Pixels(array[..., :3])
+        return (
+            _split(array, True) if key is not None or image.mode == "PA" else Pixels(array[..., :3])
+        )
     if image.mode.startswith("I"):
         array = np.asarray(image)[None, ..., None]
         if array.min() < 0 or array.max() > 65535:
@@ -166,7 +173,8 @@ def _split(array: np.ndarray, alpha: bool, key: object = None) -> Pixels:
     return Pixels(array)
 
 
-# Of 16-bit colour, Pillow keeps the upper 8 bits only: by the type of colour in a PNG's header, how to read it.
+# Of 16-bit colour, Pillow keeps the upper 8 bits only: by the type of colour in a PNG's header, how
+# to read it.
 _PNG_RGB, _PNG_GRAY_ALPHA, _PNG_RGBA = 2, 4, 6
 _PNG16 = {_PNG_RGB: "rgb", _PNG_GRAY_ALPHA: "", _PNG_RGBA: "rgba"}
 
@@ -185,8 +193,8 @@ def _decode_png16(data: bytes) -> np.ndarray:
 def _relabel(data: bytes, depth: int, colour: int) -> bytes:
     """A PNG whose header says otherwise.
 
-    Two samples of 16 bits and four of 8 are the same bytes, whose filters work on bytes of whole pixels: a gray
-    picture with alpha, 16 bits each, is stored as one of RGBA with 8 bits each.
+    Two samples of 16 bits and four of 8 are the same bytes, whose filters work on bytes of whole
+    pixels: a gray picture with alpha, 16 bits each, is stored as one of RGBA with 8 bits each.
     """
     header = data[12:24] + bytes([depth, colour]) + data[26:29]
     return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
@@ -203,7 +211,9 @@ def _decode_tiff(data: bytes) -> Pixels:
         series, page = tiff.series[0], tiff.series[0].keyframe
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # as Pillow has it
         if limit and page.imagewidth * page.imagelength > limit:
-            raise InputError(f"found {page.imagewidth * page.imagelength} pixels, expected at most {limit}")
+            raise InputError(
+                f"found {page.imagewidth * page.imagelength} pixels, expected at most {limit}"
+            )
         sizes = {s.keyframe.shape[:2] for s in tiff.series if not s.keyframe.is_reduced}
         if len(sizes) > 1:
             raise InputError(f"found pages of different sizes, {sorted(sizes)}, expected one size")
@@ -216,7 +226,9 @@ def _decode_tiff(data: bytes) -> Pixels:
                 raise
             # Pillow's libtiff knows LZW and JPEG; of colour with 16 bits it would keep 8.
             if page.samplesperpixel > 1 and page.bitspersample > 8:
-                raise InputError("a compressed TIFF of 16-bit colour needs: pip install imagecodecs") from None
+                raise InputError(
+                    "a compressed TIFF of 16-bit colour needs: pip install imagecodecs"
+                ) from None
             return _decode_pillow(data)
         axes, alpha = series.axes, any(extra in (1, 2) for extra in page.extrasamples)
         orientation = page.tags.valueof("Orientation", 1)
@@ -245,13 +257,21 @@ def _decode_npz(data: bytes) -> np.ndarray:
             if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
                 raise InputError(f"found more than {_MAX_BYTES} bytes in a compressed file")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            name = "images" if "images" in arrays else arrays.files[0] if len(arrays.files) == 1 else None
+            name = (
+                "images"
+                if "images" in arrays
+                else arrays.files[0]
+                if len(arrays.files) == 1
+                else None
+            )
             if name is None:
                 found = ", ".join(arrays.files) or "none"
                 raise InputError(f"found arrays {found}, expected one named images")
             array = arrays[name]
     except zipfile.BadZipFile as error:
-        raise InputError(f"damaged .npz ({error}), expected an archive with an array named images") from error
+        raise InputError(
+            f"damaged .npz ({error}), expected an archive with an array named images"
+        ) from error
     return array[..., None] if array.ndim == 3 else _channels_last(array)
 
 
@@ -265,7 +285,9 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
         return np.moveaxis(array, -3, -1).reshape(-1, *array.shape[-2:], array.shape[-3])
     if array.ndim == 3:
         return array[..., None]
-    raise InputError(f"found an array of shape {array.shape}, expected (H, W), (H, W, C), (C, H, W), a stack")
+    raise InputError(
+        f"found an array of shape {array.shape}, expected (H, W), (H, W, C), (C, H, W), a stack"
+    )
 
 
 # Writing.
@@ -301,9 +323,12 @@ def _encode_tiff(path: Path, array: np.ndarray, alpha: bool) -> None:
 
     colour = array.ndim == 4 or (array.ndim == 3 and array.shape[2] <= _MAX_CHANNELS)
     tifffile.imwrite(
-        path, array, planarconfig="contig" if colour else None, extrasamples=["unassalpha"] if alpha else None,
+        path,
+        array,
+        planarconfig="contig" if colour else None,
+        extrasamples=["unassalpha"] if alpha else None,
         photometric="rgb" if colour and array.shape[-1] - alpha == 3 else "minisblack",
-    )  # fmt: skip
+    )
 
 
 def _encode_png16(path: Path, array: np.ndarray) -> None:

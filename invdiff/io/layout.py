@@ -1,4 +1,6 @@
-"""Arrays as people have them: where batch, channels, rows and columns lie, and of what type the numbers are."""
+"""Arrays as people have them: where batch, channels, rows and columns lie, and of what type the
+numbers are.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,11 @@ class Layout:
     device: torch.device = torch.device("cpu")
 
     def arrange(self, x: Tensor) -> Tensor | np.ndarray:
-        """Images (..., B, C, H, W) on the [0, 1] scale in this layout and type; integers are clamped and rounded.
+        """Images (..., B, C, H, W) on the [0, 1] scale in this layout and type; integers are
+        clamped and rounded.
 
-        Axes before the batch stay. Images with more channels than a layout without channels holds get them last.
+        Axes before the batch stay. Images with more channels than a layout without channels holds
+        get them last.
 
         Raises:
             InputError: x holds several images, and the layout is of one.
@@ -56,25 +60,31 @@ class Layout:
         return x.numpy() if self.numpy else x
 
 
-def recognise(y: Tensor | np.ndarray, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Layout]:
-    """A measurement as (B, *shape) on the [0, 1] scale, and how it lay in what was given, which stays as it is.
+def recognise(
+    y: Tensor | np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, Layout]:
+    """A measurement as (B, *shape) on the [0, 1] scale, and how it lay in what was given, which
+    stays as it is.
 
     Args:
-        y: floats, or uint8, uint16 or bool, which are scaled to [0, 1]; in the library's own layout (B, *shape), as
-            one measurement without B, or, for pictures (C, H, W), also (H, W, C), (B, H, W, C), and without C = 1.
+        y: floats, or uint8, uint16 or bool, which are scaled to [0, 1]; in the library's own layout
+            (B, *shape), as one measurement without B, or, for pictures (C, H, W), also (H, W, C),
+            (B, H, W, C), and without C = 1.
         shape: of one measurement.
         dtype: of the result, for a NumPy array and for integers.
 
     Raises:
-        InputError: y is no array of numbers, or its axes can be read in two ways. One that cannot be read in any is
-            returned as it is.
+        InputError: y is no array of numbers, or its axes can be read in two ways. One that cannot
+            be read in any is returned as it is.
     """
     values, layout = _numbers(y, dtype)
     if tuple(values.shape[1:]) == shape:
         return values, layout
     if tuple(values.shape) == shape and len(shape) != 3:
         return values[None], Layout("CHW", layout.dtype, layout.numpy, layout.device)
-    found = {axes: arranged for axes in _AXES if (arranged := _arranged(values, axes, shape)) is not None}
+    found = {
+        axes: arranged for axes in _AXES if (arranged := _arranged(values, axes, shape)) is not None
+    }
     if not found:
         return values, layout
     (axes, first), *others = found.items()
@@ -91,18 +101,26 @@ def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Layout
     """y as a tensor of floats, and its layout if it is the library's own."""
     if isinstance(y, np.ndarray):
         if y.dtype.kind not in "fub":
-            raise InputError(f"measurement: found values of type {y.dtype}, expected uint8, uint16, bool or floats")
-        values = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("=")))  # a copy: strides may be negative
+            raise InputError(
+                f"measurement: found values of type {y.dtype}, expected uint8, uint16, bool or floats"
+            )
+        values = torch.from_numpy(
+            np.array(y, dtype=y.dtype.newbyteorder("="))
+        )  # a copy: strides may be negative
         layout = Layout(dtype=values.dtype, numpy=True)
     elif isinstance(y, Tensor):
         values = y.detach()
         layout = Layout(dtype=y.dtype, device=y.device)
     else:
-        raise InputError(f"measurement: found a {type(y).__name__}, expected a tensor or a NumPy array")
+        raise InputError(
+            f"measurement: found a {type(y).__name__}, expected a tensor or a NumPy array"
+        )
     if values.dtype in _TOP:
         return values.to(dtype) / _TOP[values.dtype], layout
     if not values.is_floating_point():
-        raise InputError(f"measurement: found values of type {values.dtype}, expected uint8, uint16, bool or floats")
+        raise InputError(
+            f"measurement: found values of type {values.dtype}, expected uint8, uint16, bool or floats"
+        )
     return values.to(dtype) if layout.numpy else values, layout
 
 
@@ -120,4 +138,6 @@ def _arranged(values: Tensor, axes: str, shape: tuple[int, ...]) -> Tensor | Non
 
 def _steps(values: Tensor) -> tuple[int, ...]:
     """Strides; those of axes of length 1 do not matter."""
-    return tuple(step if size > 1 else 0 for step, size in zip(values.stride(), values.shape, strict=True))
+    return tuple(
+        step if size > 1 else 0 for step, size in zip(values.stride(), values.shape, strict=True)
+    )

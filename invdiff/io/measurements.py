@@ -18,9 +18,10 @@ def read_measurements(path: str, picture: bool) -> list[Picture]:
 
     Args:
         path: a file, or a folder of files.
-        picture: whether they are pictures, which `read_pictures` reads. What is none is a .npy, or an .npz whose array
-            `y` (or only array) it is: (h, w), (C, h, w) or (B, C, h, w), its values as they are. Of complex values the
-            real parts of all channels come first, then the imaginary parts. NaN may mark what was not measured.
+        picture: whether they are pictures, which `read_pictures` reads. What is none is a .npy, or
+            an .npz whose array `y` (or only array) it is: (h, w), (C, h, w) or (B, C, h, w), its
+            values as they are. Of complex values the real parts of all channels come first, then
+            the imaginary parts. NaN may mark what was not measured.
 
     Raises:
         InputError: a file cannot be read, or its shape is none of these.
@@ -45,7 +46,9 @@ def _read(file: Path) -> Tensor:
                 raise InputError(f"measurement {file}: found arrays {found}, expected one named y")
             array = array[name]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"measurement {file}: cannot be read ({error}), expected .npy or .npz") from None
+        raise InputError(
+            f"measurement {file}: cannot be read ({error}), expected .npy or .npz"
+        ) from None
     if array.dtype.kind not in "biufc" or array.ndim not in (2, 3, 4) or not array.size:
         raise InputError(
             f"measurement {file}: found {array.dtype} values of shape {array.shape}, expected numbers, (h, w), "

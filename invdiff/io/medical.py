@@ -1,8 +1,9 @@
-"""Medical volumes: NIfTI by nibabel and DICOM by pydicom, which are imported when such a file is met.
+"""Medical volumes: NIfTI by nibabel and DICOM by pydicom, which are imported when such a file is
+met.
 
-Their values are physical ones, such as the Hounsfield units of a CT, with the file's own rescale slope and intercept
-applied. [0, 1] is the range from the smallest to the largest value in the file: nothing is cut off. A noise level of
-s physical units is therefore sigma = s / (high - low).
+Their values are physical ones, such as the Hounsfield units of a CT, with the file's own rescale
+slope and intercept applied. [0, 1] is the range from the smallest to the largest value in the file:
+nothing is cut off. A noise level of s physical units is therefore sigma = s / (high - low).
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Units:
         return self.low + (self.high - self.low) * x
 
     @classmethod
-    def of(cls, values: np.ndarray, affine: np.ndarray | None = None, volume: tuple[int, ...] = ()) -> Units:
+    def of(
+        cls, values: np.ndarray, affine: np.ndarray | None = None, volume: tuple[int, ...] = ()
+    ) -> Units:
         """Units in which the values span [0, 1]."""
         if not np.isfinite(values).all():
             raise InputError("found NaN or infinite values, expected finite ones")
@@ -61,20 +64,26 @@ def is_dicom(data: bytes) -> bool:
 
 
 def decode_nifti(data: bytes) -> tuple[np.ndarray, None, Units]:
-    """Physical values (N, H, W, 1), no alpha, units: slice k is the array's [:, :, k], its rows the first axis."""
+    """Physical values (N, H, W, 1), no alpha, units: slice k is the array's [:, :, k], its rows the
+    first axis.
+    """
     nibabel = _need("nibabel", "NIfTI")
     kind = nibabel.Nifti2Image if data[4:8] == b"n+2\0" else nibabel.Nifti1Image
     image = kind.from_bytes(data)
     values = np.asanyarray(image.dataobj)
     if values.ndim < 2 or values.dtype.kind not in "iuf" or not values.size:
-        raise InputError(f"found a {values.dtype} volume of shape {values.shape}, expected numbers (X, Y, ...)")
+        raise InputError(
+            f"found a {values.dtype} volume of shape {values.shape}, expected numbers (X, Y, ...)"
+        )
     units = Units.of(values, image.affine, values.shape[2:])
     slices = np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0)
     return units.normalise(slices.astype(np.float64))[..., None], None, units
 
 
 def encode_nifti(slices: np.ndarray, units: Units | None, compress: bool) -> bytes:
-    """A file of (N, H, W) physical values, in float32; the voxels lie where they did in the file that was read."""
+    """A file of (N, H, W) physical values, in float32; the voxels lie where they did in the file
+    that was read.
+    """
     nibabel = _need("nibabel", "NIfTI")
     volume = np.moveaxis(slices, 0, -1).astype(np.float32)
     if units is not None and len(slices) == int(np.prod(units.volume)):
@@ -85,7 +94,9 @@ def encode_nifti(slices: np.ndarray, units: Units | None, compress: bool) -> byt
 
 
 def decode_dicom(data: bytes) -> tuple[np.ndarray, None, Units | None]:
-    """Physical values (N, H, W, 1) of frames, no alpha, units; of a colour picture, (N, H, W, 3) as stored."""
+    """Physical values (N, H, W, 1) of frames, no alpha, units; of a colour picture, (N, H, W, 3) as
+    stored.
+    """
     pydicom = _need("pydicom", "DICOM")
     pixels = _need("pydicom.pixels", "DICOM")
     dataset = pydicom.dcmread(io.BytesIO(data))
@@ -103,4 +114,6 @@ def _need(module: str, kind: str) -> Any:
     try:
         return import_module(module)
     except ImportError:
-        raise InputError(f"{kind} needs {module.partition('.')[0]}: pip install invdiff[medical]") from None
+        raise InputError(
+            f"{kind} needs {module.partition('.')[0]}: pip install invdiff[medical]"
+        ) from None

@@ -1,9 +1,10 @@
 """Reading and writing images: every picture is a float32 tensor (C, H, W) in [0, 1].
 
-8-bit values are divided by 255 and 16-bit values by 65535. Floats are taken as they are: [0, 1] is expected, and
-nothing is rescaled or clipped, for a measurement may leave it. The physical values of NIfTI and DICOM files span
-[0, 1], see `invdiff.io.medical`. `read_image` and `read_images` drop an alpha channel without compositing;
-`read_picture` keeps it, with the depth and the units that `write_picture` needs to write another image like it.
+8-bit values are divided by 255 and 16-bit values by 65535. Floats are taken as they are: [0, 1] is
+expected, and nothing is rescaled or clipped, for a measurement may leave it. The physical values of
+NIfTI and DICOM files span [0, 1], see `invdiff.io.medical`. `read_image` and `read_images` drop an
+alpha channel without compositing; `read_picture` keeps it, with the depth and the units that
+`write_picture` needs to write another image like it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,29 @@ from invdiff.errors import InputError
 from invdiff.io.formats import EXPECTED, Pixels, decode, encode
 from invdiff.io.medical import Units
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy", ".nii", ".nii.gz", ".dcm")
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".npy",
+    ".nii",
+    ".nii.gz",
+    ".dcm",
+)
 _ITU_R_601 = (0.299, 0.587, 0.114)
 # What can be written, and how deep, the default first.
 _BITS = {
-    ".png": (8, 16), ".tif": (32, 16, 8), ".tiff": (32, 16, 8), ".npy": (32,), ".nii": (32,), ".nii.gz": (32,),
-}  # fmt: skip
+    ".png": (8, 16),
+    ".tif": (32, 16, 8),
+    ".tiff": (32, 16, 8),
+    ".npy": (32,),
+    ".nii": (32,),
+    ".nii.gz": (32,),
+}
 _HAVE_ALPHA = (".png", ".tif", ".tiff")
 _HOLD_ONE = (".png",)
 
@@ -41,7 +59,8 @@ class Picture:
 
     Attributes:
         values: (B, C, H, W) float32 on the [0, 1] scale.
-        alpha: (B, 1, H, W) float32 in [0, 1], where the file has one; the values are not composited with it.
+        alpha: (B, 1, H, W) float32 in [0, 1], where the file has one; the values are not composited
+            with it.
         bits: 8, 16, or 32 for floats.
         name: the file's, without its suffix.
         units: the physical values of a medical file.
@@ -69,7 +88,11 @@ class Picture:
     def names(self) -> list[str]:
         """One per image: the file's, numbered where there are several."""
         digits = len(str(len(self) - 1))
-        return [self.name] if len(self) == 1 else [f"{self.name}_{b:0{digits}d}" for b in range(len(self))]
+        return (
+            [self.name]
+            if len(self) == 1
+            else [f"{self.name}_{b:0{digits}d}" for b in range(len(self))]
+        )
 
     def take(self, images: Sequence[int]) -> Picture:
         """The picture of some of its images."""
@@ -83,7 +106,8 @@ class Picture:
         return [replace(self.take([b]), name=name) for b, name in enumerate(self.names)]
 
     def like(self, values: Tensor) -> Picture:
-        """This picture with other values (B, C, H, W): of another size, they get its alpha resampled.
+        """This picture with other values (B, C, H, W): of another size, they get its alpha
+        resampled.
 
         A NIfTI's affine is for its own voxels, and goes with another size.
         """
@@ -91,23 +115,30 @@ class Picture:
             return replace(self, values=values)
         alpha = self.alpha
         if alpha is not None:
-            alpha = torch.nn.functional.interpolate(alpha, values.shape[-2:], mode="bilinear", antialias=True)
+            alpha = torch.nn.functional.interpolate(
+                alpha, values.shape[-2:], mode="bilinear", antialias=True
+            )
         units = None if self.units is None else replace(self.units, affine=None)
         return replace(self, values=values, alpha=alpha, units=units)
 
 
 def read_image(path: str | Path) -> Tensor:
-    """One image, (C, H, W) float32: C = 1 for gray, 3 for colour; 8- and 16-bit values mapped to [0, 1].
+    """One image, (C, H, W) float32: C = 1 for gray, 3 for colour; 8- and 16-bit values mapped to
+    [0, 1].
 
-    Palettes and CMYK become RGB, an EXIF (or TIFF) orientation is applied, alpha is dropped. A .npy holds
-    uint8, uint16, bool or floats as (H, W), (H, W, C) or (C, H, W), C at most 4; all its channels are kept.
+    Palettes and CMYK become RGB, an EXIF (or TIFF) orientation is applied, alpha is dropped. A .npy
+    holds uint8, uint16, bool or floats as (H, W), (H, W, C) or (C, H, W), C at most 4; all its
+    channels are kept.
 
-    Raises InputError for a file that is missing, empty, truncated, not an image, too large for Pillow's guard
-    against decompression bombs, that holds NaN or infinity, or that holds more than one image.
+    Raises InputError for a file that is missing, empty, truncated, not an image, too large for
+    Pillow's guard against decompression bombs, that holds NaN or infinity, or that holds more than
+    one image.
     """
     values = read_picture(path).values
     if len(values) != 1:
-        raise InputError(f"{path}: found {len(values)} images of {_size(values)}, expected one image")
+        raise InputError(
+            f"{path}: found {len(values)} images of {_size(values)}, expected one image"
+        )
     return values[0]
 
 
@@ -123,27 +154,33 @@ def read_picture(path: str | Path) -> Picture:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...
-        raise InputError(f"{path}: cannot be read ({_first_line(error)}), expected {EXPECTED}") from error
+        raise InputError(
+            f"{path}: cannot be read ({_first_line(error)}), expected {EXPECTED}"
+        ) from error
 
 
 def read_images(path: str | Path) -> tuple[Tensor, list[str]]:
     """Images of one size, (B, C, H, W) float32 as in `read_image`, and a name for each.
 
-    path: a folder (its image files in natural order, img2 before img10; subfolders are not entered), an
-    image, a TIFF of several pages, an animation, a NIfTI or DICOM volume, a .npy of (B, H, W, C) or (B, C, H, W),
-    or of (B, H, W) where neither B nor W is 4 or less, or an .npz whose array `images` (or only array) is (B, H, W)
-    or (B, H, W, C).
-    A name is the file's without its suffix (with it, where that is needed to tell two files apart); images
-    of a stack are numbered. A file in a folder that cannot be read is skipped with a warning that names it;
-    where gray and colour images lie together, all become RGB.
+    path: a folder (its image files in natural order, img2 before img10; subfolders are not
+        entered), an
+    image, a TIFF of several pages, an animation, a NIfTI or DICOM volume, a .npy of (B, H, W, C) or
+    (B, C, H, W), or of (B, H, W) where neither B nor W is 4 or less, or an .npz whose array
+    `images` (or only array) is (B, H, W) or (B, H, W, C).
+    A name is the file's without its suffix (with it, where that is needed to tell two files apart);
+    images of a stack are numbered. A file in a folder that cannot be read is skipped with a warning
+    that names it; where gray and colour images lie together, all become RGB.
 
-    Raises InputError where `read_image` does, for a folder without images, and for images of different sizes.
+    Raises InputError where `read_image` does, for a folder without images, and for images of
+    different sizes.
     """
     pictures = read_pictures(path)
     for picture in pictures:
         if picture.values.shape[2:] != pictures[0].values.shape[2:]:
             expected = f"{_size(pictures[0].values)} as in {pictures[0].name}"
-            raise InputError(f"{path}: found {_size(picture.values)} in {picture.name}, expected {expected}")
+            raise InputError(
+                f"{path}: found {_size(picture.values)} in {picture.name}, expected {expected}"
+            )
     values = [picture.values for picture in pictures]
     if len({x.shape[1] for x in values}) > 1:
         values = [to_channels(x, 3) for x in values]
@@ -151,14 +188,18 @@ def read_images(path: str | Path) -> tuple[Tensor, list[str]]:
 
 
 def read_pictures(path: str | Path) -> list[Picture]:
-    """The picture of a file, or those of a folder as in `read_images`, which may differ in size and channels.
+    """The picture of a file, or those of a folder as in `read_images`, which may differ in size and
+    channels.
 
-    Medical pictures of a folder share one scale, so that a noise level means the same in all of them.
+    Medical pictures of a folder share one scale, so that a noise level means the same in all of
+    them.
 
     Raises InputError for a file that cannot be read, and for a folder without images.
     """
     path = Path(path)
-    if not os.path.isdir(path):  # unlike Path.is_dir, false where permissions or the name's length forbid to look
+    if not os.path.isdir(
+        path
+    ):  # unlike Path.is_dir, false where permissions or the name's length forbid to look
         return [read_picture(path)]
     pictures, paths = [], []
     for file in _image_files(path):
@@ -168,9 +209,13 @@ def read_pictures(path: str | Path) -> list[Picture]:
         except InputError as error:
             warnings.warn(f"skipped {error}", stacklevel=3)
     if not pictures:
-        raise InputError(f"{path}: no readable image found, expected files ending in {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{path}: no readable image found, expected files ending in {', '.join(SUFFIXES)}"
+        )
     if len({picture.name for picture in pictures}) < len(pictures):
-        pictures = [replace(picture, name=file.name) for picture, file in zip(pictures, paths, strict=True)]
+        pictures = [
+            replace(picture, name=file.name) for picture, file in zip(pictures, paths, strict=True)
+        ]
     return _on_one_scale(pictures)
 
 
@@ -183,11 +228,16 @@ def _image_files(folder: Path) -> list[Path]:
         files = sorted(folder.iterdir(), key=_natural_order)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}, expected a folder of images") from error
-    return [file for file in files if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")]
+    return [
+        file
+        for file in files
+        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+    ]
 
 
 def to_channels(x: Tensor, channels: int) -> Tensor:
-    """x (..., C, H, W) as (..., channels, H, W): RGB to gray by ITU-R BT.601 luma, gray to RGB by repetition.
+    """x (..., C, H, W) as (..., channels, H, W): RGB to gray by ITU-R BT.601 luma, gray to RGB by
+    repetition.
 
     Raises InputError for any other pair of channel counts.
     """
@@ -199,37 +249,46 @@ def to_channels(x: Tensor, channels: int) -> Tensor:
         return (x * weights).sum(-3, keepdim=True)
     if (found, channels) == (1, 3):
         return x.repeat_interleave(3, dim=-3)
-    raise InputError(f"image: found {found} channels to turn into {channels}, expected 1 (gray) or 3 (RGB)")
+    raise InputError(
+        f"image: found {found} channels to turn into {channels}, expected 1 (gray) or 3 (RGB)"
+    )
 
 
 def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None:
     """Write x (C, H, W), or (H, W), by the suffix of path; the file appears whole or not at all.
 
-    bits: 8 or 16 for .png (8 by default), 32, 16 or 8 for .tif (32, floats, by default), 32 for .npy (floats,
-    (H, W) or (H, W, C)) and .nii. Integers are clamped to [0, 1] and rounded; floats are written as they are.
+    bits: 8 or 16 for .png (8 by default), 32, 16 or 8 for .tif (32, floats, by default), 32 for
+        .npy (floats,
+    (H, W) or (H, W, C)) and .nii. Integers are clamped to [0, 1] and rounded; floats are written as
+    they are.
 
-    Raises InputError for a suffix, a depth or a shape that cannot be written, for NaN or infinity where
-    integers are written, and for a folder that is missing or cannot be written to.
+    Raises InputError for a suffix, a depth or a shape that cannot be written, for NaN or infinity
+    where integers are written, and for a folder that is missing or cannot be written to.
     """
     path = Path(path)
     depths = _depths(path)
     bits = bits or depths[0]
     if bits not in depths:
-        raise InputError(f"{path}: found bits={bits}, expected one of {depths} for {_split_name(path)[1]}")
+        raise InputError(
+            f"{path}: found bits={bits}, expected one of {depths} for {_split_name(path)[1]}"
+        )
     x = x[None] if x.ndim == 2 else x
     if x.ndim != 3 or not 1 <= x.shape[0] <= 4 or x.numel() == 0:
-        raise InputError(f"{path}: found shape {tuple(x.shape)}, expected (C, H, W) with C from 1 to 4")
+        raise InputError(
+            f"{path}: found shape {tuple(x.shape)}, expected (C, H, W) with C from 1 to 4"
+        )
     write_picture(path, Picture(x[None], bits=bits), overwrite=True)
 
 
 def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False) -> None:
-    """Write a picture by the suffix of path: .png, .tif (its images are pages), .npy or .nii; whole or not at all.
+    """Write a picture by the suffix of path: .png, .tif (its images are pages), .npy or .nii; whole
+    or not at all.
 
-    Integers have the picture's depth, or the next that the format has: 16 bits where .png is asked for floats.
-    Floats are in the picture's units, if it has some.
+    Integers have the picture's depth, or the next that the format has: 16 bits where .png is asked
+    for floats. Floats are in the picture's units, if it has some.
 
-    Raises InputError as `write_image`, for an alpha or a number of images that the format cannot hold, and, unless
-    `overwrite`, for a file that exists.
+    Raises InputError as `write_image`, for an alpha or a number of images that the format cannot
+    hold, and, unless `overwrite`, for a file that exists.
     """
     path = Path(path)
     check_target(path, picture, overwrite=overwrite)
@@ -241,23 +300,33 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
         encode(temporary, array, picture.alpha is not None, picture.units)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or _first_line(error)})") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or _first_line(error)})"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
-    """Raise InputError where `write_picture` would, for what can be known before: values may still be NaN."""
+    """Raise InputError where `write_picture` would, for what can be known before: values may still
+    be NaN.
+    """
     _depths(path)
     suffix = _split_name(path)[1]
     if len(picture) != 1 and suffix in _HOLD_ONE:
         raise InputError(f"{path}: found {len(picture)} images, expected one for {suffix}, or .tif")
     if picture.alpha is not None and suffix not in _HAVE_ALPHA:
-        raise InputError(f"{path}: found an alpha channel, which {suffix} does not hold, expected .png or .tif")
+        raise InputError(
+            f"{path}: found an alpha channel, which {suffix} does not hold, expected .png or .tif"
+        )
     channels = picture.values.shape[1]
-    if (suffix == ".png" and channels not in (1, 3)) or (suffix.startswith(".nii") and channels != 1):
-        raise InputError(f"{path}: found {channels} channels, expected 1{' or 3' * (suffix == '.png')} for {suffix}")
+    if (suffix == ".png" and channels not in (1, 3)) or (
+        suffix.startswith(".nii") and channels != 1
+    ):
+        raise InputError(
+            f"{path}: found {channels} channels, expected 1{' or 3' * (suffix == '.png')} for {suffix}"
+        )
     if os.path.exists(path) and not overwrite:
         raise InputError(f"{path}: exists already, expected another name, or overwrite=True")
     if not os.path.isdir(path.parent):
@@ -265,7 +334,9 @@ def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
 
 
 def grid(x: Tensor, columns: int, *, border: int = 2) -> Tensor:
-    """x (B, C, H, W), row by row, as one picture (C, H', W') with `border` white pixels around each."""
+    """x (B, C, H, W), row by row, as one picture (C, H', W') with `border` white pixels around
+    each.
+    """
     batch, channels, height, width = x.shape
     rows = -(-batch // columns)
     cells = x.new_ones(rows * columns, channels, height + border, width + border)
@@ -276,9 +347,13 @@ def grid(x: Tensor, columns: int, *, border: int = 2) -> Tensor:
 
 
 def _natural_order(path: Path) -> list[tuple[int, str]]:
-    """Digits compare as numbers; the name itself comes last, so that img1 and img01 keep a fixed order."""
+    """Digits compare as numbers; the name itself comes last, so that img1 and img01 keep a fixed
+    order.
+    """
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-1, path.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [
+        (-1, path.name)
+    ]
 
 
 def _split_name(path: Path) -> tuple[str, str]:
@@ -297,11 +372,17 @@ def _depths(path: Path) -> tuple[int, ...]:
 def _read_bytes(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe would wait for its other end
-            raise InputError(f"{path}: found a pipe, a socket or a device, expected an image file ({EXPECTED})")
+        if not (
+            stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+        ):  # reading a pipe would wait for its other end
+            raise InputError(
+                f"{path}: found a pipe, a socket or a device, expected an image file ({EXPECTED})"
+            )
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected an image file ({EXPECTED})") from error
+        raise InputError(
+            f"{path}: {error.strerror}, expected an image file ({EXPECTED})"
+        ) from error
     if not data:
         raise InputError(f"{path}: found an empty file (0 bytes), expected {EXPECTED}")
     return data
@@ -310,7 +391,9 @@ def _read_bytes(path: Path) -> bytes:
 def _picture(pixels: Pixels, name: str) -> Picture:
     kind = pixels.values.dtype
     if pixels.values.size == 0:
-        raise InputError(f"found an array of shape {pixels.values.shape}, expected at least one pixel")
+        raise InputError(
+            f"found an array of shape {pixels.values.shape}, expected at least one pixel"
+        )
     if kind.kind != "f" and kind.name not in ("bool", "uint8", "uint16"):
         raise InputError(f"found values of type {kind}, expected uint8, uint16, bool or floats")
     bits = 32 if kind.kind == "f" else 16 if kind.name == "uint16" else 8
@@ -357,7 +440,9 @@ def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
     if bits == 32:
         return values
     if not np.isfinite(values).all():
-        raise InputError(f"{path}: found NaN or infinite values, expected finite ones for {bits} bits")
+        raise InputError(
+            f"{path}: found NaN or infinite values, expected finite ones for {bits} bits"
+        )
     levels = np.rint(np.clip(values.astype(np.float64), 0, 1) * (2**bits - 1))
     return levels.astype(np.uint8 if bits == 8 else np.uint16)
 

@@ -1,7 +1,21 @@
 """p(y | A x): noise models, and the noise level of a measurement from the measurement alone."""
 
-from invdiff.noise.models import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian, SaltAndPepper, describe_sigma
+from invdiff.noise.models import (
+    Gaussian,
+    Laplace,
+    NoiseModel,
+    Poisson,
+    PoissonGaussian,
+    SaltAndPepper,
+    describe_sigma,
+)
 
 __all__ = [
-    "Gaussian", "Laplace", "NoiseModel", "Poisson", "PoissonGaussian", "SaltAndPepper", "describe_sigma",
-]  # fmt: skip
+    "Gaussian",
+    "Laplace",
+    "NoiseModel",
+    "Poisson",
+    "PoissonGaussian",
+    "SaltAndPepper",
+    "describe_sigma",
+]

@@ -1,10 +1,11 @@
 """How noisy is a picture? sigma from y alone.
 
-The noise is read from a band in which pictures have little: second differences along rows and columns, the 3x3 filter
-of Immerkaer 1996 (https://doi.org/10.1006/cviu.1996.0060), by the median absolute deviation of Donoho & Johnstone 1994
-(https://doi.org/10.1093/biomet/81.3.425, Section 4.2), to which edges are outliers. Texture is none: it is avoided by
-reading only where the Sobel gradient is small. Both filters are orthogonal, so that for white Gaussian noise the choice
-of the place does not change what is read there.
+The noise is read from a band in which pictures have little: second differences along rows and
+columns, the 3x3 filter of Immerkaer 1996 (https://doi.org/10.1006/cviu.1996.0060), by the median
+absolute deviation of Donoho & Johnstone 1994 (https://doi.org/10.1093/biomet/81.3.425, Section
+4.2), to which edges are outliers. Texture is none: it is avoided by reading only where the Sobel
+gradient is small. Both filters are orthogonal, so that for white Gaussian noise the choice of the
+place does not change what is read there.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ MAD_OF_NORMAL = 0.6744897501960817  # the median of |n|, n ~ N(0, 1)
 SMALLEST = 100  # windows of 3x3 pixels: with fewer, the standard error is above 10 %
 SHARE, ENOUGH = 0.05, 400  # of the windows are read, but at least so many
 
-DIFFERENCE = torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0])) / 6  # of norm 1
+DIFFERENCE = (
+    torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0])) / 6
+)  # of norm 1
 SOBEL = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 0.0, -1.0]))
 
 
 def estimate_sigma(y: Tensor, measured: Tensor | None = None) -> Tensor:
     """The standard deviation of white Gaussian noise in each picture, one for all of its channels.
 
-    Windows that hold a pixel which was not measured, or is exactly 0 or 1 (clipped), are left out. Fine texture
-    everywhere in a picture reads as noise. What was blurred after the noise came in, or compressed, has less than
-    it had.
+    Windows that hold a pixel which was not measured, or is exactly 0 or 1 (clipped), are left out.
+    Fine texture everywhere in a picture reads as noise. What was blurred after the noise came in,
+    or compressed, has less than it had.
 
     Args:
         y: (B, C, H, W), on the [0, 1] scale.
@@ -48,7 +51,9 @@ def estimate_sigma(y: Tensor, measured: Tensor | None = None) -> Tensor:
     usable = (y != 0) & (y != 1)
     if measured is not None:
         usable &= measured != 0
-    return torch.stack([_of_picture(*pair) for pair in zip(torch.where(usable, y, 0), usable, strict=True)])
+    return torch.stack(
+        [_of_picture(*pair) for pair in zip(torch.where(usable, y, 0), usable, strict=True)]
+    )
 
 
 def _of_picture(y: Tensor, usable: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Noise models p(y | clean), with clean = A(x) on the scale of images in [0, 1].
 
-`noise` below is the random streams of the images (`invdiff.rng.Streams`), one per image of the batch.
+`noise` below is the random streams of the images (`invdiff.rng.Streams`), one per image of the
+batch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class NoiseModel(ABC):
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         """Draw y given clean, both (B, ...).
 
-        Entries that an operator does not measure become noisy too: apply `Operator.measured` to the result.
+        Entries that an operator does not measure become noisy too: apply `Operator.measured` to the
+        result.
         """
 
     @abstractmethod
@@ -42,10 +44,14 @@ class NoiseModel(ABC):
 
     @abstractmethod
     def variance(self, y: Tensor) -> float | Tensor:
-        """Variance of the Gaussian that approximates the noise: a number, or a tensor that broadcasts to y."""
+        """Variance of the Gaussian that approximates the noise: a number, or a tensor that
+        broadcasts to y.
+        """
 
     def fit(self, y: Tensor, measured: Tensor) -> NoiseModel:
-        """This model with what it leaves open estimated from y, (B, ...); InputError where it cannot belong to y."""
+        """This model with what it leaves open estimated from y, (B, ...); InputError where it
+        cannot belong to y.
+        """
         return self
 
     def take(self, images: Sequence[int]) -> Self:
@@ -63,13 +69,14 @@ class Gaussian(NoiseModel):
     """y ~ N(clean, sigma^2).
 
     Args:
-        sigma: standard deviation on the [0, 1] scale; 0 for an exact measurement. From Python it may be a tensor:
-            (B,) for one level per image, or of as many dimensions as y, broadcastable to it. "auto" leaves it open:
-            a `Problem` estimates it from its y, one level per image.
+        sigma: standard deviation on the [0, 1] scale; 0 for an exact measurement. From Python it
+            may be a tensor: (B,) for one level per image, or of as many dimensions as y,
+            broadcastable to it. "auto" leaves it open: a `Problem` estimates it from its y, one
+            level per image.
 
     Raises:
-        InputError: `sigma` is negative or not finite; from `fit` and `sample`, it does not fit y; from
-            `log_likelihood`, it is zero.
+        InputError: `sigma` is negative or not finite; from `fit` and `sample`, it does not fit y;
+            from `log_likelihood`, it is zero.
     """
 
     sigma: float | Literal["auto"] | Tensor
@@ -81,11 +88,15 @@ class Gaussian(NoiseModel):
         else:
             found = None if self.sigma == "auto" or 0 <= self.sigma < math.inf else self.sigma
         if found is not None:
-            raise InputError(f"noise sigma: found {found}, expected a number >= 0 on the [0, 1] scale")
+            raise InputError(
+                f"noise sigma: found {found}, expected a number >= 0 on the [0, 1] scale"
+            )
 
     @classmethod
     def estimate(cls, y: Tensor, measured: Tensor | None = None) -> Gaussian:
-        """The noise of y, (B, C, H, W), one level per image, by `invdiff.noise.level.estimate_sigma`."""
+        """The noise of y, (B, C, H, W), one level per image, by
+        `invdiff.noise.level.estimate_sigma`.
+        """
         return cls(estimate_sigma(y, measured))
 
     def fit(self, y: Tensor, measured: Tensor) -> Gaussian:
@@ -105,13 +116,17 @@ class Gaussian(NoiseModel):
     def level(self, y: Tensor) -> float | Tensor:
         """sigma as a number or a tensor that broadcasts to y, (B, ...)."""
         if isinstance(self.sigma, str):
-            raise InputError("noise sigma: found 'auto', expected a number: there is no measurement yet to read")
+            raise InputError(
+                "noise sigma: found 'auto', expected a number: there is no measurement yet to read"
+            )
         if not isinstance(self.sigma, Tensor):
             return self.sigma
         if self.sigma.ndim == 0:
             return float(self.sigma)
         sigma = self.sigma.view(-1, *[1] * (y.ndim - 1)) if self.sigma.ndim == 1 else self.sigma
-        if sigma.ndim != y.ndim or any(n not in (1, m) for n, m in zip(sigma.shape, y.shape, strict=True)):
+        if sigma.ndim != y.ndim or any(
+            n not in (1, m) for n, m in zip(sigma.shape, y.shape, strict=True)
+        ):
             raise InputError(
                 f"noise sigma: found shape {tuple(self.sigma.shape)}, expected a number, ({len(y)},) or a shape that "
                 f"broadcasts to {tuple(y.shape)}, the measurement's"
@@ -124,7 +139,9 @@ class Gaussian(NoiseModel):
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
         sigma = torch.as_tensor(self.level(y), dtype=y.dtype, device=y.device)
         if bool((sigma == 0).any()):
-            raise InputError("noise sigma: found 0, expected > 0: an exact measurement has no density")
+            raise InputError(
+                "noise sigma: found 0, expected > 0: an exact measurement has no density"
+            )
         return total(normal_log_density(y - clean, sigma), measured)
 
     def variance(self, y: Tensor) -> float | Tensor:
@@ -154,23 +171,27 @@ class Poisson(NoiseModel):
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
         """Log-probability of the counts peak * y.
 
-        Rates are raised to 1e-6 photons, below which any light at all would be infinitely unlikely. Negative
-        y (after a background was subtracted) counts as no photons.
+        Rates are raised to 1e-6 photons, below which any light at all would be infinitely unlikely.
+        Negative y (after a background was subtracted) counts as no photons.
         """
         counts, rate = (self.peak * y).clamp_min(0), (self.peak * clean).clamp_min(1e-6)
         return total(counts * rate.log() - rate - torch.lgamma(counts + 1), measured)
 
     def variance(self, y: Tensor) -> Tensor:
-        """max(y, 1 / peak) / peak: the counts stand for their own variance, and no count for one photon."""
+        """max(y, 1 / peak) / peak: the counts stand for their own variance, and no count for one
+        photon.
+        """
         return y.clamp_min(1 / self.peak) / self.peak
 
 
 @register("noise", "poisson_gaussian")
 @dataclass(frozen=True)
 class PoissonGaussian(NoiseModel):
-    """A camera: photons, then the noise of reading them out: y ~ N(k / peak, sigma^2), k ~ Poisson(peak * clean).
+    """A camera: photons, then the noise of reading them out: y ~ N(k / peak, sigma^2), k ~
+    Poisson(peak * clean).
 
-    Foi et al. 2008 (https://doi.org/10.1109/TIP.2008.2001399), Eq. 2 with their a = 1 / peak and b = sigma^2.
+    Foi et al. 2008 (https://doi.org/10.1109/TIP.2008.2001399), Eq. 2 with their a = 1 / peak and b
+    = sigma^2.
 
     Args:
         peak: expected photons where clean = 1.
@@ -185,7 +206,11 @@ class PoissonGaussian(NoiseModel):
 
     def __post_init__(self) -> None:
         check_positive("peak", self.peak, "number of photons")
-        check_positive("sigma", self.sigma, "number on the [0, 1] scale (without readout noise it is Poisson's)")
+        check_positive(
+            "sigma",
+            self.sigma,
+            "number on the [0, 1] scale (without readout noise it is Poisson's)",
+        )
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         photons = noise.poisson(self.peak * clean.clamp_min(0))
@@ -194,9 +219,10 @@ class PoissonGaussian(NoiseModel):
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
         """log of the sum over k of Poisson(k; peak * clean) N(y; k / peak, sigma^2).
 
-        The terms are log-concave in k. They are summed 10 standard deviations to either side of the largest, or
-        20 terms if that is more; where they are wide, every n-th stands for n (the trapezoidal rule, whose error for
-        a bell sampled twice per standard deviation is below double precision). Rates are raised to 1e-6 photons.
+        The terms are log-concave in k. They are summed 10 standard deviations to either side of the
+        largest, or 20 terms if that is more; where they are wide, every n-th stands for n (the
+        trapezoidal rule, whose error for a bell sampled twice per standard deviation is below
+        double precision). Rates are raised to 1e-6 photons.
         """
         rate = (self.peak * clean).clamp_min(1e-6)
         with torch.no_grad():
@@ -211,10 +237,12 @@ class PoissonGaussian(NoiseModel):
         return total(torch.logsumexp(torch.stack(terms), 0) + stride.log(), measured)
 
     def _terms(self, counts: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """The k of the largest term, a whole number, and the standard deviation of the terms around it.
+        """The k of the largest term, a whole number, and the standard deviation of the terms around
+        it.
 
-        With Stirling's d log k! / dk = log k, the largest term has log k + k / v = log rate + counts / v, with
-        v = (peak sigma)^2: convex in u = log k, so that Newton's steps from above its root come down to it.
+        With Stirling's d log k! / dk = log k, the largest term has log k + k / v = log rate +
+        counts / v, with v = (peak sigma)^2: convex in u = log k, so that Newton's steps from above
+        its root come down to it.
         """
         v = (self.peak * self.sigma) ** 2
         right = rate.log() + counts / v
@@ -264,11 +292,13 @@ ROUNDING = 1 / (255 * math.sqrt(12))  # standard deviation of the rounding to 8 
 @register("noise", "salt_and_pepper")
 @dataclass(frozen=True)
 class SaltAndPepper(NoiseModel):
-    """Dead and hot pixels: with probability p an entry is 0 or 1, with equal chances, else y ~ N(clean, sigma^2).
+    """Dead and hot pixels: with probability p an entry is 0 or 1, with equal chances, else y ~
+    N(clean, sigma^2).
 
     Args:
         p: share of the entries that tell nothing about the image.
-        sigma: standard deviation of the others, on the [0, 1] scale; by default that of rounding to 8 bits.
+        sigma: standard deviation of the others, on the [0, 1] scale; by default that of rounding to
+            8 bits.
 
     Raises:
         InputError: `p` is not between 0 and 1, or `sigma` is not positive and finite.
@@ -287,12 +317,16 @@ class SaltAndPepper(NoiseModel):
         return torch.where(spoilt, salt.to(clean), clean + self.sigma * noise.normal(clean))
 
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
-        """log of the density, and of the probability p / 2 where y is exactly 0 or 1: there clean does not matter."""
+        """log of the density, and of the probability p / 2 where y is exactly 0 or 1: there clean
+        does not matter.
+        """
         good = math.log1p(-self.p) + normal_log_density(y - clean, self.sigma)
         return total(torch.where(extreme(y), math.log(self.p / 2), good), measured)
 
     def variance(self, y: Tensor) -> Tensor:
-        """sigma^2, and 1/3 where y is exactly 0 or 1: the mean of (y - clean)^2 over every clean in [0, 1]."""
+        """sigma^2, and 1/3 where y is exactly 0 or 1: the mean of (y - clean)^2 over every clean in
+        [0, 1].
+        """
         return torch.where(extreme(y), 1 / 3, torch.full_like(y, self.sigma**2))
 
 

@@ -37,7 +37,13 @@ from invdiff.operators.mask import (
 from invdiff.operators.nonlinear import NonlinearBlur
 from invdiff.operators.phase import CodedDiffraction, PhaseRetrieval
 from invdiff.operators.quantise import Jpeg, Quantise
-from invdiff.operators.resize import Bicubic, BlockAverage, BlurDecimate, CircularBlurDecimate, Lanczos
+from invdiff.operators.resize import (
+    Bicubic,
+    BlockAverage,
+    BlurDecimate,
+    CircularBlurDecimate,
+    Lanczos,
+)
 from invdiff.operators.separable import Separable
 from invdiff.operators.tomography import Radon
 

@@ -1,11 +1,13 @@
-"""Other libraries' operators as ours: DeepInverse's physics and pylops' (or SciPy's) linear operators.
+"""Other libraries' operators as ours: DeepInverse's physics and pylops' (or SciPy's) linear
+operators.
 
 Neither library is imported here: the object that is given has what is needed.
 https://deepinv.github.io, https://pylops.readthedocs.io
 
-Tried by `check` with deepinv 0.5.0, of which Inpainting, Blur, BlurFFT, Downsampling, Decolorize, Demosaicing, MRI and
-RandomPhaseRetrieval pass, while Tomography and CompressedSensing know float32 alone and pass in it; and with
-FirstDerivative, Restriction and Convolve2D of pylops 2.8.0, which pass.
+Tried by `check` with deepinv 0.5.0, of which Inpainting, Blur, BlurFFT, Downsampling, Decolorize,
+Demosaicing, MRI and RandomPhaseRetrieval pass, while Tomography and CompressedSensing know float32
+alone and pass in it; and with FirstDerivative, Restriction and Convolve2D of pylops 2.8.0, which
+pass.
 """
 
 from __future__ import annotations
@@ -36,12 +38,15 @@ class DeepInvOperator(Operator):
     def forward(self, x: Tensor) -> Tensor:
         y = self.physics.A(x)
         if not isinstance(y, Tensor):
-            raise InputError(f"physics: found measurements of type {type(y).__name__}, expected one tensor")
+            raise InputError(
+                f"physics: found measurements of type {type(y).__name__}, expected one tensor"
+            )
         return y
 
 
 class DeepInvLinearOperator(DeepInvOperator, LinearOperator):
-    """A linear physics of DeepInverse. An entry of y that no image reaches, as of a mask, counts as not measured.
+    """A linear physics of DeepInverse. An entry of y that no image reaches, as of a mask, counts as
+    not measured.
 
     Args:
         shape: (C, H, W) of the image.
@@ -69,8 +74,9 @@ class PylopsOperator(LinearOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        operator: has ``shape`` (m, n), ``matvec`` and ``rmatvec``. With n = C H W it takes whole images; with n = H W
-            it is applied to every channel. Measurements have its ``dimsd`` as shape if it has them, else (m,).
+        operator: has ``shape`` (m, n), ``matvec`` and ``rmatvec``. With n = C H W it takes whole
+            images; with n = H W it is applied to every channel. Measurements have its ``dimsd`` as
+            shape if it has them, else (m,).
 
     Raises:
         InputError: the operator is complex, or n is neither of these.
@@ -92,17 +98,23 @@ class PylopsOperator(LinearOperator):
         self.y_shape = (*each, *getattr(operator, "dimsd", (m,)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Apply.apply(x, self.operator.matvec, self.operator.rmatvec, self.operator.shape[1], self.y_shape)
+        return _Apply.apply(
+            x, self.operator.matvec, self.operator.rmatvec, self.operator.shape[1], self.y_shape
+        )
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return _Apply.apply(y, self.operator.rmatvec, self.operator.matvec, self.operator.shape[0], self.shape)
+        return _Apply.apply(
+            y, self.operator.rmatvec, self.operator.matvec, self.operator.shape[0], self.shape
+        )
 
 
 class _Apply(torch.autograd.Function):
     """Rows of `size` values through a NumPy function, whose derivative is its transpose."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matvec: Any, rmatvec: Any, size: int, shape: Sequence[int]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, matvec: Any, rmatvec: Any, size: int, shape: Sequence[int]
+    ) -> Tensor:
         ctx.transpose, ctx.shape = (rmatvec, matvec), tuple(x.shape[1:])
         rows = [matvec(row) for row in x.detach().cpu().reshape(-1, size).numpy()]
         ctx.size = len(rows[0])
@@ -110,11 +122,19 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Apply.apply(gradients[0], *ctx.transpose, ctx.size, ctx.shape), None, None, None, None
+        return (
+            _Apply.apply(gradients[0], *ctx.transpose, ctx.size, ctx.shape),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def reached(operator: Operator, like: Tensor) -> Tensor:
-    """1 where a measurement depends on the image: where a random image is not measured as exactly zero."""
+    """1 where a measurement depends on the image: where a random image is not measured as exactly
+    zero.
+    """
     x = torch.randn(1, *operator.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return (operator(x.to(like))[0] != 0).double()

@@ -1,12 +1,14 @@
 """Measurement operators A, in three levels that each add one capability.
 
 ``Operator`` (forward; may be nonlinear) < ``LinearOperator`` (adjoint and damped pseudo-inverse) <
-``SpectralOperator`` (singular value decomposition A = U diag(s) V^T with fast U and V, as in DDRM, Kawar et
-al. 2022, Section 4 and Appendix D, https://arxiv.org/abs/2201.11793). A solver names the level that it needs.
+``SpectralOperator`` (singular value decomposition A = U diag(s) V^T with fast U and V, as in DDRM,
+Kawar et al. 2022, Section 4 and Appendix D, https://arxiv.org/abs/2201.11793). A solver names the
+level that it needs.
 
-Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...). The images of
-a batch may have operators of their own, of one kind: masks or kernels that differ. What differs is a buffer with a
-leading batch axis, and `Operator.take` gives the operator of some of the images.
+Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...).
+The images of a batch may have operators of their own, of one kind: masks or kernels that differ.
+What differs is a buffer with a leading batch axis, and `Operator.take` gives the operator of some
+of the images.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ class Operator(nn.Module, ABC):
 
     @property
     def batch(self) -> int | None:
-        """Number of images that this operator is for, where each has its own; None where all share one."""
+        """Number of images that this operator is for, where each has its own; None where all share
+        one.
+        """
         operators = (module for module in self.modules() if isinstance(module, Operator))
         return next((len(op.get_buffer(name)) for op in operators for name in op._each), None)
 
@@ -71,8 +75,14 @@ class Operator(nn.Module, ABC):
         part, index = copy.copy(self), list(images)
         for field in ("_exact", "_buffers"):
             held = getattr(self, field).items()
-            setattr(part, field, {name: value[index] if name in self._each else value for name, value in held})
-        part._modules = {n: m.take(images) if isinstance(m, Operator) else m for n, m in self._modules.items()}
+            setattr(
+                part,
+                field,
+                {name: value[index] if name in self._each else value for name, value in held},
+            )
+        part._modules = {
+            n: m.take(images) if isinstance(m, Operator) else m for n, m in self._modules.items()
+        }
         return part
 
     def check_batch(self, count: int) -> None:
@@ -83,7 +93,9 @@ class Operator(nn.Module, ABC):
             )
 
     def highest(self) -> Operator:
-        """The same map as an operator of the highest level that it can have; a `Problem` holds this one."""
+        """The same map as an operator of the highest level that it can have; a `Problem` holds this
+        one.
+        """
         return self
 
     @cached_property
@@ -94,7 +106,9 @@ class Operator(nn.Module, ABC):
             return tuple(self(like.new_zeros(1, *self.shape)).shape[1:])
 
     def check_measurement(self, y: Tensor) -> None:
-        """Raise InputError unless y has shape (B, *measurement_shape), B images, and is finite where it is measured."""
+        """Raise InputError unless y has shape (B, *measurement_shape), B images, and is finite
+        where it is measured.
+        """
         expected = self.measurement_shape
         if y.ndim != 1 + len(expected) or tuple(y.shape[1:]) != expected:
             wanted = ", ".join(["B", *map(str, expected)])
@@ -105,15 +119,22 @@ class Operator(nn.Module, ABC):
         self.check_batch(len(y))
         bad = int((~torch.isfinite(self.measured(y))).sum())
         if bad:
-            raise InputError(f"measurement: found {bad} NaN or infinite values, expected finite numbers")
+            raise InputError(
+                f"measurement: found {bad} NaN or infinite values, expected finite numbers"
+            )
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-        """(C, H, W) of the images whose measurements under these settings have a shape; here the same."""
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
+        """(C, H, W) of the images whose measurements under these settings have a shape; here the
+        same.
+        """
         return measurement
 
     def constant(self, name: str, value: Tensor, each: bool = False) -> None:
-        """Register a real buffer that is rounded from float64 anew after every change of dtype or device.
+        """Register a real buffer that is rounded from float64 anew after every change of dtype or
+        device.
 
         Args:
             name: of the buffer.
@@ -153,52 +174,65 @@ class LinearOperator(Operator):
     """A linear operator. A subclass needs only `forward`; closed forms override the rest."""
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y: (B, ...) -> (B, C, H, W), by default the transpose that autograd derives from `forward`."""
+        """A^T y: (B, ...) -> (B, C, H, W), by default the transpose that autograd derives from
+        `forward`.
+        """
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             x = y.new_zeros(len(y), *self.shape).requires_grad_()
             return torch.autograd.grad(self(x), x, y, create_graph=differentiable)[0]
 
     def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp I)^-1 y: (B, ...) -> (B, C, H, W); damp = 0 gives the Moore-Penrose inverse.
+        """A^T (A A^T + damp I)^-1 y: (B, ...) -> (B, C, H, W); damp = 0 gives the Moore-Penrose
+        inverse.
 
-        Conjugate gradients in the dtype of y. Without damping, the singular values too small to be resolved by its
-        last iteration are left out, as in any Krylov method.
+        Conjugate gradients in the dtype of y. Without damping, the singular values too small to be
+        resolved by its last iteration are left out, as in any Krylov method.
 
         Args:
             y: measurement; entries that are not measured are ignored.
-            damp: non-negative: a number, or a tensor that broadcasts against y. It must be positive where it
-                differs between the measurements of one image.
+            damp: non-negative: a number, or a tensor that broadcasts against y. It must be positive
+                where it differs between the measurements of one image.
         """
         y = self.measured(y)
         if varies(damp, y):
-            return self.adjoint(conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, damped=True))
-        # The same, as (A^T A + damp I)^-1 A^T y: consistent even for damp = 0 and a y outside the range of A.
+            return self.adjoint(
+                conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, damped=True)
+            )
+        # The same, as (A^T A + damp I)^-1 A^T y: consistent even for damp = 0 and a y outside the
+        # range of A.
         level = per_image(damp, 1 + len(self.shape))
 
         def near_inverse(r: Tensor) -> Tensor:
             return self.precondition(r, level)
 
-        regular = bool(torch.as_tensor(damp > 0).all())  # else only the identity leads to the solution of least norm
+        regular = bool(
+            torch.as_tensor(damp > 0).all()
+        )  # else only the identity leads to the solution of least norm
         b = self.adjoint(y)
         if not regular:
             return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, b)
-        return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, b, near_inverse, damped=True)
+        return conjugate_gradient(
+            lambda x: self.adjoint(self(x)) + level * x, b, near_inverse, damped=True
+        )
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
-        """Cheap, symmetric, positive definite, and not too far from (A^T A + damp I)^-1 x, for damp > 0."""
+        """Cheap, symmetric, positive definite, and not too far from (A^T A + damp I)^-1 x, for damp
+        > 0.
+        """
         return x
 
 
 class SpectralOperator(LinearOperator):
     """A = U diag(s) V^T, with V orthonormal and complete and U orthonormal where s > 0.
 
-    The coefficients v_t(x) and u_t(y) are real and share one layout, (B, ...), against which the non-negative
-    buffer `s` broadcasts, (...) or (B, ...). Where s = 0 they span the null space: there u_t(y) is zero and u
-    reads nothing. v(v_t(x)) = x always.
+    The coefficients v_t(x) and u_t(y) are real and share one layout, (B, ...), against which the
+    non-negative buffer `s` broadcasts, (...) or (B, ...). Where s = 0 they span the null space:
+    there u_t(y) is zero and u reads nothing. v(v_t(x)) = x always.
 
-    In `gain` and `pinv` a singular value below ``100 eps max(s)`` counts as zero (1.2e-5 max(s) in float32,
-    2.2e-14 max(s) in float64), so that rounding errors in y are amplified to 1 % of the image at most.
+    In `gain` and `pinv` a singular value below ``100 eps max(s)`` counts as zero (1.2e-5 max(s) in
+    float32, 2.2e-14 max(s) in float64), so that rounding errors in y are amplified to 1 % of the
+    image at most.
     """
 
     decoupled: ClassVar[bool] = False  # every measurement is one coefficient: U only copies entries
@@ -223,7 +257,9 @@ class SpectralOperator(LinearOperator):
         """U c: coefficients to measurement; reads only coefficients where s is positive."""
 
     def gain(self, damp: float | Tensor = 0.0) -> Tensor:
-        """s / (s^2 + damp), and 0 where s is numerically zero; damp broadcasts against coefficients."""
+        """s / (s^2 + damp), and 0 where s is numerically zero; damp broadcasts against
+        coefficients.
+        """
         return self.resolved / (self.power + damp)
 
     def constant(self, name: str, value: Tensor, each: bool = False) -> None:
@@ -262,7 +298,9 @@ class SpectralOperator(LinearOperator):
         return self.inverted(self.u_t(y), damp)
 
     def inverted(self, c: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """V s / (s^2 + damp) c: the damped pseudo-inverse of y with U^T y = c; damp is a number, or one per image."""
+        """V s / (s^2 + damp) c: the damped pseudo-inverse of y with U^T y = c; damp is a number, or
+        one per image.
+        """
         return self.v(self.gain(per_image(damp, c.ndim)) * c)
 
 
@@ -298,14 +336,24 @@ class LinearComposition(Composition, LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
 
-def drawn(draw: Callable[[int], Tensor], seed: int, per_image: bool, images: Sequence[int]) -> Tensor:
-    """draw(seed), or one draw for each image, stacked: image b's is of the stream (seed, b), whatever its batch."""
+def drawn(
+    draw: Callable[[int], Tensor], seed: int, per_image: bool, images: Sequence[int]
+) -> Tensor:
+    """draw(seed), or one draw for each image, stacked: image b's is of the stream (seed, b),
+    whatever its batch.
+    """
     return torch.stack([draw(stream_seed(seed, b)) for b in images]) if per_image else draw(seed)
 
 
 def varies(damp: float | Tensor, y: Tensor) -> bool:
-    """Whether damp may differ between the measurements of one image, rather than only between images."""
-    return isinstance(damp, Tensor) and damp.numel() > 1 and (damp.ndim < y.ndim or damp[0].numel() > 1)
+    """Whether damp may differ between the measurements of one image, rather than only between
+    images.
+    """
+    return (
+        isinstance(damp, Tensor)
+        and damp.numel() > 1
+        and (damp.ndim < y.ndim or damp[0].numel() > 1)
+    )
 
 
 def per_image(damp: float | Tensor, ndim: int) -> float | Tensor:

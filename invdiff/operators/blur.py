@@ -1,9 +1,9 @@
 """Deblurring: convolution of every channel with a kernel.
 
-y[i] = sum_a kernel[a] x[i + c - a], c = size // 2 along each dimension, for five ways in which the image goes on
-beyond its edge: "circular" (periodic), "reflect" (mirrored about its outermost pixel), "replicate" (its outermost
-pixel repeated), "zero", and "valid" (it does not: y has only the pixels that the kernel sees in full). The images of a
-batch share one kernel, or have one each.
+y[i] = sum_a kernel[a] x[i + c - a], c = size // 2 along each dimension, for five ways in which the
+image goes on beyond its edge: "circular" (periodic), "reflect" (mirrored about its outermost
+pixel), "replicate" (its outermost pixel repeated), "zero", and "valid" (it does not: y has only the
+pixels that the kernel sees in full). The images of a batch share one kernel, or have one each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import LinearOperator, Operator, SpectralOperator, image_shape, one_of, per_image, varies
+from invdiff.operators.base import (
+    LinearOperator,
+    Operator,
+    SpectralOperator,
+    image_shape,
+    one_of,
+    per_image,
+    varies,
+)
 from invdiff.operators.kernels import Kernel, array, gaussian_taps, kernel_tensor
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
@@ -48,7 +56,9 @@ def check_fit(kernel: Sequence[int], image: Sequence[int], boundary: str) -> Non
             )
 
 
-def before_valid(measurement: tuple[int, ...], kernel: Sequence[int], boundary: str) -> tuple[int, ...]:
+def before_valid(
+    measurement: tuple[int, ...], kernel: Sequence[int], boundary: str
+) -> tuple[int, ...]:
     """(C, H, W) of the image that a blur has made this measurement of."""
     channels, *sides = measurement
     grown = (0, 0) if boundary != "valid" else (kernel[0] - 1, kernel[1] - 1)
@@ -56,20 +66,28 @@ def before_valid(measurement: tuple[int, ...], kernel: Sequence[int], boundary: 
 
 
 def convolution_matrix(n: int, taps: Tensor, boundary: str) -> Tensor:
-    """(m, n) in float64: convolution of n pixels with `taps`; m is n, or n - len(taps) + 1 for "valid"."""
+    """(m, n) in float64: convolution of n pixels with `taps`; m is n, or n - len(taps) + 1 for
+    "valid".
+    """
     columns = torch.eye(n, dtype=torch.float64)[None, None]
     around = extend(columns, padding(len(taps), boundary), (0, 0), boundary)[0, 0]
     return (around.unfold(1, len(taps), 1) @ taps.flip(0)).mT
 
 
 def factors(kernel: Tensor) -> tuple[float, tuple[Tensor, Tensor]]:
-    """The share of the second singular value of a kernel (h, w), and the column and the row of taps of its first."""
+    """The share of the second singular value of a kernel (h, w), and the column and the row of taps
+    of its first.
+    """
     u, s, v_t = torch.linalg.svd(kernel)
     return float(s[1] / s[0]) if len(s) > 1 else 0.0, (s[0] * u[:, 0], v_t[0])
 
 
-ROUNDING = 1e-6  # a second singular value below this share of the first is of the rounding to float32
-LARGEST_MATRIX = 2048  # the side of an image beyond which singular vectors of its rows are too many to hold
+ROUNDING = (
+    1e-6  # a second singular value below this share of the first is of the rounding to float32
+)
+LARGEST_MATRIX = (
+    2048  # the side of an image beyond which singular vectors of its rows are too many to hold
+)
 
 
 class SeparableKernelBlur(Separable):
@@ -85,12 +103,14 @@ class SeparableKernelBlur(Separable):
 
 @register("operator", "blur_gaussian")
 class GaussianBlur(SeparableKernelBlur):
-    """``kornia.filters.gaussian_blur2d``: convolution with a sampled, normalised, truncated Gaussian.
+    """``kornia.filters.gaussian_blur2d``: convolution with a sampled, normalised, truncated
+    Gaussian.
 
     Args:
         shape: (C, H, W) of the image.
         sigma: standard deviation of the kernel, in pixels.
-        kernel_size: odd side of the kernel, in pixels; None covers 4 sigma on each side, 2 ceil(4 sigma) + 1.
+        kernel_size: odd side of the kernel, in pixels; None covers 4 sigma on each side, 2 ceil(4
+            sigma) + 1.
         boundary: how the image continues beyond its edge.
 
     Raises:
@@ -108,14 +128,17 @@ class GaussianBlur(SeparableKernelBlur):
         super().__init__(shape, taps, taps, boundary)
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         size = len(gaussian_taps(settings["sigma"], settings.get("kernel_size")))
         return before_valid(measurement, (size, size), settings.get("boundary", "reflect"))
 
 
 @register("operator", "blur_separable")
 class SeparableBlur(SeparableKernelBlur):
-    """Convolution with a kernel of rank 1, which has an SVD for every boundary: a box, a horizontal motion.
+    """Convolution with a kernel of rank 1, which has an SVD for every boundary: a box, a horizontal
+    motion.
 
     Args:
         shape: (C, H, W) of the image.
@@ -123,7 +146,8 @@ class SeparableBlur(SeparableKernelBlur):
         boundary: how the image continues beyond its edge.
 
     Raises:
-        InputError: the kernel is not the product of a column and a row, or is too large for the image.
+        InputError: the kernel is not the product of a column and a row, or is too large for the
+            image.
     """
 
     def __init__(
@@ -134,7 +158,9 @@ class SeparableBlur(SeparableKernelBlur):
     ) -> None:
         values = kernel_tensor(kernel)
         if values.ndim != 2:
-            raise InputError(f"kernel: found {len(values)}, expected one; the operator 'blur' takes one per image")
+            raise InputError(
+                f"kernel: found {len(values)}, expected one; the operator 'blur' takes one per image"
+            )
         second, taps = factors(values)
         if second > ROUNDING:
             raise InputError(
@@ -144,7 +170,9 @@ class SeparableBlur(SeparableKernelBlur):
         super().__init__(shape, *taps, boundary)
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         size = kernel_tensor(settings["kernel"]).shape[-2:]
         return before_valid(measurement, size, settings.get("boundary", "reflect"))
 
@@ -153,22 +181,27 @@ class SeparableBlur(SeparableKernelBlur):
 class Blur(LinearOperator):
     """Convolution with any kernel, by FFT of the extended image.
 
-    One that is the product of a column and a row (a Gaussian, a box) has an SVD: in a `Problem` such a blur is a
-    `Separable`, for images of up to 2048 x 2048. `pinv` is by conjugate gradients for others.
+    One that is the product of a column and a row (a Gaussian, a box) has an SVD: in a `Problem`
+    such a blur is a `Separable`, for images of up to 2048 x 2048. `pinv` is by conjugate gradients
+    for others.
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with kernels of their own; or
-            its description, or the path of a file.
-        boundary: how the image continues beyond its edge; a periodic one is `CircularBlur`, which has an SVD.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
+        kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with
+            kernels of their own; or its description, or the path of a file.
+        boundary: how the image continues beyond its edge; a periodic one is `CircularBlur`, which
+            has an SVD.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines
+            know them.
 
     Raises:
         InputError: the kernel is too large for the image.
     """
 
-    response: Tensor  # (1 or B, 1, P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, as real numbers
-    power: Tensor  # (1 or B, 1, P, Q // 2 + 1): its squared modulus, or 1 % of the largest where that is more
+    # (1 or B, 1, P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, as real numbers
+    response: Tensor
+    # (1 or B, 1, P, Q // 2 + 1): its squared modulus, or 1 % of the largest where that is more
+    power: Tensor
 
     def __init__(
         self,
@@ -184,10 +217,13 @@ class Blur(LinearOperator):
         check_fit(self.kernel_shape, self.shape[1:], boundary)
         self.down, self.across = (padding(size, boundary) for size in self.kernel_shape)
         self.extended = self.shape[1] + sum(self.down), self.shape[2] + sum(self.across)
-        response = torch.view_as_real(torch.fft.rfft2(values.view(-1, 1, *self.kernel_shape), s=self.extended))
+        response = torch.view_as_real(
+            torch.fft.rfft2(values.view(-1, 1, *self.kernel_shape), s=self.extended)
+        )
         self.constant("response", response, each=values.ndim == 3)
         power = response.square().sum(-1)
-        # Below 1 % of the largest the border decides, and the preconditioner does not trust the filter.
+        # Below 1 % of the largest the border decides, and the preconditioner does not trust the
+        # filter.
         power = power.clamp_min(0.01 * power.amax((-2, -1), keepdim=True))
         self.constant("power", power, each=values.ndim == 3)
         self.taps: tuple[Tensor, Tensor] | None = None  # of the rows and the columns
@@ -195,14 +231,19 @@ class Blur(LinearOperator):
             second, taps = factors(values)
             self.taps = taps if second <= ROUNDING else None
         if boundary in ("reflect", "replicate"):
-            for name, pad, size in (("down", self.down, self.shape[1]), ("across", self.across, self.shape[2])):
+            for name, pad, size in (
+                ("down", self.down, self.shape[1]),
+                ("across", self.across, self.shape[2]),
+            ):
                 source = torch.arange(size, dtype=torch.float64).view(1, 1, 1, size)
                 source = extend(source, pad, (0, 0), boundary).flatten().long()
                 outside = torch.cat([source[: pad[0]], source[pad[0] + size :]])
                 self.register_buffer(f"from_{name}", outside, persistent=False)
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         size = kernel_tensor(settings["kernel"]).shape[-2:]
         return before_valid(measurement, size, settings.get("boundary", "reflect"))
 
@@ -231,13 +272,17 @@ class Blur(LinearOperator):
         return torch.fft.irfft2(response * torch.fft.rfft2(around), s=self.extended)
 
     def _fold(self, around: Tensor, dim: int, name: str) -> Tensor:
-        """The transpose of `extend` along one dimension: what lies outside is added where it came from."""
+        """The transpose of `extend` along one dimension: what lies outside is added where it came
+        from.
+        """
         before, after = getattr(self, name)
         size = around.shape[dim] - before - after
         inside = around.narrow(dim, before, size)
         if self.boundary in ("zero", "valid"):
             return inside
-        outside = torch.cat([around.narrow(dim, 0, before), around.narrow(dim, before + size, after)], dim)
+        outside = torch.cat(
+            [around.narrow(dim, 0, before), around.narrow(dim, before + size, after)], dim
+        )
         return inside.index_add(dim, self.get_buffer(f"from_{name}"), outside)
 
 
@@ -245,34 +290,47 @@ class Blur(LinearOperator):
 class CircularBlur(SpectralOperator):
     """Circular convolution with any kernel, diagonal in the Fourier basis.
 
-    With the response a = F(kernel), s = |a| and U = P V, where P is the convolution of response a / |a|. V is
-    the discrete Hartley transform, Re F - Im F (Bracewell 1983, https://doi.org/10.1364/JOSA.73.001832):
+    With the response a = F(kernel), s = |a| and U = P V, where P is the convolution of response a /
+    |a|. V is the discrete Hartley transform, Re F - Im F (Bracewell 1983,
+        https://doi.org/10.1364/JOSA.73.001832):
     orthonormal like F, but real, so that white noise has white coefficients; and its own inverse.
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for a batch of images
-            with kernels of their own; or its description, or the path of a file. A tensor is not normalised here.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
+        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for
+            a batch of images with kernels of their own; or its description, or the path of a file.
+            A tensor is not normalised here.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines
+            know them.
 
     Raises:
         InputError: the kernel does not fit the image.
     """
 
-    response: Tensor  # (1 or B, 1, H, W // 2 + 1, 2): the half-plane of rfft2 as real and imaginary parts
+    response: (
+        Tensor  # (1 or B, 1, H, W // 2 + 1, 2): the half-plane of rfft2 as real and imaginary parts
+    )
     phase: Tensor  # likewise; 1 where the response is zero
 
-    def __init__(self, shape: Sequence[int], kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self, shape: Sequence[int], kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)
+    ) -> None:
         super().__init__(shape)
         _, height, width = self.shape
         values = kernel_tensor(kernel, images)
         h, w = values.shape[-2:]
         if h > height or w > width:
-            raise InputError(f"kernel: found shape {tuple(values.shape)}, expected at most ({height}, {width})")
-        impulse = F.pad(values.view(-1, 1, h, w), (0, width - w, 0, height - h)).roll((-(h // 2), -(w // 2)), (-2, -1))
+            raise InputError(
+                f"kernel: found shape {tuple(values.shape)}, expected at most ({height}, {width})"
+            )
+        impulse = F.pad(values.view(-1, 1, h, w), (0, width - w, 0, height - h)).roll(
+            (-(h // 2), -(w // 2)), (-2, -1)
+        )
         response, half, each = torch.fft.fft2(impulse), width // 2 + 1, values.ndim == 3
         s = response.abs()
-        s = torch.where(s > 1e-14 * s.amax((-2, -1), keepdim=True), s, 0)  # where the phase is that of rounding errors
+        s = torch.where(
+            s > 1e-14 * s.amax((-2, -1), keepdim=True), s, 0
+        )  # where the phase is that of rounding errors
         phase = torch.where(s > 0, response / s.clamp_min(1e-300), 1)
         self.constant("s", s if each else s[0], each)
         self.constant("response", torch.view_as_real(response[..., :half]), each)
@@ -295,12 +353,15 @@ class CircularBlur(SpectralOperator):
         return torch.where(self.s > 0, c, 0)
 
     def u(self, c: Tensor) -> Tensor:
-        return self._convolve(hartley(torch.where(self.s > 0, c, 0)), torch.view_as_complex(self.phase))
+        return self._convolve(
+            hartley(torch.where(self.s > 0, c, 0)), torch.view_as_complex(self.phase)
+        )
 
     def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
         if varies(damp, y):
             return super().pinv(y, damp)
-        # V diag(gain) U^T in one: for a real response that is even, as the gain, V diag(.) V^T is a convolution.
+        # V diag(gain) U^T in one: for a real response that is even, as the gain, V diag(.) V^T is a
+        # convolution.
         gain = self.gain(per_image(damp, y.ndim))[..., : self.shape[2] // 2 + 1]
         return self._convolve(y, gain * torch.view_as_complex(self.phase).conj())
 
@@ -316,16 +377,19 @@ def hartley(x: Tensor) -> Tensor:
 
 @register("operator", "blur_varying")
 class VaryingBlur(LinearOperator):
-    """A blur that changes over the image: y = sum_k w_k (kernel_k * x), as Nagy & O'Leary (1998) interpolate it.
+    """A blur that changes over the image: y = sum_k w_k (kernel_k * x), as Nagy & O'Leary (1998)
+    interpolate it.
 
     https://doi.org/10.1137/S106482759528507X
 
     Args:
         shape: (C, H, W) of the image.
-        kernels: (K, h, w), or (rows, columns, h, w) for a grid of places where the kernel is known; or an .npy file,
-            whose values are taken as they are; or a folder or stack of K pictures, which are normalised.
-        weights: (K, H', W') for y of H' x W' pixels, summing to 1 over K; or an .npy file. None interpolates a
-            grid bilinearly between the centres of its rows x columns equal parts of y.
+        kernels: (K, h, w), or (rows, columns, h, w) for a grid of places where the kernel is known;
+            or an .npy file, whose values are taken as they are; or a folder or stack of K pictures,
+            which are normalised.
+        weights: (K, H', W') for y of H' x W' pixels, summing to 1 over K; or an .npy file. None
+            interpolates a grid bilinearly between the centres of its rows x columns equal parts of
+            y.
         boundary: how the image continues beyond its edge.
 
     Raises:
@@ -356,14 +420,20 @@ class VaryingBlur(LinearOperator):
         else:
             maps = array("weights", weights)
         if tuple(maps.shape) != (len(flat), *sides):
-            raise InputError(f"weights: found shape {tuple(maps.shape)}, expected {(len(flat), *sides)}")
+            raise InputError(
+                f"weights: found shape {tuple(maps.shape)}, expected {(len(flat), *sides)}"
+            )
         off = float((maps.sum(0) - 1).abs().max())
         if not off < 1e-4:
-            raise InputError(f"weights: found a sum over the kernels that is off 1 by {off:.1e}, expected 1")
+            raise InputError(
+                f"weights: found a sum over the kernels that is off 1 by {off:.1e}, expected 1"
+            )
         self.constant("weights", maps[:, None])
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         size = kernel_array(settings["kernels"]).shape[-2:]
         return before_valid(measurement, size, settings.get("boundary", "reflect"))
 
@@ -388,11 +458,15 @@ def kernel_array(kernels: Tensor | str) -> Tensor:
 
 
 def bilinear_weights(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
-    """(rows * columns, H, W): how near a pixel is to each cell's centre; constant beyond the outermost centres."""
+    """(rows * columns, H, W): how near a pixel is to each cell's centre; constant beyond the
+    outermost centres.
+    """
     ramps = []
     for count, side in zip(grid, sides, strict=True):
         # The pixel's place, in units of cells from the centre of the first one.
-        place = ((torch.arange(side, dtype=torch.float64) + 0.5) * count / side - 0.5).clamp(0, count - 1)
+        place = ((torch.arange(side, dtype=torch.float64) + 0.5) * count / side - 0.5).clamp(
+            0, count - 1
+        )
         cells = torch.arange(count, dtype=torch.float64)
         ramps.append((1 - (place - cells[:, None]).abs()).clamp_min(0))
     return torch.einsum("ri,cj->rcij", *ramps).flatten(0, 1)

@@ -1,8 +1,9 @@
 """Is an operator what it says it is? ``print(check(operator))``.
 
-Every claim of `Operator`, `LinearOperator` and `SpectralOperator` is tried on random images in float32 and float64: the
-dot test <A x, y> = <x, A^T y> (Claerbout 2014, http://sepwww.stanford.edu/sep/prof/gee8.08.2014.pdf, Section 2.2.1),
-linearity, the pseudo-inverse, the identities of the singular value decomposition, independence of the batch.
+Every claim of `Operator`, `LinearOperator` and `SpectralOperator` is tried on random images in
+float32 and float64: the dot test <A x, y> = <x, A^T y> (Claerbout 2014,
+http://sepwww.stanford.edu/sep/prof/gee8.08.2014.pdf, Section 2.2.1), linearity, the pseudo-inverse,
+the identities of the singular value decomposition, independence of the batch.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ DTYPES = (torch.float32, torch.float64)
 IMAGES = 3  # of the batches that are tried
 POWER_ITERATIONS = 50
 
-Found = tuple[float, float, str]  # a relative error, the largest that is allowed, and what was found in words
+Found = tuple[
+    float, float, str
+]  # a relative error, the largest that is allowed, and what was found in words
 Check = Callable[[Operator, Callable[..., Tensor]], Found]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a report: what was tried, whether it holds (None: not a matter of right or wrong), what was found."""
+    """One row of a report: what was tried, whether it holds (None: not a matter of right or wrong),
+    what was found.
+    """
 
     name: str
     passed: bool | None
@@ -49,9 +54,13 @@ class Report:
     def __str__(self) -> str:
         width = max(len(line.name) for line in self.lines)
         words = {True: "ok", False: "FAILED", None: "-"}
-        rows = [f"  {words[line.passed]:6}  {line.name:{width}}  {line.found}" for line in self.lines]
+        rows = [
+            f"  {words[line.passed]:6}  {line.name:{width}}  {line.found}" for line in self.lines
+        ]
         failed = sum(line.passed is False for line in self.lines)
-        return "\n".join([self.title, *rows, f"{failed} of {len(rows)} failed" if failed else "nothing failed"])
+        return "\n".join(
+            [self.title, *rows, f"{failed} of {len(rows)} failed" if failed else "nothing failed"]
+        )
 
 
 @torch.no_grad()
@@ -59,7 +68,8 @@ def check(operator: Operator, *, seed: int = 0) -> Report:
     """Try everything that an operator claims by its level; it stays as it is.
 
     Args:
-        operator: any; copies of it are moved to float32, float64 and, where there is one, to a CUDA device.
+        operator: any; copies of it are moved to float32, float64 and, where there is one, to a CUDA
+            device.
         seed: of the random images.
     """
     lines = []
@@ -67,9 +77,16 @@ def check(operator: Operator, *, seed: int = 0) -> Report:
         kind = str(dtype).removeprefix("torch.")
         for name, run in _checks(operator):
             lines.append(_guarded(f"{name}, {kind}", partial(_run, run, operator, dtype, seed)))
-    for name, describe in {"norm": norm, "constant image": constant, "border": border, "device": device}.items():
+    for name, describe in {
+        "norm": norm,
+        "constant image": constant,
+        "border": border,
+        "device": device,
+    }.items():
         lines.append(_guarded(name, partial(_describe, describe, operator, seed)))
-    level = next(c.__name__ for c in (SpectralOperator, LinearOperator, Operator) if isinstance(operator, c))
+    level = next(
+        c.__name__ for c in (SpectralOperator, LinearOperator, Operator) if isinstance(operator, c)
+    )
     return Report(f"{type(operator).__name__} ({level}) of images {operator.shape}", tuple(lines))
 
 
@@ -92,13 +109,20 @@ def _run(run: Check, operator: Operator, dtype: torch.dtype, seed: int) -> tuple
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(operator.batch or IMAGES, *shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(
+            operator.batch or IMAGES, *shape, generator=generator, dtype=torch.float64
+        ).to(dtype)
 
     error, bound, words = run(copy.deepcopy(operator).to("cpu", dtype), draw)
-    return error <= bound, f"{words} (error {error:.1e}, at most {bound:.0e})"  # a NaN is not <= and fails
+    return (
+        error <= bound,
+        f"{words} (error {error:.1e}, at most {bound:.0e})",
+    )  # a NaN is not <= and fails
 
 
-def _describe(describe: Callable[[Operator, int], str], operator: Operator, seed: int) -> tuple[None, str]:
+def _describe(
+    describe: Callable[[Operator, int], str], operator: Operator, seed: int
+) -> tuple[None, str]:
     return None, describe(copy.deepcopy(operator.take([0])).to("cpu", torch.float64), seed)
 
 
@@ -116,7 +140,12 @@ def _guarded(name: str, run: Callable[[], tuple[bool | None, str]]) -> Line:
 def shapes(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     x = draw(*operator.shape)
     y = operator(x)
-    good = y.dtype == x.dtype and y.device == x.device and len(y) == len(x) and bool(torch.isfinite(y).all())
+    good = (
+        y.dtype == x.dtype
+        and y.device == x.device
+        and len(y) == len(x)
+        and bool(torch.isfinite(y).all())
+    )
     ones = operator.measured(torch.ones_like(y))
     good &= bool(torch.equal(operator.measured(y), y))
     counted = torch.as_tensor(operator.count(y)).expand(len(y)).tolist()
@@ -127,10 +156,15 @@ def shapes(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 def batches(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     x = draw(*operator.shape)
     parts = [operator.take([b]) for b in range(len(x))]
-    together, alone = operator(x), torch.cat([part(image[None]) for part, image in zip(parts, x, strict=True)])
+    together, alone = (
+        operator(x),
+        torch.cat([part(image[None]) for part, image in zip(parts, x, strict=True)]),
+    )
     error = relative(together, alone)
     if isinstance(operator, LinearOperator):
-        back = torch.cat([linear(part).adjoint(y[None]) for part, y in zip(parts, together, strict=True)])
+        back = torch.cat(
+            [linear(part).adjoint(y[None]) for part, y in zip(parts, together, strict=True)]
+        )
         error = max(error, relative(operator.adjoint(together), back))
     return error, 100 * eps(x), "the same together and alone"
 
@@ -144,11 +178,21 @@ def gradient(operator: Operator, draw: Callable[..., Tensor]) -> Found:
         w = torch.ones_like(y) if not isinstance(operator, LinearOperator) else draw(*y.shape[1:])
         found = torch.autograd.grad(y, leaf, w)[0]
     if isinstance(operator, LinearOperator):
-        return relative(found, operator.adjoint(w)), 1000 * eps(x), "autograd's transpose is the adjoint"
+        return (
+            relative(found, operator.adjoint(w)),
+            1000 * eps(x),
+            "autograd's transpose is the adjoint",
+        )
     step = eps(x) ** (1 / 3)
-    difference = ((operator(x + step * direction) - operator(x - step * direction)) * w).sum() / (2 * step)
+    difference = ((operator(x + step * direction) - operator(x - step * direction)) * w).sum() / (
+        2 * step
+    )
     error = relative((found * direction).sum(), difference)
-    return error, 0.05 if x.dtype == torch.float32 else 1e-3, "autograd's slope is that of differences"
+    return (
+        error,
+        0.05 if x.dtype == torch.float32 else 1e-3,
+        "autograd's slope is that of differences",
+    )
 
 
 def linearity(operator: Operator, draw: Callable[..., Tensor]) -> Found:
@@ -161,7 +205,9 @@ def dot_test(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     a = linear(operator)
     x = draw(*a.shape)
     ax = a(x)
-    y = draw(*ax.shape[1:]) + ax  # in part along A x, where the products are large and no error hides
+    y = (
+        draw(*ax.shape[1:]) + ax
+    )  # in part along A x, where the products are large and no error hides
     left, right = float((ax * y).double().sum()), float((x * a.adjoint(y)).double().sum())
     scale = float(ax.double().norm() * y.double().norm())
     ratio = f"{left / right:.9f}" if right else "undefined"
@@ -176,11 +222,15 @@ def pseudo_inverse(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def damped(operator: Operator, draw: Callable[..., Tensor]) -> Found:
-    """x = A^T (A A^T + D)^-1 y has D z = y - A x for z with x = A^T z; D one number, and one per entry."""
+    """x = A^T (A A^T + D)^-1 y has D z = y - A x for z with x = A^T z; D one number, and one per
+    entry.
+    """
     a = linear(operator)
     y = a.measured(draw(*a.measurement_shape))
     level = 0.01 * largest_singular_value(linear(a.take([0])), draw(*a.shape)[:1]) ** 2
-    per_entry = level * (1 + torch.linspace(0, 1, y[0].numel(), dtype=y.dtype).view(y.shape[1:]).expand_as(y))
+    per_entry = level * (
+        1 + torch.linspace(0, 1, y[0].numel(), dtype=y.dtype).view(y.shape[1:]).expand_as(y)
+    )
     errors = []
     for damp in (level, per_entry):
         x = a.pinv(y, damp)
@@ -193,7 +243,11 @@ def right_basis(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     x = draw(*a.shape)
     c = a.v_t(x)
     norms = float(c.norm() / x.norm())
-    return max(relative(a.v(c), x), abs(norms - 1)), 1000 * eps(x), f"V V^T x = x, |V^T x| / |x| = {norms:.7f}"
+    return (
+        max(relative(a.v(c), x), abs(norms - 1)),
+        1000 * eps(x),
+        f"V V^T x = x, |V^T x| / |x| = {norms:.7f}",
+    )
 
 
 def left_basis(operator: Operator, draw: Callable[..., Tensor]) -> Found:
@@ -201,7 +255,11 @@ def left_basis(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     c = torch.where(a.s > 0, a.v_t(draw(*a.shape)), 0)
     y = a.u(c)
     norms = float(y.norm() / c.norm())
-    return max(relative(a.u_t(y), c), abs(norms - 1)), 1000 * eps(c), f"U^T U c = c, |U c| / |c| = {norms:.7f}"
+    return (
+        max(relative(a.u_t(y), c), abs(norms - 1)),
+        1000 * eps(c),
+        f"U^T U c = c, |U c| / |c| = {norms:.7f}",
+    )
 
 
 def decomposition(operator: Operator, draw: Callable[..., Tensor]) -> Found:
@@ -217,7 +275,9 @@ def decomposition(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 def norm(operator: Operator, seed: int) -> str:
     if not isinstance(operator, LinearOperator):
         return "not linear: no singular values"
-    x = torch.randn(1, *operator.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = torch.randn(
+        1, *operator.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     found = largest_singular_value(operator, x)
     return f"largest singular value {found:.6g}, by {POWER_ITERATIONS} power iterations"
 
@@ -230,7 +290,9 @@ def constant(operator: Operator, seed: int) -> str:
 
 
 def border(operator: Operator, seed: int) -> str:
-    """What becomes of one pixel, of the left edge and of the centre, that is brighter than a gray image by 0.1."""
+    """What becomes of one pixel, of the left edge and of the centre, that is brighter than a gray
+    image by 0.1.
+    """
     _, height, width = operator.shape
     gray = torch.full((1, *operator.shape), 0.5, dtype=torch.float64)
 
@@ -243,17 +305,32 @@ def border(operator: Operator, seed: int) -> str:
     if edge.ndim != 4:
         return f"of a border pixel |A e| = {float(edge.norm()):.4g}, of the centre's {float(centre.norm()):.4g}"
     far = edge.abs()[..., edge.shape[-1] // 2 :].sum() / edge.abs().sum().clamp_min(1e-300)
-    wraps = f"{100 * float(far):.0f} % of it in the far half: periodic" if far > 0.01 else "none of it in the far half"
+    wraps = (
+        f"{100 * float(far):.0f} % of it in the far half: periodic"
+        if far > 0.01
+        else "none of it in the far half"
+    )
     total, expected = float(edge.sum()), float(centre.sum())
     return f"a bright border pixel measures {total:.4g} in all, one of the centre {expected:.4g}; {wraps}"
 
 
 def device(operator: Operator, seed: int) -> str:
     if not torch.cuda.is_available():
-        left = [name for module in operator.modules() for name, v in vars(module).items() if isinstance(v, Tensor)]
-        behind = f"; .to() leaves behind the attributes {', '.join(left)}, which are no buffers" if left else ""
+        left = [
+            name
+            for module in operator.modules()
+            for name, v in vars(module).items()
+            if isinstance(v, Tensor)
+        ]
+        behind = (
+            f"; .to() leaves behind the attributes {', '.join(left)}, which are no buffers"
+            if left
+            else ""
+        )
         return f"not tried: there is no CUDA device here{behind}"
-    x = torch.rand(1, *operator.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = torch.rand(
+        1, *operator.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     expected = operator(x)
     found = operator.cuda()(x.cuda())
     if found.device.type != "cuda" or relative(found.cpu(), expected) > 1e-8:

@@ -1,4 +1,6 @@
-"""Colour from one value per pixel: gray pictures and colour filter mosaics. y has one channel, x has three."""
+"""Colour from one value per pixel: gray pictures and colour filter mosaics. y has one channel, x
+has three.
+"""
 
 from __future__ import annotations
 
@@ -35,23 +37,28 @@ class _OneChannel(SpectralOperator):
         super().__init__(colour_shape(shape))
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         if len(measurement) != 3 or measurement[0] != 1:
-            raise InputError(f"measurement: found shape {measurement}, expected one channel, (1, H, W)")
+            raise InputError(
+                f"measurement: found shape {measurement}, expected one channel, (1, H, W)"
+            )
         return 3, *measurement[1:]
 
 
 @register("operator", "grayscale")
 class Grayscale(_OneChannel):
-    """Colorization: y is a weighted sum w^T x of red, green and blue at every pixel. A `SpectralOperator`.
+    """Colorization: y is a weighted sum w^T x of red, green and blue at every pixel. A
+    `SpectralOperator`.
 
-    V is, in every pixel, the Householder reflection that swaps w / |w| and the first channel: the first
-    coefficient carries the gray value, with s = |w|, and the two others span the null space.
+    V is, in every pixel, the Householder reflection that swaps w / |w| and the first channel: the
+    first coefficient carries the gray value, with s = |w|, and the two others span the null space.
 
     Args:
         shape: (3, H, W) of the image.
-        weights: of the sum: "luma" (0.299, 0.587, 0.114) as in BT.601 and Pillow, or "mean" (1/3 each) as in
-            DDRM and DDNM.
+        weights: of the sum: "luma" (0.299, 0.587, 0.114) as in BT.601 and Pillow, or "mean" (1/3
+            each) as in DDRM and DDNM.
 
     Raises:
         InputError: the image has not three channels, or the weights are unknown.
@@ -67,7 +74,9 @@ class Grayscale(_OneChannel):
         w = torch.tensor(GRAY[weights], dtype=torch.float64)
         normal = w / w.norm() - torch.tensor([1.0, 0.0, 0.0])
         self.constant("w", w.view(3, 1, 1))
-        self.constant("reflection", torch.eye(3) - 2 * torch.outer(normal, normal) / normal.dot(normal))
+        self.constant(
+            "reflection", torch.eye(3) - 2 * torch.outer(normal, normal) / normal.dot(normal)
+        )
         self.constant("s", torch.stack([w.norm(), w.new_zeros(()), w.new_zeros(())]).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +117,9 @@ class Demosaic(_OneChannel):
     ) -> None:
         super().__init__(shape)
         if pattern not in ("RGGB", "BGGR", "GRBG", "GBRG"):
-            raise InputError(f"pattern: found {pattern!r}, expected 'RGGB', 'BGGR', 'GRBG' or 'GBRG'")
+            raise InputError(
+                f"pattern: found {pattern!r}, expected 'RGGB', 'BGGR', 'GRBG' or 'GBRG'"
+            )
         seen = torch.zeros(self.shape)
         for k, colour in enumerate(pattern):
             seen["RGB".index(colour), k // 2 :: 2, k % 2 :: 2] = 1

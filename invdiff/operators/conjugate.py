@@ -1,7 +1,9 @@
-"""Conjugate gradients, preconditioned: Hestenes & Stiefel 1952, https://doi.org/10.6028/jres.049.044.
+"""Conjugate gradients, preconditioned: Hestenes & Stiefel 1952,
+https://doi.org/10.6028/jres.049.044.
 
-Every image of a batch has its own step sizes and stops on its own: its solution does not depend on its batch. The
-relative residual ||b - A x|| / ||b|| is computed anew at the end, and a warning tells it where it is too large.
+Every image of a batch has its own step sizes and stops on its own: its solution does not depend on
+its batch. The relative residual ||b - A x|| / ||b|| is computed anew at the end, and a warning
+tells it where it is too large.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ _gathered: ContextVar[list[Solution] | None] = ContextVar("gathered", default=No
 
 @contextmanager
 def gathered() -> Iterator[list[Solution]]:
-    """The solutions that are found inside; those that did not converge are told of at the end, in one warning."""
+    """The solutions that are found inside; those that did not converge are told of at the end, in
+    one warning.
+    """
     solutions: list[Solution] = []
     token = _gathered.set(solutions)
     try:
@@ -56,10 +60,18 @@ def within(tolerance: float) -> Iterator[None]:
 
 def tell(solutions: list[Solution]) -> None:
     """Warn of the worst of the solutions if it did not converge."""
-    bad = [solution for solution in solutions if not solution.residual <= max(RESIDUAL, 2 * solution.tolerance)]
+    bad = [
+        solution
+        for solution in solutions
+        if not solution.residual <= max(RESIDUAL, 2 * solution.tolerance)
+    ]
     if bad:
         worst = max(bad)
-        others = f" (the largest of {len(bad)}, out of {len(solutions)} solutions)" if len(solutions) > 1 else ""
+        others = (
+            f" (the largest of {len(bad)}, out of {len(solutions)} solutions)"
+            if len(solutions) > 1
+            else ""
+        )
         warnings.warn(
             f"conjugate gradients: found a relative residual of {worst.residual:.1e} after {worst.iterations} "
             f"iterations in {str(worst.dtype).removeprefix('torch.')}{others}, expected at most "
@@ -80,10 +92,11 @@ def conjugate_gradient(
     Args:
         apply: symmetric and positive semi-definite.
         b: right-hand side.
-        precondition: symmetric and positive definite, the nearer to the inverse of `apply` the better. Where `apply` is
-            singular, the solution of least norm needs the identity.
+        precondition: symmetric and positive definite, the nearer to the inverse of `apply` the
+            better. Where `apply` is singular, the solution of least norm needs the identity.
         enough: iterations after which to stop, whatever the residual is: nothing is told about it.
-        damped: whether `apply` is far from singular, so that it may be solved to the residual of `within` only.
+        damped: whether `apply` is far from singular, so that it may be solved to the residual of
+            `within` only.
     """
 
     def dot(p: Tensor, q: Tensor) -> Tensor:
@@ -99,7 +112,9 @@ def conjugate_gradient(
         q = apply(p)
         curvature = dot(p, q)
         active = (rr > target) & (curvature > 0)
-        if not enough and not bool(active.any()):  # a number of iterations is kept without a look at a value
+        if not enough and not bool(
+            active.any()
+        ):  # a number of iterations is kept without a look at a value
             break
         iterations += 1
         step = torch.where(active, rz / curvature, 0)
@@ -109,7 +124,8 @@ def conjugate_gradient(
         p = torch.where(active, z + rz / previous.clamp_min(info.tiny) * p, p)
     if enough:
         return x
-    # The residual of the recursion drifts away from the true one, which no rounding error can make look small.
+    # The residual of the recursion drifts away from the true one, which no rounding error can make
+    # look small.
     true = b - apply(x)
     residual = float((dot(true, true) / start.clamp_min(info.tiny)).max().sqrt())
     solution, solutions = Solution(residual, iterations, b.dtype, tolerance), _gathered.get()

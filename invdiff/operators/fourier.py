@@ -1,6 +1,7 @@
 """Partial Fourier measurements, as in magnetic resonance imaging with one coil and a real image.
 
-The masks of Cartesian lines are those of fastMRI (Zbontar et al. 2018, Section 6, https://arxiv.org/abs/1811.08839).
+The masks of Cartesian lines are those of fastMRI (Zbontar et al. 2018, Section 6,
+https://arxiv.org/abs/1811.08839).
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from invdiff.registry import register
 class PartialFourier(SpectralOperator):
     """The k-space of every channel where the mask is 1: y = mask * fftshift(fft2(x, norm="ortho")).
 
-    The measurement is (2 C, H, W): the C real parts, then the C imaginary parts, the zero frequency at
-    [H // 2, W // 2], and zeros where nothing was measured.
+    The measurement is (2 C, H, W): the C real parts, then the C imaginary parts, the zero frequency
+    at [H // 2, W // 2], and zeros where nothing was measured.
 
-    V is the discrete Hartley transform, Re F - Im F (Bracewell 1983, https://doi.org/10.1364/JOSA.73.001832).
-    A real image has F(-k) = conj F(k). So both coefficients of a pair +-k have s = 1 where the mask has both
-    frequencies and s = 1 / sqrt(2) where it has one, that is s(k)^2 = (mask(k) + mask(-k)) / 2; and U = A V / s.
+    V is the discrete Hartley transform, Re F - Im F (Bracewell 1983,
+    https://doi.org/10.1364/JOSA.73.001832). A real image has F(-k) = conj F(k). So both
+    coefficients of a pair +-k have s = 1 where the mask has both frequencies and s = 1 / sqrt(2)
+    where it has one, that is s(k)^2 = (mask(k) + mask(-k)) / 2; and U = A V / s.
 
     Args:
         shape: (C, H, W) of the image.
-        mask: (H, W), or (B, 1, H, W) for a batch of images with masks of their own; zero frequency at
-            [H // 2, W // 2]; a frequency is measured where it is above 0.5.
+        mask: (H, W), or (B, 1, H, W) for a batch of images with masks of their own; zero frequency
+            at [H // 2, W // 2]; a frequency is measured where it is above 0.5.
 
     Raises:
         InputError: the mask has another shape, or measures nothing of an image.
@@ -46,7 +48,9 @@ class PartialFourier(SpectralOperator):
         super().__init__(shape)
         kept = ((mask[None] if mask.ndim == 2 else mask) > 0.5).double()
         if kept.ndim > 4 or tuple(kept.shape[-3:]) != (1, *self.shape[1:]):
-            raise InputError(f"mask: found shape {tuple(mask.shape)}, expected {self.shape[1:]}, the image's")
+            raise InputError(
+                f"mask: found shape {tuple(mask.shape)}, expected {self.shape[1:]}, the image's"
+            )
         if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no frequency that is measured, expected at least one")
         at_k = torch.fft.ifftshift(kept, (-2, -1))
@@ -58,9 +62,13 @@ class PartialFourier(SpectralOperator):
         self.constant("s", ((at_k + at_minus_k) / 2).sqrt(), each=kept.ndim == 4)
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         if len(measurement) != 3 or measurement[0] % 2:
-            raise InputError(f"measurement: found shape {measurement}, expected (2 C, H, W): real, imaginary")
+            raise InputError(
+                f"measurement: found shape {measurement}, expected (2 C, H, W): real, imaginary"
+            )
         return measurement[0] // 2, *measurement[1:]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +80,9 @@ class PartialFourier(SpectralOperator):
         return torch.fft.ifft2(spectrum, norm="ortho").real
 
     def measured(self, y: Tensor) -> Tensor:
-        return torch.where(self.kept > 0, y, 0)  # and not kept * y: a file may mark missing ones as NaN
+        return torch.where(
+            self.kept > 0, y, 0
+        )  # and not kept * y: a file may mark missing ones as NaN
 
     def count(self, y: Tensor) -> int | Tensor:
         return self.counts if self.batch else self.shared_count
@@ -100,8 +110,10 @@ class FourierLines(PartialFourier):
 
     Args:
         shape: (C, H, W) of the image.
-        acceleration: round(W / acceleration) columns are measured, or the central ones if they are more.
-        center: share of the columns, around the zero frequency, that is always measured (at least one).
+        acceleration: round(W / acceleration) columns are measured, or the central ones if they are
+            more.
+        center: share of the columns, around the zero frequency, that is always measured (at least
+            one).
         seed: of the other columns.
         per_image: whether every image has columns of its own.
         images: their numbers; the command lines know them.
@@ -144,8 +156,9 @@ class FourierFile(PartialFourier):
 
     Args:
         shape: (C, H, W) of the image.
-        mask: path; white (above half of full scale) is measured; the zero frequency is at [H // 2, W // 2]. One mask is
-            for all images; a folder or stack of several has one for each image, in the same order.
+        mask: path; white (above half of full scale) is measured; the zero frequency is at [H // 2,
+            W // 2]. One mask is for all images; a folder or stack of several has one for each
+            image, in the same order.
 
     Raises:
         InputError: the file cannot be read, or its size is not (H, W).

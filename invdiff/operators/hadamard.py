@@ -18,11 +18,13 @@ from invdiff.registry import register
 
 @register("operator", "hadamard")
 class Hadamard(Mask):
-    """A random subset of the Walsh-Hadamard coefficients of every channel: a mask in the transformed domain.
+    """A random subset of the Walsh-Hadamard coefficients of every channel: a mask in the
+    transformed domain.
 
-    A `SpectralOperator` with s = 0 or 1. The measurement has the image's shape, (C, H, W): the orthonormal
-    coefficients in Sylvester's (natural) order, read row by row, with zeros where none was measured. The
-    channels share one subset. The first coefficient, sqrt(H W) times the mean of the image, is always in it.
+    A `SpectralOperator` with s = 0 or 1. The measurement has the image's shape, (C, H, W): the
+    orthonormal coefficients in Sylvester's (natural) order, read row by row, with zeros where none
+    was measured. The channels share one subset. The first coefficient, sqrt(H W) times the mean of
+    the image, is always in it.
 
     Args:
         shape: (C, H, W) of the image; H and W are powers of two.
@@ -47,7 +49,9 @@ class Hadamard(Mask):
     ) -> None:
         _, height, width = image_shape(shape)
         if height & (height - 1) or width & (width - 1):
-            raise InputError(f"shape: found a {height}x{width} image, expected sides that are powers of two")
+            raise InputError(
+                f"shape: found a {height}x{width} image, expected sides that are powers of two"
+            )
         if not 0 < ratio <= 1:
             raise InputError(f"ratio: found {ratio}, expected a fraction in (0, 1]")
         size = height * width
@@ -75,9 +79,11 @@ class Hadamard(Mask):
 
 
 def walsh_hadamard(x: Tensor) -> Tensor:
-    """Orthonormal transform of each (H, W), H W a power of two, in log2(H W) passes; its own inverse.
+    """Orthonormal transform of each (H, W), H W a power of two, in log2(H W) passes; its own
+    inverse.
 
-    In Sylvester's order the matrix of the flattened image is the Kronecker product of those of its sides.
+    In Sylvester's order the matrix of the flattened image is the Kronecker product of those of its
+    sides.
     """
     flat, step = x.flatten(-2), 1
     while step < flat.shape[-1]:

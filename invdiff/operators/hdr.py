@@ -16,9 +16,9 @@ from invdiff.registry import register
 class HighDynamicRange(Operator):
     """y = clip(factor * (x - 1/2) + 1/2, 0, 1): contrast stretched about middle gray, ends cut off.
 
-    That is clip(factor * x, -1, 1) for images in [-1, 1], the task of DAPS (Zhang et al. 2024, Section 4,
-    https://arxiv.org/abs/2407.01521), on this library's scale: with the factor 2 values outside [1/4, 3/4]
-    are lost. An `Operator`; its gradient is zero where the sensor is saturated.
+    That is clip(factor * x, -1, 1) for images in [-1, 1], the task of DAPS (Zhang et al. 2024,
+    Section 4, https://arxiv.org/abs/2407.01521), on this library's scale: with the factor 2 values
+    outside [1/4, 3/4] are lost. An `Operator`; its gradient is zero where the sensor is saturated.
 
     Args:
         shape: (C, H, W) of the image.

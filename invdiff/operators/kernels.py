@@ -1,8 +1,9 @@
-"""Blur kernels: what a point becomes. An operator that blurs takes one of these, a tensor, or a file.
+"""Blur kernels: what a point becomes. An operator that blurs takes one of these, a tensor, or a
+file.
 
-A kernel is (h, w) in float64, centred on [h // 2, w // 2], or (B, h, w) for a batch of images with kernels of their
-own. Unless it is read as it is from a file, its values are non-negative and sum to 1. The motion and defocus kernels
-are integrals over the pixels, not samples.
+A kernel is (h, w) in float64, centred on [h // 2, w // 2], or (B, h, w) for a batch of images with
+kernels of their own. Unless it is read as it is from a file, its values are non-negative and sum to
+1. The motion and defocus kernels are integrals over the pixels, not samples.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from invdiff.registry import register
 
 
 class Kernel(ABC):
-    """The description of a blur kernel. A configuration gives it as ``kernel: {name: motion, length: 9}``."""
+    """The description of a blur kernel. A configuration gives it as ``kernel: {name: motion,
+    length: 9}``.
+    """
 
     registry_kind: ClassVar[str] = "kernel"
 
@@ -39,14 +42,17 @@ class Kernel(ABC):
 
 
 def kernel_tensor(kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)) -> Tensor:
-    """Any description of a kernel as (h, w), or of several as (B, h, w), in float64; a string is the path of a file.
+    """Any description of a kernel as (h, w), or of several as (B, h, w), in float64; a string is
+    the path of a file.
 
     Raises:
         InputError: it is neither, or not finite.
     """
     if isinstance(kernel, str):
         kernel = FileKernel(kernel)
-    values = kernel.of_images(images) if isinstance(kernel, Kernel) else kernel.detach().double().cpu()
+    values = (
+        kernel.of_images(images) if isinstance(kernel, Kernel) else kernel.detach().double().cpu()
+    )
     if values.ndim not in (2, 3) or not values.numel():
         raise InputError(f"kernel: found shape {tuple(values.shape)}, expected (height, width)")
     if not bool(torch.isfinite(values).all()):
@@ -61,7 +67,8 @@ class GaussianKernel(Kernel):
 
     Args:
         sigma: standard deviation in pixels.
-        size: odd side of the kernel in pixels; None covers 4 sigma on each side, 2 ceil(4 sigma) + 1.
+        size: odd side of the kernel in pixels; None covers 4 sigma on each side, 2 ceil(4 sigma) +
+            1.
     """
 
     sigma: float
@@ -78,7 +85,9 @@ def gaussian_taps(sigma: float, size: int | None) -> Tensor:
         raise InputError(f"sigma: found {sigma}, expected a positive number of pixels")
     size = 2 * math.ceil(4 * sigma) + 1 if size is None else positive("kernel_size", size)
     if size % 2 == 0:
-        raise InputError(f"kernel_size: found {size} (sigma {sigma}), expected an odd number of pixels")
+        raise InputError(
+            f"kernel_size: found {size} (sigma {sigma}), expected an odd number of pixels"
+        )
     return get_gaussian_kernel1d(size, sigma, force_even=False, device=None, dtype=torch.float64)[0]
 
 
@@ -101,7 +110,8 @@ class UniformKernel(Kernel):
 @register("kernel", "motion")
 @dataclass(frozen=True)
 class MotionKernel(Kernel):
-    """Uniform motion along a straight line: every pixel's weight is the share of the line inside it.
+    """Uniform motion along a straight line: every pixel's weight is the share of the line inside
+    it.
 
     Args:
         length: of the line in pixels.
@@ -113,19 +123,31 @@ class MotionKernel(Kernel):
 
     def tensor(self) -> Tensor:
         if not 0 < self.length < math.inf or not math.isfinite(self.angle):
-            raise InputError(f"kernel motion: found length {self.length}, angle {self.angle}, expected a length > 0")
+            raise InputError(
+                f"kernel motion: found length {self.length}, angle {self.angle}, expected a length > 0"
+            )
         turn = math.radians(self.angle % 180)
         half = self.length / 2
-        # The line is t (cos, -sin) for |t| <= half; a pixel is the square of side 1 around its centre.
-        enter, leave = torch.tensor(-half, dtype=torch.float64), torch.tensor(half, dtype=torch.float64)
+        # The line is t (cos, -sin) for |t| <= half; a pixel is the square of side 1 around its
+        # centre.
+        enter, leave = (
+            torch.tensor(-half, dtype=torch.float64),
+            torch.tensor(half, dtype=torch.float64),
+        )
         for slope, dim in ((math.cos(turn), 0), (-math.sin(turn), 1)):
             slope = 0.0 if abs(slope) < 1e-12 else slope
             centre = offsets(reach(half * abs(slope))).unsqueeze(dim)
             if slope:
                 middle, width = centre / slope, 0.5 / abs(slope)
-                enter, leave = torch.maximum(enter, middle - width), torch.minimum(leave, middle + width)
+                enter, leave = (
+                    torch.maximum(enter, middle - width),
+                    torch.minimum(leave, middle + width),
+                )
             else:
-                enter, leave = enter + 0 * centre, leave + 0 * centre  # one row or column, which holds all of the line
+                enter, leave = (
+                    enter + 0 * centre,
+                    leave + 0 * centre,
+                )  # one row or column, which holds all of the line
         share = (leave - enter).clamp_min(0)
         return share / share.sum()
 
@@ -135,9 +157,10 @@ class MotionKernel(Kernel):
 class TrajectoryKernel(Kernel):
     """Camera shake: the exposure along a random path, after Boracchi & Foi (2012).
 
-    A particle moves at constant speed. Its velocity is pushed at random and pulled back to where it began, and
-    now and then it turns round (https://doi.org/10.1109/TIP.2012.2192126, Section III). The path is centred on
-    its mean, shrunk if it does not fit, and spread over the pixels bilinearly.
+    A particle moves at constant speed. Its velocity is pushed at random and pulled back to where it
+    began, and now and then it turns round (https://doi.org/10.1109/TIP.2012.2192126, Section III).
+    The path is centred on its mean, shrunk if it does not fit, and spread over the pixels
+    bilinearly.
 
     Args:
         size: side of the kernel in pixels; an odd number has a pixel in the middle.
@@ -175,7 +198,9 @@ class TrajectoryKernel(Kernel):
         fraction = path - corner
         for right in (0, 1):
             for down in (0, 1):
-                weight = (1 - right + (2 * right - 1) * fraction[:, 0]) * (1 - down + (2 * down - 1) * fraction[:, 1])
+                weight = (1 - right + (2 * right - 1) * fraction[:, 0]) * (
+                    1 - down + (2 * down - 1) * fraction[:, 1]
+                )
                 column, row = (corner + torch.tensor([right, down])).clamp_max(size - 1).unbind(1)
                 kernel.index_put_((row, column), weight, accumulate=True)
         return kernel / kernel.sum()
@@ -184,12 +209,15 @@ class TrajectoryKernel(Kernel):
         """(steps, 2) positions in pixels, of mean zero."""
         generator = torch.Generator().manual_seed(seed)
         pushes = torch.randn(steps, 2, generator=generator, dtype=torch.float64)
-        turns = torch.rand(steps, generator=generator, dtype=torch.float64) < 2 * self.intensity / steps
+        turns = (
+            torch.rand(steps, generator=generator, dtype=torch.float64) < 2 * self.intensity / steps
+        )
         angle = 2 * math.pi * float(torch.rand((), generator=generator, dtype=torch.float64))
         velocity, position, path = complex(math.cos(angle), math.sin(angle)), 0j, []
         for push, turn in zip(torch.view_as_complex(pushes).tolist(), turns.tolist(), strict=True):
             path.append([position.real, position.imag])
-            # In units of the path's length: a push of variance 1 over the whole path turns by about a radian.
+            # In units of the path's length: a push of variance 1 over the whole path turns by about
+            # a radian.
             velocity += self.intensity * (4 * push / math.sqrt(steps) - 10 * position / steps)
             velocity = (-velocity if turn else velocity) / abs(velocity)
             position += velocity / steps
@@ -200,7 +228,8 @@ class TrajectoryKernel(Kernel):
 @register("kernel", "defocus")
 @dataclass(frozen=True)
 class DefocusKernel(Kernel):
-    """A lens out of focus: every pixel's weight is the area of a disk inside it, to about 1e-4 of a pixel.
+    """A lens out of focus: every pixel's weight is the area of a disk inside it, to about 1e-4 of a
+    pixel.
 
     Args:
         radius: of the disk in pixels.
@@ -210,10 +239,16 @@ class DefocusKernel(Kernel):
 
     def tensor(self) -> Tensor:
         if not 0 < self.radius < math.inf:
-            raise InputError(f"kernel defocus: found radius {self.radius}, expected a positive number of pixels")
+            raise InputError(
+                f"kernel defocus: found radius {self.radius}, expected a positive number of pixels"
+            )
         pixels, strips = offsets(reach(self.radius)), 256
-        x = (pixels[:, None] + (torch.arange(strips, dtype=torch.float64) + 0.5) / strips - 0.5).flatten()
-        chord = (self.radius**2 - x.square()).clamp_min(0).sqrt()  # the disk reaches from -chord to chord at x
+        x = (
+            pixels[:, None] + (torch.arange(strips, dtype=torch.float64) + 0.5) / strips - 0.5
+        ).flatten()
+        chord = (
+            (self.radius**2 - x.square()).clamp_min(0).sqrt()
+        )  # the disk reaches from -chord to chord at x
         top, bottom = pixels[:, None] - 0.5, pixels[:, None] + 0.5
         inside = (torch.minimum(bottom, chord) - torch.maximum(top, -chord)).clamp_min(0)
         area = inside.unflatten(1, (len(pixels), strips)).mean(2)
@@ -224,13 +259,14 @@ class DefocusKernel(Kernel):
 @register("kernel", "file")
 @dataclass(frozen=True)
 class FileKernel(Kernel):
-    """Kernels read from an .npy file, (h, w) or (B, h, w), or from a picture or a folder or stack of them.
+    """Kernels read from an .npy file, (h, w) or (B, h, w), or from a picture or a folder or stack
+    of them.
 
     Args:
-        path: of the file. One kernel is for all images; several are one for each image, in the same order. The
-            centre is [h // 2, w // 2], also where a side is even.
-        normalise: divide by the sum, so that brightness is kept. Without it the values are taken as they are, those
-            of 8- and 16-bit pictures divided by 255 and 65535. Colour is averaged.
+        path: of the file. One kernel is for all images; several are one for each image, in the same
+            order. The centre is [h // 2, w // 2], also where a side is even.
+        normalise: divide by the sum, so that brightness is kept. Without it the values are taken as
+            they are, those of 8- and 16-bit pictures divided by 255 and 65535. Colour is averaged.
     """
 
     path: str
@@ -248,13 +284,17 @@ class FileKernel(Kernel):
             totals = values.sum((-2, -1), keepdim=True)
             bad = totals[totals.abs() <= 1e-12 * values.abs().sum((-2, -1), keepdim=True)]
             if len(bad):
-                raise InputError(f"kernel {self.path}: found the sum {bad[0]:.1e}, expected another than 0")
+                raise InputError(
+                    f"kernel {self.path}: found the sum {bad[0]:.1e}, expected another than 0"
+                )
             values = values / totals
         return values if len(values) > 1 else values[0]
 
 
 def array(name: str, values: Tensor | str) -> Tensor:
-    """A tensor, or what an .npy file holds, in float64; InputError if it cannot be read or is not finite."""
+    """A tensor, or what an .npy file holds, in float64; InputError if it cannot be read or is not
+    finite.
+    """
     if isinstance(values, str):
         try:
             values = torch.from_numpy(np.load(Path(values), allow_pickle=False).astype(np.float64))
@@ -271,5 +311,7 @@ def offsets(reach: int) -> Tensor:
 
 
 def reach(extent: float) -> int:
-    """How many pixels beyond the central one something touches that extends `extent` pixels from its centre."""
+    """How many pixels beyond the central one something touches that extends `extent` pixels from
+    its centre.
+    """
     return max(0, math.ceil(extent - 0.5 - 1e-9))

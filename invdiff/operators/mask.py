@@ -1,7 +1,9 @@
-"""Inpainting: A = diag(mask). A measurement keeps the image's shape, with zeros at the missing pixels.
+"""Inpainting: A = diag(mask). A measurement keeps the image's shape, with zeros at the missing
+pixels.
 
-The images of a batch share one mask, or have one each. A mask that is drawn with ``per_image`` belongs to its image:
-the mask of image b is of the stream (seed, b), whatever the batch that it is in.
+The images of a batch share one mask, or have one each. A mask that is drawn with ``per_image``
+belongs to its image: the mask of image b is of the stream (seed, b), whatever the batch that it is
+in.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.base import SpectralOperator, drawn, image_shape, one_of, per_image, positive, varies
+from invdiff.operators.base import (
+    SpectralOperator,
+    drawn,
+    image_shape,
+    one_of,
+    per_image,
+    positive,
+    varies,
+)
 from invdiff.registry import register
 
 
@@ -22,8 +32,8 @@ class Mask(SpectralOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        mask: (H, W), (1, H, W) or (C, H, W), or (B, 1, H, W) or (B, C, H, W) for a batch of images with masks of
-            their own; a pixel is kept where the value is above 0.5.
+        mask: (H, W), (1, H, W) or (C, H, W), or (B, 1, H, W) or (B, C, H, W) for a batch of images
+            with masks of their own; a pixel is kept where the value is above 0.5.
 
     Raises:
         InputError: the mask has another shape, or keeps no pixel of an image.
@@ -36,11 +46,15 @@ class Mask(SpectralOperator):
         super().__init__(shape)
         kept = (mask[None] if mask.ndim == 2 else mask) > 0.5
         if kept.ndim > 4 or tuple(kept.shape[-3:]) not in (self.shape, (1, *self.shape[1:])):
-            raise InputError(f"mask: found shape {tuple(mask.shape)}, expected {self.shape[1:]}, the image's")
+            raise InputError(
+                f"mask: found shape {tuple(mask.shape)}, expected {self.shape[1:]}, the image's"
+            )
         if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no pixel that is kept, expected at least one")
         self.constant("s", kept.float(), each=kept.ndim == 4)
-        counts = self.shape[0] // kept.shape[-3] * kept.flatten(-3).sum(-1)  # channels may share a plane of the mask
+        counts = (
+            self.shape[0] // kept.shape[-3] * kept.flatten(-3).sum(-1)
+        )  # channels may share a plane of the mask
         self.shared_count = int(counts) if kept.ndim < 4 else 0
         self.constant("counts", counts, each=kept.ndim == 4)
 
@@ -88,7 +102,12 @@ class MaskBox(Mask):
     """
 
     def __init__(
-        self, shape: Sequence[int], height: int, width: int, top: int | None = None, left: int | None = None
+        self,
+        shape: Sequence[int],
+        height: int,
+        width: int,
+        top: int | None = None,
+        left: int | None = None,
     ) -> None:
         inside = box("mask_box", shape, height, width, top, left)
         super().__init__(shape, (~inside).float())
@@ -121,7 +140,11 @@ class MaskBoxRandom(Mask):
         per_image: bool = False,
         images: Sequence[int] = (0,),
     ) -> None:
-        sides = zip(image_shape(shape)[1:], (positive("height", height), positive("width", width)), strict=True)
+        sides = zip(
+            image_shape(shape)[1:],
+            (positive("height", height), positive("width", width)),
+            strict=True,
+        )
         places = [side - size - 2 * margin + 1 for side, size in sides]
         if margin < 0 or min(places) < 1:
             raise InputError(
@@ -131,7 +154,9 @@ class MaskBoxRandom(Mask):
 
         def draw(seed: int) -> Tensor:
             generator = torch.Generator().manual_seed(seed)
-            top, left = (margin + int(torch.randint(count, (), generator=generator)) for count in places)
+            top, left = (
+                margin + int(torch.randint(count, (), generator=generator)) for count in places
+            )
             return (~box("mask_box_random", shape, height, width, top, left)).float()[None]
 
         super().__init__(shape, drawn(draw, seed, per_image, images))
@@ -153,7 +178,12 @@ class MaskOutpaint(Mask):
     """
 
     def __init__(
-        self, shape: Sequence[int], height: int, width: int, top: int | None = None, left: int | None = None
+        self,
+        shape: Sequence[int],
+        height: int,
+        width: int,
+        top: int | None = None,
+        left: int | None = None,
     ) -> None:
         super().__init__(shape, box("mask_outpaint", shape, height, width, top, left).float())
 
@@ -161,7 +191,9 @@ class MaskOutpaint(Mask):
 def box(
     name: str, shape: Sequence[int], height: int, width: int, top: int | None, left: int | None
 ) -> Tensor:
-    """(H, W), true in the rectangle, centred where `top` or `left` is None; InputError if it leaves the image."""
+    """(H, W), true in the rectangle, centred where `top` or `left` is None; InputError if it leaves
+    the image.
+    """
     _, image_height, image_width = image_shape(shape)
     height, width = positive("height", height), positive("width", width)
     top = (image_height - height) // 2 if top is None else top
@@ -212,7 +244,11 @@ class MaskLines(Mask):
     """
 
     def __init__(
-        self, shape: Sequence[int], every: int = 2, along: Literal["rows", "columns"] = "rows", first: int = 0
+        self,
+        shape: Sequence[int],
+        every: int = 2,
+        along: Literal["rows", "columns"] = "rows",
+        first: int = 0,
     ) -> None:
         if not 0 <= first < positive("every", every):
             raise InputError(f"first: found {first}, expected a line in [0, {every})")
@@ -227,7 +263,8 @@ class MaskLinesRandom(Mask):
 
     Args:
         shape: (C, H, W) of the image.
-        missing: fraction of the lines that is missing, in [0, 1): exactly ``round(missing * lines)`` of them.
+        missing: fraction of the lines that is missing, in [0, 1): exactly ``round(missing *
+            lines)`` of them.
         along: what a line is.
         seed: of the choice of lines.
         per_image: whether every image has a mask of its own.
@@ -281,7 +318,8 @@ class MaskRandom(Mask):
 
     Args:
         shape: (C, H, W) of the image.
-        missing: fraction of the pixels that is missing, in [0, 1): exactly ``round(missing * H * W)`` pixels.
+        missing: fraction of the pixels that is missing, in [0, 1): exactly ``round(missing * H *
+            W)`` pixels.
         seed: of the choice of pixels.
         per_image: whether every image has a mask of its own.
         images: their numbers; the command lines know them.
@@ -312,9 +350,10 @@ class MaskFile(Mask):
 
     Args:
         shape: (C, H, W) of the image.
-        mask: path; white (above half of full scale) is kept, black is missing. One mask is for all images; a folder
-            or stack of several has one for each image, in the same order. Pictures with another number of channels
-            than the image are averaged to one mask for all channels.
+        mask: path; white (above half of full scale) is kept, black is missing. One mask is for all
+            images; a folder or stack of several has one for each image, in the same order. Pictures
+            with another number of channels than the image are averaged to one mask for all
+            channels.
 
     Raises:
         InputError: the file cannot be read, or its size is not (H, W).
@@ -325,7 +364,9 @@ class MaskFile(Mask):
 
 
 def mask_from(path: str, shape: Sequence[int]) -> Tensor:
-    """(C or 1, H, W), or (B, C or 1, H, W) for several masks, of zeros and ones; InputError as in `MaskFile`."""
+    """(C or 1, H, W), or (B, C or 1, H, W) for several masks, of zeros and ones; InputError as in
+    `MaskFile`.
+    """
     from invdiff.io.pictures import read_images  # only these operators read files
 
     pictures, _ = read_images(path)

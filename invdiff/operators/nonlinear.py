@@ -18,13 +18,16 @@ from invdiff.registry import register
 class NonlinearBlur(Operator):
     """y = A2 phi(A1 x), with two circular convolutions and an S-shaped response phi between them.
 
-    phi(z) = 1/2 + tanh(g (z - 1/2)) / (2 tanh(g / 2)), with the gain g, maps [0, 1] onto itself. The kernels are
-    speckles: independent exponential variates under a Gaussian window of standard deviation kernel_size / 6,
-    divided by their sum. So constant images are blurred by neither, and y of images in [0, 1] is in [0, 1].
+    phi(z) = 1/2 + tanh(g (z - 1/2)) / (2 tanh(g / 2)), with the gain g, maps [0, 1] onto itself.
+    The kernels are
+    speckles: independent exponential variates under a Gaussian window of standard deviation
+        kernel_size / 6,
+    divided by their sum. So constant images are blurred by neither, and y of images in [0, 1] is in
+    [0, 1].
 
-    This is a fixed model that needs no weights. It is not the nonlinear deblurring of DPS and DAPS, whose operator
-    is a pretrained network (Tran et al. 2021, https://arxiv.org/abs/2104.00317): do not compare with its numbers.
-    An `Operator`.
+    This is a fixed model that needs no weights. It is not the nonlinear deblurring of DPS and DAPS,
+    whose operator is a pretrained network (Tran et al. 2021, https://arxiv.org/abs/2104.00317): do
+    not compare with its numbers. An `Operator`.
 
     Args:
         shape: (C, H, W) of the image.

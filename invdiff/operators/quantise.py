@@ -1,7 +1,8 @@
 """Rounding: to a number of levels, and of the DCT coefficients of a JPEG file.
 
-A rounded value has no useful derivative. Both operators use the straight-through estimator (Bengio et al. 2013,
-https://arxiv.org/abs/1308.3432): forward rounds, and the gradient is that of the operator without rounding.
+A rounded value has no useful derivative. Both operators use the straight-through estimator (Bengio
+et al. 2013, https://arxiv.org/abs/1308.3432): forward rounds, and the gradient is that of the
+operator without rounding.
 """
 
 from __future__ import annotations
@@ -71,15 +72,17 @@ CHROMINANCE = [
 class Jpeg(Operator):
     """What baseline JPEG makes of an image: coded and decoded. An `Operator`.
 
-    YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor as in the Independent
-    JPEG Group's library, and back; sides that are no multiple of 8 are continued by their last pixel. Chroma is
-    halved by 2x2 means and enlarged by linear interpolation, as in that library. Coefficients and planes are
-    rounded as there, so that y is an 8-bit picture; where the decoder clips a value its gradient is zero.
+    YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor as in the
+    Independent JPEG Group's library, and back; sides that are no multiple of 8 are continued by
+    their last pixel. Chroma is halved by 2x2 means and enlarged by linear interpolation, as in that
+    library. Coefficients and planes are rounded as there, so that y is an 8-bit picture; where the
+    decoder clips a value its gradient is zero.
 
     Args:
         shape: (C, H, W) of the image; C is 1 or 3.
         quality: from 1 to 100.
-        chroma: resolution of the two colour planes: "half" in both directions (4:2:0) or "full" (4:4:4).
+        chroma: resolution of the two colour planes: "half" in both directions (4:2:0) or "full"
+            (4:4:4).
 
     Raises:
         InputError: C, `quality` or `chroma` is none of these.
@@ -115,7 +118,8 @@ class Jpeg(Operator):
         self.constant("to_rgb", torch.linalg.inv(to_ycc))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Middle gray is zero in all three planes, so that the standard's offsets of 128 are one for RGB.
+        # Middle gray is zero in all three planes, so that the standard's offsets of 128 are one for
+        # RGB.
         x = 255 * x - 128
         if self.shape[0] == 1:
             planes = self._coded(rounded(x), self.tables[0])
@@ -127,17 +131,23 @@ class Jpeg(Operator):
         return (rounded(planes).clamp(-128, 127) + 128) / 255
 
     def _coded(self, x: Tensor, table: Tensor) -> Tensor:
-        """(B, C, H, W) of integers in [-128, 127], after the rounding of their blocks' coefficients."""
+        """(B, C, H, W) of integers in [-128, 127], after the rounding of their blocks'
+        coefficients.
+        """
         blocks = padded(x, 8).unflatten(-2, (-1, 8)).unflatten(-1, (-1, 8)).transpose(-2, -3)
         coefficients = rounded(self.dct @ blocks @ self.dct.mT / table) * table
         blocks = rounded(self.dct.mT @ coefficients @ self.dct).clamp(-128, 127)
-        return blocks.transpose(-2, -3).flatten(-2).flatten(-3, -2)[..., : x.shape[-2], : x.shape[-1]]
+        return (
+            blocks.transpose(-2, -3).flatten(-2).flatten(-3, -2)[..., : x.shape[-2], : x.shape[-1]]
+        )
 
     def _reduced(self, x: Tensor) -> Tensor:
         return rounded(F.avg_pool2d(padded(x, self.factor), self.factor))
 
     def _enlarged(self, x: Tensor) -> Tensor:
-        x = rounded(F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False))
+        x = rounded(
+            F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        )
         return x[..., : self.shape[1], : self.shape[2]]
 
 

@@ -1,7 +1,8 @@
 """Super-resolution: y is a smaller version of x, ceil(H / factor) x ceil(W / factor).
 
-Pixel i of y stands for the pixels factor * i to factor * i + factor - 1 of x. Where the factor does not divide a
-side, the last of these blocks is smaller: every average is over the pixels that exist, and nothing is made up.
+Pixel i of y stands for the pixels factor * i to factor * i + factor - 1 of x. Where the factor does
+not divide a side, the last of these blocks is smaller: every average is over the pixels that exist,
+and nothing is made up.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from invdiff.registry import register
 
 
 def enlarged(measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the images whose measurement has this shape, the one that the factor divides; InputError without a factor."""
+    """Of the images whose measurement has this shape, the one that the factor divides; InputError
+    without a factor.
+    """
     factor = positive("factor", settings.get("factor", 0))
     channels, height, width = measurement
     return channels, factor * height, factor * width
@@ -33,13 +36,14 @@ def enlarged(measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple
 class BlockAverage(SpectralOperator):
     """The mean of every block of factor x factor pixels: ``avg_pool2d(x, factor, ceil_mode=True)``.
 
-    V is, in every block of n pixels, the Householder reflection that swaps the constant block e = n^(-1/2) and the
-    block's first pixel e1: I - 2 w w^T / w^T w, w = e - e1. So a block's first coefficient carries its mean,
-    with s = n^(-1/2), and the others span the null space.
+    V is, in every block of n pixels, the Householder reflection that swaps the constant block e =
+    n^(-1/2) and the block's first pixel e1: I - 2 w w^T / w^T w, w = e - e1. So a block's first
+    coefficient carries its mean, with s = n^(-1/2), and the others span the null space.
 
     Args:
         shape: (C, H, W) of the image.
-        factor: side of a block, in pixels; the last block of a side that it does not divide is smaller.
+        factor: side of a block, in pixels; the last block of a side that it does not divide is
+            smaller.
     """
 
     decoupled: ClassVar[bool] = True
@@ -58,7 +62,9 @@ class BlockAverage(SpectralOperator):
         self.constant("s", self._spread(1 / root))
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         return enlarged(measurement, settings)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,29 +99,40 @@ class BlockAverage(SpectralOperator):
 
 def block_sizes(side: int, factor: int) -> Tensor:
     """The number of pixels in each of the ceil(side / factor) blocks of a line, in float64."""
-    return torch.tensor([min(factor, side - start) for start in range(0, side, factor)], dtype=torch.float64)
+    return torch.tensor(
+        [min(factor, side - start) for start in range(0, side, factor)], dtype=torch.float64
+    )
 
 
 class Resampling(Separable):
-    """Downsampling by a filter that is stretched by the factor: `resampling_matrix` along both dimensions."""
+    """Downsampling by a filter that is stretched by the factor: `resampling_matrix` along both
+    dimensions.
+    """
 
-    def __init__(self, shape: Sequence[int], factor: int, window: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, shape: Sequence[int], factor: int, window: Callable[[Tensor], Tensor]
+    ) -> None:
         factor = positive("factor", factor)
-        super().__init__(shape, *(resampling_matrix(side, factor, window) for side in image_shape(shape)[1:]))
+        super().__init__(
+            shape, *(resampling_matrix(side, factor, window) for side in image_shape(shape)[1:])
+        )
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         return enlarged(measurement, settings)
 
 
 @register("operator", "resize_bicubic")
 class Bicubic(Resampling):
-    """Antialiased bicubic downsampling: Keys' cubic (a = -1/2) stretched by the factor, as MATLAB's imresize.
+    """Antialiased bicubic downsampling: Keys' cubic (a = -1/2) stretched by the factor, as MATLAB's
+    imresize.
 
     Where the factor divides the image, exactly ``torch.nn.functional.interpolate(mode="bicubic",
-    antialias=True, align_corners=False)``, which is Pillow's filter too. Inside the image it is MATLAB's; within
-    2 * factor pixels of an edge the weights are renormalised over the pixels that exist, where MATLAB mirrors
-    the image.
+    antialias=True, align_corners=False)``, which is Pillow's filter too. Inside the image it is
+    MATLAB's; within 2 * factor pixels of an edge the weights are renormalised over the pixels that
+    exist, where MATLAB mirrors the image.
 
     Args:
         shape: (C, H, W) of the image.
@@ -154,8 +171,12 @@ def lanczos3(t: Tensor) -> Tensor:
 
 
 def resampling_matrix(side: int, factor: int, window: Callable[[Tensor], Tensor]) -> Tensor:
-    """(ceil(side / factor), side) in float64: the window around the middle of every block, rows that sum to 1."""
-    middles = factor * torch.arange(math.ceil(side / factor), dtype=torch.float64) + (factor - 1) / 2
+    """(ceil(side / factor), side) in float64: the window around the middle of every block, rows
+    that sum to 1.
+    """
+    middles = (
+        factor * torch.arange(math.ceil(side / factor), dtype=torch.float64) + (factor - 1) / 2
+    )
     weights = window((torch.arange(side, dtype=torch.float64) - middles[:, None]) / factor)
     return weights / weights.sum(1, keepdim=True)
 
@@ -166,11 +187,13 @@ class BlurDecimate(LinearOperator):
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with kernels of their own; or
-            its description, or the path of a file.
+        kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with
+            kernels of their own; or its description, or the path of a file.
         factor: of reduction.
-        boundary: how the image continues beyond its edge; a periodic one is `CircularBlurDecimate`, which has an SVD.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
+        boundary: how the image continues beyond its edge; a periodic one is `CircularBlurDecimate`,
+            which has an SVD.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines
+            know them.
 
     Raises:
         InputError: the kernel is too large for the image.
@@ -190,9 +213,13 @@ class BlurDecimate(LinearOperator):
         self.blurred = self.blur.measurement_shape
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         size = kernel_tensor(settings["kernel"]).shape[-2:]
-        return before_valid(enlarged(measurement, settings), size, settings.get("boundary", "reflect"))
+        return before_valid(
+            enlarged(measurement, settings), size, settings.get("boundary", "reflect")
+        )
 
     def highest(self) -> Operator:
         blur = self.blur.highest()
@@ -212,33 +239,43 @@ class BlurDecimate(LinearOperator):
 
 @register("operator", "resize_kernel_circular")
 class CircularBlurDecimate(CircularBlur):
-    """Circular convolution, then every factor-th pixel of each dimension, from the first; with its SVD.
+    """Circular convolution, then every factor-th pixel of each dimension, from the first; with its
+    SVD.
 
-    A circular blur is |a| in the Hartley basis, after a convolution P of modulus 1 (`CircularBlur`), and decimation
-    adds up the factor^2 frequencies k that alias to one frequency q of y. So, with t the Hartley coefficients
-    of P x and y_q those of y,
+    A circular blur is |a| in the Hartley basis, after a convolution P of modulus 1
+    (`CircularBlur`), and decimation adds up the factor^2 frequencies k that alias to one frequency
+    q of y. So, with t the Hartley coefficients of P x and y_q those of y,
 
-        y_q = (1 / factor) sum_k |a_k| t_k = s_q g_q^T t_q,   s_q^2 = sum_k |a_k|^2 / factor^2,   |g_q| = 1,
+        y_q = (1 / factor) sum_k |a_k| t_k = s_q g_q^T t_q,   s_q^2 = sum_k |a_k|^2 / factor^2,
+        |g_q| = 1,
 
-    and V is completed in each group by the Householder reflection I - w w^T / (1 + g_1), w = g + e1, which takes g
-    to -e1. DiffPIR and USRNet solve the same problem by folding in the Fourier domain (Zhao et al. 2016,
-    https://doi.org/10.1109/TIP.2016.2567075).
+    and V is completed in each group by the Householder reflection I - w w^T / (1 + g_1), w = g +
+    e1, which takes g to -e1. DiffPIR and USRNet solve the same problem by folding in the Fourier
+    domain (Zhao et al. 2016, https://doi.org/10.1109/TIP.2016.2567075).
 
     Args:
         shape: (C, H, W) of the image.
-        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for a batch of images
-            with kernels of their own; or its description, or the path of a file.
+        kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for
+            a batch of images with kernels of their own; or its description, or the path of a file.
         factor: of reduction; divides H and W.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines know them.
+        images: the numbers of the images, for a kernel that is drawn for each; the command lines
+            know them.
 
     Raises:
-        InputError: the kernel does not fit the image, or `factor` does not divide the image's sides.
+        InputError: the kernel does not fit the image, or `factor` does not divide the image's
+            sides.
     """
 
-    reflection: Tensor  # ([B,] 1, H, W): w / (1 + g_1)^(1/2) of every group, the group's first at [:h, :w]
+    reflection: (
+        Tensor  # ([B,] 1, H, W): w / (1 + g_1)^(1/2) of every group, the group's first at [:h, :w]
+    )
 
     def __init__(
-        self, shape: Sequence[int], kernel: Kernel | Tensor | str, factor: int, images: Sequence[int] = (0,)
+        self,
+        shape: Sequence[int],
+        kernel: Kernel | Tensor | str,
+        factor: int,
+        images: Sequence[int] = (0,),
     ) -> None:
         super().__init__(shape, kernel, images)
         self.factor = positive("factor", factor)
@@ -254,11 +291,15 @@ class CircularBlurDecimate(CircularBlur):
         direction = torch.where(self._unfold(s) > 0, direction, first)
         w = direction + first
         each = "s" in self._each
-        self.constant("reflection", w / self._unfold(w[..., : s.shape[-2], : s.shape[-1]]).sqrt(), each)
+        self.constant(
+            "reflection", w / self._unfold(w[..., : s.shape[-2], : s.shape[-1]]).sqrt(), each
+        )
         self.constant("s", self._embed(s), each)
 
     @classmethod
-    def infer_shape(cls, measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    def infer_shape(
+        cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
+    ) -> tuple[int, ...]:
         return enlarged(measurement, settings)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Operators that act on rows and columns independently: A = rows (x) cols, the same in every channel."""
+"""Operators that act on rows and columns independently: A = rows (x) cols, the same in every
+channel.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Separable(SpectralOperator):
         spectra = []
         for name, matrix, size in (("rows", rows, self.shape[1]), ("cols", cols, self.shape[2])):
             if matrix.ndim != 2 or matrix.shape[1] != size:
-                raise InputError(f"{name}: found a matrix {tuple(matrix.shape)}, expected (any, {size})")
+                raise InputError(
+                    f"{name}: found a matrix {tuple(matrix.shape)}, expected (any, {size})"
+                )
             u, s, v = padded_svd(matrix)
             self.constant(name, matrix)
             self.constant(f"u_{name}", u)

@@ -1,22 +1,70 @@
-"""The prior: the DDPM of the literature, its networks, and the denoiser D(x, sigma) that solvers see."""
+"""The prior: the DDPM of the literature, its networks, and the denoiser D(x, sigma) that solvers
+see.
+"""
 
 from invdiff.prior.channels import ChannelView, GrayView, of_channels
-from invdiff.prior.checkpoint import ClassifierSpec, PriorSpec, load_card, load_classifier, load_prior, save_prior
+from invdiff.prior.checkpoint import (
+    ClassifierSpec,
+    PriorSpec,
+    load_card,
+    load_classifier,
+    load_prior,
+    save_prior,
+)
 from invdiff.prior.classifier import Classifier, NetworkClassifier, UNetClassifier
 from invdiff.prior.ddpm import DDPM, algorithm_1, algorithm_2
 from invdiff.prior.denoiser import Denoiser, GaussianDenoiser, MixtureDenoiser, NetworkDenoiser
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided, guided
 from invdiff.prior.mlp import MLP
 from invdiff.prior.ncsn import langevin, score
-from invdiff.prior.reverse import State, calls, generate, interpolate, progressive, reverse, transition
+from invdiff.prior.reverse import (
+    State,
+    calls,
+    generate,
+    interpolate,
+    progressive,
+    reverse,
+    transition,
+)
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.tiles import Tiled, tiled
 from invdiff.prior.unet import UNet
 
 __all__ = [
-    "DDPM", "MLP", "ChannelView", "Classifier", "ClassifierFree", "ClassifierGuided", "ClassifierSpec", "Denoiser",
-    "GaussianDenoiser", "GrayView", "MixtureDenoiser", "NetworkClassifier", "NetworkDenoiser", "PriorSpec", "Schedule",
-    "State", "Tiled", "UNet", "UNetClassifier", "algorithm_1", "algorithm_2", "calls", "generate", "guided",
-    "interpolate", "langevin", "load_card", "load_classifier", "load_prior", "of_channels", "progressive", "reverse",
-    "save_prior", "score", "tiled", "transition",
-]  # fmt: skip
+    "DDPM",
+    "MLP",
+    "ChannelView",
+    "Classifier",
+    "ClassifierFree",
+    "ClassifierGuided",
+    "ClassifierSpec",
+    "Denoiser",
+    "GaussianDenoiser",
+    "GrayView",
+    "MixtureDenoiser",
+    "NetworkClassifier",
+    "NetworkDenoiser",
+    "PriorSpec",
+    "Schedule",
+    "State",
+    "Tiled",
+    "UNet",
+    "UNetClassifier",
+    "algorithm_1",
+    "algorithm_2",
+    "calls",
+    "generate",
+    "guided",
+    "interpolate",
+    "langevin",
+    "load_card",
+    "load_classifier",
+    "load_prior",
+    "of_channels",
+    "progressive",
+    "reverse",
+    "save_prior",
+    "score",
+    "tiled",
+    "transition",
+]

@@ -1,4 +1,6 @@
-"""Priors of gray images out of priors of colour images, and the reverse: denoisers around a denoiser."""
+"""Priors of gray images out of priors of colour images, and the reverse: denoisers around a
+denoiser.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +18,29 @@ from invdiff.rng import stream_seed
 class GrayView(Denoiser):
     """The prior of gray images in a prior of colour images.
 
-    A gray image m is the colour image (m, m, m). In orthonormal coordinates of a pixel's channels, one along
-    (1, 1, 1) / sqrt(3) and two of chroma, it has sqrt(3) m along the first and zero chroma. White noise of level
-    sqrt(3) sigma on colour is therefore noise of level sigma on m and, apart from it, noise on the chroma. What is
-    seen is only x = m + sigma n; so the chroma noise is drawn,
+    A gray image m is the colour image (m, m, m). In orthonormal coordinates of a pixel's channels,
+    one along (1, 1, 1) / sqrt(3) and two of chroma, it has sqrt(3) m along the first and zero
+    chroma. White noise of level sqrt(3) sigma on colour is therefore noise of level sigma on m and,
+    apart from it, noise on the chroma. What is seen is only x = m + sigma n; so the chroma noise is
+    drawn,
 
         X = (x, x, x) + sqrt(3) sigma (n' - mean of n' over the channels),
         D(x, sigma) = mean over the channels of D_colour(X, sqrt(3) sigma),
 
-    and X is distributed exactly as the colour image (m, m, m) under the white noise that the network was trained on.
+    and X is distributed exactly as the colour image (m, m, m) under the white noise that the
+    network was trained on.
 
-    What that is an estimate of: E[m | x, X's chroma], with m the mean of the channels under the colour prior. Where
-    gray and chroma are independent under that prior it is E[m | x], with nothing approximate. Elsewhere it also reads
-    from the noisy chroma that the image is gray: all of it as sigma -> 0, where it is the prior of colour images
-    given that they are gray, and nothing of it for large sigma, where it is the prior of their gray parts. It is not
-    the denoiser of one prior at all levels.
+    What that is an estimate of: E[m | x, X's chroma], with m the mean of the channels under the
+    colour prior. Where gray and chroma are independent under that prior it is E[m | x], with
+    nothing approximate. Elsewhere it also reads from the noisy chroma that the image is gray: all
+    of it as sigma -> 0, where it is the prior of colour images given that they are gray, and
+    nothing of it for large sigma, where it is the prior of their gray parts. It is not the denoiser
+    of one prior at all levels.
 
-    The chroma noise is a function of sigma, height and width alone, so that D is a function and does not know the
-    batch. Without it a network is shown an image that noise does not make: under the prior `photos`, gray squares of
-    128x128 are denoised to 26.3 dB for 27.0 dB at sigma = 0.1, and to 19.1 dB for 20.8 dB at 0.5.
+    The chroma noise is a function of sigma, height and width alone, so that D is a function and
+    does not know the batch. Without it a network is shown an image that noise does not make: under
+    the prior `photos`, gray squares of 128x128 are denoised to 26.3 dB for 27.0 dB at sigma = 0.1,
+    and to 19.1 dB for 20.8 dB at 0.5.
 
     Args:
         prior: of colour images, (3, H, W).
@@ -72,8 +78,8 @@ class GrayView(Denoiser):
 class ChannelView(Denoiser):
     """A prior of images of several channels, each of them an independent image of a gray prior.
 
-    D(x, sigma) of each channel by itself is then exact. That channels of a colour image resemble each other is not
-    in it: colours at the same place are guessed apart.
+    D(x, sigma) of each channel by itself is then exact. That channels of a colour image resemble
+    each other is not in it: colours at the same place are guessed apart.
 
     Args:
         prior: of gray images, (1, H, W).
@@ -111,4 +117,6 @@ def of_channels(prior: Denoiser, channels: int) -> Denoiser:
         return ChannelView(prior, channels)
     if (found, channels) == (3, 1):
         return GrayView(prior)
-    raise InputError(f"prior: found one for {found} channels, expected {channels}, as the image has, or a gray one")
+    raise InputError(
+        f"prior: found one for {found} channels, expected {channels}, as the image has, or a gray one"
+    )

@@ -1,8 +1,10 @@
-"""The file format of a prior: one safetensors file whose header says how to rebuild it. No code is ever executed.
+"""The file format of a prior: one safetensors file whose header says how to rebuild it. No code is
+ever executed.
 
-The header's entry ``invdiff`` is JSON: {"format": 1, "network": {"name": ..., ...}, "schedule": "cosine",
-"T": 1000, "target": "v", "variance": "small", "shape": [C, H, W]}. A card, ``NAME.json`` beside the weights, records
-where they came from. A classifier of noisy images has the same format, and the target "label".
+The header's entry ``invdiff`` is JSON: {"format": 1, "network": {"name": ..., ...}, "schedule":
+"cosine", "T": 1000, "target": "v", "variance": "small", "shape": [C, H, W]}. A card, ``NAME.json``
+beside the weights, records where they came from. A classifier of noisy images has the same format,
+and the target "label".
 """
 
 from __future__ import annotations
@@ -47,14 +49,22 @@ class PriorSpec:
         settings = dict(self.network)
         if self.variance == "learned":
             settings["channels_out"] = 2 * self.shape[0]
-        return self.around(lookup("network", settings.pop("name"))(channels=self.shape[0], **settings))
+        return self.around(
+            lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
+        )
 
     def around(self, network: Any) -> NetworkDenoiser:
         """A network of this kind as a prior."""
         schedule = Schedule.named(self.schedule, self.T)
         classes = self.network.get("classes", 0)
         return NetworkDenoiser(
-            network, self.shape, schedule, self.target, network.stride, classes=classes, variance=self.variance
+            network,
+            self.shape,
+            schedule,
+            self.target,
+            network.stride,
+            classes=classes,
+            variance=self.variance,
         )
 
 
@@ -71,12 +81,16 @@ class ClassifierSpec:
     def build(self) -> NetworkClassifier:
         """A classifier with freshly initialised weights."""
         settings = dict(self.network)
-        return self.around(lookup("network", settings.pop("name"))(channels=self.shape[0], **settings))
+        return self.around(
+            lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
+        )
 
     def around(self, network: Any) -> NetworkClassifier:
         """A network of this kind as a classifier."""
         schedule = Schedule.named(self.schedule, self.T)
-        return NetworkClassifier(network, self.shape, schedule, self.network["classes"], network.stride)
+        return NetworkClassifier(
+            network, self.shape, schedule, self.network["classes"], network.stride
+        )
 
 
 Spec = PriorSpec | ClassifierSpec
@@ -86,12 +100,18 @@ Built = TypeVar("Built", NetworkDenoiser, NetworkClassifier)
 def save_prior(path: str | Path, network: nn.Module, spec: Spec) -> None:
     """Write the weights of a prior or of a classifier in half precision, atomically."""
     path = Path(path)
-    weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in network.state_dict().items()}
-    write_whole(path, save(weights, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})}))
+    weights = {
+        name: w.detach().to("cpu", torch.float16).contiguous()
+        for name, w in network.state_dict().items()
+    }
+    write_whole(
+        path, save(weights, metadata={"invdiff": json.dumps({"format": 1, **asdict(spec)})})
+    )
 
 
 def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkDenoiser:
-    """Load a prior by the name of one that ships, from a .safetensors file, or from a training run's folder.
+    """Load a prior by the name of one that ships, from a .safetensors file, or from a training
+    run's folder.
 
     Returns:
         the prior in float32, in evaluation mode, without gradients for its weights.
@@ -120,9 +140,18 @@ def _load(what: str, name: str | Path, build: Callable[[dict[str, Any]], Built])
     try:
         built = build(_checked(what, json.loads(header)))
         built.network.load_state_dict(weights)
-    except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{what} {path}: its header does not describe its weights ({reason})") from None
+        raise InputError(
+            f"{what} {path}: its header does not describe its weights ({reason})"
+        ) from None
     return built.eval().requires_grad_(False)
 
 
@@ -131,7 +160,11 @@ def _checked(what: str, entry: dict[str, Any]) -> dict[str, Any]:
     version, target = entry.pop("format"), entry["target"]
     kind = "classifier" if target == "label" else "prior"
     variance = entry.get("variance", "small")
-    if version != 1 or target not in (*get_args(Target), "label") or variance not in get_args(Variance):
+    if (
+        version != 1
+        or target not in (*get_args(Target), "label")
+        or variance not in get_args(Variance)
+    ):
         raise InputError(f"format {version}, target {target!r}, variance {variance!r}")
     if kind != what:
         raise InputError(f"found a {kind}, expected a {what}")
@@ -142,7 +175,9 @@ def _checked(what: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def known_code(name: str) -> bool:
-    """Whether a network's name runs nothing new: it is registered, or its module is imported already."""
+    """Whether a network's name runs nothing new: it is registered, or its module is imported
+    already.
+    """
     module, colon, cls = name.partition(":")
     found = getattr(sys.modules.get(module), cls, None)
     return not colon or (isinstance(found, type) and issubclass(found, nn.Module))
@@ -161,7 +196,9 @@ def find_prior(name: str | Path, what: str = "prior") -> Path:
     if shipped.is_file():
         return shipped
     known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
-    raise InputError(f"{what} '{name}': no such file, folder or shipped prior (shipped: {known or 'none'})")
+    raise InputError(
+        f"{what} '{name}': no such file, folder or shipped prior (shipped: {known or 'none'})"
+    )
 
 
 def load_card(name: str | Path) -> dict[str, Any]:

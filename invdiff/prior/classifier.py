@@ -1,7 +1,8 @@
 """The noise-aware classifier p(label | x, sigma) of classifier guidance.
 
-Dhariwal & Nichol 2021, Sec. 4 (https://arxiv.org/abs/2105.05233): the descending half of the U-Net, told the
-timestep, with its features pooled, and trained on the noisy images x_t of the forward process.
+Dhariwal & Nichol 2021, Sec. 4 (https://arxiv.org/abs/2105.05233): the descending half of the U-Net,
+told the timestep, with its features pooled, and trained on the noisy images x_t of the forward
+process.
 """
 
 from __future__ import annotations
@@ -40,21 +41,29 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x (B, C, H, W) and sigma () or (B,), on the [0, 1] scale -> log p(label | x, sigma), (B, classes)."""
+        """x (B, C, H, W) and sigma () or (B,), on the [0, 1] scale -> log p(label | x, sigma), (B,
+        classes).
+        """
 
 
 class NetworkClassifier(Classifier):
     """A network that was trained on a DDPM's x_t.
 
     Args:
-        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to logits (B, classes).
+        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to logits (B,
+            classes).
         shape: training shape (C, H, W).
         schedule: of the x_t.
         stride: what H and W must be multiples of; other images are padded for the network.
     """
 
     def __init__(
-        self, network: nn.Module, shape: tuple[int, ...], schedule: Schedule, classes: int, stride: int = 1
+        self,
+        network: nn.Module,
+        shape: tuple[int, ...],
+        schedule: Schedule,
+        classes: int,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         self.network, self.shape, self.schedule = network, shape, schedule
@@ -66,8 +75,12 @@ class NetworkClassifier(Classifier):
 
 
 def log_probabilities(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """log p(label | x_t, t) of every label at q_sample(x_0, t, eps), (B, classes); the DDPM's network classifies."""
-    logits = ddpm.network(ddpm.q_sample(x_0, t, eps), ddpm.schedule.timesteps.to(t.device)[t].to(x_0.dtype))
+    """log p(label | x_t, t) of every label at q_sample(x_0, t, eps), (B, classes); the DDPM's
+    network classifies.
+    """
+    logits = ddpm.network(
+        ddpm.q_sample(x_0, t, eps), ddpm.schedule.timesteps.to(t.device)[t].to(x_0.dtype)
+    )
     return logits.float().log_softmax(1)
 
 
@@ -78,7 +91,8 @@ def cross_entropy(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor
 
 @register("network", "unet_classifier")
 class UNetClassifier(nn.Module):
-    """Maps a noisy image and its timestep to the logits of its label: the U-Net's way down, then a mean over pixels.
+    """Maps a noisy image and its timestep to the logits of its label: the U-Net's way down, then a
+    mean over pixels.
 
     Args:
         channels: image channels C.
@@ -106,9 +120,13 @@ class UNetClassifier(nn.Module):
         self.time = time_network(width)
         stage = stages(4 * width, patch, attention, head_channels, dropout)
         self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
-        self.down, features = descent(stage, width, multipliers, per_level(blocks, len(multipliers)))
+        self.down, features = descent(
+            stage, width, multipliers, per_level(blocks, len(multipliers))
+        )
         self.middle = stage(features[-1], features[-1], len(multipliers) - 1)
-        self.norm = nn.GroupNorm(1, features[-1])  # in small groups the pooled means would say nothing
+        self.norm = nn.GroupNorm(
+            1, features[-1]
+        )  # in small groups the pooled means would say nothing
         self.head = zeroed(nn.Linear(features[-1], classes))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x], images in [0, 1].
+"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x],
+images in [0, 1].
 
-A DDPM network saw x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on [-1, 1]. With s = 2 sigma (that scale is twice as
-wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) / sqrt(1 + s^2)  (Karras et al. 2022, App. C.3).
-The Gaussian and the Gaussian mixture have closed forms and are the oracles of the tests.
+A DDPM network saw x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on [-1, 1]. With s = 2 sigma (that
+scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) / sqrt(1 + s^2)  (Karras et al.
+2022, App. C.3). The Gaussian and the Gaussian mixture have closed forms and are the oracles of the
+tests.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from invdiff.prior.unet import Stage
 
 
 def levels(sigma: Tensor, x: Tensor) -> Tensor:
-    """A noise level () or (B,) in the dtype and on the device of x, shaped to broadcast against (B, ...)."""
+    """A noise level () or (B,) in the dtype and on the device of x, shaped to broadcast against (B,
+    ...).
+    """
     # A copy from the CPU would make a GPU wait; a number does not.
     level = x.new_full((), float(sigma)) if sigma.ndim == 0 and sigma.is_cpu else sigma.to(x)
     return level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
@@ -36,10 +40,13 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
 
 
-def network_input(x: Tensor, sigma: Tensor, schedule: Schedule, stride: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def network_input(
+    x: Tensor, sigma: Tensor, schedule: Schedule, stride: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """What a DDPM network is asked for a noisy image: x_t, its timestep (B,), and abar.
 
-    Images (B, C, H, W) whose sides are no multiples of ``stride`` are padded below and on the right.
+    Images (B, C, H, W) whose sides are no multiples of ``stride`` are padded below and on the
+    right.
     """
     s = 2 * levels(sigma, x)
     x_t = (2 * x - 1) / (1 + s**2).sqrt()
@@ -53,9 +60,11 @@ class Denoiser(nn.Module, ABC):
     """Maps a noisy image to the posterior mean of the clean one.
 
     Attributes:
-        shape: image shape (C, H, W); H and W are the training size, not a limit, for convolutional networks.
+        shape: image shape (C, H, W); H and W are the training size, not a limit, for convolutional
+            networks.
         schedule: the noise levels seen in training, on the [-1, 1] scale of the DDPM literature.
-        classes: labels that ``forward`` takes as a third argument; 0 for an unconditional prior, which takes none.
+        classes: labels that ``forward`` takes as a third argument; 0 for an unconditional prior,
+            which takes none.
         clip: whether what it returns is clipped to [0, 1].
         stride: what it extends H and W to multiples of, in order to work.
     """
@@ -73,9 +82,11 @@ class Denoiser(nn.Module, ABC):
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
     ) -> Tensor:
-        """Decreasing noise levels of ``steps`` steps, then 0, on the [0, 1] scale: (steps + 1,), float64.
+        """Decreasing noise levels of ``steps`` steps, then 0, on the [0, 1] scale: (steps + 1,),
+        float64.
 
-        They begin at timestep t of the schedule, by default at its last, and go to timestep ``end``; see
+        They begin at timestep t of the schedule, by default at its last, and go to timestep
+        ``end``; see
         ``Schedule.ladder``.
         """
         return self.schedule.ladder(steps, spacing, t, end) / 2
@@ -89,11 +100,12 @@ class NetworkDenoiser(Denoiser):
     """A DDPM network.
 
     Args:
-        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to its target; channels beyond C,
-            of a learned variance, are not used.
+        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to its target;
+            channels beyond C, of a learned variance, are not used.
         shape: training shape (C, H, W).
         target: what the network predicts.
-        stride: what H and W must be multiples of; images of other sizes are reflect-padded for the network.
+        stride: what H and W must be multiples of; images of other sizes are reflect-padded for the
+            network.
         clip: clip x_0 to [0, 1].
         classes: labels that the network knows.
         variance: sigma_t^2 of the DDPM.
@@ -116,14 +128,17 @@ class NetworkDenoiser(Denoiser):
         self.variance = variance
 
     def recompute(self, on: bool = True) -> NetworkDenoiser:
-        """Trade time for memory in gradients through a network that can (``UNet``); its values stay what they were.
+        """Trade time for memory in gradients through a network that can (``UNet``); its values stay
+        what they were.
 
         Raises:
             InputError: the network cannot.
         """
         stages = [module for module in self.network.modules() if isinstance(module, Stage)]
         if on and not stages:
-            raise InputError(f"recompute: found a {type(self.network).__name__}, expected a network of stages, as UNet")
+            raise InputError(
+                f"recompute: found a {type(self.network).__name__}, expected a network of stages, as UNet"
+            )
         for module in stages:
             module.recompute = on
         return self
@@ -183,7 +198,9 @@ class MixtureDenoiser(Denoiser):
     means: Tensor
     variances: Tensor
 
-    def __init__(self, weights: Tensor, means: Tensor, variances: Tensor, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self, weights: Tensor, means: Tensor, variances: Tensor, schedule: Schedule | None = None
+    ) -> None:
         super().__init__()
         self.shape, self.schedule = tuple(means.shape[1:]), schedule or Schedule.linear()
         self.register_buffer("log_weights", weights.log())
@@ -195,6 +212,8 @@ class MixtureDenoiser(Denoiser):
         noise = sigma.to(x).expand(len(x))[:, None] ** 2
         total = self.variances + noise  # (B, K)
         difference = flat[:, None] - self.means  # (B, K, D)
-        log_r = self.log_weights - 0.5 * (difference.square().sum(2) / total + flat.shape[1] * total.log())
+        log_r = self.log_weights - 0.5 * (
+            difference.square().sum(2) / total + flat.shape[1] * total.log()
+        )
         shrunk = self.means + (self.variances / total)[..., None] * difference
         return (log_r.softmax(1)[..., None] * shrunk).sum(1).view_as(x)

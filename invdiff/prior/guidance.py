@@ -1,7 +1,8 @@
 """Guided priors: denoisers of p(x_0 | label) that samplers and solvers use like any other.
 
-In x = x_0 + sigma n a denoiser and a score are one thing, D = x + sigma^2 grad log p(x) (Tweedie's formula), so that
-both kinds of guidance, stated for eps = (x - D) / sigma in the papers, are one line for D.
+In x = x_0 + sigma n a denoiser and a score are one thing, D = x + sigma^2 grad log p(x) (Tweedie's
+formula), so that both kinds of guidance, stated for eps = (x - D) / sigma in the papers, are one
+line for D.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ class Guided(Denoiser):
         if not 0 <= label < classes:
             raise InputError(f"label: found {label}, expected 0..{classes - 1}")
         self.prior, self.label = prior, label
-        self.shape, self.schedule, self.clip, self.stride = prior.shape, prior.schedule, prior.clip, prior.stride
+        self.shape, self.schedule, self.clip, self.stride = (
+            prior.shape,
+            prior.schedule,
+            prior.clip,
+            prior.stride,
+        )
 
     def clipped(self, x_0: Tensor) -> Tensor:
         """Guidance can leave the range that the prior keeps to."""
@@ -35,8 +41,9 @@ class Guided(Denoiser):
 class ClassifierFree(Guided):
     """Classifier-free guidance, Ho & Salimans 2022, Eq. 6 (https://arxiv.org/abs/2207.12598).
 
-    (1 + w) D(x | label) - w D(x), in the paper's convention: w = 0 is the conditional prior, w = -1 the unconditional
-    one, and a larger w trades variety for likeness to the label. A call is two calls of the network, but for w = 0.
+    (1 + w) D(x | label) - w D(x), in the paper's convention: w = 0 is the conditional prior, w = -1
+    the unconditional one, and a larger w trades variety for likeness to the label. A call is two
+    calls of the network, but for w = 0.
 
     Args:
         prior: one with classes.
@@ -64,8 +71,8 @@ class ClassifierFree(Guided):
 class ClassifierGuided(Guided):
     """Classifier guidance, Dhariwal & Nichol 2021, Sec. 4 (https://arxiv.org/abs/2105.05233).
 
-    D(x) + scale sigma^2 grad log p(label | x, sigma): at scale 1, by Bayes' rule, the conditional prior (of an exact
-    classifier); a larger scale trades variety for likeness to the label.
+    D(x) + scale sigma^2 grad log p(label | x, sigma): at scale 1, by Bayes' rule, the conditional
+    prior (of an exact classifier); a larger scale trades variety for likeness to the label.
 
     Args:
         prior: an unconditional prior, or the unconditional model of one with classes.
@@ -77,10 +84,14 @@ class ClassifierGuided(Guided):
         InputError: the classifier does not know the label, or is for images of other channels.
     """
 
-    def __init__(self, prior: Denoiser, classifier: Classifier, label: int, scale: float = 1.0) -> None:
+    def __init__(
+        self, prior: Denoiser, classifier: Classifier, label: int, scale: float = 1.0
+    ) -> None:
         super().__init__(prior, label, classifier.classes)
         if classifier.shape[0] != prior.shape[0]:
-            raise InputError(f"classifier: found one for {classifier.shape[0]} channels, expected {prior.shape[0]}")
+            raise InputError(
+                f"classifier: found one for {classifier.shape[0]} channels, expected {prior.shape[0]}"
+            )
         self.classifier, self.scale = classifier, scale
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -99,18 +110,24 @@ class ClassifierGuided(Guided):
 
 
 def guided(
-    prior: Denoiser, label: int | None, guidance: float | None = None, classifier: Classifier | None = None
+    prior: Denoiser,
+    label: int | None,
+    guidance: float | None = None,
+    classifier: Classifier | None = None,
 ) -> Denoiser:
-    """The prior of images of a label, as the command lines have it; without a label, the prior itself.
+    """The prior of images of a label, as the command lines have it; without a label, the prior
+    itself.
 
     Args:
         label: in 0..classes - 1.
         guidance: the scale of the classifier, if there is one (by default 1), else the weight w of
-            classifier-free guidance (by default 0): either default is p(x_0 | label) as it was learnt.
+            classifier-free guidance (by default 0): either default is p(x_0 | label) as it was
+            learnt.
         classifier: of noisy images.
 
     Raises:
-        InputError: guidance or a classifier without a label; a label that neither prior nor classifier knows.
+        InputError: guidance or a classifier without a label; a label that neither prior nor
+            classifier knows.
     """
     if label is None:
         if guidance is not None or classifier is not None:
@@ -119,5 +136,7 @@ def guided(
     if classifier is not None:
         return ClassifierGuided(prior, classifier, label, 1.0 if guidance is None else guidance)
     if prior.classes == 0:
-        raise InputError(f"label: found {label}, but the prior is an unconditional one and there is no classifier=")
+        raise InputError(
+            f"label: found {label}, but the prior is an unconditional one and there is no classifier="
+        )
     return ClassifierFree(prior, label, 0.0 if guidance is None else guidance)

@@ -25,11 +25,15 @@ class MLP(nn.Module):
 
     stride = 1
 
-    def __init__(self, channels: int = 2, width: int = 128, layers: int = 3, channels_out: int | None = None) -> None:
+    def __init__(
+        self, channels: int = 2, width: int = 128, layers: int = 3, channels_out: int | None = None
+    ) -> None:
         super().__init__()
         self.width = width
         sizes = [channels + width] + [width] * layers
-        hidden = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.SiLU())]
+        hidden = [
+            m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.SiLU())
+        ]
         self.net = nn.Sequential(*hidden, nn.Linear(width, channels_out or channels))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

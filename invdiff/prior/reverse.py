@@ -1,10 +1,13 @@
-"""The reverse process in sigma coordinates x = x_0 + sigma n: DDPM, DDIM, DPM-Solver++ and Heun as one loop.
+"""The reverse process in sigma coordinates x = x_0 + sigma n: DDPM, DDIM, DPM-Solver++ and Heun as
+one loop.
 
-DDPM and DDIM: Song, Meng & Ermon 2021, Eq. 12 and 16 (https://arxiv.org/abs/2010.02502), divided by sqrt(abar).
-DPM-Solver++(2M): Lu et al. 2022, Algorithm 2 (https://arxiv.org/abs/2211.01095), likewise; lambda = -log sigma.
-Heun: Karras et al. 2022, Algorithm 1 (https://arxiv.org/abs/2206.00364), with sigma(t) = t and s(t) = 1.
-All take the same transition; the second-order methods hand it a better x_0 than D(x, sigma).
-Progressive generation and interpolation: Ho et al. 2020, Sec. 4.3 and Fig. 6 and 8 (https://arxiv.org/abs/2006.11239).
+DDPM and DDIM: Song, Meng & Ermon 2021, Eq. 12 and 16 (https://arxiv.org/abs/2010.02502), divided by
+sqrt(abar). DPM-Solver++(2M): Lu et al. 2022, Algorithm 2 (https://arxiv.org/abs/2211.01095),
+likewise; lambda = -log sigma.
+Heun: Karras et al. 2022, Algorithm 1 (https://arxiv.org/abs/2206.00364), with sigma(t) = t and s(t)
+= 1. All take the same transition; the second-order methods hand it a better x_0 than D(x, sigma).
+Progressive generation and interpolation: Ho et al. 2020, Sec. 4.3 and Fig. 6 and 8
+(https://arxiv.org/abs/2006.11239).
 """
 
 from __future__ import annotations
@@ -29,10 +32,12 @@ class State(NamedTuple):
     """The reverse process at one noise level, all on the [0, 1] scale.
 
     Attributes:
-        t: timestep of the prior's schedule that has this noise level, maybe fractional; 0 at the end.
+        t: timestep of the prior's schedule that has this noise level, maybe fractional; 0 at the
+            end.
         sigma: (), float64; 0 at the end.
         x: (B, C, H, W), x_t in sigma coordinates: x_0 + sigma n.
-        x0: (B, C, H, W), its predicted end D(x, sigma), the x_0-hat of Ho et al.; x itself at the end.
+        x0: (B, C, H, W), its predicted end D(x, sigma), the x_0-hat of Ho et al.; x itself at the
+            end.
     """
 
     t: float
@@ -41,11 +46,14 @@ class State(NamedTuple):
     x0: Tensor
 
 
-def transition(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float, noise: Streams) -> Tensor:
+def transition(
+    x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float, noise: Streams
+) -> Tensor:
     """Draw the next iterate, at noise level sigma_next <= sigma, given x and the estimate x0.
 
-    eta=1 is exactly the DDPM posterior q(x_{t-1} | x_t, x_0); eta=0 is DDIM, which draws no noise. The levels are ()
-    and on the CPU, as those of a ladder: as numbers they reach a GPU without its waiting for them.
+    eta=1 is exactly the DDPM posterior q(x_{t-1} | x_t, x_0); eta=0 is DDIM, which draws no noise.
+    The levels are () and on the CPU, as those of a ladder: as numbers they reach a GPU without its
+    waiting for them.
     """
     s, s_next = float(sigma), float(sigma_next)
     fresh = eta * s_next * math.sqrt(max(0.0, 1 - (s_next / s) ** 2))
@@ -63,9 +71,11 @@ def predicted(prior: Denoiser, before: State | None, now: State, sigma_next: Ten
 
 
 def extrapolated(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
-    """D_i of DPM-Solver++(2M): this and the previous prediction, extrapolated to the middle of the step in lambda.
+    """D_i of DPM-Solver++(2M): this and the previous prediction, extrapolated to the middle of the
+    step in lambda.
 
-    The first step has no previous one, and the last, to sigma = 0, is infinitely long: both are of first order.
+    The first step has no previous one, and the last, to sigma = 0, is infinitely long: both are of
+    first order.
     """
     if before is None or sigma_next == 0:
         return now.x0
@@ -74,10 +84,11 @@ def extrapolated(prior: Denoiser, before: State | None, now: State, sigma_next: 
 
 
 def corrected(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
-    """The x_0 that makes a DDIM step Heun's: its slope (x - x_0) / sigma is the mean of those at both ends.
+    """The x_0 that makes a DDIM step Heun's: its slope (x - x_0) / sigma is the mean of those at
+    both ends.
 
-    With x' = x_0 + sigma' / sigma (x - x_0), the end of Euler's step, and x_0' = D(x', sigma'), that is
-    x_0 + sigma / (2 sigma') (x_0' - x_0). The step to sigma = 0 remains Euler's.
+    With x' = x_0 + sigma' / sigma (x - x_0), the end of Euler's step, and x_0' = D(x', sigma'),
+    that is x_0 + sigma / (2 sigma') (x_0' - x_0). The step to sigma = 0 remains Euler's.
     """
     if sigma_next == 0:
         return now.x0
@@ -86,23 +97,35 @@ def corrected(prior: Denoiser, before: State | None, now: State, sigma_next: Ten
 
 
 _ESTIMATES: dict[str, Callable[[Denoiser, State | None, State, Tensor], Tensor]] = {
-    "ddpm": predicted, "ddim": predicted, "dpmpp_2m": extrapolated, "heun": corrected,
-}  # fmt: skip
+    "ddpm": predicted,
+    "ddim": predicted,
+    "dpmpp_2m": extrapolated,
+    "heun": corrected,
+}
 
 
 def calls(sampler: Sampler, steps: int) -> int:
-    """How often a sampler of ``steps`` steps calls the denoiser: once a step; with Heun twice, but for the last."""
+    """How often a sampler of ``steps`` steps calls the denoiser: once a step; with Heun twice, but
+    for the last.
+    """
     return 2 * steps - 1 if sampler == "heun" else steps
 
 
 def default_spacing(sampler: Sampler) -> Spacing:
-    """Uniform in t, as a DDPM has it; for a second-order sampler Karras's, near even in lambda (docs/results.md)."""
+    """Uniform in t, as a DDPM has it; for a second-order sampler Karras's, near even in lambda
+    (docs/results.md).
+    """
     return "uniform" if sampler in ("ddpm", "ddim") else "karras"
 
 
 @torch.no_grad()
 def reverse(
-    prior: Denoiser, x: Tensor, sigmas: Tensor, noise: Streams, sampler: Sampler = "ddpm", eta: float | None = None
+    prior: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: Streams,
+    sampler: Sampler = "ddpm",
+    eta: float | None = None,
 ) -> Iterator[State]:
     """Run the reverse process, yielding its state at every noise level.
 
@@ -110,8 +133,10 @@ def reverse(
         x: (B, C, H, W), the iterate at sigmas[0].
         sigmas: (steps + 1,), decreasing to 0, as from ``Denoiser.ladder``.
         noise: one stream per image.
-        sampler: "ddpm" and "ddim" are one family in eta; "dpmpp_2m" and "heun" are deterministic and of second order.
-        eta: the share of fresh noise, 0 to 1, of the first two: 1 by default for "ddpm" and 0 for "ddim".
+        sampler: "ddpm" and "ddim" are one family in eta; "dpmpp_2m" and "heun" are deterministic
+            and of second order.
+        eta: the share of fresh noise, 0 to 1, of the first two: 1 by default for "ddpm" and 0 for
+            "ddim".
 
     Raises:
         InputError: an unknown sampler, or an eta that it does not have.
@@ -127,7 +152,9 @@ def reverse(
     for sigma, sigma_next in pairwise(sigmas):
         now = State(prior.t_at(sigma), sigma, x, prior(x, sigma))
         yield now
-        x = transition(x, _ESTIMATES[sampler](prior, before, now, sigma_next), sigma, sigma_next, fresh, noise)
+        x = transition(
+            x, _ESTIMATES[sampler](prior, before, now, sigma_next), sigma, sigma_next, fresh, noise
+        )
         before = now
     yield State(0.0, sigmas[-1], x, x)
 
@@ -142,7 +169,8 @@ def progressive(
     spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Iterator[State]:
-    """Generate n samples, yielding the steps + 1 states on the way; arguments as in ``generate`` and ``reverse``.
+    """Generate n samples, yielding the steps + 1 states on the way; arguments as in ``generate``
+    and ``reverse``.
 
     The predictions x0 are the progressive generation of Ho et al. 2020, Fig. 6.
     """
@@ -151,13 +179,17 @@ def progressive(
     yield from reverse(prior, start(prior, sigmas[0], noise), sigmas, noise, sampler, eta)
 
 
-def conditional(prior: Denoiser, x: Tensor, sigma: Tensor, last: Tensor, steps: int, noise: Streams) -> Tensor:
-    """Draw x_0 given x = x_0 + sigma n, in ``steps`` steps of two calls: levels geometric down to ``last``, then 0.
+def conditional(
+    prior: Denoiser, x: Tensor, sigma: Tensor, last: Tensor, steps: int, noise: Streams
+) -> Tensor:
+    """Draw x_0 given x = x_0 + sigma n, in ``steps`` steps of two calls: levels geometric down to
+    ``last``, then 0.
 
     A step to q sigma has the mean q^2 x + (1 - q^2) D, which is exact, and the covariance
-    (1 - q^2) sigma^2 (q^2 I + (1 - q^2) J), with sigma^2 J = Cov(x_0 | x) and J the Jacobian of D. DDPM leaves J out,
-    which makes the draws too narrow unless steps are short. Here the noise is (q + (1 - q) J) z, right where J is 0 or
-    1, and scaled so that its trace is right in between; J z is a difference of D.
+    (1 - q^2) sigma^2 (q^2 I + (1 - q^2) J), with sigma^2 J = Cov(x_0 | x) and J the Jacobian of D.
+    DDPM leaves J out, which makes the draws too narrow unless steps are short. Here the noise is (q
+    + (1 - q) J) z, right where J is 0 or 1, and scaled so that its trace is right in between; J z
+    is a difference of D.
 
     Args:
         x: (B, C, H, W).
@@ -208,10 +240,13 @@ def generate(
     Args:
         steps: of the sampler; ``calls(sampler, steps)`` is how often it calls the denoiser.
         sampler, eta: see ``reverse``.
-        spacing: of the noise levels, see ``Schedule.ladder``; by default as ``default_spacing`` has it.
+        spacing: of the noise levels, see ``Schedule.ladder``; by default as ``default_spacing`` has
+            it.
         seed: any non-negative integer.
     """
-    for state in progressive(prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed):
+    for state in progressive(
+        prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed
+    ):
         x = state.x
     return x
 
@@ -230,10 +265,12 @@ def interpolate(
     spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Iterator[State]:
-    """Interpolate between two images, Ho et al. 2020, Fig. 8: encode by q(x_t | x_0), mix, decode by the chain.
+    """Interpolate between two images, Ho et al. 2020, Fig. 8: encode by q(x_t | x_0), mix, decode
+    by the chain.
 
-    Both images and every weight meet the same noise, from the stream (seed, 0), in q as in the chain: a mixture
-    (1 - lambda) x_t + lambda x_t' has q's own variance, and neighbours differ by lambda alone.
+    Both images and every weight meet the same noise, from the stream (seed, 0), in q as in the
+    chain: a mixture (1 - lambda) x_t + lambda x_t' has q's own variance, and neighbours differ by
+        lambda alone.
 
     Args:
         first, second: (C, H, W) in [0, 1].
@@ -248,9 +285,13 @@ def interpolate(
         InputError: images of different shapes, or a t outside of the schedule.
     """
     if first.shape != second.shape:
-        raise InputError(f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
+        raise InputError(
+            f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same"
+        )
     sigmas = prior.ladder(min(steps, max(t, 1)), spacing or default_spacing(sampler), t)
-    first, second, mix = (tensor.to(like(prior)) for tensor in (first, second, weights.view(-1, 1, 1, 1)))
+    first, second, mix = (
+        tensor.to(like(prior)) for tensor in (first, second, weights.view(-1, 1, 1, 1))
+    )
     noise = Streams([(seed, 0)] * len(mix))
     x_0 = (1 - mix) * first + mix * second
     yield from reverse(prior, x_0 + sigmas[0].to(x_0) * noise(x_0), sigmas, noise, sampler, eta)

@@ -1,9 +1,10 @@
 """Noise schedules of the variance-preserving process, and their sigma coordinates.
 
-Symbols are those of Ho et al. 2020 (https://arxiv.org/abs/2006.11239), t = 1..T: beta_t, alpha_t = 1 - beta_t,
-abar_t = prod_{s<=t} alpha_s, with abar_0 = 1. In the coordinates x = x_0 + sigma n of the solvers,
-sigma_t = sqrt((1 - abar_t) / abar_t)  (Karras et al. 2022, App. C.3, https://arxiv.org/abs/2206.00364).
-Everything here is on the scale of images in [-1, 1], as in those papers.
+Symbols are those of Ho et al. 2020 (https://arxiv.org/abs/2006.11239), t = 1..T: beta_t, alpha_t =
+1 - beta_t, abar_t = prod_{s<=t} alpha_s, with abar_0 = 1. In the coordinates x = x_0 + sigma n of
+the solvers, sigma_t = sqrt((1 - abar_t) / abar_t)  (Karras et al. 2022, App. C.3,
+https://arxiv.org/abs/2206.00364). Everything here is on the scale of images in [-1, 1], as in those
+papers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Schedule:
         beta, alpha, abar: (T + 1,), with beta_0 = 0 and abar_0 = 1.
         posterior_variance: beta-tilde_t of Eq. 7, (T + 1,), zero at t = 0 and t = 1.
         sigma: (T + 1,), increasing from 0; log_sigma: (T,), its logarithm from t = 1 on.
-        timesteps: (T + 1,), what the network is told at step t: t - 1 unless the schedule was respaced.
+        timesteps: (T + 1,), what the network is told at step t: t - 1 unless the schedule was
+            respaced.
     """
 
     def __init__(self, abar: Tensor, timesteps: Tensor | None = None) -> None:
@@ -45,7 +47,11 @@ class Schedule:
         self.posterior_variance[1:] = self.beta[1:] * (1 - previous[1:]) / (1 - self.abar[1:])
         self.sigma = ((1 - self.abar) / self.abar).sqrt()
         self.log_sigma = self.sigma[1:].log()
-        told = torch.arange(len(abar), dtype=torch.float64) if timesteps is None else timesteps.double().cpu()
+        told = (
+            torch.arange(len(abar), dtype=torch.float64)
+            if timesteps is None
+            else timesteps.double().cpu()
+        )
         self.timesteps = torch.cat([told[:1], told])
 
     @classmethod
@@ -55,14 +61,18 @@ class Schedule:
 
     @classmethod
     def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
-        """Ho et al. 2020, Sec. 4. For T other than 1000 the betas scale by 1000 / T, which keeps abar_T."""
+        """Ho et al. 2020, Sec. 4. For T other than 1000 the betas scale by 1000 / T, which keeps
+        abar_T.
+        """
         scale = 1000 / at_least_1("T", T)
         betas = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64)
         return cls.from_betas(betas.clamp(max=0.999))
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> Schedule:
-        """Nichol & Dhariwal 2021, Eq. 17 (https://arxiv.org/abs/2102.09672), betas clipped at 0.999."""
+        """Nichol & Dhariwal 2021, Eq. 17 (https://arxiv.org/abs/2102.09672), betas clipped at
+        0.999.
+        """
         u = torch.arange(at_least_1("T", T) + 1, dtype=torch.float64) / T
         f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
@@ -88,13 +98,17 @@ class Schedule:
         return moved
 
     def respaced(self, steps: int, spacing: Spacing = "uniform") -> Schedule:
-        """A shorter chain over a subset of the timesteps (Nichol & Dhariwal 2021, Sec. 4), same network."""
+        """A shorter chain over a subset of the timesteps (Nichol & Dhariwal 2021, Sec. 4), same
+        network.
+        """
         whole = torch.tensor(float(self.T))
         t = self._subset(at_least_1("steps", steps), spacing, whole).flip(0).round().long().unique()
         return Schedule(self.abar[t], self.timesteps[t])
 
     def sigma_at(self, t: Tensor) -> Tensor:
-        """sigma at a fractional t in [1, T], by linear interpolation of log sigma; t outside is clamped."""
+        """sigma at a fractional t in [1, T], by linear interpolation of log sigma; t outside is
+        clamped.
+        """
         t = t.double().clamp(1, self.T)
         low = t.floor().long()
         high = (low + 1).clamp(max=self.T)
@@ -123,11 +137,13 @@ class Schedule:
     ) -> Tensor:
         """Decreasing noise levels of a sampler with ``steps`` steps, then 0: (steps + 1,), float64.
 
-        ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps, ``root`` is the grid of DiffPIR,
+        ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps, ``root`` is the grid of
+            DiffPIR,
         T - sqrt(linspace(0, T^2)), ``karras`` spaces sigma^(1/7) (Karras et al. 2022, Eq. 5).
-        A ladder begins at timestep t, by default T, but at sigma = 160 at most. The linear schedule ends at 157, the
-        cosine at 20,000, where x says nothing about x_0 and a solver's balance of x_0 against y is lost. Before 0 it
-        comes to timestep ``end``, which may be fractional as t may.
+        A ladder begins at timestep t, by default T, but at sigma = 160 at most. The linear schedule
+        ends at 157, the cosine at 20,000, where x says nothing about x_0 and a solver's balance of
+        x_0 against y is lost. Before 0 it comes to timestep ``end``, which may be fractional as t
+        may.
         """
         last = self.t_at(torch.tensor(160.0, dtype=torch.float64)).floor()
         if t is not None:
@@ -140,13 +156,27 @@ class Schedule:
         return torch.cat([sigmas, sigmas.new_zeros(1)])
 
     def _subset(self, steps: int, spacing: Spacing, last: Tensor, first: float = 1.0) -> Tensor:
-        """Decreasing timesteps from ``last`` to ``first``, (steps,): integers where there are enough of them."""
-        u = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
+        """Decreasing timesteps from ``last`` to ``first``, (steps,): integers where there are
+        enough of them.
+        """
+        u = (
+            torch.linspace(1, 0, steps, dtype=torch.float64)
+            if steps > 1
+            else torch.ones(1, dtype=torch.float64)
+        )
         if spacing == "karras":
-            low, high = (self.sigma_at(torch.as_tensor(t, dtype=torch.float64)) ** (1 / 7) for t in (first, last))
+            low, high = (
+                self.sigma_at(torch.as_tensor(t, dtype=torch.float64)) ** (1 / 7)
+                for t in (first, last)
+            )
             return self.t_at((low + u * (high - low)) ** 7)
-        t = first + (last - first) * {"uniform": u, "quadratic": u**2, "root": 1 - (1 - u).sqrt()}[spacing]
-        # Quadratic steps begin closer together than integers: maximum() keeps each at a level of its own.
+        t = (
+            first
+            + (last - first)
+            * {"uniform": u, "quadratic": u**2, "root": 1 - (1 - u).sqrt()}[spacing]
+        )
+        # Quadratic steps begin closer together than integers: maximum() keeps each at a level of
+        # its own.
         least = math.ceil(first) + torch.arange(steps - 1, -1, -1)
         return t.round().maximum(least) if least[0] <= last else t
 

@@ -1,7 +1,9 @@
 """The U-Net of DDPM (Ho et al. 2020, App. B, https://arxiv.org/abs/2006.11239) with the scale-shift
-normalisation of Improved DDPM and ADM (Dhariwal & Nichol 2021, Sec. 3, https://arxiv.org/abs/2105.05233).
+normalisation of Improved DDPM and ADM (Dhariwal & Nichol 2021, Sec. 3,
+https://arxiv.org/abs/2105.05233).
 
-``patch > 1`` puts a space-to-depth stem before it: the costly full-resolution level is folded into channels.
+``patch > 1`` puts a space-to-depth stem before it: the costly full-resolution level is folded into
+channels.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from invdiff.registry import register
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoidal embedding of (possibly fractional) timesteps: (B,) -> (B, dim). Vaswani et al. 2017, Sec. 3.5."""
+    """Sinusoidal embedding of (possibly fractional) timesteps: (B,) -> (B, dim). Vaswani et al.
+    2017, Sec. 3.5.
+    """
     half = dim // 2
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
@@ -41,7 +45,9 @@ def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, twice; the time embedding scales and shifts the second normalisation."""
+    """GroupNorm, SiLU, convolution, twice; the time embedding scales and shifts the second
+    normalisation.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -50,7 +56,11 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.modulation = nn.Linear(embedding, 2 * channels_out)
         self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        self.skip = (
+            nn.Conv2d(channels_in, channels_out, 1)
+            if channels_in != channels_out
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -66,14 +76,21 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = max(1, channels // head_channels)
         if channels % self.heads:
-            raise InputError(f"head_channels: found {head_channels}, expected a divisor of {channels}")
+            raise InputError(
+                f"head_channels: found {head_channels}, expected a divisor of {channels}"
+            )
         self.norm = normalisation(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w).transpose(3, 4).unbind(1)
+        q, k, v = (
+            self.qkv(self.norm(x))
+            .view(b, 3, self.heads, c // self.heads, h * w)
+            .transpose(3, 4)
+            .unbind(1)
+        )
         attended = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(attended.transpose(2, 3).reshape(b, c, h, w))
 
@@ -89,14 +106,19 @@ class Stage(nn.Module):
     """One residual block and, where chosen, attention.
 
     Attributes:
-        recompute: keep nothing inside for the gradient but what goes in, and compute it once more when it is asked for
-            (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+        recompute: keep nothing inside for the gradient but what goes in, and compute it once more
+            when it is asked for (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
     """
 
     recompute = False
 
     def __init__(
-        self, channels_in: int, channels_out: int, embedding: int, dropout: float, attention: int | None
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding: int,
+        dropout: float,
+        attention: int | None,
     ) -> None:
         super().__init__()
         self.block = ResidualBlock(channels_in, channels_out, embedding, dropout)
@@ -112,8 +134,12 @@ class Stage(nn.Module):
 
 
 def time_network(width: int) -> nn.Sequential:
-    """From the sinusoidal embedding (B, width) to the embedding (B, 4 width) that modulates every block."""
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU())
+    """From the sinusoidal embedding (B, width) to the embedding (B, 4 width) that modulates every
+    block.
+    """
+    return nn.Sequential(
+        nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU()
+    )
 
 
 def per_level(blocks: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
@@ -127,7 +153,9 @@ def per_level(blocks: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
 def stages(
     embedding: int, patch: int, attention: tuple[int, ...], head_channels: int, dropout: float
 ) -> Callable[[int, int, int], Stage]:
-    """What builds the stage of (channels in, channels out, level); level l is patch * 2^l times smaller."""
+    """What builds the stage of (channels in, channels out, level); level l is patch * 2^l times
+    smaller.
+    """
 
     def stage(channels_in: int, channels_out: int, level: int) -> Stage:
         attend = head_channels if patch * 2**level in attention else None
@@ -137,7 +165,10 @@ def stages(
 
 
 def descent(
-    stage: Callable[[int, int, int], Stage], width: int, multipliers: tuple[int, ...], blocks: tuple[int, ...]
+    stage: Callable[[int, int, int], Stage],
+    width: int,
+    multipliers: tuple[int, ...],
+    blocks: tuple[int, ...],
 ) -> tuple[nn.ModuleList, list[int]]:
     """The way down: its layers, and the channels of what goes in and of what comes out of each."""
     down, channels = nn.ModuleList(), [width]
@@ -162,25 +193,29 @@ def descend(down: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
 
 @register("network", "unet")
 class UNet(nn.Module):
-    """Maps a noisy image, its timestep and, with ``classes``, its label to the network's target (eps, x0 or v).
+    """Maps a noisy image, its timestep and, with ``classes``, its label to the network's target
+    (eps, x0 or v).
 
-    A label has an embedding that is added to that of the timestep (Dhariwal & Nichol 2021, Sec. 3.1); so has its
-    absence, as classifier-free guidance needs it (Ho & Salimans 2022, Sec. 3.2, https://arxiv.org/abs/2207.12598).
-    They start at zero: a network that goes on from an unconditional one starts as that one.
+    A label has an embedding that is added to that of the timestep (Dhariwal & Nichol 2021, Sec.
+    3.1); so has its absence, as classifier-free guidance needs it (Ho & Salimans 2022, Sec. 3.2,
+    https://arxiv.org/abs/2207.12598). They start at zero: a network that goes on from an
+    unconditional one starts as that one.
 
     Args:
         channels: image channels C.
         width: feature channels of the first level.
-        multipliers: feature channels of each level as multiples of ``width``; each level halves the resolution.
-        blocks: residual blocks per level on the way down (one more on the way up): one number, or one per level.
-        attention: downsampling factors, counted from the image, at which attention is used; (8,) attends
-            at 4x4 for 32x32 images.
+        multipliers: feature channels of each level as multiples of ``width``; each level halves the
+            resolution.
+        blocks: residual blocks per level on the way down (one more on the way up): one number, or
+            one per level.
+        attention: downsampling factors, counted from the image, at which attention is used; (8,)
+            attends at 4x4 for 32x32 images.
         head_channels: channels per attention head.
         dropout: rate inside the residual blocks.
         patch: size of the space-to-depth stem, 1 for none.
-        upsample: "nearest" neighbours, then a 3x3 convolution, as in DDPM; or "shuffle": a 1x1 convolution at the low
-            resolution, then depth to space (Shi et al. 2016, https://arxiv.org/abs/1609.05158), at a twentieth of the
-            cost.
+        upsample: "nearest" neighbours, then a 3x3 convolution, as in DDPM; or "shuffle": a 1x1
+            convolution at the low resolution, then depth to space (Shi et al. 2016,
+            https://arxiv.org/abs/1609.05158), at a twentieth of the cost.
         classes: labels that the network knows, 0 for an unconditional one.
         channels_out: channels of the output, C by default; 2 C for a learned variance.
     """
@@ -213,7 +248,9 @@ class UNet(nn.Module):
 
         features = skips[-1]
         last = len(multipliers) - 1
-        self.middle = nn.ModuleList([stage(features, features, last), stage(features, features, last)])
+        self.middle = nn.ModuleList(
+            [stage(features, features, last), stage(features, features, last)]
+        )
 
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks[level] + 1):
@@ -227,25 +264,30 @@ class UNet(nn.Module):
                 self.up.append(NearestUpsample(features, features, 3, padding=1))
         pixels_out = (channels_out or channels) * patch**2
         self.head = nn.Sequential(
-            normalisation(features), nn.SiLU(), zeroed(nn.Conv2d(features, pixels_out, 3, padding=1))
+            normalisation(features),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(features, pixels_out, 3, padding=1)),
         )
 
-        self.label = nn.Embedding(classes + 1, 4 * width) if classes else None  # the last is "no label"
+        self.label = (
+            nn.Embedding(classes + 1, 4 * width) if classes else None
+        )  # the last is "no label"
         if self.label is not None:
             nn.init.zeros_(self.label.weight)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """(B, C, H, W), (B,) and labels (B,) in 0..classes -> (B, channels_out, H, W).
 
-        H and W must be multiples of ``stride``. The label ``classes``, or none at all, asks for the unconditional
-        model.
+        H and W must be multiples of ``stride``. The label ``classes``, or none at all, asks for the
+        unconditional model.
         """
         embedding = self.time(timestep_embedding(t, self.width).to(x.dtype))
         if self.label is not None:
             none = torch.full_like(t, self.classes, dtype=torch.long)
             code = self.label(none if label is None else label)
-            # Without the factor, one step of Adam moves the output by a label less than by any other weight, and the
-            # labels are not learned in time (the same factor: Vaswani et al. 2017, Sec. 3.4).
+            # Without the factor, one step of Adam moves the output by a label less than by any
+            # other weight, and the labels are not learned in time (the same factor: Vaswani et al.
+            # 2017, Sec. 3.4).
             embedding = embedding + math.sqrt(code.shape[1]) * code
         elif label is not None:
             raise InputError("label: found one for a network without classes")
@@ -254,5 +296,9 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = layer(h, embedding)
         for layer in self.up:
-            h = layer(torch.cat([h, skips.pop()], dim=1), embedding) if isinstance(layer, Stage) else layer(h)
+            h = (
+                layer(torch.cat([h, skips.pop()], dim=1), embedding)
+                if isinstance(layer, Stage)
+                else layer(h)
+            )
         return F.pixel_shuffle(self.head(h), self.patch)

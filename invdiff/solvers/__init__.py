@@ -24,6 +24,27 @@ from invdiff.solvers.tds import TDS
 from invdiff.solvers.tmpd import TMPD
 
 __all__ = [
-    "ALD", "DAPS", "DDNM", "DDNMPlus", "DDRM", "DPS", "DiffPIR", "Gibbs", "ILVR", "MCG", "MCGDiff", "MMPS",
-    "MMPS2M", "PiGDM", "PnPDM", "REDDiff", "RePaint", "SITCOM", "ScoreSDE", "Solver", "Step", "TDS", "TMPD",
-]  # fmt: skip
+    "ALD",
+    "DAPS",
+    "DDNM",
+    "DDNMPlus",
+    "DDRM",
+    "DPS",
+    "DiffPIR",
+    "Gibbs",
+    "ILVR",
+    "MCG",
+    "MCGDiff",
+    "MMPS",
+    "MMPS2M",
+    "PiGDM",
+    "PnPDM",
+    "REDDiff",
+    "RePaint",
+    "SITCOM",
+    "ScoreSDE",
+    "Solver",
+    "Step",
+    "TDS",
+    "TMPD",
+]

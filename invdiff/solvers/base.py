@@ -25,9 +25,11 @@ __all__ = ["Solver", "Step", "error_variance", "norm", "precision", "project", "
 
 
 class Step(NamedTuple):
-    """One step of a solver, at noise level sigma: the iterate x and the estimate x0 of the clean image.
+    """One step of a solver, at noise level sigma: the iterate x and the estimate x0 of the clean
+    image.
 
-    ``ess`` (B,) is the effective sample size of a population of particles, where a solver has them; x and x0 are those
+    ``ess`` (B,) is the effective sample size of a population of particles, where a solver has them;
+        x and x0 are those
     of one particle.
     """
 
@@ -50,7 +52,9 @@ class Solver(ABC):
     spacing: Spacing = "uniform"
 
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
-    requires_white_noise: ClassVar[bool] = False  # one variance for all entries of an image's y: not Poisson
+    requires_white_noise: ClassVar[bool] = (
+        False  # one variance for all entries of an image's y: not Poisson
+    )
     positive: ClassVar[tuple[str, ...]] = ("steps",)  # its settings that must be
 
     def __post_init__(self) -> None:
@@ -64,7 +68,9 @@ class Solver(ABC):
         return prior.ladder(self.steps, self.spacing)
 
     @abstractmethod
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         """Yield one Step per noise level, from x ~ N(., sigmas[0]^2) down to sigmas[-1] = 0."""
 
     @property
@@ -80,9 +86,13 @@ class Solver(ABC):
     def check(self, problem: Problem) -> None:
         """Raise InputError where the problem's operator or noise is not what the method needs."""
         if refusal := self.refusal(problem):
-            known: dict[str, type[Solver]] = {n: registry.lookup("solver", n) for n in registry.names("solver")}
+            known: dict[str, type[Solver]] = {
+                n: registry.lookup("solver", n) for n in registry.names("solver")
+            }
             others = ", ".join(name for name, other in known.items() if not other.refusal(problem))
-            raise InputError(f"solver {type(self).__name__}: {refusal} (solvers that take it: {others or 'none'})")
+            raise InputError(
+                f"solver {type(self).__name__}: {refusal} (solvers that take it: {others or 'none'})"
+            )
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:
@@ -98,14 +108,22 @@ LEAST = 0.005  # standard deviation of y on [0, 1], the 0.01 of [-1, 1] in DAPS
 
 
 def positive_variance(problem: Problem) -> float | Tensor:
-    """The variance of y, that of `LEAST` at least: for methods that divide by it or by what is little more."""
+    """The variance of y, that of `LEAST` at least: for methods that divide by it or by what is
+    little more.
+    """
     variance = problem.variance()
     return variance.clamp_min(LEAST**2) if isinstance(variance, Tensor) else max(variance, LEAST**2)
 
 
-def between(prior: Denoiser, steps: int, spacing: Spacing, sigma_max: float, sigma_min: float) -> Tensor:
-    """A ladder from sigma_max, or from the largest level of the prior, to sigma_min, both on [-1, 1], and to 0."""
-    t, end = (prior.t_at(torch.tensor(sigma / 2, dtype=torch.float64)) for sigma in (sigma_max, sigma_min))
+def between(
+    prior: Denoiser, steps: int, spacing: Spacing, sigma_max: float, sigma_min: float
+) -> Tensor:
+    """A ladder from sigma_max, or from the largest level of the prior, to sigma_min, both on [-1,
+    1], and to 0.
+    """
+    t, end = (
+        prior.t_at(torch.tensor(sigma / 2, dtype=torch.float64)) for sigma in (sigma_max, sigma_min)
+    )
     return prior.ladder(steps, spacing, t, min(t, end))
 
 
@@ -118,33 +136,42 @@ def error_variance(sigma: Tensor) -> float:
 
 
 def correction(problem: Problem, x: Tensor, damp: float | Tensor, sigma: Tensor) -> Tensor:
-    """A^T (A A^T + damp)^-1 (y - A x): what takes x to where it fits y, as far as the damping lets it.
+    """A^T (A A^T + damp)^-1 (y - A x): what takes x to where it fits y, as far as the damping lets
+    it.
 
-    Where iterations find it, they are fewer the more noise, of level sigma, is drawn around it next: they stop at a
-    relative residual of sigma / 100, but between 1/100 and 3/10,000.
+    Where iterations find it, they are fewer the more noise, of level sigma, is drawn around it
+    next: they stop at a relative residual of sigma / 100, but between 1/100 and 3/10,000.
     """
     with within(min(max(float(sigma) / 100, 3e-4), 1e-2)):
         return problem.correction(x, damp)
 
 
-def project(problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Streams) -> Tensor:
-    """x + A^+ (y' - A x): x, at level sigma_next, made to fit the measurement diffused along, y' = y + sigma_next A z.
+def project(
+    problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Streams
+) -> Tensor:
+    """x + A^+ (y' - A x): x, at level sigma_next, made to fit the measurement diffused along, y' =
+    y + sigma_next A z.
 
-    Where y itself is noisy, A^+ would amplify that: it is A^T (A A^T + damp)^-1, damp = sigma_y^2 / r^2 at the level
-    sigma from which x came, as if x0 were known up to a variance of r^2. So damped, it is unpublished.
+    Where y itself is noisy, A^+ would amplify that: it is A^T (A A^T + damp)^-1, damp = sigma_y^2 /
+    r^2 at the level sigma from which x came, as if x0 were known up to a variance of r^2. So
+    damped, it is unpublished.
     """
     diffused = torch.sub(x, noise(x), alpha=float(sigma_next))
     return x + correction(problem, diffused, problem.variance() / error_variance(sigma), sigma_next)
 
 
 def precision(problem: Problem) -> float | Tensor:
-    """The diagonal of Lambda, against y: 1 for white noise, else the mean variance in an image over each entry's."""
+    """The diagonal of Lambda, against y: 1 for white noise, else the mean variance in an image over
+    each entry's.
+    """
     variance = problem.variance()
     if not isinstance(variance, Tensor) or not varies(variance, problem.y):
         return 1.0
     measured = problem.measured()
     variance = variance.expand_as(problem.y)
-    total, count = ((measured * each).flatten(1).sum(1) for each in (variance, torch.ones_like(variance)))
+    total, count = (
+        (measured * each).flatten(1).sum(1) for each in (variance, torch.ones_like(variance))
+    )
     return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
 
 
@@ -153,8 +180,8 @@ def vjp(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """f(x, *args) and v -> J^T v with respect to x; tracks no gradient outside.
 
-    The map can be called once, or, with ``again``, as often as one likes: it then holds the graph of f as long as it
-    lives.
+    The map can be called once, or, with ``again``, as often as one likes: it then holds the graph
+    of f as long as it lives.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()

@@ -24,8 +24,10 @@ from invdiff.solvers.tools.jumps import TimeTravel, diffuse
 class DDNM(TimeTravel):
     """x0 is corrected in the range of A^T, then renoised.
 
-    Without noise the correction is A^+ (y - A x0), as published. With noise in y, A^+ would carry it into x0
-    amplified: A^T (A A^T + damp)^-1 is used, damp = sigma_y^2 / r^2, r^2 the variance of x0's error as in PiGDM.
+    Without noise the correction is A^+ (y - A x0), as published. With noise in y, A^+ would carry
+    it into x0
+    amplified: A^T (A A^T + damp)^-1 is used, damp = sigma_y^2 / r^2, r^2 the variance of x0's error
+        as in PiGDM.
 
     Args:
         eta: share of fresh noise in a step.
@@ -35,7 +37,9 @@ class DDNM(TimeTravel):
 
     requires = LinearOperator
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         variance = problem.variance()
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
@@ -44,6 +48,8 @@ class DDNM(TimeTravel):
             x0 = prior(x, sigma)
             away = x - x0  # from the uncorrected x0, as published
             x0 = x0 + correction(problem, x0, variance / error_variance(sigma), sigma_next)
-            kept, fresh = (float(sigma_next) * share for share in ((1 - self.eta**2) ** 0.5, self.eta))
+            kept, fresh = (
+                float(sigma_next) * share for share in ((1 - self.eta**2) ** 0.5, self.eta)
+            )
             x = x0.add(away, alpha=kept / float(sigma)).add(noise(x), alpha=fresh)
             yield Step(float(sigma_next), x, x0)

@@ -1,6 +1,8 @@
-"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Eq. 17 to 19, Alg. 2.
+"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Eq. 17 to 19,
+Alg. 2.
 
-https://arxiv.org/abs/2212.00490. In x = x_0 + sigma n the thresholds a sigma_y / s > sigma_t' are sigma_y / s > sigma'.
+https://arxiv.org/abs/2212.00490. In x = x_0 + sigma n the thresholds a sigma_y / s > sigma_t' are
+sigma_y / s > sigma'.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class DDNMPlus(TimeTravel):
 
     Args:
         eta: share of fresh noise in a step, where y does not decide it.
-        cutoff: coefficients seen through noise sigma_y / s above it, on [0, 1], count as unseen, as in DDRM.
+        cutoff: coefficients seen through noise sigma_y / s above it, on [0, 1], count as unseen, as
+            in DDRM.
     """
 
     eta: float = 0.85
@@ -37,7 +40,9 @@ class DDNMPlus(TimeTravel):
     requires = SpectralOperator
     requires_white_noise = True
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         op, y, std = coefficients(problem)
         std = torch.where(std <= self.cutoff, std, torch.inf)
         certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)

@@ -1,4 +1,6 @@
-"""Denoising diffusion restoration models, Kawar et al. 2022, Eq. 7 and 8 (https://arxiv.org/abs/2201.11793)."""
+"""Denoising diffusion restoration models, Kawar et al. 2022, Eq. 7 and 8
+(https://arxiv.org/abs/2201.11793).
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,17 @@ from invdiff.solvers.tools.spectral import coefficients
 @register("solver", "ddrm")
 @dataclass(frozen=True, kw_only=True)
 class DDRM(Solver):
-    """The paper's variational distribution, coefficient by coefficient (`invdiff.solvers.tools.spectral`).
+    """The paper's variational distribution, coefficient by coefficient
+    (`invdiff.solvers.tools.spectral`).
 
     Args:
         eta: share of fresh noise where the measurement is the weaker.
         eta_b: weight of the measurement where it is the stronger.
-        cutoff: coefficients seen through noise sigma_y / s above it, on [0, 1], count as unseen, for the pull of
-            every step adds up where y says next to nothing. (The authors drop s < 0.03 for blur.)
-        temperature: scale of the noise drawn, 1 in the paper; less gains PSNR and makes the spread too narrow.
+        cutoff: coefficients seen through noise sigma_y / s above it, on [0, 1], count as unseen,
+            for the pull of every step adds up where y says next to nothing. (The authors drop s <
+            0.03 for blur.)
+        temperature: scale of the noise drawn, 1 in the paper; less gains PSNR and makes the spread
+            too narrow.
     """
 
     steps: int = 20
@@ -40,7 +45,9 @@ class DDRM(Solver):
     requires = SpectralOperator
     requires_white_noise = True
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         (op, y, std), top = coefficients(problem), float(sigmas[0])
         std = torch.where(std <= self.cutoff, std, torch.inf)
         certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
@@ -52,5 +59,7 @@ class DDRM(Solver):
             strong, share = std <= s_next, (s_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
             towards = torch.where(strong, self.eta_b, kept * certain)
             fresh = self.temperature * torch.where(strong, share, self.eta * s_next)
-            x = op.v(c := c0 + towards * (y - c0) + kept / s * unseen * (c - c0) + fresh * z)  # Eq. 8
+            x = op.v(
+                c := c0 + towards * (y - c0) + kept / s * unseen * (c - c0) + fresh * z
+            )  # Eq. 8
             yield Step(s_next, x, x0)

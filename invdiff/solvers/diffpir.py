@@ -1,4 +1,6 @@
-"""DiffPIR: plug-and-play image restoration, Zhu et al. 2023, Alg. 1 (https://arxiv.org/abs/2305.08995)."""
+"""DiffPIR: plug-and-play image restoration, Zhu et al. 2023, Alg. 1
+(https://arxiv.org/abs/2305.08995).
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,10 @@ from invdiff.solvers.base import Solver, Step, correction
 class DiffPIR(Solver):
     """A proximal step argmin ||y - A x||^2 + rho ||x - x0||^2, then renoising.
 
-    rho = lam sigma_y^2 / sbar^2 with sbar = 2 sigma: the published code takes sigma_y on [0, 1] and sbar on [-1, 1].
-    So the proximal step is Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4. As in Alg. 1 every step has one; the
-    published code leaves the last one out, after which samples no longer fit a y of little noise (sigma_y < 0.005).
+    rho = lam sigma_y^2 / sbar^2 with sbar = 2 sigma: the published code takes sigma_y on [0, 1] and
+    sbar on [-1, 1]. So the proximal step is Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4. As
+    in Alg. 1 every step has one; the published code leaves the last one out, after which samples no
+    longer fit a y of little noise (sigma_y < 0.005).
 
     Args:
         lam: lambda, as in the published code.
@@ -38,8 +41,14 @@ class DiffPIR(Solver):
 
     requires = LinearOperator
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
-        variance = problem.variance() if isinstance(problem.variance(), Tensor) else max(1e-6, problem.variance())
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
+        variance = (
+            problem.variance()
+            if isinstance(problem.variance(), Tensor)
+            else max(1e-6, problem.variance())
+        )
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)
             rho = self.lam * variance / float(2 * sigma) ** 2

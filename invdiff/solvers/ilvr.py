@@ -1,7 +1,9 @@
-"""ILVR, iterative latent variable refinement: Choi et al. 2021, Alg. 1 (https://arxiv.org/abs/2108.02938).
+"""ILVR, iterative latent variable refinement: Choi et al. 2021, Alg. 1
+(https://arxiv.org/abs/2108.02938).
 
-x' <- x' + phi(y') - phi(x'), y' the reference with the noise of x' and phi a low-pass filter, down and up again. For
-any linear A the filter is the projection phi = A^+ A, and the reference is known by its phi, A^+ y.
+x' <- x' + phi(y') - phi(x'), y' the reference with the noise of x' and phi a low-pass filter, down
+and up again. For any linear A the filter is the projection phi = A^+ A, and the reference is known
+by its phi, A^+ y.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class ILVR(Solver):
     """The DDPM, refined after every step.
 
     Args:
-        free: last steps that are not refined: what y says is then a hint, and fine detail the prior's own.
+        free: last steps that are not refined: what y says is then a hint, and fine detail the
+            prior's own.
     """
 
     free: int = 0
@@ -39,8 +42,12 @@ class ILVR(Solver):
         if self.free < 0:
             raise InputError(f"solver free: found {self.free}, expected 0 or more steps")
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
-        for left, (sigma, sigma_next) in zip(range(self.steps, 0, -1), pairwise(sigmas), strict=True):
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
+        for left, (sigma, sigma_next) in zip(
+            range(self.steps, 0, -1), pairwise(sigmas), strict=True
+        ):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)
             if left > self.free:

@@ -1,6 +1,7 @@
 """Moment matching posterior sampling, Rozet et al. 2024, Alg. 2 (https://arxiv.org/abs/2405.13712).
 
-With p(x0 | x) taken as Gaussian, of the covariance that the network's Jacobian tells (`invdiff.solvers.tools.moments`).
+With p(x0 | x) taken as Gaussian, of the covariance that the network's Jacobian tells
+(`invdiff.solvers.tools.moments`).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ class MMPS(Solver):
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
-        iterations: of conjugate gradients, each a pass backwards through the network. Few of them regularise: they
-            leave out the directions that A V A^T hardly has.
-        sigma_max, sigma_min: where the levels begin and where they end before 0, on [-1, 1]; by default those of the
-            prior. Few steps are better spent between: little is decided above or below.
+        iterations: of conjugate gradients, each a pass backwards through the network. Few of them
+            regularise: they leave out the directions that A V A^T hardly has.
+        sigma_max, sigma_min: where the levels begin and where they end before 0, on [-1, 1]; by
+            default those of the prior. Few steps are better spent between: little is decided above
+            or below.
     """
 
     eta: float = 1.0
@@ -45,7 +47,9 @@ class MMPS(Solver):
     def ladder(self, prior: Denoiser) -> Tensor:
         return between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)

@@ -1,8 +1,9 @@
 """MMPS in few steps: DPM-Solver++(2M) on E[x0 | x, y].
 
-Along the probability flow of p(x | y), E[x0 | x, y] takes the place of x0; MMPS, Rozet et al. 2024, approximates it
-(https://arxiv.org/abs/2405.13712), and a step extrapolates it in log sigma from the one before as in Lu et al. 2022,
-Alg. 2 (https://arxiv.org/abs/2211.01095). The combination is unpublished.
+Along the probability flow of p(x | y), E[x0 | x, y] takes the place of x0; MMPS, Rozet et al. 2024,
+approximates it (https://arxiv.org/abs/2405.13712), and a step extrapolates it in log sigma from the
+one before as in Lu et al. 2022, Alg. 2 (https://arxiv.org/abs/2211.01095). The combination is
+unpublished.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from invdiff.solvers.tools.moments import conditional_mean
 @register("solver", "mmps_2m")
 @dataclass(frozen=True, kw_only=True)
 class MMPS2M(MMPS):
-    """The probability flow of p(x | y) in steps of second order; a sample differs from another by where it starts.
+    """The probability flow of p(x | y) in steps of second order; a sample differs from another by
+    where it starts.
 
-    Its settings are those of MMPS. A call of the network is followed by iterations + 1 passes backwards through it.
+    Its settings are those of MMPS. A call of the network is followed by iterations + 1 passes
+    backwards through it.
     """
 
     steps: int = 10
@@ -38,11 +41,15 @@ class MMPS2M(MMPS):
     sigma_max: float = 20.0
     sigma_min: float = 0.04
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         before = None
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
             now = State(prior.t_at(sigma), sigma, x, x0)
-            x = transition(x, extrapolated(prior, before, now, sigma_next), sigma, sigma_next, self.eta, noise)
+            x = transition(
+                x, extrapolated(prior, before, now, sigma_next), sigma, sigma_next, self.eta, noise
+            )
             before = now
             yield Step(float(sigma_next), x, x0)

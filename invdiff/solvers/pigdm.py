@@ -1,7 +1,9 @@
-"""Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1 (https://openreview.net/forum?id=9_gsMA8MRKQ).
+"""Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1
+(https://openreview.net/forum?id=9_gsMA8MRKQ).
 
-With p(x0 | x) taken as N(x0, r^2 I), grad log p(y | x) = g / r^2, g = J^T A^T (A A^T + sigma_y^2 / r^2)^-1 (y - A x0),
-J the Jacobian of x0. The paper's step adds sqrt(abar_s abar_t) g in VP coordinates, which is g in x = x_0 + sigma n.
+With p(x0 | x) taken as N(x0, r^2 I), grad log p(y | x) = g / r^2, g = J^T A^T (A A^T + sigma_y^2 /
+r^2)^-1 (y - A x0), J the Jacobian of x0. The paper's step adds sqrt(abar_s abar_t) g in VP
+coordinates, which is g in x = x_0 + sigma n.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ class PiGDM(Solver):
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
         weight: of the guidance; 1 in the paper.
-        adaptive: the paper's weights (``awd`` in the authors' code): g is added in full after every step, however
-            short, so that more steps pull harder. False steps towards E[x0 | x, y] instead, which tends to the right
-            posterior for a Gaussian prior, and leans on the network's Jacobian at high noise.
+        adaptive: the paper's weights (``awd`` in the authors' code): g is added in full after every
+            step, however short, so that more steps pull harder. False steps towards E[x0 | x, y]
+            instead, which tends to the right posterior for a Gaussian prior, and leans on the
+            network's Jacobian at high noise.
     """
 
     eta: float = 1.0
@@ -39,7 +42,9 @@ class PiGDM(Solver):
 
     requires = LinearOperator
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         variance = problem.variance()
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma)

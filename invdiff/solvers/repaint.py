@@ -21,8 +21,9 @@ from invdiff.solvers.tools.jumps import TimeTravel, diffuse
 class RePaint(TimeTravel):
     """The DDPM, what is known drawn from q(x_t | y) after every step, and back up again and again.
 
-    As in Alg. 1, what is known is put in at the level that a step leads to; the authors' code does so before the next
-    call of the network, and returns what the last call made of it. The variance is beta-tilde, not a learned one.
+    As in Alg. 1, what is known is put in at the level that a step leads to; the authors' code does
+    so before the next call of the network, and returns what the last call made of it. The variance
+    is beta-tilde, not a learned one.
     """
 
     steps: int = 250
@@ -31,7 +32,9 @@ class RePaint(TimeTravel):
 
     requires = Mask
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
                 x = diffuse(x, sigma, sigma_next, noise)

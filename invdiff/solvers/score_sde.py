@@ -1,7 +1,9 @@
-"""Score-based generative modelling through SDEs, Song et al. 2021: Alg. 2 and App. I (https://arxiv.org/abs/2011.13456).
+"""Score-based generative modelling through SDEs, Song et al. 2021: Alg. 2 and App. I
+(https://arxiv.org/abs/2011.13456).
 
-Predictor-corrector sampling, x projected onto the measurement diffused along: App. I.2 replaces known pixels, I.3
-known directions; with A^+ that is every linear A, as in Song et al. 2022 (https://arxiv.org/abs/2111.08005).
+Predictor-corrector sampling, x projected onto the measurement diffused along: App. I.2 replaces
+known pixels, I.3 known directions; with A^+ that is every linear A, as in Song et al. 2022
+(https://arxiv.org/abs/2111.08005).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from invdiff.solvers.base import Solver, Step, norm, project, transition
 @register("solver", "score_sde")
 @dataclass(frozen=True, kw_only=True)
 class ScoreSDE(Solver):
-    """Ancestral sampling (App. F), then Langevin steps at the new level, each followed by the projection.
+    """Ancestral sampling (App. F), then Langevin steps at the new level, each followed by the
+    projection.
 
     Args:
         corrections: Langevin steps at every level, each a call of the prior.
@@ -43,7 +46,9 @@ class ScoreSDE(Solver):
         if self.corrections < 0:
             raise InputError(f"solver corrections: found {self.corrections}, expected 0 or more")
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)
@@ -51,5 +56,11 @@ class ScoreSDE(Solver):
             for _ in range(self.corrections if sigma_next > 0 else 0):
                 g, z = score(prior, x, sigma_next), noise(x)
                 epsilon = 2 * (self.snr * norm(z) / norm(g)) ** 2
-                x = project(problem, x + epsilon * g + (2 * epsilon).sqrt() * z, sigma_next, sigma_next, noise)
+                x = project(
+                    problem,
+                    x + epsilon * g + (2 * epsilon).sqrt() * z,
+                    sigma_next,
+                    sigma_next,
+                    noise,
+                )
             yield Step(float(sigma_next), x, x0)

@@ -1,4 +1,6 @@
-"""SITCOM, step-wise triple-consistent sampling: Alkhouri et al. 2024, Alg. 1 (https://arxiv.org/abs/2410.04479)."""
+"""SITCOM, step-wise triple-consistent sampling: Alkhouri et al. 2024, Alg. 1
+(https://arxiv.org/abs/2410.04479).
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ from invdiff.solvers.tools.adam import Adam
 class SITCOM(Solver):
     """The network's input is fitted until x0 explains y, then x0 renoised, all noise fresh.
 
-    Adam minimises ||y - A(x0(v))||^2 + lam ||v - x||^2 from v = x, until the first term is at most (sigma_y + margin)^2
-    per measurement, image by image. The last x0 is the result; the authors' code takes the nearest to the ground truth.
+    Adam minimises ||y - A(x0(v))||^2 + lam ||v - x||^2 from v = x, until the first term is at most
+    (sigma_y + margin)^2 per measurement, image by image. The last x0 is the result; the authors'
+    code takes the nearest to the ground truth.
 
     Args:
         lr: step size of Adam for images in [-1, 1] and x_t in VP coordinates.
@@ -41,7 +44,9 @@ class SITCOM(Solver):
     requires_white_noise = True
     positive = ("steps", "iterations")
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         limit = (per_image(problem.variance(), x.ndim) ** 0.5 + self.margin / 2) ** 2
         limit = limit * per_image(problem.operator.count(problem.y), x.ndim)
         for sigma, sigma_next in pairwise(sigmas):
@@ -52,7 +57,9 @@ class SITCOM(Solver):
                 apart = per_image(norm(residual), x.ndim) ** 2 > limit
                 if not bool(apart.any()):
                     break
-                v = v - apart * adam.step(unit * pull(8 * residual) + 2 * self.lam * (v - x) / unit, unit * self.lr)
+                v = v - apart * adam.step(
+                    unit * pull(8 * residual) + 2 * self.lam * (v - x) / unit, unit * self.lr
+                )
             else:
                 x0 = prior(v, sigma)
             del pull  # and the graph with it, before the next

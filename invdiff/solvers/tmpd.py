@@ -1,7 +1,9 @@
-"""Tweedie moment projected diffusions, Boys et al. 2023, in the diagonal form (https://arxiv.org/abs/2310.06721).
+"""Tweedie moment projected diffusions, Boys et al. 2023, in the diagonal form
+(https://arxiv.org/abs/2310.06721).
 
-With p(x0 | x) taken as N(x0, V), V = sigma^2 J as in MMPS, and A V A^T replaced by the diagonal of its row sums,
-E[x0 | x, y] = x0 + V A^T (y - A x0) / (sigma_y^2 + A V A^T 1): two passes backwards through the network, and no system.
+With p(x0 | x) taken as N(x0, V), V = sigma^2 J as in MMPS, and A V A^T replaced by the diagonal of
+its row sums, E[x0 | x, y] = x0 + V A^T (y - A x0) / (sigma_y^2 + A V A^T 1): two passes backwards
+through the network, and no system.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from invdiff.solvers.base import Solver, Step, positive_variance, transition, vj
 class TMPD(Solver):
     """A DDIM step towards E[x0 | x, y].
 
-    Row sums bound a matrix of non-negative entries, as A V A^T is for images that vary smoothly and an A that
-    averages; they may be negative for others, and those are taken as 0. For a network and scattered pixels a step is
-    then far too long when sigma_y is 0.005 or less, and samples are bad: `restore` warns. Zero counts as 0.005.
+    Row sums bound a matrix of non-negative entries, as A V A^T is for images that vary smoothly and
+    an A that averages; they may be negative for others, and those are taken as 0. For a network and
+    scattered pixels a step is then far too long when sigma_y is 0.005 or less, and samples are bad:
+    `restore` warns. Zero counts as 0.005.
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
@@ -37,7 +40,9 @@ class TMPD(Solver):
 
     requires = LinearOperator
 
-    def iterate(self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams) -> Iterator[Step]:
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+    ) -> Iterator[Step]:
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma, again=True)

@@ -1,7 +1,7 @@
 """Training images: a folder of images of any size and mode, an .npz file, or the swiss roll.
 
-Arrays are held as 8-bit tensors; a folder is read as it is needed, by threads that run ahead of the training, and
-kept in memory as far as ``MEMORY`` reaches. Batches are floats in [-1, 1].
+Arrays are held as 8-bit tensors; a folder is read as it is needed, by threads that run ahead of the
+training, and kept in memory as far as ``MEMORY`` reaches. Batches are floats in [-1, 1].
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Data(ABC):
     def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
         """Items by index, (B, *shape), as floats; images in [-1, 1].
 
-        ``u`` (B, ``uniforms``) in [0, 1) is what is random about them, by default from torch's global generator.
+        ``u`` (B, ``uniforms``) in [0, 1) is what is random about them, by default from torch's
+            global generator.
         """
 
     def label(self, indices: Tensor) -> Tensor:
@@ -85,10 +86,14 @@ class TrainingData(Data):
 
     def take(self, indices: Tensor) -> TrainingData:
         """Some of the items."""
-        return TrainingData(self.items[indices], None if self.labels is None else self.labels[indices])
+        return TrainingData(
+            self.items[indices], None if self.labels is None else self.labels[indices]
+        )
 
     def to(self, device: torch.device) -> TrainingData:
-        return TrainingData(self.items.to(device), None if self.labels is None else self.labels.to(device))
+        return TrainingData(
+            self.items.to(device), None if self.labels is None else self.labels.to(device)
+        )
 
 
 class FolderData(Data):
@@ -100,16 +105,25 @@ class FolderData(Data):
         paths: the files.
         size: side of the square items.
         channels: 1 or 3.
-        framing: "fit" resizes the short side to ``size`` and takes the middle; "random" and "middle" take a square
-            of the image as it is (enlarged if it is too small).
+        framing: "fit" resizes the short side to ``size`` and takes the middle; "random" and
+            "middle" take a square of the image as it is (enlarged if it is too small).
         labels: of the files, (N,).
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: int, channels: int, framing: Framing = "fit", labels: Tensor | None = None
+        self,
+        paths: Sequence[Path],
+        size: int,
+        channels: int,
+        framing: Framing = "fit",
+        labels: Tensor | None = None,
     ) -> None:
         self.paths, self.size, self.framing, self.labels = list(paths), size, framing, labels
-        self.shape, self.uniforms, self.device = (channels, size, size), 2 * (framing == "random"), torch.device("cpu")
+        self.shape, self.uniforms, self.device = (
+            (channels, size, size),
+            2 * (framing == "random"),
+            torch.device("cpu"),
+        )
         self.unreadable: dict[int, str] = {}
         self._decoded: dict[int, Future[Tensor | InputError]] = {}
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
@@ -158,8 +172,13 @@ class FolderData(Data):
                 return candidate, image
             if candidate not in self.unreadable:
                 self.unreadable[candidate] = str(image)
-                warn(f"data: skipped {len(self.unreadable)} unreadable files so far: {image}", stacklevel=4)
-        raise InputError(f"data {self.paths[0].parent}: found no readable image among {len(self)} files")
+                warn(
+                    f"data: skipped {len(self.unreadable)} unreadable files so far: {image}",
+                    stacklevel=4,
+                )
+        raise InputError(
+            f"data {self.paths[0].parent}: found no readable image among {len(self)} files"
+        )
 
     def _square(self, image: Tensor, place: Tensor) -> Tensor:
         room = torch.tensor(image.shape[-2:]) - self.size + 1
@@ -195,16 +214,20 @@ def load_data(
     """Read training data and held-out data.
 
     Args:
-        source: ``swissroll``; an .npz file with the array ``train_images`` or ``images``, 8-bit, (N, H, W) or
-            (N, H, W, C), and held out ``test_images`` if there is such an array; or a folder that is searched for
-            images. Where nothing else is held out, a fixed twentieth of the images is, at most 1,000.
-            Labels are read where there are some: the arrays ``train_labels`` or ``labels``, and ``test_labels``,
-            (N,), whole numbers from 0; of a folder, the number of the sub-folder that an image is in, sorted by name.
-        size: side of the square training images: smaller .npz images are zero-padded around to it; images of
-            a folder are resized by their short side and cropped in the middle (64 by default).
+        source: ``swissroll``; an .npz file with the array ``train_images`` or ``images``, 8-bit,
+            (N, H, W) or (N, H, W, C), and held out ``test_images`` if there is such an array; or a
+            folder that is searched for images. Where nothing else is held out, a fixed twentieth of
+            the images is, at most 1,000. Labels are read where there are some: the arrays
+            ``train_labels`` or ``labels``, and ``test_labels``, (N,), whole numbers from 0; of a
+                folder, the number of the sub-folder that an image is in, sorted by name.
+        size: side of the square training images: smaller .npz images are zero-padded around to it;
+            images of a folder are resized by their short side and cropped in the middle (64 by
+            default).
         channels: 1 or 3; by default those of the .npz, or 3.
-        crop: images of a folder are not resized: training takes random squares of them, held-out data the middle.
-        held_out: a folder or an .npz that is held out; a folder inside ``source`` is left out there.
+        crop: images of a folder are not resized: training takes random squares of them, held-out
+            data the middle.
+        held_out: a folder or an .npz that is held out; a folder inside ``source`` is left out
+            there.
 
     Raises:
         InputError: there is nothing to train on, or the arrays are not images.
@@ -230,23 +253,31 @@ def load_data(
     names = sub_folders(paths, path)
     classes = sorted(set(names))
     ours, others = ([paths[i] for i in part] for part in (kept, apart))
-    train_data = FolderData(ours, size, channels, "random" if crop else "fit", numbered(names, classes, kept))
+    train_data = FolderData(
+        ours, size, channels, "random" if crop else "fit", numbered(names, classes, kept)
+    )
     train_data.batch(kept[:1])  # an unreadable folder is found out now
     if held_out is not None:
         return train_data, _held_out(held_out, size, channels, crop, classes)
-    return train_data, FolderData(others, size, channels, "middle" if crop else "fit", numbered(names, classes, apart))
+    return train_data, FolderData(
+        others, size, channels, "middle" if crop else "fit", numbered(names, classes, apart)
+    )
 
 
 def image_paths(folder: Path) -> list[Path]:
     """The image files below a folder, sorted."""
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not found:
-        raise InputError(f"data {folder}: found no image, expected files ending in {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"data {folder}: found no image, expected files ending in {', '.join(SUFFIXES)}"
+        )
     return found
 
 
 def split(n: int) -> tuple[Tensor, Tensor]:
-    """Hold out a fixed twentieth of n items, at most 1,000, none of fewer than 20: the numbers kept, and held out."""
+    """Hold out a fixed twentieth of n items, at most 1,000, none of fewer than 20: the numbers
+    kept, and held out.
+    """
     order = epoch_order(n, 0, seed=0)
     held_out = min(1000, n // 20)
     return order[held_out:], order[:held_out]
@@ -258,8 +289,12 @@ def sub_folders(paths: Sequence[Path], root: Path) -> list[str]:
     return [] if any(len(place) == 1 for place in places) else [place[0] for place in places]
 
 
-def numbered(names: Sequence[str], classes: Sequence[str], items: Tensor | None = None) -> Tensor | None:
-    """The labels of some items (by default all), given the names of the classes of all; None if one is unknown."""
+def numbered(
+    names: Sequence[str], classes: Sequence[str], items: Tensor | None = None
+) -> Tensor | None:
+    """The labels of some items (by default all), given the names of the classes of all; None if one
+    is unknown.
+    """
     number = {name: label for label, name in enumerate(classes)}
     if not names or not number.keys() >= set(names):
         return None
@@ -267,7 +302,9 @@ def numbered(names: Sequence[str], classes: Sequence[str], items: Tensor | None 
     return labels if items is None else labels[items]
 
 
-def _held_out(source: str, size: int, channels: int, crop: bool, classes: Sequence[str] = ()) -> Data:
+def _held_out(
+    source: str, size: int, channels: int, crop: bool, classes: Sequence[str] = ()
+) -> Data:
     path = Path(source)
     if path.is_dir():
         paths = image_paths(path)
@@ -284,7 +321,9 @@ def swiss_roll(n: int, seed: int) -> Tensor:
     return (spiral + 0.25 * torch.randn(n, 2, generator=generator)) / 7
 
 
-def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[str, ...]) -> TrainingData:
+def _read_npz(
+    path: Path, size: int | None, channels: int | None, keys: tuple[str, ...]
+) -> TrainingData:
     if path.suffix != ".npz" or not path.is_file():
         raise InputError(f"data '{path}': found neither a folder of images nor an .npz file")
     try:
@@ -298,7 +337,9 @@ def _read_npz(path: Path, size: int | None, channels: int | None, keys: tuple[st
     if array is None:
         raise InputError(f"data {path}: found arrays {found}, expected {' or '.join(keys)}")
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or len(array) == 0:
-        raise InputError(f"data {path}: found {array.dtype} {array.shape}, expected uint8 (N, H, W) or (N, H, W, C)")
+        raise InputError(
+            f"data {path}: found {array.dtype} {array.shape}, expected uint8 (N, H, W) or (N, H, W, C)"
+        )
     images = torch.from_numpy(array)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if channels is not None and images.shape[1] != channels:
@@ -313,7 +354,12 @@ def _labels(archive: Mapping[str, np.ndarray], key: str) -> Tensor | None:
         labels = archive[key]
     except (KeyError, ValueError):  # none, or Python objects
         return None
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0 or labels.min() < 0:
+    if (
+        labels.ndim != 1
+        or not np.issubdtype(labels.dtype, np.integer)
+        or len(labels) == 0
+        or labels.min() < 0
+    ):
         return None
     return torch.from_numpy(labels.astype(np.int64))
 
@@ -323,7 +369,9 @@ def _centred(images: Tensor, size: int | None, path: Path) -> Tensor:
     if size is None or (height, width) == (size, size):
         return images
     if max(height, width) > size:
-        raise InputError(f"data {path}: found {height}x{width} images, expected at most size={size}")
+        raise InputError(
+            f"data {path}: found {height}x{width} images, expected at most size={size}"
+        )
     top, left = (size - height) // 2, (size - width) // 2
     return F.pad(images, (left, size - width - left, top, size - height - top))
 

@@ -1,10 +1,13 @@
-"""What moves the weights: AdamW, or Muon for the convolutions inside a network and AdamW for the rest.
+"""What moves the weights: AdamW, or Muon for the convolutions inside a network and AdamW for the
+rest.
 
-Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the momentum of a weight, as a matrix (out, in * h
-* w), gives way to its orthogonal factor, U V^T of its SVD, by Newton-Schulz iterations. Scaled as in Liu et al. 2025,
-Sec. 2.2 (https://arxiv.org/abs/2502.16982), it moves a weight as far as AdamW does, so that both share a learning rate.
+Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the momentum of a weight, as a
+matrix (out, in * h * w), gives way to its orthogonal factor, U V^T of its SVD, by Newton-Schulz
+iterations. Scaled as in Liu et al. 2025, Sec. 2.2 (https://arxiv.org/abs/2502.16982), it moves a
+weight as far as AdamW does, so that both share a learning rate.
 
-``torch.optim.Muon`` takes matrices only, and its iterations are in bf16, for which many CPUs have no hardware.
+``torch.optim.Muon`` takes matrices only, and its iterations are in bf16, for which many CPUs have
+no hardware.
 """
 
 from __future__ import annotations
@@ -21,14 +24,19 @@ from invdiff.errors import InputError
 OptimiserName = Literal["adamw", "muon"]
 
 
-def optimisers(network: nn.Module, name: OptimiserName, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+def optimisers(
+    network: nn.Module, name: OptimiserName, lr: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
     """One or two, which share the parameters of a network.
 
-    Raises InputError for "muon" and a network without convolutions between the first layer and the last.
+    Raises InputError for "muon" and a network without convolutions between the first layer and the
+    last.
     """
     inner = inner_convolutions(network) if name == "muon" else []
     if name == "muon" and not inner:
-        raise InputError("optimiser: found muon for a network without inner convolutions, expected adamw")
+        raise InputError(
+            "optimiser: found muon for a network without inner convolutions, expected adamw"
+        )
     taken = {id(weight) for weight in inner}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
     adamw = torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, fused=True)
@@ -44,12 +52,16 @@ def inner_convolutions(network: nn.Module) -> list[Tensor]:
 class Muon(torch.optim.Optimizer):
     """W <- (1 - lr weight_decay) W - 0.2 lr sqrt(max(m, n)) U V^T, for kernels as (m, n) matrices.
 
-    U V^T is nearly the orthogonal factor of g + momentum (b - g), Nesterov's momentum, with the gradient g and its
-    moving average b.
+    U V^T is nearly the orthogonal factor of g + momentum (b - g), Nesterov's momentum, with the
+    gradient g and its moving average b.
     """
 
     def __init__(
-        self, kernels: Iterable[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        kernels: Iterable[Tensor],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
     ) -> None:
         super().__init__(kernels, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
@@ -66,13 +78,18 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(kernel.grad, 1 - group["momentum"])
                 factor = orthogonal_factor(kernel.grad.lerp(average, group["momentum"]).flatten(1))
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.sub_(factor.reshape(kernel.shape), alpha=0.2 * group["lr"] * math.sqrt(max(factor.shape)))
+                kernel.sub_(
+                    factor.reshape(kernel.shape),
+                    alpha=0.2 * group["lr"] * math.sqrt(max(factor.shape)),
+                )
 
 
 def orthogonal_factor(matrix: Tensor) -> Tensor:
-    """U S V^T with all of S in 0.6..1.3, for a matrix (m, n) = U D V^T; directions below 0.1 % of its norm stay less.
+    """U S V^T with all of S in 0.6..1.3, for a matrix (m, n) = U D V^T; directions below 0.1 % of
+    its norm stay less.
 
-    Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)^2) X, with Jordan's coefficients: the steepest at 0.
+    Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)^2) X, with Jordan's coefficients:
+    the steepest at 0.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal_factor(matrix.mT).mT

@@ -1,11 +1,13 @@
-"""Training a DDPM prior: Algorithm 1 of Ho et al. 2020 with EMA, warm-up, cool-down, mixed precision and exact resume.
+"""Training a DDPM prior: Algorithm 1 of Ho et al. 2020 with EMA, warm-up, cool-down, mixed
+precision and exact resume.
 
-Every random number of a step (its items, t, eps, dropout) is a function of (seed, step), so the state of a run is
-its weights, their average, the optimiser and the step: a killed run continues to the weights it would have had.
+Every random number of a step (its items, t, eps, dropout) is a function of (seed, step), so the
+state of a run is its weights, their average, the optimiser and the step: a killed run continues to
+the weights it would have had.
 
-Under ``torchrun`` the same run is shared by several processes (Hugging Face Accelerate, DistributedDataParallel). Each
-draws the numbers of the whole batch and takes its part, so that the loss curve is that of one process; only dropout
-masks belong to the process and the micro-batch.
+Under ``torchrun`` the same run is shared by several processes (Hugging Face Accelerate,
+DistributedDataParallel). Each draws the numbers of the whole batch and takes its part, so that the
+loss curve is that of one process; only dropout masks belong to the process and the micro-batch.
 """
 
 from __future__ import annotations
@@ -37,7 +39,14 @@ from invdiff.errors import InputError
 from invdiff.estimate import Estimate
 from invdiff.io.pictures import grid, write_image
 from invdiff.io.whole import write_whole
-from invdiff.prior.checkpoint import PRIOR_FILE, ClassifierSpec, PriorSpec, Spec, load_prior, save_prior
+from invdiff.prior.checkpoint import (
+    PRIOR_FILE,
+    ClassifierSpec,
+    PriorSpec,
+    Spec,
+    load_prior,
+    save_prior,
+)
 from invdiff.prior.classifier import NetworkClassifier, cross_entropy, log_probabilities
 from invdiff.prior.ddpm import DDPM, Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
@@ -58,22 +67,25 @@ class TrainSettings:
     Attributes:
         data: what ``load_data`` reads; size, channels, crop and held_out as there.
         network: by its registered name; with ``classes`` it learns the labels of the data.
-        target, variance: what the network predicts, and sigma_t^2 of p_theta; as in ``DDPM``. The target "label" trains
-            a classifier of noisy images (``unet_classifier``).
+        target, variance: what the network predicts, and sigma_t^2 of p_theta; as in ``DDPM``. The
+            target "label" trains a classifier of noisy images (``unet_classifier``).
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
-        min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; .inf weights every target like
-            eps; null for the plain squared error of the target.
-        timesteps: "uniform"; "stratified", the same but spread evenly over a batch; or "importance" by the size of the
-            loss, which Nichol & Dhariwal advise for "vlb".
-        p_uncond: share of the images whose label is withheld from a network with classes, so that it learns the
-            unconditional model too (Ho & Salimans 2022, Alg. 1).
-        init: a prior whose weights the run begins with: a name that ships, a file, or a run's folder. A network with
-            classes, or with attention, may begin with one without.
+        min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; .inf weights
+            every target like eps; null for the plain squared error of the target.
+        timesteps: "uniform"; "stratified", the same but spread evenly over a batch; or "importance"
+            by the size of the loss, which Nichol & Dhariwal advise for "vlb".
+        p_uncond: share of the images whose label is withheld from a network with classes, so that
+            it learns the unconditional model too (Ho & Salimans 2022, Alg. 1).
+        init: a prior whose weights the run begins with: a name that ships, a file, or a run's
+            folder. A network with classes, or with attention, may begin with one without.
         steps, batch: optimiser steps, and images in each, over all processes.
-        accumulate: micro-batches, one after the other, that the batch of a process is cut into to save memory.
-        optimiser: "adamw"; or "muon" for the convolutions, which learns more from an image and takes longer over a
+        accumulate: micro-batches, one after the other, that the batch of a process is cut into to
+            save memory.
+        optimiser: "adamw"; or "muon" for the convolutions, which learns more from an image and
+            takes longer over a
             step: by a third at 16 images of the preset ``fashion``, by less in larger batches.
-        lr: the learning rate after ``warmup`` steps; it falls linearly to zero over the last ``cooldown`` steps.
+        lr: the learning rate after ``warmup`` steps; it falls linearly to zero over the last
+            ``cooldown`` steps.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, reached gradually.
         flip: mirror images at random.
@@ -119,22 +131,40 @@ class TrainSettings:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "eval_every", "eval_images", "save_every"):
+        for name in (
+            "steps",
+            "batch",
+            "accumulate",
+            "log_every",
+            "eval_every",
+            "eval_images",
+            "save_every",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: found {getattr(self, name)}, expected at least 1")
         if not self.lr > 0 or not 0 <= self.ema < 1:
-            raise InputError(f"lr, ema: found {self.lr}, {self.ema}, expected lr > 0 and 0 <= ema < 1")
+            raise InputError(
+                f"lr, ema: found {self.lr}, {self.ema}, expected lr > 0 and 0 <= ema < 1"
+            )
         if self.loss != "vlb" and (self.loss == "hybrid") != (self.variance == "learned"):
             expected = "variance learned for the loss hybrid, small or large for simple"
-            raise InputError(f"loss, variance: found {self.loss}, {self.variance}, expected {expected}")
+            raise InputError(
+                f"loss, variance: found {self.loss}, {self.variance}, expected {expected}"
+            )
         if self.min_snr is not None and (self.loss == "vlb" or not self.min_snr > 0):
-            raise InputError(f"min_snr: found {self.min_snr} with loss {self.loss}, expected it above 0, not with vlb")
+            raise InputError(
+                f"min_snr: found {self.min_snr} with loss {self.loss}, expected it above 0, not with vlb"
+            )
         if not 0 <= self.p_uncond <= 1:
             raise InputError(f"p_uncond: found {self.p_uncond}, expected a share in [0, 1]")
         if self.target == "label" and not self.classes:
-            raise InputError("network.classes is missing: expected the number of labels for target=label")
+            raise InputError(
+                "network.classes is missing: expected the number of labels for target=label"
+            )
         if self.target == "label" and (self.loss != "simple" or self.min_snr is not None):
-            raise InputError(f"loss: found {self.loss}, min_snr={self.min_snr} for target=label, expected neither")
+            raise InputError(
+                f"loss: found {self.loss}, min_snr={self.min_snr} for target=label, expected neither"
+            )
 
     @property
     def classes(self) -> int:
@@ -146,22 +176,32 @@ class TrainSettings:
         if self.target == "label":
             return ClassifierSpec(shape, self.network, self.schedule, self.T)
         if self.loss != "simple" and len(shape) == 1:
-            raise InputError(f"loss: found {self.loss} for points, expected simple: L_vlb is that of 8-bit images")
+            raise InputError(
+                f"loss: found {self.loss} for points, expected simple: L_vlb is that of 8-bit images"
+            )
         return PriorSpec(shape, self.network, self.schedule, self.T, self.target, self.variance)
 
 
-def fit(settings: TrainSettings, out: str | Path, *, progress: bool = True) -> NetworkDenoiser | NetworkClassifier:
-    """Train a prior (or a classifier), or continue the run in ``out``; returns it, with the averaged weights.
+def fit(
+    settings: TrainSettings, out: str | Path, *, progress: bool = True
+) -> NetworkDenoiser | NetworkClassifier:
+    """Train a prior (or a classifier), or continue the run in ``out``; returns it, with the
+    averaged weights.
 
-    ``out`` receives state.pt (to resume), prior.safetensors, log.csv, TensorBoard events and grids of samples.
+    ``out`` receives state.pt (to resume), prior.safetensors, log.csv, TensorBoard events and grids
+        of samples.
 
     Raises:
-        InputError: the data or the folder cannot be used, ``out`` holds a run with other settings, or the loss is not
-            finite.
+        InputError: the data or the folder cannot be used, ``out`` holds a run with other settings,
+            or the loss is not finite.
         KeyboardInterrupt: the run was told to stop (SIGINT, SIGTERM), and has been saved.
     """
     train, held_out = load_data(
-        settings.data, settings.size, settings.channels, crop=settings.crop, held_out=settings.held_out
+        settings.data,
+        settings.size,
+        settings.channels,
+        crop=settings.crop,
+        held_out=settings.held_out,
     )
     trainer = Trainer(settings, train, held_out, Path(out))
     trainer.run(progress)
@@ -205,7 +245,10 @@ def stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield seen
         return
-    before = {number: signal.signal(number, lambda n, _: seen.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda n, _: seen.append(n))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield seen
     finally:
@@ -214,7 +257,8 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class Batch(NamedTuple):
-    """What a step learns from: x_0 (B, *shape) in [-1, 1], t (B,) and its weight, eps (B, *shape), and labels (B,).
+    """What a step learns from: x_0 (B, *shape) in [-1, 1], t (B,) and its weight, eps (B, *shape),
+    and labels (B,).
 
     Labels are in 0..classes; the last stands for none.
     """
@@ -242,12 +286,15 @@ class Trainer:
         if settings.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.averaged = deepcopy(self.network).eval().requires_grad_(False)
-        self.optimisers = optimisers(self.network, settings.optimiser, settings.lr, settings.weight_decay)
+        self.optimisers = optimisers(
+            self.network, settings.optimiser, settings.lr, settings.weight_decay
+        )
         self.step = 0
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.timesteps = timestep_sampler(settings.timesteps, settings.T).to(self.device)
         self._open()
-        # The network as it is trained: in bf16, compiled, its gradients averaged over the processes.
+        # The network as it is trained: in bf16, compiled, its gradients averaged over the
+        # processes.
         self.model = self.accelerator.prepare_model(self.network)
         schedule = self.spec.around(self.network).schedule.to(self.device)
         # A classifier needs the forward process alone.
@@ -256,18 +303,26 @@ class Trainer:
 
     def _share(self) -> slice:
         """The part of a batch that is this process's."""
-        processes, batch, parts = self.accelerator.num_processes, self.settings.batch, self.settings.accumulate
+        processes, batch, parts = (
+            self.accelerator.num_processes,
+            self.settings.batch,
+            self.settings.accumulate,
+        )
         if batch % (processes * parts):
             raise InputError(
                 f"batch: found {batch}, expected a multiple of {processes} processes x accumulate={parts}"
             )
         size = batch // processes
-        return slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        return slice(
+            self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size
+        )
 
     # The loop.
 
     def run(self, progress: bool = True) -> None:
-        """Train until ``settings.steps``. What is logged, drawn and saved is written by the main process alone."""
+        """Train until ``settings.steps``. What is logged, drawn and saved is written by the main
+        process alone.
+        """
         s, main = self.settings, self.accelerator.is_main_process
         started, first = time.perf_counter(), self.step
         pending: list[Tensor] = []  # losses that are still on the device
@@ -276,18 +331,29 @@ class Trainer:
             with (
                 stop_signals() as signals,
                 SummaryWriter(str(self.out), purge_step=first) if main else nullcontext() as board,
-                tqdm(total=s.steps, initial=first, unit="step", disable=not (progress and main), dynamic_ncols=True,
-                     mininterval=0.1 if sys.stderr.isatty() else 30.0) as bar,
-            ):  # fmt: skip
+                tqdm(
+                    total=s.steps,
+                    initial=first,
+                    unit="step",
+                    disable=not (progress and main),
+                    dynamic_ncols=True,
+                    mininterval=0.1 if sys.stderr.isatty() else 30.0,
+                ) as bar,
+            ):
                 stopping = False
                 while self.step < s.steps and not stopping:
                     pending.append(self.train_step())
                     self.step += 1
                     bar.update()
-                    due = {every: self.step % every == 0 or self.step == s.steps
-                           for every in (s.log_every, s.eval_every, s.save_every)}  # fmt: skip
-                    # Several processes can only stop together, so they ask each other when they meet anyway.
-                    if not any(due.values()) and not (signals and self.accelerator.num_processes == 1):
+                    due = {
+                        every: self.step % every == 0 or self.step == s.steps
+                        for every in (s.log_every, s.eval_every, s.save_every)
+                    }
+                    # Several processes can only stop together, so they ask each other when they
+                    # meet anyway.
+                    if not any(due.values()) and not (
+                        signals and self.accelerator.num_processes == 1
+                    ):
                         continue
                     losses = (losses + self.finite(pending))[-s.log_every :]
                     pending.clear()
@@ -306,9 +372,13 @@ class Trainer:
                 self.accelerator.wait_for_everyone()
         except OSError as error:
             reason = f"cannot be written at step {self.step} ({error.strerror or error})"
-            raise InputError(f"out {self.out}: {reason}; the run as it was last saved is intact") from None
+            raise InputError(
+                f"out {self.out}: {reason}; the run as it was last saved is intact"
+            ) from None
         if self.step < s.steps:
-            raise KeyboardInterrupt(f"saved at step {self.step} of {s.steps}; the same command continues")
+            raise KeyboardInterrupt(
+                f"saved at step {self.step} of {s.steps}; the same command continues"
+            )
 
     def train_step(self) -> Tensor:
         """Algorithm 1 once; returns the loss of this process's part of the batch, on the device."""
@@ -319,7 +389,9 @@ class Trainer:
         for group in chain(*(optimiser.param_groups for optimiser in self.optimisers)):
             group["lr"] = learning_rate(s, self.step)
         self.network.zero_grad()
-        for x_0, t, weight, eps, label in zip(*(values.chunk(s.accumulate) for values in batch), strict=True):
+        for x_0, t, weight, eps, label in zip(
+            *(values.chunk(s.accumulate) for values in batch), strict=True
+        ):
             with self.accelerator.accumulate(self.model):
                 per_image = self.loss(x_0, t, eps, label)
                 loss = (weight * per_image).mean()
@@ -332,7 +404,9 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.step()
         self.average()
-        return torch.stack(losses).mean() + 0 * norm  # NaN where the gradient overflowed, without asking the device
+        return (
+            torch.stack(losses).mean() + 0 * norm
+        )  # NaN where the gradient overflowed, without asking the device
 
     def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
         """What is minimised, of every item, (B,)."""
@@ -342,17 +416,25 @@ class Trainer:
         return training_loss(ddpm, x_0, t, eps, self.settings.loss, self.settings.min_snr)
 
     def draw(self, step: int) -> Batch:
-        """This process's part of the batch of a step. Random numbers are drawn for the whole batch by everyone."""
+        """This process's part of the batch of a step. Random numbers are drawn for the whole batch
+        by everyone.
+        """
         s, mine = self.settings, self.mine
         torch.manual_seed(stream_seed(s.seed, 1, step))
-        x_0 = self.train.batch(self.indices(step)[mine], torch.rand(s.batch, self.train.uniforms)[mine])
+        x_0 = self.train.batch(
+            self.indices(step)[mine], torch.rand(s.batch, self.train.uniforms)[mine]
+        )
         if s.flip:
             mirrored = torch.rand(s.batch, device=self.device)[mine] < 0.5
             x_0 = torch.where(mirrored.view(-1, 1, 1, 1), x_0.flip(-1), x_0)
-        layout = torch.channels_last if s.channels_last and x_0.ndim == 4 else torch.contiguous_format
+        layout = (
+            torch.channels_last if s.channels_last and x_0.ndim == 4 else torch.contiguous_format
+        )
         x_0 = x_0.contiguous(memory_format=layout)
         t, weight = self.timesteps.draw(s.batch, self.device)
-        eps = torch.empty(s.batch, *x_0.shape[1:], device=self.device, memory_format=layout).normal_()[mine]
+        eps = torch.empty(
+            s.batch, *x_0.shape[1:], device=self.device, memory_format=layout
+        ).normal_()[mine]
         label = self.labels(self.indices(step)[mine])
         if self.accelerator.process_index > 0:  # masks of dropout differ between the processes
             torch.manual_seed(stream_seed(s.seed, 2, step, self.accelerator.process_index))
@@ -367,13 +449,20 @@ class Trainer:
         label = sent(self.train.label(indices), self.device)
         if s.target == "label":
             return label
-        return torch.where(torch.rand(s.batch, device=self.device)[self.mine] < s.p_uncond, none, label)
+        return torch.where(
+            torch.rand(s.batch, device=self.device)[self.mine] < s.p_uncond, none, label
+        )
 
     def indices(self, step: int) -> Tensor:
         """The items of a step: epochs are shuffled one by one and follow each other without a gap."""
         n, start = len(self.train), step * self.settings.batch
         positions = torch.arange(start, start + self.settings.batch)
-        return torch.cat([self._order(int(e))[positions[positions // n == e] % n] for e in (positions // n).unique()])
+        return torch.cat(
+            [
+                self._order(int(e))[positions[positions // n == e] % n]
+                for e in (positions // n).unique()
+            ]
+        )
 
     def _order(self, epoch: int) -> Tensor:
         if self.order[0] != epoch:
@@ -384,29 +473,43 @@ class Trainer:
         """The losses of the last steps over the whole batch.
 
         Raises:
-            InputError: one is not finite. It is found before anything is saved, so that what is on disk is good.
+            InputError: one is not finite. It is found before anything is saved, so that what is on
+                disk is good.
         """
-        values: list[float] = self.accelerator.reduce(torch.stack(losses), reduction="mean").tolist()
+        values: list[float] = self.accelerator.reduce(
+            torch.stack(losses), reduction="mean"
+        ).tolist()
         for step, loss in enumerate(values, self.step - len(values) + 1):
             if not math.isfinite(loss):
-                raise InputError(f"loss: found {loss} at step {step}, expected a finite one; try a lower lr")
+                raise InputError(
+                    f"loss: found {loss} at step {step}, expected a finite one; try a lower lr"
+                )
         return values
 
     def anyone(self, here: bool) -> bool:
         """Whether something is so in any process."""
-        return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.device), reduction="sum") > 0)
+        return bool(
+            self.accelerator.reduce(torch.tensor(float(here), device=self.device), reduction="sum")
+            > 0
+        )
 
     @torch.no_grad()
     def average(self) -> None:
-        """EMA of the weights; the decay grows as (1 + step) / (10 + step), so that the start is forgotten."""
+        """EMA of the weights; the decay grows as (1 + step) / (10 + step), so that the start is
+        forgotten.
+        """
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+        torch._foreach_lerp_(
+            list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay
+        )
 
     # Looking.
 
     @torch.no_grad()
     def look(self, board: SummaryWriter) -> str:
-        """Bits/dim of held-out images and a grid of samples, or a classifier's accuracy, by the averaged weights."""
+        """Bits/dim of held-out images and a grid of samples, or a classifier's accuracy, by the
+        averaged weights.
+        """
         text = f"step {self.step}"
         prior = self.spec.around(self.averaged)
         if isinstance(prior, NetworkClassifier):
@@ -428,7 +531,9 @@ class Trainer:
             return ""
         found = held_out_accuracy(classifier, self.held_out, self.settings.eval_images)
         self.log(board, **{f"accuracy_t{t}": accuracy for t, accuracy in found.items()})
-        return ": accuracy on held-out images " + ", ".join(f"{a:.3f} at t = {t}" for t, a in found.items())
+        return ": accuracy on held-out images " + ", ".join(
+            f"{a:.3f} at t = {t}" for t, a in found.items()
+        )
 
     def log(self, board: SummaryWriter, **values: float) -> None:
         """Append to log.csv (step, name, value) and to the TensorBoard events."""
@@ -455,20 +560,26 @@ class Trainer:
         save_prior(self.out / PRIOR_FILE, self.averaged, self.spec)
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that a resumed run must share; the length, the looks and the path may change."""
+        """The settings that a resumed run must share; the length, the looks and the path may
+        change.
+        """
         looks = {"log_every", "eval_every", "eval_images", "save_every"}
         free = {"data", "held_out", "steps", "accumulate", "cooldown", "device", "compile", *looks}
         return {k: v for k, v in asdict(self.settings).items() if k not in free}
 
     def _open(self) -> None:
         """Begin, or continue from state.pt, which the main process reads for all."""
-        [state] = broadcast_object_list([self._saved() if self.accelerator.is_main_process else None])
+        [state] = broadcast_object_list(
+            [self._saved() if self.accelerator.is_main_process else None]
+        )
         if state is not None:
             self.step = state["step"]
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
             # A run that is older than Muon has the one of AdamW.
-            for optimiser, held in zip(self.optimisers, state.get("optimisers") or [state["optimiser"]], strict=True):
+            for optimiser, held in zip(
+                self.optimisers, state.get("optimisers") or [state["optimiser"]], strict=True
+            ):
                 optimiser.load_state_dict(held)
             self.timesteps.load_state_dict(state.get("timesteps", {}))
         elif self.settings.init is not None:
@@ -489,18 +600,26 @@ class Trainer:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in many ways inside torch
-            raise InputError(f"{path}: damaged, cannot resume ({str(error).splitlines()[0]})") from None
+            raise InputError(
+                f"{path}: damaged, cannot resume ({str(error).splitlines()[0]})"
+            ) from None
         # A setting that is younger than the run had its default.
         stored = {f.name: f.default for f in fields(TrainSettings)} | state["settings"]
         for key, value in self._identity().items():
             if (found := stored[key]) != value:
-                raise InputError(f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}")
+                raise InputError(
+                    f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}"
+                )
         return state
 
     def _shorten_log(self) -> None:
         """Drop what a killed run logged after it was last saved, which will be logged again."""
         lines = (self.out / "log.csv").read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith(b"\n") and int(line.partition(b",")[0]) <= self.step]
+        kept = [
+            line
+            for line in lines
+            if line.endswith(b"\n") and int(line.partition(b",")[0]) <= self.step
+        ]
         if kept != lines:
             write_whole(self.out / "log.csv", b"".join(kept))
 
@@ -508,13 +627,20 @@ class Trainer:
         """The weights of another prior, which must fit one by one."""
         prior = load_prior(name)
         if prior.target != self.spec.target:
-            raise InputError(f"init {name}: predicts {prior.target}, expected target={self.spec.target}")
+            raise InputError(
+                f"init {name}: predicts {prior.target}, expected target={self.spec.target}"
+            )
         given, own = prior.network.state_dict(), self.network.state_dict()
-        # What the other has not begins as it always does: without effect, for its last layer is zero.
+        # What the other has not begins as it always does: without effect, for its last layer is
+        # zero.
         new = {".attention.", *([] if prior.classes else ["label.weight"])}
-        given |= {key: own[key] for key in own.keys() - given.keys() if any(part in key for part in new)}
+        given |= {
+            key: own[key] for key in own.keys() - given.keys() if any(part in key for part in new)
+        }
         for key in [*own, *given]:
-            found, expected = (tuple(w[key].shape) if key in w else "no such weight" for w in (given, own))
+            found, expected = (
+                tuple(w[key].shape) if key in w else "no such weight" for w in (given, own)
+            )
             if found != expected:
                 raise InputError(f"init {name}: {key}: found {found}, expected {expected}")
         self.network.load_state_dict(given)
@@ -529,21 +655,30 @@ def check_labels(settings: TrainSettings, data: Data) -> None:
     if data.labels is None:
         raise InputError(f"data {settings.data}: found no labels, {expected}")
     if int(data.labels.max()) >= settings.classes:
-        raise InputError(f"data {settings.data}: found labels up to {int(data.labels.max())}, {expected}")
+        raise InputError(
+            f"data {settings.data}: found labels up to {int(data.labels.max())}, {expected}"
+        )
 
 
 def draw_samples(prior: NetworkDenoiser) -> Tensor:
     """For a grid of eight columns: 64 samples, or a row for each of at most 16 classes."""
     if not prior.classes:
         return generate(prior, 64, steps=50)
-    return torch.cat([generate(ClassifierFree(prior, label), 8, steps=50) for label in range(min(16, prior.classes))])
+    return torch.cat(
+        [
+            generate(ClassifierFree(prior, label), 8, steps=50)
+            for label in range(min(16, prior.classes))
+        ]
+    )
 
 
 @torch.no_grad()
 def held_out_accuracy(
     classifier: NetworkClassifier, data: Data, images: int, levels: int = 4, batch: int = 256
 ) -> dict[int, float]:
-    """Share of the first ``images`` items whose label is told right at x_t, for t = 1, T / levels, 2 T / levels, ..."""
+    """Share of the first ``images`` items whose label is told right at x_t, for t = 1, T / levels,
+    2 T / levels, ...
+    """
     schedule, device = classifier.schedule, next(classifier.parameters()).device
     ddpm = DDPM(classifier.network, schedule)
     right = {max(1, level * schedule.T // levels): 0 for level in range(levels)}
@@ -568,5 +703,9 @@ def held_out_bits_per_dim(
     for start in range(0, min(images, len(data)), batch):
         index = torch.arange(start, min(start + batch, images, len(data)))
         noise = Streams([(0, int(i)) for i in index])
-        totals.append(prior.ddpm.bits_per_dim(data.batch(index).to(device), noise, steps_per_image).total.cpu())
+        totals.append(
+            prior.ddpm.bits_per_dim(
+                data.batch(index).to(device), noise, steps_per_image
+            ).total.cpu()
+        )
     return Estimate.over(torch.cat(totals))

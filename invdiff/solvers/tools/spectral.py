@@ -1,4 +1,5 @@
-"""What methods share that see coefficients one by one: in the basis V of A = U diag(s) V^T, ybar = U^T y / s.
+"""What methods share that see coefficients one by one: in the basis V of A = U diag(s) V^T, ybar =
+U^T y / s.
 
 Its noise is sigma_y / s, as if a coefficient of x were seen itself. Kawar et al. 2022, Eq. 6
 (https://arxiv.org/abs/2201.11793).
