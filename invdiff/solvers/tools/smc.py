@@ -108,4 +108,4 @@ def populate(
     """
     particles = Particles(noise, count)
     images = torch.arange(len(x)).repeat_interleave(count).tolist()
-    return 0.5 + sigma.to(x) * particles(x[images]), problem.take(images), particles
+    return 0.5 + sigma.to(x) * particles(x[images]), problem.select(images), particles
