@@ -21,12 +21,20 @@ from invdiff.prior.schedule import Schedule, Spacing
 from invdiff.prior.unet import Stage
 
 
-def levels(sigma: Tensor, x: Tensor) -> Tensor:
-    """A noise level () or (B,) in the dtype and on the device of x, shaped to broadcast against (B,
-    ...).
+def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Return the noise level of each image of x, shaped to broadcast against (B, ...).
+
+    Args:
+        sigma: one level for all images, or one for each, (B,).
+        x: (B, ...); the levels are returned in its dtype and on its device.
     """
     # A copy from the CPU would make a GPU wait; a number does not.
-    level = x.new_full((), float(sigma)) if sigma.ndim == 0 and sigma.is_cpu else sigma.to(x)
+    if isinstance(sigma, (int, float)):
+        level = x.new_full((), sigma)
+    elif sigma.ndim == 0 and sigma.is_cpu:
+        level = x.new_full((), float(sigma))
+    else:
+        level = sigma.to(x)
     return level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
 
 

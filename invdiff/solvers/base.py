@@ -13,7 +13,7 @@ from torch import Tensor
 from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.operators import LinearOperator, Operator
-from invdiff.operators.base import per_image, varies
+from invdiff.operators.base import varies_within_image, with_ndim
 from invdiff.operators.conjugate import within
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
@@ -99,7 +99,7 @@ class Solver(ABC):
         """What the method needs and the problem does not have, or nothing."""
         if not isinstance(problem.operator, cls.requires):
             return f"found the operator {type(problem.operator).__name__}, expected a {cls.requires.__name__}"
-        if cls.requires_white_noise and varies(problem.variance(), problem.y):
+        if cls.requires_white_noise and varies_within_image(problem.variance(), problem.y):
             return f"found {type(problem.noise).__name__} noise, expected Gaussian of one level per image"
         return ""
 
@@ -165,14 +165,14 @@ def precision(problem: Problem) -> float | Tensor:
     each entry's.
     """
     variance = problem.variance()
-    if not isinstance(variance, Tensor) or not varies(variance, problem.y):
+    if not isinstance(variance, Tensor) or not varies_within_image(variance, problem.y):
         return 1.0
     measured = problem.measured()
     variance = variance.expand_as(problem.y)
     total, count = (
         (measured * each).flatten(1).sum(1) for each in (variance, torch.ones_like(variance))
     )
-    return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
+    return with_ndim(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
 
 
 def vjp(

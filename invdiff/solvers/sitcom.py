@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from invdiff.operators.base import per_image
+from invdiff.operators.base import with_ndim
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
@@ -47,14 +47,14 @@ class SITCOM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
     ) -> Iterator[Step]:
-        limit = (per_image(problem.variance(), x.ndim) ** 0.5 + self.margin / 2) ** 2
-        limit = limit * per_image(problem.operator.count(problem.y), x.ndim)
+        limit = (with_ndim(problem.variance(), x.ndim) ** 0.5 + self.margin / 2) ** 2
+        limit = limit * with_ndim(problem.operator.count(problem.y), x.ndim)
         for sigma, sigma_next in pairwise(sigmas):
             unit = float((1 + 4 * sigma**2).sqrt()) / 2  # of x_t, in x
             v, adam = x, Adam(x, 0.001)
             for _ in range(self.iterations):
                 x0, residual, pull = fit(prior, problem, v, sigma)
-                apart = per_image(norm(residual), x.ndim) ** 2 > limit
+                apart = with_ndim(norm(residual), x.ndim) ** 2 > limit
                 if not bool(apart.any()):
                     break
                 v = v - apart * adam.step(

@@ -32,6 +32,6 @@ def conditional_mean(
         return sigma2 * pull(operator.adjoint(v))
 
     v = conjugate_gradient(
-        lambda v: variance * v + operator(VAt(v)), problem.residual(x0), enough=iterations
+        lambda v: variance * v + operator(VAt(v)), problem.residual(x0), iterations=iterations
     )
     return x0 + VAt(v)

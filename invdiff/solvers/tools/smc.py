@@ -46,9 +46,16 @@ class Particles(Streams):
         self.generators, self.images, self.count = images.generators, images, count
 
     def normal(self, like: Tensor) -> Tensor:
+        """Draw standard normal noise like a tensor (B P, ...)."""
         return super().normal(like.unflatten(0, (-1, self.count))).flatten(0, 1)
 
-    __call__ = normal
+    def uniform(self, like: Tensor) -> Tensor:
+        """Draw uniform noise in [0, 1) like a tensor (B P, ...)."""
+        return super().uniform(like.unflatten(0, (-1, self.count))).flatten(0, 1)
+
+    def poisson(self, rate: Tensor) -> Tensor:
+        """Draw Poisson counts of rates (B P, ...)."""
+        return super().poisson(rate.unflatten(0, (-1, self.count))).flatten(0, 1)
 
     def choose(self, log_weights: Tensor, count: int) -> Tensor:
         """Systematic resampling by log-weights (B P,): the numbers of ``count`` particles of every

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from invdiff.operators.base import SpectralOperator, per_image
+from invdiff.operators.base import SpectralOperator, with_ndim
 from invdiff.problem import Problem
 
 
@@ -34,5 +34,5 @@ def coefficients(problem: Problem) -> Coefficients:
     """Of a problem whose operator is spectral and whose noise is white."""
     operator: SpectralOperator = problem.operator  # type: ignore[assignment]
     gain, c = operator.gain(), problem.coefficients
-    std = per_image(problem.variance(), c.ndim) ** 0.5 * gain
+    std = with_ndim(problem.variance(), c.ndim) ** 0.5 * gain
     return Coefficients(operator, gain * c, torch.where(gain > 0, std, torch.inf))
