@@ -105,31 +105,21 @@ def component(kind: str, value: Any, task: str | None = None) -> Any:
         >>> component("noise", "gaussian")
         {'name': 'gaussian'}
     """
-    path = _component_file(kind, value)
-    settings = _component(kind, value, task)
-    for key, name in code_names(settings) if path else ():
-        raise InputError(f"{path}: {refusal(f'{kind}.{key}', name)}")
-    return settings
+    return _component(kind, value, task, {})
 
 
-def _component_file(kind: str, value: Any) -> Path | None:
-    """The preset that `component` reads for this value, if any."""
-    if isinstance(value, str) and (is_path(value) or value in preset_names(kind)):
-        return find_preset(kind, value)
-    return None
-
-
-def _component(kind: str, value: Any, task: str | None) -> Any:
-    """`component` without the refusal of code."""
+def _component(kind: str, value: Any, task: str | None, typed: Mapping[str, str]) -> Any:
+    """`component`, where a file may name the code that was `typed`, (key, name)."""
     if not isinstance(value, str):
         return value
-    path = _component_file(kind, value)
-    if path is None:
+    if not _is_preset(kind, value):
         known = registry.names(kind)
         if not registry.names_code(value) and value not in known:
             raise InputError(registry.unknown(kind, value, sorted({*known, *preset_names(kind)})))
         return {"name": value}
+    path = find_preset(kind, value)
     preset = read(path)
+    _refuse_code({kind: preset}, typed, path)
     by_task = preset.pop("tasks", {})
     if not isinstance(by_task, Mapping):
         raise InputError(f"{path}: tasks: found {shown(by_task)}, expected settings by task")
@@ -137,6 +127,17 @@ def _component(kind: str, value: Any, task: str | None) -> Any:
     if not isinstance(for_task, Mapping):
         raise InputError(f"{path}: tasks.{task}: found {shown(for_task)}, expected settings")
     return {**preset, **for_task}
+
+
+def _is_preset(kind: str, value: str) -> bool:
+    return is_path(value) or value in preset_names(kind)
+
+
+def _refuse_code(settings: Settings, typed: Mapping[str, str], path: Path) -> None:
+    """Raise InputError for a name of code in a file that is not among the typed ones."""
+    for key, name in code_names(settings):
+        if typed.get(key) != name:
+            raise InputError(f"{path}: {refusal(key, name)}")
 
 
 def resolve(words: Iterable[str], command: type) -> Settings:
@@ -162,14 +163,16 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     _check_keys({**chosen, **leaves}, fields, "")
 
     task = chosen.get("task")
-    files: list[Path] = []
+    named = {
+        kind: {"name": value}
+        for kind, value in chosen.items()
+        if isinstance(value, str) and not _is_preset(kind, value)
+    }
+    typed = dict(code_names(merge({**chosen, **named}, leaves)))
 
     def expand(given: Settings) -> Settings:
-        files.extend(
-            path for kind in components if (path := _component_file(kind, given.get(kind)))
-        )
         return {
-            key: _component(key, value, task) if key in components else value
+            key: _component(key, value, task, typed) if key in components else value
             for key, value in given.items()
         }
 
@@ -181,25 +184,13 @@ def resolve(words: Iterable[str], command: type) -> Settings:
                 settings[kind] = None
             continue
         path = find_preset(kind, name)
-        files.append(path)
         preset = read(path)
         _check_keys(preset, fields, f"{path}: ")
         # A stored config already contains its task's settings; there `task` is only a label.
-        settings = merge(settings, expand({kind: name, **preset}))
-    merged = merge(merge(settings, expand(chosen)), leaves)
-    typed = {
-        kind: {"name": value} if isinstance(value, str) and not _component_file(kind, value) else value
-        for kind, value in chosen.items()
-    }
-    _refuse_code(merged, dict(code_names(merge(typed, leaves))), files)
-    return merged
-
-
-def _refuse_code(settings: Settings, typed: Mapping[str, str], files: list[Path]) -> None:
-    """Raise InputError for a name of code that is not among the typed ones, (key, name)."""
-    for key, name in code_names(settings):
-        if typed.get(key) != name:
-            raise InputError(f"{', '.join(map(str, files))}: {refusal(key, name)}")
+        preset = expand({kind: name, **preset})
+        _refuse_code(preset, typed, path)
+        settings = merge(settings, preset)
+    return merge(merge(settings, expand(chosen)), leaves)
 
 
 def _defaults(command: type) -> Settings:
