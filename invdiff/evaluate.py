@@ -213,7 +213,7 @@ def claim(cell: Cell) -> None:
     if cell.solver == "baseline":
         del mine["solver"]
     if path.is_file():
-        stored = config.load(path)
+        stored = config.read(path)
         differs = [
             key for key in {**mine, **stored} if _plain(mine.get(key)) != _plain(stored.get(key))
         ]
