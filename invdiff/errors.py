@@ -1,9 +1,10 @@
-"""The error for input that cannot be used, the checks that raise it, and warnings to the caller."""
+"""What is no bug: input that cannot be used, a signal that says to stop, warnings to the caller."""
 
 from __future__ import annotations
 
 import math
 import reprlib
+import signal
 import sys
 import warnings
 from numbers import Integral, Real
@@ -24,6 +25,22 @@ class InputError(ValueError):
         Traceback (most recent call last):
         invdiff.errors.InputError: samples: found 0, expected at least 1
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal told the command to stop; command lines exit with status 128 + `number`.
+
+    Attributes:
+        number: of the signal.
+
+    Example:
+        >>> print(Stopped(15))
+        stopped by SIGTERM
+    """
+
+    def __init__(self, number: int, message: str | None = None) -> None:
+        super().__init__(message or f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 class _Brief(reprlib.Repr):
