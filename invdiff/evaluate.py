@@ -198,7 +198,7 @@ def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
         "operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among)
     )
     operator.check_batch(among)
-    operator, noise = operator.take(numbers), config.build("noise", cell.settings.noise)
+    operator, noise = operator.select(numbers), config.build("noise", cell.settings.noise)
     return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.operators import LinearOperator, Operator
-from invdiff.operators.base import per_image, varies
-from invdiff.operators.conjugate import within
+from invdiff.operators.base import varies_within_image, with_ndim
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
 from invdiff.prior.schedule import Spacing
@@ -159,7 +158,7 @@ class Solver(ABC):
         if not isinstance(problem.operator, cls.requires):
             found = type(problem.operator).__name__
             return f"found the operator {found}, expected a {cls.requires.__name__}"
-        if cls.requires_white_noise and varies(problem.variance(), problem.y):
+        if cls.requires_white_noise and varies_within_image(problem.variance(), problem.y):
             found = type(problem.noise).__name__
             return f"found {found} noise, expected Gaussian of one level per image"
         return ""
@@ -202,8 +201,7 @@ def correction(problem: Problem, x: Tensor, damp: float | Tensor, sigma: float) 
     Where conjugate gradients compute it, they are fewer the more noise, of level sigma, is drawn
     next: they stop at a relative residual of sigma / 100, kept within [3e-4, 1e-2].
     """
-    with within(min(max(sigma / 100, 3e-4), 1e-2)):
-        return problem.correction(x, damp)
+    return problem.correction(x, damp, rtol=min(max(sigma / 100, 3e-4), 1e-2))
 
 
 def project(problem: Problem, x: Tensor, sigma: float, sigma_next: float, noise: Streams) -> Tensor:
@@ -223,13 +221,13 @@ def precision(problem: Problem) -> float | Tensor:
     It is the mean variance of the image's measured entries, divided by the entry's own.
     """
     variance = problem.variance()
-    if not isinstance(variance, Tensor) or not varies(variance, problem.y):
+    if not isinstance(variance, Tensor) or not varies_within_image(variance, problem.y):
         return 1.0
     measured = problem.measured()
     variance = variance.expand_as(problem.y)
     total = (measured * variance).flatten(1).sum(1)
     count = measured.flatten(1).sum(1)
-    return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
+    return with_ndim(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
 
 
 def vjp(

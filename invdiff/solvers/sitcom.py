@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from invdiff.operators.base import per_image
+from invdiff.operators.base import with_ndim
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.ranges import COUNT, NOT_NEGATIVE, POSITIVE
@@ -57,8 +57,8 @@ class SITCOM(Solver):
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         # The square norm of a residual that explains y.
-        std = per_image(problem.variance(), x.ndim) ** 0.5 + self.margin / 2
-        enough = std**2 * per_image(problem.operator.count(problem.y), x.ndim)
+        std = with_ndim(problem.variance(), x.ndim) ** 0.5 + self.margin / 2
+        enough = std**2 * with_ndim(problem.operator.count(problem.y), x.ndim)
         for sigma, sigma_next in pairwise(sigmas):
             x0 = self.fitted(prior, problem, x, sigma, enough)
             x = torch.add(x0, noise(x), alpha=sigma_next)
@@ -77,7 +77,7 @@ class SITCOM(Solver):
         adam = Adam(v, 0.001)
         for _ in range(self.iterations):
             x0, residual, pull = linearised(prior, problem, v, sigma)
-            apart = per_image(image_norm(residual), x.ndim) ** 2 > enough
+            apart = with_ndim(image_norm(residual), x.ndim) ** 2 > enough
             if not bool(apart.any()):
                 return x0
             # On [-1, 1] the residual and its derivative are twice as long: 8 = 2 * 2 * 2.

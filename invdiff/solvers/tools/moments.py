@@ -36,4 +36,6 @@ def conditional_mean(
     def covariance_of_y(v: Tensor) -> Tensor:
         return variance * v + operator(V_At(v))
 
-    return x0 + V_At(conjugate_gradient(covariance_of_y, problem.residual(x0), enough=iterations))
+    return x0 + V_At(
+        conjugate_gradient(covariance_of_y, problem.residual(x0), iterations=iterations)
+    )

@@ -62,8 +62,6 @@ class Particles(Streams):
         """Return standard normal noise of the shape (B P, ...), dtype and device of ``like``."""
         return super().normal(like.unflatten(0, (-1, self.count))).flatten(0, 1)
 
-    __call__ = normal
-
     def uniform(self, like: Tensor) -> Tensor:
         """Return uniform noise in [0, 1) of the shape (B P, ...), dtype and device of ``like``."""
         return super().uniform(like.unflatten(0, (-1, self.count))).flatten(0, 1)

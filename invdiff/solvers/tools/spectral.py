@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from invdiff.operators.base import SpectralOperator, per_image
+from invdiff.operators.base import SpectralOperator, with_ndim
 from invdiff.problem import Problem
 
 
@@ -41,5 +41,5 @@ def coefficients(problem: Problem) -> Coefficients:
     operator = problem.spectral
     gain = operator.gain()
     c = problem.coefficients
-    std = per_image(problem.variance(), c.ndim) ** 0.5 * gain
+    std = with_ndim(problem.variance(), c.ndim) ** 0.5 * gain
     return Coefficients(operator, gain * c, torch.where(gain > 0, std, torch.inf))
