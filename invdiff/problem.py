@@ -153,9 +153,15 @@ class Problem:
         """y - A(x), zero where nothing was measured."""
         return self.operator.measured(self.y - self.operator(x))
 
-    def correction(self, x: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), for a linear operator: what takes x to
-        where it fits y.
+    def correction(
+        self, x: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None
+    ) -> Tensor:
+        """Return A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), which moves x to where it fits y.
+
+        The operator must be linear.
+
+        Args:
+            rtol: as in `LinearOperator.pinv`.
         """
         operator = self.operator
         if (
@@ -164,7 +170,7 @@ class Problem:
             and not varies_within_image(damp, self.y)
         ):
             return operator.inverted(self.coefficients - operator.s * operator.v_t(x), damp)
-        return self.linear.pinv(self.residual(x), damp)
+        return self.linear.pinv(self.residual(x), damp, rtol)
 
     @cached_property
     def coefficients(self) -> Tensor:
