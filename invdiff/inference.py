@@ -134,7 +134,7 @@ def trajectory(
     """Yield the solver's steps, from x ~ N(1/2, sigma_max^2 I), in the dtype of ``like``."""
     sigmas = solver.ladder(prior)
     x = like.new_zeros(len(problem), *problem.operator.shape)
-    x = 0.5 + float(sigmas[0]) * noise(x)
+    x = 0.5 + sigmas[0] * noise(x)
     yield from solver.iterate(prior, problem, x, sigmas, noise)
 
 

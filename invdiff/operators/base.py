@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
-from invdiff.operators.conjugate import conjugate_gradient, default_rtol
+from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
 
 
@@ -200,7 +200,6 @@ class LinearOperator(Operator):
             Image (B, C, H, W).
         """
         y = self.measured(y)
-        rtol = default_rtol() if rtol is None else rtol
         if varies_within_image(damp, y):
             return self.adjoint(
                 conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, rtol=rtol)

@@ -49,11 +49,11 @@ class DenoiserView(Denoiser):
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
+    ) -> tuple[float, ...]:
         """Return the noise levels of the prior's ladder."""
         return self.prior.ladder(steps, spacing, t, end)
 
-    def t_at(self, sigma: float | Tensor) -> float:
+    def t_at(self, sigma: float) -> float:
         """Return the timestep at which the prior is asked for a noise level."""
         return self.prior.t_at(sigma)
 
