@@ -251,7 +251,7 @@ def test_restoring_in_tiles_is_restoring_the_whole(method: type[Solver]) -> None
     cut = restore(problem, prior, solver, samples=2, batch=3, tile=24, on_progress=shares.append)
     torch.testing.assert_close(cut.samples, whole.samples, rtol=0, atol=1e-10)
     gradients = 2 if method in (DPS, PiGDM) else 1
-    tiles = 2 * 2  # 1 + ceil((46 - 24) / 18) down, as many across
+    tiles = 3 * 2  # 1 + ceil((46 - 24) / 18) down, 1 + ceil((38 - 24) / 18) across
     assert whole.nfe == 3 and cut.nfe == 3 * tiles * gradients
     pieces = 3 * 4 * gradients  # of 3 steps of 4 image samples, each of one batch of tiles
     assert len(shares) == pieces + 6 and shares == sorted(shares) and shares[-1] == 1
