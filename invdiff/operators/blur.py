@@ -15,17 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invdiff.arguments import holds_integers, one_of, real_array
 from invdiff.errors import InputError
 from invdiff.operators.base import (
     LinearOperator,
     Operator,
     SpectralOperator,
     image_shape,
-    one_of,
     varies_within_image,
     with_ndim,
 )
-from invdiff.operators.kernels import Kernel, array, gaussian_taps, kernel_tensor
+from invdiff.operators.from_files import load_npy
+from invdiff.operators.kernels import Array, Kernel, gaussian_taps, kernel_tensor, normalised
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
 
@@ -153,7 +154,7 @@ class SeparableBlur(SeparableKernelBlur):
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         boundary: Literal["reflect", "circular", "replicate", "zero", "valid"] = "reflect",
     ) -> None:
         values = kernel_tensor(kernel)
@@ -191,8 +192,6 @@ class Blur(LinearOperator):
             kernels of their own; or its description, or the path of a file.
         boundary: how the image continues beyond its edge; a periodic one is `CircularBlur`, which
             has an SVD.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
 
     Raises:
         InputError: the kernel is too large for the image.
@@ -206,13 +205,12 @@ class Blur(LinearOperator):
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
-        images: Sequence[int] = (0,),
     ) -> None:
         super().__init__(shape)
         self.boundary = one_of("boundary", boundary, BOUNDARIES)
-        values = kernel_tensor(kernel, images)
+        values = kernel_tensor(kernel)
         self.kernel_shape = tuple(values.shape[-2:])
         check_fit(self.kernel_shape, self.shape[1:], boundary)
         self.down, self.across = (padding(size, boundary) for size in self.kernel_shape)
@@ -300,8 +298,6 @@ class CircularBlur(SpectralOperator):
         kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for
             a batch of images with kernels of their own; or its description, or the path of a file.
             A tensor is not normalised here.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
 
     Raises:
         InputError: the kernel does not fit the image.
@@ -312,12 +308,10 @@ class CircularBlur(SpectralOperator):
     )
     phase: Tensor  # likewise; 1 where the response is zero
 
-    def __init__(
-        self, shape: Sequence[int], kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)
-    ) -> None:
+    def __init__(self, shape: Sequence[int], kernel: Kernel | Array | str) -> None:
         super().__init__(shape)
         _, height, width = self.shape
-        values = kernel_tensor(kernel, images)
+        values = kernel_tensor(kernel)
         h, w = values.shape[-2:]
         if h > height or w > width:
             raise InputError(
@@ -401,8 +395,8 @@ class VaryingBlur(LinearOperator):
     def __init__(
         self,
         shape: Sequence[int],
-        kernels: Tensor | str,
-        weights: Tensor | str | None = None,
+        kernels: Array | str,
+        weights: Array | str | None = None,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
     ) -> None:
         super().__init__(shape)
@@ -415,10 +409,13 @@ class VaryingBlur(LinearOperator):
         flat = values.reshape(-1, *values.shape[-2:])
         self.blurs = torch.nn.ModuleList(Blur(shape, kernel, boundary) for kernel in flat)
         sides = self.blurs[0](torch.zeros(1, *self.shape)).shape[-2:]
+        maps: Tensor
         if weights is None:
             maps = bilinear_weights((values.shape[0], values.shape[1]), (sides[0], sides[1]))
         else:
-            maps = array("weights", weights)
+            maps = real_array(
+                "weights", load_npy("weights", weights) if isinstance(weights, str) else weights
+            )
         if tuple(maps.shape) != (len(flat), *sides):
             raise InputError(
                 f"weights: found shape {tuple(maps.shape)}, expected {(len(flat), *sides)}"
@@ -449,12 +446,14 @@ class VaryingBlur(LinearOperator):
             yield weight, blur
 
 
-def kernel_array(kernels: Tensor | str) -> Tensor:
-    """(K, h, w) or (rows, columns, h, w) in float64."""
+def kernel_array(kernels: Array | str) -> Tensor:
+    """Return (K, h, w) or (rows, columns, h, w) in float64; integers are divided by their sums."""
     if isinstance(kernels, str) and not kernels.endswith(".npy"):
         values = kernel_tensor(kernels)
         return values if values.ndim == 3 else values[None]
-    return array("kernels", kernels)
+    found = load_npy("kernels", kernels) if isinstance(kernels, str) else kernels
+    values = real_array("kernels", found)
+    return normalised("kernels", values) if holds_integers(found) else values
 
 
 def bilinear_weights(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:

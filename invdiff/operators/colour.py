@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from invdiff.arguments import one_of
 from invdiff.errors import InputError
 from invdiff.operators.base import SpectralOperator, image_shape
 from invdiff.registry import register
@@ -69,8 +70,7 @@ class Grayscale(_OneChannel):
 
     def __init__(self, shape: Sequence[int], weights: Literal["luma", "mean"] = "luma") -> None:
         super().__init__(shape)
-        if weights not in GRAY:
-            raise InputError(f"weights: found {weights!r}, expected 'luma' or 'mean'")
+        one_of("weights", weights, tuple(GRAY))
         w = torch.tensor(GRAY[weights], dtype=torch.float64)
         normal = w / w.norm() - torch.tensor([1.0, 0.0, 0.0])
         self.register_exact("w", w.view(3, 1, 1))
@@ -118,10 +118,7 @@ class Demosaic(_OneChannel):
         self, shape: Sequence[int], pattern: Literal["RGGB", "BGGR", "GRBG", "GBRG"] = "RGGB"
     ) -> None:
         super().__init__(shape)
-        if pattern not in ("RGGB", "BGGR", "GRBG", "GBRG"):
-            raise InputError(
-                f"pattern: found {pattern!r}, expected 'RGGB', 'BGGR', 'GRBG' or 'GBRG'"
-            )
+        one_of("pattern", pattern, ("RGGB", "BGGR", "GRBG", "GBRG"))
         seen = torch.zeros(self.shape)
         for k, colour in enumerate(pattern):
             seen["RGB".index(colour), k // 2 :: 2, k % 2 :: 2] = 1

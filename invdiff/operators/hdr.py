@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.arguments import positive_number
 from invdiff.operators.base import Operator
 from invdiff.registry import register
 
@@ -30,9 +29,7 @@ class HighDynamicRange(Operator):
 
     def __init__(self, shape: Sequence[int], factor: float = 2.0) -> None:
         super().__init__(shape)
-        if not 0 < factor < math.inf:
-            raise InputError(f"factor: found {factor}, expected a positive number")
-        self.factor = factor
+        self.factor = positive_number("factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.factor * (x - 0.5) + 0.5).clamp(0, 1)

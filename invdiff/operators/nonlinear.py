@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
-from invdiff.operators.base import Operator, positive
-from invdiff.operators.blur import CircularBlur
+from invdiff.arguments import positive_number, seeded, whole
+from invdiff.operators.base import Operator
+from invdiff.operators.blur import CircularBlur, check_fit
 from invdiff.registry import register
 
 
@@ -43,11 +43,12 @@ class NonlinearBlur(Operator):
         self, shape: Sequence[int], kernel_size: int = 9, gain: float = 4.0, seed: int = 0
     ) -> None:
         super().__init__(shape)
-        if not 0 < gain < math.inf:
-            raise InputError(f"gain: found {gain}, expected a positive number")
-        self.gain = gain
-        size, generator = positive("kernel_size", kernel_size), torch.Generator().manual_seed(seed)
-        self.first, self.second = (CircularBlur(shape, speckle(size, generator)) for _ in range(2))
+        self.gain = positive_number("gain", gain)
+        size = whole("kernel_size", kernel_size)
+        check_fit((size, size), self.shape[1:], "circular")
+        generator = seeded(seed)
+        self.first = CircularBlur(shape, speckle(size, generator))
+        self.second = CircularBlur(shape, speckle(size, generator))
 
     def forward(self, x: Tensor) -> Tensor:
         response = (self.gain * (self.first(x) - 0.5)).tanh() / (2 * math.tanh(self.gain / 2))

@@ -13,9 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invdiff.arguments import number, seeded, whole
 from invdiff.errors import InputError
-from invdiff.operators.base import Operator, positive
+from invdiff.operators.base import Operator
 from invdiff.registry import register
+
+MOST_MASKS = 256
+MOST_OVERSAMPLING = 16
 
 
 @register("operator", "phase_retrieval")
@@ -64,8 +68,11 @@ class PhaseRetrieval(Operator):
 
 def oversampled(size: int, oversampling: float) -> int:
     """Side of the padded image; InputError unless 1 <= oversampling < infinity."""
-    if not 1 <= oversampling < math.inf:
-        raise InputError(f"oversampling: found {oversampling}, expected a number >= 1")
+    oversampling = number("oversampling", oversampling, lambda v: v >= 1, "a number >= 1")
+    if oversampling > MOST_OVERSAMPLING:
+        raise InputError(
+            f"oversampling: found {oversampling}, expected at most {MOST_OVERSAMPLING}"
+        )
     return math.ceil(oversampling * size)
 
 
@@ -94,18 +101,15 @@ class CodedDiffraction(Operator):
 
     def __init__(self, shape: Sequence[int], masks: int = 4, seed: int = 0) -> None:
         super().__init__(shape)
-        size, generator = (
-            (positive("masks", masks), 1, *self.shape[1:]),
-            torch.Generator().manual_seed(seed),
-        )
-        phase = 2 * math.pi * torch.rand(size, generator=generator, dtype=torch.float64)
+        size = (whole("masks", masks, most=MOST_MASKS), 1, *self.shape[1:])
+        phase = 2 * math.pi * torch.rand(size, generator=seeded(seed), dtype=torch.float64)
         self.register_exact("plates", torch.stack([phase.cos(), phase.sin()], -1))
 
     @classmethod
     def infer_shape(
         cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
     ) -> tuple[int, ...]:
-        masks = positive("masks", settings.get("masks", 4))
+        masks = whole("masks", settings.get("masks", 4))
         if measurement[0] % masks:
             raise InputError(
                 f"measurement: found {measurement[0]} channels, expected a multiple of {masks} masks"

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invdiff.arguments import one_of, whole
 from invdiff.errors import InputError
-from invdiff.operators.base import Operator, positive
+from invdiff.operators.base import Operator
 from invdiff.registry import register
 
 
@@ -39,7 +40,7 @@ class Quantise(Operator):
 
     def __init__(self, shape: Sequence[int], levels: int = 8) -> None:
         super().__init__(shape)
-        self.steps = positive("levels", levels) - 1
+        self.steps = whole("levels", levels, most=2**24) - 1
         if not self.steps:
             raise InputError(f"levels: found {levels}, expected at least 2")
 
@@ -99,10 +100,10 @@ class Jpeg(Operator):
         super().__init__(shape)
         if self.shape[0] not in (1, 3):
             raise InputError(f"shape: found {self.shape[0]} channels, expected 1 (gray) or 3 (RGB)")
-        if positive("quality", quality) > 100:
+        quality = whole("quality", quality)
+        if quality > 100:
             raise InputError(f"quality: found {quality}, expected 1 to 100")
-        if chroma not in ("half", "full"):
-            raise InputError(f"chroma: found {chroma!r}, expected 'half' or 'full'")
+        one_of("chroma", chroma, ("half", "full"))
         self.factor = 2 if chroma == "half" else 1
         percent = 5000 // quality if quality < 50 else 200 - 2 * quality
         tables = torch.tensor([LUMINANCE, CHROMINANCE])

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invdiff.arguments import whole
 from invdiff.errors import InputError
-from invdiff.operators.base import LinearOperator, Operator, SpectralOperator, image_shape, positive
+from invdiff.operators.base import LinearOperator, Operator, SpectralOperator, image_shape
 from invdiff.operators.blur import Blur, CircularBlur, before_valid, hartley
-from invdiff.operators.kernels import Kernel, kernel_tensor
+from invdiff.operators.kernels import Array, Kernel, kernel_tensor
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
 
@@ -27,9 +28,20 @@ def enlarged(measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple
     """Of the images whose measurement has this shape, the one that the factor divides; InputError
     without a factor.
     """
-    factor = positive("factor", settings.get("factor", 0))
+    factor = whole("factor", settings.get("factor", 0))
     channels, height, width = measurement
     return channels, factor * height, factor * width
+
+
+def reduction(shape: Sequence[int], factor: int) -> int:
+    """Return the factor, an integer from 1 to the longer side; InputError names any other."""
+    longer = max(image_shape(shape)[1:])
+    factor = whole("factor", factor)
+    if factor > longer:
+        raise InputError(
+            f"factor: found {factor}, expected at most {longer}, the longer side of the image"
+        )
+    return factor
 
 
 @register("operator", "resize_average")
@@ -53,7 +65,7 @@ class BlockAverage(SpectralOperator):
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
         super().__init__(shape)
-        self.factor = positive("factor", factor)
+        self.factor = reduction(self.shape, factor)
         rows, cols = (block_sizes(side, self.factor) for side in self.shape[1:])
         root = torch.outer(rows, cols)[None].sqrt()
         self.register_exact("root", root)
@@ -112,10 +124,9 @@ class Resampling(Separable):
     def __init__(
         self, shape: Sequence[int], factor: int, window: Callable[[Tensor], Tensor]
     ) -> None:
-        factor = positive("factor", factor)
-        super().__init__(
-            shape, *(resampling_matrix(side, factor, window) for side in image_shape(shape)[1:])
-        )
+        sides = image_shape(shape)[1:]
+        factor = reduction(shape, factor)
+        super().__init__(shape, *(resampling_matrix(side, factor, window) for side in sides))
 
     @classmethod
     def infer_shape(
@@ -192,8 +203,6 @@ class BlurDecimate(LinearOperator):
         factor: of reduction.
         boundary: how the image continues beyond its edge; a periodic one is `CircularBlurDecimate`,
             which has an SVD.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
 
     Raises:
         InputError: the kernel is too large for the image.
@@ -202,14 +211,13 @@ class BlurDecimate(LinearOperator):
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         factor: int,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
-        images: Sequence[int] = (0,),
     ) -> None:
         super().__init__(shape)
-        self.factor = positive("factor", factor)
-        self.blur = Blur(shape, kernel, boundary, images)
+        self.factor = reduction(self.shape, factor)
+        self.blur = Blur(shape, kernel, boundary)
         self.blurred = self.blur.measurement_shape
 
     @classmethod
@@ -225,7 +233,8 @@ class BlurDecimate(LinearOperator):
         blur = self.blur.structured()
         if not isinstance(blur, Separable):
             return self
-        rows, cols = (blur._exact[name][:: self.factor] for name in ("rows", "cols"))
+        rows = blur.exact("rows")[:: self.factor]
+        cols = blur.exact("cols")[:: self.factor]
         return Separable(self.shape, rows, cols).to(blur.rows)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -258,8 +267,6 @@ class CircularBlurDecimate(CircularBlur):
         kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for
             a batch of images with kernels of their own; or its description, or the path of a file.
         factor: of reduction; divides H and W.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
 
     Raises:
         InputError: the kernel does not fit the image, or `factor` does not divide the image's
@@ -273,18 +280,17 @@ class CircularBlurDecimate(CircularBlur):
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         factor: int,
-        images: Sequence[int] = (0,),
     ) -> None:
-        super().__init__(shape, kernel, images)
-        self.factor = positive("factor", factor)
+        super().__init__(shape, kernel)
+        self.factor = reduction(self.shape, factor)
         if any(side % self.factor for side in self.shape[1:]):
             raise InputError(
                 f"factor: found {factor}, expected a divisor of both {self.shape[1]} and {self.shape[2]}; "
                 "the operator 'resize_kernel' takes any size"
             )
-        modulus = self._exact["s"]
+        modulus = self.exact("s")
         s = self._fold(modulus.square()).sqrt() / self.factor
         direction = modulus / (self.factor * self._unfold(s)).clamp_min(1e-300)
         first = self._embed(torch.ones_like(s))

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invdiff.arguments import real_array
 from invdiff.errors import InputError
 from invdiff.operators.base import Operator, SpectralOperator
+from invdiff.operators.kernels import Array
 
 
 class Separable(SpectralOperator):
@@ -34,10 +36,11 @@ class Separable(SpectralOperator):
     v_rows: Tensor
     v_cols: Tensor
 
-    def __init__(self, shape: Sequence[int], rows: Tensor, cols: Tensor) -> None:
+    def __init__(self, shape: Sequence[int], rows: Array, cols: Array) -> None:
         super().__init__(shape)
         spectra = []
-        for name, matrix, size in (("rows", rows, self.shape[1]), ("cols", cols, self.shape[2])):
+        for name, given, size in (("rows", rows, self.shape[1]), ("cols", cols, self.shape[2])):
+            matrix = real_array(name, given)
             if matrix.ndim != 2 or matrix.shape[1] != size:
                 raise InputError(
                     f"{name}: found a matrix {tuple(matrix.shape)}, expected (any, {size})"
@@ -71,7 +74,8 @@ class Separable(SpectralOperator):
         composed = super().__matmul__(inner)  # also checks the shapes
         if not isinstance(inner, Separable):
             return composed
-        rows, cols = (self._exact[name] @ inner._exact[name] for name in ("rows", "cols"))
+        rows = self.exact("rows") @ inner.exact("rows")
+        cols = self.exact("cols") @ inner.exact("cols")
         return Separable(inner.shape, rows, cols).to(inner.rows)
 
 
@@ -80,7 +84,7 @@ def padded_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     s is exactly zero, and so is its column of U, beyond the rank of the matrix (to rounding).
     """
-    matrix = matrix.detach().double().cpu()
+    matrix = matrix.double()
     u, s, v_t = torch.linalg.svd(matrix, full_matrices=True)
     h, size = matrix.shape
     s = torch.where(s > max(h, size) * torch.finfo(s.dtype).eps * s.max(), s, 0)
