@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def number(
     """
     result = _real(value)
     if result is None or math.isnan(result) or not valid(result):
-        raise InputError(f"{name}: found {_told(value)}, expected {expected}")
+        raise InputError(f"{name}: found {told(value)}, expected {expected}")
     return result
 
 
@@ -69,9 +70,9 @@ def whole(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
         kind = {0: "a non-negative integer", 1: "a positive integer"}.get(
             least, f"an integer of at least {least}"
         )
-        raise InputError(f"{name}: found {_told(value)}, expected {kind}")
+        raise InputError(f"{name}: found {told(value)}, expected {kind}")
     if found > most:
-        raise InputError(f"{name}: found {_told(value)}, expected at most {most}")
+        raise InputError(f"{name}: found {told(value)}, expected at most {most}")
     return found
 
 
@@ -87,8 +88,16 @@ def seeded(seed: Any) -> torch.Generator:
 def one_of(name: str, value: Any, known: Sequence[str]) -> str:
     """Return a word that is known; InputError names the words that are."""
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, known))}")
+        found = repr(value) if isinstance(value, str) and len(value) <= 80 else told(value)
+        raise InputError(f"{name}: found {found}, expected one of {', '.join(map(repr, known))}")
     return value
+
+
+def path_text(name: str, value: Any) -> str:
+    """Return the path of a file as text; InputError names what is no path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InputError(f"{name}: found {told(value)}, expected the path of a file")
+    return os.fsdecode(value)
 
 
 def real_array(name: str, values: Any) -> Tensor:
@@ -121,7 +130,7 @@ def real_array(name: str, values: Any) -> Tensor:
         try:
             array = np.asarray(values)
         except (ValueError, TypeError, OverflowError):
-            raise InputError(f"{name}: found {shown(values)}, expected {expected}") from None
+            raise InputError(f"{name}: found {told(values)}, expected {expected}") from None
         if array.dtype.kind not in "biuf":
             raise InputError(f"{name}: found values of type {array.dtype}, expected {expected}")
         result = torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
@@ -151,8 +160,15 @@ def _real(value: Any) -> float | None:
         return math.inf
 
 
-def _told(value: Any) -> str:
-    """The value as a message tells it: numbers plainly, anything else with its type."""
+def told(value: Any) -> str:
+    """Return a value as one line for a message: numbers plainly, anything else with its type.
+
+    Example:
+        >>> told(2.5), told([1]), told(10**99)
+        ('2.5', '[1] (list)', 'an integer of 329 bits')
+    """
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
-    return str(value) if isinstance(value, numbers.Real) else shown(value)
+    if isinstance(value, numbers.Real):
+        return str(value)
+    return " ".join(shown(value).split())

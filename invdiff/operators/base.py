@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from invdiff.arguments import LARGEST_SEED, whole
-from invdiff.errors import InputError, shown
+from invdiff.arguments import LARGEST_SEED, told, whole
+from invdiff.errors import InputError
 from invdiff.operators.conjugate import conjugate_gradient, default_rtol
 from invdiff.rng import stream_seed
 
@@ -442,7 +442,7 @@ def drawn(draw: Callable[[int], Tensor], seed: int, per_image: PerImage) -> Tens
     if per_image is True:
         per_image = [0]
     if isinstance(per_image, str) or not isinstance(per_image, Sequence):
-        raise InputError(f"per_image: found {shown(per_image)}, expected the numbers of the images")
+        raise InputError(f"per_image: found {told(per_image)}, expected the numbers of the images")
     numbers = [whole("per_image", number, 0) for number in per_image]
     if not numbers:
         raise InputError("per_image: found no number, expected that of at least one image")
@@ -492,7 +492,7 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     try:
         sides = tuple(shape)
     except TypeError:
-        raise InputError(f"shape: found {shown(shape)}, {expected}") from None
+        raise InputError(f"shape: found {told(shape)}, {expected}") from None
     try:
         channels, height, width = (whole("shape", side) for side in sides)
     except ValueError:  # also of a number of sides that is not three

@@ -453,6 +453,8 @@ def kernel_array(kernels: Array | str) -> Tensor:
         return values if values.ndim == 3 else values[None]
     found = load_npy("kernels", kernels) if isinstance(kernels, str) else kernels
     values = real_array("kernels", found)
+    if values.ndim < 2 or not values.numel():
+        raise InputError(f"kernels: found shape {tuple(values.shape)}, expected (K, height, width)")
     return normalised("kernels", values) if holds_integers(found) else values
 
 

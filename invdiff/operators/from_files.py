@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invdiff.arguments import path_text
 from invdiff.errors import InputError
 
 
@@ -18,6 +19,7 @@ def load_npy(name: str, path: str) -> np.ndarray:
         name: of what the file holds, for messages.
         path: of the file.
     """
+    path = path_text(name, path)
     try:
         values = np.load(Path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -39,6 +41,7 @@ def opaque_pictures(name: str, path: str) -> Tensor:
     """
     from invdiff.io.pictures import read_pictures, to_channels  # nothing else here reads pictures
 
+    path = path_text(name, path)
     pictures = read_pictures(path)
     size = pictures[0].values.shape[2:]
     for picture in pictures:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from invdiff.arguments import positive_number
+from invdiff.arguments import number
 from invdiff.operators.base import Operator
 from invdiff.registry import register
 
@@ -24,12 +24,14 @@ class HighDynamicRange(Operator):
         factor: of the contrast.
 
     Raises:
-        InputError: `factor` is not positive and finite.
+        InputError: `factor` is not positive, or is above 1e6.
     """
 
     def __init__(self, shape: Sequence[int], factor: float = 2.0) -> None:
         super().__init__(shape)
-        self.factor = positive_number("factor", factor)
+        self.factor = number(
+            "factor", factor, lambda v: 0 < v <= 1e6, "a positive number up to 1e6"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.factor * (x - 0.5) + 0.5).clamp(0, 1)

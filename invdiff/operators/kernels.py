@@ -20,7 +20,7 @@ import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 
-from invdiff.arguments import holds_integers, number, positive_number, real_array, whole
+from invdiff.arguments import holds_integers, number, path_text, positive_number, real_array, whole
 from invdiff.errors import InputError
 from invdiff.operators.base import PerImage, drawn
 from invdiff.operators.from_files import load_npy, opaque_pictures
@@ -328,6 +328,8 @@ class DefocusKernel(Kernel):
         check_side("kernel defocus radius", radius, LARGEST_DISK)
         strips = 256  # of a pixel
         pixels = offsets(reach(radius))
+        if len(pixels) == 1:
+            return torch.ones(1, 1, dtype=torch.float64)
         within = (torch.arange(strips, dtype=torch.float64) + 0.5) / strips - 0.5
         x = (pixels[:, None] + within).flatten()
         # The disk reaches from -chord to chord at x.
@@ -365,7 +367,7 @@ class FileKernel(Kernel):
     normalise: bool = True
 
     def tensor(self) -> Tensor:
-        if self.path.endswith(".npy"):
+        if path_text("kernel path", self.path).endswith(".npy"):
             name = f"kernel {self.path}"
             values = real_array(name, load_npy("kernel", self.path))
             values = values[None] if values.ndim == 2 else values

@@ -101,7 +101,7 @@ class Radon(LinearOperator):
     ) -> None:
         super().__init__(shape)
         _, height, width = self.shape
-        if size is not None and tuple(size) != self.shape[1:]:
+        if size is not None and tuple(pixel("size", size)) != self.shape[1:]:
             raise InputError(f"size: found {tuple(size)}, expected {self.shape[1:]}, the image's")
         degrees = angle_list(angles, start, stop)
         pitch = number(
@@ -116,7 +116,7 @@ class Radon(LinearOperator):
         if detectors is None:
             detectors = covering(height, width, pitch)
         self.detectors = whole("detectors", detectors, most=MOST_DETECTORS)
-        axis = ((height - 1) / 2, (width - 1) / 2) if center is None else pixel(center)
+        axis = ((height - 1) / 2, (width - 1) / 2) if center is None else pixel("center", center)
         seen_at = (self.detectors - 1) / 2 + number("offset", offset)
         sign = 1 if one_of("turn", turn, ("clockwise", "counterclockwise")) == "clockwise" else -1
         unit = max(height, width) if one_of("lengths", lengths, ("side", "pixels")) == "side" else 1
@@ -277,11 +277,13 @@ def angle_list(
     return [start + (stop - start) * k / count for k in range(count)]
 
 
-def pixel(center: Sequence[float]) -> tuple[float, float]:
+def pixel(name: str, place: Sequence[float]) -> tuple[float, float]:
     """Return the row and column of a place in the image; InputError unless it is two numbers."""
-    values = real_array("center", center)
+    values = real_array(name, place)
     if values.shape != (2,):
-        raise InputError(f"center: found shape {tuple(values.shape)}, expected (row, column)")
+        raise InputError(
+            f"{name}: found shape {tuple(values.shape)}, expected two numbers, of rows and columns"
+        )
     return float(values[0]), float(values[1])
 
 
