@@ -1,5 +1,6 @@
-"""Colour from one value per pixel: gray pictures and colour filter mosaics. y has one channel, x
-has three.
+"""Colour from one value per pixel: gray pictures and colour filter mosaics.
+
+y has one channel, and x has three.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ GRAY = {
 
 
 def colour_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """`shape` if it is (3, H, W); InputError otherwise."""
+    """Return `shape` if it is (3, H, W); InputError otherwise."""
     channels, height, width = image_shape(shape)
     if channels != 3:
         raise InputError(f"shape: found {channels} channels, expected 3 (red, green, blue)")
@@ -30,7 +31,7 @@ def colour_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 class _OneChannel(SpectralOperator):
-    """What both operators share: (3, H, W) becomes (1, H, W)."""
+    """Base of both operators: (3, H, W) becomes (1, H, W)."""
 
     decoupled: ClassVar[bool] = True
 
@@ -50,8 +51,9 @@ class _OneChannel(SpectralOperator):
 
 @register("operator", "grayscale")
 class Grayscale(_OneChannel):
-    """Colorization: y is a weighted sum w^T x of red, green and blue at every pixel. A
-    `SpectralOperator`.
+    """Colorization: y is a weighted sum w^T x of red, green and blue at every pixel.
+
+    A `SpectralOperator`.
 
     V is, in every pixel, the Householder reflection that swaps w / |w| and the first channel: the
     first coefficient carries the gray value, with s = |w|, and the two others span the null space.
@@ -63,6 +65,11 @@ class Grayscale(_OneChannel):
 
     Raises:
         InputError: the image has not three channels, or the weights are unknown.
+
+    Example:
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+        >>> Grayscale((3, 1, 1))(red)
+        tensor([[[[0.2990]]]])
     """
 
     w: Tensor  # (3, 1, 1)
@@ -112,6 +119,12 @@ class Demosaic(_OneChannel):
 
     Raises:
         InputError: the image has not three channels, or the pattern is unknown.
+
+    Example:
+        >>> colours = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+        >>> Demosaic((3, 2, 2))(colours)
+        tensor([[[[0.1000, 0.5000],
+                  [0.5000, 0.9000]]]])
     """
 
     def __init__(

@@ -39,7 +39,7 @@ Convention = Literal["ortho", "fastmri", "numpy", "numpy_shifted"]
 
 
 class Layout(NamedTuple):
-    """What one convention of k-space does.
+    """Properties of one convention of k-space.
 
     Attributes:
         centred_image: the image's origin is its pixel [H // 2, W // 2].
@@ -204,6 +204,10 @@ class FourierLines(PartialFourier):
 
     Raises:
         InputError: `acceleration` is below 1, or `center` is not in [0, 1].
+
+    Example:
+        >>> FourierLines((1, 8, 8), acceleration=4).kept[0, 0].sum()
+        tensor(2.)
     """
 
     def __init__(
@@ -238,11 +242,12 @@ class FourierLines(PartialFourier):
 
 @register("operator", "fourier_file")
 class FourierFile(PartialFourier):
-    """Keep the frequencies that are white in a picture, an .npy file, or a folder or stack of them.
+    """Keep the frequencies that a file's mask is white at.
 
     Args:
         shape: (C, H, W) of the image.
-        mask: path; the mask lies as the k-space does. One mask is for all images; a folder or stack
+        mask: path of a picture, an .npy file, or a folder or stack of them; the mask lies as the
+            k-space does. One mask is for all images; a folder or stack
             of several has one for each image, in the same order.
         convention: of the k-space, as for `PartialFourier`.
         kept: the colour of the measured frequencies.

@@ -19,8 +19,7 @@ from invdiff.registry import register
 
 @register("operator", "hadamard")
 class Hadamard(Mask):
-    """A random subset of the Walsh-Hadamard coefficients of every channel: a mask in the
-    transformed domain.
+    """Random subset of the Walsh-Hadamard coefficients of every channel.
 
     A `SpectralOperator` with s = 0 or 1. The measurement has the image's shape, (C, H, W): the
     orthonormal coefficients in Sylvester's (natural) order, read row by row, with zeros where none
@@ -36,6 +35,11 @@ class Hadamard(Mask):
 
     Raises:
         InputError: a side is no power of two, or `ratio` is not in (0, 1].
+
+    Example:
+        >>> Hadamard((1, 2, 2), ratio=0.25)(torch.ones(1, 1, 2, 2))
+        tensor([[[[2., 0.],
+                  [0., 0.]]]])
     """
 
     picture = False
@@ -78,14 +82,15 @@ class Hadamard(Mask):
 
 
 def walsh_hadamard(x: Tensor) -> Tensor:
-    """Orthonormal transform of each (H, W), H W a power of two, in log2(H W) passes; its own
-    inverse.
+    """Return the orthonormal transform of each (H, W), H W a power of two.
 
-    In Sylvester's order the matrix of the flattened image is the Kronecker product of those of its
-    sides.
+    It takes log2(H W) passes, and is its own inverse. In Sylvester's order the matrix of the
+    flattened image is the Kronecker product of those of its sides.
     """
-    flat, step = x.flatten(-2), 1
+    flat = x.flatten(-2)
+    step = 1
     while step < flat.shape[-1]:
         a, b = flat.unflatten(-1, (-1, 2, step)).unbind(-2)
-        flat, step = torch.stack([a + b, a - b], -2).flatten(-3), 2 * step
+        flat = torch.stack([a + b, a - b], -2).flatten(-3)
+        step = 2 * step
     return flat.view(x.shape) / step**0.5

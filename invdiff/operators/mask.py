@@ -11,12 +11,13 @@ leaves them; anything between, negative or not finite is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from invdiff.arguments import number, one_of, real_array, seeded, whole
+from invdiff.arguments import number, one_of, path_text, real_array, seeded, whole
 from invdiff.errors import InputError
 from invdiff.operators.base import (
     PerImage,
@@ -26,7 +27,7 @@ from invdiff.operators.base import (
     varies_within_image,
     with_ndim,
 )
-from invdiff.operators.from_files import opaque_pictures
+from invdiff.operators.from_files import load_npy, opaque_pictures
 from invdiff.operators.kernels import Array
 from invdiff.registry import register
 
@@ -145,7 +146,7 @@ class Mask(SpectralOperator):
 
 @register("operator", "mask_box")
 class MaskBox(Mask):
-    """A rectangle of missing pixels.
+    """Rectangle of missing pixels.
 
     Args:
         shape: (C, H, W) of the image.
@@ -156,6 +157,11 @@ class MaskBox(Mask):
 
     Raises:
         InputError: the rectangle does not lie in the image, or covers all of it.
+
+    Example:
+        >>> MaskBox((1, 2, 2), height=1, width=1, top=0, left=1)(torch.ones(1, 1, 2, 2))
+        tensor([[[[1., 0.],
+                  [1., 1.]]]])
     """
 
     def __init__(
@@ -172,7 +178,7 @@ class MaskBox(Mask):
 
 @register("operator", "mask_box_random")
 class MaskBoxRandom(Mask):
-    """A rectangle of missing pixels at a random place.
+    """Rectangle of missing pixels at a random place.
 
     Args:
         shape: (C, H, W) of the image.
@@ -185,6 +191,11 @@ class MaskBoxRandom(Mask):
 
     Raises:
         InputError: the rectangle and its margins do not fit in the image.
+
+    Example:
+        >>> boxes = MaskBoxRandom((1, 8, 8), 2, 3, seed=1, per_image=range(5))
+        >>> boxes.batch, boxes.count(torch.zeros(5, 1, 8, 8))
+        (5, tensor([58., 58., 58., 58., 58.]))
     """
 
     def __init__(
@@ -218,7 +229,7 @@ class MaskBoxRandom(Mask):
 
 @register("operator", "mask_outpaint")
 class MaskOutpaint(Mask):
-    """Only a rectangle is known, and everything around it is missing.
+    """Known rectangle, with everything around it missing.
 
     Args:
         shape: (C, H, W) of the image.
@@ -229,6 +240,10 @@ class MaskOutpaint(Mask):
 
     Raises:
         InputError: the rectangle does not lie in the image.
+
+    Example:
+        >>> MaskOutpaint((1, 1, 4), height=1, width=2)(torch.ones(1, 1, 1, 4))
+        tensor([[[[0., 1., 1., 0.]]]])
     """
 
     def __init__(
@@ -245,8 +260,10 @@ class MaskOutpaint(Mask):
 def box(
     name: str, shape: Sequence[int], height: int, width: int, top: int | None, left: int | None
 ) -> Tensor:
-    """(H, W), true in the rectangle, centred where `top` or `left` is None; InputError if it leaves
-    the image.
+    """Return where a rectangle lies, (H, W), centred where `top` or `left` is None.
+
+    Raises:
+        InputError: the rectangle leaves the image.
     """
     _, image_height, image_width = image_shape(shape)
     height = whole("height", height)
@@ -265,11 +282,15 @@ def box(
 
 @register("operator", "mask_half")
 class MaskHalf(Mask):
-    """One half of the image is missing; of an odd number of lines the middle one is known.
+    """Missing half of the image.
 
     Args:
         shape: (C, H, W) of the image.
-        missing: the half that is missing.
+        missing: the half that is missing; of an odd number of lines the middle one is known.
+
+    Example:
+        >>> MaskHalf((1, 1, 3))(torch.ones(1, 1, 1, 3))
+        tensor([[[[1., 1., 0.]]]])
     """
 
     def __init__(
@@ -286,7 +307,7 @@ class MaskHalf(Mask):
 
 @register("operator", "mask_lines")
 class MaskLines(Mask):
-    """Every n-th row or column is known.
+    """Known rows or columns at even distances.
 
     Args:
         shape: (C, H, W) of the image.
@@ -296,6 +317,10 @@ class MaskLines(Mask):
 
     Raises:
         InputError: `first` is not in [0, every), or no known line lies in the image.
+
+    Example:
+        >>> MaskLines((1, 1, 4), every=3, along="columns")(torch.ones(1, 1, 1, 4))
+        tensor([[[[1., 0., 0., 1.]]]])
     """
 
     def __init__(
@@ -327,6 +352,10 @@ class MaskLinesRandom(Mask):
 
     Raises:
         InputError: `missing` is out of range, or leaves no line.
+
+    Example:
+        >>> int(MaskLinesRandom((1, 8, 8), missing=0.25).s.sum())
+        48
     """
 
     def __init__(
@@ -346,18 +375,18 @@ class MaskLinesRandom(Mask):
 
 
 def line_count(shape: Sequence[int], along: str) -> int:
-    """The number of rows, or of columns."""
+    """Return the number of rows, or of columns."""
     one_of("along", along, ("rows", "columns"))
     return image_shape(shape)[1 if along == "rows" else 2]
 
 
 def lines(shape: Sequence[int], along: str, kept: Tensor) -> Tensor:
-    """(H, W) that repeats `kept`, one value per line, along the lines."""
+    """Return a mask (H, W) that repeats `kept`, one value per line, along the lines."""
     return (kept[:, None] if along == "rows" else kept).expand(image_shape(shape)[1:])
 
 
 def kept_at_random(count: int, missing: float, seed: int) -> Tensor:
-    """`count` ones, of which ``round(missing * count)`` are replaced by zeros."""
+    """Return `count` ones, of which ``round(missing * count)`` are replaced by zeros."""
     missing = number("missing", missing, lambda v: 0 <= v < 1, "a fraction in [0, 1)")
     order = torch.randperm(count, generator=seeded(seed))
     kept = torch.ones(count)
@@ -379,6 +408,10 @@ class MaskRandom(Mask):
 
     Raises:
         InputError: `missing` is outside [0, 1), or leaves no pixel.
+
+    Example:
+        >>> int(MaskRandom((1, 10, 10), missing=0.7).s.sum())
+        30
     """
 
     def __init__(
@@ -427,18 +460,21 @@ class MaskFile(Mask):
 
 
 def mask_from(path: str, shape: Sequence[int], kept: str = "white") -> Tensor:
-    """Return the masks of a file as zeros and ones, (C or 1, H, W), or (B, C or 1, H, W) of several.
+    """Return the masks of a file as zeros and ones.
 
     Args:
         path: of a picture, an .npy file, or a folder or stack of them.
         shape: (C, H, W) of the image.
         kept: the colour that becomes 1, white or black.
 
+    Returns:
+        (C or 1, H, W), or (B, C or 1, H, W) of several masks.
+
     Raises:
         InputError: as in `MaskFile`.
     """
     one_of("kept", kept, ("white", "black"))
-    pictures = opaque_pictures("mask", path)
+    pictures = _of_file(path)
     if tuple(pictures.shape[-2:]) != tuple(shape[1:]):
         found, expected = ("x".join(map(str, size)) for size in (pictures.shape[-2:], shape[1:]))
         raise InputError(f"mask {path}: found {found} pixels (height x width), expected {expected}")
@@ -446,6 +482,15 @@ def mask_from(path: str, shape: Sequence[int], kept: str = "white") -> Tensor:
     masks = torch.stack([_of_picture(f"mask {path}", picture) for picture in pictures])
     masks = masks if kept == "white" else 1 - masks
     return masks if len(masks) > 1 else masks[0]
+
+
+def _of_file(path: str) -> Tensor:
+    """The pictures of a file, (B, C, H, W); one plane of an .npy may be of any real type."""
+    if path_text("mask", path).endswith(".npy") and not Path(path).is_dir():
+        values = load_npy("mask", path)
+        if values.ndim == 2:
+            return real_array(f"mask {path}", values)[None, None]
+    return opaque_pictures("mask", path)
 
 
 def _of_picture(name: str, picture: Tensor) -> Tensor:

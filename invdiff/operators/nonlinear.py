@@ -16,14 +16,12 @@ from invdiff.registry import register
 
 @register("operator", "blur_nonlinear")
 class NonlinearBlur(Operator):
-    """y = A2 phi(A1 x), with two circular convolutions and an S-shaped response phi between them.
+    """Two circular convolutions with an S-shaped response phi between them: y = A2 phi(A1 x).
 
     phi(z) = 1/2 + tanh(g (z - 1/2)) / (2 tanh(g / 2)), with the gain g, maps [0, 1] onto itself.
-    The kernels are
-    speckles: independent exponential variates under a Gaussian window of standard deviation
-        kernel_size / 6,
-    divided by their sum. So constant images are blurred by neither, and y of images in [0, 1] is in
-    [0, 1].
+    The kernels are speckles: independent exponential variates under a Gaussian window of standard
+    deviation kernel_size / 6, divided by their sum. So constant images are blurred by neither, and
+    y of images in [0, 1] is in [0, 1].
 
     This is a fixed model that needs no weights. It is not the nonlinear deblurring of DPS and DAPS,
     whose operator is a pretrained network (Tran et al. 2021, https://arxiv.org/abs/2104.00317): do
@@ -37,6 +35,11 @@ class NonlinearBlur(Operator):
 
     Raises:
         InputError: the kernels do not fit the image, or `gain` is not positive and finite.
+
+    Example:
+        >>> blur = NonlinearBlur((1, 9, 9), kernel_size=3)
+        >>> blur(torch.ones(1, 1, 9, 9)).mean().round(decimals=4)
+        tensor(1.)
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class NonlinearBlur(Operator):
 
 
 def speckle(size: int, generator: torch.Generator) -> Tensor:
-    """(size, size), positive, of sum 1, in float64."""
+    """Return a random kernel (size, size), positive, of sum 1, in float64."""
     offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     window = (-0.5 * (6 * offset / size).square()).exp()
     draws = torch.empty(size, size, dtype=torch.float64).exponential_(generator=generator)

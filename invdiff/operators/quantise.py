@@ -22,20 +22,26 @@ from invdiff.registry import register
 
 
 def rounded(x: Tensor) -> Tensor:
-    """The nearest integers, with the gradient of x."""
+    """Return the nearest integers, with the gradient of x."""
     return x + (x.round() - x).detach()
 
 
 @register("operator", "quantise")
 class Quantise(Operator):
-    """The nearest of evenly spaced levels from 0 to 1, both included. An `Operator`.
+    """Rounding to evenly spaced levels from 0 to 1, both included.
+
+    An `Operator`.
 
     Args:
         shape: (C, H, W) of the image.
-        levels: how many; 256 are 8 bits.
+        levels: how many, at most 2^24; 256 are 8 bits.
 
     Raises:
-        InputError: `levels` is not an integer above 1.
+        InputError: `levels` is not such an integer above 1.
+
+    Example:
+        >>> Quantise((1, 1, 3), levels=2)(torch.tensor([[[[0.4, 0.6, 1.7]]]]))
+        tensor([[[[0., 1., 1.]]]])
     """
 
     def __init__(self, shape: Sequence[int], levels: int = 8) -> None:
@@ -71,13 +77,13 @@ CHROMINANCE = [
 
 @register("operator", "jpeg")
 class Jpeg(Operator):
-    """What baseline JPEG makes of an image: coded and decoded. An `Operator`.
+    """Coding and decoding by baseline JPEG.
 
-    YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor as in the
-    Independent JPEG Group's library, and back; sides that are no multiple of 8 are continued by
-    their last pixel. Chroma is halved by 2x2 means and enlarged by linear interpolation, as in that
-    library. Coefficients and planes are rounded as there, so that y is an 8-bit picture; where the
-    decoder clips a value its gradient is zero.
+    An `Operator`. YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor
+    as in the Independent JPEG Group's library, and back; sides that are no multiple of 8 are
+    continued by their last pixel. Chroma is halved by 2x2 means and enlarged by linear
+    interpolation, as in that library. Coefficients and planes are rounded as there, so that y is an
+    8-bit picture; where the decoder clips a value its gradient is zero.
 
     Args:
         shape: (C, H, W) of the image; C is 1 or 3.
@@ -87,6 +93,10 @@ class Jpeg(Operator):
 
     Raises:
         InputError: C, `quality` or `chroma` is none of these.
+
+    Example:
+        >>> Jpeg((1, 8, 8), quality=10)(torch.full((1, 1, 8, 8), 0.5)).mean().round(decimals=2)
+        tensor(0.5000)
     """
 
     dct: Tensor  # (8, 8), orthonormal
@@ -153,5 +163,5 @@ class Jpeg(Operator):
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:
-    """x with its last row and column repeated until both sides are multiples."""
+    """Return x with its last row and column repeated until both sides are multiples."""
     return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode="replicate")

@@ -25,8 +25,10 @@ from invdiff.registry import register
 
 
 def enlarged(measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the images whose measurement has this shape, the one that the factor divides; InputError
-    without a factor.
+    """Return (C, H, W) of the image of a measurement, if the factor divides its sides.
+
+    Raises:
+        InputError: the settings have no factor.
     """
     factor = whole("factor", settings.get("factor", 0))
     channels, height, width = measurement
@@ -46,16 +48,24 @@ def reduction(shape: Sequence[int], factor: int) -> int:
 
 @register("operator", "resize_average")
 class BlockAverage(SpectralOperator):
-    """The mean of every block of factor x factor pixels: ``avg_pool2d(x, factor, ceil_mode=True)``.
+    """Mean of every block of factor x factor pixels.
 
-    V is, in every block of n pixels, the Householder reflection that swaps the constant block e =
-    n^(-1/2) and the block's first pixel e1: I - 2 w w^T / w^T w, w = e - e1. So a block's first
-    coefficient carries its mean, with s = n^(-1/2), and the others span the null space.
+    The same as ``avg_pool2d(x, factor, ceil_mode=True)``. V is, in every block of n pixels, the
+    Householder reflection that swaps the constant block e = n^(-1/2) and the block's first pixel
+    e1: I - 2 w w^T / w^T w, w = e - e1. So a block's first coefficient carries its mean, with s =
+    n^(-1/2), and the others span the null space.
 
     Args:
         shape: (C, H, W) of the image.
         factor: side of a block, in pixels; the last block of a side that it does not divide is
             smaller.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> BlockAverage((1, 1, 3), 2)(torch.tensor([[[[1.0, 2.0, 5.0]]]]))
+        tensor([[[[1.5000, 5.0000]]]])
     """
 
     decoupled: ClassVar[bool] = True
@@ -110,15 +120,26 @@ class BlockAverage(SpectralOperator):
 
 
 def block_sizes(side: int, factor: int) -> Tensor:
-    """The number of pixels in each of the ceil(side / factor) blocks of a line, in float64."""
+    """Return the number of pixels in each of the ceil(side / factor) blocks of a line, in float64."""
     return torch.tensor(
         [min(factor, side - start) for start in range(0, side, factor)], dtype=torch.float64
     )
 
 
 class Resampling(Separable):
-    """Downsampling by a filter that is stretched by the factor: `resampling_matrix` along both
-    dimensions.
+    """Downsampling by a filter that is stretched by the factor, along both dimensions.
+
+    Args:
+        shape: (C, H, W) of the image.
+        factor: of reduction.
+        window: the filter, a function of the distance in pixels of y.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> Resampling((1, 1, 8), 2, lanczos3).measurement_shape
+        (1, 1, 4)
     """
 
     def __init__(
@@ -137,17 +158,25 @@ class Resampling(Separable):
 
 @register("operator", "resize_bicubic")
 class Bicubic(Resampling):
-    """Antialiased bicubic downsampling: Keys' cubic (a = -1/2) stretched by the factor, as MATLAB's
-    imresize.
+    """Antialiased bicubic downsampling, as MATLAB's imresize.
 
-    Where the factor divides the image, exactly ``torch.nn.functional.interpolate(mode="bicubic",
-    antialias=True, align_corners=False)``, which is Pillow's filter too. Inside the image it is
-    MATLAB's; within 2 * factor pixels of an edge the weights are renormalised over the pixels that
-    exist, where MATLAB mirrors the image.
+    The filter is Keys' cubic (a = -1/2), stretched by the factor. Where the factor divides the
+    image, exactly ``torch.nn.functional.interpolate(mode="bicubic", antialias=True,
+    align_corners=False)``, which is Pillow's filter too. Inside the image it is MATLAB's; within 2
+    * factor pixels of an edge the weights are renormalised over the pixels that exist, where MATLAB
+    mirrors the image.
 
     Args:
         shape: (C, H, W) of the image.
         factor: of reduction.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> Bicubic((1, 8, 8), 4)(torch.ones(1, 1, 8, 8)).round(decimals=4)
+        tensor([[[[1., 1.],
+                  [1., 1.]]]])
     """
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
@@ -156,13 +185,21 @@ class Bicubic(Resampling):
 
 @register("operator", "resize_lanczos")
 class Lanczos(Resampling):
-    """Antialiased downsampling by the Lanczos filter of three lobes, as Pillow's ``LANCZOS``.
+    """Antialiased downsampling by the Lanczos filter of three lobes, as Pillow's LANCZOS.
 
     Edges, and sides that the factor does not divide, are those of `Bicubic`.
 
     Args:
         shape: (C, H, W) of the image.
         factor: of reduction.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> Lanczos((1, 8, 8), 4)(torch.ones(1, 1, 8, 8)).round(decimals=4)
+        tensor([[[[1., 1.],
+                  [1., 1.]]]])
     """
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
@@ -170,20 +207,22 @@ class Lanczos(Resampling):
 
 
 def keys_cubic(t: Tensor) -> Tensor:
-    """Keys (1981), a = -1/2, https://doi.org/10.1109/TASSP.1981.1163711."""
+    """Return the cubic of Keys (1981), a = -1/2, https://doi.org/10.1109/TASSP.1981.1163711."""
     t = t.abs()
-    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
     return torch.where(t <= 1, near, torch.where(t < 2, far, 0))
 
 
 def lanczos3(t: Tensor) -> Tensor:
-    """sinc(t) sinc(t / 3) for |t| < 3 (Duchon 1979)."""
+    """Return sinc(t) sinc(t / 3) for |t| < 3, and 0 beyond (Duchon 1979)."""
     return torch.where(t.abs() < 3, torch.sinc(t) * torch.sinc(t / 3), 0)
 
 
 def resampling_matrix(side: int, factor: int, window: Callable[[Tensor], Tensor]) -> Tensor:
-    """(ceil(side / factor), side) in float64: the window around the middle of every block, rows
-    that sum to 1.
+    """Return the window around the middle of every block as rows that sum to 1.
+
+    The matrix is (ceil(side / factor), side) in float64.
     """
     middles = (
         factor * torch.arange(math.ceil(side / factor), dtype=torch.float64) + (factor - 1) / 2
@@ -199,13 +238,20 @@ class BlurDecimate(LinearOperator):
     Args:
         shape: (C, H, W) of the image.
         kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with
-            kernels of their own; or its description, or the path of a file.
+            one kernel each; or its description, or the path of a file. Floats are taken as they
+            are, integers are divided by their sum.
         factor: of reduction.
         boundary: how the image continues beyond its edge; a periodic one is `CircularBlurDecimate`,
             which has an SVD.
 
     Raises:
-        InputError: the kernel is too large for the image.
+        InputError: the kernel is too large for the image, or `factor` is no integer from 1 to the
+            longer side.
+
+    Example:
+        >>> from invdiff.operators import GaussianKernel
+        >>> BlurDecimate((1, 9, 9), GaussianKernel(0.8), 3).measurement_shape
+        (1, 3, 3)
     """
 
     def __init__(
@@ -248,10 +294,9 @@ class BlurDecimate(LinearOperator):
 
 @register("operator", "resize_kernel_circular")
 class CircularBlurDecimate(CircularBlur):
-    """Circular convolution, then every factor-th pixel of each dimension, from the first; with its
-    SVD.
+    """Circular convolution, then every factor-th pixel of each dimension, from the first.
 
-    A circular blur is |a| in the Hartley basis, after a convolution P of modulus 1
+    With its SVD. A circular blur is |a| in the Hartley basis, after a convolution P of modulus 1
     (`CircularBlur`), and decimation adds up the factor^2 frequencies k that alias to one frequency
     q of y. So, with t the Hartley coefficients of P x and y_q those of y,
 
@@ -265,12 +310,18 @@ class CircularBlurDecimate(CircularBlur):
     Args:
         shape: (C, H, W) of the image.
         kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for
-            a batch of images with kernels of their own; or its description, or the path of a file.
+            a batch of images with one kernel each; or its description, or the path of a file.
+            Floats are taken as they are, integers are divided by their sum.
         factor: of reduction; divides H and W.
 
     Raises:
         InputError: the kernel does not fit the image, or `factor` does not divide the image's
             sides.
+
+    Example:
+        >>> from invdiff.operators import GaussianKernel
+        >>> CircularBlurDecimate((1, 12, 12), GaussianKernel(0.8), 6).measurement_shape
+        (1, 2, 2)
     """
 
     reflection: (

@@ -1,6 +1,4 @@
-"""Operators that act on rows and columns independently: A = rows (x) cols, the same in every
-channel.
-"""
+"""Operators that act on rows and columns independently, the same in every channel."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from invdiff.operators.kernels import Array
 
 
 class Separable(SpectralOperator):
-    """y = rows x cols^T for every channel, from (C, H, W) to (C, h, w).
+    """Product with a matrix on both sides: y = rows x cols^T for every channel.
 
     The SVD of a Kronecker product is the Kronecker product of the SVDs, each computed in float64.
 
@@ -27,6 +25,11 @@ class Separable(SpectralOperator):
 
     Raises:
         InputError: a matrix does not fit the image.
+
+    Example:
+        >>> sums = Separable((1, 2, 2), rows=[[1.0, 1.0]], cols=[[1.0, 0.0], [0.0, 1.0]])
+        >>> sums(torch.ones(1, 1, 2, 2)).round(decimals=4)
+        tensor([[[[2., 2.]]]])
     """
 
     rows: Tensor
@@ -80,9 +83,10 @@ class Separable(SpectralOperator):
 
 
 def padded_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SVD of (h, H) with all H right singular vectors: U (h, H), s (H,), V (H, H), in float64.
+    """Return the SVD of (h, H) with all H right singular vectors, in float64.
 
-    s is exactly zero, and so is its column of U, beyond the rank of the matrix (to rounding).
+    They are U (h, H), s (H,), V (H, H). s is exactly zero, and so is its column of U, beyond the
+    rank of the matrix (to rounding).
     """
     matrix = matrix.double()
     u, s, v_t = torch.linalg.svd(matrix, full_matrices=True)

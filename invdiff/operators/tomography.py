@@ -29,11 +29,12 @@ MOST_WEIGHTS = 64e9  # bytes
 
 @register("operator", "radon")
 class Radon(LinearOperator):
-    """Line integrals, averaged over the width of a detector: y is (C, angles, detectors), a sinogram.
+    """Line integrals, averaged over the width of a detector: a sinogram.
 
-    A pixel is a square of side 1 and a detector is a strip of width `pitch`: the weight of a pixel
-    in a detector is their common area, divided by the pitch. With row r, column c and detector k
-    counted from 0, the centre of pixel (r, c) is seen at an angle a at
+    y is (C, angles, detectors). A pixel is a square of side 1 and a detector is a strip of width
+    `pitch`: the weight of a pixel in a detector is their common area, divided by the pitch. With
+    row r, column c and detector k counted from 0, the centre of pixel (r, c) is seen at an angle a
+    at
 
         k = (detectors - 1) / 2 + offset + ((c - c0) cos a - (r - r0) sin a) / pitch
 
@@ -167,11 +168,10 @@ class Radon(LinearOperator):
         return x.unflatten(-1, self.shape[1:])
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
-        """A filter: A^T A is nearly a convolution by 1 / r, whose inverse is the ramp of filtered
-        backprojection.
+        """Return x filtered by the ramp of filtered backprojection.
 
-        Below 1 % of its largest value the spectrum is that of the convolution's cut tail, and is
-        not used.
+        A^T A is nearly a convolution by 1 / r, whose inverse the ramp is. Below 1 % of its largest
+        value the spectrum is that of the convolution's cut tail, and is not used.
         """
         double = [2 * side for side in self.shape[1:]]
         response = self.spectrum.clamp_min(0.01 * self.spectrum[0, 0]) + damp
