@@ -226,8 +226,10 @@ class Blur(LinearOperator):
         InputError: the kernel is too large for the image.
 
     Example:
-        >>> from invdiff.operators import MotionKernel >>> Blur((1, 8, 8), MotionKernel(3,
-        angle=30))(torch.ones(1, 1, 8, 8)).mean().round(decimals=4) tensor(1.)
+        >>> from invdiff.operators import MotionKernel
+        >>> blur = Blur((1, 8, 8), MotionKernel(3, angle=30))
+        >>> blur(torch.ones(1, 1, 8, 8)).mean().round(decimals=4)
+        tensor(1.)
     """
 
     # (1 or B, 1, P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, as real numbers
