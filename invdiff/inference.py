@@ -151,7 +151,7 @@ def trajectory(
     """The solver's steps, from x ~ N(1/2, sigma_max^2 I)."""
     sigmas = solver.ladder(prior)
     x = like.new_zeros(len(problem), *problem.operator.shape)
-    x = 0.5 + sigmas[0].to(x) * noise(x)
+    x = 0.5 + sigmas[0] * noise(x)
     yield from solver.iterate(prior, problem, x, sigmas, noise)
 
 

@@ -114,6 +114,33 @@ class Problem:
         return Problem(operator, noise, self.y.to(device, dtype), self.layout)
 
     @property
+    def linear(self) -> LinearOperator:
+        """The operator, which is linear.
+
+        Raises:
+            InputError: it is not.
+        """
+        if isinstance(self.operator, LinearOperator):
+            return self.operator
+        found = type(self.operator).__name__
+        raise InputError(f"operator: found {found}, which is not linear, expected a LinearOperator")
+
+    @property
+    def spectral(self) -> SpectralOperator:
+        """The operator, which has a singular value decomposition.
+
+        Raises:
+            InputError: it has none.
+        """
+        if isinstance(self.operator, SpectralOperator):
+            return self.operator
+        found = type(self.operator).__name__
+        raise InputError(
+            f"operator: found {found}, which has no singular value decomposition, "
+            "expected a SpectralOperator"
+        )
+
+    @property
     def y_is_picture(self) -> bool:
         """Whether y can be looked at: (B, C, H, W), gray or RGB."""
         return self.y.ndim == 4 and self.y.shape[1] in (1, 3)
@@ -126,9 +153,15 @@ class Problem:
         """y - A(x), zero where nothing was measured."""
         return self.operator.measured(self.y - self.operator(x))
 
-    def correction(self, x: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), for a linear operator: what takes x to
-        where it fits y.
+    def correction(
+        self, x: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None
+    ) -> Tensor:
+        """Return A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), which moves x to where it fits y.
+
+        The operator must be linear.
+
+        Args:
+            rtol: as in `LinearOperator.pinv`.
         """
         operator = self.operator
         if (
@@ -137,12 +170,12 @@ class Problem:
             and not varies_within_image(damp, self.y)
         ):
             return operator.inverted(self.coefficients - operator.s * operator.v_t(x), damp)
-        return operator.pinv(self.residual(x), damp)  # type: ignore[operator]
+        return self.linear.pinv(self.residual(x), damp, rtol)
 
     @cached_property
     def coefficients(self) -> Tensor:
         """U^T y, for a spectral operator."""
-        return self.operator.u_t(self.y)  # type: ignore[operator]
+        return self.spectral.u_t(self.y)
 
     def variance(self) -> float | Tensor:
         """Variance of the Gaussian noise, or of the Gaussian that approximates it; broadcasts

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from invdiff.arguments import LARGEST_SEED, told, whole
 from invdiff.errors import InputError
-from invdiff.operators.conjugate import conjugate_gradient, default_rtol
+from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
 
 # Whether every image has a draw for itself: False, or the numbers of the images, whose draws are of
@@ -241,7 +241,6 @@ class LinearOperator(Operator):
             Image (B, C, H, W).
         """
         y = self.measured(y)
-        rtol = default_rtol() if rtol is None else rtol
         if varies_within_image(damp, y):
             return self.adjoint(
                 conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, rtol=rtol)

@@ -48,7 +48,6 @@ class Solution(NamedTuple):
 
 
 _collected: ContextVar[list[Solution] | None] = ContextVar("collected", default=None)
-_rtol: ContextVar[float | None] = ContextVar("rtol", default=None)
 
 
 @contextmanager
@@ -61,21 +60,6 @@ def one_cg_warning() -> Iterator[list[Solution]]:
     finally:
         _collected.reset(token)
     warn_of_worst(solutions)
-
-
-@contextmanager
-def within(rtol: float) -> Iterator[None]:
-    """Stop damped solutions inside the block at this relative residual."""
-    token = _rtol.set(rtol)
-    try:
-        yield
-    finally:
-        _rtol.reset(token)
-
-
-def default_rtol() -> float | None:
-    """Return the relative residual that `within` sets for damped systems; None outside of it."""
-    return _rtol.get()
 
 
 def warn_of_worst(solutions: list[Solution]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def load_npy(name: str, path: str) -> np.ndarray:
 
 
 def opaque_pictures(name: str, path: str) -> Tensor:
-    """Return the pictures of a file, folder or stack as (B, C, H, W) in [0, 1], in float64.
+    """Return the pictures of a file, folder or stack as (B, C, H, W) in float64.
+
+    Integers are divided by their full scale, and floats are taken as they are.
 
     Args:
         name: of what the pictures are, for messages.
@@ -39,10 +42,14 @@ def opaque_pictures(name: str, path: str) -> Tensor:
     Raises:
         InputError: a picture cannot be read, is not opaque, or has another size than the first.
     """
-    from invdiff.io.pictures import read_pictures, to_channels  # nothing else here reads pictures
+    # Nothing else here reads pictures.
+    from invdiff.io.collection import read_pictures
+    from invdiff.io.pictures import to_channels
 
     path = path_text(name, path)
-    pictures = read_pictures(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*: found floats from")
+        pictures = read_pictures(path)
     size = pictures[0].values.shape[2:]
     for picture in pictures:
         if picture.alpha is not None and bool((picture.alpha < 1).any()):
@@ -56,7 +63,7 @@ def opaque_pictures(name: str, path: str) -> Tensor:
                 f"{name} {path}: found {found} pixels in {picture.name}, "
                 f"expected {expected} as in {pictures[0].name}"
             )
-    values = [picture.values for picture in pictures]
+    values = [picture.physical() for picture in pictures]
     if len({x.shape[1] for x in values}) > 1:
         values = [to_channels(x, 3) for x in values]
     return torch.cat(values).double()
