@@ -15,6 +15,7 @@ from typing import Any
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.operators import check
+from invdiff.operators.base import numbered
 from invdiff.operators.checks import IMAGES
 
 
@@ -39,9 +40,8 @@ def main(words: list[str]) -> None:
         raise InputError(
             "operator is missing: expected operator=NAME or operator.name=module:Class"
         )
-    operator = config.build(
-        "operator", settings.operator, shape=settings.shape, images=range(IMAGES)
-    )
+    described = numbered(settings.operator, range(IMAGES))
+    operator = config.build("operator", described, shape=settings.shape)
     report = check(operator, seed=settings.seed)
     print(report)
     if not report.ok:

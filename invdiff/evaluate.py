@@ -37,6 +37,7 @@ from invdiff.inference import PIXELS_AT_ONCE, restore
 from invdiff.io.collection import SUFFIXES, read_images
 from invdiff.io.whole import write_whole
 from invdiff.io.write import write_image
+from invdiff.operators.base import numbered
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
@@ -195,9 +196,8 @@ def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
 def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
     """The problem of some of the images, which may have masks or kernels of their own."""
     numbers, among = [picture.number for picture in pictures], pictures[0].among
-    operator = config.build(
-        "operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among)
-    )
+    described = numbered(cell.settings.operator, range(among))
+    operator = config.build("operator", described, shape=tuple(truth.shape[1:]))
     operator.check_batch(among)
     operator, noise = operator.select(numbers), config.build("noise", cell.settings.noise)
     return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)

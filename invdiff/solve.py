@@ -36,6 +36,7 @@ from invdiff.io.measurements import read_measurements
 from invdiff.io.pictures import Picture
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
+from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior
@@ -224,11 +225,12 @@ def pose_shape(
     image.
     """
     kind: type[Operator]
-    kind, given = config.resolve_class("operator", settings.operator, shape=())
+    described = numbered(settings.operator, every)
+    kind, given = config.resolve_class("operator", described, shape=())
     pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
-    operator = config.build("operator", settings.operator, shape=image_shape, images=every)
+    operator = config.build("operator", described, shape=image_shape)
     operator.check_batch(len(every))
     operator, numbers = operator.select(range(len(values))), every[: len(values)]
     noise = config.build("noise", settings.noise)

@@ -78,10 +78,8 @@ def _help(doc: str, settings: type | None) -> str:
 
 
 def _one_line(cls: type) -> str:
-    # The commands know the shape of the images and their numbers; nobody sets them.
-    return ", ".join(
-        f"{name}: {text}" for name, text in schema(cls).items() if name not in ("shape", "images")
-    )
+    # The commands know the shape of the images; nobody sets it.
+    return ", ".join(f"{name}: {text}" for name, text in schema(cls).items() if name != "shape")
 
 
 def _first_comment(path: Path) -> str:
