@@ -68,7 +68,7 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     found = [path for path in listed(folder, recursive) if _is_image(path)]
     if not found:
         raise InputError(
-            f"{folder}: found no readable image, expected files ending in {', '.join(SUFFIXES)}"
+            f"{folder}: found no image, expected files ending in {', '.join(SUFFIXES)}"
         )
     return found
 
