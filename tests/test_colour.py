@@ -16,7 +16,11 @@ from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.write import write_picture
 
 # Primaries as XYZ under D50 (the columns), from the profiles' specifications.
-DISPLAY_P3 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
+DISPLAY_P3 = (
+    (0.51512, 0.24120, -0.00105),
+    (0.29198, 0.69225, 0.04189),
+    (0.15710, 0.06657, 0.78407),
+)
 SRGB_TO_XYZ = np.array(
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
 )
@@ -77,7 +81,9 @@ def save(path: Path, array: np.ndarray, icc: bytes | None) -> None:
         kind = "rgb" if array.ndim == 3 else "minisblack"
         tifffile.imwrite(path, array, photometric=kind, iccprofile=icc)
     else:
-        Image.fromarray(array).save(path, icc_profile=icc, quality=100, subsampling=0, lossless=True)
+        Image.fromarray(array).save(
+            path, icc_profile=icc, quality=100, subsampling=0, lossless=True
+        )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
@@ -154,7 +160,9 @@ def test_more_bits_keep_their_profile(tmp_path: Path, suffix: str, channels: int
 def test_a_broken_profile_is_a_line(tmp_path: Path) -> None:
     for name, icc in (("junk", b"no profile"), ("cut", P3[:200]), ("of gray", WIDE_GRAY)):
         save(tmp_path / "x.png", CARD, icc)
-        with pytest.warns(UserWarning, match=r"x\.png: its colour profile cannot be used") as caught:
+        with pytest.warns(
+            UserWarning, match=r"x\.png: its colour profile cannot be used"
+        ) as caught:
             found = read_image(tmp_path / "x.png")
         assert len(caught) == 1 and "\n" not in str(caught[0].message), name
         assert np.array_equal((found * 255).round().numpy(), CARD.transpose(2, 0, 1))
