@@ -230,9 +230,8 @@ def test_files_without_preamble_or_suffix(tmp_path: Path) -> None:
         (tmp_path / "x.dcm").write_bytes(whole[start:])
         assert read_picture(tmp_path / "x.dcm").units == Units(1, 64)
     dataset = pydicom.dcmread(folder / "IM1")
-    dataset.save_as(
-        tmp_path / "x.dcm", implicit_vr=True, little_endian=True, enforce_file_format=False
-    )
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    dataset.save_as(tmp_path / "x.dcm")
     whole = (tmp_path / "x.dcm").read_bytes()
     (tmp_path / "x.dcm").write_bytes(whole[whole.index(b"\x08\0\x16\0") :])
     assert read_picture(tmp_path / "x.dcm").units == Units(1, 64)
