@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import zlib
@@ -17,7 +16,8 @@ from invdiff.errors import InputError
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
 from invdiff.io.names import split_name
 from invdiff.io.nifti import encode_nifti
-from invdiff.io.pictures import Picture, first_line
+from invdiff.io.pictures import Picture
+from invdiff.io.whole import whole_file
 
 # What can be written, and how deep, the default first.
 _BITS = {
@@ -82,20 +82,10 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
     """
     path = Path(path)
     check_target(path, picture, overwrite=overwrite)
-    suffix, depths = split_name(path)[1], _depths(path)
+    depths = _depths(path)
     array = _quantize(path, picture, picture.bits if picture.bits in depths else max(depths))
-    temporary = path.with_name(f".{os.getpid()}.{path.stem}{suffix}")
-    try:
-        temporary.touch()  # fails as OSError, which not every encoder does
-        _encode(temporary, array, picture)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or first_line(error)})"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with whole_file(path) as hidden:
+        _encode(hidden, array, picture)
 
 
 def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
