@@ -90,7 +90,9 @@ def lookup(kind: str, name: str) -> type:
         'DDNM'
     """
     if not isinstance(name, str):
-        raise InputError(f"{kind}.name: found {brief(name)} ({type(name).__name__}), expected a name")
+        raise InputError(
+            f"{kind}.name: found {brief(name)} ({type(name).__name__}), expected a name"
+        )
     if names_code(name):
         return _checked(kind, name, _import_class(kind, name))
     _load(kind)

@@ -212,7 +212,22 @@ def test_words_become_a_nested_mapping() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["photo #1.png", "#1.png", "#", " ", "on", "1:30", "1_000", "[a].png", "@me.png", "2024-01-01", "a: [b", "*", "täglich"]
+    "name",
+    [
+        "photo #1.png",
+        "#1.png",
+        "#",
+        " ",
+        "on",
+        "1:30",
+        "1_000",
+        "[a].png",
+        "@me.png",
+        "2024-01-01",
+        "a: [b",
+        "*",
+        "täglich",
+    ],
 )
 def test_a_file_name_arrives_as_it_was_typed(name: str) -> None:
     assert config.parse_words([f"input={name}"]) == {"input": name}
