@@ -6,8 +6,9 @@
         out=runs/fashion
 
 data= is a folder of images of any size and mode, an .npz (uint8 arrays `images`, or `train_images`
-and `test_images`), or `swissroll`. The run resumes from out= by itself, also after Ctrl-C; python -m invdiff.solve prior=runs/mine uses its
-result. Under torchrun the batch is shared by the processes, one per GPU, on one machine or several.
+and `test_images`), or `swissroll`. The run resumes from out= by itself, also after Ctrl-C;
+python -m invdiff.solve prior=runs/mine uses its result. Under torchrun the batch is shared by the
+processes, one per GPU, on one machine or several.
 
 network.classes=K teaches a prior the labels of the data: an .npz's arrays `labels`, or
 `train_labels` and `test_labels`; a folder's sub-folders. With target=label

@@ -277,7 +277,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name}: found {shown(value)}, expected one of {', '.join(choices)}")
 
 
-def _make_network(spec: Spec, extra: Mapping[str, Any]) -> nn.Module:
+def _make_network(spec: Spec, extra: dict[str, Any]) -> nn.Module:
     settings = {key: value for key, value in spec.network.items() if key != "name"}
     cls = lookup("network", spec.network["name"])
     network: nn.Module = cls(channels=spec.shape[0], **(settings | extra))
