@@ -46,7 +46,7 @@ def _resolvers() -> dict[str | None, list[tuple[str, re.Pattern[str]]]]:
 class _Loader(yaml.SafeLoader):
     """PyYAML's loader with the core schema of YAML 1.2 and no other types, within limits."""
 
-    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = _resolvers()
+    yaml_implicit_resolvers: dict[Any, Any] = _resolvers()
     yaml_constructors: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, text: str) -> None:
@@ -144,7 +144,7 @@ def _expanded(node: yaml.Node, above: tuple[yaml.Node, ...], known: dict[int, in
 class _Dumper(yaml.SafeDumper):
     """PyYAML's dumper; it quotes text that YAML 1.1 or 1.2 would read as something else."""
 
-    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {
+    yaml_implicit_resolvers: dict[Any, Any] = {
         **_Loader.yaml_implicit_resolvers,
         **yaml.SafeDumper.yaml_implicit_resolvers,
     }
