@@ -34,8 +34,9 @@ from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
-from invdiff.io.pictures import SUFFIXES, read_images, write_image
+from invdiff.io.collection import SUFFIXES, read_images
 from invdiff.io.whole import write_whole
+from invdiff.io.write import write_image
 from invdiff.prior.channels import of_channels
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
@@ -198,7 +199,7 @@ def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
         "operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among)
     )
     operator.check_batch(among)
-    operator, noise = operator.take(numbers), config.build("noise", cell.settings.noise)
+    operator, noise = operator.select(numbers), config.build("noise", cell.settings.noise)
     return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)
 
 

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.io.pictures import SUFFIXES, read_image, to_channels
+from invdiff.io.collection import SUFFIXES
+from invdiff.io.pictures import read_image, to_channels
 from invdiff.rng import stream_seed
 
 Framing = Literal["fit", "random", "middle"]

@@ -37,8 +37,9 @@ from tqdm import tqdm
 
 from invdiff.errors import InputError
 from invdiff.estimate import Estimate
-from invdiff.io.pictures import grid, write_image
+from invdiff.io.pictures import grid
 from invdiff.io.whole import write_whole
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import (
     PRIOR_FILE,
     ClassifierSpec,
