@@ -160,7 +160,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         monkeypatch.setattr(Path, "write_bytes", half)
     else:
         monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="No space left|Input/output"):
+    with pytest.raises(InputError, match="No space left|Input/output"):
         saved(tmp_path, seed=1)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # and no half-written file beside it
