@@ -17,6 +17,11 @@ network.name=unet_classifier a classifier of noisy images learns them, for class
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 from dataclasses import dataclass, fields
 
 from accelerate import PartialState
@@ -48,4 +53,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=TrainCommand)
+    config.run_command(main)
