@@ -106,4 +106,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, sys.argv[1:], settings=LargeSettings)
+    config.run_command(main)

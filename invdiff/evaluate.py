@@ -17,6 +17,11 @@ OUT/results.csv, summary.md, summary.tex
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 import csv
 import io
 import os
@@ -43,6 +48,7 @@ from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
+from invdiff.rng import Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +57,18 @@ class EvaluateSettings:
 
     Attributes:
         task: presets in tasks/, or YAML files, with commas between them.
+        operator: what the measurement does to an image, in place of the task's.
+        noise: the noise of the measurement, in place of the task's.
         solver: presets in configs/solver, registered names, or YAML files, likewise.
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
         data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the
             prior.
         images: how many of them, at most.
         samples: per image; metrics are averaged over them.
+        seed: of every random number; the same seed gives the same table.
         out: folder of the results, made or continued.
         batch: images computed at once, of one size.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
     """
 
     task: str
@@ -69,7 +79,7 @@ class EvaluateSettings:
     data: str | None = None
     images: int | None = None
     samples: int = 1
-    seed: int = 0
+    seed: Seed = 0
     out: str = "results/evaluation"
     batch: int | None = None
     device: str = "auto"
@@ -338,4 +348,4 @@ def finish(cells: Sequence[Cell], pictures: Sequence[Picture]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=EvaluateSettings)
+    config.run_command(main)

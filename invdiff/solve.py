@@ -14,6 +14,11 @@ python -m invdiff.solve task=FOLDER/config.yaml
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 import json
 import os
 import shutil
@@ -44,6 +49,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
+from invdiff.rng import Seed
 from invdiff.solvers import Solver
 
 
@@ -53,6 +59,9 @@ class SolveSettings:
 
     Attributes:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
+        operator: what the measurement does to an image: operator.name=NAME and its settings.
+        noise: the noise of the measurement: noise.name=NAME and its settings.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default ddnm.
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
         label: the class that the images are known to be of, if any.
         guidance: the weight w of classifier-free guidance (by default 0: the conditional prior as
@@ -63,6 +72,7 @@ class SolveSettings:
             for k-space).
         images: how many of them, at most.
         samples: per image.
+        seed: of every random number; the same seed gives the same run.
         out: folder of the results; by default results/TASK, numbered if there is one already.
         overwrite: replace what is in ``out``.
         batch: images computed at once.
@@ -71,6 +81,7 @@ class SolveSettings:
             for a prior with attention its training size.
         recompute: solvers that need gradients through the prior (dps, pigdm) take less memory, and
             more time.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
     """
 
     task: str | None = None
@@ -85,7 +96,7 @@ class SolveSettings:
     measurement: str | None = None
     images: int = 8
     samples: int = 4
-    seed: int = 0
+    seed: Seed = 0
     out: str | None = None
     overwrite: bool = False
     batch: int | None = None
@@ -390,4 +401,4 @@ class OutputFolder:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=SolveSettings)
+    config.run_command(main)
