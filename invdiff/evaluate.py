@@ -34,7 +34,7 @@ from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
-from invdiff.io.collection import SUFFIXES, read_images
+from invdiff.io.collection import collect
 from invdiff.io.whole import write_whole
 from invdiff.io.write import write_image
 from invdiff.prior.channels import of_channels
@@ -154,33 +154,12 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
 
 
 def read_pictures(settings: EvaluateSettings) -> Iterator[Picture]:
-    """The images by number and name; those of a folder may differ in size."""
-    source = Path(settings.data or example_images(settings.prior))
-    if source.is_dir():
-        files = sorted(
-            path
-            for path in source.iterdir()
-            if path.suffix.lower() in SUFFIXES and path.name[0] != "."
-        )
-        if not files:
-            raise InputError(
-                f"data {source}: found no image, expected files ending in {', '.join(SUFFIXES)}"
-            )
-        stems = [path.stem for path in files]
-        found = [
-            (
-                path.name if stems.count(path.stem) > 1 else path.stem,
-                lambda path=path: read_images(path)[0][0],
-            )
-            for path in files
-        ]
-    else:
-        stack, names = read_images(source)
-        found = [
-            (name, lambda image=image: image) for name, image in zip(names, stack, strict=True)
-        ]
-    for number, (name, read) in enumerate(found[: settings.images]):
-        yield Picture(number, len(found), name, read)
+    """The images by number and name, in the order of `invdiff.io.collection`; they may differ in
+    size.
+    """
+    items = collect(settings.data or example_images(settings.prior))
+    for number, item in enumerate(items[: settings.images]):
+        yield Picture(number, len(items), item.name, item.read)
 
 
 def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:

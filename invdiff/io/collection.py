@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -68,7 +68,7 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     found = [path for path in listed(folder, recursive) if _is_image(path)]
     if not found:
         raise InputError(
-            f"{folder}: found no readable image, expected files ending in {', '.join(SUFFIXES)}"
+            f"{folder}: found no image, expected files ending in {', '.join(SUFFIXES)}"
         )
     return found
 
@@ -79,22 +79,23 @@ def listed(folder: Path, recursive: bool = False) -> list[Path]:
     Raises:
         InputError: the folder cannot be listed.
     """
-    found = []
     try:
-        for entry in folder.iterdir():
-            if is_hidden(entry.name):
-                continue
-            if not os.path.isdir(entry):
-                found.append(entry)
-            elif recursive:
-                found += listed(entry, recursive)
-            elif entry.name.lower().endswith(SUFFIXES):
-                found.append(entry)  # a folder with an image's name: told of when it is read
+        return sorted(_below(folder, recursive, (folder.resolve(),)), key=natural_order)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}, expected a folder of images") from error
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{str(folder)!r}: {error}, expected a folder of images") from error
-    return sorted(found, key=natural_order)
+
+
+def _below(folder: Path, recursive: bool, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files of a folder; `above` are the folders that a link must not lead back to."""
+    for entry in folder.iterdir():
+        if is_hidden(entry.name):
+            continue
+        if not os.path.isdir(entry):
+            yield entry
+        elif recursive and (real := entry.resolve()) not in above:
+            yield from _below(entry, recursive, (*above, real))
 
 
 def _is_image(path: Path) -> bool:
@@ -241,7 +242,8 @@ class Item:
         else:
             picture = read_picture(self.file)
         if self.image >= len(picture):
-            raise InputError(f"{self.file}: found {len(picture)} images, expected more than before")
+            found = f"{len(picture)} image{'s' * (len(picture) != 1)}"
+            raise InputError(f"{self.file}: found {found}, expected at least {self.image + 1}")
         if self.units is not None:
             picture = picture.in_units(self.units)
         return picture.values[self.image]

@@ -54,8 +54,8 @@ def decode_tiff(data: bytes, by_pillow: ByPillow) -> Pixels:
             return by_pillow(data, _numbers(series))
         try:
             stack = np.concatenate([_pages(s) for s in series])
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
+        except (ValueError, ImportError, NotImplementedError) as error:
+            if "'imagecodecs' package" not in str(error):
                 raise
             return _without_imagecodecs(data, series, by_pillow)
         return _pixels(stack, page, kind)
