@@ -326,9 +326,7 @@ def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
     """E[x0 | x, y] exactly, once the system is solved: y and x are two measurements of x0."""
     problem, A = problem_of(name), oracles.dense(OPERATORS[name])
     x = 0.5 + sigma * oracles.normal(IMAGES, *SHAPE, seed=3)
-    found = conditional_mean(
-        prior(), problem, x, torch.tensor(sigma, dtype=torch.float64), iterations=200
-    )
+    found = conditional_mean(prior(), problem, x, sigma, iterations=200)
     both = torch.cat(
         [A / SIGMA, torch.eye(A.shape[1], dtype=A.dtype) / sigma]
     )  # in units of their noise

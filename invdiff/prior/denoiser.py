@@ -118,7 +118,7 @@ class Denoiser(nn.Module, ABC):
 
     def t_at(self, sigma: float) -> float:
         """Return the timestep, maybe fractional, of a noise level on the [0, 1] scale."""
-        return float(self.schedule.t_at(torch.tensor(2 * sigma, dtype=torch.float64)))
+        return float(self.schedule.t_at(torch.as_tensor(2 * sigma, dtype=torch.float64)))
 
 
 class NetworkDenoiser(Denoiser):
