@@ -23,6 +23,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from invdiff import rng
 from invdiff.inference import restore, trajectory
 from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
@@ -76,6 +77,12 @@ SOLVERS: dict[str, Solver] = {
     "repaint": RePaint(steps=30, travel_length=5, travel_repeat=3),
     "ald": ALD(steps=30, spacing="uniform", T=3, epsilon=0.3),
 }
+
+
+@pytest.fixture(autouse=True)
+def draws_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers recorded here, and the margins, are of measurements drawn in float64."""
+    monkeypatch.setattr(rng, "DRAWN", torch.float64)
 
 
 class Bias(NamedTuple):
