@@ -1,7 +1,8 @@
-"""The one exception that means "what was given cannot be used"."""
+"""Exceptions that are no bugs: what was given cannot be used, or a signal said to stop."""
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 
@@ -11,6 +12,22 @@ class InputError(ValueError):
     The message is one line that names the thing, what was found and what was expected.
     Command lines print it without a traceback and exit with status 2.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal told the command to stop; command lines exit with status 128 + `number`.
+
+    Attributes:
+        number: of the signal.
+
+    Example:
+        >>> print(Stopped(15))
+        stopped by SIGTERM
+    """
+
+    def __init__(self, number: int, message: str | None = None) -> None:
+        super().__init__(message or f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 def shown(value: Any) -> str:

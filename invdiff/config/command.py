@@ -5,6 +5,8 @@ interrupts.
 from __future__ import annotations
 
 import inspect
+import io
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,8 +15,10 @@ from pathlib import Path
 from invdiff import registry
 from invdiff.config.build import schema
 from invdiff.config.presets import find_preset, preset_names
+from invdiff.config.signals import stopped_by_signals
 from invdiff.config.words import COMMANDS, COMPONENTS
 from invdiff.errors import InputError
+from invdiff.io.whole import clean_up
 
 
 def run_command(
@@ -26,12 +30,15 @@ def run_command(
     """Run a command line: `run(words)`, or the help text `doc` with everything that can be named.
 
     `settings` is the command's dataclass, for the help text. An InputError becomes one line and
-    status 2, an interrupt one line and status 130, a warning one line; any other exception is a bug
-    and keeps its traceback.
+    status 2, a signal (SIGINT, SIGTERM, SIGHUP) one line and status 128 + its number, a warning one
+    line; any other exception is a bug and keeps its traceback.
     """
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold anything
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), stopped_by_signals():
             warnings.showwarning = lambda message, *_: print(
                 f"invdiff: warning: {message}", file=sys.stderr
             )
@@ -44,7 +51,9 @@ def run_command(
         raise SystemExit(2) from None
     except KeyboardInterrupt as interrupt:
         print(f"invdiff: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(interrupt, "number", signal.SIGINT)) from None
+    finally:
+        clean_up()
 
 
 def _help(doc: str, settings: type | None) -> str:

@@ -6,7 +6,6 @@ coerces values to the types that classes ask for.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from invdiff.errors import InputError
+from invdiff.io.whole import write_whole
 
 Settings = dict[str, Any]
 
@@ -72,13 +72,7 @@ def dump(mapping: Mapping[str, Any], path: str | Path) -> None:
     """Write the mapping as YAML, whole or not at all; `load` returns it, tuples as lists, paths as
     text.
     """
-    path = Path(path)
     text = yaml.dump(
         dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, text)

@@ -9,7 +9,6 @@ alpha channel without compositing; `read_picture` keeps it, with the depth and t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
@@ -25,6 +24,7 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.io.formats import EXPECTED, Pixels, decode, encode
 from invdiff.io.medical import Units
+from invdiff.io.whole import whole_file
 
 SUFFIXES = (
     ".png",
@@ -292,20 +292,10 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
     """
     path = Path(path)
     check_target(path, picture, overwrite=overwrite)
-    suffix, depths = _split_name(path)[1], _depths(path)
+    depths = _depths(path)
     array = _quantize(path, picture, picture.bits if picture.bits in depths else max(depths))
-    temporary = path.with_name(f".{os.getpid()}.{path.stem}{suffix}")
-    try:
-        temporary.touch()  # fails as OSError, which not every encoder does
-        encode(temporary, array, picture.alpha is not None, picture.units)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or _first_line(error)})"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with whole_file(path) as hidden:
+        encode(hidden, array, picture.alpha is not None, picture.units)
 
 
 def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
