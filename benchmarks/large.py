@@ -23,7 +23,9 @@ from torch import Tensor
 
 from invdiff import config, load_prior
 from invdiff.evaluation.metrics import seam_ratio
-from invdiff.io.pictures import SUFFIXES, read_image, write_image
+from invdiff.io.collection import SUFFIXES
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
 from invdiff.prior.tiles import Tiled, tiled
 from invdiff.solve import main as solve
 

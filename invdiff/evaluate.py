@@ -34,8 +34,9 @@ from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
-from invdiff.io.pictures import SUFFIXES, read_images, write_image
+from invdiff.io.collection import SUFFIXES, read_images
 from invdiff.io.whole import write_whole
+from invdiff.io.write import write_image
 from invdiff.prior.channels import of_channels
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser

@@ -14,7 +14,9 @@ import torch
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import check_target, read_picture, read_pictures, write_picture
+from invdiff.io.collection import read_pictures
+from invdiff.io.pictures import read_picture
+from invdiff.io.write import check_target, write_picture
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -63,14 +65,14 @@ def restore_file(
             written.
     """
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    picture, target = read_picture(source), Path(target)
+    picture, target = read_picture(source, measurement=True), Path(target)
     made = _made_for(operator, tuple(picture.values.shape[1:]))
-    found = picture.like(torch.zeros(1).expand(len(picture), *made.shape))
+    found = picture.with_values(torch.zeros(1).expand(len(picture), *made.shape))
     check_target(target, found, overwrite=overwrite)  # before the work
     posterior = restore(
         Problem(made, noise, picture.values), denoiser, solver, samples=samples, seed=seed
     )
-    write_picture(target, picture.like(posterior.mean.cpu()), overwrite=overwrite)
+    write_picture(target, picture.with_values(posterior.mean.cpu()), overwrite=overwrite)
     return posterior
 
 
@@ -109,7 +111,7 @@ def restore_folder(
     names, number = [], 0
     try:
         hidden.mkdir()
-        for picture in read_pictures(source):
+        for picture in read_pictures(source, measurement=True):
             problem = Problem(
                 _made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values
             )
@@ -119,7 +121,7 @@ def restore_folder(
             posterior = restore(
                 problem, denoiser, solver, samples=samples, seed=seed, images=numbers
             )
-            restored = picture.like(posterior.mean.cpu())
+            restored = picture.with_values(posterior.mean.cpu())
             names.append(f"{picture.name}{restored.suffix}")
             write_picture(hidden / names[-1], restored)
             number += len(picture)

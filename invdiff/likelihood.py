@@ -24,7 +24,8 @@ from tqdm import tqdm
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.estimate import Estimate, mean_and_error
-from invdiff.io.pictures import read_images, to_channels
+from invdiff.io.collection import read_images
+from invdiff.io.pictures import to_channels
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.io.pictures import Picture, write_picture
+from invdiff.io.pictures import Picture
+from invdiff.io.write import write_picture
 from invdiff.problem import Problem
 
 PANEL_ROWS, PANEL_SAMPLES = 8, 4
@@ -131,7 +132,7 @@ class Posterior:
             rows, first = slice(first, first + len(like)), first + len(like)
 
             def write(what: str, values: Tensor, like: Picture = like) -> None:
-                picture = like.like(values.cpu())
+                picture = like.with_values(values.cpu())
                 write_picture(
                     folder / f"{like.name}_{what}{picture.suffix}", picture, overwrite=True
                 )

@@ -25,7 +25,9 @@ from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.io.pictures import grid, read_image, read_images, to_channels, write_image
+from invdiff.io.collection import read_images
+from invdiff.io.pictures import grid, read_image, to_channels
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser

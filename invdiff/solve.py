@@ -31,8 +31,9 @@ from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.report import write_report
 from invdiff.inference import restore
+from invdiff.io.collection import read_pictures
 from invdiff.io.measurements import read_measurements
-from invdiff.io.pictures import Picture, read_pictures
+from invdiff.io.pictures import Picture
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -224,7 +225,7 @@ def pose_shape(
     """
     kind: type[Operator]
     kind, given = config.resolve_class("operator", settings.operator, shape=())
-    pictures = [p.take(range(min(len(p), settings.images - first))) for first, p in found]
+    pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
     operator = config.build("operator", settings.operator, shape=image_shape, images=every)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from invdiff import Gaussian, Problem, config, restore
 from invdiff.errors import InputError
-from invdiff.io.pictures import write_image
+from invdiff.io.write import write_image
 from invdiff.operators import (
     Bicubic,
     BlockAverage,

@@ -16,7 +16,8 @@ import torch
 from invdiff import files
 from invdiff.errors import InputError
 from invdiff.files import restore_file, restore_folder
-from invdiff.io.pictures import Picture, read_image, read_picture, write_image, write_picture
+from invdiff.io.pictures import Picture, read_image, read_picture
+from invdiff.io.write import write_image, write_picture
 from invdiff.noise import Gaussian
 from invdiff.operators import Bicubic, Denoise, Mask, MaskFile
 from invdiff.posterior import Posterior

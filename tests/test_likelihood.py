@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invdiff import config, load_prior
 from invdiff.errors import InputError
-from invdiff.io.pictures import write_image
+from invdiff.io.write import write_image
 from invdiff.likelihood import LikelihoodSettings, main
 from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.prior.ddpm import DDPM, strata

@@ -18,7 +18,8 @@ from PIL import Image
 from invdiff import config, registry
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import read_image, write_image
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.problem import Problem
 from invdiff.solve import SolveSettings, main, pose

@@ -295,7 +295,8 @@ def test_a_full_disk_leaves_the_last_good_files(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(
-        InputError, match="cannot be written at step 8 .No space left.*as it was last saved"
+        InputError,
+        match="cannot be written .No space left.*stopped at step 8, the run as it was last saved",
     ) as error:
         fit(replace(s, cooldown=0), tmp_path, progress=False)
     assert "\n" not in str(error.value) and not list(tmp_path.glob(".*"))

@@ -90,7 +90,7 @@ def test_a_folder_is_read_as_it_is_needed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         data_module,
         "read_picture",
-        lambda path: read.append(path.stem) or Picture(torch.zeros(1, 1, 8, 8)),
+        lambda path, notes: read.append(path.stem) or Picture(torch.zeros(1, 1, 8, 8)),
     )
     paths = [tmp_path / f"{i}.png" for i in range(1000)]
     data = folder_data(paths, 8, 1)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.io.pictures import Picture, read_pictures
+from invdiff.io.collection import listed, read_pictures
+from invdiff.io.pictures import Picture
 
 
 def read_measurements(path: str, picture: bool) -> list[Picture]:
@@ -27,9 +28,11 @@ def read_measurements(path: str, picture: bool) -> list[Picture]:
         InputError: a file cannot be read, or its shape is none of these.
     """
     if picture:
-        return read_pictures(path)
+        return read_pictures(path, measurement=True)
     source = Path(path)
-    files = sorted(source.glob("*.np[yz]")) if source.is_dir() else [source]
+    files = [source]
+    if source.is_dir():
+        files = [file for file in listed(source) if file.suffix.lower() in (".npy", ".npz")]
     if not files:
         raise InputError(f"measurement {path}: found no .npy or .npz in it, expected at least one")
     return [Picture(_read(file), bits=32, name=file.stem) for file in files]

@@ -273,13 +273,13 @@ class FileKernel(Kernel):
     normalise: bool = True
 
     def tensor(self) -> Tensor:
-        from invdiff.io.pictures import read_images  # only this kernel reads pictures
+        from invdiff.io.collection import read_numbers  # only this kernel reads pictures
 
         if self.path.endswith(".npy"):
             values = array("kernel", self.path)
             values = values[None] if values.ndim == 2 else values
         else:
-            values = read_images(self.path)[0].double().mean(1)
+            values = read_numbers(self.path).double().mean(1)
         if self.normalise:
             totals = values.sum((-2, -1), keepdim=True)
             bad = totals[totals.abs() <= 1e-12 * values.abs().sum((-2, -1), keepdim=True)]

@@ -367,9 +367,9 @@ def mask_from(path: str, shape: Sequence[int]) -> Tensor:
     """(C or 1, H, W), or (B, C or 1, H, W) for several masks, of zeros and ones; InputError as in
     `MaskFile`.
     """
-    from invdiff.io.pictures import read_images  # only these operators read files
+    from invdiff.io.collection import read_numbers  # only these operators read files
 
-    pictures, _ = read_images(path)
+    pictures = read_numbers(path)
     if tuple(pictures.shape[-2:]) != tuple(shape[1:]):
         found, expected = ("x".join(map(str, size)) for size in (pictures.shape[-2:], shape[1:]))
         raise InputError(f"mask {path}: found {found} pixels (height x width), expected {expected}")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.io.collection import image_files
 from invdiff.io.pictures import read_picture, to_channels
 from invdiff.rng import stream_seed
 from invdiff.training.files import (
@@ -30,7 +31,6 @@ from invdiff.training.files import (
     ValueRange,
     check_range,
     content_hash,
-    image_paths,
     look_at_files,
     scaled_values,
 )
@@ -227,7 +227,7 @@ class FolderData(Data):
     def _read(self, file: DataFile) -> Tensor | InputError:
         """Return all images of a file, 8-bit (n, C, h, w), or the error that it cannot be read."""
         try:
-            images = scaled_values(read_picture(file.path), self.value_range)
+            images = scaled_values(read_picture(file.path, notes=False), self.value_range)
             if len(images) != file.images:
                 raise InputError(
                     f"found {len(images)} images, expected {file.images} as at the start"
@@ -356,7 +356,7 @@ def _load_folder(
     """Return the training data and the held-out data of a folder."""
     size = size or 64
     channels = channels or 3
-    paths = image_paths(folder)
+    paths = image_files(folder, recursive=True)
     if held_out is not None:
         apart = Path(held_out).resolve()
         paths = [path for path in paths if not path.resolve().is_relative_to(apart)]
@@ -448,7 +448,7 @@ def _held_out_data(
         for name, file in looked_at.items()
         if name.startswith(_HELD_OUT)
     }
-    files = look_at_files(path, image_paths(path), known)
+    files = look_at_files(path, image_files(path, recursive=True), known)
     check_range(path, files, value_range)
     names = class_names(files)
     trained = before.trained if before else frozenset()

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from warnings import warn
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.io.medical import is_dicom
-from invdiff.io.pictures import SUFFIXES, Picture, read_picture
+from invdiff.io.pictures import Picture, read_picture
 
 ValueRange = tuple[float, float]
 
@@ -61,22 +59,6 @@ class DataFile:
 def content_hash(content: bytes | memoryview) -> str:
     """Return a short hash by which equal contents are found, 16 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
-def image_paths(folder: Path) -> list[Path]:
-    """Return the image files below a folder in natural order; hidden files and folders are left out.
-
-    A file is an image by its suffix, or, where its name has none, as a DICOM file by its content.
-
-    Raises:
-        InputError: there is no image.
-    """
-    found = sorted(_visible_files(folder, {folder.resolve()}), key=_natural_order(folder))
-    found = [path for path in found if _is_image(path)]
-    if not found:
-        expected = f"files ending in {', '.join(SUFFIXES)}, or DICOM files without a suffix"
-        raise InputError(f"data {folder}: found no image, expected {expected}")
-    return found
 
 
 def look_at_files(
@@ -138,29 +120,31 @@ def scaled_values(picture: Picture, value_range: ValueRange | None) -> Tensor:
 
     Raises:
         InputError: floats or physical values leave [0, 1] and there is no ``value_range``.
+
+    Example:
+        >>> import torch
+        >>> scaled_values(Picture(torch.full((1, 1, 1, 1), 0.5), bits=32), (0.0, 2.0)).item()
+        0.25
     """
     if not _has_own_scale(picture):
         return picture.values
-    values = _stored_values(picture)
+    values = picture.physical()
     low, high = value_range or (0.0, 1.0)
     if value_range is None and (values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING):
         raise InputError(
             f"found values from {float(values.min()):g} to {float(values.max()):g}, expected [0, 1]"
         )
-    return ((values - low) / (high - low)).clamp(0, 1)
+    scaled = ((values - low) / (high - low)).clamp(0, 1)
+    if picture.units is not None and picture.units.inverted:  # large values are dark
+        scaled = 1 - scaled
+    if picture.background is not None:
+        scaled = scaled.masked_fill(picture.background.mask, 0.0)
+    return scaled
 
 
 def _has_own_scale(picture: Picture) -> bool:
     """Return whether values are floats or physical ones, which [0, 1] does not bound."""
     return picture.units is not None or picture.bits == 32
-
-
-def _stored_values(picture: Picture) -> Tensor:
-    """Return the values as the file has them: physical ones where it has units."""
-    if picture.units is None:
-        return picture.values
-    span = picture.units.high - picture.units.low
-    return picture.units.low + span * picture.values
 
 
 def _look_at_file(path: Path, name: str, known: Mapping[str, DataFile]) -> DataFile:
@@ -179,55 +163,13 @@ def _look_at_file(path: Path, name: str, known: Mapping[str, DataFile]) -> DataF
         raise InputError(f"{path}: {error.strerror}, expected an image file") from None
     if path.suffix.lower() in _ONE_IMAGE:
         return DataFile(path, name, content, stamp=stamp)
-    picture = read_picture(path)
+    picture = read_picture(path, notes=False)  # `check_range` tells of values beyond [0, 1]
     if not _has_own_scale(picture):
         return DataFile(path, name, content, len(picture), stamp=stamp)
-    values = _stored_values(picture)
-    low, high = float(values.min()), float(values.max())
+    values = picture.physical()
+    low = float(values.min())
+    high = float(values.max())
     return DataFile(path, name, content, len(picture), low, high, stamp)
-
-
-def _visible_files(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """Yield the files below a folder; ``above`` are the folders that a link must not lead back to."""
-    try:
-        entries = list(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"data {folder}: {error.strerror}, expected a readable folder") from None
-    for path in entries:
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            real = path.resolve()
-            if real not in above:
-                yield from _visible_files(path, above | {real})
-        elif path.is_file():
-            yield path
-
-
-def _is_image(path: Path) -> bool:
-    """Return whether a file is an image by its suffix, or a DICOM file without a suffix."""
-    if path.name.lower().endswith(SUFFIXES):
-        return True
-    if path.suffix and not re.fullmatch(r"\.[0-9]+", path.suffix):  # 1.2.840.113 names have digits
-        return False
-    try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(132))
-    except OSError:
-        return False
-
-
-def _natural_order(folder: Path) -> Callable[[Path], list[list[tuple[int, str]]]]:
-    """Return the sorting key under which img2 comes before img10, folder by folder."""
-
-    def key(path: Path) -> list[list[tuple[int, str]]]:
-        parts = [re.findall(r"[0-9]+|[^0-9]+", p) for p in path.relative_to(folder).parts]
-        return [
-            [(int(piece), "") if piece.isdecimal() else (-1, piece.lower()) for piece in part]
-            for part in parts
-        ] + [[(-1, path.name)]]
-
-    return key
 
 
 def check_value_range(value_range: ValueRange | None) -> None:

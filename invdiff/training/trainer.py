@@ -38,11 +38,12 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, Stopped
 from invdiff.estimate import Estimate
 from invdiff.io.lock import run_lock
-from invdiff.io.pictures import grid, write_image
-from invdiff.io.whole import write_whole
+from invdiff.io.pictures import grid
+from invdiff.io.whole import cannot_write, write_whole
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import (
     PRIOR_FILE,
     ClassifierSpec,
@@ -276,7 +277,7 @@ def fit(
         InputError: the data or the folder cannot be used, the data changed since the run began,
             ``out`` holds a run with other settings or is being written by another, or the loss is
             not finite.
-        KeyboardInterrupt: the run was told to stop (SIGINT, SIGTERM, SIGHUP), and has been saved.
+        Stopped: the run was told to stop (SIGINT, SIGTERM, SIGHUP), and has been saved.
 
     Example:
         >>> import tempfile
@@ -326,9 +327,10 @@ def run_folder(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "log.csv").touch()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"out {out}: cannot be written ({reason})") from None
+    except OSError as error:
+        raise cannot_write(f"out {out}", error) from None
+    except ValueError:
+        raise InputError(f"out {str(out)!r}: a name cannot hold the character NUL") from None
     try:
         with run_lock(out):
             yield
@@ -539,7 +541,7 @@ class Trainer:
 
         Raises:
             InputError: the loss is not finite, or a file cannot be written.
-            KeyboardInterrupt: the run was told to stop, and has been saved.
+            Stopped: the run was told to stop, and has been saved.
         """
         s = self.settings
         main = self.accelerator.is_main_process
@@ -591,14 +593,18 @@ class Trainer:
                     if due[s.save_every] or stopping:
                         self.save()
                 self.accelerator.wait_for_everyone()
-        except OSError as error:
-            reason = f"cannot be written at step {self.step} ({error.strerror or error})"
+        except (OSError, InputError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            reason = cannot_write(f"out {self.out}", cause)
             raise InputError(
-                f"out {self.out}: {reason}; the run as it was last saved is intact"
+                f"{reason}; stopped at step {self.step}, the run as it was last saved is intact"
             ) from None
         if self.step < s.steps:
-            raise KeyboardInterrupt(
-                f"saved at step {self.step} of {s.steps}; the same command continues"
+            raise Stopped(
+                signals[0] if signals else signal.SIGINT,
+                f"saved at step {self.step} of {s.steps}; the same command continues",
             )
 
     def train_step(self) -> Tensor:
@@ -819,7 +825,7 @@ class Trainer:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "log.csv").touch()
         except OSError as error:
-            raise InputError(f"out {self.out}: cannot be written ({error.strerror})") from None
+            raise cannot_write(f"out {self.out}", error) from None
         path = self.out / "state.pt"
         if not path.exists():
             return None
