@@ -176,6 +176,20 @@ def test_labels_of_a_folder_are_its_sub_folders_sorted(tmp_path: Path) -> None:
     )
 
 
+def test_other_numbers_of_sub_folders_are_named(tmp_path: Path) -> None:
+    for name in ("owl", "ant", "fox", "bee"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "data" / name / "0.png")
+    data = load_data(str(tmp_path / "data"), 8, 1)
+    s = settings(tmp_path / "data")
+    with pytest.raises(
+        InputError, match=r"4 sub-folders \(ant, bee, fox, owl\), expected network.classes=3"
+    ):
+        Trainer(s, *data, tmp_path / "run")
+    with pytest.warns(UserWarning, match="4 sub-folders .* for network.classes=5"):
+        Trainer(replace(s, network={**NETWORK, "classes": 5}), *data, tmp_path / "run")
+
+
 # Training.
 
 

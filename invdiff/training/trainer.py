@@ -181,7 +181,7 @@ class TrainSettings:
     def classes(self) -> int:
         """Number of labels that the network knows; 0 where it knows none."""
         found = self.network.get("classes", 0)
-        if not isinstance(found, int) or not 0 <= found <= 10**6:
+        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= 10**6:
             raise InputError(
                 f"network.classes: found {found!r}, expected a whole number from 0 to 1000000"
             )
@@ -318,7 +318,7 @@ def run_folder(out: Path) -> Iterator[None]:
         InputError: the folder cannot be made or written, or another run writes there.
     """
     made = not os.path.lexists(out)
-    if out.is_symlink() and not out.exists():
+    if os.path.islink(out) and not os.path.exists(out):
         raise InputError(
             f"out {out}: found a link to {os.readlink(out)}, which does not exist, expected a folder"
         )
