@@ -199,7 +199,7 @@ def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
         "operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among)
     )
     operator.check_batch(among)
-    operator, noise = operator.take(numbers), config.build("noise", cell.settings.noise)
+    operator, noise = operator.select(numbers), config.build("noise", cell.settings.noise)
     return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)
 
 
@@ -214,7 +214,7 @@ def claim(cell: Cell) -> None:
     if cell.solver == "baseline":
         del mine["solver"]
     if path.is_file():
-        stored = config.load(path)
+        stored = config.read(path)
         differs = [
             key for key in {**mine, **stored} if _plain(mine.get(key)) != _plain(stored.get(key))
         ]

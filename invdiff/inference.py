@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators.conjugate import gathered
+from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import of_channels
 from invdiff.prior.denoiser import Denoiser
@@ -23,7 +23,7 @@ PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
 
 
 @torch.no_grad()
-@gathered()  # a warning per run, not one per step
+@one_cg_warning()  # a warning per run, not one per step
 def restore(
     problem: Problem,
     prior: Denoiser,
@@ -151,7 +151,7 @@ def trajectory(
     """The solver's steps, from x ~ N(1/2, sigma_max^2 I)."""
     sigmas = solver.ladder(prior)
     x = like.new_zeros(len(problem), *problem.operator.shape)
-    x = 0.5 + sigmas[0].to(x) * noise(x)
+    x = 0.5 + sigmas[0] * noise(x)
     yield from solver.iterate(prior, problem, x, sigmas, noise)
 
 

@@ -17,7 +17,7 @@ from invdiff.errors import InputError
 from invdiff.io.layout import Layout, recognise
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
-from invdiff.operators.base import varies
+from invdiff.operators.base import varies_within_image
 from invdiff.rng import Streams
 
 
@@ -26,7 +26,7 @@ class Problem:
     """y ~ noise(operator(x)); the batch of y is the batch of unknown images.
 
     Attributes:
-        operator: A, or one for each image; as `Operator.highest` has it.
+        operator: A, or one for each image; as `Operator.structured` has it.
         noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
         y: measurement (B, ...); entries that were not measured are set to zero. It may be given as
             a tensor or a NumPy array in any layout that `invdiff.io.layout.recognise` knows, (H, W)
@@ -61,11 +61,11 @@ class Problem:
             y, layout = recognise(self.y, self.operator.measurement_shape, own)
             object.__setattr__(self, "y", y)
             object.__setattr__(self, "layout", layout)
-        object.__setattr__(self, "operator", self.operator.highest())
+        object.__setattr__(self, "operator", self.operator.structured())
         self.operator.check_measurement(self.y)
         # A file may mark missing pixels as NaN: they end here.
         object.__setattr__(self, "y", self.operator.measured(self.y))
-        object.__setattr__(self, "noise", self.noise.fit(self.y, self.measured()))
+        object.__setattr__(self, "noise", self.noise.resolved(self.y, self.measured()))
 
     @classmethod
     def simulate(
@@ -99,7 +99,10 @@ class Problem:
     def take(self, images: Sequence[int]) -> Problem:
         """The problem of some of the images, which may repeat."""
         return Problem(
-            self.operator.take(images), self.noise.take(images), self.y[list(images)], self.layout
+            self.operator.select(images),
+            self.noise.select(images),
+            self.y[list(images)],
+            self.layout,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
@@ -109,6 +112,33 @@ class Problem:
             self.noise.to(device, dtype),
         )
         return Problem(operator, noise, self.y.to(device, dtype), self.layout)
+
+    @property
+    def linear(self) -> LinearOperator:
+        """The operator, which is linear.
+
+        Raises:
+            InputError: it is not.
+        """
+        if isinstance(self.operator, LinearOperator):
+            return self.operator
+        found = type(self.operator).__name__
+        raise InputError(f"operator: found {found}, which is not linear, expected a LinearOperator")
+
+    @property
+    def spectral(self) -> SpectralOperator:
+        """The operator, which has a singular value decomposition.
+
+        Raises:
+            InputError: it has none.
+        """
+        if isinstance(self.operator, SpectralOperator):
+            return self.operator
+        found = type(self.operator).__name__
+        raise InputError(
+            f"operator: found {found}, which has no singular value decomposition, "
+            "expected a SpectralOperator"
+        )
 
     @property
     def y_is_picture(self) -> bool:
@@ -123,23 +153,29 @@ class Problem:
         """y - A(x), zero where nothing was measured."""
         return self.operator.measured(self.y - self.operator(x))
 
-    def correction(self, x: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), for a linear operator: what takes x to
-        where it fits y.
+    def correction(
+        self, x: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None
+    ) -> Tensor:
+        """Return A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), which moves x to where it fits y.
+
+        The operator must be linear.
+
+        Args:
+            rtol: as in `LinearOperator.pinv`.
         """
         operator = self.operator
         if (
             isinstance(operator, SpectralOperator)
             and not operator.decoupled
-            and not varies(damp, self.y)
+            and not varies_within_image(damp, self.y)
         ):
             return operator.inverted(self.coefficients - operator.s * operator.v_t(x), damp)
-        return operator.pinv(self.residual(x), damp)  # type: ignore[operator]
+        return self.linear.pinv(self.residual(x), damp, rtol)
 
     @cached_property
     def coefficients(self) -> Tensor:
         """U^T y, for a spectral operator."""
-        return self.operator.u_t(self.y)  # type: ignore[operator]
+        return self.spectral.u_t(self.y)
 
     def variance(self) -> float | Tensor:
         """Variance of the Gaussian noise, or of the Gaussian that approximates it; broadcasts

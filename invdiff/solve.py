@@ -230,7 +230,7 @@ def pose_shape(
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
     operator = config.build("operator", settings.operator, shape=image_shape, images=every)
     operator.check_batch(len(every))
-    operator, numbers = operator.take(range(len(values))), every[: len(values)]
+    operator, numbers = operator.select(range(len(values))), every[: len(values)]
     noise = config.build("noise", settings.noise)
     if settings.measurement:
         return Part(pictures, numbers, None, Problem(operator, noise, operator.measured(values)))

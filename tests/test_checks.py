@@ -85,12 +85,12 @@ class BatchCoupled(LinearOperator):
 
 
 class AdjointAsInverse(Gradient):
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
         return self.adjoint(y)
 
 
 class IgnoresDamping(Gradient):
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
         return super().pinv(y)
 
 
@@ -107,7 +107,7 @@ class SkewMeasurementBasis(BlockAverage):
 class OtherSpectrum(Separable):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape, torch.eye(8), torch.eye(12))
-        self.constant("s", 1.01 * torch.ones(1, 8, 12))
+        self.register_exact("s", 1.01 * torch.ones(1, 8, 12))
 
 
 class FixedDtype(LinearOperator):

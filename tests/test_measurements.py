@@ -66,7 +66,7 @@ def test_what_a_run_stores_is_a_measurement(
         )
         again = pose(command)[0].problem
         assert again.operator.shape == operator.shape and type(again.operator) is type(
-            operator.highest()
+            operator.structured()
         )
         if (
             "per_image" not in settings

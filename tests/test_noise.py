@@ -80,7 +80,7 @@ def test_sample_does_not_depend_on_the_batch(model: NoiseModel) -> None:
     clean = uniform(*SHAPE).float()
     batch = model.sample(clean, streams())
     assert batch.dtype == torch.float32
-    assert torch.equal(batch[:1], model.take([0]).sample(clean[:1], streams(1)))
+    assert torch.equal(batch[:1], model.select([0]).sample(clean[:1], streams(1)))
 
 
 def test_poisson_of_a_negative_intensity_is_dark() -> None:
@@ -272,7 +272,7 @@ def test_levels_go_with_their_images() -> None:
     assert torch.equal(problem.variance(), sigma[[2, 0, 2]].view(3, 1, 1, 1) ** 2)
     assert problem.to("cpu", torch.float32).variance().dtype == torch.float32
     pixels = Gaussian(uniform(3, 1, 8, 8))
-    assert torch.equal(pixels.take([1]).variance(y[:1]), pixels.variance(y)[1:2])
+    assert torch.equal(pixels.select([1]).variance(y[:1]), pixels.variance(y)[1:2])
 
 
 @pytest.mark.parametrize(

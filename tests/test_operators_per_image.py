@@ -82,9 +82,9 @@ def test_an_image_keeps_its_own_operator_in_any_batch(name: str) -> None:
     y = a(x)
     assert (
         torch.equal(alone(x[2:3])[0], y[2])
-        and float((a.take([1])(x[2:3])[0] - y[2]).abs().max()) > 0.01
+        and float((a.select([1])(x[2:3])[0] - y[2]).abs().max()) > 0.01
     )
-    for part in (a.take([2]), a.take([3, 2, 2]).take([1])):
+    for part in (a.select([2]), a.select([3, 2, 2]).select([1])):
         torch.testing.assert_close(part(x[2:3])[0], y[2], rtol=0, atol=1e-14)
         assert part.batch == 1 and a.batch == 4
     per_entry = 0.02 + normal(*y.shape, seed=1).square()
@@ -108,7 +108,7 @@ def test_without_per_image_all_share_one() -> None:
     shared = config.build(
         "operator", {"name": "mask_random", "seed": 3}, shape=SHAPE, images=IMAGES
     )
-    assert shared.batch is None and shared.take([0, 5]) is shared
+    assert shared.batch is None and shared.select([0, 5]) is shared
     assert torch.equal(shared.s, MaskRandom(SHAPE, 0.7, seed=3).s)
     assert torch.equal(TrajectoryKernel(5, per_image=True).tensor(), TrajectoryKernel(5).tensor())
 
@@ -133,16 +133,18 @@ def test_compositions_take_their_parts() -> None:
         a = a.double()
         x = normal(4, *SHAPE)
         assert a.batch == 4
-        torch.testing.assert_close(a.take([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
+        torch.testing.assert_close(a.select([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
         a.to(torch.float32).to(torch.float64)
-        torch.testing.assert_close(a.take([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
+        torch.testing.assert_close(a.select([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
 
 
 def test_a_part_survives_a_change_of_dtype_and_leaves_the_whole_alone() -> None:
     a = CircularBlur(SHAPE, normal(4, 3, 3, seed=6)).double()
-    part = a.take([1, 3]).float().double()
+    part = a.select([1, 3]).float().double()
     x = normal(2, *SHAPE)
-    assert torch.equal(part(x), a(normal(4, *SHAPE)[[0, 0, 0, 0]])[[1, 3]] * 0 + a.take([1, 3])(x))
+    assert torch.equal(
+        part(x), a(normal(4, *SHAPE)[[0, 0, 0, 0]])[[1, 3]] * 0 + a.select([1, 3])(x)
+    )
     assert a.batch == 4 and part.batch == 2 and a.s.dtype == torch.float64
 
 
@@ -210,7 +212,7 @@ def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver:
     prior = oracles.denoiser(oracles.exponential_prior(SMALL), SMALL)
     problem = Problem.simulate(0.5 + 0.2 * normal(3, *SMALL), a, Gaussian(0.05), seed=9)
     together = restore(problem, prior, solver, samples=2)
-    one = a.take([2])
+    one = a.select([2])
     alone = Problem(one, Gaussian(0.05), problem.y[2:])
     expected = restore(alone, prior, solver, samples=2, images=[2])
     torch.testing.assert_close(together.samples[:, 2], expected.samples[:, 0], rtol=0, atol=1e-9)

@@ -48,13 +48,19 @@ class NoiseModel(ABC):
         broadcasts to y.
         """
 
-    def fit(self, y: Tensor, measured: Tensor) -> NoiseModel:
-        """This model with what it leaves open estimated from y, (B, ...); InputError where it
-        cannot belong to y.
+    def resolved(self, y: Tensor, measured: Tensor) -> NoiseModel:
+        """Return this model with every 'auto' level replaced by an estimate from y.
+
+        Args:
+            y: measurement (B, ...).
+            measured: nonzero where y was measured.
+
+        Raises:
+            InputError: the model cannot belong to y.
         """
         return self
 
-    def take(self, images: Sequence[int]) -> Self:
+    def select(self, images: Sequence[int]) -> Self:
         """The model of some of the images of a batch, for levels that differ between images."""
         return self
 
@@ -75,7 +81,7 @@ class Gaussian(NoiseModel):
             level per image.
 
     Raises:
-        InputError: `sigma` is negative or not finite; from `fit` and `sample`, it does not fit y;
+        InputError: `sigma` is negative or not finite; from `resolved` and `sample`, it does not fit y;
             from `log_likelihood`, it is zero.
     """
 
@@ -99,13 +105,13 @@ class Gaussian(NoiseModel):
         """
         return cls(estimate_sigma(y, measured))
 
-    def fit(self, y: Tensor, measured: Tensor) -> Gaussian:
+    def resolved(self, y: Tensor, measured: Tensor) -> Gaussian:
         if isinstance(self.sigma, str):
             return self.estimate(y, measured)
         self.level(y)
         return self
 
-    def take(self, images: Sequence[int]) -> Gaussian:
+    def select(self, images: Sequence[int]) -> Gaussian:
         if not isinstance(self.sigma, Tensor) or self.sigma.ndim == 0 or len(self.sigma) == 1:
             return self
         return Gaussian(self.sigma[list(images)])

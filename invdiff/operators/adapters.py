@@ -57,7 +57,7 @@ class DeepInvLinearOperator(DeepInvOperator, LinearOperator):
 
     def __init__(self, shape: Sequence[int], physics: Any) -> None:
         super().__init__(shape, physics)
-        self.constant("reached", reached(self, next(iter(physics.buffers()), torch.empty(0))))
+        self.register_exact("reached", reached(self, next(iter(physics.buffers()), torch.empty(0))))
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.physics.A_adjoint(self.measured(y))

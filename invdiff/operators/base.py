@@ -46,7 +46,7 @@ class Operator(nn.Module, ABC):
         super().__init__()
         self.shape = image_shape(shape)
         self._exact: dict[str, Tensor] = {}
-        self._each: set[str] = set()  # the buffers with a leading batch axis
+        self._per_image: set[str] = set()  # the buffers with a leading batch axis
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -66,9 +66,9 @@ class Operator(nn.Module, ABC):
         one.
         """
         operators = (module for module in self.modules() if isinstance(module, Operator))
-        return next((len(op.get_buffer(name)) for op in operators for name in op._each), None)
+        return next((len(op.get_buffer(name)) for op in operators for name in op._per_image), None)
 
-    def take(self, images: Sequence[int]) -> Self:
+    def select(self, images: Sequence[int]) -> Self:
         """The operator of some of the images, which may repeat; this one where all images share it."""
         if self.batch is None:
             return self
@@ -78,10 +78,10 @@ class Operator(nn.Module, ABC):
             setattr(
                 part,
                 field,
-                {name: value[index] if name in self._each else value for name, value in held},
+                {name: value[index] if name in self._per_image else value for name, value in held},
             )
         part._modules = {
-            n: m.take(images) if isinstance(m, Operator) else m for n, m in self._modules.items()
+            n: m.select(images) if isinstance(m, Operator) else m for n, m in self._modules.items()
         }
         return part
 
@@ -92,7 +92,7 @@ class Operator(nn.Module, ABC):
                 f"operator: found {self.batch} masks or kernels, one per image, expected {count}, as many as images"
             )
 
-    def highest(self) -> Operator:
+    def structured(self) -> Operator:
         """The same map as an operator of the highest level that it can have; a `Problem` holds this
         one.
         """
@@ -132,17 +132,17 @@ class Operator(nn.Module, ABC):
         """
         return measurement
 
-    def constant(self, name: str, value: Tensor, each: bool = False) -> None:
+    def register_exact(self, name: str, value: Tensor, per_image: bool = False) -> None:
         """Register a real buffer that is rounded from float64 anew after every change of dtype or
         device.
 
         Args:
             name: of the buffer.
             value: what it holds.
-            each: whether it is (B, ...), one entry for each image of a batch.
+            per_image: whether it has a leading batch axis, one entry for each image.
         """
-        if each:
-            self._each.add(name)
+        if per_image:
+            self._per_image.add(name)
         self._exact[name] = value.detach().double().cpu()
         self.register_buffer(name, value.detach().to(torch.get_default_dtype()), persistent=False)
 
@@ -182,39 +182,40 @@ class LinearOperator(Operator):
             x = y.new_zeros(len(y), *self.shape).requires_grad_()
             return torch.autograd.grad(self(x), x, y, create_graph=differentiable)[0]
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp I)^-1 y: (B, ...) -> (B, C, H, W); damp = 0 gives the Moore-Penrose
-        inverse.
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        """Return A^T (A A^T + damp I)^-1 y; damp = 0 gives the Moore-Penrose inverse.
 
         Conjugate gradients in the dtype of y. Without damping, the singular values too small to be
         resolved by its last iteration are left out, as in any Krylov method.
 
         Args:
-            y: measurement; entries that are not measured are ignored.
+            y: measurement (B, ...); entries that are not measured are ignored.
             damp: non-negative: a number, or a tensor that broadcasts against y. It must be positive
                 where it differs between the measurements of one image.
+            rtol: relative residual at which conjugate gradients stop in a damped system, by default
+                10 eps. Undamped systems, and operators with closed forms, are always solved in
+                full.
+
+        Returns:
+            Image (B, C, H, W).
         """
         y = self.measured(y)
-        if varies(damp, y):
+        if varies_within_image(damp, y):
             return self.adjoint(
-                conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, damped=True)
+                conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, rtol=rtol)
             )
-        # The same, as (A^T A + damp I)^-1 A^T y: consistent even for damp = 0 and a y outside the
-        # range of A.
-        level = per_image(damp, 1 + len(self.shape))
+        # The same as (A^T A + damp I)^-1 A^T y, which is consistent even for damp = 0 and a y
+        # outside the range of A.
+        level = with_ndim(damp, 1 + len(self.shape))
 
-        def near_inverse(r: Tensor) -> Tensor:
-            return self.precondition(r, level)
+        def normal(x: Tensor) -> Tensor:
+            return self.adjoint(self(x)) + level * x
 
-        regular = bool(
-            torch.as_tensor(damp > 0).all()
-        )  # else only the identity leads to the solution of least norm
         b = self.adjoint(y)
-        if not regular:
-            return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, b)
-        return conjugate_gradient(
-            lambda x: self.adjoint(self(x)) + level * x, b, near_inverse, damped=True
-        )
+        if not bool(torch.as_tensor(damp > 0).all()):
+            # Only without a preconditioner is the limit the solution of least norm.
+            return conjugate_gradient(normal, b)
+        return conjugate_gradient(normal, b, lambda r: self.precondition(r, level), rtol)
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
         """Cheap, symmetric, positive definite, and not too far from (A^T A + damp I)^-1 x, for damp
@@ -262,8 +263,8 @@ class SpectralOperator(LinearOperator):
         """
         return self.resolved / (self.power + damp)
 
-    def constant(self, name: str, value: Tensor, each: bool = False) -> None:
-        super().constant(name, value, each)
+    def register_exact(self, name: str, value: Tensor, per_image: bool = False) -> None:
+        super().register_exact(name, value, per_image)
         if name == "s":
             self._resolve()
 
@@ -274,13 +275,13 @@ class SpectralOperator(LinearOperator):
 
     def _resolve(self) -> None:
         """What is numerically zero depends on the dtype, and so do `resolved` and `power`."""
-        each = "s" in self._each
+        each = "s" in self._per_image
         largest = self.s.amax(tuple(range(int(each), self.s.ndim)), keepdim=True)
         zero = self.s <= 100 * torch.finfo(self.s.dtype).eps * largest
         for name, value, instead in (("resolved", self.s, 0), ("power", self.s.square(), 1)):
             self.register_buffer(name, value.masked_fill(zero, instead), persistent=False)
             if each:
-                self._each.add(name)
+                self._per_image.add(name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.u(self.s * self.v_t(x))
@@ -288,20 +289,23 @@ class SpectralOperator(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.v(self.s * self.u_t(y))
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """As `LinearOperator.pinv`, in closed form unless damp varies within a y that U couples."""
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        """Return what `LinearOperator.pinv` does, in closed form wherever there is one.
+
+        There is none where damp varies within a y whose entries U couples.
+        """
         if self.decoupled:  # A A^T is diagonal, too
-            level = damp if varies(damp, y) else per_image(damp, y.ndim)
+            level = damp if varies_within_image(damp, y) else with_ndim(damp, y.ndim)
             return self.adjoint(y / (self.u(self.power) + level))
-        if varies(damp, y):
-            return super().pinv(y, damp)
+        if varies_within_image(damp, y):
+            return super().pinv(y, damp, rtol)
         return self.inverted(self.u_t(y), damp)
 
     def inverted(self, c: Tensor, damp: float | Tensor = 0.0) -> Tensor:
         """V s / (s^2 + damp) c: the damped pseudo-inverse of y with U^T y = c; damp is a number, or
         one per image.
         """
-        return self.v(self.gain(per_image(damp, c.ndim)) * c)
+        return self.v(self.gain(with_ndim(damp, c.ndim)) * c)
 
 
 class Composition(Operator):
@@ -321,8 +325,8 @@ class Composition(Operator):
     def count(self, y: Tensor) -> int | Tensor:
         return self.outer.count(y)
 
-    def highest(self) -> Operator:
-        outer, inner = self.outer.highest(), self.inner.highest()
+    def structured(self) -> Operator:
+        outer, inner = self.outer.structured(), self.inner.structured()
         return self if outer is self.outer and inner is self.inner else outer @ inner
 
 
@@ -345,7 +349,7 @@ def drawn(
     return torch.stack([draw(stream_seed(seed, b)) for b in images]) if per_image else draw(seed)
 
 
-def varies(damp: float | Tensor, y: Tensor) -> bool:
+def varies_within_image(damp: float | Tensor, y: Tensor) -> bool:
     """Whether damp may differ between the measurements of one image, rather than only between
     images.
     """
@@ -356,7 +360,7 @@ def varies(damp: float | Tensor, y: Tensor) -> bool:
     )
 
 
-def per_image(damp: float | Tensor, ndim: int) -> float | Tensor:
+def with_ndim(damp: float | Tensor, ndim: int) -> float | Tensor:
     """damp, one number or (B, 1, ...), with `ndim` dimensions."""
     return damp.reshape(-1, *[1] * (ndim - 1)) if isinstance(damp, Tensor) else damp
 

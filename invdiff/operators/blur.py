@@ -22,8 +22,8 @@ from invdiff.operators.base import (
     SpectralOperator,
     image_shape,
     one_of,
-    per_image,
-    varies,
+    varies_within_image,
+    with_ndim,
 )
 from invdiff.operators.kernels import Kernel, array, gaussian_taps, kernel_tensor
 from invdiff.operators.separable import Separable
@@ -220,12 +220,12 @@ class Blur(LinearOperator):
         response = torch.view_as_real(
             torch.fft.rfft2(values.view(-1, 1, *self.kernel_shape), s=self.extended)
         )
-        self.constant("response", response, each=values.ndim == 3)
+        self.register_exact("response", response, per_image=values.ndim == 3)
         power = response.square().sum(-1)
         # Below 1 % of the largest the border decides, and the preconditioner does not trust the
         # filter.
         power = power.clamp_min(0.01 * power.amax((-2, -1), keepdim=True))
-        self.constant("power", power, each=values.ndim == 3)
+        self.register_exact("power", power, per_image=values.ndim == 3)
         self.taps: tuple[Tensor, Tensor] | None = None  # of the rows and the columns
         if values.ndim == 2 and max(self.shape) <= LARGEST_MATRIX:
             second, taps = factors(values)
@@ -258,7 +258,7 @@ class Blur(LinearOperator):
         around = self._multiply(embedded, torch.view_as_complex(self.response).conj())
         return self._fold(self._fold(around, -2, "down"), -1, "across")
 
-    def highest(self) -> Operator:
+    def structured(self) -> Operator:
         if self.taps is None:
             return self
         return SeparableKernelBlur(self.shape, *self.taps, self.boundary).to(self.response)
@@ -332,9 +332,9 @@ class CircularBlur(SpectralOperator):
             s > 1e-14 * s.amax((-2, -1), keepdim=True), s, 0
         )  # where the phase is that of rounding errors
         phase = torch.where(s > 0, response / s.clamp_min(1e-300), 1)
-        self.constant("s", s if each else s[0], each)
-        self.constant("response", torch.view_as_real(response[..., :half]), each)
-        self.constant("phase", torch.view_as_real(phase[..., :half]), each)
+        self.register_exact("s", s if each else s[0], each)
+        self.register_exact("response", torch.view_as_real(response[..., :half]), each)
+        self.register_exact("phase", torch.view_as_real(phase[..., :half]), each)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._convolve(x, torch.view_as_complex(self.response))
@@ -357,12 +357,12 @@ class CircularBlur(SpectralOperator):
             hartley(torch.where(self.s > 0, c, 0)), torch.view_as_complex(self.phase)
         )
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        if varies(damp, y):
-            return super().pinv(y, damp)
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        if varies_within_image(damp, y):
+            return super().pinv(y, damp, rtol)
         # V diag(gain) U^T in one: for a real response that is even, as the gain, V diag(.) V^T is a
         # convolution.
-        gain = self.gain(per_image(damp, y.ndim))[..., : self.shape[2] // 2 + 1]
+        gain = self.gain(with_ndim(damp, y.ndim))[..., : self.shape[2] // 2 + 1]
         return self._convolve(y, gain * torch.view_as_complex(self.phase).conj())
 
     def _convolve(self, x: Tensor, response: Tensor) -> Tensor:
@@ -428,7 +428,7 @@ class VaryingBlur(LinearOperator):
             raise InputError(
                 f"weights: found a sum over the kernels that is off 1 by {off:.1e}, expected 1"
             )
-        self.constant("weights", maps[:, None])
+        self.register_exact("weights", maps[:, None])
 
     @classmethod
     def infer_shape(

@@ -123,7 +123,7 @@ def _run(run: Check, operator: Operator, dtype: torch.dtype, seed: int) -> tuple
 def _describe(
     describe: Callable[[Operator, int], str], operator: Operator, seed: int
 ) -> tuple[None, str]:
-    return None, describe(copy.deepcopy(operator.take([0])).to("cpu", torch.float64), seed)
+    return None, describe(copy.deepcopy(operator.select([0])).to("cpu", torch.float64), seed)
 
 
 def _guarded(name: str, run: Callable[[], tuple[bool | None, str]]) -> Line:
@@ -155,7 +155,7 @@ def shapes(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 def batches(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     x = draw(*operator.shape)
-    parts = [operator.take([b]) for b in range(len(x))]
+    parts = [operator.select([b]) for b in range(len(x))]
     together, alone = (
         operator(x),
         torch.cat([part(image[None]) for part, image in zip(parts, x, strict=True)]),
@@ -227,7 +227,7 @@ def damped(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     """
     a = linear(operator)
     y = a.measured(draw(*a.measurement_shape))
-    level = 0.01 * largest_singular_value(linear(a.take([0])), draw(*a.shape)[:1]) ** 2
+    level = 0.01 * largest_singular_value(linear(a.select([0])), draw(*a.shape)[:1]) ** 2
     per_entry = level * (
         1 + torch.linspace(0, 1, y[0].numel(), dtype=y.dtype).view(y.shape[1:]).expand_as(y)
     )

@@ -73,11 +73,13 @@ class Grayscale(_OneChannel):
             raise InputError(f"weights: found {weights!r}, expected 'luma' or 'mean'")
         w = torch.tensor(GRAY[weights], dtype=torch.float64)
         normal = w / w.norm() - torch.tensor([1.0, 0.0, 0.0])
-        self.constant("w", w.view(3, 1, 1))
-        self.constant(
+        self.register_exact("w", w.view(3, 1, 1))
+        self.register_exact(
             "reflection", torch.eye(3) - 2 * torch.outer(normal, normal) / normal.dot(normal)
         )
-        self.constant("s", torch.stack([w.norm(), w.new_zeros(()), w.new_zeros(())]).view(3, 1, 1))
+        self.register_exact(
+            "s", torch.stack([w.norm(), w.new_zeros(()), w.new_zeros(())]).view(3, 1, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.w * x).sum(-3, keepdim=True)
@@ -123,7 +125,7 @@ class Demosaic(_OneChannel):
         seen = torch.zeros(self.shape)
         for k, colour in enumerate(pattern):
             seen["RGB".index(colour), k // 2 :: 2, k % 2 :: 2] = 1
-        self.constant("s", seen)
+        self.register_exact("s", seen)
 
     def v_t(self, x: Tensor) -> Tensor:
         return x

@@ -25,7 +25,7 @@ class Denoise(SpectralOperator):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(shape)
-        self.constant("s", torch.ones(1, 1, 1))
+        self.register_exact("s", torch.ones(1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x

@@ -57,9 +57,9 @@ class PartialFourier(SpectralOperator):
         at_minus_k = at_k.flip(-2, -1).roll((1, 1), (-2, -1))
         counts = 2 * self.shape[0] * kept.flatten(-3).sum(-1)
         self.shared_count = int(counts) if kept.ndim < 4 else 0
-        self.constant("counts", counts, each=kept.ndim == 4)
-        self.constant("kept", kept, each=kept.ndim == 4)
-        self.constant("s", ((at_k + at_minus_k) / 2).sqrt(), each=kept.ndim == 4)
+        self.register_exact("counts", counts, per_image=kept.ndim == 4)
+        self.register_exact("kept", kept, per_image=kept.ndim == 4)
+        self.register_exact("s", ((at_k + at_minus_k) / 2).sqrt(), per_image=kept.ndim == 4)
 
     @classmethod
     def infer_shape(

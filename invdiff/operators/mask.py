@@ -20,9 +20,9 @@ from invdiff.operators.base import (
     drawn,
     image_shape,
     one_of,
-    per_image,
     positive,
-    varies,
+    varies_within_image,
+    with_ndim,
 )
 from invdiff.registry import register
 
@@ -51,12 +51,12 @@ class Mask(SpectralOperator):
             )
         if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no pixel that is kept, expected at least one")
-        self.constant("s", kept.float(), each=kept.ndim == 4)
+        self.register_exact("s", kept.float(), per_image=kept.ndim == 4)
         counts = (
             self.shape[0] // kept.shape[-3] * kept.flatten(-3).sum(-1)
         )  # channels may share a plane of the mask
         self.shared_count = int(counts) if kept.ndim < 4 else 0
-        self.constant("counts", counts, each=kept.ndim == 4)
+        self.register_exact("counts", counts, per_image=kept.ndim == 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.s * x
@@ -67,8 +67,10 @@ class Mask(SpectralOperator):
     def measured(self, y: Tensor) -> Tensor:
         return torch.where(self.s > 0, y, 0)  # and not s * y: a file may mark missing pixels as NaN
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        return self.adjoint(y / (1 + (damp if varies(damp, y) else per_image(damp, y.ndim))))
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        return self.adjoint(
+            y / (1 + (damp if varies_within_image(damp, y) else with_ndim(damp, y.ndim)))
+        )
 
     def count(self, y: Tensor) -> int | Tensor:
         return self.counts if self.batch else self.shared_count

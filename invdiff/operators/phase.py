@@ -99,7 +99,7 @@ class CodedDiffraction(Operator):
             torch.Generator().manual_seed(seed),
         )
         phase = 2 * math.pi * torch.rand(size, generator=generator, dtype=torch.float64)
-        self.constant("plates", torch.stack([phase.cos(), phase.sin()], -1))
+        self.register_exact("plates", torch.stack([phase.cos(), phase.sin()], -1))
 
     @classmethod
     def infer_shape(

@@ -106,16 +106,16 @@ class Jpeg(Operator):
         self.factor = 2 if chroma == "half" else 1
         percent = 5000 // quality if quality < 50 else 200 - 2 * quality
         tables = torch.tensor([LUMINANCE, CHROMINANCE])
-        self.constant("tables", ((tables * percent + 50) // 100).clamp(1, 255))
+        self.register_exact("tables", ((tables * percent + 50) // 100).clamp(1, 255))
         n = torch.arange(8, dtype=torch.float64)
         dct = ((2 * n + 1) * n[:, None] * math.pi / 16).cos() / 2
         dct[0] /= math.sqrt(2)
-        self.constant("dct", dct)
+        self.register_exact("dct", dct)
         luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
         blue, red = (torch.eye(3, dtype=torch.float64)[k] - luma for k in (2, 0))
         to_ycc = torch.stack([luma, blue / (2 * (1 - luma[2])), red / (2 * (1 - luma[0]))])
-        self.constant("to_ycc", to_ycc)
-        self.constant("to_rgb", torch.linalg.inv(to_ycc))
+        self.register_exact("to_ycc", to_ycc)
+        self.register_exact("to_rgb", torch.linalg.inv(to_ycc))
 
     def forward(self, x: Tensor) -> Tensor:
         # Middle gray is zero in all three planes, so that the standard's offsets of 128 are one for

@@ -56,10 +56,10 @@ class BlockAverage(SpectralOperator):
         self.factor = positive("factor", factor)
         rows, cols = (block_sizes(side, self.factor) for side in self.shape[1:])
         root = torch.outer(rows, cols)[None].sqrt()
-        self.constant("root", root)
-        self.constant("weight", torch.where(root > 1, root / (root - 1).clamp_min(0.4), 0))
-        self.constant("w", self._repeat(1 / root) - self._spread(torch.ones_like(root)))
-        self.constant("s", self._spread(1 / root))
+        self.register_exact("root", root)
+        self.register_exact("weight", torch.where(root > 1, root / (root - 1).clamp_min(0.4), 0))
+        self.register_exact("w", self._repeat(1 / root) - self._spread(torch.ones_like(root)))
+        self.register_exact("s", self._spread(1 / root))
 
     @classmethod
     def infer_shape(
@@ -221,8 +221,8 @@ class BlurDecimate(LinearOperator):
             enlarged(measurement, settings), size, settings.get("boundary", "reflect")
         )
 
-    def highest(self) -> Operator:
-        blur = self.blur.highest()
+    def structured(self) -> Operator:
+        blur = self.blur.structured()
         if not isinstance(blur, Separable):
             return self
         rows, cols = (blur._exact[name][:: self.factor] for name in ("rows", "cols"))
@@ -290,11 +290,11 @@ class CircularBlurDecimate(CircularBlur):
         first = self._embed(torch.ones_like(s))
         direction = torch.where(self._unfold(s) > 0, direction, first)
         w = direction + first
-        each = "s" in self._each
-        self.constant(
+        each = "s" in self._per_image
+        self.register_exact(
             "reflection", w / self._unfold(w[..., : s.shape[-2], : s.shape[-1]]).sqrt(), each
         )
-        self.constant("s", self._embed(s), each)
+        self.register_exact("s", self._embed(s), each)
 
     @classmethod
     def infer_shape(

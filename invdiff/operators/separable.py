@@ -43,11 +43,11 @@ class Separable(SpectralOperator):
                     f"{name}: found a matrix {tuple(matrix.shape)}, expected (any, {size})"
                 )
             u, s, v = padded_svd(matrix)
-            self.constant(name, matrix)
-            self.constant(f"u_{name}", u)
-            self.constant(f"v_{name}", v)
+            self.register_exact(name, matrix)
+            self.register_exact(f"u_{name}", u)
+            self.register_exact(f"v_{name}", v)
             spectra.append(s)
-        self.constant("s", spectra[0][None, :, None] * spectra[1])
+        self.register_exact("s", spectra[0][None, :, None] * spectra[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rows @ x @ self.cols.mT

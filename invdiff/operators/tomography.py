@@ -95,7 +95,7 @@ class Radon(LinearOperator):
             part.unflatten(1, (3, -1)).permute(2, 0, 1).flatten(1) for part in (strip, areas)
         )
         self._hold("weights_t", (areas > 0).sum(1), strip[areas > 0], areas[areas > 0])
-        self.constant("spectrum", self._response().clamp_min(0))
+        self.register_exact("spectrum", self._response().clamp_min(0))
 
     @classmethod
     def infer_shape(
@@ -139,7 +139,7 @@ class Radon(LinearOperator):
 
     def _hold(self, name: str, counts: Tensor, columns: Tensor, values: Tensor) -> None:
         """A sparse matrix by rows, as buffers that follow the operator to its device."""
-        self.constant(name, values)
+        self.register_exact(name, values)
         self.register_buffer(
             f"{name}_rows", F.pad(counts.cumsum(0), (1, 0)).int(), persistent=False
         )

@@ -51,27 +51,28 @@ class GrayView(Denoiser):
         self.prior, self.shape = prior, (1, *prior.shape[1:])
         self.schedule, self.clip, self.stride = prior.schedule, prior.clip, prior.stride
 
-    def lift(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def lift(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """X, (B, 3, H, W), of x (B, 1, H, W)."""
         shape, drawn = (3, *x.shape[2:]), {}
-        for level in dict.fromkeys(sigma.float().flatten().tolist()):
+        each = torch.as_tensor(sigma, dtype=torch.float32).expand(len(x)).tolist()
+        for level in dict.fromkeys(each):
             numerator, denominator = level.as_integer_ratio()
             generator = torch.Generator().manual_seed(stream_seed(numerator, denominator))
             noise = torch.randn(shape, generator=generator)
             drawn[level] = (noise - noise.mean(0)).to(x)
-        noise = torch.stack([drawn[level] for level in sigma.float().expand(len(x)).tolist()])
+        noise = torch.stack([drawn[level] for level in each])
         return x + math.sqrt(3) * levels(sigma, x) * noise
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self.prior(self.lift(x, sigma), math.sqrt(3) * sigma).mean(1, keepdim=True)
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
+    ) -> tuple[float, ...]:
         """The levels of m at which the colour prior is asked for its own."""
-        return self.prior.ladder(steps, spacing, t, end) / math.sqrt(3)
+        return tuple(s / math.sqrt(3) for s in self.prior.ladder(steps, spacing, t, end))
 
-    def t_at(self, sigma: Tensor) -> float:
+    def t_at(self, sigma: float) -> float:
         return self.prior.t_at(math.sqrt(3) * sigma)
 
 
@@ -91,16 +92,16 @@ class ChannelView(Denoiser):
         self.prior, self.shape = prior, (channels, *prior.shape[1:])
         self.schedule, self.clip, self.stride = prior.schedule, prior.clip, prior.stride
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        each = sigma.expand(len(x)).repeat_interleave(x.shape[1])
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        each = levels(sigma, x).flatten().repeat_interleave(x.shape[1])
         return self.prior(x.flatten(0, 1)[:, None], each).view_as(x)
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
+    ) -> tuple[float, ...]:
         return self.prior.ladder(steps, spacing, t, end)
 
-    def t_at(self, sigma: Tensor) -> float:
+    def t_at(self, sigma: float) -> float:
         return self.prior.t_at(sigma)
 
 

@@ -40,7 +40,7 @@ class Classifier(nn.Module, ABC):
     classes: int
 
     @abstractmethod
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """x (B, C, H, W) and sigma () or (B,), on the [0, 1] scale -> log p(label | x, sigma), (B,
         classes).
         """
@@ -69,7 +69,7 @@ class NetworkClassifier(Classifier):
         self.network, self.shape, self.schedule = network, shape, schedule
         self.classes, self.stride = classes, stride
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         x_t, timestep, _ = network_input(x, sigma, self.schedule, self.stride)
         return self.network(x_t, timestep).log_softmax(1)
 

@@ -60,7 +60,7 @@ class ClassifierFree(Guided):
         super().__init__(prior, label, prior.classes)
         self.weight = weight
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         labels = torch.full((len(x),), self.label, device=x.device)
         conditional = self.prior(x, sigma, labels)
         if self.weight == 0:
@@ -94,11 +94,11 @@ class ClassifierGuided(Guided):
             )
         self.classifier, self.scale = classifier, scale
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         variance = levels(sigma, x) ** 2
         return self.clipped(self.prior(x, sigma) + self.scale * variance * self.gradient(x, sigma))
 
-    def gradient(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def gradient(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """grad log p(label | x, sigma) with respect to x, differentiable where x is tracked."""
         tracked = torch.is_grad_enabled() and x.requires_grad
         # Fused attention has no second derivative.

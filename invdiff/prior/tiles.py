@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from invdiff.errors import InputError
-from invdiff.prior.denoiser import Denoiser, pad_to_multiple
+from invdiff.prior.denoiser import Denoiser, levels, pad_to_multiple
 from invdiff.prior.schedule import Spacing
 from invdiff.prior.unet import SelfAttention
 
@@ -91,22 +91,22 @@ class Tiled(Denoiser):
         )
         self.at_once = at_once or max(1, VALUES_AT_ONCE // (prior.shape[0] * tile**2))
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """As the prior's."""
         if max(x.shape[-2:]) <= self.tile:
             return self.prior(x, sigma) if label is None else self.prior(x, sigma, label)
         height, width = x.shape[-2:]
         x_0: Tensor = _Blend.apply(
-            pad_to_multiple(x, self.stride), sigma.to(x).expand(len(x)), label, self
+            pad_to_multiple(x, self.stride), levels(sigma, x).flatten(), label, self
         )
         return x_0[..., :height, :width]
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
+    ) -> tuple[float, ...]:
         return self.prior.ladder(steps, spacing, t, end)
 
-    def t_at(self, sigma: Tensor) -> float:
+    def t_at(self, sigma: float) -> float:
         return self.prior.t_at(sigma)
 
     def batches(self, channels: int, height: int, width: int) -> int:
