@@ -19,7 +19,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # Who may import whom: a room of its own rank or of a lower one. Rooms are folders, or files of the
 # top level.
 RANKS = [
-    ["errors", "rng", "registry", "resources", "estimate", "progress"],
+    ["errors", "rng", "registry", "resources", "estimate", "progress", "ranges"],
     ["io"],
     ["prior", "noise", "operators"],
     ["problem"],
