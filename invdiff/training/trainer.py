@@ -28,7 +28,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -58,6 +58,7 @@ from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
+from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
 from invdiff.rng import Streams, stream_seed
 from invdiff.training.data import Data, epoch_order, load_data, to_device
@@ -151,22 +152,16 @@ class TrainSettings:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_fields(self, _RANGES)
         check_value_range(self.value_range)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                expected = ", ".join(map(str, choices))
-                raise InputError(
-                    f"{name}: found {getattr(self, name)!r}, expected one of {expected}"
-                )
         if self.loss != "vlb" and (self.loss == "hybrid") != (self.variance == "learned"):
             expected = "variance learned for the loss hybrid, small or large for simple"
             raise InputError(
                 f"loss, variance: found {self.loss}, {self.variance}, expected {expected}"
             )
-        if self.min_snr is not None and (self.loss == "vlb" or not self.min_snr > 0):
+        if self.min_snr is not None and self.loss == "vlb":
             raise InputError(
-                f"min_snr: found {self.min_snr} with loss {self.loss}, expected it above 0, not with vlb"
+                f"min_snr: found {self.min_snr} with loss vlb, expected it with another loss"
             )
         if self.target == "label" and not self.classes:
             raise InputError(
@@ -198,52 +193,29 @@ class TrainSettings:
         return PriorSpec(shape, self.network, self.schedule, self.T, self.target, self.variance)
 
 
-_CHOICES: dict[str, tuple[object, ...]] = {
-    "target": (*get_args(Target), "label"),
-    "variance": get_args(Variance),
-    "schedule": get_args(ScheduleName),
-    "loss": get_args(Loss),
-    "timesteps": get_args(Timesteps),
-    "optimiser": get_args(OptimiserName),
-    "precision": ("auto", "bf16", "float32"),
+_STEPS = Range(0, 10**12, integer=True)
+_AT_LEAST_ONE = Range(1, 10**12, integer=True)
+_RANGES = {
+    "size": Range(1, 2**15, integer=True),
+    "channels": Range(1, 4, integer=True),
+    "T": COUNT,
+    "min_snr": LEVEL,
+    "p_uncond": SHARE,
+    "steps": _AT_LEAST_ONE,  # times `batch` it is a 64-bit integer
+    "batch": Range(1, 10**6, integer=True),
+    "accumulate": Range(1, 10**6, integer=True),
+    "lr": POSITIVE,
+    "warmup": _STEPS,
+    "cooldown": _STEPS,
+    "weight_decay": NOT_NEGATIVE,
+    "clip": LEVEL,
+    "ema": Range(0, 1, below_high=True),
+    "seed": Range(0, 2**63, integer=True),
+    "log_every": _AT_LEAST_ONE,
+    "eval_every": _AT_LEAST_ONE,
+    "eval_images": _AT_LEAST_ONE,
+    "save_every": _AT_LEAST_ONE,
 }
-
-# Numbers and the least and largest value of each. Positions in the epochs are 64-bit integers.
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "size": (1, 2**15),
-    "channels": (1, 4),
-    "T": (1, 10**5),
-    "steps": (1, 10**12),
-    "batch": (1, 10**6),
-    "accumulate": (1, 10**6),
-    "warmup": (0, 10**12),
-    "cooldown": (0, 10**12),
-    "weight_decay": (0, 1e3),
-    "p_uncond": (0, 1),
-    "seed": (0, 2**63 - 1),
-    "log_every": (1, 10**12),
-    "eval_every": (1, 10**12),
-    "eval_images": (1, 10**12),
-    "save_every": (1, 10**12),
-}
-
-
-def check_numbers(settings: TrainSettings) -> None:
-    """Check that every number among the settings is one that a run can use.
-
-    Raises:
-        InputError: a number lies outside its range.
-    """
-    for name, (least, largest) in _BOUNDS.items():
-        found = getattr(settings, name)
-        if found is not None and not least <= found <= largest:
-            raise InputError(f"{name}: found {found}, expected {least} to {largest}")
-    if not 0 < settings.lr <= 1e3:
-        raise InputError(f"lr: found {settings.lr}, expected a number above 0, such as 2e-4")
-    if not 0 <= settings.ema < 1:
-        raise InputError(f"ema: found {settings.ema}, expected 0 <= ema < 1")
-    if not settings.clip > 0:
-        raise InputError(f"clip: found {settings.clip}, expected a norm above 0, or .inf for none")
 
 
 def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
