@@ -12,11 +12,12 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.errors import InputError
 from invdiff.prior.ddpm import DDPM
 from invdiff.prior.denoiser import in_own_dtype, network_input
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import (
+    CLASSES,
+    check_descent,
     descend,
     descent,
     per_level,
@@ -25,6 +26,7 @@ from invdiff.prior.unet import (
     timestep_embedding,
     zeroed,
 )
+from invdiff.ranges import Range
 from invdiff.registry import register
 
 
@@ -142,8 +144,8 @@ class UNetClassifier(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        if classes < 2:
-            raise InputError(f"classes: found {classes}, expected at least 2")
+        check_descent(channels, width, multipliers, attention, head_channels, dropout, patch)
+        Range(2, CLASSES.high, integer=True).check("classes", classes)
         self.channels = channels
         self.width = width
         self.patch = patch

@@ -50,7 +50,7 @@ class Particles(Streams):
         >>> particles(torch.zeros(6, 1, 4, 4)).shape
         torch.Size([6, 1, 4, 4])
         >>> particles.effective(torch.zeros(6))
-        tensor([3., 3.])
+        tensor([3.0000, 3.0000])
     """
 
     def __init__(self, images: Streams, count: int) -> None:
