@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from invdiff.errors import InputError, check_integer
+from invdiff.errors import InputError, check_type
 from invdiff.prior.classifier import Classifier
 from invdiff.prior.denoiser import Denoiser, levels
 from invdiff.prior.view import DenoiserView
@@ -38,8 +39,8 @@ class Guided(DenoiserView):
 
     def __init__(self, prior: Denoiser, label: int, classes: int) -> None:
         super().__init__(prior)
-        check_integer("label", label, 0)
-        if label >= classes:
+        check_type("label", label, Integral, f"an integer in 0..{classes - 1}")
+        if not 0 <= label < classes:
             raise InputError(f"label: found {label}, expected 0..{classes - 1}")
         self.label = label
         self.classes = 0
