@@ -190,6 +190,6 @@ def guided(
         return ClassifierGuided(prior, classifier, label, 1.0 if guidance is None else guidance)
     if prior.classes == 0:
         raise InputError(
-            f"label: found {label}, but the prior is an unconditional one and there is no classifier="
+            f"label: found {label}, expected none, as the prior has no classes and no classifier is given"
         )
     return ClassifierFree(prior, label, 0.0 if guidance is None else guidance)
