@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from invdiff.errors import InputError, check_type
 from invdiff.prior.classifier import Classifier
-from invdiff.prior.denoiser import Denoiser, levels
+from invdiff.prior.denoiser import Denoiser, levels, outside_inference_mode
 from invdiff.prior.view import DenoiserView
 
 
@@ -146,7 +146,8 @@ class ClassifierGuided(Guided):
         kernel = sdpa_kernel(SDPBackend.MATH) if tracked else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), kernel:
             x = x if tracked else tracked_copy(x)
-            log_p = self.classifier(x, sigma)[:, self.label].sum()
+            classifier = outside_inference_mode(self.classifier)
+            log_p = classifier(x, sigma)[:, self.label].sum()
             gradient: Tensor = torch.autograd.grad(log_p, x, create_graph=tracked)[0]
             return gradient
 
