@@ -36,7 +36,7 @@ from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
 from invdiff.io.pictures import SUFFIXES, read_images, write_image
 from invdiff.io.whole import write_whole
-from invdiff.prior.channels import of_channels
+from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
@@ -188,7 +188,7 @@ def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
     """
     problem = pose(cell, picture.read()[None], [picture])
     config.build("solver", cell.settings.solver).check(problem)
-    of_channels(prior, problem.operator.shape[0])
+    match_channels(prior, problem.operator.shape[0])
 
 
 def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
@@ -288,7 +288,7 @@ def measure(
     else:
         solver = config.build("solver", s.solver)
         posterior = restore(
-            problem, prior, solver, samples=s.samples, seed=s.seed, images=numbers, batch=s.batch
+            problem, prior, solver, samples=s.samples, seed=s.seed, numbers=numbers, batch=s.batch
         )
         calls, seconds = posterior.nfe, posterior.seconds / len(chunk)
         samples, misfit = posterior.samples.cpu(), posterior.misfit().mean(0).cpu()

@@ -117,7 +117,7 @@ def restore_folder(
                 number, number + len(picture)
             )  # its images' among all: they name the random streams
             posterior = restore(
-                problem, denoiser, solver, samples=samples, seed=seed, images=numbers
+                problem, denoiser, solver, samples=samples, seed=seed, numbers=numbers
             )
             restored = picture.like(posterior.mean.cpu())
             names.append(f"{picture.name}{restored.suffix}")

@@ -36,7 +36,7 @@ from invdiff.io.pictures import Picture, read_pictures
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
-from invdiff.prior.channels import of_channels
+from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
@@ -115,7 +115,7 @@ def main(words: list[str]) -> None:
     parts = pose(settings)
     for part in parts:
         solver.check(part.problem)
-        of_channels(prior, part.problem.operator.shape[0])
+        match_channels(prior, part.problem.operator.shape[0])
     with OutputFolder(settings) as folder:
         repeatable = {
             key: value for key, value in asdict(settings).items() if key not in ("out", "overwrite")
@@ -281,7 +281,7 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             seed=settings.seed,
             batch=settings.batch,
             tile=settings.tile,
-            images=part.numbers,
+            numbers=part.numbers,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False
             ),

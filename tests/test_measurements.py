@@ -72,7 +72,7 @@ def test_what_a_run_stores_is_a_measurement(
             "per_image" not in settings
         ):  # a mask that is drawn for image b is not drawn for the first of a run
             assert torch.equal(again.y[0], problem.y[b])
-            part = problem.take([b])
+            part = problem.select([b])
             torch.testing.assert_close(
                 again.residual(x[b : b + 1]), part.residual(x[b : b + 1]), rtol=0, atol=0
             )

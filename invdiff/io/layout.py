@@ -61,7 +61,7 @@ class Layout:
 
 
 def recognise(
-    y: Tensor | np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
+    y: Tensor | np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, what: str = "measurement"
 ) -> tuple[Tensor, Layout]:
     """A measurement as (B, *shape) on the [0, 1] scale, and how it lay in what was given, which
     stays as it is.
@@ -72,12 +72,13 @@ def recognise(
             (B, H, W, C), and without C = 1.
         shape: of one measurement.
         dtype: of the result, for a NumPy array and for integers.
+        what: name of y in messages.
 
     Raises:
         InputError: y is no array of numbers, or its axes can be read in two ways. One that cannot
             be read in any is returned as it is.
     """
-    values, layout = _numbers(y, dtype)
+    values, layout = _numbers(y, dtype, what)
     if tuple(values.shape[1:]) == shape:
         return values, layout
     if tuple(values.shape) == shape and len(shape) != 3:
@@ -91,18 +92,18 @@ def recognise(
     for other, arranged in others:
         if (arranged.shape, _steps(arranged)) != (first.shape, _steps(first)):
             raise InputError(
-                f"measurement: found shape {tuple(y.shape)}, which is {axes} or {other} for {shape}; "
+                f"{what}: found shape {tuple(y.shape)}, which is {axes} or {other} for {shape}; "
                 f"expected (B, {', '.join(map(str, shape))})"
             )
     return first, Layout(axes, layout.dtype, layout.numpy, layout.device)
 
 
-def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Layout]:
+def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype, what: str) -> tuple[Tensor, Layout]:
     """y as a tensor of floats, and its layout if it is the library's own."""
     if isinstance(y, np.ndarray):
         if y.dtype.kind not in "fub":
             raise InputError(
-                f"measurement: found values of type {y.dtype}, expected uint8, uint16, bool or floats"
+                f"{what}: found values of type {y.dtype}, expected uint8, uint16, bool or floats"
             )
         values = torch.from_numpy(
             np.array(y, dtype=y.dtype.newbyteorder("="))
@@ -112,14 +113,12 @@ def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Layout
         values = y.detach()
         layout = Layout(dtype=y.dtype, device=y.device)
     else:
-        raise InputError(
-            f"measurement: found a {type(y).__name__}, expected a tensor or a NumPy array"
-        )
+        raise InputError(f"{what}: found a {type(y).__name__}, expected a tensor or a NumPy array")
     if values.dtype in _TOP:
         return values.to(dtype) / _TOP[values.dtype], layout
     if not values.is_floating_point():
         raise InputError(
-            f"measurement: found values of type {values.dtype}, expected uint8, uint16, bool or floats"
+            f"{what}: found values of type {values.dtype}, expected uint8, uint16, bool or floats"
         )
     return values.to(dtype) if layout.numpy else values, layout
 

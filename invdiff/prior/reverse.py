@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, state_like
 from invdiff.prior.schedule import Spacing
 from invdiff.ranges import Range
 from invdiff.rng import Streams
@@ -244,13 +244,8 @@ def sample_streams(n: int, seed: int) -> Streams:
 
 def pure_noise(prior: Denoiser, sigma: float, noise: Streams) -> Tensor:
     """Draw x ~ N(1/2, sigma^2 I), one per stream: (B, C, H, W), device and dtype of the prior."""
-    x = like(prior).new_zeros(len(noise), *prior.shape)
+    x = state_like(prior).new_zeros(len(noise), *prior.shape)
     return 0.5 + sigma * noise(x)
-
-
-def like(prior: Denoiser) -> Tensor:
-    """Return a tensor of the device and the dtype that the prior computes with."""
-    return next(iter(prior.state_dict().values()))
 
 
 def generate(
@@ -330,7 +325,7 @@ def interpolate(
             f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same"
         )
     sigmas = prior.ladder(min(steps, max(t, 1)), spacing or default_spacing(sampler), t)
-    mix = weights.to(like(prior)).view(-1, 1, 1, 1)
+    mix = weights.to(state_like(prior)).view(-1, 1, 1, 1)
     x_0 = (1 - mix) * first.to(mix) + mix * second.to(mix)
     noise = Streams([(seed, 0)] * len(mix))
     x_t = x_0 + sigmas[0] * noise(x_0)

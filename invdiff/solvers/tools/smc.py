@@ -123,4 +123,4 @@ def populate(
     """
     particles = Particles(noise, count)
     images = torch.arange(len(x)).repeat_interleave(count).tolist()
-    return 0.5 + sigma * particles(x[images]), problem.take(images), particles
+    return 0.5 + sigma * particles(x[images]), problem.select(images), particles
