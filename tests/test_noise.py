@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import read_images
+from invdiff.io.collection import read_images
 from invdiff.noise import (
     Gaussian,
     Laplace,

@@ -33,6 +33,19 @@ class DDNMPlus(TimeTravel):
         eta: share of fresh noise in a step, where the noise of y does not decide it.
         cutoff: coefficients with sigma_y / s above this, on [0, 1], are treated as unmeasured, as
             in DDRM.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DDNMPlus
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DDNMPlus(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     eta: float = 0.85

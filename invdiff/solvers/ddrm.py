@@ -33,6 +33,19 @@ class DDRM(Solver):
             otherwise their small corrections accumulate. (The authors drop s < 0.03 for blur.)
         temperature: scale of the noise drawn, 1 in the paper; less gains PSNR and makes the spread
             too narrow.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DDRM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DDRM(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 20

@@ -42,6 +42,19 @@ class Gibbs(Population):
         steps: K, levels rho in geometric progression; ``spacing`` is not used.
         inner: steps of the reverse process at each level; a step is two calls of the prior.
         start: steps of the reverse process that draws the first x from the prior.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import Gibbs
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = Gibbs(steps=2, particles=2, inner=2, start=2)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 40

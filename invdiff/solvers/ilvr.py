@@ -31,6 +31,19 @@ class ILVR(Solver):
     Args:
         free: number of last steps without the projection; y is then only a hint, and fine detail
             comes from the prior.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import ILVR
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = ILVR(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     free: int = 0

@@ -30,6 +30,19 @@ class MCG(Solver):
 
     Args:
         zeta: step size of the gradient of ||y - A(x0(x))||, as published: see DPS.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import MCG
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = MCG(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 1000

@@ -35,6 +35,19 @@ class PiGDM(Solver):
             (``awd`` in the authors' code): more steps then pull harder. False steps towards
             E[x0 | x, y] instead, which tends to the right posterior for a Gaussian prior and relies
             on the network's Jacobian at high noise.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import PiGDM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = PiGDM(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     eta: float = 1.0

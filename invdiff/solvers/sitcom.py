@@ -36,6 +36,19 @@ class SITCOM(Solver):
         iterations: steps of Adam at most, each a call of the prior and a pass backwards.
         lam: weight of staying near x, in the same coordinates; 0 in the authors' code.
         margin: added to sigma_y, on [-1, 1].
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import SITCOM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = SITCOM(steps=2, iterations=3)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 20

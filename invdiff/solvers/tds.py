@@ -34,6 +34,19 @@ class TDS(Population):
 
     Args:
         twist: about |A|. The paper's 1 suits masks; means over 16 pixels need 1/4.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import TDS
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = TDS(steps=5, particles=4)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     twist: float = 1.0
@@ -73,6 +86,12 @@ class Twisted(NamedTuple):
         x0: D(x, sigma), (B, C, H, W); x itself at level 0.
         gradient: grad log psi, (B, C, H, W).
         log_psi: log psi without its constant, (B,).
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(3, 1, 2, 2)
+        >>> Twisted(x, x, torch.tensor([0.0, -1.0, -2.0])).select(torch.tensor([2, 2])).log_psi
+        tensor([-2., -2.])
     """
 
     x0: Tensor

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.io.pictures import SUFFIXES, read_image, to_channels
+from invdiff.io.collection import image_files
+from invdiff.io.pictures import read_image, to_channels
 from invdiff.rng import stream_seed
 
 Framing = Literal["fit", "random", "middle"]
@@ -265,13 +266,8 @@ def load_data(
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise InputError(
-            f"data {folder}: found no image, expected files ending in {', '.join(SUFFIXES)}"
-        )
-    return found
+    """The image files below a folder, in the order of `invdiff.io.collection`."""
+    return image_files(folder, recursive=True)
 
 
 def split(n: int) -> tuple[Tensor, Tensor]:

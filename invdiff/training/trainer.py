@@ -37,8 +37,9 @@ from tqdm import tqdm
 
 from invdiff.errors import InputError
 from invdiff.estimate import Estimate
-from invdiff.io.pictures import grid, write_image
+from invdiff.io.pictures import grid
 from invdiff.io.whole import write_whole
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import (
     PRIOR_FILE,
     ClassifierSpec,
@@ -54,7 +55,7 @@ from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
 from invdiff.resources import pick_device
-from invdiff.rng import Streams, stream_seed
+from invdiff.rng import Seed, Streams, stream_seed
 from invdiff.training.data import Data, epoch_order, load_data, sent
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 from invdiff.training.optimiser import OptimiserName, optimisers
@@ -65,8 +66,14 @@ class TrainSettings:
     """A training preset: everything that the weights depend on, and how often to look at them.
 
     Attributes:
-        data: what ``load_data`` reads; size, channels, crop and held_out as there.
+        data: a folder of images, an .npz of uint8 arrays, or "swissroll".
+        size: side in pixels to which images are resized; by default that of the data.
+        channels: 1 for gray images, 3 for colour; by default those of the data.
+        crop: take random squares of ``size`` pixels instead of resizing.
+        held_out: images that are not trained on, a folder or an .npz; by default a part of data.
         network: by its registered name; with ``classes`` it learns the labels of the data.
+        schedule: the noise schedule.
+        T: steps of the schedule.
         target, variance: what the network predicts, and sigma_t^2 of p_theta; as in ``DDPM``. The
             target "label" trains a classifier of noisy images (``unet_classifier``).
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
@@ -86,10 +93,17 @@ class TrainSettings:
             step: by a third at 16 images of the preset ``fashion``, by less in larger batches.
         lr: the learning rate after ``warmup`` steps; it falls linearly to zero over the last
             ``cooldown`` steps.
+        warmup, cooldown: steps over which the learning rate rises, and falls to zero.
+        weight_decay: decoupled decay of the weights, as in AdamW.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, reached gradually.
         flip: mirror images at random.
+        seed: of every random number; the same seed gives the same weights.
         precision: "auto" is bf16 where the hardware computes in it, else float32.
+        channels_last: keep images with the channels last, which is faster on some GPUs.
+        compile: compile the network (torch.compile), which takes minutes and then saves time.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
+        log_every: steps between lines of log.csv.
         eval_every, save_every: steps between looks (bits/dim, a grid of samples) and checkpoints.
         eval_images: held-out images of a look at bits/dim.
     """
@@ -120,7 +134,7 @@ class TrainSettings:
     clip: float = 1.0
     ema: float = 0.999
     flip: bool = False
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
     channels_last: bool = False
     compile: bool = False

@@ -27,6 +27,13 @@ class Population(Solver):
 
     Args:
         particles: P, the size of a population.
+
+    Example:
+        The prior sees all particles of a sample at once:
+
+        >>> from invdiff.solvers import TDS
+        >>> TDS(particles=5).width
+        5
     """
 
     particles: int = 8
