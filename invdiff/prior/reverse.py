@@ -281,10 +281,11 @@ def generate(
         >>> generate(prior, 3, steps=10, sampler="heun").shape
         torch.Size([3, 1, 2, 2])
     """
-    *_, last = progressive(
+    for state in progressive(
         prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed
-    )
-    return last.x
+    ):
+        x = state.x
+    return x
 
 
 @torch.no_grad()

@@ -128,7 +128,7 @@ class Schedule:
         Nichol & Dhariwal 2021, Sec. 4.
         """
         whole = torch.tensor(float(self.T))
-        t = self._subset(steps, spacing, whole).flip(0).round().long().unique()
+        t = torch.unique(self._subset(steps, spacing, whole).round().long())
         return Schedule(self.abar[t], self.timesteps[t])
 
     def sigma_at(self, t: Tensor) -> Tensor:

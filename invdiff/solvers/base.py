@@ -293,4 +293,5 @@ def linearised(prior: Denoiser, problem: Problem, x: Tensor, sigma: float) -> Li
 
 def image_norm(r: Tensor) -> Tensor:
     """Return the Euclidean norm of each image's entries, (B, ...) -> (B, 1, ...)."""
-    return torch.linalg.vector_norm(r, dim=tuple(range(1, r.ndim)), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(r, dim=tuple(range(1, r.ndim)), keepdim=True)
+    return norm

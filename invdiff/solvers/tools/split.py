@@ -101,7 +101,8 @@ class Split:
         """
         r = self.problem.residual(x)
         pulled, d = self.pull(r, rho)
-        return -0.5 * (r * (r - self.operator(d * pulled)) / self.variance).flatten(1).sum(1)
+        whitened: Tensor = r * (r - self.operator(d * pulled)) / self.variance
+        return -0.5 * whitened.flatten(1).sum(1)
 
     def draw(self, x: Tensor, rho: Tensor, noise: Streams) -> Tensor:
         """Draw z given x and y.
