@@ -165,6 +165,7 @@ def test_solvers_that_are_confidently_wrong(solver: str, case: Case) -> None:
     assert found.ninety < 0.85, found
 
 
+@pytest.mark.slow
 def test_the_scores_of_exact_draws_are_those_of_the_truth() -> None:
     truth = truth_of(PATCHES, 8, 64)
     found = score(truth.others, truth)
