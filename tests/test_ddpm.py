@@ -215,7 +215,9 @@ def test_kl_divergence() -> None:
 def test_L_T(schedule: Schedule) -> None:
     x_0 = uniform(3, 2, 4, 4) * 2 - 1
     q = Reference(schedule.abar[-1].sqrt() * x_0, (1 - schedule.abar[-1]).sqrt())
-    expected = reference_kl(q, Reference(torch.zeros_like(x_0), torch.ones_like(x_0))).sum((1, 2, 3))
+    expected = reference_kl(q, Reference(torch.zeros_like(x_0), torch.ones_like(x_0))).sum(
+        (1, 2, 3)
+    )
     torch.testing.assert_close(
         DDPM(nn.Identity(), schedule).L_T(x_0), expected, rtol=1e-9, atol=1e-15
     )
@@ -378,7 +380,9 @@ def test_bits_per_dim_of_a_gaussian(variance: Fixed) -> None:
 
     end = Reference(s.abar[-1].sqrt() * MEAN, (s.abar[-1] * STD**2 + 1 - s.abar[-1]).sqrt())
     chain = (
-        float(reference_kl(end, Reference(0.0, 1.0)) + kl_of_variances(small + motion, sigma2).sum())
+        float(
+            reference_kl(end, Reference(0.0, 1.0)) + kl_of_variances(small + motion, sigma2).sum()
+        )
         / nats
     )
     decoder = s.posterior_variance[2] if variance == "small" else s.beta[1]
@@ -601,6 +605,7 @@ def test_algorithm_1_draws_every_t() -> None:
     assert len(counts) == 10 and bool(((counts - 1000).abs() < 5 * 30).all())
 
 
+@pytest.mark.slow
 @targets
 def test_overfitting_one_batch(target: Target) -> None:
     torch.manual_seed(0)

@@ -43,18 +43,18 @@ def test_the_effective_sample_size() -> None:
 
 
 def test_particles_are_resampled_only_where_few_count() -> None:
-    """Below P / 2: images of an effective size of 0.7 P, 0.3 P and exactly P / 2."""
+    """Below P / 2: images of an effective size of 0.7 P, 0.4 P and 0.6 P."""
     P = 10
     weights = torch.zeros(3, P, dtype=torch.float64)
-    weights[0, :7], weights[1, :3], weights[2, :5] = 1, 1, 1
+    weights[0, :7], weights[1, :4], weights[2, :6] = 1, 1, 1
     log_w = weights.log().flatten()
     particles = Particles(Streams([(5, b) for b in range(3)]), P)
     chosen, new, ess = particles.resample_if_few(log_w)
-    torch.testing.assert_close(ess, torch.tensor([7.0, 3.0, 5.0], dtype=torch.float64))
+    torch.testing.assert_close(ess, torch.tensor([7.0, 4.0, 6.0], dtype=torch.float64))
     few = torch.arange(10, 20)
     kept = torch.cat([torch.arange(10), torch.arange(20, 30)])
     assert torch.equal(chosen[kept], kept) and torch.equal(new[kept], log_w[kept])
-    assert set(chosen[few].tolist()) == {10, 11, 12} and bool((new[few] == 0).all())
+    assert set(chosen[few].tolist()) == {10, 11, 12, 13} and bool((new[few] == 0).all())
 
 
 def test_all_noise_of_particles_is_of_their_image_s_stream() -> None:
