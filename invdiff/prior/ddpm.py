@@ -229,7 +229,9 @@ class DDPM:
         return (x_t - abar.sqrt() * self.predict_x_0(x_t, t)) / (1 - abar).sqrt()
 
     def p(self, x_t: Tensor, t: Tensor, clip: bool = True) -> Normal:
-        """Return p_theta(x_{t-1} | x_t): the mean of Eq. 7 at the predicted x_0, variance sigma_t^2.
+        """Return p_theta(x_{t-1} | x_t), of variance sigma_t^2.
+
+        Its mean is that of Eq. 7 at the predicted x_0.
 
         Args:
             clip: whether the predicted x_0 is clipped to [-1, 1], which changes nothing for a
@@ -286,8 +288,8 @@ class DDPM:
     def min_snr(self, t: Tensor, gamma: float) -> Tensor:
         """Return the weight that makes L_simple min(SNR_t, gamma) times the square error of x_0.
 
-        (B,), float64. Hang et al. 2023, Sec. 3.4 (https://arxiv.org/abs/2303.09556); SNR_t = abar_t / (1 -
-        abar_t).
+        (B,), float64, with SNR_t = abar_t / (1 - abar_t). Hang et al. 2023, Sec. 3.4
+        (https://arxiv.org/abs/2303.09556).
         """
         abar = self.schedule.abar.to(t.device)[t]
         snr = abar / (1 - abar)

@@ -42,7 +42,7 @@ def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
 
 
 def weights_like(module: nn.Module) -> Tensor | None:
-    """Return the first tensor of floating-point numbers that a module holds, None if it has none."""
+    """Return the first floating-point tensor of a module, None if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
@@ -88,7 +88,7 @@ def network_input(
 
 
 def in_own_dtype(network: nn.Module, x_t: Tensor, *told: Tensor) -> Tensor:
-    """Call a network in the dtype of its weights, and return what it makes of x_t in that of x_t."""
+    """Call a network in the dtype of its weights, and return its output in the dtype of x_t."""
     weights = weights_like(network)
     out: Tensor = network(x_t if weights is None else x_t.to(weights.dtype), *told)
     return out.to(x_t.dtype)
@@ -146,7 +146,7 @@ class Denoiser(nn.Module, ABC):
         return x_0.to(x.dtype)
 
     def input_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype in which ``forward`` is given x: half precision where that is its own."""
+        """Return the dtype in which ``forward`` is given x: half precision if the weights are."""
         weights = weights_like(self)
         low = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
         return weights.dtype if weights is not None and low else x.dtype
@@ -220,8 +220,13 @@ class NetworkDenoiser(Denoiser):
         variance: Variance = "small",
     ) -> None:
         super().__init__()
-        self.network, self.shape, self.schedule = network, shape, schedule
-        self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
+        self.network = network
+        self.shape = shape
+        self.schedule = schedule
+        self.target = target
+        self.stride = stride
+        self.clip = clip
+        self.classes = classes
         self.variance = variance
 
     def input_dtype(self, x: Tensor) -> torch.dtype:
@@ -236,9 +241,8 @@ class NetworkDenoiser(Denoiser):
         """
         stages = [module for module in self.network.modules() if isinstance(module, Stage)]
         if on and not stages:
-            raise InputError(
-                f"recompute: found a {type(self.network).__name__}, expected a network of stages, as UNet"
-            )
+            found = type(self.network).__name__
+            raise InputError(f"recompute: found a {found}, expected a network of stages, as UNet")
         for module in stages:
             module.recompute = on
         return self
@@ -283,7 +287,8 @@ class GaussianDenoiser(Denoiser):
 
     def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> None:
         super().__init__()
-        self.shape, self.schedule = tuple(mean.shape), schedule or Schedule.linear()
+        self.shape = tuple(mean.shape)
+        self.schedule = schedule or Schedule.linear()
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
         self.register_buffer("mean", mean)
         self.register_buffer("eigenvalues", eigenvalues.clamp_min(0))
@@ -323,7 +328,8 @@ class MixtureDenoiser(Denoiser):
         self, weights: Tensor, means: Tensor, variances: Tensor, schedule: Schedule | None = None
     ) -> None:
         super().__init__()
-        self.shape, self.schedule = tuple(means.shape[1:]), schedule or Schedule.linear()
+        self.shape = tuple(means.shape[1:])
+        self.schedule = schedule or Schedule.linear()
         self.register_buffer("log_weights", weights.log())
         self.register_buffer("means", means.flatten(1))
         self.register_buffer("variances", variances)

@@ -1,4 +1,4 @@
-"""What a solver is: frozen settings and one generator of steps; and the formulas that many share."""
+"""The base of all solvers, frozen settings and a generator of steps, and formulas that many share."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ class DDNM(TimeTravel):
     """Denoising diffusion null-space model: x0 is corrected in the range of A^T, then renoised.
 
     Without noise the correction is A^+ (y - A x0), as published. With noise in y, A^+ would carry
-    that into x0 amplified. There A^T (A A^T + damp)^-1 takes its place, damp = sigma_y^2 / r^2, with
-    r^2 the variance of x0's error as in PiGDM.
+    that into x0 amplified. There A^T (A A^T + damp)^-1 takes its place, damp = sigma_y^2 / r^2,
+    with r^2 the variance of x0's error as in PiGDM.
 
     Args:
         eta: share of fresh noise in a step.

@@ -106,11 +106,16 @@ class Twisted(NamedTuple):
 def twisted(prior: Denoiser, problem: Problem, x: Tensor, sigma: float, twist: float) -> Twisted:
     """Return the twisting function N(y; A(x0(x)), sigma_y^2 + (twist sigma)^2) at x."""
     variance = at_least(problem.variance() + (twist * sigma) ** 2, 1e-8)
-    if sigma > 0:
-        x0, pull_x0 = vjp(prior, x, sigma)
-    else:
-        x0, pull_x0 = x, torch.zeros_like  # nothing comes after it, and no gradient is needed
+    if sigma == 0:
+        # No step comes after the last level, and no gradient is needed.
+        residual = problem.residual(x)
+        return Twisted(x, torch.zeros_like(x), log_normal(residual, variance))
+    x0, pull_x0 = vjp(prior, x, sigma)
     residual, pull_residual = residual_vjp(problem, x0)
     gradient = -pull_x0(pull_residual(residual / variance))
-    log_psi = -0.5 * (residual**2 / variance).flatten(1).sum(1)
-    return Twisted(x0, gradient, log_psi)
+    return Twisted(x0, gradient, log_normal(residual, variance))
+
+
+def log_normal(residual: Tensor, variance: float | Tensor) -> Tensor:
+    """Return log N(residual; 0, variance) of each image, (B,), without its constant."""
+    return -0.5 * (residual**2 / variance).flatten(1).sum(1)

@@ -74,7 +74,7 @@ class Particles(Streams):
         return super().uniform(self._by_image(like)).flatten(0, 1)
 
     def poisson(self, rate: Tensor) -> Tensor:
-        """Return Poisson counts of rates (B P, ...) >= 0, in the dtype and on the device of rate."""
+        """Return Poisson counts of rates (B P, ...), in the dtype and on the device of the rates."""
         return super().poisson(self._by_image(rate)).flatten(0, 1)
 
     def _by_image(self, x: Tensor) -> Tensor:
