@@ -74,17 +74,20 @@ class DDRM(Solver):
         around_y = y + spread * operator.v_t(noise(x))
         c = torch.where(std < sigmas[0], around_y, operator.v_t(x))
         x = operator.v(c)
+        from_y = (
+            self.eta_b * std
+        ) ** 2  # the variance of the noise that y brings, where it is strong
         for s, s_next in pairwise(sigmas):
             x0 = prior(x, s)
             c0 = operator.v_t(x0)
             z = self.temperature * operator.v_t(noise(x))
             kept = (1 - self.eta**2) ** 0.5 * s_next
             # Eq. 8, its three cases: not measured, y noisier than the next x, and less noisy.
-            renoised = c0 + self.eta * s_next * z
-            unseen = renoised + kept * (c - c0) / s
-            weak = renoised + kept * (y - c0) / std
-            rest = (s_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
-            strong = c0 + self.eta_b * (y - c0) + rest * z
+            renoised = torch.add(c0, z, alpha=self.eta * s_next)
+            unseen = torch.add(renoised, c - c0, alpha=kept / s)
+            weak = torch.add(renoised, (y - c0) / std, alpha=kept)
+            rest = (s_next**2 - variance_of_y).clamp_min(0).sqrt()
+            strong = torch.lerp(c0, y, self.eta_b) + rest * z
             c = torch.where(std <= s_next, strong, torch.where(std < torch.inf, weak, unseen))
             x = operator.v(c)
             yield Step(s_next, x, x0)
