@@ -4,8 +4,8 @@ A split Gibbs sampler as PnP-DM (Wu et al. 2024, https://arxiv.org/abs/2405.1878
 measured with less noise (`Split`). Its levels rho_1 > ... > rho_K have the targets p_k(x) ~ p(x)
 N(y; A x, Sigma + (rho_k^2 - rho_K^2) A A^T), from about the prior to p_K = p(x | y), whatever rho_K
 is. At high levels modes and wide directions mix, as small steps do not. Weights correct the rest,
-as in Del Moral et al. 2006 (https://doi.org/10.1111/j.1467-9868.2006.00553.x): particles are weighted
-by p_{k+1} / p_k, in which the unknown density of the prior cancels.
+as in Del Moral et al. 2006 (https://doi.org/10.1111/j.1467-9868.2006.00553.x): particles are
+weighted by p_{k+1} / p_k, in which the unknown density of the prior cancels.
 """
 
 from __future__ import annotations
