@@ -1,10 +1,9 @@
-"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x],
-images in [0, 1].
+"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x].
 
-A DDPM network saw x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on [-1, 1]. With s = 2 sigma (that
-scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) / sqrt(1 + s^2)  (Karras et al.
-2022, App. C.3). The Gaussian and the Gaussian mixture have closed forms and are the oracles of the
-tests.
+Images are in [0, 1]. A DDPM network was trained on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on
+[-1, 1]. With s = 2 sigma (that scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) /
+sqrt(1 + s^2)  (Karras et al. 2022, App. C.3). The Gaussian and the Gaussian mixture have closed
+forms and are the oracles of the tests.
 """
 
 from __future__ import annotations

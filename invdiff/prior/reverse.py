@@ -1,5 +1,4 @@
-"""The reverse process in sigma coordinates x = x_0 + sigma n: DDPM, DDIM, DPM-Solver++ and Heun as
-one loop.
+"""The reverse process in sigma coordinates x = x_0 + sigma n, one loop for all samplers.
 
 DDPM and DDIM: Song, Meng & Ermon 2021, Eq. 12 and 16 (https://arxiv.org/abs/2010.02502), divided by
 sqrt(abar). DPM-Solver++(2M): Lu et al. 2022, Algorithm 2 (https://arxiv.org/abs/2211.01095),

@@ -1,8 +1,7 @@
-"""Annealed Langevin dynamics with the likelihood: Jalal et al. 2021, Eq. 4
-(https://arxiv.org/abs/2108.01368).
+"""Annealed Langevin dynamics with the likelihood, Jalal et al. 2021, Eq. 4.
 
-The levels, and steps in proportion to sigma^2, are those of Song & Ermon 2019
-(https://arxiv.org/abs/1907.05600).
+https://arxiv.org/abs/2108.01368. The levels, and steps in proportion to sigma^2, are those of Song
+& Ermon 2019 (https://arxiv.org/abs/1907.05600).
 """
 
 from __future__ import annotations
@@ -63,11 +62,13 @@ class ALD(Solver):
 
     @property
     def total_steps(self) -> int:
+        """Number of Steps that ``iterate`` yields."""
         return self.steps * self.T + 1
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         operator = problem.linear
         for sigma in sigmas[:-1]:
             eta = self.epsilon * sigma**2

@@ -1,4 +1,4 @@
-"""The base of all solvers, frozen settings and a generator of steps, and formulas that many share."""
+"""The base of all solvers, and the formulas that many of them share."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""DAPS, decoupled annealing posterior sampling: Zhang et al. 2024, Alg. 1
-(https://arxiv.org/abs/2407.01521).
+"""DAPS, decoupled annealing posterior sampling: Zhang et al. 2024, Alg. 1.
+
+https://arxiv.org/abs/2407.01521
 """
 
 from __future__ import annotations
@@ -79,11 +80,13 @@ class DAPS(Solver):
     }
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        """Return the noise levels of a run under a prior, decreasing to 0."""
         return ladder_between(prior, self.steps, "karras", self.sigma_max, self.sigma_min)
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = positive_variance(problem) if self.beta_y is None else self.beta_y**2 / 4
         chain = langevin_chain
         if self.inner == "hmc":

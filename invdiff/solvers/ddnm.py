@@ -54,6 +54,7 @@ class DDNM(TimeTravel):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = problem.variance()
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:

@@ -1,7 +1,6 @@
-"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Eq. 17 to 19,
-Alg. 2.
+"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Alg. 2.
 
-https://arxiv.org/abs/2212.00490. In x = x_0 + sigma n the thresholds a sigma_y / s > sigma_t' are
+Eq. 17 to 19 of https://arxiv.org/abs/2212.00490. In x = x_0 + sigma n the thresholds a sigma_y / s > sigma_t' are
 sigma_y / s > sigma'.
 """
 
@@ -58,6 +57,7 @@ class DDNMPlus(TimeTravel):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         operator, y, std = coefficients(problem)
         measured = std <= self.cutoff
         std = torch.where(measured, std, torch.inf)

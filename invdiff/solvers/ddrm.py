@@ -1,5 +1,6 @@
-"""Denoising diffusion restoration models, Kawar et al. 2022, Eq. 7 and 8
-(https://arxiv.org/abs/2201.11793).
+"""DDRM, denoising diffusion restoration models: Kawar et al. 2022, Eq. 7 and 8.
+
+https://arxiv.org/abs/2201.11793
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class DDRM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         operator, y, std = coefficients(problem)
         std = torch.where(std <= self.cutoff, std, torch.inf)
         # Eq. 7: begin around y where its noise is below the first level.
@@ -74,9 +76,7 @@ class DDRM(Solver):
         around_y = y + spread * operator.v_t(noise(x))
         c = torch.where(std < sigmas[0], around_y, operator.v_t(x))
         x = operator.v(c)
-        from_y = (
-            self.eta_b * std
-        ) ** 2  # the variance of the noise that y brings, where it is strong
+        variance_of_y = (self.eta_b * std) ** 2  # in the next x, where y is the less noisy
         for s, s_next in pairwise(sigmas):
             x0 = prior(x, s)
             c0 = operator.v_t(x0)

@@ -1,5 +1,6 @@
-"""DiffPIR: plug-and-play image restoration, Zhu et al. 2023, Alg. 1
-(https://arxiv.org/abs/2305.08995).
+"""DiffPIR, plug-and-play image restoration: Zhu et al. 2023, Alg. 1.
+
+https://arxiv.org/abs/2305.08995
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class DiffPIR(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = at_least(problem.variance(), 1e-6)
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)

@@ -57,6 +57,7 @@ class DPS(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
             x0, gradient = misfit_gradient(prior, problem, weights, x, sigma)

@@ -67,6 +67,7 @@ class Gibbs(Population):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
         split = Split(problem, x)
         finest = split.last / 10

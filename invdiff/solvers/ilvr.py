@@ -1,5 +1,6 @@
-"""ILVR, iterative latent variable refinement: Choi et al. 2021, Alg. 1
-(https://arxiv.org/abs/2108.02938).
+"""ILVR, iterative latent variable refinement: Choi et al. 2021, Alg. 1.
+
+https://arxiv.org/abs/2108.02938
 
 x' <- x' + phi(y') - phi(x'), y' the reference with the noise of x' and phi a low-pass filter, down
 and up again. For any linear A the filter is the projection phi = A^+ A, and A^+ y is phi of the
@@ -54,6 +55,7 @@ class ILVR(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)

@@ -1,5 +1,6 @@
-"""MCG, manifold constrained gradients: Chung et al. 2022, Alg. 1
-(https://arxiv.org/abs/2206.00941).
+"""MCG, manifold constrained gradients: Chung et al. 2022, Alg. 1.
+
+https://arxiv.org/abs/2206.00941
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class MCG(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
             x0, gradient = misfit_gradient(prior, problem, weights, x, sigma)

@@ -60,6 +60,7 @@ class MCGDiff(Population):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
         operator, y, std = coefficients(problem)
         tau = nearest_levels(std, sigmas)

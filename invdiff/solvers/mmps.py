@@ -65,11 +65,13 @@ class MMPS(Solver):
     }
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        """Return the noise levels of a run under a prior, decreasing to 0."""
         return ladder_between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)

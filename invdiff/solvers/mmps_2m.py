@@ -56,6 +56,7 @@ class MMPS2M(MMPS):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         before = None
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)

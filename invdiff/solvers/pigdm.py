@@ -1,5 +1,6 @@
-"""Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1
-(https://openreview.net/forum?id=9_gsMA8MRKQ).
+"""Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1.
+
+https://openreview.net/forum?id=9_gsMA8MRKQ
 
 With p(x0 | x) taken as N(x0, r^2 I), grad log p(y | x) = g / r^2, g = J^T A^T (A A^T + sigma_y^2 /
 r^2)^-1 (y - A x0), J the Jacobian of x0. The paper's step adds sqrt(abar_s abar_t) g in VP
@@ -60,6 +61,7 @@ class PiGDM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = problem.variance()
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma)

@@ -75,6 +75,7 @@ class PnPDM(Solver):
     }
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        """Return the noise levels of a run under a prior, decreasing to 0."""
         highest = prior.ladder(1)[0]
         rhos = [max(self.rho_max * self.decay**k, self.rho_min) for k in range(self.steps)]
         return (*[min(rho / 2, highest) for rho in rhos], 0.0)
@@ -82,6 +83,7 @@ class PnPDM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x = torch.full_like(x, 0.5)
         ladder = prior.ladder(self.levels, self.spacing)
         for rho, rho_next in pairwise(sigmas):

@@ -1,5 +1,6 @@
-"""RED-diff, regularisation by denoising diffusion: Mardani et al. 2023, Alg. 1
-(https://arxiv.org/abs/2305.04391).
+"""RED-diff, regularisation by denoising diffusion: Mardani et al. 2023, Alg. 1.
+
+https://arxiv.org/abs/2305.04391
 
 Adam descends ||y - A(mu)||^2 / 2 + lam_t (eps_theta(x_t) - eps) . mu with lam_t = lam sqrt(1 -
 abar_t) / sqrt(abar_t): at x_t = mu + sigma eps its gradient is A^T (A mu - y) + lam (mu - x0),
@@ -62,6 +63,7 @@ class REDDiff(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         weights = precision(problem)
         mu = initial_mean(problem, x)
         adam = Adam(mu, 0.01)

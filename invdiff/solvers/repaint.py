@@ -48,6 +48,7 @@ class RePaint(TimeTravel):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
                 x = diffuse(x, sigma, sigma_next, noise)

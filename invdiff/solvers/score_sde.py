@@ -1,5 +1,6 @@
-"""Score-based generative modelling through SDEs, Song et al. 2021: Alg. 2 and App. I
-(https://arxiv.org/abs/2011.13456).
+"""Score-based generative modelling through SDEs, Song et al. 2021, Alg. 2 and App. I.
+
+https://arxiv.org/abs/2011.13456
 
 Predictor-corrector sampling, x projected onto the measurement diffused along: App. I.2 replaces
 known pixels, I.3 known directions; with A^+ that is every linear A, as in Song et al. 2022
@@ -64,6 +65,7 @@ class ScoreSDE(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
             # Predictor.
             x0 = prior(x, sigma)

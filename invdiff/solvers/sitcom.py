@@ -1,5 +1,6 @@
-"""SITCOM, step-wise triple-consistent sampling: Alkhouri et al. 2024, Alg. 1
-(https://arxiv.org/abs/2410.04479).
+"""SITCOM, step-wise triple-consistent sampling: Alkhouri et al. 2024, Alg. 1.
+
+https://arxiv.org/abs/2410.04479
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class SITCOM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         # The square norm of a residual that explains y.
         std = with_ndim(problem.variance(), x.ndim) ** 0.5 + self.margin / 2
         enough = std**2 * with_ndim(problem.operator.count(problem.y), x.ndim)

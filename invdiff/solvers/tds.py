@@ -56,6 +56,7 @@ class TDS(Population):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
         now = twisted(prior, problem, x, sigmas[0], self.twist)
         log_w = now.log_psi

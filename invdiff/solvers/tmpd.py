@@ -1,5 +1,6 @@
-"""Tweedie moment projected diffusions, Boys et al. 2023, in the diagonal form
-(https://arxiv.org/abs/2310.06721).
+"""Tweedie moment projected diffusions, Boys et al. 2023, in the diagonal form.
+
+https://arxiv.org/abs/2310.06721
 
 With p(x0 | x) taken as N(x0, V), V = sigma^2 J as in MMPS, and A V A^T replaced by the diagonal of
 its row sums, E[x0 | x, y] = x0 + V A^T (y - A x0) / (sigma_y^2 + A V A^T 1): two passes backwards
@@ -58,6 +59,7 @@ class TMPD(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
             x0 = projected_mean(prior, problem, x, sigma)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)

@@ -42,6 +42,7 @@ class Population(Solver):
 
     @property
     def width(self) -> int:
+        """Number of particles behind each sample."""
         return self.particles
 
 
