@@ -327,11 +327,13 @@ def shadow(t: Tensor, cos: float, sin: float) -> Tensor:
     """Return the area of a unit square's shadow at offsets below t from its centre.
 
     The shadow is the convolution of two boxes, of the widths |cos| and |sin| of the angle: a
-    trapezoid. Its area is a difference of squares over their product, exact to about 1e-8 as one
-    width goes to zero.
+    trapezoid. Its area is a difference of squares over their product. Of a width below 1e-7 the
+    other box is all of it, exact to about 1e-8.
     """
     long = max(abs(cos), abs(sin))
-    short = max(min(abs(cos), abs(sin)), 1e-7)
+    short = min(abs(cos), abs(sin))
+    if short < 1e-7:
+        return (t / long + 0.5).clamp(0, 1)
     outer = (long + short) / 2
     inner = (long - short) / 2
     area = torch.zeros_like(t)
