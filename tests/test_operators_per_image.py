@@ -215,7 +215,7 @@ def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver:
     together = restore(problem, prior, solver, samples=2)
     one = a.select([2])
     alone = Problem(one, Gaussian(0.05), problem.y[2:])
-    expected = restore(alone, prior, solver, samples=2, images=[2])
+    expected = restore(alone, prior, solver, samples=2, numbers=[2])
     torch.testing.assert_close(together.samples[:, 2], expected.samples[:, 0], rtol=0, atol=1e-9)
     torch.testing.assert_close(together.misfit()[:, 2], expected.misfit()[:, 0], rtol=1e-8, atol=0)
     chunked = restore(problem, prior, solver, samples=2, batch=4).samples

@@ -57,7 +57,7 @@ def swap(words: list[str], word: str) -> list[str]:
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command prints before it exits with status 2."""
     with pytest.raises(SystemExit) as error:
-        config.run_command(main, "", arguments)
+        config.run_command(main, arguments)
     assert error.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("invdiff: error: ") and line.count("\n") == 1

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.io.dicom import is_dicom
-from invdiff.io.names import label, natural_order, split_name
+from invdiff.io.names import label, split_name
 from invdiff.io.pictures import Picture, read_picture, size, to_channels
 from invdiff.io.units import Units
 
@@ -68,18 +68,23 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     found = [path for path in listed(folder, recursive) if _is_image(path)]
     if not found:
         raise InputError(
-            f"{folder}: found no readable image, expected files ending in {', '.join(SUFFIXES)}"
+            f"{folder}: found no image, expected files ending in {', '.join(SUFFIXES)}"
         )
     return found
 
 
-def listed(folder: Path, recursive: bool = False) -> list[Path]:
+def listed(
+    folder: Path, recursive: bool = False, above: frozenset[str] = frozenset()
+) -> list[Path]:
     """Return all files of a folder that are not hidden, in natural order.
+
+    A link that leads back to one of the folders ``above`` is not followed.
 
     Raises:
         InputError: the folder cannot be listed.
     """
     found = []
+    above |= {os.path.realpath(folder)}
     try:
         for entry in folder.iterdir():
             if is_hidden(entry.name):
@@ -87,7 +92,8 @@ def listed(folder: Path, recursive: bool = False) -> list[Path]:
             if not os.path.isdir(entry):
                 found.append(entry)
             elif recursive:
-                found += listed(entry, recursive)
+                if os.path.realpath(entry) not in above:
+                    found += listed(entry, recursive, above)
             elif entry.name.lower().endswith(SUFFIXES):
                 found.append(entry)  # a folder with an image's name: told of when it is read
     except OSError as error:
@@ -241,7 +247,8 @@ class Item:
         else:
             picture = read_picture(self.file)
         if self.image >= len(picture):
-            raise InputError(f"{self.file}: found {len(picture)} images, expected more than before")
+            found = f"{len(picture)} image{'s' * (len(picture) != 1)}"
+            raise InputError(f"{self.file}: found {found}, expected at least {self.image + 1}")
         if self.units is not None:
             picture = picture.in_units(self.units)
         return picture.values[self.image]
