@@ -29,6 +29,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "mask_file": {"mask": "none.png"},
     "fourier_file": {"mask": "none.png"},
     "blur_gaussian": {"sigma": 1.0},
+    "blur_nonlinear": {"kernel_size": 3},
     "blur": {"kernel": torch.ones(1, 3) / 3},
     "blur_separable": {"kernel": torch.ones(1, 3) / 3},
     "blur_circular": {"kernel": torch.ones(1, 3) / 3},
