@@ -182,7 +182,8 @@ class Operator(nn.Module, ABC):
         return self._exact[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        module: Any = super()  # whose method has no types
+        module._apply(fn, recurse)
         for name, value in self._exact.items():
             like = self.get_buffer(name)
             dtype = like.dtype if like.dtype in PRECISIONS else torch.float32
