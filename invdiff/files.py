@@ -54,7 +54,7 @@ class _Method:
             self.solver,
             samples=self.samples,
             seed=self.seed,
-            images=numbers,
+            numbers=numbers,
         )
 
 

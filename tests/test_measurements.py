@@ -16,6 +16,7 @@ from invdiff import Gaussian, Posterior, Problem, config, registry
 from invdiff.errors import InputError
 from invdiff.io.measurements import read_measurements
 from invdiff.operators import FourierLines
+from invdiff.operators.base import numbered
 from invdiff.solve import SolveSettings, pose
 
 KERNEL = {"kernel": {"name": "gaussian", "sigma": 0.6, "size": 3}}
@@ -53,7 +54,7 @@ def test_what_a_run_stores_is_a_measurement(
     )
     np.save("kernels.npy", np.full((1, 2, 3, 3), 1 / 9))
     settings = {"name": name, **NEEDED.get(name, {})}
-    operator = config.build("operator", settings, shape=(3, *size), images=range(2))
+    operator = config.build("operator", numbered(settings, range(2)), shape=(3, *size))
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     problem = Problem.simulate(x, operator, Gaussian(0.05), seed=4)
     Path("run").mkdir()
@@ -72,7 +73,7 @@ def test_what_a_run_stores_is_a_measurement(
             "per_image" not in settings
         ):  # a mask that is drawn for image b is not drawn for the first of a run
             assert torch.equal(again.y[0], problem.y[b])
-            part = problem.take([b])
+            part = problem.select([b])
             torch.testing.assert_close(
                 again.residual(x[b : b + 1]), part.residual(x[b : b + 1]), rtol=0, atol=0
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from pathlib import Path
 
-from invdiff.io.whole import short_name
+from invdiff.io.whole import LONGEST_NAME
 
 _ROOM = 75  # bytes that are left to what is added to a name, such as _measurement.npy
 
@@ -35,6 +37,26 @@ def label(name: str) -> str:
     """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return short_name(text.replace("\0", "\ufffd"), room=_ROOM)
+
+
+def short_name(name: str, room: int = 0) -> str:
+    """Return a name for a file, cut so that `room` more bytes still fit into a name.
+
+    A cut name ends with a checksum of the whole one, so that different names stay different.
+
+    Example:
+        >>> short_name("photo", room=20)
+        'photo'
+        >>> len(short_name("x" * 300, room=20))
+        235
+    """
+    limit = LONGEST_NAME - room
+    if len(os.fsencode(name)) <= limit:
+        return name
+    mark = f"~{zlib.crc32(os.fsencode(name)):08x}"
+    while len(os.fsencode(name)) > limit - len(mark):
+        name = name[:-1]
+    return name + mark
 
 
 def natural_order(path: Path) -> list[list[tuple[int, str]]]:

@@ -175,13 +175,14 @@ def read_image(path: str | Path, units: Units | None = None) -> Tensor:
     return (picture if units is None else picture.in_units(units)).values[0]
 
 
-def read_picture(path: str | Path, *, measurement: bool = False) -> Picture:
+def read_picture(path: str | Path, *, measurement: bool = False, notes: bool = True) -> Picture:
     """Read all images of one file, with its alpha, depth, units and header.
 
     Args:
         path: the file.
         measurement: whether noise may carry floats far beyond [0, 1] and NaN may mark what was not
             measured.
+        notes: whether warnings tell how the values were read.
 
     Raises:
         InputError: as in `read_image`, but for more than one image.
@@ -197,7 +198,7 @@ def read_picture(path: str | Path, *, measurement: bool = False) -> Picture:
         raise InputError(
             f"{path}: cannot be read ({first_line(error)}), expected {EXPECTED}"
         ) from error
-    for note in (*pixels.notes, *_told(pixels, picture)):
+    for note in (*pixels.notes, *_told(pixels, picture)) if notes else ():
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return picture
 
