@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError, check_integer, check_type, described
-from invdiff.io.layout import Layout, recognise
+from invdiff.io.layout import Layout, check_scale, recognise
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies_within_image
@@ -74,6 +74,10 @@ class Problem:
         # A file may mark missing pixels as NaN: they end here.
         values = operator.measured(values)
         noise = noise.resolved(values, operator.measured(torch.ones_like(values)))
+        if operator.picture and layout.dtype.is_floating_point:
+            with torch.no_grad():
+                of_white = operator(values.new_ones(len(values), *operator.shape))
+            check_scale(values, of_white, noise.variance(values))
         vars(self).update(operator=operator, noise=noise, y=values, layout=layout)
 
     @classmethod

@@ -14,6 +14,7 @@ from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.pictures import read_image, read_picture
+from invdiff.io.units import MEASUREMENTS
 from invdiff.io.write import write_picture
 
 HEIGHT, WIDTH = 6, 9
@@ -319,7 +320,7 @@ def test_no_data_of_maps_is_missing(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", array, extratags=[(42113, "s", 0, "-9999", True)])
     with pytest.raises(InputError, match="found 1 NaN values"):
         read_picture(tmp_path / "x.tif")
-    assert read_picture(tmp_path / "x.tif", measurement=True).values.isnan().sum() == 1
+    assert read_picture(tmp_path / "x.tif", rule=MEASUREMENTS).values.isnan().sum() == 1
 
 
 def test_damaged_compression_says_nothing_on_standard_error(

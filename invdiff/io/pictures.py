@@ -22,7 +22,7 @@ from invdiff.errors import InputError
 from invdiff.io.formats import EXPECTED, decode
 from invdiff.io.names import label, split_name
 from invdiff.io.pixels import NiftiHeader, Pixels
-from invdiff.io.units import IMAGE_RANGE, MEASUREMENT_RANGE, Units, units_of_floats
+from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
 
 _ITU_R_601 = (0.299, 0.587, 0.114)
 
@@ -175,13 +175,13 @@ def read_image(path: str | Path, units: Units | None = None) -> Tensor:
     return (picture if units is None else picture.in_units(units)).values[0]
 
 
-def read_picture(path: str | Path, *, measurement: bool = False, notes: bool = True) -> Picture:
+def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = True) -> Picture:
     """Read all images of one file, with its alpha, depth, units and header.
 
     Args:
         path: the file.
-        measurement: whether noise may carry floats far beyond [0, 1] and NaN may mark what was not
-            measured.
+        rule: which floats are taken as they are, and whether NaN may mark what was not measured:
+            `invdiff.io.units.IMAGES`, `MEASUREMENTS` or `AS_STORED`.
         notes: whether warnings tell how the values were read.
 
     Raises:
@@ -191,7 +191,7 @@ def read_picture(path: str | Path, *, measurement: bool = False, notes: bool = T
     data = _read_bytes(path)
     try:
         pixels = decode(data)
-        picture = _picture(pixels, label(split_name(path)[0]), measurement)
+        picture = _picture(pixels, label(split_name(path)[0]), rule)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...
@@ -278,13 +278,13 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _picture(pixels: Pixels, name: str, measurement: bool) -> Picture:
+def _picture(pixels: Pixels, name: str, rule: FloatRule) -> Picture:
     """Return decoded pixels on the [0, 1] scale."""
     stored = pixels.values
     if stored.size == 0:
         raise InputError(f"found an array of shape {stored.shape}, expected at least one pixel")
     if stored.dtype.kind == "f":
-        values, units, background = _floats(pixels, measurement)
+        values, units, background = _floats(pixels, rule)
     elif stored.dtype.name in ("bool", "uint8", "uint16"):
         values, units, background = _scaled(stored, pixels.full_scale), None, None
     else:
@@ -307,9 +307,7 @@ def _picture(pixels: Pixels, name: str, measurement: bool) -> Picture:
     )
 
 
-def _floats(
-    pixels: Pixels, measurement: bool
-) -> tuple[np.ndarray, Units | None, Background | None]:
+def _floats(pixels: Pixels, rule: FloatRule) -> tuple[np.ndarray, Units | None, Background | None]:
     """Return floats on the [0, 1] scale, their units, and what is no picture."""
     stored = np.asarray(pixels.values, np.float64)
     missing = np.isnan(stored) if pixels.background is None else pixels.background
@@ -317,8 +315,7 @@ def _floats(
     if pixels.physical:
         units: Units | None = Units.of(seen, inverted=pixels.inverted)
     else:
-        expected = MEASUREMENT_RANGE if measurement else IMAGE_RANGE
-        units = units_of_floats(seen, expected, inverted=pixels.inverted)
+        units = units_of_floats(seen, rule, inverted=pixels.inverted)
     values = stored if units is None else units.normalise(stored)
     if not missing.any():
         return values, units, None
@@ -326,7 +323,7 @@ def _floats(
         mask = torch.from_numpy(missing.all(-1))[:, None]
         background = Background(mask, float(stored[missing][0]))
         return np.where(missing, 0.0, values), units, background
-    if measurement:
+    if rule.missing:
         return values, units, None
     raise InputError(
         f"found {missing.sum()} NaN values, expected finite ones; "
