@@ -115,13 +115,15 @@ class Problem:
         check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
         check_integer("seed", seed, 0)
         operator = full_precision(operator)
-        images, _ = recognise(x, operator.shape, dtype_of(operator), "images")
+        images, layout = recognise(x, operator.shape, dtype_of(operator), "images")
         if tuple(images.shape[1:]) != operator.shape:
             expected = ", ".join(["B", *map(str, operator.shape)])
             raise InputError(f"images: found shape {tuple(images.shape)}, expected ({expected})")
         if images.dtype in _HALF:
             images = images.to(dtype_of(operator))
         operator.check_batch(len(images))
+        if layout.dtype.is_floating_point:
+            check_scale(images, torch.ones(1), 0.0, "images")
         streams = Streams([(seed, b, 0, 0) for b in stream_numbers(numbers, len(images))])
         return cls(operator, noise, operator.measured(noise.sample(operator(images), streams)))
 

@@ -46,7 +46,7 @@ class FloatRule:
     def holds(self, values: np.ndarray) -> bool:
         """Return whether all values are taken as they are; NaN is left out."""
         numbers = values[~np.isnan(values)]
-        return not numbers.size or (numbers.min() >= self.low and numbers.max() <= self.high)
+        return bool(numbers.size == 0 or (numbers.min() >= self.low and numbers.max() <= self.high))
 
 
 IMAGES = FloatRule(-0.5, 1.5)
