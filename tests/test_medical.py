@@ -187,6 +187,9 @@ def test_only_the_stored_bits_count(tmp_path: Path) -> None:
     with_overlay = STORED | (0xF000 * (STORED % 2)).astype(np.uint16)
     write_dicom(tmp_path / "x.dcm", with_overlay, BitsStored=12, HighBit=11)
     assert read_picture(tmp_path / "x.dcm").units == Units(0, 63)
+    raised = (STORED << 4).astype(np.uint16)  # 12 bits in the upper part, as HighBit says
+    write_dicom(tmp_path / "z.dcm", raised | np.uint16(5), BitsStored=12, HighBit=15)
+    assert read_picture(tmp_path / "z.dcm").units == Units(0, 63)
     negative = (STORED.astype(np.int16) - 32) & 0x0FFF  # 12 bits, the sign not extended
     write_dicom(tmp_path / "y.dcm", negative.astype(np.int16), BitsStored=12, HighBit=11)
     assert read_picture(tmp_path / "y.dcm").units == Units(-32, 31)
@@ -364,7 +367,7 @@ def test_a_folder_of_volumes_with_background_shares_one_scale(tmp_path: Path) ->
     first, second = read_pictures(tmp_path)
     assert first.units == second.units and first.units.high == 4
     assert first.values.max() == pytest.approx(0.25, abs=0.02) and second.values.max() == 1
-    assert first.values[0, 0, 0, 0] == 0
+    assert first.values[0, 0, 0, 0] == 0 and second.values[0, 0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("names", [("R", "G", "B"), ("R", "G", "B", "A")])

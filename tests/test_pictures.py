@@ -414,3 +414,27 @@ def test_pictures_of_any_channels_have_a_file(tmp_path: Path, channels: int) -> 
     write_picture(tmp_path / "x.tif", picture)
     found = read_picture(tmp_path / "x.tif")
     assert found.alpha is None and torch.equal(found.values, (values * 65535).round() / 65535)
+
+
+def test_the_other_pictures_of_a_phone_are_left_out(tmp_path: Path) -> None:
+    """Previews and depth maps in one JPEG (MPO)."""
+    frames = [Image.fromarray(page) for page in integers("uint8", 2, 16, 24, 3)]
+    frames[0].save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert Image.open(tmp_path / "x.jpg").n_frames == 2
+    assert read_picture(tmp_path / "x.jpg").values.shape == (1, 3, 16, 24)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_16_bit_colour_is_turned(tmp_path: Path, orientation: int) -> None:
+    array = integers("uint16", HEIGHT, WIDTH, 3)
+    values = torch.from_numpy(array / 65535).float().permute(2, 0, 1)[None]
+    write_picture(tmp_path / "x.png", Picture(values, bits=16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = b"eXIf" + exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk + data[33:])
+    turns = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]
+    found = read_picture(tmp_path / "x.png").values[0].permute(1, 2, 0)
+    assert np.array_equal((found * 65535).round().numpy(), np.rot90(array, turns))

@@ -134,8 +134,8 @@ def _frame(image: Image.Image) -> Pixels:
     pixels = _stored(image)
     cmyk = image.mode == "CMYK"
     profile = image.info.get("icc_profile")
-    if image.mode not in ("L", "LA", "RGB", "RGBA", "P", "PA", "CMYK", "I;16", "F"):
-        profile = None  # it is for the colours before Pillow's conversion
+    if image.mode == "LAB":
+        profile = None  # it is for colours that Pillow has converted
     values, profile, notes = to_srgb(pixels.values, profile, cmyk=cmyk)
     return replace(pixels, values=values, profile=profile, notes=notes)
 

@@ -88,7 +88,7 @@ class Picture:
     def suffix(self) -> str:
         """Suffix of the simplest format that stores this picture without loss."""
         channels = self.values.shape[1]
-        if self.header is not None and channels == 1 and self.alpha is None:
+        if self.header is not None and channels == 1:
             return ".nii.gz"
         if self.bits == 32 or len(self) > 1 or channels not in (1, 3):
             return ".tif"
@@ -152,7 +152,7 @@ class Picture:
         return replace(self, values=torch.from_numpy(values).float(), units=units)
 
 
-def read_image(path: str | Path, units: Units | None = None) -> Tensor:
+def read_image(path: str | Path) -> Tensor:
     """Read one image, (C, H, W) float32 in [0, 1]: C = 1 for gray, 3 for colour.
 
     Palettes and CMYK become RGB, an EXIF (or TIFF) orientation is applied, alpha is dropped. A .npy
@@ -161,7 +161,6 @@ def read_image(path: str | Path, units: Units | None = None) -> Tensor:
 
     Args:
         path: the file.
-        units: the scale of a file that has units, by default what its values span.
 
     Raises:
         InputError: the file is missing, empty, truncated, no image, too large for the guard against
@@ -172,7 +171,7 @@ def read_image(path: str | Path, units: Units | None = None) -> Tensor:
         raise InputError(
             f"{path}: found {len(picture)} images of {size(picture.values)}, expected one image"
         )
-    return (picture if units is None else picture.in_units(units)).values[0]
+    return picture.values[0]
 
 
 def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = True) -> Picture:
