@@ -46,6 +46,8 @@ def parse_words(words: Iterable[str]) -> Settings:
             raise InputError(f"found {brief(word)}, expected key=value")
         if not all(parts) or len(parts) > MAX_PARTS:
             raise InputError(f"found {brief(word)}, expected a key before the '='")
+        if "\0" in word:
+            raise InputError(f"found {brief(word)}, expected text without a NUL character")
         if not value:
             raise InputError(f"{key}: found no value, expected {key}=VALUE ({key}=null for none)")
         *branches, leaf = parts
