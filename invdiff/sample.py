@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
     print_help_if_asked(__file__)  # before the imports, which take seconds
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def check_out(out: Path, prior: Denoiser) -> None:
         check_target(out, picture, overwrite=True)
     elif out.suffix.lower() not in FIGURES:
         raise InputError(f"{out}: cannot draw {out.suffix!r}, expected one of {', '.join(FIGURES)}")
-    if out.is_dir():
+    if os.path.isdir(out):
         raise InputError(f"{out}: found a folder, expected the name of a picture")
 
 
