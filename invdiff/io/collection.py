@@ -24,7 +24,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.io.dicom import is_dicom
-from invdiff.io.names import label, split_name
+from invdiff.io.names import label, natural_order, split_name
 from invdiff.io.pictures import Picture, read_picture, size, to_channels
 from invdiff.io.units import Units
 
