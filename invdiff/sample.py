@@ -33,7 +33,7 @@ from invdiff import config
 from invdiff.errors import InputError
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import Picture, grid, read_image, to_channels
-from invdiff.io.whole import whole_file
+from invdiff.io.whole import LONGEST_NAME, whole_file
 from invdiff.io.write import check_target, save_figure, write_image
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.ddpm import algorithm_2
@@ -162,6 +162,8 @@ def check_out(out: Path, prior: Denoiser) -> None:
         raise InputError(f"{out}: cannot draw {out.suffix!r}, expected one of {', '.join(FIGURES)}")
     if os.path.isdir(out):
         raise InputError(f"{out}: found a folder, expected the name of a picture")
+    if len(os.fsencode(out.name)) > LONGEST_NAME:
+        raise InputError(f"{out}: cannot be written (File name too long): choose a shorter name")
 
 
 def check_points(settings: SampleSettings) -> None:

@@ -496,12 +496,15 @@ def test_command_settings_that_do_not_fit(mapping: dict[str, Any], line: str) ->
 def test_nested_settings_are_named_by_their_path() -> None:
     expected = "train.optimizer.lr: found 'fast' (str), expected a float"
     assert (
-        line_of(lambda: config.validate(Train, {"data": "here", "optimizer": {"lr": "fast"}}, "train"))
+        line_of(
+            lambda: config.validate(Train, {"data": "here", "optimizer": {"lr": "fast"}}, "train")
+        )
         == expected
     )
     expected = "optimizer has no setting 'betos'; did you mean 'betas'? (settings: lr, betas)"
     assert (
-        line_of(lambda: config.validate(Train, {"data": "here", "optimizer": {"betos": 1}})) == expected
+        line_of(lambda: config.validate(Train, {"data": "here", "optimizer": {"betos": 1}}))
+        == expected
     )
     assert (
         line_of(lambda: config.validate(Train, {})) == "this command needs the setting 'data' (str)"
