@@ -1,20 +1,18 @@
-"""Samples of p(x | y) and what they say: mean, standard deviation, quantiles, data misfit; saving
-and drawing.
-"""
+"""Samples of p(x | y) and their summaries: mean, deviation, quantiles, misfit; saving, drawing."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, described, warn
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture, first_line
 from invdiff.io.write import as_float, save_figure, write_array, write_arrays, write_picture
@@ -31,12 +29,21 @@ class Posterior:
 
     Attributes:
         samples: (K, B, C, H, W), on the [0, 1] scale, not clipped.
-        problem: what was solved.
-        nfe: network calls per sample, those for every particle counted.
+        problem: the problem that was solved.
+        nfe: network calls per sample: the images that networks were called on, divided by K B. The
+            channels of a colour image under a gray prior, both calls of classifier-free guidance,
+            particles and tiles (in gradients too) are counted one by one.
         seconds: wall time of the whole restoration.
-        ess: (K, B), the smallest effective sample size on the way of the particles behind each
-            sample, for solvers that have them: near 1, a sample is hardly better than the proposals
-            it came from.
+        ess: smallest effective sample size (ESS) reached during sampling, (K, B); None without
+            particles. Near 1, a sample is hardly better than the proposals it came from.
+
+    Example:
+        >>> from invdiff import Gaussian, operators
+        >>> problem = Problem(operators.Denoise((1, 2, 2)), Gaussian(0.1), torch.zeros(1, 1, 2, 2))
+        >>> samples = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1, 1).expand(2, 1, 1, 2, 2)
+        >>> posterior = Posterior(samples, problem, nfe=10, seconds=0.1)
+        >>> posterior.mean.flatten().tolist()
+        [0.5, 0.5, 0.5, 0.5]
     """
 
     samples: Tensor
@@ -59,22 +66,28 @@ class Posterior:
 
     @cached_property
     def baseline(self) -> Tensor:
-        """What needs no prior, (B, C, H, W): ``problem.baseline()``, computed once."""
+        """Estimate without a prior, (B, C, H, W): ``problem.baseline()``, computed once."""
         return self.problem.baseline()
 
     def quantile(self, q: float) -> Tensor:
-        """Pixelwise quantile, 0 <= q <= 1, linear between order statistics: (B, C, H, W)."""
-        return self.samples.quantile(q, dim=0)
+        """Return the pixelwise quantile, linear between order statistics, (B, C, H, W).
+
+        Raises:
+            InputError: q is not between 0 and 1.
+        """
+        if not isinstance(q, Real) or not 0 <= q <= 1:
+            raise InputError(f"quantile: found {described(q)}, expected a number from 0 to 1")
+        return self.samples.quantile(float(q), dim=0)
 
     def misfit(self) -> Tensor:
-        """||y - A x||^2 / (m sigma^2) of every sample, (K, B); about 1 for samples that explain y."""
+        """Return ||y - A x||^2 / (m sigma^2) of every sample, (K, B): about 1 if it explains y."""
         return torch.stack([self.problem.misfit(x) for x in self.samples])
 
     def warn_of_misfit(self) -> None:
-        """Warn where the samples contradict the noise level that the problem was told.
+        """Warn if the samples contradict the noise level of the problem.
 
         True samples have a misfit of 1 in expectation. Good approximations stay between a half and
-        twice that; five standard errors of chi-square, sqrt(2 / m) for m measurements, are granted
+        twice that; five standard errors of chi-square, sqrt(2 / m) for m measurements, are allowed
         on top.
         """
         misfit = self.misfit().mean(0)
@@ -84,19 +97,21 @@ class Posterior:
         far = misfit.isfinite() & ((misfit > factor) | (misfit < 1 / factor))
         if bool(far.any()):
             worst = int(torch.where(far, misfit.log().abs(), -1).argmax())
-            warnings.warn(
-                f"misfit: found {float(misfit[worst]):.3g} for image {worst}, expected about 1 ({int(far.sum())} of "
-                f"{len(far)} images are far from it): either the noise level or the operator is not what it was said "
-                "to be, or the solver did not come near the posterior",
-                stacklevel=4,  # the caller of restore, which torch wraps once
+            warn(
+                f"misfit: found {float(misfit[worst]):.3g} for image {worst}, expected about 1 "
+                f"({int(far.sum())} of {len(far)} images are far from it): either the noise level "
+                "or the operator is not what it was said to be, or the solver did not come near "
+                "the posterior"
             )
 
     def as_given(self, x: Tensor) -> Tensor | np.ndarray:
-        """Images (..., B, C, H, W), such as ``mean`` or ``samples``, in the layout and the type
-        that y was given in.
+        """Return images (..., B, C, H, W) in the layout and the type that y was given in.
 
-        A NumPy array where y was one; integers are clamped to [0, 1], scaled to their range and
-        rounded.
+        It is a NumPy array where y was one; for integers, values are clamped to [0, 1], scaled to
+        the integers' range and rounded.
+
+        Args:
+            x: images, such as ``mean`` or ``samples``.
         """
         return self.problem.layout.arrange(x)
 
@@ -168,7 +183,7 @@ class Posterior:
         message = f"{folder}: could not write {name}{others}: {reason}"
         if "posterior.npz" in failed:
             raise InputError(message)
-        warnings.warn(message, stacklevel=2)
+        warn(message)
 
     def plot(
         self, path: str | Path, truth: Tensor | None = None, names: Sequence[str] | None = None

@@ -14,6 +14,11 @@ python -m invdiff.solve task=FOLDER/config.yaml
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 import contextlib
 import sys
 import warnings
@@ -39,13 +44,15 @@ from invdiff.io.pictures import Picture, first_line
 from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
+from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
-from invdiff.prior.channels import of_channels
+from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
+from invdiff.rng import Seed
 from invdiff.solvers import Solver
 
 
@@ -55,6 +62,9 @@ class SolveSettings:
 
     Attributes:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
+        operator: what the measurement does to an image: operator.name=NAME and its settings.
+        noise: the noise of the measurement: noise.name=NAME and its settings.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default ddnm.
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
         label: the class that the images are known to be of, if any.
         guidance: the weight w of classifier-free guidance (by default 0: the conditional prior as
@@ -65,6 +75,7 @@ class SolveSettings:
             for k-space).
         images: how many of them, at most.
         samples: per image.
+        seed: of every random number; the same seed gives the same run.
         out: folder of the results; by default results/TASK, numbered if there is one already.
         overwrite: replace what is in ``out``.
         batch: images computed at once.
@@ -73,6 +84,7 @@ class SolveSettings:
             for a prior with attention its training size.
         recompute: solvers that need gradients through the prior (dps, pigdm) take less memory, and
             more time.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
     """
 
     task: str | None = None
@@ -87,7 +99,7 @@ class SolveSettings:
     measurement: str | None = None
     images: int = 8
     samples: int = 4
-    seed: int = 0
+    seed: Seed = 0
     out: str | None = None
     overwrite: bool = False
     batch: int | None = None
@@ -113,7 +125,7 @@ def main(words: list[str]) -> None:
     parts = pose(settings)
     for part in parts:
         solver.check(part.problem)
-        of_channels(prior, part.problem.operator.shape[0])
+        match_channels(prior, part.problem.operator.shape[0])
         if part.truth is not None:  # what metrics cannot be had is told before the work
             corner = part.truth[:1, :, :64, :64]
             judge(corner[None], corner)
@@ -305,11 +317,12 @@ def pose_shape(
         found: pictures to restore, each with the number of its first image.
     """
     kind: type[Operator]
-    kind, given = config.resolve_class("operator", settings.operator, shape=())
+    described = numbered(settings.operator, every)
+    kind, given = config.resolve_class("operator", described, shape=())
     pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
-    operator = config.build("operator", settings.operator, shape=image_shape, images=every)
+    operator = config.build("operator", described, shape=image_shape)
     operator.check_batch(len(every))
     operator, numbers = operator.select(range(len(values))), every[: len(values)]
     noise = config.build("noise", settings.noise)
@@ -363,7 +376,7 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             seed=settings.seed,
             batch=settings.batch,
             tile=settings.tile,
-            images=part.numbers,
+            numbers=part.numbers,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False
             ),
@@ -433,4 +446,4 @@ def run_name(settings: SolveSettings) -> str:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=SolveSettings)
+    config.run_command(main)

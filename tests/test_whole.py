@@ -567,7 +567,7 @@ def main(words):
         os.kill(os.getpid(), int(words[1]))
         time.sleep(60)
 
-run_command(main, "")
+run_command(main)
 """
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -73,29 +73,34 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     return found
 
 
-def listed(folder: Path, recursive: bool = False) -> list[Path]:
+def listed(
+    folder: Path, recursive: bool = False, above: frozenset[str] = frozenset()
+) -> list[Path]:
     """Return all files of a folder that are not hidden, in natural order.
+
+    A link that leads back to one of the folders ``above`` is not followed.
 
     Raises:
         InputError: the folder cannot be listed.
     """
+    found = []
+    above |= {os.path.realpath(folder)}
     try:
-        return sorted(_below(folder, recursive, (folder.resolve(),)), key=natural_order)
+        for entry in folder.iterdir():
+            if is_hidden(entry.name):
+                continue
+            if not os.path.isdir(entry):
+                found.append(entry)
+            elif recursive:
+                if os.path.realpath(entry) not in above:
+                    found += listed(entry, recursive, above)
+            elif entry.name.lower().endswith(SUFFIXES):
+                found.append(entry)  # a folder with an image's name: told of when it is read
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}, expected a folder of images") from error
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{str(folder)!r}: {error}, expected a folder of images") from error
-
-
-def _below(folder: Path, recursive: bool, above: tuple[Path, ...]) -> Iterator[Path]:
-    """The files of a folder; `above` are the folders that a link must not lead back to."""
-    for entry in folder.iterdir():
-        if is_hidden(entry.name):
-            continue
-        if not os.path.isdir(entry):
-            yield entry
-        elif recursive and (real := entry.resolve()) not in above:
-            yield from _below(entry, recursive, (*above, real))
+    return sorted(found, key=natural_order)
 
 
 def _is_image(path: Path) -> bool:

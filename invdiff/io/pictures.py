@@ -175,13 +175,14 @@ def read_image(path: str | Path, units: Units | None = None) -> Tensor:
     return (picture if units is None else picture.in_units(units)).values[0]
 
 
-def read_picture(path: str | Path, *, measurement: bool = False) -> Picture:
+def read_picture(path: str | Path, *, measurement: bool = False, notes: bool = True) -> Picture:
     """Read all images of one file, with its alpha, depth, units and header.
 
     Args:
         path: the file.
         measurement: whether noise may carry floats far beyond [0, 1] and NaN may mark what was not
             measured.
+        notes: whether warnings tell how the values were read.
 
     Raises:
         InputError: as in `read_image`, but for more than one image.
@@ -197,7 +198,7 @@ def read_picture(path: str | Path, *, measurement: bool = False) -> Picture:
         raise InputError(
             f"{path}: cannot be read ({first_line(error)}), expected {EXPECTED}"
         ) from error
-    for note in (*pixels.notes, *_told(pixels, picture)):
+    for note in (*pixels.notes, *_told(pixels, picture)) if notes else ():
         warnings.warn(f"{path}: {note}", stacklevel=2)
     return picture
 
@@ -240,7 +241,7 @@ def grid(x: Tensor, columns: int, *, border: int = 2) -> Tensor:
     rows = -(-batch // columns)
     cells = x.new_ones(rows * columns, channels, height + border, width + border)
     cells[:batch, :, :height, :width] = x
-    cells = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
+    cells = cells.view(rows, columns, *cells.shape[1:]).permute(2, 0, 3, 1, 4)
     cells = cells.reshape(channels, rows * (height + border), columns * (width + border))
     return torch.nn.functional.pad(cells, (border, 0, border, 0), value=1.0)
 

@@ -185,7 +185,7 @@ def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
         raise InputError(
             f"{path}: found NaN or infinite values, expected finite ones for {bits} bits"
         )
-    levels = np.rint(np.clip(values.astype(np.float64), 0, 1) * (2**bits - 1))
+    levels: np.ndarray = np.rint(np.clip(values.astype(np.float64), 0, 1) * (2**bits - 1))
     return levels.astype(np.uint8 if bits == 8 else np.uint16)
 
 
