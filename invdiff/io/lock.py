@@ -50,6 +50,7 @@ def run_lock(
         []
     """
     path = Path(folder, name)
+    _TOUCHED[path] = os.getpid()
     try:
         held = _open_locked(path, wait)
     except OSError as error:
@@ -70,9 +71,32 @@ def run_lock(
     try:
         yield
     finally:
+        try:
+            path.unlink(missing_ok=True)
+            _TOUCHED.pop(path, None)
+        except OSError:
+            pass
+        finally:
+            release(held)
+
+
+_TOUCHED: dict[Path, int] = {}  # the lock files that this process opened, and its number
+
+
+def clean_up() -> None:
+    """Remove the lock files that this process opened and nobody holds.
+
+    It is called at the end of a command, for a signal can arrive between any two lines.
+    """
+    for path, process in list(_TOUCHED.items()):
+        if process != os.getpid():
+            continue
         with contextlib.suppress(OSError):
-            path.unlink()
-        release(held)
+            held = os.open(path, os.O_RDWR)
+            if try_lock(held):
+                path.unlink()
+            release(held)
+        _TOUCHED.pop(path, None)
 
 
 def try_lock(descriptor: int, *, wait: bool = False) -> bool | None:
