@@ -25,7 +25,9 @@ from invdiff.errors import InputError
 from invdiff.evaluate import Cell, EvaluateSettings, main, pose, read_data
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
 from invdiff.io.write import write_image
+from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
+from invdiff.problem import Problem
 
 
 @pytest.fixture
@@ -325,7 +327,12 @@ def test_a_run_that_dies_anywhere_goes_on(
         return {"PSNR": (samples - truth).square().mean((2, 3, 4))}
 
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def restored(problem: Problem, *_: object, **__: object) -> Posterior:
+        return Posterior(problem.y[None], problem, 1, 0.0)
+
     monkeypatch.setattr(invdiff.evaluate, "scores", judged)
+    monkeypatch.setattr(invdiff.evaluate, "restore", restored)
     monkeypatch.setattr(invdiff.evaluate, "say", lambda text: None)
     (tmp_path / "data").mkdir()
     for n in range(2):
@@ -349,7 +356,7 @@ def test_a_run_that_dies_anywhere_goes_on(
         warnings.simplefilter("ignore")
         count = operations(partial(work, tmp_path / "whole"))
         expected = content(tmp_path / "whole")
-        for n in range(0, count, 4):
+        for n in range(0, count, 3):
             out = tmp_path / f"{number}-{n}"
             killed_at(n, number, partial(work, out))
             if number == signal.SIGTERM:
