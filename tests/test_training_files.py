@@ -387,3 +387,38 @@ def test_data_that_moved_are_the_same_data(tmp_path: Path) -> None:
         warnings.simplefilter("error", UserWarning)
         fit(tiny(folder, steps=4, data_changed=True), run, progress=False)
     assert DataRecord.read(run) is not None
+
+
+def test_what_was_held_out_or_trained_on_once_stays_known(tmp_path: Path) -> None:
+    """A held-out file leaves the folder and comes back; a training file is offered as held out."""
+    before = DataRecord({"a": "01", "b": "02"}, frozenset(["01"]), frozenset(["02"]))
+    now = DataRecord({"c": "03", "d": "04"}, frozenset(["03"]), frozenset(["04"]))
+    joined = before.joined(now)
+    assert joined.trained == {"01", "03"} and joined.held_out == {"02", "04"}
+    assert joined.contents == now.contents and before.changes(now) == [
+        "added c",
+        "added d",
+        "missing a",
+        "missing b",
+    ]
+    (tmp_path / RECORD_FILE).write_bytes(joined.write())
+    assert DataRecord.read(tmp_path) == joined
+
+
+def test_dark_values_of_monochrome1_stay_dark(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    dicom(tmp_path / "a.dcm", np.stack([np.full((8, 8), 0), np.full((8, 8), 400)]))
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.save_as(tmp_path / "a.dcm")
+    assert values(load_data(str(tmp_path), 8, 1, value_range=(0, 1000))[0]) == [255, 153]
+
+
+def test_voxels_without_a_picture_are_black(tmp_path: Path) -> None:
+    volume = np.full((8, 8, 2), 500.0)
+    volume[0, 0, 1] = np.nan
+    volume[0, 1, 1] = -500
+    nifti(tmp_path / "a.nii", volume)
+    data, _ = load_data(str(tmp_path), 8, 1, value_range=(-1500, 500))
+    slice_1 = ((data.batch(torch.tensor([1]))[0, 0] + 1) * 127.5).round()
+    assert slice_1[0, 0] == 0 and slice_1[0, 1] == 128 and (slice_1[1:] == 255).all()
