@@ -221,4 +221,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=CardSettings)
+    config.run_command(main)

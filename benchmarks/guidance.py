@@ -172,4 +172,4 @@ def row(values: dict[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=GuidanceSettings)
+    config.run_command(main)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,4 +105,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, sys.argv[1:], settings=LargeSettings)
+    config.run_command(main)

@@ -19,6 +19,8 @@ class Meter:
 
     Attributes:
         images: how many images networks were called on: a call on a batch counts its images.
+        steps: number of steps of the whole run.
+        steps_done: number of finished steps.
 
     Args:
         steps: number of steps of the whole run.
@@ -38,9 +40,9 @@ class Meter:
 
     def __init__(self, steps: int, tell: Callable[[float], None] | None = None) -> None:
         self.images = 0
-        self._steps = steps
+        self.steps = steps
+        self.steps_done = 0
         self._tell = tell
-        self._steps_done = 0
         self._calls = 0  # in this step
         self._expected = 1  # calls in this step
         self._told = 0.0
@@ -57,14 +59,14 @@ class Meter:
 
     def step(self) -> None:
         """Count a finished step."""
-        self._steps_done += 1
+        self.steps_done += 1
         self._expected = max(1, self._calls)
         self._calls = 0
         self._show(0.0)
 
     def _show(self, share_of_step: float) -> None:
         # A step may turn out longer than expected: the share that was told never falls.
-        self._told = max(self._told, (self._steps_done + share_of_step) / self._steps)
+        self._told = max(self._told, (self.steps_done + share_of_step) / self.steps)
         if self._tell is not None:
             self._tell(self._told)
 

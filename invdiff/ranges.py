@@ -57,22 +57,21 @@ class Range:
         """Raise an InputError that names the setting if the value lies outside."""
         expected = self.expected(value)
         if expected:
-            found = value if isinstance(value, Real) else shown(value)
-            raise InputError(f"{name}: found {found}, expected {expected}")
+            raise InputError(f"{name}: found {_found(value)}, expected {expected}")
 
     def expected(self, value: object) -> str:
         """Return what was expected instead of a value, an empty string if it lies inside."""
         if isinstance(value, bool) or not isinstance(value, Real):
             return "an integer" if self.integer else "a number"
+        if math.isnan(_as_float(value)):
+            return "a finite number"
         if self.integer and not isinstance(value, Integral):
             return "an integer"
         number = _as_float(value)
-        if math.isnan(number):
-            return "a finite number"
         if number < self.low or (self.above_low and number == self.low):
             return f"more than {self.low:g}" if self.above_low else f"at least {self.low:g}"
         if number > self.high or (self.below_high and number == self.high):
-            most = f"{self.high:.0f}" if self.high >= 1000 else f"{self.high:g}"
+            most = f"{self.high:.0f}" if 1000 <= self.high < 1e15 else f"{self.high:g}"
             return f"less than {most}" if self.below_high else f"at most {most}"
         return ""
 
@@ -81,7 +80,14 @@ def _as_float(value: Real) -> float:
     try:
         return float(value)
     except OverflowError:  # an integer of more than 308 digits
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+
+
+def _found(value: object) -> str:
+    """Return a value as a message shows it, an integer of many digits in short."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return shown(value)
+    return f"{_as_float(value):g}" if abs(_as_float(value)) >= 1e15 else str(value)
 
 
 LARGEST = 1e30  # whose square is still a number in double precision, and in float32 nearly so

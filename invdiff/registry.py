@@ -90,7 +90,9 @@ def lookup(kind: str, name: str) -> type:
         'DDNM'
     """
     if not isinstance(name, str):
-        raise InputError(f"{kind}.name: found {brief(name)} ({type(name).__name__}), expected a name")
+        raise InputError(
+            f"{kind}.name: found {brief(name)} ({type(name).__name__}), expected a name"
+        )
     if names_code(name):
         return _checked(kind, name, _import_class(kind, name))
     _load(kind)
@@ -109,9 +111,10 @@ def names(kind: str) -> list[str]:
     return sorted(_table.get(kind, {}).keys() | _plugins(kind).keys())
 
 
-def plugin_names(kind: str) -> list[str]:
-    """Return the names that installed plugins announce for this kind, importing none of them."""
-    return sorted(_plugins(kind))
+def plugin_names() -> dict[str, list[str]]:
+    """Return the names that installed plugins announce for each kind, importing none of them."""
+    points = entry_points()
+    return {kind: sorted(points.select(group=f"invdiff.{kind}").names) for kind in KINDS}
 
 
 def names_code(name: str) -> bool:

@@ -9,10 +9,14 @@ in float32 and in float64, so that a computation in float64 checks one in float3
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
+
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]  # of the settings of a command
 
 DRAWN = torch.float32  # the type of every draw; another one would be another stream
 

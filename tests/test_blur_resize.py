@@ -516,9 +516,9 @@ def test_kernels_are_configured_below_the_operator() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MotionKernel(0).tensor(), "kernel motion: found length 0"),
-        (lambda: DefocusKernel(-1).tensor(), "kernel defocus: found radius -1"),
-        (lambda: TrajectoryKernel(intensity=2).tensor(), "kernel trajectory: found intensity 2"),
+        (lambda: MotionKernel(0).tensor(), "kernel motion length: found 0"),
+        (lambda: DefocusKernel(-1).tensor(), "kernel defocus radius: found -1"),
+        (lambda: TrajectoryKernel(intensity=2).tensor(), "kernel trajectory intensity: found 2"),
         (lambda: UniformKernel(0).tensor(), "kernel size: found 0"),
         (lambda: Blur(SHAPE, normal(3)), r"kernel: found shape \(3,\), expected \(height, width\)"),
         (lambda: Blur(SHAPE, torch.full((1, 1), torch.nan)), "kernel: found NaN"),

@@ -199,7 +199,7 @@ def test_the_command(
         main(["operator.name=a_wrong_one:Wrong", "shape=[1,4,4]"])
     assert error.value.code == 1 and "ratio 2.0000" in capsys.readouterr().out
     with pytest.raises(SystemExit) as error:
-        config.run_command(main, "", ["shape=[1,4,4]"])
+        config.run_command(main, ["shape=[1,4,4]"])
     assert error.value.code == 2 and "operator is missing" in capsys.readouterr().err
 
 

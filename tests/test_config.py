@@ -212,7 +212,22 @@ def test_words_become_a_nested_mapping() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["photo #1.png", "#1.png", "#", " ", "on", "1:30", "1_000", "[a].png", "@me.png", "2024-01-01", "a: [b", "*", "täglich"]
+    "name",
+    [
+        "photo #1.png",
+        "#1.png",
+        "#",
+        " ",
+        "on",
+        "1:30",
+        "1_000",
+        "[a].png",
+        "@me.png",
+        "2024-01-01",
+        "a: [b",
+        "*",
+        "täglich",
+    ],
 )
 def test_a_file_name_arrives_as_it_was_typed(name: str) -> None:
     assert config.parse_words([f"input={name}"]) == {"input": name}
@@ -587,10 +602,10 @@ def test_a_failed_dump_leaves_the_old_file_and_no_other(
     config.dump({"a": 1}, path)
 
     def fail(source: str, target: str) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="cannot be written"):
         config.dump({"a": 2}, path)
     assert config.load(path) == {"a": 1} and [each.name for each in tmp_path.glob("*.yaml*")] == [
         "config.yaml"
@@ -607,7 +622,7 @@ def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) 
         raise InputError(f"bad {words[0]}:\n  twice")
 
     with pytest.raises(SystemExit) as caught:
-        config.run_command(run, "doc", ["x=1"])
+        config.run_command(run, ["x=1"])
     assert caught.value.code == 2
     assert capsys.readouterr() == ("", "invdiff: error: bad x=1: twice\n")
 
@@ -617,7 +632,7 @@ def test_an_interrupt_is_one_line_and_status_130(capsys: pytest.CaptureFixture[s
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as caught:
-        config.run_command(run, "doc", [])
+        config.run_command(run, [])
     assert caught.value.code == 130
     assert capsys.readouterr() == ("", "invdiff: interrupted\n")
 
@@ -627,26 +642,13 @@ def test_any_other_exception_is_a_bug_and_shows_itself() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        config.run_command(run, "doc", [])
-
-
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_shows_all_that_can_be_named(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(words: list[str]) -> None:
-        raise AssertionError("help must not run anything")
-
-    config.run_command(run, "Restore an image.", ["task=inpaint", flag], Solve)
-    shown = capsys.readouterr().out
-    assert shown.startswith("Restore an image.\n")
-    assert "  samples   int = 4\n" in shown
-    assert "  inpaint  Fill a box.\n" in shown
-    assert "  dps   steps: int = 100, zeta: float = 1.0" in shown
+        config.run_command(run, [])
 
 
 def test_the_words_of_the_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(sys, "argv", ["solve", "a=1"])
-    config.run_command(seen.extend, "doc")
+    config.run_command(seen.extend)
     assert seen == ["a=1"]
 
 

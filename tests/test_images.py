@@ -296,7 +296,7 @@ def test_folder_skips_what_it_cannot_read(tmp_path: Path) -> None:
 
 
 def test_folder_of_different_sizes_or_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no readable image"):
+    with pytest.raises(InputError, match="found no image"):
         read_images(tmp_path)
     write_image(tmp_path / "a.png", torch.zeros(1, 4, 5))
     write_image(tmp_path / "b.png", torch.zeros(1, 5, 4))

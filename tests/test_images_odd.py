@@ -347,7 +347,7 @@ from invdiff.solve import SolveSettings, main
 for number, path in enumerate({paths!r}):
     word = ("input=", "measurement=")[number % 2] + path
     try:
-        config.run_command(main, "", ["task=denoise", "prior={prior}", "out=run", word], SolveSettings)
+        config.run_command(main, ["task=denoise", "prior={prior}", "out=run", word])
     except SystemExit as end:
         assert end.code == 2
 """

@@ -229,7 +229,7 @@ def test_bad_input_is_one_line(
             else [f"prior={prior}", *given]
         )
         with pytest.raises(SystemExit) as error:
-            config.run_command(main, "", words)
+            config.run_command(main, words)
         assert error.value.code == 2 and expected in capsys.readouterr().err
 
 

@@ -268,7 +268,7 @@ def test_levels_go_with_their_images() -> None:
         torch.zeros(3, 1, 8, 8, dtype=torch.float64),
         torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64),
     )
-    problem = Problem(Denoise((1, 8, 8)).double(), Gaussian(sigma), y).take([2, 0, 2])
+    problem = Problem(Denoise((1, 8, 8)).double(), Gaussian(sigma), y).select([2, 0, 2])
     assert torch.equal(problem.variance(), sigma[[2, 0, 2]].view(3, 1, 1, 1) ** 2)
     assert problem.to("cpu", torch.float32).variance().dtype == torch.float32
     pixels = Gaussian(uniform(3, 1, 8, 8))
@@ -288,7 +288,7 @@ def test_solvers_take_a_level_per_image(solver: Solver) -> None:
     )
     for b, level in enumerate(levels):
         alone = restore(
-            Problem(operator, Gaussian(level), y[b : b + 1]), prior, solver, samples=2, images=[b]
+            Problem(operator, Gaussian(level), y[b : b + 1]), prior, solver, samples=2, numbers=[b]
         )
         torch.testing.assert_close(together.samples[:, b], alone.samples[:, 0], rtol=0, atol=1e-6)
 

@@ -31,6 +31,7 @@ from invdiff.operators import (
     Operator,
     check,
 )
+from invdiff.operators.base import numbered
 from invdiff.operators.kernels import TrajectoryKernel
 from invdiff.solve import SolveSettings, pose
 from invdiff.solvers import Solver
@@ -66,9 +67,8 @@ DRAWN: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 def built(name: str, images: range | list[int] = IMAGES, **more: Any) -> LinearOperator:
     settings, shape = DRAWN[name]
     settings = settings if "kernel" in settings else {**settings, "per_image": True}
-    return config.build(
-        "operator", {"name": name, **settings, **more}, shape=shape, images=images
-    ).double()
+    described = numbered({"name": name, **settings, **more}, images)
+    return config.build("operator", described, shape=shape).double()
 
 
 every_drawn = pytest.mark.parametrize("name", DRAWN)
@@ -105,16 +105,18 @@ def test_all_claims_hold_for_each_image(name: str) -> None:
 
 
 def test_without_per_image_all_share_one() -> None:
-    shared = config.build(
-        "operator", {"name": "mask_random", "seed": 3}, shape=SHAPE, images=IMAGES
-    )
+    shared = config.build("operator", {"name": "mask_random", "seed": 3}, shape=SHAPE)
     assert shared.batch is None and shared.select([0, 5]) is shared
     assert torch.equal(shared.s, MaskRandom(SHAPE, 0.7, seed=3).s)
-    assert torch.equal(TrajectoryKernel(5, per_image=True).tensor(), TrajectoryKernel(5).tensor())
+    one = TrajectoryKernel(5, per_image=True).tensor()
+    assert torch.equal(one, TrajectoryKernel(5, per_image=[0]).tensor()) and one.shape == (1, 5, 5)
+    for bad, message in (("ab", "found 'ab'"), ([], "found no number"), ([-1], "found -1")):
+        with pytest.raises(InputError, match=f"per_image: {message}"):
+            TrajectoryKernel(5, per_image=bad).tensor()  # type: ignore[arg-type]
 
 
 def test_random_boxes_keep_their_margin() -> None:
-    boxes = MaskBoxRandom((1, 20, 30), 6, 8, margin=3, per_image=True, images=range(200))
+    boxes = MaskBoxRandom((1, 20, 30), 6, 8, margin=3, per_image=range(200))
     missing = boxes.s[:, 0] == 0
     assert bool((missing.flatten(1).sum(1) == 48).all())
     for lines, size, side in ((missing.any(2), 6, 20), (missing.any(1), 8, 30)):
@@ -128,7 +130,7 @@ def test_random_boxes_keep_their_margin() -> None:
 
 
 def test_compositions_take_their_parts() -> None:
-    masks = MaskRandom(SHAPE, 0.4, per_image=True, images=IMAGES)
+    masks = MaskRandom(SHAPE, 0.4, per_image=IMAGES)
     for a in (masks @ CircularBlur(SHAPE, normal(3, 3, seed=6)), Denoise(SHAPE) @ masks):
         a = a.double()
         x = normal(4, *SHAPE)
@@ -173,7 +175,7 @@ def test_stacks_and_folders_have_one_for_each_image(tmp_path: Path) -> None:
 
 
 def test_the_batch_must_fit() -> None:
-    a = MaskRandom(SHAPE, per_image=True, images=IMAGES)
+    a = MaskRandom(SHAPE, per_image=IMAGES)
     line = "operator: found 4 masks or kernels, one per image, expected 3, as many as images"
     for make in (
         lambda: Problem(a, Gaussian(0.1), torch.zeros(3, *SHAPE)),
@@ -187,12 +189,11 @@ def test_the_batch_must_fit() -> None:
 
 SMALL = (1, 4, 6)
 OPERATORS: dict[str, Callable[[], Operator]] = {
-    "mask": lambda: MaskRandom(SMALL, 0.5, per_image=True, images=range(3)),
+    "mask": lambda: MaskRandom(SMALL, 0.5, per_image=range(3)),
     "blur": lambda: CircularBlur(SMALL, normal(3, 3, 3, seed=2).abs() / 5),
     "blur and decimate": lambda: CircularBlurDecimate(SMALL, normal(3, 3, 3, seed=2).abs() / 5, 2),
     "mask of blur": lambda: (
-        MaskRandom(SMALL, 0.5, per_image=True, images=range(3))
-        @ Blur(SMALL, normal(3, 3, 3, seed=3).abs() / 5)
+        MaskRandom(SMALL, 0.5, per_image=range(3)) @ Blur(SMALL, normal(3, 3, 3, seed=3).abs() / 5)
     ),
 }
 
@@ -214,7 +215,7 @@ def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver:
     together = restore(problem, prior, solver, samples=2)
     one = a.select([2])
     alone = Problem(one, Gaussian(0.05), problem.y[2:])
-    expected = restore(alone, prior, solver, samples=2, images=[2])
+    expected = restore(alone, prior, solver, samples=2, numbers=[2])
     torch.testing.assert_close(together.samples[:, 2], expected.samples[:, 0], rtol=0, atol=1e-9)
     torch.testing.assert_close(together.misfit()[:, 2], expected.misfit()[:, 0], rtol=1e-8, atol=0)
     chunked = restore(problem, prior, solver, samples=2, batch=4).samples

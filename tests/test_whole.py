@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import multiprocessing
 import os
 import signal
@@ -24,10 +26,9 @@ from invdiff.io.lock import run_lock
 from invdiff.io.whole import (
     WholeFolder,
     clean_up,
-    printable,
-    short_name,
     sweep,
     whole_file,
+    write_json,
     write_whole,
 )
 
@@ -146,11 +147,29 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0] and os.listdir(tmp_path) == ["a"]
 
 
-def test_short_names_stay_different_and_printable() -> None:
-    names = [short_name("ü" * 300 + end, room=20) for end in "ab"]
-    assert names[0] != names[1] and all(len(os.fsencode(name)) <= 235 for name in names)
-    assert short_name("a" * 235, room=20) == "a" * 235 != short_name("a" * 236, room=20)
-    assert printable(os.fsdecode(b"\xff\xc3\xa9")) == "\\xffé"
+@pytest.mark.usefixtures("renaming")
+def test_a_file_that_exists_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    for expected in ("1", "2"):
+        try:
+            with whole_file(tmp_path / "a", replace=False) as temporary:
+                temporary.write_text(expected)
+        except FileExistsError:
+            assert expected == "2"
+    assert read(tmp_path) == {"a": "1"}
+
+
+def test_json_has_numbers_and_text_alone(tmp_path: Path) -> None:
+    def no_constant(text: str) -> None:
+        raise AssertionError(text)
+
+    value = {"a": [math.inf, -math.inf, math.nan, 1.5], "b\udcff": ("\ud800", None, True, 2)}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text(encoding="ascii")
+    assert "\\ud8" not in text.replace("\\\\", "")  # halves of surrogate pairs
+    assert json.loads(text, parse_constant=no_constant) == {
+        "a": [None, None, None, 1.5],
+        "b\\udcff": ["\\ud800", None, True, 2],
+    }
 
 
 # Folders.
@@ -548,7 +567,7 @@ def main(words):
         os.kill(os.getpid(), int(words[1]))
         time.sleep(60)
 
-run_command(main, "")
+run_command(main)
 """
 
 

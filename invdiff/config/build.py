@@ -206,6 +206,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _expected(hint: Any, value: Any, error: ValidationError) -> str:
+    limits = _limits(hint)
+    if limits:
+        return f"{_article(describe(hint))} {limits}"
     first, *others = error.errors()
     prefix = "Input should be "
     # Pydantic knows the limit of an Annotated[float, Gt(0)]; of a type it says less than the
@@ -214,6 +217,14 @@ def _expected(hint: Any, value: Any, error: ValidationError) -> str:
         return first["msg"].removeprefix(prefix)
     quote = " (put it in quotes)" if describe(hint) == "str" and value is not None else ""
     return _article(describe(hint)) + quote
+
+
+def _limits(hint: Any) -> str:
+    """``from 0 to 9`` of an Annotated number with both limits, else nothing."""
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    low = next((note.ge for note in notes if hasattr(note, "ge")), None)
+    high = next((note.le for note in notes if hasattr(note, "le")), None)
+    return f"from {low} to {high}" if None not in (low, high) else ""
 
 
 def _same_kind(value: Any, result: Any) -> bool:

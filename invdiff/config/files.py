@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's loader with the core schema of YAML 1.2 and no other types, within limits."""
 
     yaml_implicit_resolvers: dict[Any, Any] = _resolvers()
-    yaml_constructors: dict[Any, Any] = {}
+    yaml_constructors: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -57,11 +57,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth += 1
         self.values += 1
-        mark = self.peek_event().start_mark
         if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(None, None, f"more than {MAX_DEPTH} levels deep", mark)
+            raise yaml.YAMLError(f"found more than {MAX_DEPTH} levels")
         if self.values > MAX_VALUES:
-            raise yaml.MarkedYAMLError(None, None, f"more than {MAX_VALUES} values", mark)
+            raise yaml.YAMLError(f"found more than {MAX_VALUES} values")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -109,11 +108,17 @@ class _Loader(yaml.SafeLoader):
         return text
 
 
-for _kind in ("int", "float", "bool", "null", "str"):
-    _Loader.add_constructor(_TAG + _kind, getattr(_Loader, f"construct_{_kind}"))
-for _kind, _make in {"seq": "construct_yaml_seq", "map": "construct_yaml_map"}.items():
-    _Loader.add_constructor(_TAG + _kind, getattr(yaml.SafeLoader, _make))
-_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
+_Loader.yaml_constructors = {
+    **{
+        f"{_TAG}{kind}": getattr(_Loader, f"construct_{kind}")
+        for kind in ("int", "float", "bool", "null", "str")
+    },
+    **{
+        f"{_TAG}{kind}": getattr(yaml.SafeLoader, f"construct_yaml_{kind}")
+        for kind in ("seq", "map")
+    },
+    None: yaml.SafeLoader.construct_undefined,
+}
 
 
 def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:

@@ -247,7 +247,8 @@ class Item:
         else:
             picture = read_picture(self.file)
         if self.image >= len(picture):
-            raise InputError(f"{self.file}: found {len(picture)} images, expected more than before")
+            found = f"{len(picture)} image{'s' * (len(picture) != 1)}"
+            raise InputError(f"{self.file}: found {found}, expected at least {self.image + 1}")
         if self.units is not None:
             picture = picture.in_units(self.units)
         return picture.values[self.image]

@@ -96,7 +96,8 @@ def _stored_bits(frames: np.ndarray, dataset: Any) -> np.ndarray:
         return frames
     above = width - 1 - int(dataset.get("HighBit", dataset.BitsStored - 1))
     raised: np.ndarray = np.left_shift(frames, frames.dtype.type(max(above, 0)))
-    return np.right_shift(raised, frames.dtype.type(unused))
+    lowered: np.ndarray = np.right_shift(raised, frames.dtype.type(unused))
+    return lowered
 
 
 def _physical(frame: np.ndarray, dataset: Any, number: int) -> np.ndarray:
@@ -126,9 +127,9 @@ def _padding(frames: np.ndarray, dataset: Any) -> np.ndarray:
 
 def _of_type(value: Any, dtype: np.dtype) -> int:
     """A padding value as the stored integers have it: files may give a negative one unsigned."""
-    wrapped = int(value) % 2 ** (8 * dtype.itemsize)
-    top = int(np.iinfo(dtype).max)
-    return wrapped if wrapped <= top else wrapped - 2 ** (8 * dtype.itemsize)
+    numbers: int = 256**dtype.itemsize
+    wrapped = int(value) % numbers
+    return wrapped if wrapped <= np.iinfo(dtype).max else wrapped - numbers
 
 
 def _pydicom(module: str) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from invdiff.errors import InputError
 from invdiff.io.colour import to_srgb
@@ -82,7 +82,7 @@ def _decode_pillow(data: bytes, numbers: Sequence[int] | None = None) -> Pixels:
             for number in range(count) if numbers is None else numbers:
                 opened.seek(number)
                 found.append(_frame(ImageOps.exif_transpose(opened)))
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InputError(f"not an image in a known format, expected {EXPECTED}") from None
     return _joined(found)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
+import zlib
 from pathlib import Path
 
-_LONGEST = 180  # bytes of a name, so that what is written beside it has room in a file name
+from invdiff.io.whole import LONGEST_NAME
+
+_ROOM = 75  # bytes that are left to what is added to a name, such as _measurement.npy
 
 
 def split_name(path: Path) -> tuple[str, str]:
@@ -23,8 +26,8 @@ def split_name(path: Path) -> tuple[str, str]:
 def label(name: str) -> str:
     """Return a file's name as text that can be printed and used in the names of results.
 
-    Bytes that are no UTF-8 become U+FFFD. A name that is too long is cut and ends in a hash of the
-    whole.
+    Bytes that are no UTF-8 become U+FFFD. A name that is too long is cut and ends in a checksum of
+    the whole.
 
     Example:
         >>> label("photo")
@@ -32,10 +35,28 @@ def label(name: str) -> str:
         >>> len(label("x" * 250))
         180
     """
-    data = name.encode("utf-8", "surrogateescape")
-    if len(data) > _LONGEST:
-        data = data[: _LONGEST - 9] + b"-" + hashlib.sha256(data).hexdigest()[:8].encode()
-    return data.decode("utf-8", "replace").replace("\0", "\ufffd")
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return short_name(text.replace("\0", "\ufffd"), room=_ROOM)
+
+
+def short_name(name: str, room: int = 0) -> str:
+    """Return a name for a file, cut so that `room` more bytes still fit into a name.
+
+    A cut name ends with a checksum of the whole one, so that different names stay different.
+
+    Example:
+        >>> short_name("photo", room=20)
+        'photo'
+        >>> len(short_name("x" * 300, room=20))
+        235
+    """
+    limit = LONGEST_NAME - room
+    if len(os.fsencode(name)) <= limit:
+        return name
+    mark = f"~{zlib.crc32(os.fsencode(name)):08x}"
+    while len(os.fsencode(name)) > limit - len(mark):
+        name = name[:-1]
+    return name + mark
 
 
 def natural_order(path: Path) -> list[list[tuple[int, str]]]:

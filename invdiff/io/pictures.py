@@ -241,7 +241,7 @@ def grid(x: Tensor, columns: int, *, border: int = 2) -> Tensor:
     rows = -(-batch // columns)
     cells = x.new_ones(rows * columns, channels, height + border, width + border)
     cells[:batch, :, :height, :width] = x
-    cells = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
+    cells = cells.view(rows, columns, *cells.shape[1:]).permute(2, 0, 3, 1, 4)
     cells = cells.reshape(channels, rows * (height + border), columns * (width + border))
     return torch.nn.functional.pad(cells, (border, 0, border, 0), value=1.0)
 

@@ -51,10 +51,7 @@ def _silence_libtiff() -> None:
     """Take away the handlers by which Pillow's libtiff writes to standard error."""
     place = Path(PIL.__file__).parent
     bundled = [*place.parent.glob("[pP]illow.libs/libtiff*"), *place.glob(".dylibs/libtiff*")]
-    names = [str(path) for path in bundled] or [ctypes.util.find_library("tiff")]
-    for name in names:
-        if name is None:
-            continue
+    for name in [str(path) for path in bundled] or [ctypes.util.find_library("tiff") or ""]:
         try:
             library = ctypes.CDLL(name)
             for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):

@@ -54,8 +54,8 @@ def decode_tiff(data: bytes, by_pillow: ByPillow) -> Pixels:
             return by_pillow(data, _numbers(series))
         try:
             stack = np.concatenate([_pages(s) for s in series])
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
+        except (ValueError, ImportError, NotImplementedError) as error:
+            if "'imagecodecs' package" not in str(error):
                 raise
             return _without_imagecodecs(data, series, by_pillow)
         return _pixels(stack, page, kind)
@@ -195,12 +195,11 @@ def _full_scale(stack: np.ndarray, page: Any) -> float:
 
 def _straight(stack: np.ndarray, alpha: np.ndarray, full_scale: float) -> np.ndarray:
     """Colours that were multiplied with alpha, divided by it."""
-    divided = np.divide(
-        stack * full_scale, alpha, out=np.zeros(stack.shape, np.float64), where=alpha > 0
-    )
-    if stack.dtype.kind == "f":
-        return divided.astype(stack.dtype)
-    return np.rint(divided.clip(0, full_scale)).astype(stack.dtype)
+    divided: np.ndarray = np.zeros(stack.shape, np.float64)
+    np.divide(stack * full_scale, alpha, out=divided, where=alpha > 0)
+    if stack.dtype.kind != "f":
+        divided = np.rint(divided.clip(0, full_scale))
+    return divided.astype(stack.dtype)
 
 
 def _without_data(stack: np.ndarray, page: Any) -> np.ndarray:

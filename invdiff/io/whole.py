@@ -12,6 +12,8 @@ import contextlib
 import ctypes
 import errno
 import functools
+import json
+import math
 import os
 import re
 import secrets
@@ -21,7 +23,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -61,45 +63,30 @@ def cannot_write(path: str | Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be written ({reason})" + (f": {remedy}" if remedy else ""))
 
 
-def printable(name: str) -> str:
-    r"""Return a file's name as text that can be printed: bytes that are no UTF-8 become ``\xNN``.
-
-    Example:
-        >>> printable("caf\udce9")
-        'caf\\xe9'
-    """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def short_name(name: str, room: int = 0) -> str:
-    """Return a name for a file, cut so that `room` more bytes still fit into a name.
-
-    A cut name ends with a checksum of the whole one, so that different names stay different.
-
-    Example:
-        >>> short_name("photo", room=20)
-        'photo'
-        >>> len(short_name("x" * 300, room=20))
-        235
-    """
-    limit = LONGEST_NAME - room
-    if len(os.fsencode(name)) <= limit:
-        return name
-    mark = f"~{zlib.crc32(os.fsencode(name)):08x}"
-    while len(os.fsencode(name)) > limit - len(mark):
-        name = name[:-1]
-    return name + mark
-
-
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a hidden path to write to; it becomes `path` when the block ends without an exception.
 
     The hidden name ends as `path` does, in lower case, so that its suffix is the same. A link is
     followed: the file that it leads to is replaced.
 
+    Args:
+        path: of the file.
+        replace: whether a file that exists is replaced.
+
     Raises:
+        FileExistsError: `path` exists and is not to be replaced; the content is lost.
         InputError: the path cannot be written, or the block raised an OSError.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with whole_file(path) as hidden:
+        ...     _ = hidden.write_text("done")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        'done'
     """
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: cannot be written (a name cannot hold the character NUL)")
@@ -112,7 +99,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         try_lock(held)
         yield hidden
         _to_disk(hidden)
-        os.replace(hidden, target)
+        if replace:
+            os.replace(hidden, target)
+        else:
+            _rename_new(hidden, target)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -141,6 +133,38 @@ def write_whole(path: str | Path, content: bytes | memoryview | str) -> None:
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with whole_file(path) as hidden:
         hidden.write_bytes(data)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON that any parser reads, whole or not at all.
+
+    Numbers that JSON does not have (infinity, NaN) become null, and characters that no text has
+    (halves of surrogate pairs, which stand for bytes of file names) become ``\\udcNN``.
+
+    Raises:
+        InputError: the path cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "metrics.json"
+        >>> write_json(path, {"PSNR": [20.5, float("inf")]})
+        >>> json.loads(path.read_text())
+        {'PSNR': [20.5, None]}
+    """
+    write_whole(path, json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def _plain(value: object) -> object:
+    """A value as any parser of JSON takes it."""
+    if isinstance(value, Mapping):
+        return {str(_plain(str(key))): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
 
 
 class WholeFolder:
@@ -451,11 +475,15 @@ def _to_disk(path: Path) -> None:
 
 
 def _rename_new(source: Path, target: Path) -> None:
-    """Rename a folder; FileExistsError where the target exists."""
+    """Rename a file or a folder; FileExistsError where the target exists."""
     if _renameat2(source, target, _NO_REPLACE):
         return
-    target.mkdir()  # claims the name
-    os.rename(source, target)  # a folder that is not empty is not replaced
+    if os.path.isdir(source):
+        target.mkdir()  # claims the name
+        os.rename(source, target)  # a folder that is not empty is not replaced
+    else:
+        os.link(source, target)
+        source.unlink()
 
 
 def _exchange(new: Path, old: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,8 +19,11 @@ from invdiff.errors import InputError
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
 from invdiff.io.names import split_name
 from invdiff.io.nifti import encode_nifti
-from invdiff.io.pictures import Picture
+from invdiff.io.pictures import Picture, first_line
 from invdiff.io.whole import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # What can be written, and how deep, the default first.
 _BITS = {
@@ -114,6 +120,47 @@ def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
         raise InputError(f"{path}: cannot be written, {path.parent} is no folder that can be used")
 
 
+def write_array(path: str | Path, x: Tensor) -> None:
+    """Write an array as a .npy; the file appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with whole_file(path) as hidden, hidden.open("wb") as file:
+        np.save(file, as_float(x).numpy())
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
+    """Write named arrays as a compressed .npz; the file appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    stored: dict[str, Any] = {name: as_float(x).numpy() for name, x in arrays.items()}
+    with whole_file(path) as hidden, hidden.open("wb") as file:
+        np.savez_compressed(file, **stored)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure of matplotlib by the suffix of path; the file appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written, or matplotlib does not know the suffix.
+    """
+    with whole_file(path) as hidden, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # which the font lacks: a box is drawn
+        try:
+            figure.savefig(hidden)
+        except ValueError as error:
+            raise InputError(f"{path}: cannot be drawn ({first_line(error)})") from error
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Return x in the memory of the CPU, in a type of floats that NumPy has."""
+    x = x.detach().cpu()
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def _depths(path: Path) -> tuple[int, ...]:
     suffix = split_name(path)[1]
     if suffix not in _BITS:
@@ -138,7 +185,7 @@ def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
         raise InputError(
             f"{path}: found NaN or infinite values, expected finite ones for {bits} bits"
         )
-    levels = np.rint(np.clip(values.astype(np.float64), 0, 1) * (2**bits - 1))
+    levels: np.ndarray = np.rint(np.clip(values.astype(np.float64), 0, 1) * (2**bits - 1))
     return levels.astype(np.uint8 if bits == 8 else np.uint16)
 
 

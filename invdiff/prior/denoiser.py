@@ -10,15 +10,18 @@ tests.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import chain
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_type
 from invdiff.prior.ddpm import DDPM, Target, Variance, x_0_from
 from invdiff.prior.schedule import Schedule, Spacing
 from invdiff.prior.unet import Stage
+from invdiff.progress import counted
 
 
 def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
@@ -36,6 +39,25 @@ def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
     else:
         level = sigma.to(x)
     return level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+
+
+def weights_like(module: nn.Module) -> Tensor | None:
+    """Return the first tensor of floating-point numbers that a module holds, None if it has none."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def state_like(prior: Denoiser) -> Tensor:
+    """Return an empty tensor on the device of a prior and in the dtype of its samples.
+
+    The dtype is float64 for a prior in float64, and float32 for every other one: of priors in half
+    precision only the network computes in it.
+    """
+    weights = weights_like(prior)
+    if weights is None:
+        return torch.empty(0, dtype=torch.float32)
+    dtype = torch.float64 if weights.dtype == torch.float64 else torch.float32
+    return torch.empty(0, dtype=dtype, device=weights.device)
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
@@ -63,6 +85,13 @@ def network_input(
     exact = torch.as_tensor(sigma, dtype=torch.float64)
     timestep = levels(schedule.timestep_at(2 * exact), x).flatten()
     return x_t, timestep, 1 / (1 + s**2)
+
+
+def in_own_dtype(network: nn.Module, x_t: Tensor, *told: Tensor) -> Tensor:
+    """Call a network in the dtype of its weights, and return what it makes of x_t in that of x_t."""
+    weights = weights_like(network)
+    out: Tensor = network(x_t if weights is None else x_t.to(weights.dtype), *told)
+    return out.to(x_t.dtype)
 
 
 class Denoiser(nn.Module, ABC):
@@ -106,6 +135,30 @@ class Denoiser(nn.Module, ABC):
             sigma: one noise level for all, or one for each image, (B,); on the [0, 1] scale.
         """
 
+    def __call__(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """Call ``forward``, and count the images for the run in progress (`invdiff.progress`).
+
+        A denoiser that calls others leaves the counting to them.
+        """
+        told = () if label is None else (label,)
+        with counted(len(x)):
+            x_0: Tensor = super().__call__(x.to(self.input_dtype(x)), sigma, *told)
+        return x_0.to(x.dtype)
+
+    def input_dtype(self, x: Tensor) -> torch.dtype:
+        """Return the dtype in which ``forward`` is given x: half precision where that is its own."""
+        weights = weights_like(self)
+        low = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
+        return weights.dtype if weights is not None and low else x.dtype
+
+    def recompute(self, on: bool = True) -> Self:
+        """Trade time for memory in gradients; InputError from a denoiser that cannot."""
+        if on:
+            raise InputError(
+                f"recompute: found a {type(self).__name__}, expected a network of stages, as UNet"
+            )
+        return self
+
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
     ) -> tuple[float, ...]:
@@ -116,9 +169,17 @@ class Denoiser(nn.Module, ABC):
         """
         return tuple(sigma / 2 for sigma in self.schedule.ladder(steps, spacing, t, end))
 
-    def t_at(self, sigma: float) -> float:
-        """Return the timestep, maybe fractional, of a noise level on the [0, 1] scale."""
-        return float(self.schedule.t_at(torch.tensor(2 * sigma, dtype=torch.float64)))
+    def t_at(self, sigma: float | Tensor) -> float:
+        """Return the timestep, maybe fractional, of a noise level () on the [0, 1] scale."""
+        return float(self.schedule.t_at(2 * torch.as_tensor(sigma, dtype=torch.float64)))
+
+
+def check_prior(prior: Any) -> None:
+    """Raise InputError unless an argument is a denoiser whose weights are finite."""
+    remedy = "load_prior(...) or NetworkDenoiser(network, ...) makes one"
+    check_type("prior", prior, Denoiser, f"a Denoiser; {remedy}")
+    if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
+        raise InputError("prior: found NaN or infinite weights, expected finite numbers")
 
 
 class NetworkDenoiser(Denoiser):
@@ -159,7 +220,11 @@ class NetworkDenoiser(Denoiser):
         self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
         self.variance = variance
 
-    def recompute(self, on: bool = True) -> NetworkDenoiser:
+    def input_dtype(self, x: Tensor) -> torch.dtype:
+        """Return the dtype of x: only what the network is given is cast."""
+        return x.dtype
+
+    def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients through the network; values stay the same.
 
         Raises:
@@ -187,7 +252,7 @@ class NetworkDenoiser(Denoiser):
             label: labels (B,) in 0..classes - 1.
         """
         x_t, timestep, abar = network_input(x, sigma, self.schedule, self.stride)
-        out = self.network(x_t, timestep) if label is None else self.network(x_t, timestep, label)
+        out = in_own_dtype(self.network, x_t, timestep, *(() if label is None else (label,)))
         x_0 = (x_0_from(out[:, : x.shape[1]], self.target, x_t, abar) + 1) / 2
         if x.ndim == 4:
             x_0 = x_0[..., : x.shape[-2], : x.shape[-1]]

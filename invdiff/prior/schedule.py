@@ -50,7 +50,7 @@ class Schedule:
         >>> schedule.T, round(float(schedule.sigma[-1]), 1)
         (1000, 157.4)
         >>> [round(sigma, 3) for sigma in schedule.ladder(3, "karras")]
-        [157.407, 5.317, 0.01, 0.0]
+        [157.407, 5.911, 0.01, 0.0]
     """
 
     def __init__(self, abar: Tensor, timesteps: Tensor | None = None) -> None:

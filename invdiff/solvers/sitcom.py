@@ -83,4 +83,5 @@ class SITCOM(Solver):
             # On [-1, 1] the residual and its derivative are twice as long: 8 = 2 * 2 * 2.
             gradient = unit * pull(8 * residual) + 2 * self.lam * (v - x) / unit
             v = v - apart * adam.step(gradient, unit * self.lr)
-        return prior(v, sigma)
+        x0 = prior(v, sigma)
+        return x0

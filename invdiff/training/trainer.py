@@ -60,7 +60,7 @@ from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
-from invdiff.rng import Streams, stream_seed
+from invdiff.rng import Seed, Streams, stream_seed
 from invdiff.training.data import Data, epoch_order, load_data, to_device
 from invdiff.training.files import ValueRange, check_value_range, content_hash
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
@@ -73,12 +73,18 @@ class TrainSettings:
     """Settings of a training run: all that the weights depend on, and how often they are judged.
 
     Attributes:
-        data: what ``load_data`` reads; size, channels, crop and held_out as there.
+        data: a folder of images, an .npz of uint8 arrays, or "swissroll".
+        size: side in pixels to which images are resized; by default that of the data.
+        channels: 1 for gray images, 3 for colour; by default those of the data.
+        crop: take random squares of ``size`` pixels instead of resizing.
+        held_out: images that are not trained on, a folder or an .npz; by default a part of data.
         value_range: [low, high], the values that become 0 and 1 in every file of a folder; needed
             for floats and medical files whose values leave [0, 1].
         data_changed: go on with a run although its data changed since it began; images that were
             held out before stay out of training.
         network: by its registered name; with ``classes`` it learns the labels of the data.
+        schedule: the noise schedule.
+        T: steps of the schedule.
         target: what the network predicts, as in ``DDPM``. The target "label" trains a classifier of
             noisy images (``unet_classifier``).
         variance: sigma_t^2 of p_theta, as in ``DDPM``.
@@ -100,10 +106,17 @@ class TrainSettings:
             larger batches.
         lr: the learning rate after ``warmup`` steps; it falls linearly to zero over the last
             ``cooldown`` steps.
+        warmup, cooldown: steps over which the learning rate rises, and falls to zero.
+        weight_decay: decoupled decay of the weights, as in AdamW.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, reached gradually.
         flip: mirror images at random.
+        seed: of every random number; the same seed gives the same weights.
         precision: "auto" is bf16 where the hardware computes in it, else float32.
+        channels_last: keep images with the channels last, which is faster on some GPUs.
+        compile: compile the network (torch.compile), which takes minutes and then saves time.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
+        log_every: steps between lines of log.csv.
         eval_every: steps between judgements of the weights (bits/dim, a grid of samples).
         eval_images: held-out images of which bits/dim is the mean.
         save_every: steps between checkpoints.
@@ -141,7 +154,7 @@ class TrainSettings:
     clip: float = 1.0
     ema: float = 0.999
     flip: bool = False
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
     channels_last: bool = False
     compile: bool = False

@@ -50,7 +50,7 @@ class Particles(Streams):
         >>> particles(torch.zeros(6, 1, 4, 4)).shape
         torch.Size([6, 1, 4, 4])
         >>> particles.effective(torch.zeros(6))
-        tensor([3., 3.])
+        tensor([3.0000, 3.0000])
     """
 
     def __init__(self, images: Streams, count: int) -> None:
@@ -123,4 +123,4 @@ def populate(
     """
     particles = Particles(noise, count)
     images = torch.arange(len(x)).repeat_interleave(count).tolist()
-    return 0.5 + sigma * particles(x[images]), problem.take(images), particles
+    return 0.5 + sigma * particles(x[images]), problem.select(images), particles
