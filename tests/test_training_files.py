@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from invdiff.errors import InputError
-from invdiff.training import Data, DataRecord, TrainSettings, fit, load_data
+from invdiff.training import Data, DataFile, DataRecord, FolderData, TrainSettings, fit, load_data
 from invdiff.training import files as files_module
 from invdiff.training.record import RECORD_FILE
 
@@ -174,13 +174,24 @@ def test_values_outside_the_value_range_are_told_of(tmp_path: Path) -> None:
     assert values(data) == [255]
 
 
-def test_a_file_whose_values_left_the_range_since_is_no_image(tmp_path: Path) -> None:
-    for number in range(2):
-        np.save(tmp_path / f"{number}.npy", np.full((8, 8), 0.2, np.float32))
-    data, _ = load_data(str(tmp_path), 8, 1)
+def test_values_beyond_the_range_are_never_clipped(tmp_path: Path) -> None:
+    np.save(tmp_path / "0.npy", np.full((8, 8), 0.2, np.float32))
     np.save(tmp_path / "1.npy", np.full((8, 8), 7.0, np.float32))
+    data = FolderData([DataFile(tmp_path / f"{i}.npy") for i in range(2)], 8, 1)
     with pytest.warns(UserWarning, match=r"1.npy: found values from 7 to 7, expected \[0, 1\]"):
         assert values(data) == [51, 51]
+
+
+def test_a_file_that_changes_while_a_run_reads_it_is_no_longer_its_image(tmp_path: Path) -> None:
+    """A file that gets a new time only is the same."""
+    for number in range(3):
+        gray(tmp_path / f"{number}.png", 10 + number)
+    data, _ = load_data(str(tmp_path), 8, 1)
+    gray(tmp_path / "1.png", 99)
+    shutil.copy(tmp_path / "2.png", tmp_path / "copy")
+    shutil.copy(tmp_path / "copy", tmp_path / "2.png")
+    with pytest.warns(UserWarning, match="1.png: changed since training began"):
+        assert values(data) == [10, 12, 12]
 
 
 @pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, float("nan")), (-float("inf"), 0)])

@@ -12,7 +12,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from warnings import warn
@@ -30,6 +30,7 @@ from invdiff.training.files import (
     DataFile,
     ValueRange,
     check_range,
+    check_unchanged,
     content_hash,
     look_at_files,
     scaled_values,
@@ -227,6 +228,7 @@ class FolderData(Data):
     def _read(self, file: DataFile) -> Tensor | InputError:
         """Return all images of a file, 8-bit (n, C, h, w), or the error that it cannot be read."""
         try:
+            check_unchanged(file)
             images = scaled_values(read_picture(file.path, notes=False), self.value_range)
             if len(images) != file.images:
                 raise InputError(
@@ -477,9 +479,7 @@ def _not_trained(data: TrainingData, before: DataRecord | None) -> TrainingData:
 
 def _renamed(file: DataFile, prefix: str) -> DataFile:
     """Return a file with another name in the record of a run."""
-    return DataFile(
-        file.path, prefix + file.name, file.content, file.images, file.low, file.high, file.stamp
-    )
+    return replace(file, name=prefix + file.name)
 
 
 def _warn_overlap(source: Path, number: int) -> None:
