@@ -150,6 +150,20 @@ def test_floats_beyond_0_and_1_need_a_value_range_for_all_files(tmp_path: Path) 
     assert values(load_data(str(tmp_path), 8, 1, value_range=(0, 255))[0]) == [0, 51, 255]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1.19414, 254.997, "[1,255]"), (-1024, 3071, "[-1030,3080]"), (0, 1.2345, "[0,1.24]")],
+)
+def test_the_value_range_that_is_proposed_is_short(
+    tmp_path: Path, low: float, high: float, words: str
+) -> None:
+    values_of_one = np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8)
+    tifffile.imwrite(tmp_path / "0.tif", values_of_one)
+    with pytest.raises(InputError) as error:
+        load_data(str(tmp_path), 8, 1)
+    assert f"value_range={words}" in str(error.value)
+
+
 def test_floats_within_0_and_1_are_taken_as_they_are(tmp_path: Path) -> None:
     for number, value in enumerate((0.2, 0.4)):
         np.save(tmp_path / f"{number}.npy", np.full((8, 8), value, np.float32))

@@ -286,6 +286,11 @@ class FolderData(Data):
         return image[:, top : top + self.size, left : left + self.size]
 
 
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Return x on a device; a copy from the CPU to a GPU is not waited for."""
     if x.device.type == "cpu" and device.type == "cuda":
@@ -567,6 +572,12 @@ def _pad_to_size(images: Tensor, size: int | None, path: Path) -> Tensor:
     if max(height, width) > size:
         raise InputError(
             f"data {path}: found {height}x{width} images, expected at most size={size}"
+        )
+    needed = images.shape[0] * images.shape[1] * size**2
+    if needed > physical_memory():
+        raise InputError(
+            f"data {path}: {len(images)} images of size={size} need {needed / 2**30:.0f} GiB, "
+            f"expected at most the {physical_memory() / 2**30:.0f} GiB of this machine"
         )
     top = (size - height) // 2
     left = (size - width) // 2

@@ -116,9 +116,10 @@ def check_range(
         return
     if value_range is None:
         outside = next(f for f in files if f.low < -_ROUNDING or f.high > 1 + _ROUNDING)
+        below, above = _rounded_outwards(low, high)
         raise InputError(
             f"data {source}: found values from {low:g} to {high:g} (in {outside.name}), expected "
-            f"[0, 1]; value_range=[{low:g},{high:g}] maps that range to [0, 1] in every file"
+            f"[0, 1]; value_range=[{below:g},{above:g}] maps that range to [0, 1] in every file"
         )
     warn(
         f"data {source}: found values from {low:g} to {high:g}; what lies outside "
@@ -192,6 +193,14 @@ def _hash_of_file(path: Path) -> str:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}, expected an image file") from None
+
+
+def _rounded_outwards(low: float, high: float) -> tuple[float, float]:
+    """Return a range of short numbers around another one, longer by at most 2 % of it."""
+    if not high > low:
+        return low, low + 1
+    step = 10.0 ** (math.floor(math.log10(high - low)) - 2)
+    return math.floor(low / step) * step, math.ceil(high / step) * step
 
 
 def check_value_range(value_range: ValueRange | None) -> None:
