@@ -120,7 +120,7 @@ def restorations(
     groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for x in images:
         groups[tuple(x.shape)].append(x)
-    table = {}
+    table: dict[str, Any] = {}
     for task in tasks:
         words = [f"task={task}", f"solver.steps={calls}"]
         settings = config.validate(SolveSettings, config.resolve(words, SolveSettings))
@@ -142,9 +142,8 @@ def restorations(
             "noise": settings.noise,
             "solver": settings.solver,
         }
-        table[task] |= {
-            name: round(float(torch.cat(values).mean()), 4) for name, values in scores.items()
-        }
+        means = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
+        table[task] |= {name: round(mean, 4) for name, mean in means.items()}
         print(task, table[task], flush=True)
     return table
 
