@@ -283,7 +283,9 @@ class UNet2D(nn.Module):
         def attend(width: int, on: bool, scale: float = 1.0) -> nn.Module:
             if not on:
                 return nn.Identity()
-            return PixelAttention(width, count_heads(width, heads, head_channels), groups, eps, scale)
+            return PixelAttention(
+                width, count_heads(width, heads, head_channels), groups, eps, scale
+            )
 
         self.features = TimeFeatures(time_width, cosine_first, frequency_shift)
         self.time = nn.Sequential(
@@ -329,7 +331,9 @@ class UNet2D(nn.Module):
                 width = level_width
             enlarge: nn.Module | None = None
             if level > 0:
-                enlarge = block(width, width, resample="up") if up == "residual" else Upsample(width)
+                enlarge = (
+                    block(width, width, resample="up") if up == "residual" else Upsample(width)
+                )
             on = (attention_up or attention)[level]
             levels.append(Level(stages, [attend(width, on) for _ in stages], enlarge))
         self.up = nn.ModuleList(levels)  # the coarsest first

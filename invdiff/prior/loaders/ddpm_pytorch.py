@@ -74,14 +74,20 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
     Raises:
         InputError: a variant with parts that are not supported, or no schedule.
     """
-    network = {k.removeprefix("model."): v for k, v in weights.items() if k.removeprefix("model.") not in _BUFFERS}
+    network = {
+        k.removeprefix("model."): v
+        for k, v in weights.items()
+        if k.removeprefix("model.") not in _BUFFERS
+    }
     names = list(network)
     levels = count(names, r"downs\.(\d+)\.")
     if "time_mlp.0.weights" in network:
         raise InputError("found learned frequencies of the timestep, expected sinusoidal ones")
     channels = network["final_conv.weight"].shape[0]
     if network["init_conv.weight"].shape[1] != channels:
-        raise InputError("found a network that is told its last estimate (self_condition), expected one without")
+        raise InputError(
+            "found a network that is told its last estimate (self_condition), expected one without"
+        )
     widths = (
         network["init_conv.weight"].shape[0],
         *(network[_conv(network, level)].shape[0] for level in range(levels)),
@@ -103,11 +109,20 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
     else:
         raise InputError("found no schedule in the file, expected prior.schedule=NAME")
     size = int(given.get("size", 2 ** (levels + 2)))
-    assumed = () if "target" in given else ("target=v (the default of denoising-diffusion-pytorch)",)
+    assumed = (
+        () if "target" in given else ("target=v (the default of denoising-diffusion-pytorch)",)
+    )
     result = renamed(network, lambda name: substitute(name, _RULES))
     for name, value in result.items():
-        if name.endswith(".memory") and re.match(r"(down|up)\.", name) and value.shape[2] == head_channels and value.shape[3] == tokens:
-            if f"{name.removesuffix('memory')}norm_out.gain" in result:  # linear attention has them transposed
+        if (
+            name.endswith(".memory")
+            and re.match(r"(down|up)\.", name)
+            and value.shape[2] == head_channels
+            and value.shape[3] == tokens
+        ):
+            if (
+                f"{name.removesuffix('memory')}norm_out.gain" in result
+            ):  # linear attention has them transposed
                 result[name] = value.transpose(2, 3)
     return Foreign(
         settings,

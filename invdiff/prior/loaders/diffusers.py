@@ -71,7 +71,10 @@ _RULES = (
 
 def recognise(folder: Path) -> bool:
     """Return whether a folder looks like one of diffusers'."""
-    return any((folder / name).is_file() for name in ("model_index.json", "config.json", "unet/config.json"))
+    return any(
+        (folder / name).is_file()
+        for name in ("model_index.json", "config.json", "unet/config.json")
+    )
 
 
 def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
@@ -89,7 +92,9 @@ def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
     config = read_json(place / "config.json")
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
-        raise InputError(f"prior {folder}: found a {kind}, expected a UNet2DModel, which is told no text")
+        raise InputError(
+            f"prior {folder}: found a {kind}, expected a UNet2DModel, which is told no text"
+        )
     scheduler = next(
         (
             read_json(path)
@@ -105,7 +110,9 @@ def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
     settings = network_settings(folder, config)
     found = read_weights(weight_file(place))
     if not is_state_dict(found):
-        raise InputError(f"prior {folder}: found something else than weights by name, expected a state dict")
+        raise InputError(
+            f"prior {folder}: found something else than weights by name, expected a state dict"
+        )
     levels = len(settings["widths"])
     weights = joined_qkv(renamed(found, lambda name: substitute(name, _RULES)))
     size = config.get("sample_size") or 2 ** (levels + 2)
@@ -122,7 +129,9 @@ def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
         )
     target = (scheduler or {}).get("prediction_type", "epsilon")
     if target not in _TARGETS:
-        raise InputError(f"prior {folder}: found prediction_type {target!r}, expected {', '.join(_TARGETS)}")
+        raise InputError(
+            f"prior {folder}: found prediction_type {target!r}, expected {', '.join(_TARGETS)}"
+        )
     return Foreign(
         settings,
         weights,
@@ -140,7 +149,9 @@ def unet_folder(folder: Path) -> Path:
     for name in ("unet_ema", "unet", "."):
         if (folder / name / "config.json").is_file():
             return folder / name
-    raise InputError(f"prior {folder}: found no config.json, expected the folder of a diffusers model")
+    raise InputError(
+        f"prior {folder}: found no config.json, expected the folder of a diffusers model"
+    )
 
 
 def weight_file(folder: Path) -> Path:
@@ -191,11 +202,15 @@ def network_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     }
     for name, expected in only.items():
         if get(name, expected) not in (expected, "swish" if name == "act_fn" else expected):
-            raise InputError(f"prior {folder}: found {name}={config[name]!r}, expected {expected!r}")
+            raise InputError(
+                f"prior {folder}: found {name}={config[name]!r}, expected {expected!r}"
+            )
     scale_shift = get("resnet_time_scale_shift", "default") == "scale_shift"
     middle = bool(get("add_attention", True))
     if middle and scale_shift and get("attn_norm_num_groups", None) is None:
-        raise InputError(f"prior {folder}: found attention without a norm in the middle, expected attn_norm_num_groups")
+        raise InputError(
+            f"prior {folder}: found attention without a norm in the middle, expected attn_norm_num_groups"
+        )
     widths = tuple(int(width) for width in get("block_out_channels", (224, 448, 672, 896)))
 
     def resampling(kinds: list[str], word: str, block: str) -> str:

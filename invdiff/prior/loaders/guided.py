@@ -151,9 +151,13 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
         InputError: they are not those of an image denoiser of this family.
     """
     if "out.2.weight" not in weights or not any(k.startswith("output_blocks.") for k in weights):
-        raise InputError("found a guided-diffusion network without a way up, a classifier; expected a denoiser")
+        raise InputError(
+            "found a guided-diffusion network without a way up, a classifier; expected a denoiser"
+        )
     if any(".transformer_blocks." in name or "attn2" in name for name in weights):
-        raise InputError("found a network that is told a text or another image, expected an unconditional one")
+        raise InputError(
+            "found a network that is told a text or another image, expected an unconditional one"
+        )
     stem = weights["input_blocks.0.0.weight"]
     channels = stem.shape[1]
     channels_out = weights["out.2.weight"].shape[0]
@@ -162,7 +166,13 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
             f"found {channels} channels in and {channels_out} out: an upsampler or a latent model; "
             f"expected {channels} or {2 * channels} out"
         )
-    ups = sorted({int(m[1]) for k in weights if (m := re.match(r"output_blocks\.(\d+)\.[12]\.(in_layers|conv)\.", k))})
+    ups = sorted(
+        {
+            int(m[1])
+            for k in weights
+            if (m := re.match(r"output_blocks\.(\d+)\.[12]\.(in_layers|conv)\.", k))
+        }
+    )
     n_out = 1 + max(int(m[1]) for k in weights if (m := re.match(r"output_blocks\.(\d+)\.", k)))
     n_in = 1 + max(int(m[1]) for k in weights if (m := re.match(r"input_blocks\.(\d+)\.", k)))
     levels = len(ups) + 1
@@ -180,7 +190,9 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
         blocks=blocks,
         attention=tuple(f"input_blocks.{i}.1.qkv.weight" in weights for i in firsts),
         scale_shift=rows == 2 * widths[0],
-        residual_resampling=any(re.match(r"output_blocks\.\d+\.[12]\.in_layers\.", k) for k in weights),
+        residual_resampling=any(
+            re.match(r"output_blocks\.\d+\.[12]\.in_layers\.", k) for k in weights
+        ),
         channels=channels,
         channels_out=channels_out,
         classes=weights["label_emb.weight"].shape[0] if "label_emb.weight" in weights else 0,
@@ -222,7 +234,11 @@ def untold(found: Architecture, given: Mapping[str, Any]) -> tuple[Untold, tuple
         "schedule": f"schedule={known.schedule}",
         "T": f"T={known.T}",
     }
-    keys = [key for key in told if key not in given and not (key == "heads" and "head_channels" in given)]
+    keys = [
+        key
+        for key in told
+        if key not in given and not (key == "heads" and "head_channels" in given)
+    ]
     source = "as the public file of this shape" if public else "the defaults of guided-diffusion"
     return known, tuple(f"{told[key]} ({source})" for key in keys)
 
@@ -266,7 +282,9 @@ def converted(
             continue
         target = _place(place, found, weights)
         if target is None:
-            raise InputError(f"found the weight {name!r}, which a guided-diffusion U-Net does not have")
+            raise InputError(
+                f"found the weight {name!r}, which a guided-diffusion U-Net does not have"
+            )
         if target.endswith(".qkv"):
             value = _ordered(value, heads, head_channels, order)
         elif ".attention." in target or target.startswith("middle.1."):

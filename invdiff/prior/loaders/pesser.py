@@ -126,5 +126,7 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
         (channels, size, size),
         Schedule.named(known.schedule, known.T),
         variance=known.variance,
-        assumed=tuple(f"{key}={value} (Ho et al. 2020)" for key, value in told.items() if key not in given),
+        assumed=tuple(
+            f"{key}={value} (Ho et al. 2020)" for key, value in told.items() if key not in given
+        ),
     )
