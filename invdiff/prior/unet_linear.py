@@ -20,7 +20,7 @@ class RMSNorm(nn.Module):
     """Divide the channels of each pixel by their root mean square, times a learned gain.
 
     Example:
-        >>> RMSNorm(4)(torch.full((1, 4, 1, 1), 3.0)).flatten()
+        >>> RMSNorm(4)(torch.full((1, 4, 1, 1), 3.0)).detach().flatten()
         tensor([1., 1., 1., 1.])
     """
 
