@@ -30,7 +30,8 @@ from torch import Tensor
 from invdiff import config, generate, restore
 from invdiff.estimate import Estimate
 from invdiff.evaluation.metrics import lpips, psnr
-from invdiff.io.pictures import SUFFIXES, read_image, read_images, to_channels
+from invdiff.io.collection import SUFFIXES, read_images
+from invdiff.io.pictures import read_image, to_channels
 from invdiff.likelihood import LikelihoodSettings, evaluate
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim
@@ -220,4 +221,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=CardSettings)
+    config.run_command(main)

@@ -22,7 +22,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from invdiff.io.pictures import read_images, to_channels
+from invdiff.io.collection import read_images
+from invdiff.io.pictures import to_channels
 from invdiff.prior import Denoiser, GaussianDenoiser, MixtureDenoiser
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem

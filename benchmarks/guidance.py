@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invdiff import config
-from invdiff.io.pictures import grid, write_image
+from invdiff.io.pictures import grid
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided
@@ -171,4 +172,4 @@ def row(values: dict[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=GuidanceSettings)
+    config.run_command(main)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,9 @@ from torch import Tensor
 
 from invdiff import config, load_prior
 from invdiff.evaluation.metrics import seam_ratio
-from invdiff.io.pictures import SUFFIXES, read_image, write_image
+from invdiff.io.collection import SUFFIXES
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
 from invdiff.prior.tiles import Tiled, tiled
 from invdiff.solve import main as solve
 
@@ -104,4 +105,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, sys.argv[1:], settings=LargeSettings)
+    config.run_command(main)

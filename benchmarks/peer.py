@@ -74,7 +74,7 @@ class PeerSolver(Solver):
     requires = SpectralOperator
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         seed = noise.generators[0].initial_seed()
         torch.manual_seed(seed)  # peers draw from the generator that all share

@@ -135,9 +135,7 @@ def diffuse(
 
 def ddrm(settings: Settings, denoiser: Prior, physics: Physics) -> sampling.DDRM:
     if settings["levels"] == "prior":
-        sigmas = denoiser.prior.ladder(settings["steps"])[
-            :-1
-        ].numpy()  # it returns D at the last level
+        sigmas = np.array(denoiser.prior.ladder(settings["steps"])[:-1])  # D at the last level
     else:
         sigmas = np.linspace(settings["levels"][1], 0, settings["steps"])
     return sampling.DDRM(denoiser, sigmas=sigmas, eta=settings["eta"], etab=settings["etab"])

@@ -38,7 +38,7 @@ from torch import Tensor
 from invdiff import Problem, config, load_prior, restore
 from invdiff.estimate import Estimate
 from invdiff.evaluation.metrics import lpips, psnr
-from invdiff.io.pictures import read_images
+from invdiff.io.collection import read_images
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.resources import example_images
 from invdiff.solve import SolveSettings

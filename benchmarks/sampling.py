@@ -140,4 +140,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=SamplingSettings)
+    config.run_command(main)

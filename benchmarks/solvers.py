@@ -22,7 +22,7 @@ from torch import Tensor
 
 from invdiff import config, load_prior, registry, restore
 from invdiff.evaluation.metrics import coverage, crps, lpips, psnr, ssim
-from invdiff.io.pictures import read_images
+from invdiff.io.collection import read_images
 from invdiff.posterior import Posterior
 from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES

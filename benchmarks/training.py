@@ -323,4 +323,4 @@ def report(curves: dict[str, Curve]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=BenchmarkSettings)
+    config.run_command(main)

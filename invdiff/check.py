@@ -9,13 +9,20 @@ Prints a table, and exits with status 1 where something fails.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 from dataclasses import dataclass, field
 from typing import Any
 
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.operators import check
+from invdiff.operators.base import numbered
 from invdiff.operators.checks import IMAGES
+from invdiff.rng import Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,7 @@ class CheckSettings:
 
     operator: dict[str, Any] = field(default_factory=dict)
     shape: tuple[int, int, int] = (3, 64, 64)
-    seed: int = 0
+    seed: Seed = 0
 
 
 def main(words: list[str]) -> None:
@@ -39,9 +46,8 @@ def main(words: list[str]) -> None:
         raise InputError(
             "operator is missing: expected operator=NAME or operator.name=module:Class"
         )
-    operator = config.build(
-        "operator", settings.operator, shape=settings.shape, images=range(IMAGES)
-    )
+    described = numbered(settings.operator, range(IMAGES))
+    operator = config.build("operator", described, shape=settings.shape)
     report = check(operator, seed=settings.seed)
     print(report)
     if not report.ok:
@@ -49,4 +55,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=CheckSettings)
+    config.run_command(main)

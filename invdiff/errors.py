@@ -1,19 +1,142 @@
-"""The one exception that means "what was given cannot be used"."""
+"""What is no bug: input that cannot be used, a signal that says to stop, warnings to the caller."""
 
 from __future__ import annotations
 
+import math
+import reprlib
+import signal
+import sys
+import warnings
+from numbers import Integral, Real
 from typing import Any
+
+LONGEST = 80  # characters of a value in a message
+_INTERNAL = ("invdiff", "torch", "contextlib")  # packages that a warning does not point into
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: a file, a key, a shape, a value.
+    """A mistake in what the user gave: a file, a key, a shape or a value.
 
     The message is one line that names the thing, what was found and what was expected.
     Command lines print it without a traceback and exit with status 2.
+
+    Example:
+        >>> raise InputError("samples: found 0, expected at least 1")
+        Traceback (most recent call last):
+        invdiff.errors.InputError: samples: found 0, expected at least 1
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal told the command to stop; command lines exit with status 128 + `number`.
+
+    Attributes:
+        number: of the signal.
+
+    Example:
+        >>> print(Stopped(15))
+        stopped by SIGTERM
+    """
+
+    def __init__(self, number: int, message: str | None = None) -> None:
+        super().__init__(message or f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class _Brief(reprlib.Repr):
+    """The repr of a value that may be huge: no more is looked at than a message can show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 30
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x[: LONGEST + 1])
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[: LONGEST + 1])
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() < 256:
+            return repr(x)
+        # Python refuses to write integers of more than 4,300 digits.
+        return f"an integer of {math.floor(x.bit_length() * math.log10(2)) + 1} digits"
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        if level <= 0 and x:
+            return "{...}"
+        first = [key for key, _ in zip(x, range(self.maxdict), strict=False)]
+        items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in first]
+        return "{" + ", ".join([*items, *(["..."] if len(x) > len(first) else [])]) + "}"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        return repr(x)
+
+
+_brief = _Brief()
+
+
+def brief(value: Any) -> str:
+    """Return the repr of a value, cut to 80 characters.
+
+    Example:
+        >>> brief([1, 2])
+        '[1, 2]'
+        >>> len(brief("x" * 10**6))
+        80
+    """
+    text = _brief.repr(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
 def shown(value: Any) -> str:
-    """A value as a message shows it, at most 80 characters, with its type."""
-    text = repr(value)
-    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+    """Return a value as a message shows it, at most 80 characters, with its type.
+
+    Example:
+        >>> shown(3.5)
+        '3.5 (float)'
+    """
+    return f"{brief(value)} ({type(value).__name__})"
+
+
+def described(value: Any) -> str:
+    """Return what a message says was found: a short value itself, else the kind of the object."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None:
+        return "None"
+    if isinstance(value, (str, bytes, Real)):
+        return shown(value)
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raise an InputError unless an argument is an instance of a class.
+
+    Args:
+        name: of the argument.
+        value: what was given for it.
+        kind: the class, or several.
+        expected: what the message says was expected, with the remedy where there is one.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{name}: found {described(value)}, expected {expected}")
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Raise an InputError unless an argument is an integer, and at least so large."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InputError(f"{name}: found {described(value)}, expected an integer")
+    if value < least:
+        raise InputError(f"{name}: found {value}, expected at least {least}")
+
+
+def warn(message: str) -> None:
+    """Warn the nearest caller outside of this package, whatever decorators lie in between."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INTERNAL:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, stacklevel=level)

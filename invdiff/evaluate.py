@@ -17,6 +17,11 @@ OUT/results.csv, summary.md, summary.tex
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 import csv
 import io
 import os
@@ -34,13 +39,16 @@ from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
-from invdiff.io.pictures import SUFFIXES, read_images, write_image
+from invdiff.io.collection import collect
 from invdiff.io.whole import write_whole
-from invdiff.prior.channels import of_channels
+from invdiff.io.write import write_image
+from invdiff.operators.base import numbered
+from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
+from invdiff.rng import Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +57,18 @@ class EvaluateSettings:
 
     Attributes:
         task: presets in tasks/, or YAML files, with commas between them.
+        operator: what the measurement does to an image, in place of the task's.
+        noise: the noise of the measurement, in place of the task's.
         solver: presets in configs/solver, registered names, or YAML files, likewise.
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
         data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the
             prior.
         images: how many of them, at most.
         samples: per image; metrics are averaged over them.
+        seed: of every random number; the same seed gives the same table.
         out: folder of the results, made or continued.
         batch: images computed at once, of one size.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
     """
 
     task: str
@@ -67,7 +79,7 @@ class EvaluateSettings:
     data: str | None = None
     images: int | None = None
     samples: int = 1
-    seed: int = 0
+    seed: Seed = 0
     out: str = "results/evaluation"
     batch: int | None = None
     device: str = "auto"
@@ -153,33 +165,12 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
 
 
 def read_pictures(settings: EvaluateSettings) -> Iterator[Picture]:
-    """The images by number and name; those of a folder may differ in size."""
-    source = Path(settings.data or example_images(settings.prior))
-    if source.is_dir():
-        files = sorted(
-            path
-            for path in source.iterdir()
-            if path.suffix.lower() in SUFFIXES and path.name[0] != "."
-        )
-        if not files:
-            raise InputError(
-                f"data {source}: found no image, expected files ending in {', '.join(SUFFIXES)}"
-            )
-        stems = [path.stem for path in files]
-        found = [
-            (
-                path.name if stems.count(path.stem) > 1 else path.stem,
-                lambda path=path: read_images(path)[0][0],
-            )
-            for path in files
-        ]
-    else:
-        stack, names = read_images(source)
-        found = [
-            (name, lambda image=image: image) for name, image in zip(names, stack, strict=True)
-        ]
-    for number, (name, read) in enumerate(found[: settings.images]):
-        yield Picture(number, len(found), name, read)
+    """The images by number and name, in the order of `invdiff.io.collection`; they may differ in
+    size.
+    """
+    items = collect(settings.data or example_images(settings.prior))
+    for number, item in enumerate(items[: settings.images]):
+        yield Picture(number, len(items), item.name, item.read)
 
 
 def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
@@ -188,17 +179,16 @@ def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
     """
     problem = pose(cell, picture.read()[None], [picture])
     config.build("solver", cell.settings.solver).check(problem)
-    of_channels(prior, problem.operator.shape[0])
+    match_channels(prior, problem.operator.shape[0])
 
 
 def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
     """The problem of some of the images, which may have masks or kernels of their own."""
     numbers, among = [picture.number for picture in pictures], pictures[0].among
-    operator = config.build(
-        "operator", cell.settings.operator, shape=tuple(truth.shape[1:]), images=range(among)
-    )
+    described = numbered(cell.settings.operator, range(among))
+    operator = config.build("operator", described, shape=tuple(truth.shape[1:]))
     operator.check_batch(among)
-    operator, noise = operator.take(numbers), config.build("noise", cell.settings.noise)
+    operator, noise = operator.select(numbers), config.build("noise", cell.settings.noise)
     return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)
 
 
@@ -213,7 +203,7 @@ def claim(cell: Cell) -> None:
     if cell.solver == "baseline":
         del mine["solver"]
     if path.is_file():
-        stored = config.load(path)
+        stored = config.read(path)
         differs = [
             key for key in {**mine, **stored} if _plain(mine.get(key)) != _plain(stored.get(key))
         ]
@@ -288,7 +278,7 @@ def measure(
     else:
         solver = config.build("solver", s.solver)
         posterior = restore(
-            problem, prior, solver, samples=s.samples, seed=s.seed, images=numbers, batch=s.batch
+            problem, prior, solver, samples=s.samples, seed=s.seed, numbers=numbers, batch=s.batch
         )
         calls, seconds = posterior.nfe, posterior.seconds / len(chunk)
         samples, misfit = posterior.samples.cpu(), posterior.misfit().mean(0).cpu()
@@ -358,4 +348,4 @@ def finish(cells: Sequence[Cell], pictures: Sequence[Picture]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=EvaluateSettings)
+    config.run_command(main)

@@ -1,11 +1,11 @@
-"""Files in, files out: restore the measurement in a file, or each in a folder."""
+"""Restoring files: the measurement in a file, or those in a folder, become files of restored images."""
 
 from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -14,7 +14,10 @@ import torch
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import check_target, read_picture, read_pictures, write_picture
+from invdiff.io.collection import read_pictures
+from invdiff.io.pictures import Picture, read_picture
+from invdiff.io.whole import WholeFolder
+from invdiff.io.write import check_target, write_picture
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -24,6 +27,35 @@ from invdiff.problem import Problem
 from invdiff.solvers import Solver
 
 ForShape: TypeAlias = Callable[[tuple[int, ...]], Operator]
+
+
+@dataclass(frozen=True)
+class _Method:
+    """How each picture is restored."""
+
+    operator: Operator | ForShape
+    noise: NoiseModel
+    prior: Denoiser
+    solver: Solver
+    samples: int
+    seed: int
+
+    def problem(self, picture: Picture) -> Problem:
+        """The problem of a measured picture."""
+        operator = _made_for(self.operator, tuple(picture.values.shape[1:]))
+        return Problem(operator, self.noise, picture.values)
+
+    def restored(self, problem: Problem, first: int = 0) -> Posterior:
+        """The samples of a problem; `first` is the number of its first image among all."""
+        numbers = range(first, first + len(problem))
+        return restore(
+            problem,
+            self.prior,
+            self.solver,
+            samples=self.samples,
+            seed=self.seed,
+            numbers=numbers,
+        )
 
 
 def restore_file(
@@ -38,19 +70,18 @@ def restore_file(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Posterior:
-    """Restore the measurement in a file and write the mean of the samples, which is the sample
-    where there is one.
+    """Restore the measurement in a file and write the mean of the samples.
 
     The target has the source's alpha, its depth (16 bits for 16 bits, floats for floats, where the
-    format has them), its pages, and the units of a medical file. It appears whole or not at all.
+    format has them), its pages, its units (see `invdiff.io.units`) and, for NIfTI, its header. It
+    appears whole or not at all.
 
     Args:
         source: a picture, or a stack of them, as `invdiff.io.pictures.read_picture` reads it.
         target: .png, .tif, .npy, .nii or .nii.gz.
         operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with
-            settings such as
-            ``functools.partial(MaskFile, mask="mask.png")``, or a function, for images of the
-                measurement's shape.
+            settings such as ``functools.partial(MaskFile, mask="mask.png")``, or a function, for
+            images of the measurement's shape.
         noise: its sigma is on the [0, 1] scale.
         prior: a denoiser, or what `load_prior` takes.
         solver: the method.
@@ -58,19 +89,20 @@ def restore_file(
         seed: of the samples.
         overwrite: whether a target that exists is replaced.
 
+    Returns:
+        The samples; their mean is what is written.
+
     Raises:
         InputError: the source is no measurement of the operator, or the target exists or cannot be
             written.
     """
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    picture, target = read_picture(source), Path(target)
-    made = _made_for(operator, tuple(picture.values.shape[1:]))
-    found = picture.like(torch.zeros(1).expand(len(picture), *made.shape))
-    check_target(target, found, overwrite=overwrite)  # before the work
-    posterior = restore(
-        Problem(made, noise, picture.values), denoiser, solver, samples=samples, seed=seed
-    )
-    write_picture(target, picture.like(posterior.mean.cpu()), overwrite=overwrite)
+    method = _Method(operator, noise, denoiser, solver, samples, seed)
+    picture = read_picture(source, measurement=True)
+    problem = method.problem(picture)
+    check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
+    posterior = method.restored(problem)
+    write_picture(target, picture.with_values(posterior.mean.cpu()), overwrite=overwrite)
     return posterior
 
 
@@ -85,50 +117,53 @@ def restore_folder(
     samples: int = 1,
     seed: int = 0,
 ) -> list[Path]:
-    """`restore_file` for every picture of a folder, of any sizes; the target folder appears whole
-    or not at all.
+    """Restore every picture of a folder as `restore_file` does; they may differ in size.
 
-    A file that cannot be read is skipped with a warning; medical files share one scale, as in
-    `read_pictures`.
+    The target folder appears whole or not at all. A file that cannot be read is skipped with a
+    warning. Files that have units share one scale, as in `invdiff.io.collection.read_pictures`.
+    Images are numbered over all files, in the order of that module; their numbers name their random
+    streams.
+
+    Args:
+        source: the folder of measurements; its sub-folders are not entered.
+        target: a folder that does not exist.
+        operator: as in `restore_file`.
+        noise: likewise.
+        prior: likewise.
+        solver: likewise.
+        samples: likewise.
+        seed: likewise.
 
     Returns:
-        the files written: the sources' names with the suffix that holds all of each (see
-        `Picture.suffix`).
+        The files written: the sources' names with the suffix that holds all of each (see
+        `invdiff.io.pictures.Picture.suffix`).
 
     Raises:
         InputError: the target exists, the source holds no image, or where `restore_file` does, for
             any file.
     """
-    source, target = Path(source), Path(target)
-    if os.path.exists(target):
+    if os.path.lexists(target):
         raise InputError(f"{target}: exists already, expected a new folder")
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    hidden = target.with_name(f".{target.name}.{os.getpid()}")
-    names, number = [], 0
-    try:
-        hidden.mkdir()
-        for picture in read_pictures(source):
-            problem = Problem(
-                _made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values
-            )
-            numbers = range(
-                number, number + len(picture)
-            )  # its images' among all: they name the random streams
-            posterior = restore(
-                problem, denoiser, solver, samples=samples, seed=seed, images=numbers
-            )
-            restored = picture.like(posterior.mean.cpu())
-            names.append(f"{picture.name}{restored.suffix}")
-            write_picture(hidden / names[-1], restored)
+    method = _Method(operator, noise, denoiser, solver, samples, seed)
+    pictures = read_pictures(source, measurement=True)
+    problems = [method.problem(picture) for picture in pictures]  # refused before the work
+    names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
+    with WholeFolder(target, label="target") as folder:
+        number = 0
+        for name, picture, problem in zip(names, pictures, problems, strict=True):
+            posterior = method.restored(problem, number)
+            write_picture(folder.path / name, picture.with_values(posterior.mean.cpu()))
             number += len(picture)
-        os.replace(hidden, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    return [target / name for name in names]
+    return [folder.final / name for name in names]
+
+
+def _expected(picture: Picture, problem: Problem) -> Picture:
+    """The restored picture before it is restored: all but its values."""
+    nothing = torch.zeros(1).expand(len(picture), *problem.operator.shape)
+    return picture.with_values(nothing)
 
 
 def _made_for(operator: Operator | ForShape, measurement: tuple[int, ...]) -> Operator:

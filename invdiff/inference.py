@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
-from invdiff.operators.conjugate import gathered
+from invdiff.errors import InputError, check_integer, check_type, warn
+from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
-from invdiff.prior.channels import of_channels
-from invdiff.prior.denoiser import Denoiser
-from invdiff.prior.tiles import Tiled, tiled
-from invdiff.problem import Problem
+from invdiff.prior.channels import match_channels
+from invdiff.prior.denoiser import Denoiser, check_prior, state_like
+from invdiff.prior.tiles import tiled
+from invdiff.problem import Problem, stream_numbers
+from invdiff.progress import Meter, metering
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
 
 PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
 
 
+@torch.inference_mode(False)  # solvers take gradients, which inference mode forbids
 @torch.no_grad()
-@gathered()  # a warning per run, not one per step
+@one_cg_warning()
 def restore(
     problem: Problem,
     prior: Denoiser,
@@ -32,7 +37,7 @@ def restore(
     samples: int = 1,
     seed: int = 0,
     batch: int | None = None,
-    images: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
     tile: int | Literal["auto"] | None = "auto",
     on_step: Callable[[int, int, Step], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
@@ -40,142 +45,152 @@ def restore(
     """Draw samples of p(x | y).
 
     Image b, sample k draws from the stream (seed, b, k): a result does not depend on the batch it
-    was computed in.
+    was computed in, to rounding.
 
     Args:
         problem: operator, noise and measurement y of B images.
-        prior: the denoiser; the work is done on its device and in its dtype. One of gray images
-            serves colour channel by channel, and one of colour images serves gray: see
-            `invdiff.prior.channels`.
+        prior: the denoiser; the work is done on its device. A prior of gray images serves colour
+            channel by channel, and one of colour images serves gray: see `invdiff.prior.channels`.
         solver: the method.
         samples: K, per image.
         seed: any non-negative integer.
         batch: images computed at once; by default as many as hold 2^18 values.
-        images: the numbers b that name the images' streams, by default 0..B-1.
+        numbers: the numbers b that name the images' streams, by default 0..B-1.
         tile: side in pixels of the tiles in which the prior sees larger images, None for none; by
             default 256 above 2^20 pixels, and for a network with attention its training size,
             whenever images are larger than that.
         on_step: called as (steps done, steps in all, step) after every step.
-        on_progress: called with the share of the work that is done, at most 1, after every step
-            and, where there are tiles, after every batch of them: a step of a large image can take
-            minutes.
+        on_progress: called with the share of the work that is done, at most 1, after every network
+            call and every step: a step of a large image, in tiles, can take minutes.
 
     Returns:
-        the samples, (K, B, C, H, W), on the prior's device. Where they contradict the noise level,
-        a warning says so.
+        the samples, (K, B, C, H, W), on the prior's device: in float64 for a prior in float64, else
+        in float32, in which solver and operator work whatever the precision of the network. Where
+        samples contradict the noise level, or some are not finite, a warning says so.
 
     Raises:
-        InputError: the prior or the solver does not fit the problem, or a value is out of range.
+        InputError: the prior or the solver does not fit the problem, a value is out of range, or no
+            sample is finite.
+
+    Example:
+        >>> from invdiff import Gaussian, operators, solvers
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> operator = operators.MaskBox((1, 4, 4), height=2, width=2)
+        >>> y = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> problem = Problem(operator, Gaussian(0.1), y)
+        >>> posterior = restore(problem, prior, solvers.DDNM(steps=20), samples=3)
+        >>> posterior.samples.shape
+        torch.Size([3, 1, 1, 4, 4])
+        >>> posterior.nfe
+        20
     """
-    whole_or_tiles = tiled(prior, problem.operator.shape, tile)
-    prior = of_channels(whole_or_tiles, problem.operator.shape[0])
-    check(problem, prior, solver, samples, seed, batch, images)
-    numbers = range(len(problem)) if images is None else images
-    like = torch.empty(0).to(next(iter(prior.state_dict().values()), torch.empty(0)))
+    check(problem, prior, solver, samples, seed, batch)
+    names = stream_numbers(numbers, len(problem))
+    shape = problem.operator.shape
+    prior = match_channels(tiled(outside_inference_mode(prior), shape, tile), shape[0])
+    like = state_like(prior)
     problem = problem.to(like.device, like.dtype)
     jobs = [(b, k) for b in range(len(problem)) for k in range(samples)]
-    pixels = solver.width * like.new_empty(problem.operator.shape).numel()
-    size = batch or max(1, PIXELS_AT_ONCE // pixels)
+    size = batch or max(1, PIXELS_AT_ONCE // (solver.width * math.prod(shape)))
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
-    calls = 0
+    started = time.perf_counter()
+    meter = Meter(len(chunks) * solver.total_steps, on_progress)
 
-    def count(_: object, seen: tuple[Tensor, ...], __: object) -> None:
-        nonlocal calls
-        calls += len(seen[0])
+    def finish(step: Step) -> None:
+        meter.step()
+        if on_step is not None:
+            on_step(meter.steps_done, meter.steps, step)
 
-    results, sizes, done, started = [], [], 0, time.perf_counter()
-    progress = Progress(len(chunks) * solver.total_steps, on_progress)
-    hooks = [prior.register_forward_hook(count)]
-    if isinstance(whole_or_tiles, Tiled):
-        progress.expected = (
-            whole_or_tiles.batches(*problem.operator.shape) * len(chunks[0]) * solver.width
-        )
-        hooks.append(whole_or_tiles.prior.register_forward_hook(progress.piece))
-    try:
+    ends = []
+    with metering(meter):
         for chunk in chunks:
-            streams = Streams([(seed, numbers[b], k) for b, k in chunk])
-            smallest = torch.full((len(chunk),), torch.inf)
-            for step in trajectory(
-                problem.take([b for b, _ in chunk]), prior, solver, streams, like
-            ):
-                done += 1
-                smallest = smallest if step.ess is None else smallest.to(step.ess).minimum(step.ess)
-                progress.step()
-                if on_step is not None:
-                    on_step(done, len(chunks) * solver.total_steps, step)
-            results.append(step.x)
-            sizes.append(smallest)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    drawn, ess = (
-        torch.cat(each).unflatten(0, (len(problem), samples)).transpose(0, 1)
-        for each in (results, sizes)
-    )
-    seconds = time.perf_counter() - started
+            part = problem.select([b for b, _ in chunk])
+            streams = Streams([(seed, names[b], k) for b, k in chunk])
+            ends.append(last_step(trajectory(part, prior, solver, streams, like), finish))
+
+    def gathered(parts: Sequence[Tensor]) -> Tensor:
+        """Return the values of all jobs as (K, B, ...)."""
+        of_jobs = torch.cat(list(parts))
+        return of_jobs.view(len(problem), samples, *of_jobs.shape[1:]).transpose(0, 1)
+
+    sizes = [ess for _, ess in ends if ess is not None]
     posterior = Posterior(
-        drawn, problem, calls // len(jobs), seconds, None if step.ess is None else ess
+        samples=gathered([x for x, _ in ends]),
+        problem=problem,
+        nfe=round(meter.images / len(jobs)),
+        seconds=time.perf_counter() - started,
+        ess=gathered(sizes) if sizes else None,
     )
+    check_finite(posterior.samples)
     posterior.warn_of_misfit()
     return posterior
-
-
-class Progress:
-    """The share of the work that is done, also within a step.
-
-    A step is as many pieces as the one before it was; the first one is one call of the denoiser,
-    until it is over.
-
-    Args:
-        steps: in all.
-        tell: called with the share after every step and every piece of one.
-    """
-
-    def __init__(self, steps: int, tell: Callable[[float], None] | None) -> None:
-        self.steps, self.tell = steps, tell or (lambda share: None)
-        self.done, self.pieces, self.expected = 0, 0, 1
-
-    def piece(self, *_: object) -> None:
-        self.pieces += 1
-        self.tell((self.done + min(1.0, self.pieces / self.expected)) / self.steps)
-
-    def step(self) -> None:
-        self.done, self.pieces, self.expected = self.done + 1, 0, max(1, self.pieces)
-        self.tell(self.done / self.steps)
 
 
 def trajectory(
     problem: Problem, prior: Denoiser, solver: Solver, noise: Streams, like: Tensor
 ) -> Iterator[Step]:
-    """The solver's steps, from x ~ N(1/2, sigma_max^2 I)."""
+    """Yield the solver's steps, from x ~ N(1/2, sigma_max^2 I), in the dtype of ``like``."""
     sigmas = solver.ladder(prior)
     x = like.new_zeros(len(problem), *problem.operator.shape)
-    x = 0.5 + sigmas[0].to(x) * noise(x)
+    x = 0.5 + sigmas[0] * noise(x)
     yield from solver.iterate(prior, problem, x, sigmas, noise)
 
 
+def last_step(
+    steps: Iterator[Step], finish: Callable[[Step], None]
+) -> tuple[Tensor, Tensor | None]:
+    """Return the last iterate and the smallest ESS of all steps; ``finish`` is told every step."""
+    x, smallest = None, None
+    for step in steps:
+        finish(step)
+        x = step.x
+        if step.ess is not None:
+            smallest = step.ess if smallest is None else smallest.minimum(step.ess)
+    if x is None:
+        raise InputError("solver: found no step, expected at least 1")
+    return x, smallest
+
+
 def check(
-    problem: Problem,
-    prior: Denoiser,
-    solver: Solver,
-    samples: int,
-    seed: int,
-    batch: int | None,
-    images: Sequence[int] | None,
+    problem: Problem, prior: Denoiser, solver: Solver, samples: int, seed: int, batch: int | None
 ) -> None:
     """Raise InputError before any work is done."""
-    if samples < 1 or seed < 0:
-        raise InputError(
-            f"samples, seed: found {samples}, {seed}, expected samples >= 1 and seed >= 0"
-        )
-    if batch is not None and batch < 1:
-        raise InputError(f"batch: found {batch}, expected at least 1 image at once")
+    check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
+    check_prior(prior)
+    check_solver(solver)
+    check_integer("samples", samples, 1)
+    check_integer("seed", seed, 0)
+    if batch is not None:
+        check_integer("batch", batch, 1)
     if len(problem) == 0:
         raise InputError("measurement: found 0 images, expected at least 1")
-    if images is not None and (len(images) != len(problem) or min(images) < 0):
-        found = ", ".join(map(str, images[:8])) or "none"
-        raise InputError(
-            f"images: found the numbers {found}, expected {len(problem)}, one per measurement, >= 0"
-        )
     solver.check(problem)
+
+
+def check_solver(solver: Any) -> None:
+    """Raise InputError unless an argument is a solver."""
+    check_type("solver", solver, Solver, "a Solver, such as solvers.DDNM(steps=100)")
+
+
+def check_finite(samples: Tensor) -> None:
+    """Warn if some samples (K, B, ...) are not finite, and raise InputError if none is."""
+    finite = samples.isfinite().flatten(2).all(2)
+    bad = int((~finite).sum())
+    message = (
+        f"samples: found NaN or infinite values in {bad} of {finite.numel()}, expected finite "
+        "numbers: the prior's values overflow, or the solver's steps are too large"
+    )
+    if bad == finite.numel():
+        raise InputError(message)
+    if bad:
+        warn(message)
+
+
+def outside_inference_mode(prior: Denoiser) -> Denoiser:
+    """Return the prior, or a copy if its weights were made in inference mode: they forbid gradients."""
+    made_inside = any(
+        tensor.is_inference() for tensor in chain(prior.parameters(), prior.buffers())
+    )
+    return copy.deepcopy(prior) if made_inside else prior

@@ -13,6 +13,11 @@ prior.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +29,13 @@ from tqdm import tqdm
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.estimate import Estimate, mean_and_error
-from invdiff.io.pictures import read_images, to_channels
+from invdiff.io.collection import read_images
+from invdiff.io.pictures import to_channels
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.resources import example_images, pick_device
-from invdiff.rng import Streams
+from invdiff.rng import Seed, Streams
 from invdiff.training.data import to_model_range
 
 
@@ -43,15 +49,17 @@ class LikelihoodSettings:
         images: how many of them, at most.
         steps_per_image: how many of the terms L_1 .. L_T-1 are computed, chosen at random for each
             image, which leaves every mean unbiased; null for all.
+        seed: of every random number; the same seed gives the same numbers.
         out: folder of the curve; by default results/likelihood_PRIOR.
         batch: images computed at once.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
     """
 
     prior: str = "fashion"
     data: str | None = None
     images: int = 64
     steps_per_image: int | None = 50
-    seed: int = 0
+    seed: Seed = 0
     out: str | None = None
     batch: int = 16
     device: str = "auto"
@@ -169,4 +177,4 @@ def draw(path: Path, reverse_steps: Tensor, rate: Tensor, distortion: Tensor) ->
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=LikelihoodSettings)
+    config.run_command(main)

@@ -1,24 +1,26 @@
-"""Samples of p(x | y) and what they say: mean, standard deviation, quantiles, data misfit; saving
-and drawing.
-"""
+"""Samples of p(x | y) and their summaries: mean, deviation, quantiles, misfit; saving, drawing."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.io.pictures import Picture, write_picture
+from invdiff.errors import InputError, described, warn
+from invdiff.io.names import label
+from invdiff.io.pictures import Picture, first_line
+from invdiff.io.write import as_float, save_figure, write_array, write_arrays, write_picture
 from invdiff.problem import Problem
 
 PANEL_ROWS, PANEL_SAMPLES = 8, 4
 PANEL_PIXELS = 512  # of a picture's longer side
+PANEL_LETTERS = 24  # of a name beside a row
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,21 @@ class Posterior:
 
     Attributes:
         samples: (K, B, C, H, W), on the [0, 1] scale, not clipped.
-        problem: what was solved.
-        nfe: network calls per sample, those for every particle counted.
+        problem: the problem that was solved.
+        nfe: network calls per sample: the images that networks were called on, divided by K B. The
+            channels of a colour image under a gray prior, both calls of classifier-free guidance,
+            particles and tiles (in gradients too) are counted one by one.
         seconds: wall time of the whole restoration.
-        ess: (K, B), the smallest effective sample size on the way of the particles behind each
-            sample, for solvers that have them: near 1, a sample is hardly better than the proposals
-            it came from.
+        ess: smallest effective sample size (ESS) reached during sampling, (K, B); None without
+            particles. Near 1, a sample is hardly better than the proposals it came from.
+
+    Example:
+        >>> from invdiff import Gaussian, operators
+        >>> problem = Problem(operators.Denoise((1, 2, 2)), Gaussian(0.1), torch.zeros(1, 1, 2, 2))
+        >>> samples = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1, 1).expand(2, 1, 1, 2, 2)
+        >>> posterior = Posterior(samples, problem, nfe=10, seconds=0.1)
+        >>> posterior.mean.flatten().tolist()
+        [0.5, 0.5, 0.5, 0.5]
     """
 
     samples: Tensor
@@ -55,22 +66,28 @@ class Posterior:
 
     @cached_property
     def baseline(self) -> Tensor:
-        """What needs no prior, (B, C, H, W): ``problem.baseline()``, computed once."""
+        """Estimate without a prior, (B, C, H, W): ``problem.baseline()``, computed once."""
         return self.problem.baseline()
 
     def quantile(self, q: float) -> Tensor:
-        """Pixelwise quantile, 0 <= q <= 1, linear between order statistics: (B, C, H, W)."""
-        return self.samples.quantile(q, dim=0)
+        """Return the pixelwise quantile, linear between order statistics, (B, C, H, W).
+
+        Raises:
+            InputError: q is not between 0 and 1.
+        """
+        if not isinstance(q, Real) or not 0 <= q <= 1:
+            raise InputError(f"quantile: found {described(q)}, expected a number from 0 to 1")
+        return self.samples.quantile(float(q), dim=0)
 
     def misfit(self) -> Tensor:
-        """||y - A x||^2 / (m sigma^2) of every sample, (K, B); about 1 for samples that explain y."""
+        """Return ||y - A x||^2 / (m sigma^2) of every sample, (K, B): about 1 if it explains y."""
         return torch.stack([self.problem.misfit(x) for x in self.samples])
 
     def warn_of_misfit(self) -> None:
-        """Warn where the samples contradict the noise level that the problem was told.
+        """Warn if the samples contradict the noise level of the problem.
 
         True samples have a misfit of 1 in expectation. Good approximations stay between a half and
-        twice that; five standard errors of chi-square, sqrt(2 / m) for m measurements, are granted
+        twice that; five standard errors of chi-square, sqrt(2 / m) for m measurements, are allowed
         on top.
         """
         misfit = self.misfit().mean(0)
@@ -80,19 +97,21 @@ class Posterior:
         far = misfit.isfinite() & ((misfit > factor) | (misfit < 1 / factor))
         if bool(far.any()):
             worst = int(torch.where(far, misfit.log().abs(), -1).argmax())
-            warnings.warn(
-                f"misfit: found {float(misfit[worst]):.3g} for image {worst}, expected about 1 ({int(far.sum())} of "
-                f"{len(far)} images are far from it): either the noise level or the operator is not what it was said "
-                "to be, or the solver did not come near the posterior",
-                stacklevel=4,  # the caller of restore, which torch wraps once
+            warn(
+                f"misfit: found {float(misfit[worst]):.3g} for image {worst}, expected about 1 "
+                f"({int(far.sum())} of {len(far)} images are far from it): either the noise level "
+                "or the operator is not what it was said to be, or the solver did not come near "
+                "the posterior"
             )
 
     def as_given(self, x: Tensor) -> Tensor | np.ndarray:
-        """Images (..., B, C, H, W), such as ``mean`` or ``samples``, in the layout and the type
-        that y was given in.
+        """Return images (..., B, C, H, W) in the layout and the type that y was given in.
 
-        A NumPy array where y was one; integers are clamped to [0, 1], scaled to their range and
-        rounded.
+        It is a NumPy array where y was one; for integers, values are clamped to [0, 1], scaled to
+        the integers' range and rounded.
+
+        Args:
+            x: images, such as ``mean`` or ``samples``.
         """
         return self.problem.layout.arrange(x)
 
@@ -102,70 +121,95 @@ class Posterior:
         names: Sequence[str] | None = None,
         pictures: Sequence[Picture] | None = None,
     ) -> None:
-        """Write pictures of every image, and everything unrounded in ``posterior.npz`` (y,
-        samples).
+        """Write the samples and y, unrounded, to ``posterior.npz``, and pictures of every image.
 
         Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded),
-        ``NAME_sample_K``,
-        ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white is 1/4. They are
-            PNG of 8 bits, or
-        what `pictures` ask for.
+        ``NAME_sample_K``, ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white
+        is 1/4. They are PNG of 8 bits, or what `pictures` ask for; TIFF, where images have neither
+        1 nor 3 channels. Every file is whole or missing: what cannot be written is left out, with
+        one warning for all of it.
 
         Args:
             folder: an existing folder.
             names: of the B images; their numbers by default.
             pictures: instead of names, what the B images were read from, in turn. Their alpha,
-                depth and units are
-                kept: 16 bits in PNG, floats and the pages of one file in TIFF, NIfTI as such.
+                depth and units are kept: 16 bits in PNG, floats and the pages of one file in TIFF,
+                NIfTI as such.
+
+        Raises:
+            InputError: two images have one name, or ``posterior.npz`` cannot be written, after the
+                pictures were.
         """
-        folder, y = Path(folder), self.problem.y.cpu()
-        np.savez_compressed(
-            folder / "posterior.npz", y=y.numpy(), samples=self.samples.cpu().numpy()
-        )
-        names = names or [f"{b:03d}" for b in range(len(y))]
-        images = self.mean.cpu()
+        folder, y = Path(folder), as_float(self.problem.y)
+        samples, mean, std = (as_float(x) for x in (self.samples, self.mean, self.std))
+        if pictures is None:
+            chosen = names or [f"{b:03d}" for b in range(len(y))]
+            pictures = [Picture(mean[b : b + 1], name=name) for b, name in enumerate(chosen)]
+        stems = [label(picture.name).replace("/", "_") for picture in pictures]
+        if len(set(stems)) < len(stems):
+            raise InputError(f"names: found {', '.join(stems)}, expected a different one per image")
+
+        failed: dict[str, str] = {}
+
+        def attempt(name: str, write: Callable[[Path], None]) -> None:
+            try:
+                write(folder / name)
+            except Exception as error:  # the other files are written all the same
+                failed[name] = first_line(error)
+
+        def draw(name: str, picture: Picture) -> None:
+            attempt(
+                name + picture.suffix, lambda path: write_picture(path, picture, overwrite=True)
+            )
+
+        attempt("posterior.npz", partial(write_arrays, arrays={"y": y, "samples": samples}))
         first = 0
-        for like in pictures or [
-            Picture(images[b : b + 1], name=name) for b, name in enumerate(names)
-        ]:
-            rows, first = slice(first, first + len(like)), first + len(like)
-
-            def write(what: str, values: Tensor, like: Picture = like) -> None:
-                picture = like.like(values.cpu())
-                write_picture(
-                    folder / f"{like.name}_{what}{picture.suffix}", picture, overwrite=True
-                )
-
-            np.save(folder / f"{like.name}_measurement.npy", y[rows].squeeze(0).numpy())
+        for stem, like in zip(stems, pictures, strict=True):
+            rows = slice(first, first + len(like))
+            first += len(like)
+            measured = y[rows].squeeze(0)
+            attempt(f"{stem}_measurement.npy", partial(write_array, x=measured))
             if self.problem.y_is_picture:
-                write("measurement", y[rows])
-            for k, sample in enumerate(self.samples[:, rows]):
-                write(f"sample_{k}", sample)
-            write("mean", self.mean[rows])
-            if len(self.samples) > 1:
-                write("std", 4 * self.std[rows], Picture(images[rows], name=like.name))
+                draw(f"{stem}_measurement", like.with_values(y[rows]))
+            for k, sample in enumerate(samples[:, rows]):
+                draw(f"{stem}_sample_{k}", like.with_values(sample))
+            draw(f"{stem}_mean", like.with_values(mean[rows]))
+            if len(samples) > 1:
+                draw(f"{stem}_std", Picture(4 * std[rows]))
+        if not failed:
+            return
+        name, reason = next(iter(failed.items()))
+        others = f" and {len(failed) - 1} others" if len(failed) > 1 else ""
+        message = f"{folder}: could not write {name}{others}: {reason}"
+        if "posterior.npz" in failed:
+            raise InputError(message)
+        warn(message)
 
     def plot(
         self, path: str | Path, truth: Tensor | None = None, names: Sequence[str] | None = None
     ) -> None:
-        """Draw the first images as rows: truth, measurement, baseline, samples, mean, standard
-        deviation.
+        """Draw the first images as rows: truth, measurement, baseline, samples, mean, deviation.
+
+        Images with neither 1 nor 3 channels are shown as the mean of their channels.
 
         Args:
             path: of the picture, any suffix that matplotlib writes.
             truth: (B, C, H, W), if known.
             names: of the B images.
+
+        Raises:
+            InputError: the picture cannot be written.
         """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        y = self.problem.y
+        y, several = self.problem.y, len(self.samples) > 1
         columns: list[tuple[str, Tensor]] = [] if truth is None else [("truth", truth)]
         columns += [("measurement", y)] if self.problem.y_is_picture else []
         columns += [("baseline", self.baseline)]
         columns += [(f"sample {k + 1}", x) for k, x in enumerate(self.samples[:PANEL_SAMPLES])]
-        columns += [("mean", self.mean)] if len(self.samples) > 1 else []
-        columns += [("std", self.std.mean(1, keepdim=True))] if len(self.samples) > 1 else []
+        columns += [("mean", self.mean)] if several else []
+        columns += [("std", self.std.mean(1, keepdim=True))] if several else []
         rows = min(PANEL_ROWS, len(y))
 
         figure = Figure(
@@ -173,32 +217,46 @@ class Posterior:
         )
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, len(columns), squeeze=False)
-        largest = float(self.std[:rows].amax()) if len(self.samples) > 1 else 1.0
+        largest = float(self.std[:rows].amax()) if several else 1.0
         for row in range(rows):
             for axis, (title, x) in zip(axes[row], columns, strict=True):
-                picture = thumbnail(x[row]).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+                picture = _shown(thumbnail(x[row]))
                 colours = (
                     {"cmap": "magma", "vmax": largest}
                     if title == "std"
                     else {"cmap": "gray", "vmax": 1}
                 )
-                shown = axis.imshow(picture, vmin=0, interpolation="nearest", **colours)
+                drawn = axis.imshow(picture, vmin=0, interpolation="nearest", **colours)
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
                     axis.set_title(title, fontsize=9)
             if names is not None:
-                axes[row, 0].set_ylabel(names[row], fontsize=8)
-        if len(self.samples) > 1:
+                # A dollar in a name begins no formula.
+                axes[row, 0].set_ylabel(_cut(label(names[row])), fontsize=8, parse_math=False)
+        if several:
             figure.colorbar(
-                shown, ax=axes[:, -1].tolist(), fraction=0.1, label="standard deviation"
+                drawn, ax=axes[:, -1].tolist(), fraction=0.1, label="standard deviation"
             )
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def thumbnail(x: Tensor) -> Tensor:
-    """An image (C, H, W) that is too large for a panel, by averages of k x k pixels with the
-    smallest k that fits.
+    """Return an image (C, H, W), averaged over k x k pixels with the least k that fits a panel.
+
+    Example:
+        >>> thumbnail(torch.ones(1, 1024, 700)).shape
+        torch.Size([1, 512, 350])
     """
     return torch.nn.functional.avg_pool2d(
         x, max(1, -(-max(x.shape[-2:]) // PANEL_PIXELS)), ceil_mode=True
     )
+
+
+def _shown(x: Tensor) -> np.ndarray:
+    """An image (C, H, W) as matplotlib takes it, (H, W, 1) or (H, W, 3)."""
+    x = x if x.shape[0] in (1, 3) else x.mean(0, keepdim=True)
+    return as_float(x.clamp(0, 1)).float().permute(1, 2, 0).numpy()
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= PANEL_LETTERS else name[: PANEL_LETTERS - 1] + "\u2026"

@@ -3,169 +3,266 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_integer, check_type, described
 from invdiff.io.layout import Layout, recognise
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
-from invdiff.operators.base import varies
+from invdiff.operators.base import varies_within_image
 from invdiff.rng import Streams
 
+_AN_OPERATOR = "an Operator, such as operators.MaskBox((3, 64, 64), 16, 16)"
+_A_NOISE_MODEL = "a noise model, such as Gaussian(0.05)"
+_HALF = (torch.float16, torch.bfloat16)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False, eq=False)
 class Problem:
-    """y ~ noise(operator(x)); the batch of y is the batch of unknown images.
+    """Inverse problem y ~ noise(operator(x)) of a batch of unknown images x.
+
+    The measurement is prepared once: its layout is found, entries that were not measured are set to
+    zero, and sigma="auto" is estimated. Half precision is cast to float32, in which the work is
+    done.
+
+    Args:
+        operator: A, for all images, or one for each image of the batch.
+        noise: p(y | A x).
+        y: measurement, a tensor or a NumPy array in any layout that `invdiff.io.layout.recognise`
+            knows, (H, W) and (H, W, C) among them, of floats, uint8 or uint16. It is not changed.
 
     Attributes:
-        operator: A, or one for each image; as `Operator.highest` has it.
-        noise: p(y | A x); what it leaves open (``Gaussian("auto")``) is estimated from y.
-        y: measurement (B, ...); entries that were not measured are set to zero. It may be given as
-            a tensor or a NumPy array in any layout that `invdiff.io.layout.recognise` knows, (H, W)
-            and (H, W, C) among them, of floats, uint8 or uint16; what was given is not changed.
-        layout: how y was given; `Posterior.as_given` goes back to it.
+        operator: `Operator.structured` of the operator that was given.
+        noise: the noise model, with every level a number.
+        y: measurement (B, ...), zero where nothing was measured.
+        layout: layout of the y that was given, which `Posterior.as_given` goes back to.
 
     Raises:
         InputError: y is not a finite measurement of the operator, or the noise model does not fit
             it.
+
+    Example:
+        >>> from invdiff import Gaussian, operators
+        >>> operator = operators.MaskBox((3, 8, 8), height=4, width=4)
+        >>> problem = Problem(operator, Gaussian(0.05), np.zeros((8, 8, 3), np.uint8))
+        >>> problem.y.shape
+        torch.Size([1, 3, 8, 8])
     """
 
     operator: Operator
     noise: NoiseModel
     y: Tensor
-    layout: Layout = None  # type: ignore[assignment]  # found from y, if it is not given
+    layout: Layout
 
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            operator: Operator,
-            noise: NoiseModel,
-            y: Tensor | np.ndarray,
-            layout: Layout | None = None,
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        if self.layout is None:
-            own = next(
-                chain(self.operator.parameters(), self.operator.buffers()), torch.empty(0)
-            ).dtype
-            y, layout = recognise(self.y, self.operator.measurement_shape, own)
-            object.__setattr__(self, "y", y)
-            object.__setattr__(self, "layout", layout)
-        object.__setattr__(self, "operator", self.operator.highest())
-        self.operator.check_measurement(self.y)
+    def __init__(self, operator: Operator, noise: NoiseModel, y: Tensor | np.ndarray) -> None:
+        check_type("operator", operator, Operator, _AN_OPERATOR)
+        check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
+        operator = full_precision(operator).structured()
+        values, layout = recognise(y, operator.measurement_shape, dtype_of(operator))
+        if values.dtype in _HALF:
+            values = values.to(dtype_of(operator))
+        operator.check_measurement(values)
         # A file may mark missing pixels as NaN: they end here.
-        object.__setattr__(self, "y", self.operator.measured(self.y))
-        object.__setattr__(self, "noise", self.noise.fit(self.y, self.measured()))
+        values = operator.measured(values)
+        noise = noise.resolved(values, operator.measured(torch.ones_like(values)))
+        vars(self).update(operator=operator, noise=noise, y=values, layout=layout)
 
     @classmethod
     def simulate(
         cls,
-        x: Tensor,
+        x: Tensor | np.ndarray,
         operator: Operator,
         noise: NoiseModel,
         seed: int = 0,
-        images: Sequence[int] | None = None,
-    ) -> Problem:
-        """Measure known images x (B, C, H, W); image b draws its noise from the stream (seed, b, 0,
-        0).
+        numbers: Sequence[int] | None = None,
+    ) -> Self:
+        """Return the problem of known images, measured by the operator with noise.
 
-        ``images`` are the numbers b, by default 0..B-1, as in ``restore``.
+        Image b draws its noise from the stream (seed, b, 0, 0). A sample of ``restore`` draws from
+        (seed, b, k), and one of ``generate`` from (seed, k): an image that was generated and is
+        then restored, with the same seed, meets other noise each time.
 
-        That is neither a sample's of ``restore``, (seed, b, k), nor one of ``generate``, (seed, k):
-        an image that was generated, and is then restored, with the same seed meets noise of its
-        own.
+        Args:
+            x: images (B, C, H, W) on the [0, 1] scale, or in another layout that y may have.
+            operator: A.
+            noise: p(y | A x), with every level a number.
+            seed: any non-negative integer.
+            numbers: the numbers b that name the images' streams, by default 0..B-1.
+
+        Raises:
+            InputError: the images do not fit the operator.
+
+        Example:
+            >>> from invdiff import Gaussian, operators
+            >>> x = torch.rand(2, 1, 8, 8)
+            >>> Problem.simulate(x, operators.Denoise((1, 8, 8)), Gaussian(0.05)).y.shape
+            torch.Size([2, 1, 8, 8])
         """
-        if tuple(x.shape[1:]) != operator.shape:
-            raise InputError(
-                f"images: found shape {tuple(x.shape)}, expected (B, *{operator.shape})"
-            )
-        operator.check_batch(len(x))
-        streams = Streams([(seed, b, 0, 0) for b in (range(len(x)) if images is None else images)])
-        return cls(operator, noise, operator.measured(noise.sample(operator(x), streams)))
+        check_type("operator", operator, Operator, _AN_OPERATOR)
+        check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
+        check_integer("seed", seed, 0)
+        operator = full_precision(operator)
+        images, _ = recognise(x, operator.shape, dtype_of(operator), "images")
+        if tuple(images.shape[1:]) != operator.shape:
+            expected = ", ".join(["B", *map(str, operator.shape)])
+            raise InputError(f"images: found shape {tuple(images.shape)}, expected ({expected})")
+        if images.dtype in _HALF:
+            images = images.to(dtype_of(operator))
+        operator.check_batch(len(images))
+        streams = Streams([(seed, b, 0, 0) for b in stream_numbers(numbers, len(images))])
+        return cls(operator, noise, operator.measured(noise.sample(operator(images), streams)))
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def take(self, images: Sequence[int]) -> Problem:
-        """The problem of some of the images, which may repeat."""
-        return Problem(
-            self.operator.take(images), self.noise.take(images), self.y[list(images)], self.layout
-        )
+    def select(self, images: Sequence[int]) -> Self:
+        """Return the problem of some of the images, which may repeat."""
+        index = list(images)
+        outside = [b for b in index if not (isinstance(b, Integral) and 0 <= b < len(self))]
+        if outside:
+            raise InputError(f"images: found {outside[0]}, expected 0..{len(self) - 1}")
+        return self._with(self.operator.select(index), self.noise.select(index), self.y[index])
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Problem:
-        """The problem on a device and in a dtype; this one, and its operator, stay as they are."""
-        operator, noise = (
-            copy.deepcopy(self.operator).to(device, dtype),
-            self.noise.to(device, dtype),
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
+        """Return the problem on a device and in a dtype; this one, and its operator, stay."""
+        operator = copy.deepcopy(self.operator).to(device, dtype)
+        return self._with(operator, self.noise.to(device, dtype), self.y.to(device, dtype))
+
+    def _with(self, operator: Operator, noise: NoiseModel, y: Tensor) -> Self:
+        """Return this problem with other parts, all of them prepared."""
+        problem = copy.copy(self)
+        vars(problem).pop("coefficients", None)
+        vars(problem).update(operator=operator, noise=noise, y=y)
+        return problem
+
+    @property
+    def linear(self) -> LinearOperator:
+        """The operator, which is linear.
+
+        Raises:
+            InputError: it is not.
+        """
+        if isinstance(self.operator, LinearOperator):
+            return self.operator
+        found = type(self.operator).__name__
+        raise InputError(f"operator: found {found}, which is not linear, expected a LinearOperator")
+
+    @property
+    def spectral(self) -> SpectralOperator:
+        """The operator, which has a singular value decomposition.
+
+        Raises:
+            InputError: it has none.
+        """
+        if isinstance(self.operator, SpectralOperator):
+            return self.operator
+        found = type(self.operator).__name__
+        raise InputError(
+            f"operator: found {found}, which has no singular value decomposition, "
+            "expected a SpectralOperator"
         )
-        return Problem(operator, noise, self.y.to(device, dtype), self.layout)
 
     @property
     def y_is_picture(self) -> bool:
-        """Whether y can be looked at: (B, C, H, W), gray or RGB."""
+        """Whether y can be shown as pictures: (B, C, H, W), gray or RGB."""
         return self.y.ndim == 4 and self.y.shape[1] in (1, 3)
 
     def measured(self) -> Tensor:
-        """1 where y was measured and 0 elsewhere, in the shape of y."""
+        """Return 1 where y was measured and 0 elsewhere, in the shape of y."""
         return self.operator.measured(torch.ones_like(self.y))
 
     def residual(self, x: Tensor) -> Tensor:
-        """y - A(x), zero where nothing was measured."""
+        """Return y - A(x), zero where nothing was measured."""
         return self.operator.measured(self.y - self.operator(x))
 
-    def correction(self, x: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp)^-1 (y - A x), (B, C, H, W), for a linear operator: what takes x to
-        where it fits y.
+    def correction(
+        self, x: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None
+    ) -> Tensor:
+        """Return A^T (A A^T + damp)^-1 (y - A x), which makes x fit y, for a linear operator.
+
+        Args:
+            x: images (B, C, H, W).
+            damp: non-negative, as of `LinearOperator.pinv`.
+            rtol: relative residual of a damped solution by iterations, as of `LinearOperator.pinv`.
         """
         operator = self.operator
         if (
             isinstance(operator, SpectralOperator)
             and not operator.decoupled
-            and not varies(damp, self.y)
+            and not varies_within_image(damp, self.y)
         ):
             return operator.inverted(self.coefficients - operator.s * operator.v_t(x), damp)
-        return operator.pinv(self.residual(x), damp)  # type: ignore[operator]
+        return self.linear.pinv(self.residual(x), damp, rtol)
 
     @cached_property
     def coefficients(self) -> Tensor:
-        """U^T y, for a spectral operator."""
-        return self.operator.u_t(self.y)  # type: ignore[operator]
+        """Coefficients U^T y of the measurement, for a spectral operator."""
+        return self.spectral.u_t(self.y)
 
     def variance(self) -> float | Tensor:
-        """Variance of the Gaussian noise, or of the Gaussian that approximates it; broadcasts
-        against y.
-        """
+        """Return the variance of the noise, or of its Gaussian approximation, to broadcast with y."""
         return self.noise.variance(self.y)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """log p(y | x) of each image, (B,)."""
+        """Return log p(y | x) of each image in nats, (B,)."""
         return self.noise.log_likelihood(self.y, self.operator(x), self.measured())
 
     def misfit(self, x: Tensor) -> Tensor:
-        """||y - A x||^2 / (m sigma^2), (B,): 1 in expectation at the true image, infinite or NaN if
-        sigma = 0.
+        """Return ||y - A x||^2 / (m sigma^2) of each image, (B,).
+
+        It is 1 in expectation at the true image, and infinite or NaN if sigma = 0.
         """
         chi2 = (self.residual(x).square() / self.variance()).flatten(1).sum(1)
         return chi2 / self.operator.count(self.y)
 
     def baseline(self) -> Tensor:
-        """What needs no prior: the damped pseudo-inverse of y, (B, C, H, W).
+        """Return the estimate without a prior: the damped pseudo-inverse of y, (B, C, H, W).
 
-        The damping is that of white images of standard deviation 1/2: Tikhonov's estimate. For a
-        nonlinear operator it is y itself, or middle gray where y has not the image's shape.
+        The damping suits white images of standard deviation 1/2: Tikhonov's estimate. For a
+        nonlinear operator the estimate is y itself, or middle gray if the shapes differ.
         """
         if isinstance(self.operator, LinearOperator):
             return self.operator.pinv(self.y, 4 * self.variance())
         if tuple(self.y.shape[1:]) == self.operator.shape:
             return self.y
         return self.y.new_full((len(self), *self.operator.shape), 0.5)
+
+
+def dtype_of(operator: Operator) -> torch.dtype:
+    """Return the floating-point type in which an operator computes."""
+    tensors = chain(operator.parameters(), operator.buffers())
+    floats = (tensor.dtype for tensor in tensors if tensor.is_floating_point())
+    return next(floats, torch.get_default_dtype())
+
+
+def full_precision(operator: Operator) -> Operator:
+    """Return the operator, or a copy of it in float32 if it is in half precision."""
+    return copy.deepcopy(operator).float() if dtype_of(operator) in _HALF else operator
+
+
+def stream_numbers(numbers: Sequence[int] | None, count: int) -> list[int]:
+    """Return the numbers that name the streams of so many images, by default 0..count-1.
+
+    Raises:
+        InputError: they are not as many integers >= 0.
+    """
+    if numbers is None:
+        return list(range(count))
+    expected = f"{count} integers >= 0, one per image"
+    if not isinstance(numbers, Iterable):
+        raise InputError(f"numbers: found {described(numbers)}, expected {expected}")
+    given = list(numbers)
+    valid = all(isinstance(b, Integral) and not isinstance(b, bool) and b >= 0 for b in given)
+    if not valid or len(given) != count:
+        found = ", ".join(map(str, given[:8])) or "none"
+        raise InputError(f"numbers: found {found}, expected {expected}")
+    return [int(b) for b in given]

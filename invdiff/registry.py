@@ -3,11 +3,11 @@
 A class joins the table where it is written::
 
     @register("operator", "mask_box")
-    class BoxMask(SpectralOperator): ...
+    class MaskBox(SpectralOperator): ...
 
 Two other roads lead to a class that is not part of this package: an installed plugin announces it
-as an entry point of the group ``invdiff.<kind>``, and a script names it in full, as
-``package.module:Class``.
+as an entry point of the group ``invdiff.<kind>``, and a script or a command line names it in full,
+as ``package.module:Class``. Presets and other files cannot: `invdiff.config` refuses them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,38 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, brief
 
 T = TypeVar("T")
 
-# Where each kind's own classes live; imported on the first look-up, so that `import invdiff` stays
-# light.
-BUILT_IN = {
-    "operator": "invdiff.operators",
-    "kernel": "invdiff.operators",
-    "noise": "invdiff.noise",
-    "solver": "invdiff.solvers",
-    "network": "invdiff.prior",
+
+class Kind(NamedTuple):
+    """Where the classes of a kind live, and the base class that each of them must have.
+
+    Attributes:
+        package: the package whose modules register this project's own classes.
+        module: the module of the base class.
+        base: the name of the base class.
+
+    Example:
+        >>> KINDS["solver"].base
+        'Solver'
+    """
+
+    package: str
+    module: str
+    base: str
+
+
+# Imported at the first look-up, so that `import invdiff` stays light.
+KINDS = {
+    "operator": Kind("invdiff.operators", "invdiff.operators", "Operator"),
+    "kernel": Kind("invdiff.operators", "invdiff.operators", "Kernel"),
+    "noise": Kind("invdiff.noise", "invdiff.noise", "NoiseModel"),
+    "solver": Kind("invdiff.solvers", "invdiff.solvers", "Solver"),
+    "network": Kind("invdiff.prior", "torch.nn", "Module"),
 }
 
 _table: dict[str, dict[str, type]] = {}
@@ -38,7 +56,7 @@ _loaded: set[str] = set()
 
 
 def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
-    """A class decorator that enters the class as `name` of `kind`.
+    """Return a class decorator that enters the class as `name` of `kind`.
 
     Raises:
         ValueError: another class already has this name. (The same class, on a reload, replaces
@@ -58,20 +76,29 @@ def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
 
 
 def lookup(kind: str, name: str) -> type:
-    """The class called `name` among the `kind`s: registered, a plugin's, or written
-    ``package.module:Class``.
+    """Return the class called `name`: registered, a plugin's, or ``package.module:Class``.
+
+    A full name imports its module, so it must come from someone who may run code here: a caller
+    in Python, or a command line.
 
     Raises:
-        InputError: there is none; the message suggests the nearest name.
+        InputError: there is none, and the message suggests the nearest name; or it is no subclass
+            of what its kind asks for.
+
+    Example:
+        >>> lookup("solver", "ddnm").__name__
+        'DDNM'
     """
     if not isinstance(name, str):
-        raise InputError(f"{kind}.name: found {name!r} ({type(name).__name__}), expected a name")
-    if ":" in name:
-        return _import_class(kind, name)
+        raise InputError(
+            f"{kind}.name: found {brief(name)} ({type(name).__name__}), expected a name"
+        )
+    if names_code(name):
+        return _checked(kind, name, _import_class(kind, name))
     _load(kind)
     found = _table.get(kind, {}).get(name)
     if found is not None:
-        return found
+        return _checked(kind, name, found)
     plugin = _plugins(kind).get(name)
     if plugin is None:
         raise InputError(unknown(kind, name, names(kind)))
@@ -79,29 +106,46 @@ def lookup(kind: str, name: str) -> type:
 
 
 def names(kind: str) -> list[str]:
-    """Every name that `lookup` knows for this kind, plugins included, sorted."""
+    """Return every name that `lookup` knows for this kind, plugins included, sorted."""
     _load(kind)
     return sorted(_table.get(kind, {}).keys() | _plugins(kind).keys())
 
 
+def plugin_names() -> dict[str, list[str]]:
+    """Return the names that installed plugins announce for each kind, importing none of them."""
+    points = entry_points()
+    return {kind: sorted(points.select(group=f"invdiff.{kind}").names) for kind in KINDS}
+
+
+def names_code(name: str) -> bool:
+    """Return whether a name is one in full, ``package.module:Class``, which `lookup` imports."""
+    return ":" in name
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The line for an unknown name: ``solver 'ddmn' is unknown; did you mean 'ddnm'? (known: ddnm,
-    dps)``.
+    """Return the message for an unknown name.
+
+    Example:
+        >>> unknown("solver", "ddmn", ["ddnm", "dps"])
+        "solver 'ddmn' is unknown; did you mean 'ddnm'? (known: ddnm, dps)"
     """
     known = list(known)
-    return f"{what} {name!r} is unknown{nearest(name, known)} (known: {', '.join(known) or 'none'})"
+    listed = ", ".join(known) or "none"
+    return f"{what} {brief(name)} is unknown{nearest(name, known)} (known: {listed})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'ddnm'?`` where a known name is close to `name`, else nothing."""
+    """Return ``; did you mean 'ddnm'?`` where a known name is close to `name`, else nothing."""
+    if len(name) > 100:  # the comparison takes time in proportion to the length
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _load(kind: str) -> None:
-    if kind not in BUILT_IN or kind in _loaded:
+    if kind not in KINDS or kind in _loaded:
         return
-    package = importlib.import_module(BUILT_IN[kind])
+    package = importlib.import_module(KINDS[kind].package)
     # Every file of the package is imported: a new operator or solver is one new file, and no list
     # to edit.
     for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
@@ -113,11 +157,12 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"invdiff.{kind}")}
 
 
-def _import_class(kind: str, name: str) -> type:
+def _import_class(kind: str, name: str) -> object:
     module_name, _, class_name = name.partition(":")
+    shown_name = brief(name)
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise InputError(
-            f"{kind} {name!r}: found module {module_name!r}, expected package.module:Class"
+            f"{kind} {shown_name}: found module {brief(module_name)}, expected package.module:Class"
         )
     try:
         module = importlib.import_module(module_name)
@@ -127,21 +172,29 @@ def _import_class(kind: str, name: str) -> type:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise InputError(
-            f"{kind} {name!r}: there is no module {module_name!r} on the Python path"
+            f"{kind} {shown_name}: there is no module {brief(module_name)} on the Python path"
         ) from None
     found = vars(module).get(class_name)
     if found is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         hint = nearest(class_name, classes)
         raise InputError(
-            f"{kind} {name!r}: module {module_name!r} has no class {class_name!r}{hint}"
+            f"{kind} {shown_name}: module {module_name!r} has no class {brief(class_name)}{hint}"
         )
-    return _checked(kind, name, found)
+    return found
 
 
 def _checked(kind: str, name: str, found: object) -> type:
+    """Return what was found, if it is a class of this kind: checked before anything calls it."""
     if not isinstance(found, type):
-        raise InputError(f"{kind} {name!r}: found a {type(found).__name__}, expected a class")
+        raise InputError(f"{kind} {brief(name)}: found a {type(found).__name__}, expected a class")
+    if kind in KINDS:
+        module, base = KINDS[kind].module, KINDS[kind].base
+        if not issubclass(found, getattr(importlib.import_module(module), base)):
+            raise InputError(
+                f"{kind} {brief(name)}: found the class {found.__name__}, "
+                f"expected a subclass of {module}.{base}"
+            )
     return found
 
 

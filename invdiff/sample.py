@@ -15,6 +15,11 @@ of the forward and the reverse trajectory.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +30,9 @@ from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
-from invdiff.io.pictures import grid, read_image, read_images, to_channels, write_image
+from invdiff.io.collection import read_images
+from invdiff.io.pictures import grid, read_image, to_channels
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
@@ -34,7 +41,7 @@ from invdiff.prior.ncsn import langevin
 from invdiff.prior.reverse import Sampler, calls, generate, interpolate, progressive
 from invdiff.prior.schedule import Spacing
 from invdiff.resources import example_images, pick_device
-from invdiff.rng import Streams
+from invdiff.rng import Seed, Streams
 from invdiff.training.data import swiss_roll
 
 COLUMNS = 11  # predictions in a row of show=progressive, mixtures in one of show=interpolate
@@ -58,10 +65,12 @@ class SampleSettings:
         eta: of ddpm and ddim, the share of fresh noise, by default 1 and 0.
         spacing: of the noise levels, by default uniform for ddpm and ddim, karras for dpmpp_2m and
             heun.
+        seed: of every random number; the same seed gives the same picture.
         input: the two images to interpolate between, a.png,b.png; by default the prior's first two
             examples.
         t: the timestep at which they are mixed.
         out: the picture; by default SHOW_PRIOR.png.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
     """
 
     prior: str = "fashion"
@@ -74,7 +83,7 @@ class SampleSettings:
     steps: int = 100
     eta: float | None = None
     spacing: Spacing | None = None
-    seed: int = 0
+    seed: Seed = 0
     input: str | None = None
     t: int = 500
     out: str | None = None
@@ -242,4 +251,4 @@ def trajectories(
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=SampleSettings)
+    config.run_command(main)

@@ -14,10 +14,15 @@ python -m invdiff.solve task=FOLDER/config.yaml
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
+
+import contextlib
 import sys
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,22 +31,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from invdiff import config
+from invdiff import config, registry
+from invdiff.config.signals import held_back
 from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.report import write_report
 from invdiff.inference import restore
+from invdiff.io.collection import read_pictures
 from invdiff.io.measurements import read_measurements
-from invdiff.io.pictures import Picture, read_pictures
+from invdiff.io.names import label
+from invdiff.io.pictures import Picture, first_line
+from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
+from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
-from invdiff.prior.channels import of_channels
+from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import guided
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
+from invdiff.rng import Seed
 from invdiff.solvers import Solver
 
 
@@ -51,6 +62,9 @@ class SolveSettings:
 
     Attributes:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
+        operator: what the measurement does to an image: operator.name=NAME and its settings.
+        noise: the noise of the measurement: noise.name=NAME and its settings.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default ddnm.
         prior: the name of one that ships, a .safetensors file, or a training run's folder.
         label: the class that the images are known to be of, if any.
         guidance: the weight w of classifier-free guidance (by default 0: the conditional prior as
@@ -61,6 +75,7 @@ class SolveSettings:
             for k-space).
         images: how many of them, at most.
         samples: per image.
+        seed: of every random number; the same seed gives the same run.
         out: folder of the results; by default results/TASK, numbered if there is one already.
         overwrite: replace what is in ``out``.
         batch: images computed at once.
@@ -69,6 +84,7 @@ class SolveSettings:
             for a prior with attention its training size.
         recompute: solvers that need gradients through the prior (dps, pigdm) take less memory, and
             more time.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
     """
 
     task: str | None = None
@@ -83,7 +99,7 @@ class SolveSettings:
     measurement: str | None = None
     images: int = 8
     samples: int = 4
-    seed: int = 0
+    seed: Seed = 0
     out: str | None = None
     overwrite: bool = False
     batch: int | None = None
@@ -93,14 +109,8 @@ class SolveSettings:
 
 
 def main(words: list[str]) -> None:
-    if any(word.startswith("operator.mask=") for word in words) and not any(
-        word.startswith("operator.name=") for word in words
-    ):
-        words = [
-            *words,
-            "operator.name=mask_file",
-        ]  # a mask is given: that is the operator which takes one
-    merged = config.resolve(words, SolveSettings)
+    """Run the command line."""
+    merged = config.resolve(with_mask_operator(words), SolveSettings)
     settings = config.validate(SolveSettings, merged)
     if settings.input and settings.measurement:
         raise InputError(
@@ -115,63 +125,128 @@ def main(words: list[str]) -> None:
     parts = pose(settings)
     for part in parts:
         solver.check(part.problem)
-        of_channels(prior, part.problem.operator.shape[0])
-    with OutputFolder(settings) as folder:
-        repeatable = {
-            key: value for key, value in asdict(settings).items() if key not in ("out", "overwrite")
-        }
-        config.dump(repeatable, folder / "config.yaml")
-        for part in parts:
-            place = folder
-            if len(parts) > 1:
-                place = folder / "x".join(map(str, part.pictures[0].values.shape[1:]))
-                place.mkdir()
-            solve(
-                settings,
-                part,
-                prior,
-                solver,
-                place,
-                (folder / "config.yaml").read_text(encoding="utf-8"),
-            )
+        match_channels(prior, part.problem.operator.shape[0])
+        if part.truth is not None:  # what metrics cannot be had is told before the work
+            corner = part.truth[:1, :, :64, :64]
+            judge(corner[None], corner)
+    solve_parts(settings, parts, prior, solver)
 
 
-def solve(
-    settings: SolveSettings,
-    part: Part,
-    prior: Denoiser,
-    solver: Solver,
-    folder: Path,
-    stored_config: str,
+def with_mask_operator(words: list[str]) -> list[str]:
+    """Return the words with operator.name=mask_file, where a mask is given to an operator without.
+
+    A word ``operator.mask=FILE`` is for the operator that the words or the task name, if it has
+    such a setting; else it means the operator that a mask alone describes.
+    """
+    keys = {word.partition("=")[0] for word in words}
+    if "operator.mask" not in keys or keys & {"operator", "operator.name"}:
+        return words
+    given = config.resolve(words, SolveSettings).get("operator") or {}
+    named = registry.lookup("operator", given["name"]) if given.get("name") else None
+    if named is not None and "mask" in config.schema(named):
+        return words
+    return [*words, "operator.name=mask_file"]
+
+
+def solve_parts(
+    settings: SolveSettings, parts: list[Part], prior: Denoiser, solver: Solver
 ) -> None:
-    """Restore the images of one shape, and leave everything in a folder."""
-    describe(settings, part, solver)
-    posterior = run(settings, part, prior, solver)
-    report = measure(posterior, part.truth)
-    print(table(report))
-    posterior.save(folder, pictures=part.pictures)
-    posterior.plot(folder / "panel.png", part.truth, part.names)
-    (folder / "metrics.json").write_text(json.dumps({"images": part.names, **report}, indent=1))
-    write_report(
-        folder / "report.html",
-        posterior,
-        truth=part.truth,
-        names=part.names,
-        metrics=report["metrics"],
-        config=stored_config,
-        title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
-    )
+    """Restore the images part by part into the run's folder, and say where it is.
+
+    What is finished is kept: a part is written as soon as its samples are drawn, and a run that is
+    stopped between parts leaves those that it has, with a ``metrics.json`` that says so.
+
+    Raises:
+        InputError: the folder cannot be written, or the samples of a part.
+    """
+    stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}
+    place = settings.out or Path("results") / run_name(settings)
+    failures: list[InputError] = []
+    finished: list[str] = []
+    with WholeFolder(place, overwrite=settings.overwrite, numbered=settings.out is None) as folder:
+        config.dump(stored, folder.path / RUN_FILE)
+        text = (folder.path / RUN_FILE).read_text(encoding="utf-8")
+        try:
+            for part in parts:
+                describe(settings, part, solver)
+                posterior = run(settings, part, prior, solver)
+                with held_back("writing the results"):
+                    within = folder.path if len(parts) == 1 else folder.path / part.size
+                    within.mkdir(parents=True, exist_ok=True)
+                    try:
+                        posterior.save(within, pictures=part.pictures)
+                    except InputError as error:
+                        failures.append(error)
+                    folder.keep()
+                    judge_and_show(settings, part, posterior, within, text)
+                finished.append(part.size)
+        except BaseException:
+            if finished and len(parts) > 1:
+                write_json(folder.path / "metrics.json", {"interrupted": True, "parts": finished})
+            raise
+    for name in ("panel.png", "report.html"):
+        for path in sorted(folder.final.rglob(name)):
+            say(f"{path.stem}: {path}")
+    if failures:
+        raise failures[0]
+
+
+def judge_and_show(
+    settings: SolveSettings, part: Part, posterior: Posterior, folder: Path, stored_config: str
+) -> None:
+    """Write metrics.json, panel.png and report.html; what fails costs a warning."""
+    metrics: dict[str, dict[str, list[float]]] = {}
+    with costs_a_line(folder / "metrics.json"):
+        report = measure(posterior, part.truth)
+        metrics = report["metrics"]
+        say(table(report))
+        write_json(folder / "metrics.json", {"images": part.names, **report})
+    with costs_a_line(folder / "panel.png"):
+        posterior.plot(folder / "panel.png", part.truth, part.names)
+    with costs_a_line(folder / "report.html"):
+        write_report(
+            folder / "report.html",
+            posterior,
+            truth=part.truth,
+            names=part.names,
+            metrics=metrics,
+            config=stored_config,
+            title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
+        )
+
+
+@contextlib.contextmanager
+def costs_a_line(path: Path) -> Iterator[None]:
+    """Turn any failure inside the block into a warning that `path` is missing."""
+    try:
+        yield
+    except Exception as error:  # the samples are written, and are worth more than this file
+        warnings.warn(f"{path.name}: left out: {first_line(error)}", stacklevel=3)
+
+
+def say(text: str) -> None:
+    """Print, if anybody is there to read it: a closed pipe is no reason to lose results."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one shape.
+    """The images of one shape, and their problem.
 
     Attributes:
-        pictures: what they were read from.
-        numbers: theirs among all images, which name their random streams.
+        pictures: the files that the images were read from.
+        numbers: of the images among all, which name their random streams.
         truth: (B, C, H, W), if they are clean images.
-        problem: theirs.
+        problem: operator, noise and measurements.
+
+    Example:
+        >>> settings = SolveSettings(
+        ...     operator={"name": "denoise"}, noise={"name": "gaussian", "sigma": 0.1}, images=2
+        ... )
+        >>> (part,) = pose(settings)  # the examples of the prior
+        >>> part.numbers, part.size
+        ([0, 1], '1x32x32')
     """
 
     pictures: list[Picture]
@@ -180,12 +255,22 @@ class Part:
     problem: Problem
 
     @property
+    def size(self) -> str:
+        """Shape of the measurements, as the name of a folder."""
+        return "x".join(map(str, self.pictures[0].values.shape[1:]))
+
+    @property
     def names(self) -> list[str]:
+        """Names of the images."""
         return [name for picture in self.pictures for name in picture.names]
 
 
 def pose(settings: SolveSettings) -> list[Part]:
-    """The problems: one for the images of each shape."""
+    """Return the parts of a run: one for the images of each shape.
+
+    Raises:
+        InputError: a setting is missing or out of range, or the images cannot be read.
+    """
     if settings.images < 1:
         raise InputError(f"images: found {settings.images}, expected at least 1")
     if not settings.operator:
@@ -219,17 +304,23 @@ def pose_shape(
     every: list[int],
     found: list[tuple[int, Picture]],
 ) -> Part:
-    """The problem of the images of one shape (C, H, W): pictures with the number of their first
-    image.
+    """Return the part of one shape (C, H, W).
+
+    Args:
+        settings: of the run.
+        shape: of the images, or of the measurements.
+        every: numbers of all images of this shape, for which masks or kernels are made.
+        found: pictures to restore, each with the number of its first image.
     """
     kind: type[Operator]
-    kind, given = config.resolve_class("operator", settings.operator, shape=())
-    pictures = [p.take(range(min(len(p), settings.images - first))) for first, p in found]
+    described = numbered(settings.operator, every)
+    kind, given = config.resolve_class("operator", described, shape=())
+    pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
-    operator = config.build("operator", settings.operator, shape=image_shape, images=every)
+    operator = config.build("operator", described, shape=image_shape)
     operator.check_batch(len(every))
-    operator, numbers = operator.take(range(len(values))), every[: len(values)]
+    operator, numbers = operator.select(range(len(values))), every[: len(values)]
     noise = config.build("noise", settings.noise)
     if settings.measurement:
         return Part(pictures, numbers, None, Problem(operator, noise, operator.measured(values)))
@@ -239,28 +330,28 @@ def pose_shape(
 
 
 def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
-    """Say what is about to be done, the noise on all three scales."""
+    """Print what is about to be done, the noise on all three scales."""
     problem = part.problem
     sigma = getattr(problem.noise, "sigma", None)
     known = f", sigma = {describe_sigma(sigma)}" if isinstance(sigma, float) else ""
     shape = "x".join(map(str, problem.operator.shape))
-    print(
+    say(
         f"{settings.operator['name']} on {len(problem)} images {shape}, {settings.noise['name']} noise{known}"
     )
     if isinstance(sigma, Tensor):  # one per image, for a setting is a number or "auto"
         for name, level in zip(part.names, sigma.tolist(), strict=True):
-            print(f"{name}: sigma = {describe_sigma(level)}, estimated from the measurement")
+            say(f"{name}: sigma = {describe_sigma(level)}, estimated from the measurement")
     for picture in part.pictures:
         if picture.units is not None:
-            print(
+            say(
                 f"{picture.name}: 0 is {picture.units.low:g} and 1 is {picture.units.high:g} in the file's units"
             )
     label = "" if settings.label is None else f" of label {settings.label}"
-    print(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'{label}")
+    say(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'{label}")
 
 
 def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
-    """``restore`` with a progress bar."""
+    """Draw the samples of a part, with a progress bar."""
     # A terminal sees every change; a log file a line now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
@@ -281,7 +372,7 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             seed=settings.seed,
             batch=settings.batch,
             tile=settings.tile,
-            images=part.numbers,
+            numbers=part.numbers,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False
             ),
@@ -290,29 +381,41 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
 
 
 def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
-    """Metrics of the baseline, of the samples (averaged over them) and of their mean, one list
-    entry per image.
+    """Return metrics of the baseline, of the samples (averaged over them) and of their mean.
 
-    Solvers with particles have an entry "ess" likewise.
+    Each is a list with an entry per image. Solvers with particles have an entry "ess" likewise.
     """
     problem = posterior.problem
     estimates = {"baseline": posterior.baseline[None], "sample": posterior.samples}
     if len(posterior.samples) > 1:
         estimates["mean"] = posterior.mean[None]
+    # Exact measurements have no misfit.
+    is_noisy = bool((torch.as_tensor(problem.variance()) > 0).all())
     rows: dict[str, dict[str, list[float]]] = {}
     for name, images in estimates.items():
-        values = {} if truth is None else scores(images.clamp(0, 1), truth.to(images))
-        if bool(
-            (torch.as_tensor(problem.variance()) > 0).all()
-        ):  # exact measurements have no misfit
+        values = {} if truth is None else judge(images, truth.to(images))
+        if is_noisy:
             values["misfit"] = torch.stack([problem.misfit(x) for x in images])
         rows[name] = {metric: value.mean(0).tolist() for metric, value in values.items()}
     report = {"nfe": posterior.nfe, "seconds": posterior.seconds, "metrics": rows}
     return report if posterior.ess is None else {**report, "ess": posterior.ess.mean(0).tolist()}
 
 
+def judge(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Return the metrics of images (K, B, C, H, W) against (B, C, H, W), clipped to [0, 1].
+
+    Metrics that cannot be had are left out, with a warning.
+    """
+    try:
+        return scores(images.clamp(0, 1), truth)
+    except InputError as error:
+        # The place in the code is that of this line, so that the warning is shown once.
+        warnings.warn(f"metrics: left out: {error}", stacklevel=1)
+        return {}
+
+
 def table(report: dict[str, Any]) -> str:
-    """The metrics as aligned columns, means over the images."""
+    """Return the metrics as aligned columns, means over the images."""
     columns = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "LPIPS": "{:.3f}", "misfit": "{:.2f}"}
     columns = {
         name: form for name, form in columns.items() if name in report["metrics"]["baseline"]
@@ -334,57 +437,9 @@ def table(report: dict[str, Any]) -> str:
 
 
 def run_name(settings: SolveSettings) -> str:
-    """What a run is called: its task, or its operator."""
-    return Path(settings.task or settings.operator["name"]).stem
-
-
-class OutputFolder:
-    """A hidden folder that becomes the run's folder once everything is in it; nothing is left of a
-    failed run.
-    """
-
-    def __init__(self, settings: SolveSettings) -> None:
-        self.final = (
-            Path(settings.out)
-            if settings.out
-            else self._numbered(Path("results") / run_name(settings))
-        )
-        if (
-            self.final.exists()
-            and not settings.overwrite
-            and (not self.final.is_dir() or any(self.final.iterdir()))
-        ):
-            raise InputError(
-                f"out {self.final}: exists already; expected another folder, or overwrite=true"
-            )
-        self.partial = self.final.with_name(f".{self.final.name}.{os.getpid()}")
-
-    @staticmethod
-    def _numbered(path: Path) -> Path:
-        number, free = 1, path
-        while free.exists():
-            number += 1
-            free = path.with_name(f"{path.name}-{number}")
-        return free
-
-    def __enter__(self) -> Path:
-        try:
-            self.partial.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"out {self.final}: cannot be written ({error.strerror})") from None
-        return self.partial
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        if self.final.is_dir():
-            shutil.rmtree(self.final)
-        os.replace(self.partial, self.final)
-        for name in ("panel.png", "report.html"):
-            for path in sorted(self.final.rglob(name)):
-                print(f"{path.stem}: {path}")
+    """Return the name of a run: its task's, or its operator's."""
+    return label(Path(settings.task or settings.operator["name"]).stem)
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=SolveSettings)
+    config.run_command(main)

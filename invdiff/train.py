@@ -6,8 +6,9 @@
         out=runs/fashion
 
 data= is a folder of images of any size and mode, an .npz (uint8 arrays `images`, or `train_images`
-and `test_images`), or `swissroll`. The run resumes from out= by itself, also after Ctrl-C; python -m invdiff.solve prior=runs/mine uses its
-result. Under torchrun the batch is shared by the processes, one per GPU, on one machine or several.
+and `test_images`), or `swissroll`. The run resumes from out= by itself, also after Ctrl-C;
+python -m invdiff.solve prior=runs/mine uses its result. Under torchrun the batch is shared by the
+processes, one per GPU, on one machine or several.
 
 network.classes=K teaches a prior the labels of the data: an .npz's arrays `labels`, or
 `train_labels` and `test_labels`; a folder's sub-folders. With target=label
@@ -15,6 +16,11 @@ network.name=unet_classifier a classifier of noisy images learns them, for class
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    from invdiff.config.help import print_help_if_asked
+
+    print_help_if_asked(__file__)  # before the imports, which take seconds
 
 from dataclasses import dataclass, fields
 
@@ -47,4 +53,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.run_command(main, __doc__, settings=TrainCommand)
+    config.run_command(main)

@@ -5,7 +5,7 @@ that do not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class ExactPosterior(Solver):
     spread: float = 1.0
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         operator = MaskRandom(SHAPE, missing=0.4, seed=2).double()
         exact = oracles.posterior(PRIOR, oracles.dense(operator), problem.y.flatten(1), 0.05)

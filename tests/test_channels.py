@@ -15,7 +15,7 @@ from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian
 from invdiff.operators import MaskRandom
-from invdiff.prior import ChannelView, GaussianDenoiser, GrayView, MixtureDenoiser, of_channels
+from invdiff.prior import ChannelView, GaussianDenoiser, GrayView, MixtureDenoiser, match_channels
 from invdiff.problem import Problem
 from invdiff.solvers import DDNM, DDRM, DPS, Solver
 
@@ -167,16 +167,16 @@ def test_restore_takes_a_prior_of_other_channels(solver: Solver) -> None:
 
 def test_of_channels() -> None:
     gray, colour = gray_prior(), colour_prior(ALIKE)
-    assert of_channels(gray, 1) is gray and of_channels(colour, 3) is colour
-    assert of_channels(gray, 2).shape == (2, SIDE, SIDE) and of_channels(colour, 1).shape == (
+    assert match_channels(gray, 1) is gray and match_channels(colour, 3) is colour
+    assert match_channels(gray, 2).shape == (2, SIDE, SIDE) and match_channels(colour, 1).shape == (
         1,
         SIDE,
         SIDE,
     )
     with pytest.raises(InputError, match="found one for 3 channels, expected 2"):
-        of_channels(colour, 2)
+        match_channels(colour, 2)
     top = torch.tensor(0.7)
-    assert of_channels(colour, 1).t_at(top) == colour.t_at(math.sqrt(3) * top)
+    assert match_channels(colour, 1).t_at(top) == colour.t_at(math.sqrt(3) * top)
 
 
 def test_a_gray_mixture_under_a_colour_prior() -> None:

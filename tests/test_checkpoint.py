@@ -7,8 +7,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
+import threading
+import time
+import types
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,6 +28,7 @@ from invdiff.errors import InputError
 from invdiff.prior import checkpoint
 from invdiff.prior.checkpoint import PriorSpec, find_prior, load_card, load_prior, save_prior
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.mlp import MLP as MLPNetwork
 
 UNET = PriorSpec(
     (3, 8, 8),
@@ -155,7 +160,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         monkeypatch.setattr(Path, "write_bytes", half)
     else:
         monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="No space left|Input/output"):
+    with pytest.raises(InputError, match="No space left|Input/output"):
         saved(tmp_path, seed=1)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # and no half-written file beside it
@@ -259,6 +264,32 @@ BAD_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "steps of text": lambda entry: entry.update(T="100"),
     "a fraction of a step": lambda entry: entry.update(T=99.5),
     "an unknown key": lambda entry: entry.update(ema=0.99),
+    "a later format as text": lambda entry: entry.update(format="1"),
+    "a format that is true": lambda entry: entry.update(format=True),
+    "a step that is true": lambda entry: entry.update(T=True),
+    "steps of a float": lambda entry: entry.update(T=100.0),
+    "too many steps": lambda entry: entry.update(T=100_001),
+    "ever so many steps": lambda entry: entry.update(T=10**30),
+    "a shape of text": lambda entry: entry.update(shape="2"),
+    "a shape of a float": lambda entry: entry.update(shape=[2.0]),
+    "a shape of true": lambda entry: entry.update(shape=[True]),
+    "a shape of two axes": lambda entry: entry.update(shape=[2, 2]),
+    "a shape of four axes": lambda entry: entry.update(shape=[2, 2, 2, 2]),
+    "a shape of images for points": lambda entry: entry.update(shape=[2, 8, 8]),
+    "a huge image": lambda entry: entry.update(shape=[2, 10**6, 8]),
+    "a network that is text": lambda entry: entry.update(network="mlp"),
+    "a network's name that is a number": lambda entry: entry["network"].update(name=3),
+    "infinitely wide": lambda entry: entry["network"].update(width=float("inf")),
+    "NaN": lambda entry: entry["network"].update(width=float("nan")),
+    "a huge number": lambda entry: json.dumps(entry).replace("16", "1" * 5000),
+    "a float beyond all": lambda entry: json.dumps(entry).replace("16", "1e999"),
+    "deep": lambda entry: "[" * 100_000,
+    "deep but short": lambda entry: "[" * 50_000,
+    "no weight": lambda entry: entry["network"].update(width=0),
+    "a negative width": lambda entry: entry["network"].update(width=-16),
+    "much wider": lambda entry: entry["network"].update(width=100_000),
+    "much deeper": lambda entry: entry["network"].update(layers=100_000),
+    "deeper than memory": lambda entry: entry["network"].update(layers=10**12),
 }
 
 
@@ -269,6 +300,163 @@ def test_a_header_that_does_not_match_its_weights(
     path = tmp_path / "prior.safetensors"
     rewrite(path, change)
     assert "its header does not describe its weights" in refusal(path)
+
+
+UNET_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a width of 10,000": lambda entry: entry["network"].update(width=10_000),
+    "a million blocks": lambda entry: entry["network"].update(blocks=1_000_000),
+    "100,000 blocks": lambda entry: entry["network"].update(blocks=100_000),
+    "many levels": lambda entry: entry["network"].update(multipliers=[1] * 10_000),
+    "a dropout of NaN": lambda entry: entry["network"].update(dropout=float("nan")),
+    "a dropout of 2": lambda entry: entry["network"].update(dropout=2),
+    "heads of no channel": lambda entry: entry["network"].update(head_channels=0, attention=[1]),
+    "many classes": lambda entry: entry["network"].update(classes=10**10),
+    "many channels out": lambda entry: entry["network"].update(channels_out=10**5),
+    "a huge patch": lambda entry: entry["network"].update(patch=10**5),
+    "points": lambda entry: entry.update(shape=[3]),
+    "four axes": lambda entry: entry.update(shape=[3, 8, 8, 8]),
+    "true channels": lambda entry: entry.update(shape=[True, 8, 8]),
+    "no height": lambda entry: entry.update(shape=[3, 0, 8]),
+    "10^9 steps": lambda entry: entry.update(T=10**9),
+}
+
+
+@pytest.mark.parametrize("change", UNET_HEADERS.values(), ids=UNET_HEADERS.keys())
+def test_a_small_file_takes_no_time_and_no_memory(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    path = saved(tmp_path, UNET)
+    entry = json.loads(json.dumps({"format": 1, **asdict(UNET)}))
+    change(entry)
+    weights = {name: w.half() for name, w in fresh(UNET).network.state_dict().items()}
+    save_file(weights, path, metadata={"invdiff": json.dumps(entry)})
+    started = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "its header does not describe its weights" in refusal(path)
+    assert time.process_time() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_building_stops_at_more_weights_than_the_file_has(tmp_path: Path) -> None:
+    """And nobody who builds a network at the same time, in another thread or later, notices."""
+    built: list[int] = []
+
+    class Endless(nn.Module):
+        stride = 1
+
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            other = threading.Thread(target=lambda: nn.Sequential(*(nn.Linear(1, 1),) * 500))
+            other.start()
+            other.join()
+            while True:
+                self.register_parameter(f"p{len(built)}", nn.Parameter(torch.empty(1)))
+                built.append(1)
+
+    sys.modules["endless"] = module = types.ModuleType("endless")
+    module.Endless = Endless
+    path = tmp_path / "prior.safetensors"
+    try:
+        rewrite(path, lambda entry: entry.update(network={"name": "endless:Endless"}))
+        assert "its network has more weights than the file" in refusal(path)
+    finally:
+        del sys.modules["endless"]
+    assert len(built) < 200
+    assert len(nn.Sequential(*[nn.Linear(1, 1) for _ in range(300)])) == 300
+
+
+DAMAGE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "NaN": (lambda w: w.float().fill_(torch.nan), "found NaN or infinite values"),
+    "one infinity": (
+        lambda w: w.index_fill(0, torch.tensor(0), torch.inf),
+        "found NaN or infinite",
+    ),
+    "int64": (lambda w: w.long(), "found I64, expected F16, BF16, F32, F64"),
+    "bool": (lambda w: w.bool(), "found BOOL, expected F16"),
+    "complex": (lambda w: w.to(torch.complex64), "found C64, expected F16"),
+    "float8": (lambda w: w.to(torch.float8_e4m3fn), "found F8_E4M3, expected F16"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("which", [0, -1])
+def test_weights_that_are_no_finite_numbers(tmp_path: Path, kind: str, which: int) -> None:
+    change, line = DAMAGE[kind]
+    path = tmp_path / "prior.safetensors"
+    weights = {name: w.half() for name, w in fresh(MLP).network.state_dict().items()}
+    name = list(weights)[which]
+    weights[name] = change(weights[name])
+    header = json.dumps({"format": 1, **asdict(MLP)})
+    save_file(weights, path, metadata={"invdiff": header})
+    assert f"prior {path}: weight {name!r}: {line}" in refusal(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_of_any_float_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "prior.safetensors"
+    weights = {name: w.to(dtype) for name, w in fresh(MLP).network.state_dict().items()}
+    header = json.dumps({"format": 1, **asdict(MLP)})
+    save_file(weights, path, metadata={"invdiff": header})
+    found = load_prior(path).network.state_dict()
+    assert all(torch.equal(found[name], w.float()) for name, w in weights.items())
+
+
+def test_weights_lie_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: dict[str, int] = {}
+    weight = checkpoint._weight
+
+    def spy(what: str, path: Path, key: str, dtype: str, file: Any) -> Tensor:
+        found = weight(what, path, key, dtype, file)
+        read[key] = found.data_ptr()
+        return found
+
+    monkeypatch.setattr(checkpoint, "_weight", spy)
+    loaded = load_prior(saved(tmp_path, UNET)).network.state_dict()
+    assert {name: w.data_ptr() for name, w in loaded.items()} == read
+
+
+def test_a_network_s_own_tensors_are_computed(tmp_path: Path) -> None:
+    """A network may hold tensors that are no weights: they are not in the file."""
+
+    class Tabled(MLPNetwork):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.register_buffer("table", torch.arange(3.0), persistent=False)
+            self.plain = torch.arange(4.0)
+
+    sys.modules["tabled"] = module = types.ModuleType("tabled")
+    module.Tabled = Tabled
+    path = tmp_path / "prior.safetensors"
+    try:
+        rewrite(path, lambda entry: entry["network"].update(name="tabled:Tabled"))
+        network = load_prior(path).network
+    finally:
+        del sys.modules["tabled"]
+    assert network.table.tolist() == [0, 1, 2] and network.plain.tolist() == [0, 1, 2, 3]
+    expected = fresh(MLP).network.state_dict()
+    assert all(
+        torch.equal(w, expected[name].half().float()) for name, w in network.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x" * 100_000, "a\0b", "", "/", "~", 3, None, b"fashion"]
+)
+def test_names_that_no_file_can_have(name: Any) -> None:
+    for load in (load_prior, find_prior, load_card):
+        with pytest.raises(InputError) as caught:
+            load(name)
+        message = str(caught.value)
+        assert message.startswith("prior") and "\n" not in message and len(message) < 300
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff", "[" * 100_000, "1" * 5000])
+def test_a_damaged_card(tmp_path: Path, text: str) -> None:
+    path = saved(tmp_path).with_suffix(".json")
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError) as caught:
+        load_card(tmp_path)
+    assert str(caught.value).startswith(f"card {path}: ") and "\n" not in str(caught.value)
 
 
 def test_the_header_that_the_bad_ones_are_made_of_is_good(tmp_path: Path) -> None:

@@ -85,12 +85,12 @@ class BatchCoupled(LinearOperator):
 
 
 class AdjointAsInverse(Gradient):
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
         return self.adjoint(y)
 
 
 class IgnoresDamping(Gradient):
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
         return super().pinv(y)
 
 
@@ -107,7 +107,7 @@ class SkewMeasurementBasis(BlockAverage):
 class OtherSpectrum(Separable):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape, torch.eye(8), torch.eye(12))
-        self.constant("s", 1.01 * torch.ones(1, 8, 12))
+        self.register_exact("s", 1.01 * torch.ones(1, 8, 12))
 
 
 class FixedDtype(LinearOperator):
@@ -199,7 +199,7 @@ def test_the_command(
         main(["operator.name=a_wrong_one:Wrong", "shape=[1,4,4]"])
     assert error.value.code == 1 and "ratio 2.0000" in capsys.readouterr().out
     with pytest.raises(SystemExit) as error:
-        config.run_command(main, "", ["shape=[1,4,4]"])
+        config.run_command(main, ["shape=[1,4,4]"])
     assert error.value.code == 2 and "operator is missing" in capsys.readouterr().err
 
 

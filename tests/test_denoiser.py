@@ -252,7 +252,7 @@ def test_transition_is_the_ddpm_posterior(schedule: Schedule) -> None:
         u_0, u = normal(1, *SHAPE), normal(1, *SHAPE, seed=1)  # u = u_0 + s n, any point
         mean, variance = ddpm.q_posterior(u_0, schedule.abar[step].sqrt() * u, t)
         expected = (mean + variance.sqrt() * noise.value) / schedule.abar[step - 1].sqrt()
-        found = transition((u + 1) / 2, (u_0 + 1) / 2, s / 2, s_next / 2, 1.0, noise)
+        found = transition((u + 1) / 2, (u_0 + 1) / 2, float(s) / 2, float(s_next) / 2, 1.0, noise)
         torch.testing.assert_close(2 * found - 1, expected, rtol=1e-8, atol=1e-9)
 
 
@@ -266,7 +266,7 @@ def test_transition_is_ddim(eta: float) -> None:
         x_0 = (x_t - (1 - a).sqrt() * eps) / a.sqrt()
         sigma = eta * ((1 - b) / (1 - a)).sqrt() * (1 - a / b).sqrt()
         expected = b.sqrt() * x_0 + (1 - b - sigma**2).sqrt() * eps + sigma * noise.value
-        levels_ = schedule.sigma[t], schedule.sigma[t_next]
+        levels_ = schedule.sigma[[t, t_next]].tolist()
         found = b.sqrt() * transition(x_t / a.sqrt(), x_0, *levels_, eta, noise)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -274,7 +274,7 @@ def test_transition_is_ddim(eta: float) -> None:
 def test_ddim_draws_no_noise() -> None:
     used, unused = Streams([(0,)]), Streams([(0,)])
     x = normal(1, *SHAPE)
-    transition(x, 0 * x, torch.tensor(0.4), torch.tensor(0.1), 0.0, used)
+    transition(x, 0 * x, 0.4, 0.1, 0.0, used)
     assert torch.equal(used(x), unused(x))
 
 
@@ -310,7 +310,8 @@ def test_generate_draws_from_a_gaussian(
     ``bias``.
     """
     prior, n = gaussian(), 600
-    m, variance = moments(prior, prior.ladder(steps, spacing), eta)
+    sigmas = torch.tensor(prior.ladder(steps, spacing), dtype=torch.float64)
+    m, variance = moments(prior, sigmas, eta)
     exact = prior.eigenvalues
     assert bool(((m - prior.mean.flatten()).abs() < 2e-3).all())
     assert bool(((variance - exact).abs() < bias * exact.max()).all())

@@ -14,7 +14,7 @@ from invdiff import config
 from invdiff.errors import InputError
 from invdiff.evaluate import main
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
-from invdiff.io.pictures import write_image
+from invdiff.io.write import write_image
 
 
 @pytest.fixture
@@ -32,15 +32,15 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the images that are restored from now on."""
-    numbers: list[int] = []
+    restored: list[int] = []
     original = invdiff.evaluate.restore
 
-    def counted(*arguments, images, **more):
-        numbers.extend(images)
-        return original(*arguments, images=images, **more)
+    def counted(*arguments, numbers, **more):
+        restored.extend(numbers)
+        return original(*arguments, numbers=numbers, **more)
 
     monkeypatch.setattr(invdiff.evaluate, "restore", counted)
-    return numbers
+    return restored
 
 
 def words(prior: Path, folder: Path, out: Path, *more: str) -> list[str]:

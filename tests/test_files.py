@@ -16,7 +16,9 @@ import torch
 from invdiff import files
 from invdiff.errors import InputError
 from invdiff.files import restore_file, restore_folder
-from invdiff.io.pictures import Picture, read_image, read_picture, write_image, write_picture
+from invdiff.inference import restore
+from invdiff.io.pictures import Picture, read_image, read_picture
+from invdiff.io.write import write_image, write_picture
 from invdiff.noise import Gaussian
 from invdiff.operators import Bicubic, Denoise, Mask, MaskFile
 from invdiff.posterior import Posterior
@@ -190,10 +192,15 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
     assert sorted(written) == sorted((tmp_path / "x").iterdir())
     assert [read_picture(path).bits for path in written] == [16, 32, 8]
     assert read_picture(written[2]).values.shape == (2, 1, HEIGHT, WIDTH)
+    for name, numbers in (("a.png", [0]), ("b.tif", [1]), ("c.tif", [2, 3])):
+        y = read_picture(tmp_path / "y" / name)
+        problem = Problem(Denoise((1, HEIGHT, WIDTH)), settings["noise"], y.values)
+        alone = restore(problem, settings["prior"], settings["solver"], images=numbers).mean
+        top = 2 ** bits[name] - 1 if bits[name] < 32 else 2**23
+        found = read_picture(tmp_path / "x" / name).values
+        assert ((found - alone.clamp(0, 1)).abs() <= 0.501 / top + 1e-6).all(), name
     restore_file(tmp_path / "y" / "a.png", tmp_path / "a.png", operator=Denoise, **settings)
-    assert torch.equal(
-        read_image(tmp_path / "a.png"), read_image(written[0])
-    )  # the first has the same number
+    assert torch.equal(read_image(tmp_path / "a.png"), read_image(written[0]))
     with pytest.raises(InputError, match="exists already"):
         restore_folder(tmp_path / "y", tmp_path / "x", operator=Denoise, **settings)
     write_image(tmp_path / "y" / "d.png", torch.zeros(1, 2, 2))
@@ -233,3 +240,79 @@ def test_a_posterior_is_saved_like_its_pictures(tmp_path: Path) -> None:
     )
     assert torch.equal(read_picture(tmp_path / "float_sample_1.tif").values, gray[1:2])
     assert read_picture(tmp_path / "pages_mean.tif").values.shape == (2, 1, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-1000, 3000), (-40, 40)])
+def test_floats_of_any_range_come_back_on_it(tmp_path: Path, low: float, high: float) -> None:
+    array = np.random.default_rng(0).uniform(low, high, (HEIGHT, WIDTH)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "y.tif", array)
+    operator = Mask((1, HEIGHT, WIDTH), KEPT.float())
+    with pytest.warns(UserWarning, match="found floats from"):
+        posterior = restore_file(
+            tmp_path / "y.tif", tmp_path / "x.tif", operator=operator, prior=prior(), **SETTINGS
+        )
+    assert -1 < posterior.samples.min() and posterior.samples.max() < 2
+    found = tifffile.imread(tmp_path / "x.tif")
+    np.testing.assert_allclose(found[KEPT], array[KEPT], atol=1e-4 * (high - low))
+
+
+def test_missing_pixels_of_a_picture_may_be_nan(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).uniform(0, 1, (HEIGHT, WIDTH)).astype(np.float32)
+    array[~KEPT.numpy()] = np.nan
+    np.save(tmp_path / "y.npy", array)
+    operator = Mask((1, HEIGHT, WIDTH), KEPT.float())
+    restore_file(
+        tmp_path / "y.npy", tmp_path / "x.npy", operator=operator, prior=prior(), **SETTINGS
+    )
+    found = np.load(tmp_path / "x.npy")
+    np.testing.assert_allclose(found[KEPT], array[KEPT], atol=1e-6)
+    assert np.isfinite(found).all()
+    with pytest.raises(InputError, match="found .* NaN"):
+        restore_file(
+            tmp_path / "y.npy", tmp_path / "z.npy", operator=Denoise, prior=prior(), **SETTINGS
+        )
+
+
+def test_a_volume_keeps_its_header_and_its_background(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="the optional reader of NIfTI")
+    volume = np.linspace(-9, 9, HEIGHT * WIDTH * 2).reshape(HEIGHT, WIDTH, 2).astype(np.float32)
+    volume[0] = np.nan
+    image = nibabel.Nifti1Image(volume, np.diag([1.0, 2.0, 3.0, 1.0]))
+    image.header["descrip"] = b"kept"
+    image.set_sform(image.affine, code=3)
+    nibabel.save(image, tmp_path / "y.nii.gz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "y.nii.gz").rename(tmp_path / "in" / "y.nii.gz")
+    [written] = restore_folder(
+        tmp_path / "in", tmp_path / "out", operator=Denoise, prior=prior(), **SETTINGS
+    )
+    assert written == tmp_path / "out" / "y.nii.gz"
+    found = nibabel.load(written)
+    np.testing.assert_allclose(found.get_fdata(), volume, atol=1e-3)  # sigma is 0
+    assert found.header["descrip"] == b"kept" and found.header["sform_code"] == 3
+
+
+def test_a_folder_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is the last picture that does not fit."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(files, "restore", never)
+    (tmp_path / "y").mkdir()
+    write_image(tmp_path / "y" / "1.png", torch.zeros(1, HEIGHT, WIDTH))
+    write_image(tmp_path / "y" / "2.png", torch.zeros(1, 2, 2))
+    whole = Mask((1, HEIGHT, WIDTH), KEPT.float())
+    for source, target, message in (
+        ("y", "x", "expected .B, 1, 8, 9"),
+        ("y", "y", "exists already, expected a new folder"),
+        ("y/1.png", "x", "found no folder"),
+        ("none", "x", "found no folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            restore_folder(
+                tmp_path / source, tmp_path / target, operator=whole, prior=prior(), **SETTINGS
+            )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["y"]

@@ -18,7 +18,8 @@ from torch.distributions import Normal
 
 from invdiff import load_prior, registry, restore
 from invdiff.errors import InputError
-from invdiff.io.pictures import read_image, write_image
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
 from invdiff.operators.mask import MaskBox
 from invdiff.prior.checkpoint import ClassifierSpec, PriorSpec, load_classifier, save_prior
@@ -408,7 +409,9 @@ def test_what_does_not_fit_is_refused() -> None:
         for classifier in (None, exact):
             with pytest.raises(InputError, match=rf"label: found {label}, expected 0\.\.2"):
                 guided(mixture, label, 1.0, classifier)
-    with pytest.raises(InputError, match="label: found 1, but the prior is an unconditional one"):
+    with pytest.raises(
+        InputError, match="label: found 1, expected none, as the prior has no classes"
+    ):
         guided(plain, 1)
     with pytest.raises(InputError, match="label is missing"):
         guided(mixture, None, 2.0)

@@ -11,6 +11,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ import torch
 from PIL import Image
 
 from invdiff.errors import InputError
-from invdiff.io.pictures import read_image, read_pictures, write_image
+from invdiff.io.collection import read_pictures
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH = 24, 20
@@ -225,7 +228,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda p: tifffile.imwrite(p, GRAY16.astype(np.uint32)),
         "type uint32",
     ),
-    "16-bit colour LZW TIFF": ("x.tif", lambda p: lzw16(p), "imagecodecs"),
+    "16-bit colour LZW TIFF": (
+        "x.tif",
+        lambda p: lzw16(p),
+        "cannot be read" if find_spec("imagecodecs") else "pip install imagecodecs",
+    ),
     "pickled objects": (
         "x.npy",
         lambda p: np.save(p, np.array([{}], object), allow_pickle=True),
@@ -340,7 +347,7 @@ from invdiff.solve import SolveSettings, main
 for number, path in enumerate({paths!r}):
     word = ("input=", "measurement=")[number % 2] + path
     try:
-        config.run_command(main, "", ["task=denoise", "prior={prior}", "out=run", word], SolveSettings)
+        config.run_command(main, ["task=denoise", "prior={prior}", "out=run", word])
     except SystemExit as end:
         assert end.code == 2
 """

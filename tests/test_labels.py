@@ -106,7 +106,7 @@ def test_labels_of_an_npz(tmp_path: Path, dtype: type) -> None:
         tmp_path / "a.npz",
         train_images=images,
         train_labels=np.array([3, 0, 2, 1, 3], dtype),
-        test_images=images[:2],
+        test_images=images[:2] + 100,
         test_labels=np.array([1, 2], dtype),
     )
     train, held_out = load_data(str(tmp_path / "a.npz"))
@@ -152,7 +152,8 @@ def test_labels_of_a_folder_are_its_sub_folders_sorted(tmp_path: Path) -> None:
         for place in (tmp_path / "train" / name / "deeper", tmp_path / "val" / name):
             place.mkdir(parents=True)
             for i in range(2):
-                Image.fromarray(np.full((8, 8), value + i, np.uint8)).save(place / f"{i}.png")
+                shade = value + i + 5 * ("val" in place.parts)
+                Image.fromarray(np.full((8, 8), shade, np.uint8)).save(place / f"{i}.png")
     train, held_out = load_data(str(tmp_path / "train"), 8, 1, held_out=str(tmp_path / "val"))
     for data in (train, held_out):
         values = ((data.batch(torch.arange(6))[:, 0, 0, 0] + 1) * 127.5).round().long()
@@ -175,12 +176,26 @@ def test_labels_of_a_folder_are_its_sub_folders_sorted(tmp_path: Path) -> None:
     )
 
 
+def test_other_numbers_of_sub_folders_are_named(tmp_path: Path) -> None:
+    for name in ("owl", "ant", "fox", "bee"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "data" / name / "0.png")
+    data = load_data(str(tmp_path / "data"), 8, 1)
+    s = settings(tmp_path / "data")
+    with pytest.raises(
+        InputError, match=r"4 sub-folders \(ant, bee, fox, owl\), expected network.classes=3"
+    ):
+        Trainer(s, *data, tmp_path / "run")
+    with pytest.warns(UserWarning, match="4 sub-folders .* for network.classes=5"):
+        Trainer(replace(s, network={**NETWORK, "classes": 5}), *data, tmp_path / "run")
+
+
 # Training.
 
 
 def test_labels_are_withheld_at_the_rate_p_uncond(patterns: Path, tmp_path: Path) -> None:
     run = trainer(patterns, tmp_path / "run", p_uncond=0.2, batch=60)
-    batches = [run.draw(step) for step in range(30)]
+    batches = [run.draw_batch(step) for step in range(30)]
     labels = torch.cat([b.label for b in batches])
     true = torch.cat([run.train.label(run.indices(step)) for step in range(30)])
     withheld = labels == 3
@@ -188,16 +203,16 @@ def test_labels_are_withheld_at_the_rate_p_uncond(patterns: Path, tmp_path: Path
     assert torch.equal(labels[~withheld], true[~withheld])
     pictures = classes((torch.cat([b.x_0 for b in batches]) + 1) / 2)
     assert torch.equal(pictures, true)  # the labels are those of the images
-    again = trainer(patterns, tmp_path / "again", p_uncond=0.2, batch=60).draw(7)
+    again = trainer(patterns, tmp_path / "again", p_uncond=0.2, batch=60).draw_batch(7)
     assert all(torch.equal(a, b) for a, b in zip(again, batches[7], strict=True))
 
 
 def test_withholding_labels_leaves_all_other_draws_alone(patterns: Path, tmp_path: Path) -> None:
     plain = trainer(
         patterns, tmp_path / "a", network={k: v for k, v in NETWORK.items() if k != "classes"}
-    ).draw(3)
+    ).draw_batch(3)
     for p_uncond, expected in {0.0: False, 1.0: True}.items():
-        batch = trainer(patterns, tmp_path / str(p_uncond), p_uncond=p_uncond).draw(3)
+        batch = trainer(patterns, tmp_path / str(p_uncond), p_uncond=p_uncond).draw_batch(3)
         assert all(torch.equal(a, b) for a, b in zip(plain[:3], batch[:3], strict=True))
         assert bool((batch.label == 3).all()) is expected
 

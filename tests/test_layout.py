@@ -4,6 +4,8 @@ theirs is changed.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import oracles
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.layout import recognise
+from invdiff.io.layout import check_scale, recognise
 from invdiff.noise import Gaussian
 from invdiff.operators import Bicubic, Denoise, Grayscale, Mask, MaskRandom
 from invdiff.posterior import Posterior
@@ -144,3 +146,43 @@ def test_the_batch_of_a_double_problem_is_double() -> None:
     assert (
         Problem(operator, Gaussian(0.1), np.zeros((5, 7, 3), np.float32)).y.dtype == torch.float64
     )
+
+
+# The scale of what is measured.
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 255.0), (-1000.0, 3000.0), (0.0, 65535.0), (-20.0, 1.0)]
+)
+def test_other_scales_are_refused(low: float, high: float) -> None:
+    y = torch.linspace(low, high, 20).view(1, 20)
+    with pytest.raises(InputError, match="expected those of pictures in .0, 1.: divide") as error:
+        check_scale(y, torch.ones(1, 20), 0.05**2)
+    assert f"from {low:g} to {high:g}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_operators_that_make_large_numbers_may() -> None:
+    """Sums over many pixels, such as projections, and strong noise."""
+    y = torch.linspace(-3, 200, 20).view(1, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_scale(y, torch.full((1, 20), 25.0), 0.05**2)
+        check_scale(torch.linspace(-25, 26, 20)[None], torch.ones(1, 20), torch.tensor([25.0]))
+        check_scale(torch.linspace(-4, 4, 20)[None], torch.zeros(1, 20), 0.0)  # derivatives
+        check_scale(torch.linspace(-2, 2, 20)[None], torch.linspace(0, 1, 20)[None], 0.0)
+        check_scale(torch.zeros(0, 3), torch.zeros(0, 3), 0.0)
+    with pytest.raises(InputError):
+        check_scale(y, torch.full((1, 20), 19.9), 0.0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.2])
+def test_pictures_on_minus_one_to_one_are_told_of(sigma: float) -> None:
+    white = torch.ones(1, 20)
+    white[:, 5] = 0  # nothing was measured there
+    room = 0.5 + 6 * sigma
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_scale(torch.linspace(-room + 0.01, 1 + room - 0.01, 20)[None], white, sigma**2)
+    for y in ((-room - 0.01, 1.0), (0.0, 1 + room + 0.01)):
+        with pytest.warns(UserWarning, match=r"if they are on \[-1, 1\], y is"):
+            check_scale(torch.tensor([y]), white, torch.tensor([[sigma**2]]))

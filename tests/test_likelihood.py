@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invdiff import config, load_prior
 from invdiff.errors import InputError
-from invdiff.io.pictures import write_image
+from invdiff.io.write import write_image
 from invdiff.likelihood import LikelihoodSettings, main
 from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.prior.ddpm import DDPM, strata
@@ -229,7 +229,7 @@ def test_bad_input_is_one_line(
             else [f"prior={prior}", *given]
         )
         with pytest.raises(SystemExit) as error:
-            config.run_command(main, "", words)
+            config.run_command(main, words)
         assert error.value.code == 2 and expected in capsys.readouterr().err
 
 

@@ -16,6 +16,7 @@ from invdiff import Gaussian, Posterior, Problem, config, registry
 from invdiff.errors import InputError
 from invdiff.io.measurements import read_measurements
 from invdiff.operators import FourierLines
+from invdiff.operators.base import numbered
 from invdiff.solve import SolveSettings, pose
 
 KERNEL = {"kernel": {"name": "gaussian", "sigma": 0.6, "size": 3}}
@@ -53,7 +54,7 @@ def test_what_a_run_stores_is_a_measurement(
     )
     np.save("kernels.npy", np.full((1, 2, 3, 3), 1 / 9))
     settings = {"name": name, **NEEDED.get(name, {})}
-    operator = config.build("operator", settings, shape=(3, *size), images=range(2))
+    operator = config.build("operator", numbered(settings, range(2)), shape=(3, *size))
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     problem = Problem.simulate(x, operator, Gaussian(0.05), seed=4)
     Path("run").mkdir()
@@ -66,13 +67,13 @@ def test_what_a_run_stores_is_a_measurement(
         )
         again = pose(command)[0].problem
         assert again.operator.shape == operator.shape and type(again.operator) is type(
-            operator.highest()
+            operator.structured()
         )
         if (
             "per_image" not in settings
         ):  # a mask that is drawn for image b is not drawn for the first of a run
             assert torch.equal(again.y[0], problem.y[b])
-            part = problem.take([b])
+            part = problem.select([b])
             torch.testing.assert_close(
                 again.residual(x[b : b + 1]), part.residual(x[b : b + 1]), rtol=0, atol=0
             )
@@ -147,3 +148,66 @@ def test_bad_measurements_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words) as error:
             read_measurements(str(tmp_path / name), picture=False)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(8, 10), (1, 8, 10), (2, 3, 8, 10)])
+def test_complex_values_as_two_parts_on_the_last_axis(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
+    np.save(tmp_path / "parts.npy", values)
+    np.save(tmp_path / "complex.npy", values[..., 0] + 1j * values[..., 1])
+    [parts], [whole] = (
+        read_measurements(tmp_path / f"{name}.npy", picture=False) for name in ("parts", "complex")
+    )
+    channels = shape[-3] if len(shape) > 2 else 1
+    assert parts.values.shape[1:] == (2 * channels, 8, 10)
+    assert torch.equal(parts.values, whole.values)
+    # A real array of two columns, as of a 2-D table, is none.
+    np.save(tmp_path / "table.npy", np.zeros((4, 2), np.float32))
+    assert read_measurements(tmp_path / "table.npy", picture=False)[0].values.shape == (1, 1, 4, 2)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_several_coils_are_refused_before_the_work(tmp_path: Path, parts: bool) -> None:
+    coils = np.ones((15, 8, 10), np.complex64)
+    array = np.stack([coils.real, coils.imag], -1) if parts else coils
+    np.save(tmp_path / "y.npy", array)
+    with pytest.raises(InputError, match="15 channels, expected 1 or 3: combine coils") as error:
+        read_measurements(tmp_path / "y.npy", picture=False)
+    assert "\n" not in str(error.value)
+    np.save(tmp_path / "y.npy", coils[:, None])  # as 15 images it is fine
+    assert read_measurements(tmp_path / "y.npy", picture=False)[0].values.shape == (15, 2, 8, 10)
+
+
+def test_measurements_of_a_folder_are_in_the_common_order(tmp_path: Path) -> None:
+    for name in ("y10.npy", "y2.npy", "y1.npz", ".y0.npy", "notes.txt"):
+        path = tmp_path / name
+        if name.endswith(".npz"):
+            np.savez(path, np.zeros((4, 5)))
+        else:
+            path.write_bytes(b"") if name.endswith(".txt") else np.save(path, np.zeros((4, 5)))
+    found = read_measurements(tmp_path, picture=False)
+    assert [picture.name for picture in found] == ["y1", "y2", "y10"]
+    np.save(tmp_path / "y1.npy", np.zeros((4, 5)))
+    found = read_measurements(tmp_path, picture=False)
+    assert [p.name for p in found] == ["y1.npy", "y1.npz", "y2.npy", "y10.npy"]
+
+
+def test_a_measurement_with_a_nul_in_its_name() -> None:
+    for picture in (False, True):
+        with pytest.raises(InputError, match="x00") as error:
+            read_measurements("y\0.npy", picture)
+        assert "\0" not in str(error.value)
+
+
+def test_a_picture_that_is_measured_may_leave_the_unit_interval(tmp_path: Path) -> None:
+    """Noise is no other scale; 0..255 is."""
+    y = np.random.default_rng(0).normal(0.5, 1.0, (8, 9)).astype(np.float32)
+    np.save(tmp_path / "y.npy", y)
+    [found] = read_measurements(tmp_path / "y.npy", picture=True)
+    assert np.array_equal(found.values[0, 0].numpy(), y)
+    np.save(tmp_path / "y.npy", 255 * y)
+    with pytest.warns(UserWarning, match="they are rescaled"):
+        [found] = read_measurements(tmp_path / "y.npy", picture=True)
+    assert found.units is not None and found.values.min() == 0 and found.values.max() == 1

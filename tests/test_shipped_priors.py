@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from invdiff import config, load_prior, restore
 from invdiff.evaluation.metrics import lpips, psnr
-from invdiff.io.pictures import read_image, read_images
+from invdiff.io.collection import read_images
+from invdiff.io.pictures import read_image
 from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, MaskBox
 from invdiff.prior.checkpoint import find_prior, load_card

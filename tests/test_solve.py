@@ -18,7 +18,9 @@ from PIL import Image
 from invdiff import config, registry
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import read_image, write_image
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
+from invdiff.operators.base import numbered
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.problem import Problem
 from invdiff.solve import SolveSettings, main, pose
@@ -55,7 +57,7 @@ def swap(words: list[str], word: str) -> list[str]:
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command prints before it exits with status 2."""
     with pytest.raises(SystemExit) as error:
-        config.run_command(main, "", arguments)
+        config.run_command(main, arguments)
     assert error.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("invdiff: error: ") and line.count("\n") == 1
@@ -387,7 +389,7 @@ def test_a_measurement_of_every_operator(
     if needs is None:
         pytest.skip("its kernels or matrices come from files of their own")
     shape = (3 if name in ("demosaic", "grayscale") else 1, 16, 16)
-    operator = config.build("operator", {"name": name, **needs}, shape=shape, images=range(2))
+    operator = config.build("operator", numbered({"name": name, **needs}, range(2)), shape=shape)
     made = operator(torch.rand(2, *shape, generator=torch.Generator().manual_seed(1)))
     np.save("y.npy", made.numpy())
     settings = SolveSettings(

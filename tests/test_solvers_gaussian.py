@@ -23,6 +23,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from invdiff import rng
 from invdiff.inference import restore, trajectory
 from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
@@ -76,6 +77,12 @@ SOLVERS: dict[str, Solver] = {
     "repaint": RePaint(steps=30, travel_length=5, travel_repeat=3),
     "ald": ALD(steps=30, spacing="uniform", T=3, epsilon=0.3),
 }
+
+
+@pytest.fixture(autouse=True)
+def draws_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers recorded here, and the margins, are of measurements drawn in float64."""
+    monkeypatch.setattr(rng, "DRAWN", torch.float64)
 
 
 class Bias(NamedTuple):
@@ -326,9 +333,7 @@ def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
     """E[x0 | x, y] exactly, once the system is solved: y and x are two measurements of x0."""
     problem, A = problem_of(name), oracles.dense(OPERATORS[name])
     x = 0.5 + sigma * oracles.normal(IMAGES, *SHAPE, seed=3)
-    found = conditional_mean(
-        prior(), problem, x, torch.tensor(sigma, dtype=torch.float64), iterations=200
-    )
+    found = conditional_mean(prior(), problem, x, sigma, iterations=200)
     both = torch.cat(
         [A / SIGMA, torch.eye(A.shape[1], dtype=A.dtype) / sigma]
     )  # in units of their noise

@@ -185,7 +185,7 @@ def test_the_temperature_of_ddrm_scales_every_noise_that_is_drawn(name: str) -> 
         oracles.normal(BATCH, *SHAPE) * 0.3 + 0.5, OPERATORS[name], Gaussian(0.05), seed=5
     )
     sigmas = prior.ladder(10)
-    start = float(sigmas[0]) * oracles.normal(BATCH, *SHAPE, seed=2)
+    start = sigmas[0] * oracles.normal(BATCH, *SHAPE, seed=2)
 
     def last(temperature: float, scale: float) -> Tensor:
         streams = Streams([(1, b) for b in range(BATCH)])

@@ -142,7 +142,7 @@ def test_the_prior_is_called_on_equal_batches() -> None:
         x_0 = blend(x, SIGMAS[:1])
     assert sum(kept) == x.numel() + 1
     whole = 6 * 4  # tiles: 1 + ceil((100 - 32) / 16), 1 + ceil((76 - 32) / 16)
-    assert prior.seen == [(3, 2, 32, 32)] * (whole // 3) and blend.batches(2, 100, 76) == whole // 3
+    assert prior.seen == [(3, 2, 32, 32)] * (whole // 3) and blend.batches(100, 76) == whole // 3
     x_0.sum().backward()
     assert prior.seen == [(3, 2, 32, 32)] * (2 * whole // 3)
 
@@ -160,7 +160,7 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 def test_a_small_image_is_not_cut() -> None:
     prior = Local()
     Tiled(prior, 32)(noisy((32, 20)), SIGMAS)
-    assert prior.seen == [(2, 2, 32, 20)] and Tiled(prior, 32).batches(2, 32, 20) == 1
+    assert prior.seen == [(2, 2, 32, 20)] and Tiled(prior, 32).batches(32, 20) == 1
 
 
 # Precision, memory layout, labels.

@@ -1,4 +1,4 @@
-"""Training: data, settings, the trainer's steps, exact resume, and the command line."""
+"""Training: settings, the trainer's steps, exact resume, and the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +18,10 @@ from PIL import Image
 
 from invdiff import load_prior
 from invdiff.errors import InputError
-from invdiff.io import formats
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import stream_seed
-from invdiff.training import FolderData, Trainer, TrainingData, TrainSettings, fit, load_data
-from invdiff.training import data as data_module
-from invdiff.training.data import epoch_order, split, swiss_roll
+from invdiff.training import Trainer, TrainSettings, fit, load_data
+from invdiff.training.data import epoch_order
 from invdiff.training.trainer import computes_bf16, learning_rate
 
 TINY = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2, "dropout": 0.1}
@@ -59,192 +56,7 @@ def settings(data: Path, **changes: object) -> TrainSettings:
     return replace(base, **changes)
 
 
-# Data.
-
-
-def test_npz_keeps_its_test_images_apart_and_pads_to_size(tmp_path: Path) -> None:
-    train = np.arange(2 * 28 * 28, dtype=np.uint32).reshape(2, 28, 28).astype(np.uint8)
-    test = np.full((3, 28, 28), 7, np.uint8)
-    np.savez(tmp_path / "f.npz", train_images=train, test_images=test, train_labels=np.zeros(2))
-    got, held_out = load_data(str(tmp_path / "f.npz"), size=32)
-    assert torch.equal(got.items[:, 0, 2:30, 2:30], torch.from_numpy(train))
-    assert got.items[:, :, :2].sum() == 0 and got.items[..., 30:].sum() == 0
-    assert held_out.shape == (1, 32, 32) and len(held_out) == 3
-
-
-def test_images_become_floats_in_minus_one_to_one() -> None:
-    items = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
-    batch = TrainingData(items).batch(torch.tensor([2, 0, 1]))
-    torch.testing.assert_close(batch.flatten(), torch.tensor([1.0, -1.0, -0.6]))
-
-
-def test_a_folder_of_any_images(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
-    Image.fromarray(rng.integers(0, 256, (17, 9), dtype=np.uint8)).save(tmp_path / "small_gray.jpg")
-    (tmp_path / "sub").mkdir()
-    Image.fromarray(np.full((32, 32, 4), 200, np.uint8)).save(tmp_path / "sub" / "rgba.png")
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
-    (tmp_path / "notes.txt").write_text("not an image")
-    with pytest.warns(UserWarning, match="skipped 1 unreadable.*broken.png"):
-        train, held_out = load_data(str(tmp_path), size=16)
-        items = train.batch(torch.arange(len(train)))
-    assert train.shape == (3, 16, 16) and items.shape == (4, 3, 16, 16) and len(held_out) == 0
-    gray = 200 / 127.5 - 1
-    assert any((item - gray).abs().max() < 1e-6 for item in items)
-
-
-def test_a_file_that_cannot_be_read_is_replaced_by_the_next(tmp_path: Path) -> None:
-    for i in range(3):
-        Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(tmp_path / f"{i}.png")
-    (tmp_path / "1.png").write_bytes(b"\x89PNG nothing")
-    data = FolderData(sorted(tmp_path.iterdir()), 8, 1)
-    with pytest.warns(UserWarning, match=r"skipped 1 unreadable.*1\.png"):
-        items = data.batch(torch.tensor([0, 1, 1, 2]))
-    assert ((items[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [0, 100, 100, 100]
-
-
-def test_reading_ahead_takes_no_warning_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a file is decoded on another thread, this one warns as always."""
-    meanwhile = []
-    decoder = formats._decode_pillow
-    monkeypatch.setattr(
-        formats,
-        "_decode_pillow",
-        lambda data: meanwhile.append([*warnings.filters]) or decoder(data),
-    )
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "0.png")
-    before = [*warnings.filters]
-    FolderData([tmp_path / "0.png"], 8, 1).batch(torch.tensor([0]))
-    assert meanwhile == [before]
-
-
-def test_a_folder_is_read_as_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two items asked for: two files opened; with little memory the first is forgotten and read
-    again.
-    """
-    read = []
-    monkeypatch.setattr(
-        data_module, "read_image", lambda path: read.append(path.stem) or torch.zeros(1, 8, 8)
-    )
-    paths = [tmp_path / f"{i}.png" for i in range(1000)]
-    data = FolderData(paths, 8, 1)
-    data.batch(torch.tensor([5, 7]))
-    data.batch(torch.tensor([7, 5]))
-    assert sorted(read) == ["5", "7"]
-    monkeypatch.setattr(data_module, "MEMORY", 0)
-    for index in range(10, 13):
-        data.batch(torch.tensor([index]))
-    data.batch(torch.tensor([5]))
-    assert read.count("5") == 2
-
-
-def test_random_squares_are_cut_from_the_image_as_it_is(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    data = FolderData([tmp_path / "a.png"], 8, 1, "random")
-    torch.manual_seed(0)
-    items = ((data.batch(torch.zeros(200, dtype=torch.long))[:, 0] + 1) * 127.5).round()
-    corners = set()
-    for item in items.long():
-        places = [
-            (i, j)
-            for i in range(13)
-            for j in range(23)
-            if torch.from_numpy(picture[i : i + 8, j : j + 8].astype(int)).equal(item)
-        ]
-        assert len(places) == 1
-        corners.add(places[0])
-    assert {0, 12} <= {i for i, _ in corners} and {0, 22} <= {j for _, j in corners}
-
-
-def test_held_out_images_are_no_training_images(tmp_path: Path) -> None:
-    for folder in ("train", "val"):
-        (tmp_path / folder).mkdir()
-        for i in range(3):
-            Image.fromarray(np.full((8, 8), 40 * i + (folder == "val"), np.uint8)).save(
-                tmp_path / folder / f"{i}.png"
-            )
-    train, held_out = load_data(str(tmp_path), size=8, channels=1, held_out=str(tmp_path / "val"))
-    values = [
-        ((d.batch(torch.arange(3))[:, 0, 0, 0] + 1) * 127.5).round().tolist()
-        for d in (train, held_out)
-    ]
-    assert len(train) == len(held_out) == 3 and [sorted(v) for v in values] == [
-        [0, 40, 80],
-        [1, 41, 81],
-    ]
-
-
-def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(
-    tmp_path: Path,
-) -> None:
-    picture = np.zeros((16, 48), np.uint8)
-    picture[:, 16:32] = 255
-    Image.fromarray(picture).save(tmp_path / "bar.png")
-    train, _ = load_data(str(tmp_path), size=16, channels=1)
-    assert (train.batch(torch.tensor([0])) == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("empty", None, "no image, expected files"),
-        ("missing", ..., "neither a folder"),
-        ("float.npz", {"images": np.zeros((2, 4, 4))}, "float64"),
-        (
-            "names.npz",
-            {"pictures": np.zeros((2, 4, 4), np.uint8)},
-            "pictures.*expected train_images or images",
-        ),
-        ("big.npz", {"images": np.zeros((2, 64, 64), np.uint8)}, "64x64.*size=32"),
-        ("torn.npz", b"PK\x03\x04 torn", "not a readable"),
-    ],
-)
-def test_bad_data_is_one_clear_line(
-    tmp_path: Path, name: str, content: object, message: str
-) -> None:
-    path = tmp_path / name
-    if content is None:
-        path.mkdir()
-    elif isinstance(content, dict):
-        np.savez(path, **content)
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=message) as error:
-        load_data(str(path), size=32)
-    assert "\n" not in str(error.value)
-
-
-def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
-    np.savez(tmp_path / "o.npz", images=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InputError, match="not a readable"):
-        load_data(str(tmp_path / "o.npz"))
-
-
-def test_hold_out_is_fixed_and_disjoint() -> None:
-    kept, apart = split(100)
-    assert torch.equal(kept, split(100)[0]) and len(apart) == 5
-    assert sorted(torch.cat([kept, apart]).tolist()) == list(range(100))
-
-
-def test_epochs_visit_every_item_once_in_new_orders() -> None:
-    first, second = epoch_order(50, 0, seed=3), epoch_order(50, 1, seed=3)
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
-    assert not torch.equal(first, second) and torch.equal(first, epoch_order(50, 0, seed=3))
-
-
-def test_swiss_roll_is_a_spiral() -> None:
-    points = 7 * swiss_roll(5000, seed=0)
-    radius, angle = points.norm(dim=1), torch.atan2(points[:, 1], points[:, 0])
-    # Along the spiral the radius is the angle up to whole turns, to the noise of 0.25 across it.
-    turns = (radius - angle) / (2 * torch.pi)
-    assert ((turns - turns.round()).abs() * 2 * torch.pi).mean() < 0.3
-
-
-# The trainer.
+# A step.
 
 
 def test_the_indices_of_steps_are_the_epochs_end_to_end(images: Path, tmp_path: Path) -> None:
@@ -256,11 +68,15 @@ def test_the_indices_of_steps_are_the_epochs_end_to_end(images: Path, tmp_path: 
     assert torch.equal(seen, expected)
 
 
-def test_a_step_is_adam_on_algorithm_1(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip", [1.0, 1e-7])
+def test_a_step_is_adam_on_algorithm_1(images: Path, tmp_path: Path, clip: float) -> None:
     """One step, written out: AdamW's first update of a clipped gradient, and the average of the
     weights.
+
+    Adam's first step does not know the scale of a gradient, unless that is near its 1e-8: a norm of
+    1e-7 shows whether gradients are clipped.
     """
-    s = settings(images)
+    s = settings(images, clip=clip)
     train, held_out = load_data(str(images))
     trainer = Trainer(s, train, held_out, tmp_path / "run")
     before = [p.detach().clone() for p in trainer.network.parameters()]
@@ -272,7 +88,7 @@ def test_a_step_is_adam_on_algorithm_1(images: Path, tmp_path: Path) -> None:
     for old, new, mean, g in zip(
         before, trainer.network.parameters(), trainer.averaged.parameters(), gradients, strict=True
     ):
-        g = g * min(1.0, s.clip / float(total))
+        g = g * min(1.0, clip / float(total))
         expected = old - learning_rate(s, 0) * g / (g.abs() + 1e-8)
         torch.testing.assert_close(new.detach(), expected, rtol=1e-4, atol=1e-7)
         torch.testing.assert_close(mean, old + 0.9 * (expected - old), rtol=1e-4, atol=1e-6)
@@ -377,21 +193,81 @@ def test_the_loss_curve_does_not_depend_on_processes_and_micro_batches(
     assert four == pytest.approx(one, rel=1e-5) and two == pytest.approx(one, rel=1e-5)
 
 
-def test_processes_share_what_one_would_draw(tmp_path: Path) -> None:
-    """Items, crops, flips, t and eps of two halves of the batch are those of the whole."""
+def folder_of_images(path: Path, number: int = 5) -> Path:
     rng = np.random.default_rng(0)
-    for i in range(5):
-        Image.fromarray(rng.integers(0, 256, (12, 14, 3), dtype=np.uint8)).save(
-            tmp_path / f"{i}.png"
-        )
-    for channels_last in (False, True):
-        s = settings(tmp_path, size=8, crop=True, flip=True, channels_last=channels_last)
-        trainer = Trainer(s, *load_data(s.data, 8, crop=True), tmp_path / "run")
-        whole, halves = trainer.draw(3), []
-        for trainer.mine in (slice(0, 8), slice(8, 16)):
-            halves.append(trainer.draw(3))
-        for values, first, second in zip(whole, *halves, strict=True):
-            assert torch.equal(values, torch.cat([first, second]))
+    path.mkdir()
+    for i in range(number):
+        picture = rng.integers(0, 256, (12, 14, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(path / f"{i}.png")
+    return path
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_batch_is_what_the_seed_and_the_step_say(tmp_path: Path, channels_last: bool) -> None:
+    """Every number of a batch, drawn here again in the same order; two processes share it."""
+    folder = folder_of_images(tmp_path / "data")
+    s = settings(folder, size=8, crop=True, flip=True, channels_last=channels_last, seed=7)
+    train, held_out = load_data(s.data, 8, crop=True)
+    trainer = Trainer(s, train, held_out, tmp_path / "run")
+    torch.manual_seed(stream_seed(7, 1, 3))
+    items = torch.cat([epoch_order(5, epoch, 7) for epoch in range(9, 13)])[48 - 45 : 48 - 45 + 16]
+    x_0 = train.batch(items, torch.rand(16, 2))
+    mirrored = torch.rand(16) < 0.5
+    x_0[mirrored] = x_0[mirrored].flip(-1)
+    t = torch.randint(1, s.T + 1, (16,))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    eps = torch.empty(16, 3, 8, 8, memory_format=layout).normal_()
+    whole = trainer.draw_batch(3)
+    for found, expected in zip(whole, (x_0, t, torch.ones(16), eps), strict=False):
+        assert torch.equal(found, expected)
+    halves = []
+    for trainer.share in (slice(0, 8), slice(8, 16)):
+        halves.append(trainer.draw_batch(3))
+    for values, first, second in zip(whole, *halves, strict=True):
+        assert torch.equal(values, torch.cat([first, second]))
+
+
+def test_images_are_mirrored_left_to_right(images: Path, tmp_path: Path) -> None:
+    trainer = Trainer(settings(images, flip=True), *load_data(str(images)), tmp_path / "run")
+    straight = trainer.train.batch(trainer.indices(0))
+    kinds = set()
+    for found, image in zip(trainer.draw_batch(0).x_0, straight, strict=True):
+        assert not torch.equal(image, image.flip(-1))
+        kinds.add((torch.equal(found, image), torch.equal(found, image.flip(-1))))
+    assert kinds == {(True, False), (False, True)}
+
+
+def test_two_steps_share_no_random_number(tmp_path: Path) -> None:
+    """Neighbouring steps and seeds: other noise, other crops, other t."""
+    folder = folder_of_images(tmp_path / "data", 1)  # always the same item
+    data = load_data(str(folder), 8, crop=True)
+    drawn = {}
+    for seed in (0, 1):
+        s = settings(folder, size=8, crop=True, seed=seed, T=1000)
+        trainer = Trainer(s, *data, tmp_path / f"run{seed}")
+        for step in range(6):
+            drawn[seed, step] = trainer.draw_batch(step)
+    batches = list(drawn.values())
+    for i, one in enumerate(batches):
+        for other in batches[:i]:
+            assert not (one.eps == other.eps).any()
+            assert not torch.equal(one.t, other.t) and not torch.equal(one.x_0, other.x_0)
+
+
+def test_dropout_differs_between_processes_and_steps(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's generator, from which the masks come, after the batches of processes 0, 1 and 2."""
+    trainer = Trainer(settings(images), *load_data(str(images)), tmp_path / "run")
+    masks = []
+    for process in (0, 1, 2):
+        monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
+        for step in (3, 4):
+            trainer.draw_batch(step)
+            masks.append(torch.rand(8))
+            trainer.draw_batch(step)
+            assert torch.equal(masks[-1], torch.rand(8))
+    assert all(not (masks[i] == masks[j]).any() for i in range(6) for j in range(i))
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(16, 3), (6, 4)])
@@ -452,7 +328,7 @@ def test_a_run_that_is_told_to_stop_saves_first(
 ) -> None:
     s, train_step = settings(images, steps=8, eval_every=8), Trainer.train_step
     fit(s, tmp_path / "whole", progress=False)
-    for number, last in ((signal.SIGINT, 5), (signal.SIGTERM, 7)):
+    for number, last in ((signal.SIGINT, 5), (signal.SIGTERM, 6), (signal.SIGHUP, 7)):
 
         def told(trainer: Trainer, number: int = number, last: int = last) -> torch.Tensor:
             if trainer.step == last - 1:
@@ -466,6 +342,98 @@ def test_a_run_that_is_told_to_stop_saves_first(
         assert signal.getsignal(number) == handler
     fit(s, tmp_path / "stopped", progress=False)
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+SIGNALLED = """
+import os, signal, sys
+from invdiff.training.trainer import Trainer
+from invdiff import config, train
+
+def told(self, step=Trainer.train_step):
+    if self.step == 4:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    return step(self)
+
+if sys.argv[2] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+Trainer.train_step = told
+config.run_command(train.main, "", sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "nohup", "code", "step"),
+    [
+        (signal.SIGTERM, "", 143, 5),
+        (signal.SIGHUP, "nohup", 0, 6),
+    ],
+)
+def test_a_command_that_is_told_to_stop_says_so(
+    images: Path, tmp_path: Path, number: int, nohup: str, code: int, step: int
+) -> None:
+    words = [f"data={images}", f"out={tmp_path / 'run'}", "steps=6", "T=20", "batch=4"]
+    network = [f"network.{key}={value}" for key, value in TINY.items()]
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), nohup, *words, *network],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == code, ended.stderr
+    assert ("saved at step 5 of 6; the same command continues" in ended.stderr) == (code != 0)
+    assert "Traceback" not in ended.stderr
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == step
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 6, 7])
+def test_the_logged_loss_does_not_know_of_a_resumption(
+    images: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = settings(images, steps=8, log_every=3, eval_every=100, save_every=100)
+    fit(s, tmp_path / "whole", progress=False)
+    train_step = Trainer.train_step
+
+    def told(trainer: Trainer) -> torch.Tensor:
+        if trainer.step == stop - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", told)
+    with pytest.raises(KeyboardInterrupt):
+        fit(s, tmp_path / "parts", progress=False)
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    fit(s, tmp_path / "parts", progress=False)
+    assert losses_in(tmp_path / "parts") == losses_in(tmp_path / "whole")
+    assert list(losses_in(tmp_path / "whole")) == [3, 6, 8]
+
+
+def test_the_logged_loss_is_the_mean_since_the_line_before(images: Path, tmp_path: Path) -> None:
+    fit(settings(images, log_every=1), tmp_path / "all", progress=False)
+    fit(settings(images, log_every=4), tmp_path / "fourth", progress=False)
+    every = losses_in(tmp_path / "all")
+    for step, loss in losses_in(tmp_path / "fourth").items():
+        mean = sum(every[step - k] for k in range(4)) / 4
+        assert loss == pytest.approx(mean, rel=1e-5)
+
+
+def test_two_runs_do_not_share_a_folder(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s, train_step, refused = settings(images, steps=2), Trainer.train_step, []
+
+    def second(trainer: Trainer) -> torch.Tensor:
+        if not refused:
+            with pytest.raises(InputError, match="another run .* is writing here") as error:
+                fit(s, tmp_path / "run", progress=False)
+            refused.append(error)
+        return train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", second)
+    fit(s, tmp_path / "run", progress=False)
+    assert refused and not list((tmp_path / "run").glob(".*"))
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert len(lines) == len({line.rpartition(",")[0] for line in lines})
 
 
 @pytest.mark.parametrize("file", ["state.pt", "prior.safetensors"])
@@ -483,7 +451,8 @@ def test_a_full_disk_leaves_the_last_good_files(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(
-        InputError, match="cannot be written at step 8 .No space left.*as it was last saved"
+        InputError,
+        match="cannot be written .No space left.*stopped at step 8, the run as it was last saved",
     ) as error:
         fit(replace(s, cooldown=0), tmp_path, progress=False)
     assert "\n" not in str(error.value) and not list(tmp_path.glob(".*"))
@@ -586,16 +555,71 @@ def test_auto_precision_asks_the_hardware() -> None:
     assert computes_bf16(torch.device("cpu")) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"lr": -1.0}, {"ema": 1.0}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"steps": 10**30},
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"ema": 1.0},
+        {"batch": 0},
+        {"batch": 10**9},
+        {"size": 0},
+        {"size": 10**6},
+        {"channels": -1},
+        {"T": 0},
+        {"T": 10**9},
+        {"warmup": -1},
+        {"cooldown": -1},
+        {"weight_decay": -0.1},
+        {"clip": 0.0},
+        {"clip": float("nan")},
+        {"p_uncond": 2.0},
+        {"seed": -1},
+        {"seed": 10**30},
+        {"loss": "simpel"},
+        {"optimiser": "sgd"},
+        {"precision": "fp8"},
+    ],
+)
 def test_settings_out_of_range(changes: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=next(iter(changes))):
+    with pytest.raises(InputError, match=next(iter(changes))) as error:
         TrainSettings(data="x", **changes)
+    assert "\n" not in str(error.value)
 
 
-def test_an_unwritable_folder_is_named(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", ["many", -1, 1e9, True])
+def test_classes_are_a_number(classes: object) -> None:
+    with pytest.raises(InputError, match="network.classes: found"):
+        _ = TrainSettings(data="x", network={"name": "unet", "classes": classes}).classes
+
+
+def test_a_batch_larger_than_memory_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    s = TrainSettings(data=str(tmp_path / "nothing"), size=2**14, batch=10**6)
+    with pytest.raises(InputError, match="batch, size: found 1000000 images .* GiB in a step"):
+        fit(s, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_out_that_is_no_folder_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    s = TrainSettings(data=str(tmp_path / "nothing"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="out .*file.*cannot be written"):
-        fit(settings(images), tmp_path / "file" / "run", progress=False)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for out, message in {
+        "file": "cannot be written .found a file",
+        "file/run": "cannot be written",
+        "link": "found a link to .*nowhere, which does not exist",
+        "x" * 300: "cannot be written",
+        "nul\0": "character NUL",
+    }.items():
+        with pytest.raises(InputError, match=f"(?s)out .*{message}") as error:
+            fit(s, tmp_path / out, progress=False)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="neither a folder"):
+        fit(s, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()  # what is refused leaves nothing
 
 
 # The command line.

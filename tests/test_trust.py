@@ -103,7 +103,7 @@ def test_a_sweep_leaves_the_target_of_its_level_as_it_is(name: str, wider: float
     sigma, count, operator = 0.05, 8000, OPERATORS[name]
     A, eye = oracles.dense(operator), torch.eye(16, dtype=torch.float64)
     y = Problem.simulate(oracles.normal(1, *SHAPE, seed=3) * 0.2 + 0.5, operator, Gaussian(sigma)).y
-    problem = Problem(operator, Gaussian(sigma), y).take([0] * count)
+    problem = Problem(operator, Gaussian(sigma), y).select([0] * count)
     split = Split(problem, torch.empty(count, *SHAPE, dtype=torch.float64))
     rho = wider * split.last
     largest = float(torch.linalg.matrix_norm(A, 2))

@@ -1,47 +1,64 @@
 """Mappings become objects: a class's own typed signature is the schema of its settings.
 
-Values are coerced to the annotation of the parameter that they are for, and what does not fit is
-refused with one line.
+A value is coerced to the annotation of its parameter, or refused with one line. Text never becomes
+a number, nor true or false a number, and NaN is none.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from invdiff import registry
 from invdiff.config.files import Settings
 from invdiff.config.words import options_of
-from invdiff.errors import InputError, shown
+from invdiff.errors import InputError, brief, shown
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
+
+LARGEST_INT = 2**63 - 1  # of a torch tensor
 
 _REQUIRED = inspect.Parameter.empty
 
 
 def build(kind: str, mapping: Mapping[str, Any], **context: Any) -> Any:
-    """The object that a mapping describes: the class ``mapping["name"]`` of `kind`, called with the
-    rest.
+    """Return the object that a mapping describes.
 
-    `context` holds what the program knows (``shape=(1, 32, 32)``): each class takes from it the
-    parameters that it has, and no setting can replace them.
+    The class ``mapping["name"]`` of `kind` is called with the rest of the mapping. `context` holds
+    what the program knows (``shape=(1, 32, 32)``): each class takes from it the parameters that it
+    has, and no setting can replace them.
 
     Raises:
         InputError: no or unknown name, unknown or missing setting, a value of the wrong type; also
             what the class itself raises for values that do not go together.
+
+    Example:
+        >>> build("noise", {"name": "gaussian", "sigma": 0.1}).sigma
+        0.1
     """
     cls, values = resolve_class(kind, mapping, **context)
     return cls(**values)
 
 
 def resolve_class(kind: str, mapping: Mapping[str, Any], **context: Any) -> tuple[type, Settings]:
-    """The class that `build` calls, and the settings that it calls it with; errors as there."""
+    """Return the class that `build` calls, and its arguments; errors as there."""
     if not isinstance(mapping, Mapping):
         raise InputError(f"{kind}: found {shown(mapping)}, expected settings with a name")
     name = mapping.get("name")
@@ -53,8 +70,9 @@ def resolve_class(kind: str, mapping: Mapping[str, Any], **context: Any) -> tupl
 
 
 def validate(command: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """A settings dataclass from a mapping, by the rules of `build`; `where` is the key that leads
-    to it.
+    """Return a settings dataclass made from a mapping, by the rules of `build`.
+
+    `where` is the key that leads to the mapping.
 
     Raises:
         InputError: an unknown or missing setting, or a value of the wrong type.
@@ -63,7 +81,7 @@ def validate(command: type[T], mapping: Mapping[str, Any], where: str = "") -> T
 
 
 def schema(cls: type) -> dict[str, str]:
-    """What YAML can tell a class: setting -> ``float = 0.1`` or ``float (required)``."""
+    """Return the settings of a class that YAML can give: ``float = 0.1``, ``float (required)``."""
     return {
         name: describe(hint) + (" (required)" if default is _REQUIRED else f" = {default!r}")
         for name, (hint, default) in _parameters(cls).items()
@@ -72,7 +90,14 @@ def schema(cls: type) -> dict[str, str]:
 
 
 def describe(hint: Any) -> str:
-    """A type as a user reads it: ``float | null``, ``'a' | 'b'``, ``tuple[int, int]``."""
+    """Return a type as a user reads it.
+
+    Example:
+        >>> describe(float | None)
+        'float | null'
+        >>> describe(Literal["a", "b"])
+        "'a' | 'b'"
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return describe(arguments[0])
@@ -103,7 +128,7 @@ def _values(
         if name not in allowed:
             known = ", ".join(allowed) or "none"
             hint = registry.nearest(str(name), allowed)
-            raise InputError(f"{title} has no setting {str(name)!r}{hint} (settings: {known})")
+            raise InputError(f"{title} has no setting {brief(str(name))}{hint} (settings: {known})")
         values[name] = _coerce(parameters[name][0], value, prefix + name)
     for name, (hint, default) in parameters.items():
         if default is _REQUIRED and name not in values:
@@ -134,15 +159,23 @@ def _default(cls: type, parameter: inspect.Parameter) -> Any:
 
 
 def _plain(hint: Any) -> Any:
-    """The part of an annotation that YAML can say: `str` of ``Tensor | str``, None of a Tensor."""
+    """The annotation without the types that cannot be written in YAML; None if none is left."""
     if get_origin(hint) in (Union, types.UnionType):
         plain = [option for option in get_args(hint) if _plain(option) is not None]
         return Union[tuple(plain)] if set(plain) - {types.NoneType} else None  # noqa: UP007 (made at run time)
+    return hint if get_origin(hint) is not Callable and _adapter(hint) else None
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    """What validates values of this type; None for a type that only Python can give."""
+    # Imported with the first value: a help text should not wait for pydantic.
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError
+
     try:
-        TypeAdapter(hint)
+        return TypeAdapter(hint)
     except PydanticSchemaGenerationError:
         return None
-    return None if get_origin(hint) is Callable else hint
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
@@ -154,41 +187,65 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if nested and isinstance(value, Mapping):
         return build(nested[0], value)
     plain = _plain(hint)
-    if plain is None:
+    adapter = None if plain is None else _adapter(plain)
+    if adapter is None:
         raise InputError(
             f"{where}: found {shown(value)}, but {describe(hint)} is only given from Python"
         )
+    from pydantic import ValidationError
+
     try:
-        result = TypeAdapter(plain).validate_python(value)
+        result = adapter.validate_python(value)
     except ValidationError as error:
         expected = _expected(plain, value, error)
         raise InputError(f"{where}: found {shown(value)}, expected {expected}") from None
-    if _was_bool(value, result):
+    if not _same_kind(value, result):
         raise InputError(f"{where}: found {shown(value)}, expected {_article(describe(plain))}")
+    _check_numbers(result, where)
     return result
 
 
 def _expected(hint: Any, value: Any, error: ValidationError) -> str:
+    limits = _limits(hint)
+    if limits:
+        return f"{_article(describe(hint))} {limits}"
     first, *others = error.errors()
     prefix = "Input should be "
     # Pydantic knows the limit of an Annotated[float, Gt(0)]; of a type it says less than the
     # annotation.
     if not others and "ctx" in first and first["msg"].startswith(prefix):
         return first["msg"].removeprefix(prefix)
-    quote = (
-        " (put it in quotes)"
-        if describe(hint) == "str" and isinstance(value, bool | int | float)
-        else ""
-    )
+    quote = " (put it in quotes)" if describe(hint) == "str" and value is not None else ""
     return _article(describe(hint)) + quote
 
 
-def _was_bool(value: Any, result: Any) -> bool:
-    """Whether a true or false was taken for a number, also inside a list: pydantic reads True as 1."""
-    if isinstance(value, bool):
-        return not isinstance(result, bool)
-    both_lists = isinstance(value, list | tuple) and isinstance(result, list | tuple)
-    return both_lists and any(map(_was_bool, value, result))
+def _limits(hint: Any) -> str:
+    """``from 0 to 9`` of an Annotated number with both limits, else nothing."""
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    low = next((note.ge for note in notes if hasattr(note, "ge")), None)
+    high = next((note.le for note in notes if hasattr(note, "le")), None)
+    return f"from {low} to {high}" if None not in (low, high) else ""
+
+
+def _same_kind(value: Any, result: Any) -> bool:
+    """Whether pydantic made no number of a true, a false or a text, also inside lists and mappings."""
+    if isinstance(value, list | tuple) and isinstance(result, list | tuple):
+        return all(map(_same_kind, value, result))
+    if isinstance(value, Mapping) and isinstance(result, Mapping):
+        return all(map(_same_kind, value.values(), result.values()))
+    is_number = isinstance(result, int | float) and not isinstance(result, bool)
+    return not (is_number and isinstance(value, bool | str))
+
+
+def _check_numbers(value: Any, where: str) -> None:
+    """Raise InputError for NaN and for integers that no tensor can hold, at any depth."""
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _check_numbers(part, where)
+    elif isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{where}: found {shown(value)}, expected a number")
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise InputError(f"{where}: found {shown(value)}, expected an integer below 2^63")
 
 
 def _article(noun: str) -> str:

@@ -1,87 +1,91 @@
-"""What every command line shares: its help text, and what becomes of errors, warnings and
-interrupts.
-"""
+"""What every command line shares: what becomes of errors, warnings, signals and ``--help``."""
 
 from __future__ import annotations
 
 import inspect
+import io
+import os
+import signal
 import sys
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from invdiff import registry
-from invdiff.config.build import schema
-from invdiff.config.presets import find_preset, preset_names
-from invdiff.config.words import COMMANDS, COMPONENTS
+from invdiff.config.help import asks_for_help, help_text
+from invdiff.config.signals import stopped_by_signals
 from invdiff.errors import InputError
+from invdiff.io.whole import clean_up
+
+SECONDS_FOR_OTHERS = 2.0  # more than torchrun takes to stop all processes when one has failed
 
 
-def run_command(
-    run: Callable[[list[str]], None],
-    doc: str,
-    argv: list[str] | None = None,
-    settings: type | None = None,
-) -> None:
-    """Run a command line: `run(words)`, or the help text `doc` with everything that can be named.
+def run_command(run: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
+    """Run a command line as `run_guarded` does, or print the help text of its module.
 
-    `settings` is the command's dataclass, for the help text. An InputError becomes one line and
-    status 2, an interrupt one line and status 130, a warning one line; any other exception is a bug
-    and keeps its traceback.
+    Args:
+        run: the command, in the module whose docstring and settings the help text shows.
+        argv: the words; by default those of the process.
     """
     words = sys.argv[1:] if argv is None else argv
+    if asks_for_help(words):
+        run_guarded(lambda _: print(help_text(Path(inspect.getfile(run)))), [])
+    else:
+        run_guarded(run, words)
+
+
+def run_guarded(run: Callable[[list[str]], None], words: list[str]) -> None:
+    """Run `run(words)` as a command line, where a user's mistake is one line.
+
+    An InputError becomes one line and status 2, a signal (SIGINT, SIGTERM, SIGHUP) one line and
+    status 128 + its number, a warning one line; any other exception is a bug and keeps its
+    traceback. Of the processes that torchrun starts, one prints the line.
+    """
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold anything
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(
-                f"invdiff: warning: {message}", file=sys.stderr
-            )
-            if "-h" in words or "--help" in words:
-                print(_help(doc, settings))
-            else:
-                run(words)
+        with warnings.catch_warnings(), stopped_by_signals():
+            warnings.showwarning = lambda message, *_: _warn(str(message))
+            run(words)
+            sys.stdout.flush()
     except InputError as error:
-        print(f"invdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say_once(f"invdiff: error: {one_line(str(error))}")
         raise SystemExit(2) from None
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except KeyboardInterrupt as interrupt:
         print(f"invdiff: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(interrupt, "number", signal.SIGINT)) from None
+    finally:
+        clean_up()
 
 
-def _help(doc: str, settings: type | None) -> str:
-    sections = [inspect.cleandoc(doc)]
-    fields = schema(settings) if settings else dict.fromkeys((*COMMANDS, *COMPONENTS), "")
-    if settings:
-        sections.append(_section("settings (key=value)", fields))
-    for kind in fields:
-        presets = {name: _first_comment(find_preset(kind, name)) for name in preset_names(kind)}
-        sections += [_section(f"{kind}= presets", presets)] if presets else []
-        if kind in COMPONENTS:
-            classes = {
-                name: _one_line(registry.lookup(kind, name)) for name in registry.names(kind)
-            }
-            sections.append(_section(f"{kind}.name= and its settings", classes))
-    if "operator" in fields:
-        kernels = {
-            name: _one_line(registry.lookup("kernel", name)) for name in registry.names("kernel")
-        }
-        sections.append(_section("operator.kernel.name= and its settings", kernels))
-    return "\n\n".join(sections)
+def one_line(text: str) -> str:
+    r"""Return a message as one line that a terminal only prints.
+
+    Example:
+        >>> one_line("no file 'a\x1b[2J'\n  in b")
+        "no file 'a\\x1b[2J' in b"
+    """
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def _one_line(cls: type) -> str:
-    # The commands know the shape of the images and their numbers; nobody sets them.
-    return ", ".join(
-        f"{name}: {text}" for name, text in schema(cls).items() if name not in ("shape", "images")
-    )
+def _warn(message: str) -> None:
+    if _rank() == 0:
+        print(f"invdiff: warning: {one_line(message)}", file=sys.stderr)
 
 
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+def _say_once(line: str) -> None:
+    """Print a line; of several processes that fail alike the first prints it, and ends the others."""
+    if _rank() > 0:
+        time.sleep(SECONDS_FOR_OTHERS)
+        line = f"{line} (process {_rank()})"
+    print(line, file=sys.stderr)
 
 
-def _section(title: str, rows: Mapping[str, str]) -> str:
-    width = max(map(len, rows), default=0)
-    return "\n".join(
-        [f"{title}:", *(f"  {name:{width}}  {text}".rstrip() for name, text in rows.items())]
-    )
+def _rank() -> int:
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdigit() else 0

@@ -1,5 +1,7 @@
-"""``key=value`` words and presets become one nested mapping of plain data, which can be stored and
-repeated.
+"""Words of a command line, ``key=value``, and presets become one nested mapping of plain data.
+
+The mapping can be stored and repeated. A class of the user's own, ``module:Class``, counts only
+where it was typed: a file that names one is refused.
 """
 
 from __future__ import annotations
@@ -7,39 +9,46 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from invdiff import registry
-from invdiff.config.files import Settings, _Loader, load
-from invdiff.config.presets import _is_path, find_preset, preset_names
-from invdiff.errors import InputError
+from invdiff.config.files import Settings, code_names, parse, read, refusal
+from invdiff.config.presets import find_preset, is_path, preset_names
+from invdiff.errors import InputError, brief, shown
 
-COMMANDS = ("task", "train")  # a preset of these kinds gives settings of the whole command
-COMPONENTS = (
-    "operator",
-    "noise",
-    "solver",
-    "network",
-)  # these are mappings with a `name`, built by `build`
+# A preset of these kinds gives settings of the whole command.
+COMMANDS = ("task", "train")
+# These settings are mappings with a `name`, from which `build` makes an object.
+COMPONENTS = ("operator", "noise", "solver", "network")
+
+MAX_PARTS = 20  # of a key, a.b.c
 
 
 def parse_words(words: Iterable[str]) -> Settings:
-    """``["a.b=1", "c=x"]`` -> ``{"a": {"b": 1}, "c": "x"}``; values are YAML.
+    """Return ``key=value`` words as a nested mapping; values are YAML.
 
     Raises:
-        InputError: a word without ``=``, an empty key, a key given twice, a key below one that has
-            a value.
+        InputError: a word without ``=``, an empty key or value, a key given twice, a key below one
+            that has a value.
+
+    Example:
+        >>> parse_words(["a.b=1", "c=x"])
+        {'a': {'b': 1}, 'c': 'x'}
     """
     settings: Settings = {}
     for word in words:
         key, equals, value = word.partition("=")
-        *branches, leaf = parts = key.split(".")
+        parts = key.split(".")
         if not equals:
-            raise InputError(f"found {word!r}, expected key=value")
-        if not all(parts):
-            raise InputError(f"found {word!r}, expected a key before the '='")
+            raise InputError(f"found {brief(word)}, expected key=value")
+        if not all(parts) or len(parts) > MAX_PARTS:
+            raise InputError(f"found {brief(word)}, expected a key before the '='")
+        if not value:
+            raise InputError(f"{key}: found no value, expected {key}=VALUE ({key}=null for none)")
+        *branches, leaf = parts
         node = settings
         for depth, branch in enumerate(branches, start=1):
             node = node.setdefault(branch, {})
@@ -54,15 +63,18 @@ def parse_words(words: Iterable[str]) -> Settings:
 
 def _parse_value(text: str) -> Any:
     try:
-        value = yaml.load(text, _Loader)
+        value = parse(text)
     except yaml.YAMLError:
         return text  # a file name such as [a].png is no YAML, and is still a file name
-    # Unquoted text stays as it was typed: YAML would cut `photo #1.png` at the comment.
-    return text if isinstance(value, str) and text[:1] not in ("'", '"') else value
+    # Unquoted text stays as it was typed: YAML would cut `photo #1.png` at the comment, and make
+    # nothing at all of `#1.png`.
+    is_text = isinstance(value, str) and text[:1] not in ("'", '"')
+    is_comment = value is None and text.strip() not in ("~", "null", "Null", "NULL")
+    return text if is_text or is_comment else value
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> Settings:
-    """`base` with `override` on top, mappings merged key by key; neither is changed.
+    """Return `base` with `override` on top, mappings merged key by key; neither is changed.
 
     Where `override` names another class (``solver.name``), the settings of the old class do not
     carry over.
@@ -80,55 +92,90 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> Settings:
 
 
 def component(kind: str, value: Any, task: str | None = None) -> Any:
-    """A component as a mapping: ``ddnm`` is the preset of that name if there is one, else ``{name:
-    ddnm}``.
+    """Return a component as a mapping: that of the preset `value`, or ``{name: value}``.
 
     A preset's entry ``tasks`` holds what is different for one task or another: ``tasks: {sr4:
-    {weight: 2.0}}``.
+    {weight: 2.0}}``. What is no string is returned as it is.
 
     Raises:
-        InputError: `value` is a string, and neither a preset nor a registered name.
+        InputError: `value` is a string, and neither a preset nor a registered name; or the preset
+            names code.
+
+    Example:
+        >>> component("noise", "gaussian")
+        {'name': 'gaussian'}
     """
+    return _component(kind, value, task, {})
+
+
+def _component(kind: str, value: Any, task: str | None, typed: Mapping[str, str]) -> Any:
+    """`component`, where a file may name the code that was `typed`, (key, name)."""
     if not isinstance(value, str):
         return value
-    presets = preset_names(kind)
-    if _is_path(value) or value in presets:
-        preset = load(find_preset(kind, value))
-        by_task = preset.pop("tasks", {})
-        return {**preset, **by_task.get(task, {})}
-    if ":" not in value and value not in (known := registry.names(kind)):
-        raise InputError(registry.unknown(kind, value, sorted({*known, *presets})))
-    return {"name": value}
+    if not _is_preset(kind, value):
+        known = registry.names(kind)
+        if not registry.names_code(value) and value not in known:
+            raise InputError(registry.unknown(kind, value, sorted({*known, *preset_names(kind)})))
+        return {"name": value}
+    path = find_preset(kind, value)
+    preset = read(path)
+    _refuse_code({kind: preset}, typed, path)
+    by_task = preset.pop("tasks", {})
+    if not isinstance(by_task, Mapping):
+        raise InputError(f"{path}: tasks: found {shown(by_task)}, expected settings by task")
+    for_task = by_task.get(task, {})
+    if not isinstance(for_task, Mapping):
+        raise InputError(f"{path}: tasks.{task}: found {shown(for_task)}, expected settings")
+    return {**preset, **for_task}
+
+
+def _is_preset(kind: str, value: str) -> bool:
+    return is_path(value) or value in preset_names(kind)
+
+
+def _refuse_code(settings: Settings, typed: Mapping[str, str], path: Path) -> None:
+    """Raise InputError for a name of code in a file that is not among the typed ones."""
+    for key, name in code_names(settings):
+        if typed.get(key) != name:
+            raise InputError(f"{path}: {refusal(key, name)}")
 
 
 def resolve(words: Iterable[str], command: type) -> Settings:
-    """Everything a command was told, as one mapping, the later over the earlier:
+    """Return everything that a command was told as one mapping, the later over the earlier.
 
-    the defaults of the dataclass `command`; its ``task=`` or ``train=`` preset; a component named
-    by a bare word (``solver=ddnm``); ``key=value`` words. `validate` turns the result into a
-    `command`.
+    First come the defaults of the dataclass `command`, then its ``task=`` or ``train=`` preset, a
+    component named by a bare word (``solver=ddnm``), and ``key=value`` words. `validate` turns the
+    result into a `command`.
 
     Raises:
-        InputError: a malformed word, an unknown preset, a key that `command` does not have.
+        InputError: a malformed word, an unknown preset, a key that `command` does not have, or a
+            file that names code which no word names.
     """
     words = list(words)
     fields = [field.name for field in dataclasses.fields(command)]
     hints = get_type_hints(command)
-    mappings = [kind for kind in COMPONENTS if kind in fields and _takes_mapping(hints[kind])]
+    components = [kind for kind in COMPONENTS if kind in fields and _takes_mapping(hints[kind])]
     # `solver=ddnm solver.steps=50` is a choice and a change to it, so the two are not read into one
     # mapping.
-    bare = [word.partition("=")[0] in (*COMMANDS, *mappings) for word in words]
+    bare = [word.partition("=")[0] in (*COMMANDS, *components) for word in words]
     chosen = parse_words(word for word, is_bare in zip(words, bare, strict=True) if is_bare)
     leaves = parse_words(word for word, is_bare in zip(words, bare, strict=True) if not is_bare)
     _check_keys({**chosen, **leaves}, fields, "")
 
+    task = chosen.get("task")
+    named = {
+        kind: {"name": value}
+        for kind, value in chosen.items()
+        if isinstance(value, str) and not _is_preset(kind, value)
+    }
+    typed = dict(code_names(merge({**chosen, **named}, leaves)))
+
     def expand(given: Settings) -> Settings:
         return {
-            key: component(key, value, task) if key in mappings else value
+            key: _component(key, value, task, typed) if key in components else value
             for key, value in given.items()
         }
 
-    task = chosen.get("task")
     settings = expand(_defaults(command))
     for kind in COMMANDS:
         name = chosen.pop(kind, settings.get(kind))
@@ -137,11 +184,12 @@ def resolve(words: Iterable[str], command: type) -> Settings:
                 settings[kind] = None
             continue
         path = find_preset(kind, name)
-        preset = load(path)
+        preset = read(path)
         _check_keys(preset, fields, f"{path}: ")
-        # A stored run knows the task that it came from, and is the whole of it: the name is a label
-        # there.
-        settings = merge(settings, expand({kind: name, **preset}))
+        # A stored config already contains its task's settings; there `task` is only a label.
+        preset = expand({kind: name, **preset})
+        _refuse_code(preset, typed, path)
+        settings = merge(settings, preset)
     return merge(merge(settings, expand(chosen)), leaves)
 
 
@@ -164,6 +212,7 @@ def _takes_mapping(hint: Any) -> bool:
 
 
 def options_of(hint: Any) -> tuple[Any, ...]:
+    """Return the types that an annotation allows, those of a union one by one."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 

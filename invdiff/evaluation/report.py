@@ -14,7 +14,6 @@ import hashlib
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from invdiff.errors import InputError
+from invdiff.io.whole import write_whole
 from invdiff.noise import describe_sigma
 from invdiff.posterior import Posterior
 from invdiff.problem import Problem
@@ -62,7 +61,7 @@ def write_report(
     Raises:
         InputError: the page cannot be written.
     """
-    data, path = page_data(posterior, truth, names, metrics, config, title), Path(path)
+    data = page_data(posterior, truth, names, metrics, config, title)
     # Nothing in it can close the script that holds it, or begin a comment there.
     text = (
         json.dumps(data, allow_nan=False)
@@ -71,14 +70,7 @@ def write_report(
         .replace(">", "\\u003e")
     )
     page = fill(TEMPLATE.read_text(encoding="utf-8"), title=html.escape(title), data=text)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, page)
 
 
 def page_data(

@@ -1,9 +1,8 @@
-"""Arrays as people have them: where batch, channels, rows and columns lie, and of what type the
-numbers are.
-"""
+"""Arrays as people have them: the order of their axes, and the type and scale of their numbers."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,13 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 
-# What may lie where, without what is missing: the library's own layout first.
+# Orders of axes: the library's own first.
 _AXES = ("BCHW", "CHW", "HWC", "BHWC", "HW", "BHW")
-_TOP = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
+_FULL_SCALE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
+_EXPECTED = "expected uint8, uint16, bool or floats in [0, 1]"
+_FAR = 10.0  # times what A makes of a white image: no measurement of a picture goes there
+_OVERSHOOT = 0.5  # of a picture beyond [0, 1], besides noise
+_NOISE = 6.0  # standard deviations
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Layout:
         dtype: of its numbers; integers hold [0, 1] as 0..255 or 0..65535.
         numpy: whether it was a NumPy array.
         device: where the tensor was.
+
+    Example:
+        >>> Layout("HWC", torch.uint8, numpy=True).arrange(torch.ones(1, 3, 2, 2)).shape
+        (2, 2, 3)
     """
 
     axes: str = "BCHW"
@@ -34,11 +41,10 @@ class Layout:
     device: torch.device = torch.device("cpu")
 
     def arrange(self, x: Tensor) -> Tensor | np.ndarray:
-        """Images (..., B, C, H, W) on the [0, 1] scale in this layout and type; integers are
-        clamped and rounded.
+        """Return images (..., B, C, H, W) on the [0, 1] scale in this layout and type.
 
-        Axes before the batch stay. Images with more channels than a layout without channels holds
-        get them last.
+        Integers are clamped and rounded. Axes before the batch stay. Images with more channels than
+        a layout without channels holds get them last.
 
         Raises:
             InputError: x holds several images, and the layout is of one.
@@ -54,73 +60,113 @@ class Layout:
             x = x.movedim(-3, -1)
         if self.dtype == torch.bool:
             x = x > 0.5
-        elif self.dtype in _TOP:
-            x = (x.double().clamp(0, 1) * _TOP[self.dtype]).round()
+        elif self.dtype in _FULL_SCALE:
+            x = (x.double().clamp(0, 1) * _FULL_SCALE[self.dtype]).round()
         x = x.to(self.device, self.dtype).contiguous()
         return x.numpy() if self.numpy else x
 
 
 def recognise(
-    y: Tensor | np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
+    y: Tensor | np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, what: str = "measurement"
 ) -> tuple[Tensor, Layout]:
-    """A measurement as (B, *shape) on the [0, 1] scale, and how it lay in what was given, which
-    stays as it is.
+    """Return a measurement as (B, *shape) on the [0, 1] scale, and the layout that it was given in.
 
     Args:
         y: floats, or uint8, uint16 or bool, which are scaled to [0, 1]; in the library's own layout
             (B, *shape), as one measurement without B, or, for pictures (C, H, W), also (H, W, C),
-            (B, H, W, C), and without C = 1.
+            (B, H, W, C), and without C = 1. It is not changed.
         shape: of one measurement.
         dtype: of the result, for a NumPy array and for integers.
+        what: name of y in messages.
 
     Raises:
         InputError: y is no array of numbers, or its axes can be read in two ways. One that cannot
             be read in any is returned as it is.
+
+    Example:
+        >>> values, layout = recognise(np.full((4, 5, 3), 255, np.uint8), (3, 4, 5), torch.float32)
+        >>> values.shape, float(values.max()), layout.axes
+        (torch.Size([1, 3, 4, 5]), 1.0, 'HWC')
     """
-    values, layout = _numbers(y, dtype)
+    values, layout = _numbers(y, dtype, what)
     if tuple(values.shape[1:]) == shape:
         return values, layout
     if tuple(values.shape) == shape and len(shape) != 3:
         return values[None], Layout("CHW", layout.dtype, layout.numpy, layout.device)
-    found = {
-        axes: arranged for axes in _AXES if (arranged := _arranged(values, axes, shape)) is not None
-    }
+    found: dict[str, Tensor] = {}
+    for axes in _AXES:
+        arranged = _arranged(values, axes, shape)
+        if arranged is not None:
+            found[axes] = arranged
     if not found:
         return values, layout
     (axes, first), *others = found.items()
     for other, arranged in others:
         if (arranged.shape, _steps(arranged)) != (first.shape, _steps(first)):
             raise InputError(
-                f"measurement: found shape {tuple(y.shape)}, which is {axes} or {other} for {shape}; "
+                f"{what}: found shape {tuple(y.shape)}, which is {axes} or {other} for {shape}; "
                 f"expected (B, {', '.join(map(str, shape))})"
             )
     return first, Layout(axes, layout.dtype, layout.numpy, layout.device)
 
 
-def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Layout]:
+def check_scale(y: Tensor, of_white: Tensor, variance: float | Tensor) -> None:
+    """Check that a picture was measured on the [0, 1] scale, not on 0..255 or [-1, 1].
+
+    Values ten times as large as those of a white image, and larger, are refused. Where the operator
+    keeps the brightness (those of a white image are 1, or 0 where nothing is seen), values that
+    leave [0, 1] by more than 1/2 and six standard deviations of the noise are told of in a warning:
+    a picture that is not on [-1, 1] has no reason to go there.
+
+    Args:
+        y: the measurement (B, ...), finite.
+        of_white: A of images of ones, any shape.
+        variance: of the noise.
+
+    Raises:
+        InputError: a value is far beyond what the operator can make of pictures in [0, 1].
+
+    Example:
+        >>> check_scale(torch.tensor([[0.0, 254.0]]), torch.ones(1, 2), 0.01)
+        Traceback (most recent call last):
+        ...
+        invdiff.errors.InputError: measurement: found values from 0 to 254, expected those of \
+pictures in [0, 1]: divide 0..255 by 255
+    """
+    if y.numel() == 0:
+        return
+    low, high = (float(value) for value in y.aminmax())
+    noise = _NOISE * float(torch.as_tensor(variance).max().clamp_min(0)) ** 0.5
+    found = f"measurement: found values from {low:g} to {high:g}, expected those of"
+    top = float(of_white.abs().max()) if of_white.numel() else 1.0
+    if max(-low, high) > _FAR * max(1.0, top) + noise:
+        raise InputError(f"{found} pictures in [0, 1]: divide 0..255 by 255")
+    keeps_brightness = bool(((of_white - 1).abs() < 1e-3).logical_or(of_white == 0).all())
+    room = _OVERSHOOT + noise
+    if top > 0 and keeps_brightness and (low < -room or high > 1 + room):
+        warnings.warn(
+            f"{found} pictures in [0, 1] and their noise: if they are on [-1, 1], y is (y + 1) / 2",
+            stacklevel=4,
+        )
+
+
+def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype, what: str) -> tuple[Tensor, Layout]:
     """y as a tensor of floats, and its layout if it is the library's own."""
     if isinstance(y, np.ndarray):
         if y.dtype.kind not in "fub":
-            raise InputError(
-                f"measurement: found values of type {y.dtype}, expected uint8, uint16, bool or floats"
-            )
-        values = torch.from_numpy(
-            np.array(y, dtype=y.dtype.newbyteorder("="))
-        )  # a copy: strides may be negative
+            raise InputError(f"{what}: found values of type {y.dtype}, {_EXPECTED}")
+        # A copy: strides may be negative.
+        values = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("=")))
         layout = Layout(dtype=values.dtype, numpy=True)
     elif isinstance(y, Tensor):
         values = y.detach()
         layout = Layout(dtype=y.dtype, device=y.device)
     else:
-        raise InputError(
-            f"measurement: found a {type(y).__name__}, expected a tensor or a NumPy array"
-        )
-    if values.dtype in _TOP:
-        return values.to(dtype) / _TOP[values.dtype], layout
+        raise InputError(f"{what}: found a {type(y).__name__}, expected a tensor or a NumPy array")
+    if values.dtype in _FULL_SCALE:
+        return values.to(dtype) / _FULL_SCALE[values.dtype], layout
     if not values.is_floating_point():
-        raise InputError(
-            f"measurement: found values of type {values.dtype}, expected uint8, uint16, bool or floats"
-        )
+        raise InputError(f"{what}: found values of type {values.dtype}, {_EXPECTED}")
     return values.to(dtype) if layout.numpy else values, layout
 
 

@@ -1,7 +1,8 @@
-"""Reading measurements: pictures, and what is none, such as k-space, sinograms and coefficients."""
+"""Measurements in files: pictures, and what is none, such as k-space, sinograms and coefficients."""
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -10,51 +11,107 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.io.pictures import Picture, read_pictures
+from invdiff.io.collection import listed, read_pictures
+from invdiff.io.names import label
+from invdiff.io.pictures import Picture
+
+_SUFFIXES = (".npy", ".npz")
+_COMPLEX_CHANNELS = (1, 3)
+_LEAST_SIDE = 5  # of an image whose last axis of 2 is taken for real and imaginary parts
 
 
-def read_measurements(path: str, picture: bool) -> list[Picture]:
-    """The measurements of a file, or those of each file of a folder, (B, C, h, w) float32.
+def read_measurements(path: str | Path, picture: bool) -> list[Picture]:
+    """Read the measurements of a file, or of each file of a folder, (B, C, h, w) float32.
+
+    What is no picture is a .npy, or an .npz whose array `y` (or only array) it is: (h, w),
+    (C, h, w) or (B, C, h, w), its values as they are. Complex values may also lie as real and
+    imaginary parts on a last axis of 2. Of complex values the real parts of all channels come
+    first, then the imaginary parts. NaN may mark what was not measured. The files of a folder are
+    in the order of `invdiff.io.collection`.
 
     Args:
         path: a file, or a folder of files.
-        picture: whether they are pictures, which `read_pictures` reads. What is none is a .npy, or
-            an .npz whose array `y` (or only array) it is: (h, w), (C, h, w) or (B, C, h, w), its
-            values as they are. Of complex values the real parts of all channels come first, then
-            the imaginary parts. NaN may mark what was not measured.
+        picture: whether they are pictures, which `invdiff.io.collection.read_pictures` reads.
 
     Raises:
-        InputError: a file cannot be read, or its shape is none of these.
+        InputError: a file cannot be read, its shape is none of these, or it is k-space of several
+            coils.
     """
     if picture:
-        return read_pictures(path)
+        return read_pictures(path, measurement=True)
+    if "\0" in str(path):
+        raise InputError(f"measurement {str(path)!r}: found a null character, expected a file name")
     source = Path(path)
-    files = sorted(source.glob("*.np[yz]")) if source.is_dir() else [source]
+    if not os.path.isdir(source):
+        return [Picture(_read(source), bits=32, name=label(source.stem))]
+    files = [file for file in listed(source) if file.suffix.lower() in _SUFFIXES]
     if not files:
         raise InputError(f"measurement {path}: found no .npy or .npz in it, expected at least one")
-    return [Picture(_read(file), bits=32, name=file.stem) for file in files]
+    stems = [file.stem for file in files]
+    alike = len(set(stems)) < len(stems)
+    return [
+        Picture(_read(file), bits=32, name=label(file.name if alike else file.stem))
+        for file in files
+    ]
 
 
 def _read(file: Path) -> Tensor:
     """(B, C, h, w) of one file."""
-    try:
-        array = np.load(file, allow_pickle=False)
-        if isinstance(array, np.lib.npyio.NpzFile):
-            name = "y" if "y" in array.files else array.files[0] if len(array.files) == 1 else None
-            if name is None:
-                found = ", ".join(array.files) or "none"
-                raise InputError(f"measurement {file}: found arrays {found}, expected one named y")
-            array = array[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    array = _array(file)
+    if array.dtype.kind not in "biufc" or not array.size:
         raise InputError(
-            f"measurement {file}: cannot be read ({error}), expected .npy or .npz"
-        ) from None
-    if array.dtype.kind not in "biufc" or array.ndim not in (2, 3, 4) or not array.size:
+            f"measurement {file}: found {array.dtype} values of shape {array.shape}, "
+            "expected numbers"
+        )
+    shape = array.shape
+    array = _complex_if_in_parts(array)
+    if array.ndim not in (2, 3, 4):
         raise InputError(
-            f"measurement {file}: found {array.dtype} values of shape {array.shape}, expected numbers, (h, w), "
-            "(C, h, w) or (B, C, h, w)"
+            f"measurement {file}: found {array.dtype} values of shape {shape}, expected numbers, "
+            "(h, w), (C, h, w) or (B, C, h, w)"
         )
     array = array.reshape(*[1] * (4 - array.ndim), *array.shape)
     if np.iscomplexobj(array):
+        if array.shape[1] not in _COMPLEX_CHANNELS:
+            raise InputError(
+                f"measurement {file}: found complex values of shape {shape}, which are "
+                f"{array.shape[1]} channels, expected 1 or 3: combine coils into one image first, "
+                "and store several images as (B, 1, h, w)"
+            )
         array = np.concatenate([array.real, array.imag], 1)
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _array(file: Path) -> np.ndarray:
+    """The array of a .npy, or the one array that counts of an .npz."""
+    try:
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            return np.asarray(loaded)
+        names = loaded.files
+        name = "y" if "y" in names else names[0] if len(names) == 1 else None
+        if name is None:
+            found = ", ".join(names) or "none"
+            raise InputError(f"measurement {file}: found arrays {found}, expected one named y")
+        return np.asarray(loaded[name])
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise InputError(
+            f"measurement {file}: cannot be read ({reason}), expected .npy or .npz"
+        ) from None
+
+
+def _complex_if_in_parts(array: np.ndarray) -> np.ndarray:
+    """Real and imaginary parts on the last axis, (..., h, w, 2), as complex values."""
+    in_parts = (
+        array.dtype.kind == "f"
+        and array.ndim >= 3
+        and array.shape[-1] == 2
+        and min(array.shape[-3:-1]) >= _LEAST_SIDE
+    )
+    if not in_parts:
+        return array
+    parts: np.ndarray = array[..., 0] + 1j * array[..., 1]
+    return parts

@@ -1,4 +1,4 @@
-"""p(y | A x): noise models, and the noise level of a measurement from the measurement alone."""
+"""Noise models p(y | A x), and the noise level of a measurement from the measurement alone."""
 
 from invdiff.noise.models import (
     Gaussian,

@@ -1,4 +1,4 @@
-"""How noisy is a picture? sigma from y alone.
+"""Noise level of a picture, from the picture alone.
 
 The noise is read from a band in which pictures have little: second differences along rows and
 columns, the 3x3 filter of Immerkaer 1996 (https://doi.org/10.1006/cviu.1996.0060), by the median
@@ -18,7 +18,8 @@ from invdiff.errors import InputError
 
 MAD_OF_NORMAL = 0.6744897501960817  # the median of |n|, n ~ N(0, 1)
 SMALLEST = 100  # windows of 3x3 pixels: with fewer, the standard error is above 10 %
-SHARE, ENOUGH = 0.05, 400  # of the windows are read, but at least so many
+SHARE = 0.05  # of the windows that is read
+ENOUGH = 400  # windows are read, at least
 
 DIFFERENCE = (
     torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0])) / 6
@@ -27,7 +28,9 @@ SOBEL = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 0.0, -1.0]
 
 
 def estimate_sigma(y: Tensor, measured: Tensor | None = None) -> Tensor:
-    """The standard deviation of white Gaussian noise in each picture, one for all of its channels.
+    """Return the standard deviation of white Gaussian noise in each picture, (B,).
+
+    It is one for all channels of a picture.
 
     Windows that hold a pixel which was not measured, or is exactly 0 or 1 (clipped), are left out.
     Fine texture everywhere in a picture reads as noise. What was blurred after the noise came in,
@@ -42,6 +45,11 @@ def estimate_sigma(y: Tensor, measured: Tensor | None = None) -> Tensor:
 
     Raises:
         InputError: y is no picture, or too little of it can be used.
+
+    Example:
+        >>> y = 0.5 + 0.1 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        >>> round(float(estimate_sigma(y)), 1)
+        0.1
     """
     if y.ndim != 4 or not len(y) or y.shape[1] > 4 or min(y.shape[2:]) < 3 or y.is_complex():
         raise InputError(

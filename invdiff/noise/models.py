@@ -1,6 +1,6 @@
 """Noise models p(y | clean), with clean = A(x) on the scale of images in [0, 1].
 
-`noise` below is the random streams of the images (`invdiff.rng.Streams`), one per image of the
+`noise` below holds the random streams of the images (`invdiff.rng.Streams`), one per image of the
 batch.
 """
 
@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from invdiff.arguments import number, positive_number, real_array
 from invdiff.errors import InputError
 from invdiff.noise.level import estimate_sigma
 from invdiff.registry import register
@@ -22,11 +24,19 @@ from invdiff.rng import Streams
 
 
 class NoiseModel(ABC):
-    """How y is drawn around the clean measurement, and how likely it was."""
+    """Distribution of the measurement y around the clean one, A(x).
+
+    Example:
+        >>> from invdiff.rng import Streams
+        >>> clean = torch.full((1, 1, 2, 2), 0.5)
+        >>> y = Gaussian(0.1).sample(clean, Streams([(0, 0)]))
+        >>> bool((y != clean).all()), Gaussian(0.1).log_likelihood(y, clean).shape
+        (True, torch.Size([1]))
+    """
 
     @abstractmethod
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
-        """Draw y given clean, both (B, ...).
+        """Return a draw of y given clean, both (B, ...).
 
         Entries that an operator does not measure become noisy too: apply `Operator.measured` to the
         result.
@@ -34,79 +44,97 @@ class NoiseModel(ABC):
 
     @abstractmethod
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
-        """log p(y | clean) in nats, constants included: (B, ...), (B, ...) -> (B,).
+        """Return log p(y | clean) of each image in nats, constants included, (B,).
 
         Args:
-            y: measurement.
-            clean: A(x).
+            y: measurement (B, ...).
+            clean: A(x), (B, ...).
             measured: nonzero where y was measured, broadcastable to y; None means everywhere.
         """
 
     @abstractmethod
     def variance(self, y: Tensor) -> float | Tensor:
-        """Variance of the Gaussian that approximates the noise: a number, or a tensor that
-        broadcasts to y.
+        """Return the variance of the Gaussian that approximates the noise.
+
+        It is a number, or a tensor that broadcasts to y.
         """
 
-    def fit(self, y: Tensor, measured: Tensor) -> NoiseModel:
-        """This model with what it leaves open estimated from y, (B, ...); InputError where it
-        cannot belong to y.
+    def resolved(self, y: Tensor, measured: Tensor) -> NoiseModel:
+        """Return this model with every 'auto' level replaced by an estimate from y.
+
+        Args:
+            y: measurement (B, ...).
+            measured: nonzero where y was measured.
+
+        Raises:
+            InputError: the model cannot belong to y.
         """
         return self
 
-    def take(self, images: Sequence[int]) -> Self:
-        """The model of some of the images of a batch, for levels that differ between images."""
+    def select(self, images: Sequence[int]) -> Self:
+        """Return the model of some images of a batch, for levels that differ between images."""
         return self
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
-        """The model with its levels on a device and in a dtype."""
+        """Return the model with its levels on a device and in a dtype."""
         return self
 
 
 @register("noise", "gaussian")
 @dataclass(frozen=True, eq=False)
 class Gaussian(NoiseModel):
-    """y ~ N(clean, sigma^2).
+    """Gaussian noise: y ~ N(clean, sigma^2).
 
     Args:
         sigma: standard deviation on the [0, 1] scale; 0 for an exact measurement. From Python it
-            may be a tensor: (B,) for one level per image, or of as many dimensions as y,
+            may be an array: (B,) for one level per image, or of as many dimensions as y,
             broadcastable to it. "auto" leaves it open: a `Problem` estimates it from its y, one
             level per image.
 
     Raises:
-        InputError: `sigma` is negative or not finite; from `fit` and `sample`, it does not fit y;
-            from `log_likelihood`, it is zero.
+        InputError: `sigma` is negative or not finite; from `resolved` and `sample`, it does not fit
+            y; from `log_likelihood`, it is zero.
+
+    Example:
+        >>> Gaussian(0.5).variance(torch.zeros(1, 1))
+        0.25
     """
 
-    sigma: float | Literal["auto"] | Tensor
+    sigma: float | Literal["auto"] | Tensor | np.ndarray
 
     def __post_init__(self) -> None:
-        if isinstance(self.sigma, Tensor):
-            bad = self.sigma[~((self.sigma >= 0) & (self.sigma < math.inf))]
-            found = float(bad[0]) if len(bad) else None
-        else:
-            found = None if self.sigma == "auto" or 0 <= self.sigma < math.inf else self.sigma
-        if found is not None:
-            raise InputError(
-                f"noise sigma: found {found}, expected a number >= 0 on the [0, 1] scale"
-            )
+        expected = "a number >= 0 on the [0, 1] scale"
+        if isinstance(self.sigma, str) and self.sigma == "auto":
+            return
+        if not isinstance(self.sigma, Tensor | np.ndarray | list | tuple) or not np.ndim(
+            self.sigma
+        ):
+            sigma = number("noise sigma", self.sigma, lambda v: 0 <= v < math.inf, expected)
+            object.__setattr__(self, "sigma", sigma)
+            return
+        levels = real_array("noise sigma", self.sigma)
+        if bool((levels < 0).any()) or not levels.numel():
+            found = float(levels.min()) if levels.numel() else "no number"
+            raise InputError(f"noise sigma: found {found}, expected {expected}")
+        if not isinstance(self.sigma, Tensor) or not self.sigma.is_floating_point():
+            object.__setattr__(self, "sigma", levels)
 
     @classmethod
     def estimate(cls, y: Tensor, measured: Tensor | None = None) -> Gaussian:
-        """The noise of y, (B, C, H, W), one level per image, by
-        `invdiff.noise.level.estimate_sigma`.
+        """Return the noise of y, (B, C, H, W), with one estimated level per image.
+
+        See `invdiff.noise.level.estimate_sigma`.
         """
         return cls(estimate_sigma(y, measured))
 
-    def fit(self, y: Tensor, measured: Tensor) -> Gaussian:
+    def resolved(self, y: Tensor, measured: Tensor) -> Gaussian:
         if isinstance(self.sigma, str):
             return self.estimate(y, measured)
         self.level(y)
         return self
 
-    def take(self, images: Sequence[int]) -> Gaussian:
-        if not isinstance(self.sigma, Tensor) or self.sigma.ndim == 0 or len(self.sigma) == 1:
+    def select(self, images: Sequence[int]) -> Gaussian:
+        if not isinstance(self.sigma, Tensor) or len(self.sigma) == 1:
             return self
         return Gaussian(self.sigma[list(images)])
 
@@ -114,14 +142,16 @@ class Gaussian(NoiseModel):
         return Gaussian(self.sigma.to(device, dtype)) if isinstance(self.sigma, Tensor) else self
 
     def level(self, y: Tensor) -> float | Tensor:
-        """sigma as a number or a tensor that broadcasts to y, (B, ...)."""
+        """Return sigma as a number or a tensor that broadcasts to y, (B, ...).
+
+        Raises:
+            InputError: sigma is "auto", or does not fit y.
+        """
         if isinstance(self.sigma, str):
             raise InputError(
                 "noise sigma: found 'auto', expected a number: there is no measurement yet to read"
             )
         if not isinstance(self.sigma, Tensor):
-            return self.sigma
-        if self.sigma.ndim == 0:
             return float(self.sigma)
         sigma = self.sigma.view(-1, *[1] * (y.ndim - 1)) if self.sigma.ndim == 1 else self.sigma
         if sigma.ndim != y.ndim or any(
@@ -158,28 +188,34 @@ class Poisson(NoiseModel):
 
     Raises:
         InputError: `peak` is not positive and finite.
+
+    Example:
+        >>> Poisson(100.0).variance(torch.tensor([[0.25]]))
+        tensor([[0.0025]])
     """
 
     peak: float
 
     def __post_init__(self) -> None:
-        check_positive("peak", self.peak, "number of photons")
+        _keep_positive(self, "peak", "number of photons")
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         return noise.poisson(self.peak * clean.clamp_min(0)) / self.peak
 
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
-        """Log-probability of the counts peak * y.
+        """Return the log-probability of the counts peak * y, (B,).
 
         Rates are raised to 1e-6 photons, below which any light at all would be infinitely unlikely.
         Negative y (after a background was subtracted) counts as no photons.
         """
-        counts, rate = (self.peak * y).clamp_min(0), (self.peak * clean).clamp_min(1e-6)
+        counts = (self.peak * y).clamp_min(0)
+        rate = (self.peak * clean).clamp_min(1e-6)
         return total(counts * rate.log() - rate - torch.lgamma(counts + 1), measured)
 
     def variance(self, y: Tensor) -> Tensor:
-        """max(y, 1 / peak) / peak: the counts stand for their own variance, and no count for one
-        photon.
+        """Return max(y, 1 / peak) / peak.
+
+        Counts stand for their own variance, and no count stands for one photon.
         """
         return y.clamp_min(1 / self.peak) / self.peak
 
@@ -187,8 +223,9 @@ class Poisson(NoiseModel):
 @register("noise", "poisson_gaussian")
 @dataclass(frozen=True)
 class PoissonGaussian(NoiseModel):
-    """A camera: photons, then the noise of reading them out: y ~ N(k / peak, sigma^2), k ~
-    Poisson(peak * clean).
+    """Camera noise, of photons and then of their readout.
+
+    y ~ N(k / peak, sigma^2) with k ~ Poisson(peak * clean).
 
     Foi et al. 2008 (https://doi.org/10.1109/TIP.2008.2001399), Eq. 2 with their a = 1 / peak and b
     = sigma^2.
@@ -199,17 +236,19 @@ class PoissonGaussian(NoiseModel):
 
     Raises:
         InputError: `peak` or `sigma` is not positive and finite.
+
+    Example:
+        >>> PoissonGaussian(100.0, 0.1).variance(torch.tensor([[0.25]]))
+        tensor([[0.0125]])
     """
 
     peak: float
     sigma: float
 
     def __post_init__(self) -> None:
-        check_positive("peak", self.peak, "number of photons")
-        check_positive(
-            "sigma",
-            self.sigma,
-            "number on the [0, 1] scale (without readout noise it is Poisson's)",
+        _keep_positive(self, "peak", "number of photons")
+        _keep_positive(
+            self, "sigma", "number on the [0, 1] scale (without readout noise it is Poisson's)"
         )
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
@@ -217,7 +256,7 @@ class PoissonGaussian(NoiseModel):
         return photons / self.peak + self.sigma * noise.normal(clean)
 
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
-        """log of the sum over k of Poisson(k; peak * clean) N(y; k / peak, sigma^2).
+        """Return the log of the sum over k of Poisson(k; peak * clean) N(y; k / peak, sigma^2).
 
         The terms are log-concave in k. They are summed 10 standard deviations to either side of the
         largest, or 20 terms if that is more; where they are wide, every n-th stands for n (the
@@ -253,7 +292,7 @@ class PoissonGaussian(NoiseModel):
         return k.round(), (1 / (1 / k.clamp_min(1) + 1 / v)).sqrt()
 
     def variance(self, y: Tensor) -> Tensor:
-        """max(y, 0) / peak + sigma^2: y stands for its own photons."""
+        """Return max(y, 0) / peak + sigma^2: y stands for its own photons."""
         return y.clamp_min(0) / self.peak + self.sigma**2
 
 
@@ -267,12 +306,16 @@ class Laplace(NoiseModel):
 
     Raises:
         InputError: `scale` is not positive and finite.
+
+    Example:
+        >>> round(Laplace(0.1).variance(torch.zeros(1, 1)), 4)
+        0.02
     """
 
     scale: float
 
     def __post_init__(self) -> None:
-        check_positive("scale", self.scale, "number on the [0, 1] scale")
+        _keep_positive(self, "scale", "number on the [0, 1] scale")
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         # A difference of two exponential variables; uniform draws may be 0 and are never 1.
@@ -292,8 +335,9 @@ ROUNDING = 1 / (255 * math.sqrt(12))  # standard deviation of the rounding to 8 
 @register("noise", "salt_and_pepper")
 @dataclass(frozen=True)
 class SaltAndPepper(NoiseModel):
-    """Dead and hot pixels: with probability p an entry is 0 or 1, with equal chances, else y ~
-    N(clean, sigma^2).
+    """Dead and hot pixels.
+
+    With probability p an entry is 0 or 1, with equal chances, else y ~ N(clean, sigma^2).
 
     Args:
         p: share of the entries that tell nothing about the image.
@@ -302,60 +346,72 @@ class SaltAndPepper(NoiseModel):
 
     Raises:
         InputError: `p` is not between 0 and 1, or `sigma` is not positive and finite.
+
+    Example:
+        >>> SaltAndPepper(0.1, sigma=0.5).variance(torch.tensor([[0.25, 1.0]]))
+        tensor([[0.2500, 0.3333]])
     """
 
     p: float
     sigma: float = ROUNDING
 
     def __post_init__(self) -> None:
-        if not 0 < self.p < 1:
-            raise InputError(f"noise p: found {self.p}, expected a probability between 0 and 1")
-        check_positive("sigma", self.sigma, "number on the [0, 1] scale")
+        p = number("noise p", self.p, lambda v: 0 < v < 1, "a probability between 0 and 1")
+        object.__setattr__(self, "p", p)
+        _keep_positive(self, "sigma", "number on the [0, 1] scale")
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
-        spoilt, salt = noise.uniform(clean) < self.p, noise.uniform(clean) < 0.5
+        spoilt = noise.uniform(clean) < self.p
+        salt = noise.uniform(clean) < 0.5
         return torch.where(spoilt, salt.to(clean), clean + self.sigma * noise.normal(clean))
 
     def log_likelihood(self, y: Tensor, clean: Tensor, measured: Tensor | None = None) -> Tensor:
-        """log of the density, and of the probability p / 2 where y is exactly 0 or 1: there clean
-        does not matter.
+        """Return the log of the density, and of the probability p / 2 where y is exactly 0 or 1.
+
+        There clean does not matter.
         """
         good = math.log1p(-self.p) + normal_log_density(y - clean, self.sigma)
         return total(torch.where(extreme(y), math.log(self.p / 2), good), measured)
 
     def variance(self, y: Tensor) -> Tensor:
-        """sigma^2, and 1/3 where y is exactly 0 or 1: the mean of (y - clean)^2 over every clean in
-        [0, 1].
+        """Return sigma^2, and 1/3 where y is exactly 0 or 1.
+
+        That is the mean of (y - clean)^2 over every clean in [0, 1].
         """
         return torch.where(extreme(y), 1 / 3, torch.full_like(y, self.sigma**2))
 
 
 def extreme(y: Tensor) -> Tensor:
-    """Where y is exactly 0 or 1."""
+    """Return where y is exactly 0 or 1."""
     return (y == 0) | (y == 1)
 
 
 def normal_log_density(error: Tensor, sigma: float | Tensor) -> Tensor:
-    """log N(error; 0, sigma^2)."""
+    """Return log N(error; 0, sigma^2)."""
     log_sigma = sigma.log() if isinstance(sigma, Tensor) else math.log(sigma)
     return -0.5 * (error / sigma).square() - log_sigma - 0.5 * math.log(2 * math.pi)
 
 
-def check_positive(name: str, value: float, expected: str) -> None:
-    """Raise InputError unless a setting is positive and finite."""
-    if not 0 < value < math.inf:
-        raise InputError(f"noise {name}: found {value}, expected a positive {expected}")
+def _keep_positive(model: NoiseModel, name: str, expected: str) -> None:
+    """Keep a setting of a frozen model as a float; InputError unless it is positive and finite."""
+    value = positive_number(f"noise {name}", getattr(model, name), f"a positive {expected}")
+    object.__setattr__(model, name, value)
 
 
 def total(log_p: Tensor, measured: Tensor | None) -> Tensor:
-    """Sum (B, ...) over the measured entries of every image: (B,)."""
+    """Return the sum of (B, ...) over the measured entries of every image, (B,)."""
     if measured is not None:
         log_p = torch.where(measured != 0, log_p, 0)
     return log_p.flatten(1).sum(1)
 
 
 def describe_sigma(sigma: float) -> str:
-    """A noise level on the three scales in use: ``0.025 ([0,1]) = 6.4/255 = 0.05 ([-1,1])``."""
+    """Return a noise level on the three scales in use.
+
+    Example:
+        >>> describe_sigma(0.025)
+        '0.025 ([0,1]) = 6.4/255 = 0.05 ([-1,1])'
+    """
     levels = 255 * sigma
     shown = f"{round(levels, 1):g}" if levels >= 1 else f"{levels:.2g}"
     return f"{sigma:.4g} ([0,1]) = {shown}/255 = {2 * sigma:.4g} ([-1,1])"

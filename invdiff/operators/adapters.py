@@ -1,5 +1,4 @@
-"""Other libraries' operators as ours: DeepInverse's physics and pylops' (or SciPy's) linear
-operators.
+"""Operators of other libraries: DeepInverse's physics, and linear ones of pylops or SciPy.
 
 Neither library is imported here: the object that is given has what is needed.
 https://deepinv.github.io, https://pylops.readthedocs.io
@@ -24,11 +23,17 @@ from invdiff.operators.base import LinearOperator, Operator
 
 
 class DeepInvOperator(Operator):
-    """A physics of DeepInverse that may be nonlinear: A(x), without its noise model.
+    """Physics of DeepInverse that may be nonlinear: A(x), without its noise model.
 
     Args:
         shape: (C, H, W) of the image.
         physics: a ``deepinv.physics.Physics``.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> physics = SimpleNamespace(A=lambda x: x**2)
+        >>> DeepInvOperator((1, 2, 2), physics)(torch.full((1, 1, 2, 2), 3.0)).max()
+        tensor(9.)
     """
 
     def __init__(self, shape: Sequence[int], physics: Any) -> None:
@@ -45,19 +50,27 @@ class DeepInvOperator(Operator):
 
 
 class DeepInvLinearOperator(DeepInvOperator, LinearOperator):
-    """A linear physics of DeepInverse. An entry of y that no image reaches, as of a mask, counts as
-    not measured.
+    """Linear physics of DeepInverse.
+
+    An entry of y that no image reaches, as of a mask, counts as not measured.
 
     Args:
         shape: (C, H, W) of the image.
         physics: a ``deepinv.physics.LinearPhysics``.
+
+    Example:
+        >>> class Halve(torch.nn.Module):
+        ...     def A(self, x): return x / 2
+        ...     def A_adjoint(self, y): return y / 2
+        >>> DeepInvLinearOperator((1, 1, 1), Halve()).pinv(torch.ones(1, 1, 1, 1))
+        tensor([[[[2.]]]])
     """
 
     reached: Tensor
 
     def __init__(self, shape: Sequence[int], physics: Any) -> None:
         super().__init__(shape, physics)
-        self.constant("reached", reached(self, next(iter(physics.buffers()), torch.empty(0))))
+        self.register_exact("reached", reached(self, next(iter(physics.buffers()), torch.empty(0))))
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.physics.A_adjoint(self.measured(y))
@@ -70,7 +83,7 @@ class DeepInvLinearOperator(DeepInvOperator, LinearOperator):
 
 
 class PylopsOperator(LinearOperator):
-    """A real linear operator of pylops or ``scipy.sparse.linalg``, computed by NumPy on the CPU.
+    """Real linear operator of pylops or ``scipy.sparse.linalg``, computed by NumPy on the CPU.
 
     Args:
         shape: (C, H, W) of the image.
@@ -80,6 +93,12 @@ class PylopsOperator(LinearOperator):
 
     Raises:
         InputError: the operator is complex, or n is neither of these.
+
+    Example:
+        >>> from scipy.sparse.linalg import aslinearoperator
+        >>> sums = PylopsOperator((1, 2, 2), aslinearoperator(np.ones((1, 4), np.float32)))
+        >>> sums(torch.ones(1, 1, 2, 2))
+        tensor([[4.]])
     """
 
     def __init__(self, shape: Sequence[int], operator: Any) -> None:
@@ -132,9 +151,7 @@ class _Apply(torch.autograd.Function):
 
 
 def reached(operator: Operator, like: Tensor) -> Tensor:
-    """1 where a measurement depends on the image: where a random image is not measured as exactly
-    zero.
-    """
+    """Return 1 where a random image is not measured as exactly zero, and 0 elsewhere."""
     x = torch.randn(1, *operator.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return (operator(x.to(like))[0] != 0).double()

@@ -6,9 +6,9 @@ Kawar et al. 2022, Section 4 and Appendix D, https://arxiv.org/abs/2201.11793). 
 level that it needs.
 
 Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...).
-The images of a batch may have operators of their own, of one kind: masks or kernels that differ.
-What differs is a buffer with a leading batch axis, and `Operator.take` gives the operator of some
-of the images.
+Operators work in float32 or float64, the dtype of their buffers. The images of a batch may have
+one operator each, of one kind: masks or kernels that differ. What differs is a buffer with a
+leading batch axis, and `Operator.select` gives the operator of some of the images.
 """
 
 from __future__ import annotations
@@ -23,19 +23,32 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from invdiff.arguments import LARGEST_SEED, told, whole
 from invdiff.errors import InputError
 from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
 
+# Whether every image has a draw for itself: False, or the numbers of the images, whose draws are of
+# the streams (seed, number). A configuration writes `true`, which `numbered` replaces; left as it
+# is, it stands for [0].
+PerImage = bool | Sequence[int]
+
 
 class Operator(nn.Module, ABC):
-    """A differentiable map from images (B, C, H, W) to measurements (B, ...).
+    """Differentiable map from images (B, C, H, W) to measurements (B, ...).
 
     Args:
         shape: (C, H, W) of the image.
 
     Raises:
         InputError: `shape` is not three positive integers.
+
+    Example:
+        >>> class Square(Operator):
+        ...     def forward(self, x):
+        ...         return x**2
+        >>> Square((1, 4, 4)).measurement_shape
+        (1, 4, 4)
     """
 
     identity: ClassVar[bool] = False  # A(x) = x, so that composing with it changes nothing
@@ -46,42 +59,44 @@ class Operator(nn.Module, ABC):
         super().__init__()
         self.shape = image_shape(shape)
         self._exact: dict[str, Tensor] = {}
-        self._each: set[str] = set()  # the buffers with a leading batch axis
+        self._per_image: set[str] = set()  # the buffers with a leading batch axis
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A(x): (B, C, H, W) -> (B, ...)."""
+        """Return A(x): (B, C, H, W) -> (B, ...)."""
 
     def measured(self, y: Tensor) -> Tensor:
-        """y with the entries that no sensor recorded set to zero."""
+        """Return y with the entries that no sensor recorded set to zero."""
         return y
 
     def count(self, y: Tensor) -> int | Tensor:
-        """Number m of measured scalars per image, as in the misfit ||y - A x||^2 / (m sigma^2)."""
+        """Return the number m of measured scalars per image, as in ||y - A x||^2 / (m sigma^2)."""
         return y[0].numel()
 
     @property
     def batch(self) -> int | None:
-        """Number of images that this operator is for, where each has its own; None where all share
-        one.
-        """
+        """Number of images that have an operator each; None where all share one."""
         operators = (module for module in self.modules() if isinstance(module, Operator))
-        return next((len(op.get_buffer(name)) for op in operators for name in op._each), None)
+        return next((len(op.get_buffer(name)) for op in operators for name in op._per_image), None)
 
-    def take(self, images: Sequence[int]) -> Self:
-        """The operator of some of the images, which may repeat; this one where all images share it."""
+    def select(self, images: Sequence[int]) -> Self:
+        """Return the operator of some images of the batch, which may repeat.
+
+        An operator that all images share is returned as it is.
+        """
         if self.batch is None:
             return self
-        part, index = copy.copy(self), list(images)
+        index = list(images)
+        part = copy.copy(self)
         for field in ("_exact", "_buffers"):
-            held = getattr(self, field).items()
-            setattr(
-                part,
-                field,
-                {name: value[index] if name in self._each else value for name, value in held},
-            )
+            chosen = {
+                name: value[index] if name in self._per_image else value
+                for name, value in getattr(self, field).items()
+            }
+            setattr(part, field, chosen)
         part._modules = {
-            n: m.take(images) if isinstance(m, Operator) else m for n, m in self._modules.items()
+            name: module.select(images) if isinstance(module, Operator) else module
+            for name, module in self._modules.items()
         }
         return part
 
@@ -89,12 +104,14 @@ class Operator(nn.Module, ABC):
         """Raise InputError unless the operator is one for `count` images."""
         if self.batch not in (None, count):
             raise InputError(
-                f"operator: found {self.batch} masks or kernels, one per image, expected {count}, as many as images"
+                f"operator: found {self.batch} masks or kernels, one per image, "
+                f"expected {count}, as many as images; drawn ones take per_image=range({count})"
             )
 
-    def highest(self) -> Operator:
-        """The same map as an operator of the highest level that it can have; a `Problem` holds this
-        one.
+    def structured(self) -> Operator:
+        """Return the equivalent operator with the most structure: an SVD, if there is one.
+
+        A `Problem` stores this one.
         """
         return self
 
@@ -106,8 +123,10 @@ class Operator(nn.Module, ABC):
             return tuple(self(like.new_zeros(1, *self.shape)).shape[1:])
 
     def check_measurement(self, y: Tensor) -> None:
-        """Raise InputError unless y has shape (B, *measurement_shape), B images, and is finite
-        where it is measured.
+        """Raise InputError unless y can be a measurement of this operator.
+
+        It has shape (B, *measurement_shape), B images if they have an operator each, and finite
+        real values where it is measured.
         """
         expected = self.measurement_shape
         if y.ndim != 1 + len(expected) or tuple(y.shape[1:]) != expected:
@@ -115,6 +134,11 @@ class Operator(nn.Module, ABC):
             raise InputError(
                 f"measurement: found shape {tuple(y.shape)}, expected ({wanted}), "
                 f"which is what {type(self).__name__} makes of images {self.shape}"
+            )
+        if y.is_complex():
+            raise InputError(
+                "measurement: found complex values, expected real ones: "
+                "torch.cat([y.real, y.imag], 1) for k-space"
             )
         self.check_batch(len(y))
         bad = int((~torch.isfinite(self.measured(y))).sum())
@@ -127,24 +151,33 @@ class Operator(nn.Module, ABC):
     def infer_shape(
         cls, measurement: tuple[int, ...], settings: Mapping[str, Any]
     ) -> tuple[int, ...]:
-        """(C, H, W) of the images whose measurements under these settings have a shape; here the
-        same.
+        """Return (C, H, W) of the images whose measurements have a shape; here the same.
+
+        Args:
+            measurement: shape of one measurement, without the batch.
+            settings: of the operator, without `shape`.
+
+        Raises:
+            InputError: no image has such measurements.
         """
         return measurement
 
-    def constant(self, name: str, value: Tensor, each: bool = False) -> None:
-        """Register a real buffer that is rounded from float64 anew after every change of dtype or
-        device.
+    def register_exact(self, name: str, value: Tensor, per_image: bool = False) -> None:
+        """Register a real buffer that is rounded from float64 at every change of dtype or device.
 
         Args:
             name: of the buffer.
-            value: what it holds.
-            each: whether it is (B, ...), one entry for each image of a batch.
+            value: of the buffer, in any real dtype.
+            per_image: whether it has a leading batch axis, one entry for each image.
         """
-        if each:
-            self._each.add(name)
+        if per_image:
+            self._per_image.add(name)
         self._exact[name] = value.detach().double().cpu()
         self.register_buffer(name, value.detach().to(torch.get_default_dtype()), persistent=False)
+
+    def exact(self, name: str) -> Tensor:
+        """Return the float64 values, on the CPU, of a buffer made by `register_exact`."""
+        return self._exact[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -153,7 +186,7 @@ class Operator(nn.Module, ABC):
         return self
 
     def __matmul__(self, inner: Operator) -> Operator:
-        """``A @ B``: the operator x -> A(B(x)), of the highest level that is still true.
+        """Return ``A @ B``, the operator x -> A(B(x)), with as much structure as it has.
 
         Raises:
             InputError: A does not take what B makes.
@@ -163,68 +196,80 @@ class Operator(nn.Module, ABC):
                 f"{type(self).__name__} @ {type(inner).__name__}: found measurements "
                 f"{inner.measurement_shape} on the right, expected images {self.shape} for the left"
             )
-        if self.identity or inner.identity:
-            return inner if self.identity else self
+        if self.identity:
+            return inner
+        if inner.identity:
+            return self
         if isinstance(self, LinearOperator) and isinstance(inner, LinearOperator):
             return LinearComposition(self, inner)
         return Composition(self, inner)
 
 
 class LinearOperator(Operator):
-    """A linear operator. A subclass needs only `forward`; closed forms override the rest."""
+    """Linear operator, of which a subclass needs only `forward`; closed forms override the rest.
+
+    Example:
+        >>> class Double(LinearOperator):
+        ...     def forward(self, x):
+        ...         return 2 * x
+        >>> Double((1, 1, 2)).pinv(torch.tensor([[[[2.0, 4.0]]]]))
+        tensor([[[[1., 2.]]]])
+    """
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y: (B, ...) -> (B, C, H, W), by default the transpose that autograd derives from
-        `forward`.
-        """
+        """Return A^T y, (B, C, H, W), by default the transpose that autograd finds."""
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = y.new_zeros(len(y), *self.shape).requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.zeros(len(y), *self.shape, dtype=y.dtype, device=y.device, requires_grad=True)
             return torch.autograd.grad(self(x), x, y, create_graph=differentiable)[0]
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """A^T (A A^T + damp I)^-1 y: (B, ...) -> (B, C, H, W); damp = 0 gives the Moore-Penrose
-        inverse.
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        """Return A^T (A A^T + damp I)^-1 y; damp = 0 gives the Moore-Penrose inverse.
 
         Conjugate gradients in the dtype of y. Without damping, the singular values too small to be
         resolved by its last iteration are left out, as in any Krylov method.
 
         Args:
-            y: measurement; entries that are not measured are ignored.
+            y: measurement (B, ...); entries that are not measured are ignored.
             damp: non-negative: a number, or a tensor that broadcasts against y. It must be positive
                 where it differs between the measurements of one image.
+            rtol: relative residual at which conjugate gradients stop in a damped system, by default
+                10 eps. Undamped systems, and operators with closed forms, are always solved in
+                full.
+
+        Returns:
+            Image (B, C, H, W).
         """
         y = self.measured(y)
-        if varies(damp, y):
+        if varies_within_image(damp, y):
             return self.adjoint(
-                conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, damped=True)
+                conjugate_gradient(lambda z: self(self.adjoint(z)) + damp * z, y, rtol=rtol)
             )
-        # The same, as (A^T A + damp I)^-1 A^T y: consistent even for damp = 0 and a y outside the
-        # range of A.
-        level = per_image(damp, 1 + len(self.shape))
+        # The same as (A^T A + damp I)^-1 A^T y, which is consistent even for damp = 0 and a y
+        # outside the range of A.
+        level = with_ndim(damp, 1 + len(self.shape))
 
-        def near_inverse(r: Tensor) -> Tensor:
-            return self.precondition(r, level)
+        def normal(x: Tensor) -> Tensor:
+            return self.adjoint(self(x)) + level * x
 
-        regular = bool(
-            torch.as_tensor(damp > 0).all()
-        )  # else only the identity leads to the solution of least norm
         b = self.adjoint(y)
-        if not regular:
-            return conjugate_gradient(lambda x: self.adjoint(self(x)) + level * x, b)
-        return conjugate_gradient(
-            lambda x: self.adjoint(self(x)) + level * x, b, near_inverse, damped=True
-        )
+        if not bool(torch.as_tensor(damp > 0).all()):
+            # Only without a preconditioner is the limit the solution of least norm.
+            return conjugate_gradient(normal, b)
+        return conjugate_gradient(normal, b, lambda r: self.precondition(r, level), rtol)
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
-        """Cheap, symmetric, positive definite, and not too far from (A^T A + damp I)^-1 x, for damp
-        > 0.
+        """Return an approximation of (A^T A + damp I)^-1 x, for damp > 0; here x itself.
+
+        An override is cheap, symmetric and positive definite.
         """
         return x
 
 
 class SpectralOperator(LinearOperator):
-    """A = U diag(s) V^T, with V orthonormal and complete and U orthonormal where s > 0.
+    """Linear operator with its singular value decomposition (SVD).
+
+    A = U diag(s) V^T, with V orthonormal and complete and U orthonormal where s > 0.
 
     The coefficients v_t(x) and u_t(y) are real and share one layout, (B, ...), against which the
     non-negative buffer `s` broadcasts, (...) or (B, ...). Where s = 0 they span the null space:
@@ -233,6 +278,19 @@ class SpectralOperator(LinearOperator):
     In `gain` and `pinv` a singular value below ``100 eps max(s)`` counts as zero (1.2e-5 max(s) in
     float32, 2.2e-14 max(s) in float64), so that rounding errors in y are amplified to 1 % of the
     image at most.
+
+    Example:
+        >>> class Halve(SpectralOperator):
+        ...     def __init__(self, shape):
+        ...         super().__init__(shape)
+        ...         self.register_exact("s", torch.tensor(0.5))
+        ...     def v_t(self, x): return x
+        ...     def v(self, c): return c
+        ...     def u_t(self, y): return y
+        ...     def u(self, c): return c
+        >>> halve = Halve((1, 1, 1))
+        >>> float(halve(torch.ones(1, 1, 1, 1))), float(halve.gain())
+        (0.5, 2.0)
     """
 
     decoupled: ClassVar[bool] = False  # every measurement is one coefficient: U only copies entries
@@ -242,28 +300,33 @@ class SpectralOperator(LinearOperator):
 
     @abstractmethod
     def v_t(self, x: Tensor) -> Tensor:
-        """V^T x: image to coefficients."""
+        """Return V^T x: image to coefficients."""
 
     @abstractmethod
     def v(self, c: Tensor) -> Tensor:
-        """V c: coefficients to image."""
+        """Return V c: coefficients to image."""
 
     @abstractmethod
     def u_t(self, y: Tensor) -> Tensor:
-        """U^T y: measurement to coefficients, zero where s is zero."""
+        """Return U^T y: measurement to coefficients, zero where s is zero."""
 
     @abstractmethod
     def u(self, c: Tensor) -> Tensor:
-        """U c: coefficients to measurement; reads only coefficients where s is positive."""
+        """Return U c: coefficients to measurement.
+
+        Coefficients where s is zero are not read.
+        """
 
     def gain(self, damp: float | Tensor = 0.0) -> Tensor:
-        """s / (s^2 + damp), and 0 where s is numerically zero; damp broadcasts against
-        coefficients.
+        """Return s / (s^2 + damp), and 0 where s is numerically zero.
+
+        Args:
+            damp: non-negative; broadcasts against coefficients.
         """
         return self.resolved / (self.power + damp)
 
-    def constant(self, name: str, value: Tensor, each: bool = False) -> None:
-        super().constant(name, value, each)
+    def register_exact(self, name: str, value: Tensor, per_image: bool = False) -> None:
+        super().register_exact(name, value, per_image)
         if name == "s":
             self._resolve()
 
@@ -273,14 +336,14 @@ class SpectralOperator(LinearOperator):
         return self
 
     def _resolve(self) -> None:
-        """What is numerically zero depends on the dtype, and so do `resolved` and `power`."""
-        each = "s" in self._each
-        largest = self.s.amax(tuple(range(int(each), self.s.ndim)), keepdim=True)
+        """Find what is numerically zero, which depends on the dtype: `resolved` and `power`."""
+        per_image = "s" in self._per_image
+        largest = self.s.amax(tuple(range(int(per_image), self.s.ndim)), keepdim=True)
         zero = self.s <= 100 * torch.finfo(self.s.dtype).eps * largest
         for name, value, instead in (("resolved", self.s, 0), ("power", self.s.square(), 1)):
             self.register_buffer(name, value.masked_fill(zero, instead), persistent=False)
-            if each:
-                self._each.add(name)
+            if per_image:
+                self._per_image.add(name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.u(self.s * self.v_t(x))
@@ -288,28 +351,45 @@ class SpectralOperator(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.v(self.s * self.u_t(y))
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """As `LinearOperator.pinv`, in closed form unless damp varies within a y that U couples."""
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        """Return what `LinearOperator.pinv` does, in closed form wherever there is one.
+
+        There is none where damp varies within a y whose entries U couples.
+        """
         if self.decoupled:  # A A^T is diagonal, too
-            level = damp if varies(damp, y) else per_image(damp, y.ndim)
+            level = damp if varies_within_image(damp, y) else with_ndim(damp, y.ndim)
             return self.adjoint(y / (self.u(self.power) + level))
-        if varies(damp, y):
-            return super().pinv(y, damp)
+        if varies_within_image(damp, y):
+            return super().pinv(y, damp, rtol)
         return self.inverted(self.u_t(y), damp)
 
     def inverted(self, c: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        """V s / (s^2 + damp) c: the damped pseudo-inverse of y with U^T y = c; damp is a number, or
-        one per image.
+        """Return V s / (s^2 + damp) c, the damped pseudo-inverse of a y with U^T y = c.
+
+        Args:
+            c: coefficients of y.
+            damp: non-negative: one number, or one per image, (B, 1, ...).
         """
-        return self.v(self.gain(per_image(damp, c.ndim)) * c)
+        return self.v(self.gain(with_ndim(damp, c.ndim)) * c)
 
 
 class Composition(Operator):
-    """x -> outer(inner(x)). Made by ``outer @ inner``."""
+    """Operator x -> outer(inner(x)), made by ``outer @ inner``.
+
+    Args:
+        outer: the second map.
+        inner: the first map, whose measurements are the images of `outer`.
+
+    Example:
+        >>> from invdiff.operators import HighDynamicRange, Quantise
+        >>> type(Quantise((1, 4, 4)) @ HighDynamicRange((1, 4, 4))).__name__
+        'Composition'
+    """
 
     def __init__(self, outer: Operator, inner: Operator) -> None:
         super().__init__(inner.shape)
-        self.outer, self.inner = outer, inner
+        self.outer = outer
+        self.inner = inner
         self.picture = outer.picture and inner.picture
 
     def forward(self, x: Tensor) -> Tensor:
@@ -321,13 +401,20 @@ class Composition(Operator):
     def count(self, y: Tensor) -> int | Tensor:
         return self.outer.count(y)
 
-    def highest(self) -> Operator:
-        outer, inner = self.outer.highest(), self.inner.highest()
+    def structured(self) -> Operator:
+        outer = self.outer.structured()
+        inner = self.inner.structured()
         return self if outer is self.outer and inner is self.inner else outer @ inner
 
 
 class LinearComposition(Composition, LinearOperator):
-    """A composition of two linear operators: (A B)^T = B^T A^T."""
+    """Composition of two linear operators: (A B)^T = B^T A^T.
+
+    Example:
+        >>> from invdiff.operators import BlockAverage, MaskHalf
+        >>> type(BlockAverage((1, 4, 4), 2) @ MaskHalf((1, 4, 4))).__name__
+        'LinearComposition'
+    """
 
     outer: LinearOperator
     inner: LinearOperator
@@ -336,18 +423,55 @@ class LinearComposition(Composition, LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
 
-def drawn(
-    draw: Callable[[int], Tensor], seed: int, per_image: bool, images: Sequence[int]
-) -> Tensor:
-    """draw(seed), or one draw for each image, stacked: image b's is of the stream (seed, b),
-    whatever its batch.
+def drawn(draw: Callable[[int], Tensor], seed: int, per_image: PerImage) -> Tensor:
+    """Return draw(seed), or one draw for each image, stacked.
+
+    Args:
+        draw: makes a mask or kernel from a seed.
+        seed: from 0 to 2^63 - 1.
+        per_image: False, or the numbers of the images: number b draws from the stream (seed, b),
+            whatever batch it is in. True is [0], for one image.
+
+    Raises:
+        InputError: `seed` is no such integer, or `per_image` holds no such numbers.
     """
-    return torch.stack([draw(stream_seed(seed, b)) for b in images]) if per_image else draw(seed)
+    seed = whole("seed", seed, 0, LARGEST_SEED)
+    if per_image is False:
+        return draw(seed)
+    if per_image is True:
+        per_image = [0]
+    if isinstance(per_image, str) or not isinstance(per_image, Sequence):
+        raise InputError(f"per_image: found {told(per_image)}, expected the numbers of the images")
+    numbers = [whole("per_image", number, 0) for number in per_image]
+    if not numbers:
+        raise InputError("per_image: found no number, expected that of at least one image")
+    return torch.stack([draw(stream_seed(seed, number)) for number in numbers])
 
 
-def varies(damp: float | Tensor, y: Tensor) -> bool:
-    """Whether damp may differ between the measurements of one image, rather than only between
-    images.
+def numbered(settings: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
+    """Return an operator's settings with ``per_image: true`` replaced by the images' numbers.
+
+    Args:
+        settings: of an operator, and of a kernel inside.
+        numbers: of the images, which name their random streams.
+
+    Example:
+        >>> numbered({"name": "mask_random", "per_image": True}, range(2))
+        {'name': 'mask_random', 'per_image': [0, 1]}
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found[key] = numbered(value, numbers)
+        else:
+            found[key] = list(numbers) if key == "per_image" and value is True else value
+    return found
+
+
+def varies_within_image(damp: float | Tensor, y: Tensor) -> bool:
+    """Return whether damp may differ between the measurements of one image.
+
+    It is False for one number, and for one number per image, (B, 1, ...).
     """
     return (
         isinstance(damp, Tensor)
@@ -356,27 +480,20 @@ def varies(damp: float | Tensor, y: Tensor) -> bool:
     )
 
 
-def per_image(damp: float | Tensor, ndim: int) -> float | Tensor:
-    """damp, one number or (B, 1, ...), with `ndim` dimensions."""
+def with_ndim(damp: float | Tensor, ndim: int) -> float | Tensor:
+    """Return one number, or one per image as (B, 1, ...) with `ndim` dimensions."""
     return damp.reshape(-1, *[1] * (ndim - 1)) if isinstance(damp, Tensor) else damp
 
 
 def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """`shape` as (C, H, W); InputError unless it is three positive integers."""
-    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
-        raise InputError(f"shape: found {tuple(shape)}, expected three positive integers (C, H, W)")
-    return int(shape[0]), int(shape[1]), int(shape[2])
-
-
-def positive(name: str, value: int) -> int:
-    """`value` as a positive integer; InputError names it otherwise."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise InputError(f"{name}: found {value}, expected a positive integer")
-    return int(value)
-
-
-def one_of(name: str, value: str, known: Sequence[str]) -> str:
-    """`value` if it is known; InputError names what is."""
-    if value not in known:
-        raise InputError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, known))}")
-    return value
+    """Return `shape` as (C, H, W); InputError unless it is three positive integers."""
+    expected = "expected three positive integers (C, H, W)"
+    try:
+        sides = tuple(shape)
+    except TypeError:
+        raise InputError(f"shape: found {told(shape)}, {expected}") from None
+    try:
+        channels, height, width = (whole("shape", side) for side in sides)
+    except ValueError:  # also of a number of sides that is not three
+        raise InputError(f"shape: found {sides}, {expected}") from None
+    return channels, height, width

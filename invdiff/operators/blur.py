@@ -15,17 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invdiff.arguments import holds_integers, one_of, real_array
 from invdiff.errors import InputError
 from invdiff.operators.base import (
     LinearOperator,
     Operator,
     SpectralOperator,
     image_shape,
-    one_of,
-    per_image,
-    varies,
+    varies_within_image,
+    with_ndim,
 )
-from invdiff.operators.kernels import Kernel, array, gaussian_taps, kernel_tensor
+from invdiff.operators.from_files import load_npy
+from invdiff.operators.kernels import Array, Kernel, gaussian_taps, kernel_tensor, normalised
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
 
@@ -34,18 +35,18 @@ Padding = tuple[int, int]  # pixels before and after
 
 
 def padding(size: int, boundary: str) -> Padding:
-    """By how much a side grows before it is convolved with `size` taps centred on size // 2."""
+    """Return by how much a side grows before a convolution with `size` taps."""
     return (0, 0) if boundary == "valid" else (size - 1 - size // 2, size // 2)
 
 
 def extend(x: Tensor, across: Padding, down: Padding, boundary: str) -> Tensor:
-    """x (B, C, H, W) with its surroundings."""
+    """Return x (B, C, H, W) with its surroundings."""
     mode = {"zero": "constant", "valid": "constant"}.get(boundary, boundary)
     return F.pad(x, (*across, *down), mode=mode)
 
 
 def check_fit(kernel: Sequence[int], image: Sequence[int], boundary: str) -> None:
-    """InputError if the boundary does not say what a kernel of this size sees."""
+    """Raise InputError if the boundary does not say what a kernel of this size sees."""
     for size, side in zip(kernel, image, strict=True):
         largest = {"reflect": 2 * side - 1, "circular": side, "valid": side}.get(boundary, size)
         if size > largest:
@@ -59,15 +60,16 @@ def check_fit(kernel: Sequence[int], image: Sequence[int], boundary: str) -> Non
 def before_valid(
     measurement: tuple[int, ...], kernel: Sequence[int], boundary: str
 ) -> tuple[int, ...]:
-    """(C, H, W) of the image that a blur has made this measurement of."""
+    """Return (C, H, W) of the image that a blur has made this measurement of."""
     channels, *sides = measurement
     grown = (0, 0) if boundary != "valid" else (kernel[0] - 1, kernel[1] - 1)
     return channels, sides[0] + grown[0], sides[1] + grown[1]
 
 
 def convolution_matrix(n: int, taps: Tensor, boundary: str) -> Tensor:
-    """(m, n) in float64: convolution of n pixels with `taps`; m is n, or n - len(taps) + 1 for
-    "valid".
+    """Return the convolution of n pixels with `taps` as a matrix (m, n) in float64.
+
+    m is n, or n - len(taps) + 1 for "valid".
     """
     columns = torch.eye(n, dtype=torch.float64)[None, None]
     around = extend(columns, padding(len(taps), boundary), (0, 0), boundary)[0, 0]
@@ -75,8 +77,9 @@ def convolution_matrix(n: int, taps: Tensor, boundary: str) -> Tensor:
 
 
 def factors(kernel: Tensor) -> tuple[float, tuple[Tensor, Tensor]]:
-    """The share of the second singular value of a kernel (h, w), and the column and the row of taps
-    of its first.
+    """Return how far a kernel (h, w) is from a product of a column and a row, and these taps.
+
+    The distance is the share of the second singular value in the first.
     """
     u, s, v_t = torch.linalg.svd(kernel)
     return float(s[1] / s[0]) if len(s) > 1 else 0.0, (s[0] * u[:, 0], v_t[0])
@@ -91,7 +94,23 @@ LARGEST_MATRIX = (
 
 
 class SeparableKernelBlur(Separable):
-    """Convolution with the outer product of two rows of taps, in float64."""
+    """Convolution with the outer product of a column and a row of taps.
+
+    Args:
+        shape: (C, H, W) of the image.
+        down: taps along the height, (h,) in float64.
+        across: taps along the width, (w,) in float64.
+        boundary: how the image continues beyond its edge.
+
+    Raises:
+        InputError: the taps are too many for the image.
+
+    Example:
+        >>> taps = torch.tensor([0.5, 0.5], dtype=torch.float64)
+        >>> blur = SeparableKernelBlur((1, 1, 3), torch.ones(1).double(), taps, "valid")
+        >>> blur(torch.tensor([[[[0.0, 1.0, 3.0]]]])).round(decimals=4)
+        tensor([[[[0.5000, 2.0000]]]])
+    """
 
     def __init__(self, shape: Sequence[int], down: Tensor, across: Tensor, boundary: str) -> None:
         one_of("boundary", boundary, ("circular", *BOUNDARIES))
@@ -103,8 +122,9 @@ class SeparableKernelBlur(Separable):
 
 @register("operator", "blur_gaussian")
 class GaussianBlur(SeparableKernelBlur):
-    """``kornia.filters.gaussian_blur2d``: convolution with a sampled, normalised, truncated
-    Gaussian.
+    """Convolution with a sampled, normalised, truncated Gaussian.
+
+    The same as ``kornia.filters.gaussian_blur2d``.
 
     Args:
         shape: (C, H, W) of the image.
@@ -115,6 +135,10 @@ class GaussianBlur(SeparableKernelBlur):
 
     Raises:
         InputError: `sigma` is not positive, or the kernel is even or too large for the image.
+
+    Example:
+        >>> GaussianBlur((1, 8, 8), sigma=0.5)(torch.ones(1, 1, 8, 8)).mean().round(decimals=4)
+        tensor(1.)
     """
 
     def __init__(
@@ -137,8 +161,9 @@ class GaussianBlur(SeparableKernelBlur):
 
 @register("operator", "blur_separable")
 class SeparableBlur(SeparableKernelBlur):
-    """Convolution with a kernel of rank 1, which has an SVD for every boundary: a box, a horizontal
-    motion.
+    """Convolution with a kernel of rank 1, such as a box or a horizontal motion.
+
+    It has an SVD for every boundary.
 
     Args:
         shape: (C, H, W) of the image.
@@ -148,12 +173,16 @@ class SeparableBlur(SeparableKernelBlur):
     Raises:
         InputError: the kernel is not the product of a column and a row, or is too large for the
             image.
+
+    Example:
+        >>> SeparableBlur((1, 4, 4), torch.full((2, 2), 0.25), "valid").measurement_shape
+        (1, 3, 3)
     """
 
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         boundary: Literal["reflect", "circular", "replicate", "zero", "valid"] = "reflect",
     ) -> None:
         values = kernel_tensor(kernel)
@@ -188,14 +217,19 @@ class Blur(LinearOperator):
     Args:
         shape: (C, H, W) of the image.
         kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with
-            kernels of their own; or its description, or the path of a file.
+            one kernel each; or its description, or the path of a file. Floats are taken as they
+            are, integers are divided by their sum.
         boundary: how the image continues beyond its edge; a periodic one is `CircularBlur`, which
             has an SVD.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
 
     Raises:
         InputError: the kernel is too large for the image.
+
+    Example:
+        >>> from invdiff.operators import MotionKernel
+        >>> blur = Blur((1, 8, 8), MotionKernel(3, angle=30))
+        >>> blur(torch.ones(1, 1, 8, 8)).mean().round(decimals=4)
+        tensor(1.)
     """
 
     # (1 or B, 1, P, Q // 2 + 1, 2): rfft2 of the kernel on the extended image, as real numbers
@@ -206,13 +240,12 @@ class Blur(LinearOperator):
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
-        images: Sequence[int] = (0,),
     ) -> None:
         super().__init__(shape)
         self.boundary = one_of("boundary", boundary, BOUNDARIES)
-        values = kernel_tensor(kernel, images)
+        values = kernel_tensor(kernel)
         self.kernel_shape = tuple(values.shape[-2:])
         check_fit(self.kernel_shape, self.shape[1:], boundary)
         self.down, self.across = (padding(size, boundary) for size in self.kernel_shape)
@@ -220,12 +253,12 @@ class Blur(LinearOperator):
         response = torch.view_as_real(
             torch.fft.rfft2(values.view(-1, 1, *self.kernel_shape), s=self.extended)
         )
-        self.constant("response", response, each=values.ndim == 3)
+        self.register_exact("response", response, per_image=values.ndim == 3)
         power = response.square().sum(-1)
         # Below 1 % of the largest the border decides, and the preconditioner does not trust the
         # filter.
         power = power.clamp_min(0.01 * power.amax((-2, -1), keepdim=True))
-        self.constant("power", power, each=values.ndim == 3)
+        self.register_exact("power", power, per_image=values.ndim == 3)
         self.taps: tuple[Tensor, Tensor] | None = None  # of the rows and the columns
         if values.ndim == 2 and max(self.shape) <= LARGEST_MATRIX:
             second, taps = factors(values)
@@ -258,13 +291,13 @@ class Blur(LinearOperator):
         around = self._multiply(embedded, torch.view_as_complex(self.response).conj())
         return self._fold(self._fold(around, -2, "down"), -1, "across")
 
-    def highest(self) -> Operator:
+    def structured(self) -> Operator:
         if self.taps is None:
             return self
         return SeparableKernelBlur(self.shape, *self.taps, self.boundary).to(self.response)
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
-        """The filter that it would be if the extended image were periodic."""
+        """Return the filter for an extended image that were periodic."""
         spectrum = torch.fft.rfft2(x, s=self.extended) / (self.power + damp)
         return torch.fft.irfft2(spectrum, s=self.extended)[..., : x.shape[-2], : x.shape[-1]]
 
@@ -272,9 +305,7 @@ class Blur(LinearOperator):
         return torch.fft.irfft2(response * torch.fft.rfft2(around), s=self.extended)
 
     def _fold(self, around: Tensor, dim: int, name: str) -> Tensor:
-        """The transpose of `extend` along one dimension: what lies outside is added where it came
-        from.
-        """
+        """The transpose of `extend` along one dimension, which adds what lies outside to its source."""
         before, after = getattr(self, name)
         size = around.shape[dim] - before - after
         inside = around.narrow(dim, before, size)
@@ -298,13 +329,15 @@ class CircularBlur(SpectralOperator):
     Args:
         shape: (C, H, W) of the image.
         kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for
-            a batch of images with kernels of their own; or its description, or the path of a file.
-            A tensor is not normalised here.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
+            a batch of images with one kernel each; or its description, or the path of a file.
+            Floats are taken as they are, integers are divided by their sum.
 
     Raises:
         InputError: the kernel does not fit the image.
+
+    Example:
+        >>> CircularBlur((1, 1, 3), torch.tensor([[0.0, 0.0, 1.0]]))(torch.eye(3)[None, None, :1]).round()
+        tensor([[[[0., 1., 0.]]]])
     """
 
     response: (
@@ -312,12 +345,10 @@ class CircularBlur(SpectralOperator):
     )
     phase: Tensor  # likewise; 1 where the response is zero
 
-    def __init__(
-        self, shape: Sequence[int], kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)
-    ) -> None:
+    def __init__(self, shape: Sequence[int], kernel: Kernel | Array | str) -> None:
         super().__init__(shape)
         _, height, width = self.shape
-        values = kernel_tensor(kernel, images)
+        values = kernel_tensor(kernel)
         h, w = values.shape[-2:]
         if h > height or w > width:
             raise InputError(
@@ -332,9 +363,9 @@ class CircularBlur(SpectralOperator):
             s > 1e-14 * s.amax((-2, -1), keepdim=True), s, 0
         )  # where the phase is that of rounding errors
         phase = torch.where(s > 0, response / s.clamp_min(1e-300), 1)
-        self.constant("s", s if each else s[0], each)
-        self.constant("response", torch.view_as_real(response[..., :half]), each)
-        self.constant("phase", torch.view_as_real(phase[..., :half]), each)
+        self.register_exact("s", s if each else s[0], each)
+        self.register_exact("response", torch.view_as_real(response[..., :half]), each)
+        self.register_exact("phase", torch.view_as_real(phase[..., :half]), each)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._convolve(x, torch.view_as_complex(self.response))
@@ -357,12 +388,12 @@ class CircularBlur(SpectralOperator):
             hartley(torch.where(self.s > 0, c, 0)), torch.view_as_complex(self.phase)
         )
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        if varies(damp, y):
-            return super().pinv(y, damp)
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        if varies_within_image(damp, y):
+            return super().pinv(y, damp, rtol)
         # V diag(gain) U^T in one: for a real response that is even, as the gain, V diag(.) V^T is a
         # convolution.
-        gain = self.gain(per_image(damp, y.ndim))[..., : self.shape[2] // 2 + 1]
+        gain = self.gain(with_ndim(damp, y.ndim))[..., : self.shape[2] // 2 + 1]
         return self._convolve(y, gain * torch.view_as_complex(self.phase).conj())
 
     def _convolve(self, x: Tensor, response: Tensor) -> Tensor:
@@ -370,23 +401,25 @@ class CircularBlur(SpectralOperator):
 
 
 def hartley(x: Tensor) -> Tensor:
-    """The orthonormal discrete Hartley transform Re F - Im F of (..., H, W); its own inverse."""
+    """Return the orthonormal discrete Hartley transform Re F - Im F of (..., H, W).
+
+    The transform is its own inverse.
+    """
     # Re (1 + i) F x: one transform, and no pass over its two parts, which are not contiguous.
     return torch.fft.fft2(torch.complex(x, x), norm="ortho").real
 
 
 @register("operator", "blur_varying")
 class VaryingBlur(LinearOperator):
-    """A blur that changes over the image: y = sum_k w_k (kernel_k * x), as Nagy & O'Leary (1998)
-    interpolate it.
+    """Blur that changes over the image: y = sum_k w_k (kernel_k * x).
 
-    https://doi.org/10.1137/S106482759528507X
+    The interpolation of Nagy & O'Leary (1998), https://doi.org/10.1137/S106482759528507X.
 
     Args:
         shape: (C, H, W) of the image.
         kernels: (K, h, w), or (rows, columns, h, w) for a grid of places where the kernel is known;
-            or an .npy file, whose values are taken as they are; or a folder or stack of K pictures,
-            which are normalised.
+            or an .npy file. Floats are taken as they are, integers are divided by their sums. Or a
+            folder or stack of K pictures, which are divided by their sums.
         weights: (K, H', W') for y of H' x W' pixels, summing to 1 over K; or an .npy file. None
             interpolates a grid bilinearly between the centres of its rows x columns equal parts of
             y.
@@ -394,6 +427,11 @@ class VaryingBlur(LinearOperator):
 
     Raises:
         InputError: the shapes do not fit each other or the image, or the weights do not sum to 1.
+
+    Example:
+        >>> kernels = torch.ones(1, 2, 3, 3) / 9  # on a grid of one row and two columns
+        >>> VaryingBlur((1, 8, 8), kernels)(torch.ones(1, 1, 8, 8)).mean().round(decimals=4)
+        tensor(1.)
     """
 
     weights: Tensor  # (K, 1, H', W')
@@ -401,8 +439,8 @@ class VaryingBlur(LinearOperator):
     def __init__(
         self,
         shape: Sequence[int],
-        kernels: Tensor | str,
-        weights: Tensor | str | None = None,
+        kernels: Array | str,
+        weights: Array | str | None = None,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
     ) -> None:
         super().__init__(shape)
@@ -415,10 +453,13 @@ class VaryingBlur(LinearOperator):
         flat = values.reshape(-1, *values.shape[-2:])
         self.blurs = torch.nn.ModuleList(Blur(shape, kernel, boundary) for kernel in flat)
         sides = self.blurs[0](torch.zeros(1, *self.shape)).shape[-2:]
+        maps: Tensor
         if weights is None:
             maps = bilinear_weights((values.shape[0], values.shape[1]), (sides[0], sides[1]))
         else:
-            maps = array("weights", weights)
+            maps = real_array(
+                "weights", load_npy("weights", weights) if isinstance(weights, str) else weights
+            )
         if tuple(maps.shape) != (len(flat), *sides):
             raise InputError(
                 f"weights: found shape {tuple(maps.shape)}, expected {(len(flat), *sides)}"
@@ -428,7 +469,7 @@ class VaryingBlur(LinearOperator):
             raise InputError(
                 f"weights: found a sum over the kernels that is off 1 by {off:.1e}, expected 1"
             )
-        self.constant("weights", maps[:, None])
+        self.register_exact("weights", maps[:, None])
 
     @classmethod
     def infer_shape(
@@ -449,17 +490,22 @@ class VaryingBlur(LinearOperator):
             yield weight, blur
 
 
-def kernel_array(kernels: Tensor | str) -> Tensor:
-    """(K, h, w) or (rows, columns, h, w) in float64."""
+def kernel_array(kernels: Array | str) -> Tensor:
+    """Return (K, h, w) or (rows, columns, h, w) in float64; integers are divided by their sums."""
     if isinstance(kernels, str) and not kernels.endswith(".npy"):
         values = kernel_tensor(kernels)
         return values if values.ndim == 3 else values[None]
-    return array("kernels", kernels)
+    found = load_npy("kernels", kernels) if isinstance(kernels, str) else kernels
+    values = real_array("kernels", found)
+    if values.ndim < 2 or not values.numel():
+        raise InputError(f"kernels: found shape {tuple(values.shape)}, expected (K, height, width)")
+    return normalised("kernels", values) if holds_integers(found) else values
 
 
 def bilinear_weights(grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
-    """(rows * columns, H, W): how near a pixel is to each cell's centre; constant beyond the
-    outermost centres.
+    """Return how near every pixel is to each cell's centre, (rows * columns, H, W).
+
+    The weights sum to 1, and are constant beyond the outermost centres.
     """
     ramps = []
     for count, side in zip(grid, sides, strict=True):

@@ -1,4 +1,4 @@
-"""Is an operator what it says it is? ``print(check(operator))``.
+"""Check that an operator is what it claims to be: ``print(check(operator))``.
 
 Every claim of `Operator`, `LinearOperator` and `SpectralOperator` is tried on random images in
 float32 and float64: the dot test <A x, y> = <x, A^T y> (Claerbout 2014,
@@ -30,8 +30,16 @@ Check = Callable[[Operator, Callable[..., Tensor]], Found]
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a report: what was tried, whether it holds (None: not a matter of right or wrong),
-    what was found.
+    """Row of a report.
+
+    Attributes:
+        name: what was tried.
+        passed: whether it holds; None where that is no matter of right or wrong.
+        found: what was found, in words.
+
+    Example:
+        >>> Line("dot test", True, "ratio 1").passed
+        True
     """
 
     name: str
@@ -41,7 +49,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; ``str`` makes it a table."""
+    """Findings of `check`; ``str`` makes them a table.
+
+    Attributes:
+        title: the operator, its level and its images.
+        lines: one for each finding.
+
+    Example:
+        >>> Report("Blur", (Line("dot test", False, "ratio 2"),)).ok
+        False
+    """
 
     title: str
     lines: tuple[Line, ...]
@@ -65,12 +82,17 @@ class Report:
 
 @torch.no_grad()
 def check(operator: Operator, *, seed: int = 0) -> Report:
-    """Try everything that an operator claims by its level; it stays as it is.
+    """Try everything that an operator claims by its level, and leave it as it is.
 
     Args:
         operator: any; copies of it are moved to float32, float64 and, where there is one, to a CUDA
             device.
         seed: of the random images.
+
+    Example:
+        >>> from invdiff.operators import MaskHalf
+        >>> check(MaskHalf((1, 4, 4))).ok
+        True
     """
     lines = []
     for dtype in DTYPES:
@@ -123,7 +145,7 @@ def _run(run: Check, operator: Operator, dtype: torch.dtype, seed: int) -> tuple
 def _describe(
     describe: Callable[[Operator, int], str], operator: Operator, seed: int
 ) -> tuple[None, str]:
-    return None, describe(copy.deepcopy(operator.take([0])).to("cpu", torch.float64), seed)
+    return None, describe(copy.deepcopy(operator.select([0])).to("cpu", torch.float64), seed)
 
 
 def _guarded(name: str, run: Callable[[], tuple[bool | None, str]]) -> Line:
@@ -138,6 +160,7 @@ def _guarded(name: str, run: Callable[[], tuple[bool | None, str]]) -> Line:
 
 
 def shapes(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test shape, dtype and device of y, and `measured` against `count`."""
     x = draw(*operator.shape)
     y = operator(x)
     good = (
@@ -154,8 +177,9 @@ def shapes(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def batches(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test that an image is measured the same in a batch and alone."""
     x = draw(*operator.shape)
-    parts = [operator.take([b]) for b in range(len(x))]
+    parts = [operator.select([b]) for b in range(len(x))]
     together, alone = (
         operator(x),
         torch.cat([part(image[None]) for part, image in zip(parts, x, strict=True)]),
@@ -170,7 +194,7 @@ def batches(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def gradient(operator: Operator, draw: Callable[..., Tensor]) -> Found:
-    """Reverse-mode derivatives, against the adjoint or else against central differences in float64."""
+    """Compare autograd's derivatives with the adjoint, or else with central differences."""
     x, direction = draw(*operator.shape).abs().clamp(0.1, 0.9), draw(*operator.shape)
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
@@ -196,12 +220,14 @@ def gradient(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def linearity(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test A(2x - 3z) = 2 A(x) - 3 A(z)."""
     x, other = draw(*operator.shape), draw(*operator.shape)
     error = relative(operator(2 * x - 3 * other), 2 * operator(x) - 3 * operator(other))
     return error, 100 * eps(x), "A(2x - 3z) = 2 A(x) - 3 A(z)"
 
 
 def dot_test(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test <A x, y> = <x, A^T y>."""
     a = linear(operator)
     x = draw(*a.shape)
     ax = a(x)
@@ -216,18 +242,20 @@ def dot_test(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def pseudo_inverse(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test A A^+ y = y for a y = A x."""
     a = linear(operator)
     y = a(draw(*a.shape))
     return relative(a(a.pinv(y)), y), 1e-3, "A A^+ y = y for a y = A x"
 
 
 def damped(operator: Operator, draw: Callable[..., Tensor]) -> Found:
-    """x = A^T (A A^T + D)^-1 y has D z = y - A x for z with x = A^T z; D one number, and one per
-    entry.
+    """Test x = A^T (A A^T + D)^-1 y by D z = y - A x for the z with x = A^T z.
+
+    D is one number, and one per entry.
     """
     a = linear(operator)
     y = a.measured(draw(*a.measurement_shape))
-    level = 0.01 * largest_singular_value(linear(a.take([0])), draw(*a.shape)[:1]) ** 2
+    level = 0.01 * largest_singular_value(linear(a.select([0])), draw(*a.shape)[:1]) ** 2
     per_entry = level * (
         1 + torch.linspace(0, 1, y[0].numel(), dtype=y.dtype).view(y.shape[1:]).expand_as(y)
     )
@@ -239,6 +267,7 @@ def damped(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def right_basis(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test that V is orthonormal and complete."""
     a = spectral(operator)
     x = draw(*a.shape)
     c = a.v_t(x)
@@ -251,6 +280,7 @@ def right_basis(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def left_basis(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test that U is orthonormal where s > 0."""
     a = spectral(operator)
     c = torch.where(a.s > 0, a.v_t(draw(*a.shape)), 0)
     y = a.u(c)
@@ -263,6 +293,7 @@ def left_basis(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def decomposition(operator: Operator, draw: Callable[..., Tensor]) -> Found:
+    """Test U diag(s) V^T = A."""
     a = spectral(operator)
     x = draw(*a.shape)
     words = f"s from {float(a.s.min()):.3g} to {float(a.s.max()):.3g}"
@@ -273,6 +304,7 @@ def decomposition(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 
 def norm(operator: Operator, seed: int) -> str:
+    """Describe the largest singular value."""
     if not isinstance(operator, LinearOperator):
         return "not linear: no singular values"
     x = torch.randn(
@@ -283,6 +315,7 @@ def norm(operator: Operator, seed: int) -> str:
 
 
 def constant(operator: Operator, seed: int) -> str:
+    """Describe the measurement of an image of ones."""
     y = operator(torch.ones(1, *operator.shape, dtype=torch.float64))
     y = y[operator.measured(torch.ones_like(y)) != 0]
     mean, least, most = (float(value) for value in (y.mean(), y.min(), y.max()))
@@ -290,9 +323,7 @@ def constant(operator: Operator, seed: int) -> str:
 
 
 def border(operator: Operator, seed: int) -> str:
-    """What becomes of one pixel, of the left edge and of the centre, that is brighter than a gray
-    image by 0.1.
-    """
+    """Describe the measurement of one bright pixel, at the left edge and in the centre."""
     _, height, width = operator.shape
     gray = torch.full((1, *operator.shape), 0.5, dtype=torch.float64)
 
@@ -315,6 +346,7 @@ def border(operator: Operator, seed: int) -> str:
 
 
 def device(operator: Operator, seed: int) -> str:
+    """Describe whether a CUDA device measures what the CPU does."""
     if not torch.cuda.is_available():
         left = [
             name
@@ -342,7 +374,7 @@ def device(operator: Operator, seed: int) -> str:
 
 
 def largest_singular_value(a: LinearOperator, x: Tensor) -> float:
-    """By power iteration on A^T A: a lower bound that is soon tight."""
+    """Return a lower bound, soon tight, of the largest singular value, by power iteration."""
     for _ in range(POWER_ITERATIONS):
         length = x.norm()
         if length == 0:
@@ -352,7 +384,7 @@ def largest_singular_value(a: LinearOperator, x: Tensor) -> float:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected|; of shapes that differ, infinity."""
+    """Return |found - expected| / |expected|, and infinity for shapes that differ."""
     if found.shape != expected.shape:
         return float("inf")
     scale = float(expected.double().norm())
@@ -360,14 +392,17 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def eps(x: Tensor) -> float:
+    """Return the rounding unit of x's dtype."""
     return torch.finfo(x.dtype).eps
 
 
 def linear(operator: Operator) -> LinearOperator:
+    """Return an operator that is known to be linear, as one."""
     assert isinstance(operator, LinearOperator)
     return operator
 
 
 def spectral(operator: Operator) -> SpectralOperator:
+    """Return an operator that is known to be spectral, as one."""
     assert isinstance(operator, SpectralOperator)
     return operator

@@ -1,5 +1,6 @@
-"""Colour from one value per pixel: gray pictures and colour filter mosaics. y has one channel, x
-has three.
+"""Colour from one value per pixel: gray pictures and colour filter mosaics.
+
+y has one channel, and x has three.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from invdiff.arguments import one_of
 from invdiff.errors import InputError
 from invdiff.operators.base import SpectralOperator, image_shape
 from invdiff.registry import register
@@ -21,7 +23,7 @@ GRAY = {
 
 
 def colour_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """`shape` if it is (3, H, W); InputError otherwise."""
+    """Return `shape` if it is (3, H, W); InputError otherwise."""
     channels, height, width = image_shape(shape)
     if channels != 3:
         raise InputError(f"shape: found {channels} channels, expected 3 (red, green, blue)")
@@ -29,7 +31,7 @@ def colour_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 class _OneChannel(SpectralOperator):
-    """What both operators share: (3, H, W) becomes (1, H, W)."""
+    """Base of both operators: (3, H, W) becomes (1, H, W)."""
 
     decoupled: ClassVar[bool] = True
 
@@ -49,8 +51,9 @@ class _OneChannel(SpectralOperator):
 
 @register("operator", "grayscale")
 class Grayscale(_OneChannel):
-    """Colorization: y is a weighted sum w^T x of red, green and blue at every pixel. A
-    `SpectralOperator`.
+    """Colorization: y is a weighted sum w^T x of red, green and blue at every pixel.
+
+    A `SpectralOperator`.
 
     V is, in every pixel, the Householder reflection that swaps w / |w| and the first channel: the
     first coefficient carries the gray value, with s = |w|, and the two others span the null space.
@@ -62,6 +65,11 @@ class Grayscale(_OneChannel):
 
     Raises:
         InputError: the image has not three channels, or the weights are unknown.
+
+    Example:
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+        >>> Grayscale((3, 1, 1))(red)
+        tensor([[[[0.2990]]]])
     """
 
     w: Tensor  # (3, 1, 1)
@@ -69,15 +77,16 @@ class Grayscale(_OneChannel):
 
     def __init__(self, shape: Sequence[int], weights: Literal["luma", "mean"] = "luma") -> None:
         super().__init__(shape)
-        if weights not in GRAY:
-            raise InputError(f"weights: found {weights!r}, expected 'luma' or 'mean'")
+        one_of("weights", weights, tuple(GRAY))
         w = torch.tensor(GRAY[weights], dtype=torch.float64)
         normal = w / w.norm() - torch.tensor([1.0, 0.0, 0.0])
-        self.constant("w", w.view(3, 1, 1))
-        self.constant(
+        self.register_exact("w", w.view(3, 1, 1))
+        self.register_exact(
             "reflection", torch.eye(3) - 2 * torch.outer(normal, normal) / normal.dot(normal)
         )
-        self.constant("s", torch.stack([w.norm(), w.new_zeros(()), w.new_zeros(())]).view(3, 1, 1))
+        self.register_exact(
+            "s", torch.stack([w.norm(), w.new_zeros(()), w.new_zeros(())]).view(3, 1, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.w * x).sum(-3, keepdim=True)
@@ -110,20 +119,23 @@ class Demosaic(_OneChannel):
 
     Raises:
         InputError: the image has not three channels, or the pattern is unknown.
+
+    Example:
+        >>> colours = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+        >>> Demosaic((3, 2, 2))(colours)
+        tensor([[[[0.1000, 0.5000],
+                  [0.5000, 0.9000]]]])
     """
 
     def __init__(
         self, shape: Sequence[int], pattern: Literal["RGGB", "BGGR", "GRBG", "GBRG"] = "RGGB"
     ) -> None:
         super().__init__(shape)
-        if pattern not in ("RGGB", "BGGR", "GRBG", "GBRG"):
-            raise InputError(
-                f"pattern: found {pattern!r}, expected 'RGGB', 'BGGR', 'GRBG' or 'GBRG'"
-            )
+        one_of("pattern", pattern, ("RGGB", "BGGR", "GRBG", "GBRG"))
         seen = torch.zeros(self.shape)
         for k, colour in enumerate(pattern):
             seen["RGB".index(colour), k // 2 :: 2, k % 2 :: 2] = 1
-        self.constant("s", seen)
+        self.register_exact("s", seen)
 
     def v_t(self, x: Tensor) -> Tensor:
         return x

@@ -1,9 +1,8 @@
-"""Conjugate gradients, preconditioned: Hestenes & Stiefel 1952,
-https://doi.org/10.6028/jres.049.044.
+"""Preconditioned conjugate gradients for batches of symmetric systems.
 
-Every image of a batch has its own step sizes and stops on its own: its solution does not depend on
-its batch. The relative residual ||b - A x|| / ||b|| is computed anew at the end, and a warning
-tells it where it is too large.
+Hestenes & Stiefel 1952, https://doi.org/10.6028/jres.049.044. Every image of a batch has step sizes
+and a stopping rule for itself, so its solution does not depend on its batch. At the end the
+relative residual ||b - A x|| / ||b|| is computed anew, and a warning names one that is too large.
 """
 
 from __future__ import annotations
@@ -17,120 +16,142 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from invdiff.errors import InputError
+
 MAX_ITERATIONS = 500
-RESIDUAL = 1e-3  # relative: beyond it, a solution is warned of
+LARGEST_RESIDUAL = 1e-3  # a warning names solutions of a larger relative residual
 
 
 class Solution(NamedTuple):
-    """What a call of `conjugate_gradient` came to: the largest relative residual of its images."""
+    """Outcome of one call of `conjugate_gradient`.
+
+    Attributes:
+        residual: largest relative residual of its images.
+        iterations: iterations that were run.
+        dtype: floating point type of the system.
+        rtol: relative residual that was asked for.
+
+    Example:
+        >>> Solution(2e-3, 500, torch.float32).converged
+        False
+    """
 
     residual: float
     iterations: int
     dtype: torch.dtype
-    tolerance: float = 0.0
+    rtol: float = 0.0
+
+    @property
+    def converged(self) -> bool:
+        """Whether the residual is small enough to go without a warning."""
+        return self.residual <= max(LARGEST_RESIDUAL, 2 * self.rtol)
 
 
-_tolerance: ContextVar[float] = ContextVar("tolerance", default=0.0)
-_gathered: ContextVar[list[Solution] | None] = ContextVar("gathered", default=None)
+_collected: ContextVar[list[Solution] | None] = ContextVar("collected", default=None)
 
 
 @contextmanager
-def gathered() -> Iterator[list[Solution]]:
-    """The solutions that are found inside; those that did not converge are told of at the end, in
-    one warning.
-    """
+def one_cg_warning() -> Iterator[list[Solution]]:
+    """Collect the outcomes of all solutions inside, and warn at most once, at the end."""
     solutions: list[Solution] = []
-    token = _gathered.set(solutions)
+    token = _collected.set(solutions)
     try:
         yield solutions
     finally:
-        _gathered.reset(token)
-    tell(solutions)
+        _collected.reset(token)
+    warn_of_worst(solutions)
 
 
-@contextmanager
-def within(tolerance: float) -> Iterator[None]:
-    """Inside, damped systems are solved to this relative residual, and no further."""
-    token = _tolerance.set(tolerance)
-    try:
-        yield
-    finally:
-        _tolerance.reset(token)
+def warn_of_worst(solutions: list[Solution]) -> None:
+    """Warn of the solution with the largest residual, if that is too large."""
+    bad = [solution for solution in solutions if not solution.converged]
+    if not bad:
+        return
+    worst = max(bad)
+    among = f" (the largest of {len(bad)}, out of {len(solutions)} solutions)"
+    warnings.warn(
+        f"conjugate gradients: found a relative residual of {worst.residual:.1e} after "
+        f"{worst.iterations} iterations in {str(worst.dtype).removeprefix('torch.')}"
+        f"{among if len(solutions) > 1 else ''}, expected at most {LARGEST_RESIDUAL:.0e}; "
+        "more damping, or float64, helps",
+        stacklevel=3,
+    )
 
 
-def tell(solutions: list[Solution]) -> None:
-    """Warn of the worst of the solutions if it did not converge."""
-    bad = [
-        solution
-        for solution in solutions
-        if not solution.residual <= max(RESIDUAL, 2 * solution.tolerance)
-    ]
-    if bad:
-        worst = max(bad)
-        others = (
-            f" (the largest of {len(bad)}, out of {len(solutions)} solutions)"
-            if len(solutions) > 1
-            else ""
-        )
-        warnings.warn(
-            f"conjugate gradients: found a relative residual of {worst.residual:.1e} after {worst.iterations} "
-            f"iterations in {str(worst.dtype).removeprefix('torch.')}{others}, expected at most "
-            f"{RESIDUAL:.0e}; more damping, or float64, helps",
-            stacklevel=3,
-        )
+def identity(r: Tensor) -> Tensor:
+    """Return r: the preconditioner that leaves a system as it is."""
+    return r
 
 
 def conjugate_gradient(
     apply: Callable[[Tensor], Tensor],
     b: Tensor,
-    precondition: Callable[[Tensor], Tensor] = lambda r: r,
-    enough: int | None = None,
-    damped: bool = False,
+    precondition: Callable[[Tensor], Tensor] = identity,
+    rtol: float | None = None,
+    iterations: int | None = None,
 ) -> Tensor:
-    """Solve apply(x) = b, (B, ...), to a relative residual of 10 eps, or in `MAX_ITERATIONS`.
+    """Solve apply(x) = b for every image of a batch, in at most `MAX_ITERATIONS` iterations.
 
     Args:
-        apply: symmetric and positive semi-definite.
-        b: right-hand side.
+        apply: symmetric, positive semi-definite map of (B, ...) to (B, ...).
+        b: right-hand side, (B, ...).
         precondition: symmetric and positive definite, the nearer to the inverse of `apply` the
-            better. Where `apply` is singular, the solution of least norm needs the identity.
-        enough: iterations after which to stop, whatever the residual is: nothing is told about it.
-        damped: whether `apply` is far from singular, so that it may be solved to the residual of
-            `within` only.
+            better. Where `apply` is singular, only the identity leads to the solution of least
+            norm.
+        rtol: relative residual at which an image stops; never below 10 eps, which is the default.
+        iterations: run exactly this many and never warn.
+
+    Raises:
+        InputError: `rtol` is not in [0, 1), or `iterations` is below 1.
+
+    Example:
+        >>> b = torch.tensor([[2.0, 6.0]])
+        >>> conjugate_gradient(lambda x: torch.tensor([[1.0, 3.0]]) * x, b).round(decimals=3)
+        tensor([[2., 2.]])
     """
+    if rtol is not None and not 0 <= rtol < 1:
+        raise InputError(f"rtol: found {rtol}, expected a number in [0, 1)")
+    if iterations is not None and iterations < 1:
+        raise InputError(f"iterations: found {iterations}, expected at least 1")
 
     def dot(p: Tensor, q: Tensor) -> Tensor:
         return (p * q).flatten(1).sum(1).view(-1, *[1] * (b.ndim - 1))
 
     info = torch.finfo(b.dtype)
-    x, r, p = torch.zeros_like(b), b, precondition(b)
-    rr, rz = dot(b, b), dot(b, p)
-    start, iterations = rr, 0
-    tolerance = max(10 * info.eps, _tolerance.get() if damped else 0.0)
-    target = tolerance**2 * rr
-    while iterations < (enough or MAX_ITERATIONS):
+    rtol = max(10 * info.eps, rtol or 0.0)
+    x = torch.zeros_like(b)
+    r = b
+    p = precondition(r)
+    start = dot(b, b)
+    target = rtol**2 * start
+    rr = start
+    rz = dot(r, p)
+    done = 0
+    while done < (iterations or MAX_ITERATIONS):
         q = apply(p)
         curvature = dot(p, q)
         active = (rr > target) & (curvature > 0)
-        if not enough and not bool(
-            active.any()
-        ):  # a number of iterations is kept without a look at a value
+        # A fixed number of iterations is run without a look at a value, which would wait for a GPU.
+        if iterations is None and not bool(active.any()):
             break
-        iterations += 1
+        done += 1
         step = torch.where(active, rz / curvature, 0)
-        x, r, previous = x + step * p, r - step * q, rz
+        x = x + step * p
+        r = r - step * q
         z = precondition(r)
-        rr, rz = dot(r, r), dot(r, z)
+        previous = rz
+        rr = dot(r, r)
+        rz = dot(r, z)
         p = torch.where(active, z + rz / previous.clamp_min(info.tiny) * p, p)
-    if enough:
+    if iterations is not None:
         return x
-    # The residual of the recursion drifts away from the true one, which no rounding error can make
-    # look small.
+    # The residual of the recursion drifts away from the true one, b - A x.
     true = b - apply(x)
     residual = float((dot(true, true) / start.clamp_min(info.tiny)).max().sqrt())
-    solution, solutions = Solution(residual, iterations, b.dtype, tolerance), _gathered.get()
+    solution = Solution(residual, done, b.dtype, rtol)
+    solutions = _collected.get()
     if solutions is None:
-        tell([solution])
+        warn_of_worst([solution])
     else:
         solutions.append(solution)
     return x

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invdiff.arguments import number, seeded
 from invdiff.errors import InputError
-from invdiff.operators.base import drawn, image_shape
+from invdiff.operators.base import PerImage, drawn, image_shape
 from invdiff.operators.mask import Mask
 from invdiff.registry import register
 
 
 @register("operator", "hadamard")
 class Hadamard(Mask):
-    """A random subset of the Walsh-Hadamard coefficients of every channel: a mask in the
-    transformed domain.
+    """Random subset of the Walsh-Hadamard coefficients of every channel.
 
     A `SpectralOperator` with s = 0 or 1. The measurement has the image's shape, (C, H, W): the
     orthonormal coefficients in Sylvester's (natural) order, read row by row, with zeros where none
@@ -30,11 +30,16 @@ class Hadamard(Mask):
         shape: (C, H, W) of the image; H and W are powers of two.
         ratio: measured share of the coefficients, rounded to whole coefficients (at least one).
         seed: of the subset.
-        per_image: whether every image has a subset of its own.
-        images: their numbers; the command lines know them.
+        per_image: numbers of the images, for one subset each, number b's of the stream (seed, b);
+            False for one subset for all. A configuration writes `true`.
 
     Raises:
         InputError: a side is no power of two, or `ratio` is not in (0, 1].
+
+    Example:
+        >>> Hadamard((1, 2, 2), ratio=0.25)(torch.ones(1, 1, 2, 2))
+        tensor([[[[2., 0.],
+                  [0., 0.]]]])
     """
 
     picture = False
@@ -44,26 +49,24 @@ class Hadamard(Mask):
         shape: Sequence[int],
         ratio: float = 0.25,
         seed: int = 0,
-        per_image: bool = False,
-        images: Sequence[int] = (0,),
+        per_image: PerImage = False,
     ) -> None:
         _, height, width = image_shape(shape)
         if height & (height - 1) or width & (width - 1):
             raise InputError(
                 f"shape: found a {height}x{width} image, expected sides that are powers of two"
             )
-        if not 0 < ratio <= 1:
-            raise InputError(f"ratio: found {ratio}, expected a fraction in (0, 1]")
+        ratio = number("ratio", ratio, lambda v: 0 < v <= 1, "a fraction in (0, 1]")
         size = height * width
 
         def draw(seed: int) -> Tensor:
-            others = 1 + torch.randperm(size - 1, generator=torch.Generator().manual_seed(seed))
+            others = 1 + torch.randperm(size - 1, generator=seeded(seed))
             kept = torch.zeros(size)
             kept[0] = 1
             kept[others[: max(round(ratio * size), 1) - 1]] = 1
             return kept.view(1, height, width)
 
-        super().__init__(shape, drawn(draw, seed, per_image, images))
+        super().__init__(shape, drawn(draw, seed, per_image))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.s * walsh_hadamard(x)
@@ -79,14 +82,15 @@ class Hadamard(Mask):
 
 
 def walsh_hadamard(x: Tensor) -> Tensor:
-    """Orthonormal transform of each (H, W), H W a power of two, in log2(H W) passes; its own
-    inverse.
+    """Return the orthonormal transform of each (H, W), H W a power of two.
 
-    In Sylvester's order the matrix of the flattened image is the Kronecker product of those of its
-    sides.
+    It takes log2(H W) passes, and is its own inverse. In Sylvester's order the matrix of the
+    flattened image is the Kronecker product of those of its sides.
     """
-    flat, step = x.flatten(-2), 1
+    flat = x.flatten(-2)
+    step = 1
     while step < flat.shape[-1]:
         a, b = flat.unflatten(-1, (-1, 2, step)).unbind(-2)
-        flat, step = torch.stack([a + b, a - b], -2).flatten(-3), 2 * step
+        flat = torch.stack([a + b, a - b], -2).flatten(-3)
+        step = 2 * step
     return flat.view(x.shape) / step**0.5

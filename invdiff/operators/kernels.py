@@ -1,18 +1,18 @@
-"""Blur kernels: what a point becomes. An operator that blurs takes one of these, a tensor, or a
-file.
+"""Blur kernels: what a point becomes. An operator that blurs takes one of these, an array, or a file.
 
 A kernel is (h, w) in float64, centred on [h // 2, w // 2], or (B, h, w) for a batch of images with
-kernels of their own. Unless it is read as it is from a file, its values are non-negative and sum to
-1. The motion and defocus kernels are integrals over the pixels, not samples.
+one kernel each. The kernels described here are non-negative and sum to 1. Those of motion and
+defocus are integrals over the pixels, not samples.
+
+An array of floats is taken as it is, whatever its sum. Integers and bools are a picture of a kernel
+in 8 or 16 bits, or counts: they are divided by their sum.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -20,55 +20,117 @@ import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 
+from invdiff.arguments import holds_integers, number, path_text, positive_number, real_array, whole
 from invdiff.errors import InputError
-from invdiff.operators.base import drawn, positive
+from invdiff.operators.base import PerImage, drawn
+from invdiff.operators.from_files import load_npy, opaque_pictures
 from invdiff.registry import register
+
+Array = Tensor | np.ndarray
+LARGEST_SIDE = 4097  # of a kernel, in pixels
+LARGEST_DISK = 513  # likewise, of a disk, which is integrated finely
 
 
 class Kernel(ABC):
-    """The description of a blur kernel. A configuration gives it as ``kernel: {name: motion,
-    length: 9}``.
+    """Description of a blur kernel, which a configuration gives as ``kernel: {name: motion, ...}``.
+
+    Example:
+        >>> class Sharp(Kernel):
+        ...     def tensor(self):
+        ...         return torch.ones(1, 1, dtype=torch.float64)
+        >>> Sharp().tensor().shape
+        torch.Size([1, 1])
     """
 
     registry_kind: ClassVar[str] = "kernel"
 
     @abstractmethod
     def tensor(self) -> Tensor:
-        """The kernel, (h, w) in float64, or (B, h, w) for images with kernels of their own."""
-
-    def of_images(self, images: Sequence[int]) -> Tensor:
-        """`tensor` for these images, where a kernel that is drawn belongs to its image."""
-        return self.tensor()
+        """Return the kernel, (h, w) in float64, or (B, h, w) for images with one each."""
 
 
-def kernel_tensor(kernel: Kernel | Tensor | str, images: Sequence[int] = (0,)) -> Tensor:
-    """Any description of a kernel as (h, w), or of several as (B, h, w), in float64; a string is
-    the path of a file.
+def kernel_tensor(kernel: Kernel | Array | str) -> Tensor:
+    """Return any description of a kernel as (h, w), or of several as (B, h, w), in float64.
+
+    Args:
+        kernel: a `Kernel`, an array, or the path of a file for `FileKernel`. Integers are divided
+            by their sum.
 
     Raises:
-        InputError: it is neither, or not finite.
+        InputError: it is none of these, not finite, empty, or larger than 4097 pixels.
+
+    Example:
+        >>> kernel_tensor(np.array([[1, 3]], np.uint8))
+        tensor([[0.2500, 0.7500]], dtype=torch.float64)
     """
     if isinstance(kernel, str):
         kernel = FileKernel(kernel)
-    values = (
-        kernel.of_images(images) if isinstance(kernel, Kernel) else kernel.detach().double().cpu()
-    )
+    if isinstance(kernel, Kernel):
+        values = kernel.tensor()
+    else:
+        values = real_array("kernel", kernel)
     if values.ndim not in (2, 3) or not values.numel():
-        raise InputError(f"kernel: found shape {tuple(values.shape)}, expected (height, width)")
+        raise InputError(
+            f"kernel: found shape {tuple(values.shape)}, expected (height, width), "
+            "or (B, height, width) for a batch of images"
+        )
+    check_gray("kernel", values)
+    if max(values.shape[-2:]) > LARGEST_SIDE:
+        raise InputError(
+            f"kernel: found shape {tuple(values.shape)}, expected at most {LARGEST_SIDE} pixels"
+        )
     if not bool(torch.isfinite(values).all()):
         raise InputError("kernel: found NaN or infinite values, expected finite numbers")
+    if not isinstance(kernel, Kernel) and holds_integers(kernel):
+        values = normalised("kernel", values)
     return values
+
+
+def check_gray(name: str, values: Tensor) -> None:
+    """Raise InputError for a kernel in colour, (h, w, 3 or 4), which is no batch of kernels."""
+    if values.ndim != 3:
+        return
+    height, width, channels = values.shape
+    if channels in (3, 4) and height == width > 4:
+        raise InputError(
+            f"{name}: found shape {tuple(values.shape)}, a kernel in colour, expected one plane, "
+            "(height, width)"
+        )
+
+
+def normalised(name: str, values: Tensor) -> Tensor:
+    """Return kernels (..., h, w) divided by their sums; InputError where one is not positive."""
+    totals = values.sum((-2, -1), keepdim=True)
+    bad = totals[~(totals > 1e-12 * values.abs().sum((-2, -1), keepdim=True))]
+    if len(bad):
+        raise InputError(
+            f"{name}: found the sum {bad[0]:.1e}, expected a positive one to divide by; "
+            "floats, or normalise=false for a file, are taken as they are"
+        )
+    return values / totals
+
+
+def check_side(name: str, extent: float, most: int = LARGEST_SIDE) -> None:
+    """Raise InputError where a kernel that reaches `extent` pixels from its centre is too large."""
+    if 2 * extent + 1 > most:
+        raise InputError(
+            f"{name}: found a kernel of {2 * extent + 1:.3g} pixels, expected at most {most}"
+        )
 
 
 @register("kernel", "gaussian")
 @dataclass(frozen=True)
 class GaussianKernel(Kernel):
-    """A sampled, normalised, truncated Gaussian.
+    """Sampled, normalised, truncated Gaussian.
 
     Args:
         sigma: standard deviation in pixels.
         size: odd side of the kernel in pixels; None covers 4 sigma on each side, 2 ceil(4 sigma) +
             1.
+
+    Example:
+        >>> GaussianKernel(0.5).tensor().shape
+        torch.Size([5, 5])
     """
 
     sigma: float
@@ -80,74 +142,85 @@ class GaussianKernel(Kernel):
 
 
 def gaussian_taps(sigma: float, size: int | None) -> Tensor:
-    """(size,) in float64: the one-dimensional factor of `GaussianKernel`; InputError as there."""
-    if not 0 < sigma < math.inf:
-        raise InputError(f"sigma: found {sigma}, expected a positive number of pixels")
-    size = 2 * math.ceil(4 * sigma) + 1 if size is None else positive("kernel_size", size)
+    """Return the one-dimensional factor of a `GaussianKernel`, (size,) in float64.
+
+    Raises:
+        InputError: `sigma` is not positive, or the kernel is even or larger than 4097 pixels.
+    """
+    sigma = positive_number("sigma", sigma, "a positive number of pixels")
+    if size is None:
+        check_side("sigma", 4 * sigma)
+        size = 2 * math.ceil(4 * sigma) + 1
+    size = whole("kernel_size", size, most=LARGEST_SIDE)
     if size % 2 == 0:
         raise InputError(
             f"kernel_size: found {size} (sigma {sigma}), expected an odd number of pixels"
         )
+    if sigma < 1e-3:  # the next pixel is beyond 1000 sigma, and squares would overflow
+        return (offsets(size // 2) == 0).double()
     return get_gaussian_kernel1d(size, sigma, force_even=False, device=None, dtype=torch.float64)[0]
 
 
 @register("kernel", "uniform")
 @dataclass(frozen=True)
 class UniformKernel(Kernel):
-    """A box of equal weights.
+    """Box of equal weights.
 
     Args:
-        size: its side in pixels.
+        size: side of the box in pixels.
+
+    Example:
+        >>> UniformKernel(2).tensor().tolist()
+        [[0.25, 0.25], [0.25, 0.25]]
     """
 
     size: int
 
     def tensor(self) -> Tensor:
-        size = positive("kernel size", self.size)
+        size = whole("kernel size", self.size, most=LARGEST_SIDE)
         return torch.full((size, size), 1 / size**2, dtype=torch.float64)
 
 
 @register("kernel", "motion")
 @dataclass(frozen=True)
 class MotionKernel(Kernel):
-    """Uniform motion along a straight line: every pixel's weight is the share of the line inside
-    it.
+    """Uniform motion along a straight line.
+
+    The weight of a pixel is the share of the line inside it.
 
     Args:
         length: of the line in pixels.
         angle: of the line in degrees, counter-clockwise from the horizontal as the image is seen.
+
+    Example:
+        >>> MotionKernel(2).tensor().tolist()
+        [[0.25, 0.5, 0.25]]
     """
 
     length: float
     angle: float = 0.0
 
     def tensor(self) -> Tensor:
-        if not 0 < self.length < math.inf or not math.isfinite(self.angle):
-            raise InputError(
-                f"kernel motion: found length {self.length}, angle {self.angle}, expected a length > 0"
-            )
-        turn = math.radians(self.angle % 180)
-        half = self.length / 2
-        # The line is t (cos, -sin) for |t| <= half; a pixel is the square of side 1 around its
-        # centre.
-        enter, leave = (
-            torch.tensor(-half, dtype=torch.float64),
-            torch.tensor(half, dtype=torch.float64),
-        )
+        length = positive_number("kernel motion length", self.length, "a length > 0")
+        angle = number("kernel motion angle", self.angle)
+        half = length / 2
+        check_side("kernel motion length", half)
+        turn = math.radians(angle % 180)
+        # The line is t (cos, -sin) for |t| <= half, and a pixel is the square of side 1 around its
+        # centre: enter and leave are the t at which the line comes into it and goes out.
+        enter = torch.tensor(-half, dtype=torch.float64)
+        leave = torch.tensor(half, dtype=torch.float64)
         for slope, dim in ((math.cos(turn), 0), (-math.sin(turn), 1)):
             slope = 0.0 if abs(slope) < 1e-12 else slope
             centre = offsets(reach(half * abs(slope))).unsqueeze(dim)
             if slope:
-                middle, width = centre / slope, 0.5 / abs(slope)
-                enter, leave = (
-                    torch.maximum(enter, middle - width),
-                    torch.minimum(leave, middle + width),
-                )
-            else:
-                enter, leave = (
-                    enter + 0 * centre,
-                    leave + 0 * centre,
-                )  # one row or column, which holds all of the line
+                middle = centre / slope
+                width = 0.5 / abs(slope)
+                enter = torch.maximum(enter, middle - width)
+                leave = torch.minimum(leave, middle + width)
+            else:  # one row or column, which holds all of the line
+                enter = enter + 0 * centre
+                leave = leave + 0 * centre
         share = (leave - enter).clamp_min(0)
         return share / share.sum()
 
@@ -155,7 +228,7 @@ class MotionKernel(Kernel):
 @register("kernel", "trajectory")
 @dataclass(frozen=True)
 class TrajectoryKernel(Kernel):
-    """Camera shake: the exposure along a random path, after Boracchi & Foi (2012).
+    """Camera shake: exposure along a random path, after Boracchi & Foi (2012).
 
     A particle moves at constant speed. Its velocity is pushed at random and pulled back to where it
     began, and now and then it turns round (https://doi.org/10.1109/TIP.2012.2192126, Section III).
@@ -167,29 +240,35 @@ class TrajectoryKernel(Kernel):
         intensity: in [0, 1], how shaken the path is; 0 is a straight line.
         seed: of the path, which is the same at every call.
         length: of the path in pixels; None is three quarters of `size`.
-        per_image: whether every image has a path of its own, of the stream (seed, b) for image b.
+        per_image: numbers of the images, for one path each, number b's of the stream (seed, b);
+            False for one path for all. A configuration writes `true`.
+
+    Example:
+        >>> TrajectoryKernel(9, seed=1).tensor().shape
+        torch.Size([9, 9])
+        >>> TrajectoryKernel(9, per_image=range(3)).tensor().shape
+        torch.Size([3, 9, 9])
     """
 
     size: int = 61
     intensity: float = 0.5
     seed: int = 0
     length: float | None = None
-    per_image: bool = False
-
-    def of_images(self, images: Sequence[int]) -> Tensor:
-        return drawn(self._drawn, self.seed, self.per_image, images)
+    per_image: PerImage = False
 
     def tensor(self) -> Tensor:
-        return self._drawn(self.seed)
+        return drawn(self._drawn, self.seed, self.per_image)
 
     def _drawn(self, seed: int) -> Tensor:
-        size = positive("kernel size", self.size)
+        size = whole("kernel size", self.size, most=LARGEST_SIDE)
+        number(
+            "kernel trajectory intensity",
+            self.intensity,
+            lambda v: 0 <= v <= 1,
+            "an intensity in [0, 1]",
+        )
         length = 0.75 * size if self.length is None else self.length
-        if not 0 <= self.intensity <= 1 or not 0 < length < math.inf:
-            raise InputError(
-                f"kernel trajectory: found intensity {self.intensity}, length {length}, "
-                "expected an intensity in [0, 1] and a length > 0"
-            )
+        length = positive_number("kernel trajectory length", length, "a length > 0")
         path = self._path(length, seed)
         room = (size - 1) / 2 + (size % 2 - 1) / 2  # the centre of an even kernel is size // 2
         path = path * min(1.0, room / max(float(path.abs().max()), 1e-12)) + size // 2
@@ -228,28 +307,35 @@ class TrajectoryKernel(Kernel):
 @register("kernel", "defocus")
 @dataclass(frozen=True)
 class DefocusKernel(Kernel):
-    """A lens out of focus: every pixel's weight is the area of a disk inside it, to about 1e-4 of a
-    pixel.
+    """Lens out of focus: a disk.
+
+    The weight of a pixel is the area of the disk inside it, to about 1e-4 of a pixel.
 
     Args:
         radius: of the disk in pixels.
+
+    Example:
+        >>> DefocusKernel(0.5).tensor().tolist()
+        [[1.0]]
     """
 
     radius: float
 
     def tensor(self) -> Tensor:
-        if not 0 < self.radius < math.inf:
-            raise InputError(
-                f"kernel defocus: found radius {self.radius}, expected a positive number of pixels"
-            )
-        pixels, strips = offsets(reach(self.radius)), 256
-        x = (
-            pixels[:, None] + (torch.arange(strips, dtype=torch.float64) + 0.5) / strips - 0.5
-        ).flatten()
-        chord = (
-            (self.radius**2 - x.square()).clamp_min(0).sqrt()
-        )  # the disk reaches from -chord to chord at x
-        top, bottom = pixels[:, None] - 0.5, pixels[:, None] + 0.5
+        radius = positive_number(
+            "kernel defocus radius", self.radius, "a positive number of pixels"
+        )
+        check_side("kernel defocus radius", radius, LARGEST_DISK)
+        strips = 256  # of a pixel
+        pixels = offsets(reach(radius))
+        if len(pixels) == 1:
+            return torch.ones(1, 1, dtype=torch.float64)
+        within = (torch.arange(strips, dtype=torch.float64) + 0.5) / strips - 0.5
+        x = (pixels[:, None] + within).flatten()
+        # The disk reaches from -chord to chord at x.
+        chord = (radius**2 - x.square()).clamp_min(0).sqrt()
+        top = pixels[:, None] - 0.5
+        bottom = pixels[:, None] + 0.5
         inside = (torch.minimum(bottom, chord) - torch.maximum(top, -chord)).clamp_min(0)
         area = inside.unflatten(1, (len(pixels), strips)).mean(2)
         area = area + area.mT  # strips along the other direction: exactly symmetric
@@ -259,59 +345,50 @@ class DefocusKernel(Kernel):
 @register("kernel", "file")
 @dataclass(frozen=True)
 class FileKernel(Kernel):
-    """Kernels read from an .npy file, (h, w) or (B, h, w), or from a picture or a folder or stack
-    of them.
+    """Kernels read from an .npy file, or from a picture or a folder or stack of pictures.
 
     Args:
-        path: of the file. One kernel is for all images; several are one for each image, in the same
-            order. The centre is [h // 2, w // 2], also where a side is even.
-        normalise: divide by the sum, so that brightness is kept. Without it the values are taken as
-            they are, those of 8- and 16-bit pictures divided by 255 and 65535. Colour is averaged.
+        path: of the file: an .npy is (h, w) or (B, h, w). One kernel is for all images; several are
+            one for each image, in the same order. The centre is [h // 2, w // 2], also where a side
+            is even. Of pictures in colour the mean over the channels is taken.
+        normalise: divide by the sum, which must be positive, so that brightness is kept. Without it
+            the values of an .npy are taken as they are stored, and those of 8- and 16-bit pictures
+            are divided by 255 and 65535.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/kernel.npy"
+        >>> np.save(path, np.array([[1, 3]], np.uint8))
+        >>> FileKernel(path).tensor().tolist()
+        [[0.25, 0.75]]
     """
 
     path: str
     normalise: bool = True
 
     def tensor(self) -> Tensor:
-        from invdiff.io.pictures import read_images  # only this kernel reads pictures
-
-        if self.path.endswith(".npy"):
-            values = array("kernel", self.path)
+        if path_text("kernel path", self.path).endswith(".npy"):
+            name = f"kernel {self.path}"
+            values = real_array(name, load_npy("kernel", self.path))
             values = values[None] if values.ndim == 2 else values
         else:
-            values = read_images(self.path)[0].double().mean(1)
+            values = opaque_pictures("kernel", self.path).mean(1)
+        if values.ndim != 3 or not values.numel():
+            raise InputError(
+                f"kernel {self.path}: found shape {tuple(values.shape)}, expected (height, width) "
+                "or (B, height, width)"
+            )
+        check_gray(f"kernel {self.path}", values)
         if self.normalise:
-            totals = values.sum((-2, -1), keepdim=True)
-            bad = totals[totals.abs() <= 1e-12 * values.abs().sum((-2, -1), keepdim=True)]
-            if len(bad):
-                raise InputError(
-                    f"kernel {self.path}: found the sum {bad[0]:.1e}, expected another than 0"
-                )
-            values = values / totals
+            values = normalised(f"kernel {self.path}", values)
         return values if len(values) > 1 else values[0]
 
 
-def array(name: str, values: Tensor | str) -> Tensor:
-    """A tensor, or what an .npy file holds, in float64; InputError if it cannot be read or is not
-    finite.
-    """
-    if isinstance(values, str):
-        try:
-            values = torch.from_numpy(np.load(Path(values), allow_pickle=False).astype(np.float64))
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"{name} {values}: cannot be read as .npy ({error})") from None
-    if not bool(torch.isfinite(values).all()):
-        raise InputError(f"{name}: found NaN or infinite values, expected finite numbers")
-    return values.detach().double().cpu()
-
-
 def offsets(reach: int) -> Tensor:
-    """-reach, ..., reach in float64."""
+    """Return -reach, ..., reach in float64."""
     return torch.arange(-reach, reach + 1, dtype=torch.float64)
 
 
 def reach(extent: float) -> int:
-    """How many pixels beyond the central one something touches that extends `extent` pixels from
-    its centre.
-    """
+    """Return how many pixels beyond the central one are touched within `extent` of its centre."""
     return max(0, math.ceil(extent - 0.5 - 1e-9))

@@ -1,30 +1,86 @@
-"""Inpainting: A = diag(mask). A measurement keeps the image's shape, with zeros at the missing
-pixels.
+"""Inpainting: A = diag(mask). A measurement keeps the image's shape, with zeros at missing pixels.
 
 The images of a batch share one mask, or have one each. A mask that is drawn with ``per_image``
-belongs to its image: the mask of image b is of the stream (seed, b), whatever the batch that it is
-in.
+belongs to its image: that of image b is of the stream (seed, b), whatever its batch.
+
+A mask has two values, 0 and 1, in any coding: bool, 0..1, 0..255 or 0..65535, as numbers of any
+type. Values up to a quarter of white count as black and from three quarters on as white, as JPEG
+leaves them; anything between, negative or not finite is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from invdiff.arguments import number, one_of, path_text, real_array, seeded, whole
 from invdiff.errors import InputError
 from invdiff.operators.base import (
+    PerImage,
     SpectralOperator,
     drawn,
     image_shape,
-    one_of,
-    per_image,
-    positive,
-    varies,
+    varies_within_image,
+    with_ndim,
 )
+from invdiff.operators.from_files import load_npy, opaque_pictures
+from invdiff.operators.kernels import Array
 from invdiff.registry import register
+
+
+def two_valued(name: str, values: Tensor) -> Tensor:
+    """Return where a mask is white, 1 against 0, in its shape.
+
+    Args:
+        name: of the mask, for messages.
+        values: finite; black is 0 and white 1, 255 or 65535.
+
+    Raises:
+        InputError: a value is neither black nor white.
+
+    Example:
+        >>> two_valued("mask", torch.tensor([0, 3, 255])).tolist()
+        [0.0, 0.0, 1.0]
+    """
+    values = values.double()
+    largest = float(values.max()) if values.numel() else 0.0
+    white = next((w for w in (1, 255, 65535) if 0.75 <= largest / w <= 1.001), None)
+    if largest and white is None:
+        raise InputError(
+            f"{name}: found values up to {largest:.4g}, expected white to be 1, 255 or 65535"
+        )
+    share = values / (white or 1)
+    unclear = share[((share > 0.25) & (share < 0.75)) | (share < 0)]
+    if len(unclear):
+        raise InputError(
+            f"{name}: found {len(unclear)} values that are neither black nor white, "
+            f"such as {float(unclear[0]) * (white or 1):.4g} of {white or 1}, "
+            "expected two values; threshold it first"
+        )
+    return (share > 0.5).double()
+
+
+def mask_tensor(mask: Array, sizes: Sequence[tuple[int, ...]]) -> Tensor:
+    """Return a mask of zeros and ones as (C or 1, H, W), or (B, C or 1, H, W), in float64.
+
+    Args:
+        mask: (H, W), (C or 1, H, W) or (B, C or 1, H, W).
+        sizes: the allowed (C, H, W).
+
+    Raises:
+        InputError: the mask has another shape, or is white nowhere in an image.
+    """
+    values = real_array("mask", mask)
+    kept = values[None] if values.ndim == 2 else values
+    if kept.ndim not in (3, 4) or tuple(kept.shape[-3:]) not in sizes or not len(kept):
+        raise InputError(
+            f"mask: found shape {tuple(values.shape)}, expected {sizes[-1][1:]}, the image's"
+        )
+    return two_valued("mask", kept)
 
 
 class Mask(SpectralOperator):
@@ -33,30 +89,30 @@ class Mask(SpectralOperator):
     Args:
         shape: (C, H, W) of the image.
         mask: (H, W), (1, H, W) or (C, H, W), or (B, 1, H, W) or (B, C, H, W) for a batch of images
-            with masks of their own; a pixel is kept where the value is above 0.5.
+            with one mask each; of 0 and 1 in any coding (see this module).
 
     Raises:
-        InputError: the mask has another shape, or keeps no pixel of an image.
+        InputError: the mask has another shape, other values, or keeps no pixel of an image.
+
+    Example:
+        >>> Mask((1, 2, 2), [[1, 0], [0, 1]])(torch.ones(1, 1, 2, 2))
+        tensor([[[[1., 0.],
+                  [0., 1.]]]])
     """
 
     decoupled: ClassVar[bool] = True
     counts: Tensor  # () or (B,): measured entries
 
-    def __init__(self, shape: Sequence[int], mask: Tensor) -> None:
+    def __init__(self, shape: Sequence[int], mask: Array) -> None:
         super().__init__(shape)
-        kept = (mask[None] if mask.ndim == 2 else mask) > 0.5
-        if kept.ndim > 4 or tuple(kept.shape[-3:]) not in (self.shape, (1, *self.shape[1:])):
-            raise InputError(
-                f"mask: found shape {tuple(mask.shape)}, expected {self.shape[1:]}, the image's"
-            )
+        kept = mask_tensor(mask, (self.shape, (1, *self.shape[1:])))
         if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no pixel that is kept, expected at least one")
-        self.constant("s", kept.float(), each=kept.ndim == 4)
-        counts = (
-            self.shape[0] // kept.shape[-3] * kept.flatten(-3).sum(-1)
-        )  # channels may share a plane of the mask
+        self.register_exact("s", kept, per_image=kept.ndim == 4)
+        planes = self.shape[0] // kept.shape[-3]  # channels may share a plane of the mask
+        counts = planes * kept.flatten(-3).sum(-1)
         self.shared_count = int(counts) if kept.ndim < 4 else 0
-        self.constant("counts", counts, each=kept.ndim == 4)
+        self.register_exact("counts", counts, per_image=kept.ndim == 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.s * x
@@ -67,8 +123,10 @@ class Mask(SpectralOperator):
     def measured(self, y: Tensor) -> Tensor:
         return torch.where(self.s > 0, y, 0)  # and not s * y: a file may mark missing pixels as NaN
 
-    def pinv(self, y: Tensor, damp: float | Tensor = 0.0) -> Tensor:
-        return self.adjoint(y / (1 + (damp if varies(damp, y) else per_image(damp, y.ndim))))
+    def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
+        return self.adjoint(
+            y / (1 + (damp if varies_within_image(damp, y) else with_ndim(damp, y.ndim)))
+        )
 
     def count(self, y: Tensor) -> int | Tensor:
         return self.counts if self.batch else self.shared_count
@@ -88,7 +146,7 @@ class Mask(SpectralOperator):
 
 @register("operator", "mask_box")
 class MaskBox(Mask):
-    """A rectangle of missing pixels.
+    """Rectangle of missing pixels.
 
     Args:
         shape: (C, H, W) of the image.
@@ -99,6 +157,11 @@ class MaskBox(Mask):
 
     Raises:
         InputError: the rectangle does not lie in the image, or covers all of it.
+
+    Example:
+        >>> MaskBox((1, 2, 2), height=1, width=1, top=0, left=1)(torch.ones(1, 1, 2, 2))
+        tensor([[[[1., 0.],
+                  [1., 1.]]]])
     """
 
     def __init__(
@@ -115,7 +178,7 @@ class MaskBox(Mask):
 
 @register("operator", "mask_box_random")
 class MaskBoxRandom(Mask):
-    """A rectangle of missing pixels at a random place.
+    """Rectangle of missing pixels at a random place.
 
     Args:
         shape: (C, H, W) of the image.
@@ -123,11 +186,16 @@ class MaskBoxRandom(Mask):
         width: of the missing rectangle, in pixels.
         margin: pixels at every edge of the image that the rectangle leaves alone, at least.
         seed: of the place.
-        per_image: whether every image has a rectangle of its own.
-        images: their numbers; the command lines know them.
+        per_image: numbers of the images, for one rectangle each, number b's of the stream (seed,
+            b); False for one rectangle for all. A configuration writes `true`.
 
     Raises:
         InputError: the rectangle and its margins do not fit in the image.
+
+    Example:
+        >>> boxes = MaskBoxRandom((1, 8, 8), 2, 3, seed=1, per_image=range(5))
+        >>> boxes.batch, boxes.count(torch.zeros(5, 1, 8, 8))
+        (5, tensor([58., 58., 58., 58., 58.]))
     """
 
     def __init__(
@@ -137,34 +205,31 @@ class MaskBoxRandom(Mask):
         width: int,
         margin: int = 0,
         seed: int = 0,
-        per_image: bool = False,
-        images: Sequence[int] = (0,),
+        per_image: PerImage = False,
     ) -> None:
-        sides = zip(
-            image_shape(shape)[1:],
-            (positive("height", height), positive("width", width)),
-            strict=True,
-        )
+        margin = whole("margin", margin, 0)
+        sizes = (whole("height", height), whole("width", width))
+        sides = zip(image_shape(shape)[1:], sizes, strict=True)
         places = [side - size - 2 * margin + 1 for side, size in sides]
-        if margin < 0 or min(places) < 1:
+        if min(places) < 1:
             raise InputError(
                 f"mask_box_random: found a box of {height}x{width} and a margin of {margin} pixels, expected both to "
                 f"fit in the {'x'.join(map(str, shape[1:]))} image"
             )
 
         def draw(seed: int) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
+            generator = seeded(seed)
             top, left = (
                 margin + int(torch.randint(count, (), generator=generator)) for count in places
             )
             return (~box("mask_box_random", shape, height, width, top, left)).float()[None]
 
-        super().__init__(shape, drawn(draw, seed, per_image, images))
+        super().__init__(shape, drawn(draw, seed, per_image))
 
 
 @register("operator", "mask_outpaint")
 class MaskOutpaint(Mask):
-    """Only a rectangle is known, and everything around it is missing.
+    """Known rectangle, with everything around it missing.
 
     Args:
         shape: (C, H, W) of the image.
@@ -175,6 +240,10 @@ class MaskOutpaint(Mask):
 
     Raises:
         InputError: the rectangle does not lie in the image.
+
+    Example:
+        >>> MaskOutpaint((1, 1, 4), height=1, width=2)(torch.ones(1, 1, 1, 4))
+        tensor([[[[0., 1., 1., 0.]]]])
     """
 
     def __init__(
@@ -191,14 +260,17 @@ class MaskOutpaint(Mask):
 def box(
     name: str, shape: Sequence[int], height: int, width: int, top: int | None, left: int | None
 ) -> Tensor:
-    """(H, W), true in the rectangle, centred where `top` or `left` is None; InputError if it leaves
-    the image.
+    """Return where a rectangle lies, (H, W), centred where `top` or `left` is None.
+
+    Raises:
+        InputError: the rectangle leaves the image.
     """
     _, image_height, image_width = image_shape(shape)
-    height, width = positive("height", height), positive("width", width)
-    top = (image_height - height) // 2 if top is None else top
-    left = (image_width - width) // 2 if left is None else left
-    if min(top, left) < 0 or top + height > image_height or left + width > image_width:
+    height = whole("height", height)
+    width = whole("width", width)
+    top = max(0, image_height - height) // 2 if top is None else whole("top", top, 0)
+    left = max(0, image_width - width) // 2 if left is None else whole("left", left, 0)
+    if top + height > image_height or left + width > image_width:
         raise InputError(
             f"{name}: found {height}x{width} at row {top}, column {left}, "
             f"expected a box inside the {image_height}x{image_width} image"
@@ -210,11 +282,15 @@ def box(
 
 @register("operator", "mask_half")
 class MaskHalf(Mask):
-    """One half of the image is missing; of an odd number of lines the middle one is known.
+    """Missing half of the image.
 
     Args:
         shape: (C, H, W) of the image.
-        missing: the half that is missing.
+        missing: the half that is missing; of an odd number of lines the middle one is known.
+
+    Example:
+        >>> MaskHalf((1, 1, 3))(torch.ones(1, 1, 1, 3))
+        tensor([[[[1., 1., 0.]]]])
     """
 
     def __init__(
@@ -231,7 +307,7 @@ class MaskHalf(Mask):
 
 @register("operator", "mask_lines")
 class MaskLines(Mask):
-    """Every n-th row or column is known.
+    """Known rows or columns at even distances.
 
     Args:
         shape: (C, H, W) of the image.
@@ -241,6 +317,10 @@ class MaskLines(Mask):
 
     Raises:
         InputError: `first` is not in [0, every), or no known line lies in the image.
+
+    Example:
+        >>> MaskLines((1, 1, 4), every=3, along="columns")(torch.ones(1, 1, 1, 4))
+        tensor([[[[1., 0., 0., 1.]]]])
     """
 
     def __init__(
@@ -250,10 +330,10 @@ class MaskLines(Mask):
         along: Literal["rows", "columns"] = "rows",
         first: int = 0,
     ) -> None:
-        if not 0 <= first < positive("every", every):
-            raise InputError(f"first: found {first}, expected a line in [0, {every})")
+        every = whole("every", every)
+        number("first", first, lambda v: 0 <= v < every, f"a line in [0, {every})")
         kept = torch.zeros(line_count(shape, along))
-        kept[first::every] = 1
+        kept[whole("first", first, 0) :: every] = 1
         super().__init__(shape, lines(shape, along, kept))
 
 
@@ -267,11 +347,15 @@ class MaskLinesRandom(Mask):
             lines)`` of them.
         along: what a line is.
         seed: of the choice of lines.
-        per_image: whether every image has a mask of its own.
-        images: their numbers; the command lines know them.
+        per_image: numbers of the images, for one mask each, number b's of the stream (seed, b);
+            False for one mask for all. A configuration writes `true`.
 
     Raises:
         InputError: `missing` is out of range, or leaves no line.
+
+    Example:
+        >>> int(MaskLinesRandom((1, 8, 8), missing=0.25).s.sum())
+        48
     """
 
     def __init__(
@@ -280,33 +364,31 @@ class MaskLinesRandom(Mask):
         missing: float = 0.5,
         along: Literal["rows", "columns"] = "rows",
         seed: int = 0,
-        per_image: bool = False,
-        images: Sequence[int] = (0,),
+        per_image: PerImage = False,
     ) -> None:
         count = line_count(shape, along)
 
         def draw(seed: int) -> Tensor:
             return lines(shape, along, kept_at_random(count, missing, seed))[None]
 
-        super().__init__(shape, drawn(draw, seed, per_image, images))
+        super().__init__(shape, drawn(draw, seed, per_image))
 
 
 def line_count(shape: Sequence[int], along: str) -> int:
-    """The number of rows, or of columns."""
+    """Return the number of rows, or of columns."""
     one_of("along", along, ("rows", "columns"))
     return image_shape(shape)[1 if along == "rows" else 2]
 
 
 def lines(shape: Sequence[int], along: str, kept: Tensor) -> Tensor:
-    """(H, W) that repeats `kept`, one value per line, along the lines."""
+    """Return a mask (H, W) that repeats `kept`, one value per line, along the lines."""
     return (kept[:, None] if along == "rows" else kept).expand(image_shape(shape)[1:])
 
 
 def kept_at_random(count: int, missing: float, seed: int) -> Tensor:
-    """`count` ones, of which ``round(missing * count)`` are replaced by zeros."""
-    if not 0 <= missing < 1:
-        raise InputError(f"missing: found {missing}, expected a fraction in [0, 1)")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    """Return `count` ones, of which ``round(missing * count)`` are replaced by zeros."""
+    missing = number("missing", missing, lambda v: 0 <= v < 1, "a fraction in [0, 1)")
+    order = torch.randperm(count, generator=seeded(seed))
     kept = torch.ones(count)
     kept[order[: round(missing * count)]] = 0
     return kept
@@ -321,11 +403,15 @@ class MaskRandom(Mask):
         missing: fraction of the pixels that is missing, in [0, 1): exactly ``round(missing * H *
             W)`` pixels.
         seed: of the choice of pixels.
-        per_image: whether every image has a mask of its own.
-        images: their numbers; the command lines know them.
+        per_image: numbers of the images, for one mask each, number b's of the stream (seed, b);
+            False for one mask for all. A configuration writes `true`.
 
     Raises:
         InputError: `missing` is outside [0, 1), or leaves no pixel.
+
+    Example:
+        >>> int(MaskRandom((1, 10, 10), missing=0.7).s.sum())
+        30
     """
 
     def __init__(
@@ -333,15 +419,14 @@ class MaskRandom(Mask):
         shape: Sequence[int],
         missing: float = 0.7,
         seed: int = 0,
-        per_image: bool = False,
-        images: Sequence[int] = (0,),
+        per_image: PerImage = False,
     ) -> None:
         _, height, width = image_shape(shape)
 
         def draw(seed: int) -> Tensor:
             return kept_at_random(height * width, missing, seed).view(1, height, width)
 
-        super().__init__(shape, drawn(draw, seed, per_image, images))
+        super().__init__(shape, drawn(draw, seed, per_image))
 
 
 @register("operator", "mask_file")
@@ -350,30 +435,68 @@ class MaskFile(Mask):
 
     Args:
         shape: (C, H, W) of the image.
-        mask: path; white (above half of full scale) is kept, black is missing. One mask is for all
-            images; a folder or stack of several has one for each image, in the same order. Pictures
-            with another number of channels than the image are averaged to one mask for all
-            channels.
+        mask: path. One mask is for all images; a folder or stack of several has one for each image,
+            in the same order. Pictures with another number of channels than the image are averaged
+            to one mask for all channels.
+        kept: the colour of the known pixels; the others are missing.
 
     Raises:
-        InputError: the file cannot be read, or its size is not (H, W).
+        InputError: the file cannot be read, its size is not (H, W), or it has values between black
+            and white.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> path = tempfile.mkdtemp() + "/mask.npy"
+        >>> np.save(path, np.array([[255, 0]], np.uint8))
+        >>> MaskFile((1, 1, 2), path, kept="black").s.tolist()
+        [[[0.0, 1.0]]]
     """
 
-    def __init__(self, shape: Sequence[int], mask: str) -> None:
-        super().__init__(shape, mask_from(mask, image_shape(shape)))
+    def __init__(
+        self, shape: Sequence[int], mask: str, kept: Literal["white", "black"] = "white"
+    ) -> None:
+        super().__init__(shape, mask_from(mask, image_shape(shape), kept))
 
 
-def mask_from(path: str, shape: Sequence[int]) -> Tensor:
-    """(C or 1, H, W), or (B, C or 1, H, W) for several masks, of zeros and ones; InputError as in
-    `MaskFile`.
+def mask_from(path: str, shape: Sequence[int], kept: str = "white") -> Tensor:
+    """Return the masks of a file as zeros and ones.
+
+    Args:
+        path: of a picture, an .npy file, or a folder or stack of them.
+        shape: (C, H, W) of the image.
+        kept: the colour that becomes 1, white or black.
+
+    Returns:
+        (C or 1, H, W), or (B, C or 1, H, W) of several masks.
+
+    Raises:
+        InputError: as in `MaskFile`.
     """
-    from invdiff.io.pictures import read_images  # only these operators read files
-
-    pictures, _ = read_images(path)
+    one_of("kept", kept, ("white", "black"))
+    pictures = _of_file(path)
     if tuple(pictures.shape[-2:]) != tuple(shape[1:]):
         found, expected = ("x".join(map(str, size)) for size in (pictures.shape[-2:], shape[1:]))
         raise InputError(f"mask {path}: found {found} pixels (height x width), expected {expected}")
     pictures = pictures if pictures.shape[1] in (1, shape[0]) else pictures.mean(1, keepdim=True)
-    # An 8-bit .npy of zeros and ones is read as 0 and 1/255.
-    masks = (pictures > pictures.amax((1, 2, 3), keepdim=True) / 2).float()
+    masks = torch.stack([_of_picture(f"mask {path}", picture) for picture in pictures])
+    masks = masks if kept == "white" else 1 - masks
     return masks if len(masks) > 1 else masks[0]
+
+
+def _of_file(path: str) -> Tensor:
+    """The pictures of a file, (B, C, H, W); one plane of an .npy may be of any real type."""
+    if path_text("mask", path).endswith(".npy") and not Path(path).is_dir():
+        values = load_npy("mask", path)
+        if values.ndim == 2:
+            return real_array(f"mask {path}", values)[None, None]
+    return opaque_pictures("mask", path)
+
+
+def _of_picture(name: str, picture: Tensor) -> Tensor:
+    """The mask of one picture in [0, 1]; integers 0 and 1 were read as 0 and 1/255 or 1/65535."""
+    largest = float(picture.max())
+    for top in (255, 65535):
+        if abs(largest * top - 1) < 1e-3:
+            return two_valued(name, picture * top)
+    return two_valued(name, picture)

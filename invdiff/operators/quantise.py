@@ -15,31 +15,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invdiff.arguments import one_of, whole
 from invdiff.errors import InputError
-from invdiff.operators.base import Operator, positive
+from invdiff.operators.base import Operator
 from invdiff.registry import register
 
 
 def rounded(x: Tensor) -> Tensor:
-    """The nearest integers, with the gradient of x."""
+    """Return the nearest integers, with the gradient of x."""
     return x + (x.round() - x).detach()
 
 
 @register("operator", "quantise")
 class Quantise(Operator):
-    """The nearest of evenly spaced levels from 0 to 1, both included. An `Operator`.
+    """Rounding to evenly spaced levels from 0 to 1, both included.
+
+    An `Operator`.
 
     Args:
         shape: (C, H, W) of the image.
-        levels: how many; 256 are 8 bits.
+        levels: how many, at most 2^24; 256 are 8 bits.
 
     Raises:
-        InputError: `levels` is not an integer above 1.
+        InputError: `levels` is not such an integer above 1.
+
+    Example:
+        >>> Quantise((1, 1, 3), levels=2)(torch.tensor([[[[0.4, 0.6, 1.7]]]]))
+        tensor([[[[0., 1., 1.]]]])
     """
 
     def __init__(self, shape: Sequence[int], levels: int = 8) -> None:
         super().__init__(shape)
-        self.steps = positive("levels", levels) - 1
+        self.steps = whole("levels", levels, most=2**24) - 1
         if not self.steps:
             raise InputError(f"levels: found {levels}, expected at least 2")
 
@@ -70,13 +77,13 @@ CHROMINANCE = [
 
 @register("operator", "jpeg")
 class Jpeg(Operator):
-    """What baseline JPEG makes of an image: coded and decoded. An `Operator`.
+    """Coding and decoding by baseline JPEG.
 
-    YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor as in the
-    Independent JPEG Group's library, and back; sides that are no multiple of 8 are continued by
-    their last pixel. Chroma is halved by 2x2 means and enlarged by linear interpolation, as in that
-    library. Coefficients and planes are rounded as there, so that y is an 8-bit picture; where the
-    decoder clips a value its gradient is zero.
+    An `Operator`. YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor
+    as in the Independent JPEG Group's library, and back; sides that are no multiple of 8 are
+    continued by their last pixel. Chroma is halved by 2x2 means and enlarged by linear
+    interpolation, as in that library. Coefficients and planes are rounded as there, so that y is an
+    8-bit picture; where the decoder clips a value its gradient is zero.
 
     Args:
         shape: (C, H, W) of the image; C is 1 or 3.
@@ -86,6 +93,10 @@ class Jpeg(Operator):
 
     Raises:
         InputError: C, `quality` or `chroma` is none of these.
+
+    Example:
+        >>> Jpeg((1, 8, 8), quality=10)(torch.full((1, 1, 8, 8), 0.5)).mean().round(decimals=2)
+        tensor(0.5000)
     """
 
     dct: Tensor  # (8, 8), orthonormal
@@ -99,23 +110,23 @@ class Jpeg(Operator):
         super().__init__(shape)
         if self.shape[0] not in (1, 3):
             raise InputError(f"shape: found {self.shape[0]} channels, expected 1 (gray) or 3 (RGB)")
-        if positive("quality", quality) > 100:
+        quality = whole("quality", quality)
+        if quality > 100:
             raise InputError(f"quality: found {quality}, expected 1 to 100")
-        if chroma not in ("half", "full"):
-            raise InputError(f"chroma: found {chroma!r}, expected 'half' or 'full'")
+        one_of("chroma", chroma, ("half", "full"))
         self.factor = 2 if chroma == "half" else 1
         percent = 5000 // quality if quality < 50 else 200 - 2 * quality
         tables = torch.tensor([LUMINANCE, CHROMINANCE])
-        self.constant("tables", ((tables * percent + 50) // 100).clamp(1, 255))
+        self.register_exact("tables", ((tables * percent + 50) // 100).clamp(1, 255))
         n = torch.arange(8, dtype=torch.float64)
         dct = ((2 * n + 1) * n[:, None] * math.pi / 16).cos() / 2
         dct[0] /= math.sqrt(2)
-        self.constant("dct", dct)
+        self.register_exact("dct", dct)
         luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
         blue, red = (torch.eye(3, dtype=torch.float64)[k] - luma for k in (2, 0))
         to_ycc = torch.stack([luma, blue / (2 * (1 - luma[2])), red / (2 * (1 - luma[0]))])
-        self.constant("to_ycc", to_ycc)
-        self.constant("to_rgb", torch.linalg.inv(to_ycc))
+        self.register_exact("to_ycc", to_ycc)
+        self.register_exact("to_rgb", torch.linalg.inv(to_ycc))
 
     def forward(self, x: Tensor) -> Tensor:
         # Middle gray is zero in all three planes, so that the standard's offsets of 128 are one for
@@ -152,5 +163,5 @@ class Jpeg(Operator):
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:
-    """x with its last row and column repeated until both sides are multiples."""
+    """Return x with its last row and column repeated until both sides are multiples."""
     return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode="replicate")

@@ -15,35 +15,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invdiff.arguments import whole
 from invdiff.errors import InputError
-from invdiff.operators.base import LinearOperator, Operator, SpectralOperator, image_shape, positive
+from invdiff.operators.base import LinearOperator, Operator, SpectralOperator, image_shape
 from invdiff.operators.blur import Blur, CircularBlur, before_valid, hartley
-from invdiff.operators.kernels import Kernel, kernel_tensor
+from invdiff.operators.kernels import Array, Kernel, kernel_tensor
 from invdiff.operators.separable import Separable
 from invdiff.registry import register
 
 
 def enlarged(measurement: tuple[int, ...], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the images whose measurement has this shape, the one that the factor divides; InputError
-    without a factor.
+    """Return (C, H, W) of the image of a measurement, if the factor divides its sides.
+
+    Raises:
+        InputError: the settings have no factor.
     """
-    factor = positive("factor", settings.get("factor", 0))
+    factor = whole("factor", settings.get("factor", 0))
     channels, height, width = measurement
     return channels, factor * height, factor * width
 
 
+def reduction(shape: Sequence[int], factor: int) -> int:
+    """Return the factor, an integer from 1 to the longer side; InputError names any other."""
+    longer = max(image_shape(shape)[1:])
+    factor = whole("factor", factor)
+    if factor > longer:
+        raise InputError(
+            f"factor: found {factor}, expected at most {longer}, the longer side of the image"
+        )
+    return factor
+
+
 @register("operator", "resize_average")
 class BlockAverage(SpectralOperator):
-    """The mean of every block of factor x factor pixels: ``avg_pool2d(x, factor, ceil_mode=True)``.
+    """Mean of every block of factor x factor pixels.
 
-    V is, in every block of n pixels, the Householder reflection that swaps the constant block e =
-    n^(-1/2) and the block's first pixel e1: I - 2 w w^T / w^T w, w = e - e1. So a block's first
-    coefficient carries its mean, with s = n^(-1/2), and the others span the null space.
+    The same as ``avg_pool2d(x, factor, ceil_mode=True)``. V is, in every block of n pixels, the
+    Householder reflection that swaps the constant block e = n^(-1/2) and the block's first pixel
+    e1: I - 2 w w^T / w^T w, w = e - e1. So a block's first coefficient carries its mean, with s =
+    n^(-1/2), and the others span the null space.
 
     Args:
         shape: (C, H, W) of the image.
         factor: side of a block, in pixels; the last block of a side that it does not divide is
             smaller.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> BlockAverage((1, 1, 3), 2)(torch.tensor([[[[1.0, 2.0, 5.0]]]]))
+        tensor([[[[1.5000, 5.0000]]]])
     """
 
     decoupled: ClassVar[bool] = True
@@ -53,13 +75,13 @@ class BlockAverage(SpectralOperator):
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
         super().__init__(shape)
-        self.factor = positive("factor", factor)
+        self.factor = reduction(self.shape, factor)
         rows, cols = (block_sizes(side, self.factor) for side in self.shape[1:])
         root = torch.outer(rows, cols)[None].sqrt()
-        self.constant("root", root)
-        self.constant("weight", torch.where(root > 1, root / (root - 1).clamp_min(0.4), 0))
-        self.constant("w", self._repeat(1 / root) - self._spread(torch.ones_like(root)))
-        self.constant("s", self._spread(1 / root))
+        self.register_exact("root", root)
+        self.register_exact("weight", torch.where(root > 1, root / (root - 1).clamp_min(0.4), 0))
+        self.register_exact("w", self._repeat(1 / root) - self._spread(torch.ones_like(root)))
+        self.register_exact("s", self._spread(1 / root))
 
     @classmethod
     def infer_shape(
@@ -98,24 +120,34 @@ class BlockAverage(SpectralOperator):
 
 
 def block_sizes(side: int, factor: int) -> Tensor:
-    """The number of pixels in each of the ceil(side / factor) blocks of a line, in float64."""
+    """Return the number of pixels in each of the ceil(side / factor) blocks of a line, in float64."""
     return torch.tensor(
         [min(factor, side - start) for start in range(0, side, factor)], dtype=torch.float64
     )
 
 
 class Resampling(Separable):
-    """Downsampling by a filter that is stretched by the factor: `resampling_matrix` along both
-    dimensions.
+    """Downsampling by a filter that is stretched by the factor, along both dimensions.
+
+    Args:
+        shape: (C, H, W) of the image.
+        factor: of reduction.
+        window: the filter, a function of the distance in pixels of y.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> Resampling((1, 1, 8), 2, lanczos3).measurement_shape
+        (1, 1, 4)
     """
 
     def __init__(
         self, shape: Sequence[int], factor: int, window: Callable[[Tensor], Tensor]
     ) -> None:
-        factor = positive("factor", factor)
-        super().__init__(
-            shape, *(resampling_matrix(side, factor, window) for side in image_shape(shape)[1:])
-        )
+        sides = image_shape(shape)[1:]
+        factor = reduction(shape, factor)
+        super().__init__(shape, *(resampling_matrix(side, factor, window) for side in sides))
 
     @classmethod
     def infer_shape(
@@ -126,17 +158,25 @@ class Resampling(Separable):
 
 @register("operator", "resize_bicubic")
 class Bicubic(Resampling):
-    """Antialiased bicubic downsampling: Keys' cubic (a = -1/2) stretched by the factor, as MATLAB's
-    imresize.
+    """Antialiased bicubic downsampling, as MATLAB's imresize.
 
-    Where the factor divides the image, exactly ``torch.nn.functional.interpolate(mode="bicubic",
-    antialias=True, align_corners=False)``, which is Pillow's filter too. Inside the image it is
-    MATLAB's; within 2 * factor pixels of an edge the weights are renormalised over the pixels that
-    exist, where MATLAB mirrors the image.
+    The filter is Keys' cubic (a = -1/2), stretched by the factor. Where the factor divides the
+    image, exactly ``torch.nn.functional.interpolate(mode="bicubic", antialias=True,
+    align_corners=False)``, which is Pillow's filter too. Inside the image it is MATLAB's; within 2
+    * factor pixels of an edge the weights are renormalised over the pixels that exist, where MATLAB
+    mirrors the image.
 
     Args:
         shape: (C, H, W) of the image.
         factor: of reduction.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> Bicubic((1, 8, 8), 4)(torch.ones(1, 1, 8, 8)).round(decimals=4)
+        tensor([[[[1., 1.],
+                  [1., 1.]]]])
     """
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
@@ -145,13 +185,21 @@ class Bicubic(Resampling):
 
 @register("operator", "resize_lanczos")
 class Lanczos(Resampling):
-    """Antialiased downsampling by the Lanczos filter of three lobes, as Pillow's ``LANCZOS``.
+    """Antialiased downsampling by the Lanczos filter of three lobes, as Pillow's LANCZOS.
 
     Edges, and sides that the factor does not divide, are those of `Bicubic`.
 
     Args:
         shape: (C, H, W) of the image.
         factor: of reduction.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> Lanczos((1, 8, 8), 4)(torch.ones(1, 1, 8, 8)).round(decimals=4)
+        tensor([[[[1., 1.],
+                  [1., 1.]]]])
     """
 
     def __init__(self, shape: Sequence[int], factor: int) -> None:
@@ -159,20 +207,22 @@ class Lanczos(Resampling):
 
 
 def keys_cubic(t: Tensor) -> Tensor:
-    """Keys (1981), a = -1/2, https://doi.org/10.1109/TASSP.1981.1163711."""
+    """Return the cubic of Keys (1981), a = -1/2, https://doi.org/10.1109/TASSP.1981.1163711."""
     t = t.abs()
-    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
     return torch.where(t <= 1, near, torch.where(t < 2, far, 0))
 
 
 def lanczos3(t: Tensor) -> Tensor:
-    """sinc(t) sinc(t / 3) for |t| < 3 (Duchon 1979)."""
+    """Return sinc(t) sinc(t / 3) for |t| < 3, and 0 beyond (Duchon 1979)."""
     return torch.where(t.abs() < 3, torch.sinc(t) * torch.sinc(t / 3), 0)
 
 
 def resampling_matrix(side: int, factor: int, window: Callable[[Tensor], Tensor]) -> Tensor:
-    """(ceil(side / factor), side) in float64: the window around the middle of every block, rows
-    that sum to 1.
+    """Return the window around the middle of every block as rows that sum to 1.
+
+    The matrix is (ceil(side / factor), side) in float64.
     """
     middles = (
         factor * torch.arange(math.ceil(side / factor), dtype=torch.float64) + (factor - 1) / 2
@@ -188,28 +238,32 @@ class BlurDecimate(LinearOperator):
     Args:
         shape: (C, H, W) of the image.
         kernel: (h, w), its centre at [h // 2, w // 2], or (B, h, w) for a batch of images with
-            kernels of their own; or its description, or the path of a file.
+            one kernel each; or its description, or the path of a file. Floats are taken as they
+            are, integers are divided by their sum.
         factor: of reduction.
         boundary: how the image continues beyond its edge; a periodic one is `CircularBlurDecimate`,
             which has an SVD.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
 
     Raises:
-        InputError: the kernel is too large for the image.
+        InputError: the kernel is too large for the image, or `factor` is no integer from 1 to the
+            longer side.
+
+    Example:
+        >>> from invdiff.operators import GaussianKernel
+        >>> BlurDecimate((1, 9, 9), GaussianKernel(0.8), 3).measurement_shape
+        (1, 3, 3)
     """
 
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         factor: int,
         boundary: Literal["reflect", "replicate", "zero", "valid"] = "reflect",
-        images: Sequence[int] = (0,),
     ) -> None:
         super().__init__(shape)
-        self.factor = positive("factor", factor)
-        self.blur = Blur(shape, kernel, boundary, images)
+        self.factor = reduction(self.shape, factor)
+        self.blur = Blur(shape, kernel, boundary)
         self.blurred = self.blur.measurement_shape
 
     @classmethod
@@ -221,11 +275,12 @@ class BlurDecimate(LinearOperator):
             enlarged(measurement, settings), size, settings.get("boundary", "reflect")
         )
 
-    def highest(self) -> Operator:
-        blur = self.blur.highest()
+    def structured(self) -> Operator:
+        blur = self.blur.structured()
         if not isinstance(blur, Separable):
             return self
-        rows, cols = (blur._exact[name][:: self.factor] for name in ("rows", "cols"))
+        rows = blur.exact("rows")[:: self.factor]
+        cols = blur.exact("cols")[:: self.factor]
         return Separable(self.shape, rows, cols).to(blur.rows)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,10 +294,9 @@ class BlurDecimate(LinearOperator):
 
 @register("operator", "resize_kernel_circular")
 class CircularBlurDecimate(CircularBlur):
-    """Circular convolution, then every factor-th pixel of each dimension, from the first; with its
-    SVD.
+    """Circular convolution, then every factor-th pixel of each dimension, from the first.
 
-    A circular blur is |a| in the Hartley basis, after a convolution P of modulus 1
+    With its SVD. A circular blur is |a| in the Hartley basis, after a convolution P of modulus 1
     (`CircularBlur`), and decimation adds up the factor^2 frequencies k that alias to one frequency
     q of y. So, with t the Hartley coefficients of P x and y_q those of y,
 
@@ -256,14 +310,18 @@ class CircularBlurDecimate(CircularBlur):
     Args:
         shape: (C, H, W) of the image.
         kernel: (h, w), its centre at [h // 2, w // 2], not larger than the image, or (B, h, w) for
-            a batch of images with kernels of their own; or its description, or the path of a file.
+            a batch of images with one kernel each; or its description, or the path of a file.
+            Floats are taken as they are, integers are divided by their sum.
         factor: of reduction; divides H and W.
-        images: the numbers of the images, for a kernel that is drawn for each; the command lines
-            know them.
 
     Raises:
         InputError: the kernel does not fit the image, or `factor` does not divide the image's
             sides.
+
+    Example:
+        >>> from invdiff.operators import GaussianKernel
+        >>> CircularBlurDecimate((1, 12, 12), GaussianKernel(0.8), 6).measurement_shape
+        (1, 2, 2)
     """
 
     reflection: (
@@ -273,28 +331,27 @@ class CircularBlurDecimate(CircularBlur):
     def __init__(
         self,
         shape: Sequence[int],
-        kernel: Kernel | Tensor | str,
+        kernel: Kernel | Array | str,
         factor: int,
-        images: Sequence[int] = (0,),
     ) -> None:
-        super().__init__(shape, kernel, images)
-        self.factor = positive("factor", factor)
+        super().__init__(shape, kernel)
+        self.factor = reduction(self.shape, factor)
         if any(side % self.factor for side in self.shape[1:]):
             raise InputError(
                 f"factor: found {factor}, expected a divisor of both {self.shape[1]} and {self.shape[2]}; "
                 "the operator 'resize_kernel' takes any size"
             )
-        modulus = self._exact["s"]
+        modulus = self.exact("s")
         s = self._fold(modulus.square()).sqrt() / self.factor
         direction = modulus / (self.factor * self._unfold(s)).clamp_min(1e-300)
         first = self._embed(torch.ones_like(s))
         direction = torch.where(self._unfold(s) > 0, direction, first)
         w = direction + first
-        each = "s" in self._each
-        self.constant(
+        each = "s" in self._per_image
+        self.register_exact(
             "reflection", w / self._unfold(w[..., : s.shape[-2], : s.shape[-1]]).sqrt(), each
         )
-        self.constant("s", self._embed(s), each)
+        self.register_exact("s", self._embed(s), each)
 
     @classmethod
     def infer_shape(

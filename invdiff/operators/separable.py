@@ -1,6 +1,4 @@
-"""Operators that act on rows and columns independently: A = rows (x) cols, the same in every
-channel.
-"""
+"""Operators that act on rows and columns independently, the same in every channel."""
 
 from __future__ import annotations
 
@@ -9,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invdiff.arguments import real_array
 from invdiff.errors import InputError
 from invdiff.operators.base import Operator, SpectralOperator
+from invdiff.operators.kernels import Array
 
 
 class Separable(SpectralOperator):
-    """y = rows x cols^T for every channel, from (C, H, W) to (C, h, w).
+    """Product with a matrix on both sides: y = rows x cols^T for every channel.
 
     The SVD of a Kronecker product is the Kronecker product of the SVDs, each computed in float64.
 
@@ -25,6 +25,11 @@ class Separable(SpectralOperator):
 
     Raises:
         InputError: a matrix does not fit the image.
+
+    Example:
+        >>> sums = Separable((1, 2, 2), rows=[[1.0, 1.0]], cols=[[1.0, 0.0], [0.0, 1.0]])
+        >>> sums(torch.ones(1, 1, 2, 2)).round(decimals=4)
+        tensor([[[[2., 2.]]]])
     """
 
     rows: Tensor
@@ -34,20 +39,21 @@ class Separable(SpectralOperator):
     v_rows: Tensor
     v_cols: Tensor
 
-    def __init__(self, shape: Sequence[int], rows: Tensor, cols: Tensor) -> None:
+    def __init__(self, shape: Sequence[int], rows: Array, cols: Array) -> None:
         super().__init__(shape)
         spectra = []
-        for name, matrix, size in (("rows", rows, self.shape[1]), ("cols", cols, self.shape[2])):
+        for name, given, size in (("rows", rows, self.shape[1]), ("cols", cols, self.shape[2])):
+            matrix = real_array(name, given)
             if matrix.ndim != 2 or matrix.shape[1] != size:
                 raise InputError(
                     f"{name}: found a matrix {tuple(matrix.shape)}, expected (any, {size})"
                 )
             u, s, v = padded_svd(matrix)
-            self.constant(name, matrix)
-            self.constant(f"u_{name}", u)
-            self.constant(f"v_{name}", v)
+            self.register_exact(name, matrix)
+            self.register_exact(f"u_{name}", u)
+            self.register_exact(f"v_{name}", v)
             spectra.append(s)
-        self.constant("s", spectra[0][None, :, None] * spectra[1])
+        self.register_exact("s", spectra[0][None, :, None] * spectra[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rows @ x @ self.cols.mT
@@ -71,16 +77,18 @@ class Separable(SpectralOperator):
         composed = super().__matmul__(inner)  # also checks the shapes
         if not isinstance(inner, Separable):
             return composed
-        rows, cols = (self._exact[name] @ inner._exact[name] for name in ("rows", "cols"))
+        rows = self.exact("rows") @ inner.exact("rows")
+        cols = self.exact("cols") @ inner.exact("cols")
         return Separable(inner.shape, rows, cols).to(inner.rows)
 
 
 def padded_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SVD of (h, H) with all H right singular vectors: U (h, H), s (H,), V (H, H), in float64.
+    """Return the SVD of (h, H) with all H right singular vectors, in float64.
 
-    s is exactly zero, and so is its column of U, beyond the rank of the matrix (to rounding).
+    They are U (h, H), s (H,), V (H, H). s is exactly zero, and so is its column of U, beyond the
+    rank of the matrix (to rounding).
     """
-    matrix = matrix.detach().double().cpu()
+    matrix = matrix.double()
     u, s, v_t = torch.linalg.svd(matrix, full_matrices=True)
     h, size = matrix.shape
     s = torch.where(s > max(h, size) * torch.finfo(s.dtype).eps * s.max(), s, 0)

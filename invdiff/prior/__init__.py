@@ -2,7 +2,7 @@
 see.
 """
 
-from invdiff.prior.channels import ChannelView, GrayView, of_channels
+from invdiff.prior.channels import ChannelView, GrayView, match_channels
 from invdiff.prior.checkpoint import (
     ClassifierSpec,
     PriorSpec,
@@ -60,7 +60,7 @@ __all__ = [
     "load_card",
     "load_classifier",
     "load_prior",
-    "of_channels",
+    "match_channels",
     "progressive",
     "reverse",
     "save_prior",

@@ -1,6 +1,4 @@
-"""Priors of gray images out of priors of colour images, and the reverse: denoisers around a
-denoiser.
-"""
+"""Priors of gray images out of priors of colour images, and the reverse."""
 
 from __future__ import annotations
 
@@ -12,11 +10,12 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.prior.denoiser import Denoiser, levels
 from invdiff.prior.schedule import Spacing
+from invdiff.prior.view import DenoiserView
 from invdiff.rng import stream_seed
 
 
-class GrayView(Denoiser):
-    """The prior of gray images in a prior of colour images.
+class GrayView(DenoiserView):
+    """Prior of gray images in a prior of colour images.
 
     A gray image m is the colour image (m, m, m). In orthonormal coordinates of a pixel's channels,
     one along (1, 1, 1) / sqrt(3) and two of chroma, it has sqrt(3) m along the first and zero
@@ -30,88 +29,112 @@ class GrayView(Denoiser):
     and X is distributed exactly as the colour image (m, m, m) under the white noise that the
     network was trained on.
 
-    What that is an estimate of: E[m | x, X's chroma], with m the mean of the channels under the
-    colour prior. Where gray and chroma are independent under that prior it is E[m | x], with
-    nothing approximate. Elsewhere it also reads from the noisy chroma that the image is gray: all
-    of it as sigma -> 0, where it is the prior of colour images given that they are gray, and
-    nothing of it for large sigma, where it is the prior of their gray parts. It is not the denoiser
-    of one prior at all levels.
+    D(x, sigma) is E[m | x, X's chroma], with m the mean of the channels under the colour prior.
+    Where gray and chroma are independent under that prior this is E[m | x], with nothing
+    approximate. Elsewhere the noisy chroma also tells that the image is gray: fully as sigma -> 0,
+    where D belongs to the prior of colour images given that they are gray, and not at all for large
+    sigma, where D belongs to the prior of their gray parts. It is not the denoiser of one prior at
+    all levels.
 
     The chroma noise is a function of sigma, height and width alone, so that D is a function and
-    does not know the batch. Without it a network is shown an image that noise does not make: under
-    the prior `photos`, gray squares of 128x128 are denoised to 26.3 dB for 27.0 dB at sigma = 0.1,
-    and to 19.1 dB for 20.8 dB at 0.5.
+    does not depend on the batch. Without chroma noise a network sees an image that noise does not
+    make: under the prior `photos`, gray squares of 128x128 are denoised to 26.3 dB for 27.0 dB at
+    sigma = 0.1, and to 19.1 dB for 20.8 dB at 0.5.
 
     Args:
         prior: of colour images, (3, H, W).
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> colour = GaussianDenoiser(torch.zeros(3, 2, 2), torch.eye(12))
+        >>> gray = GrayView(colour)
+        >>> gray.shape
+        (1, 2, 2)
+        >>> x_0 = gray(torch.ones(1, 1, 2, 2), 1.0)
+        >>> f"{x_0[0, 0, 0, 0].item():.3f}"  # the variance of m is 1/3
+        '0.250'
     """
 
     def __init__(self, prior: Denoiser) -> None:
-        super().__init__()
-        self.prior, self.shape = prior, (1, *prior.shape[1:])
-        self.schedule, self.clip, self.stride = prior.schedule, prior.clip, prior.stride
+        super().__init__(prior)
+        self.shape = (1, *prior.shape[1:])
 
-    def lift(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """X, (B, 3, H, W), of x (B, 1, H, W)."""
-        shape, drawn = (3, *x.shape[2:]), {}
-        for level in dict.fromkeys(sigma.float().flatten().tolist()):
+    def lift(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return X, (B, 3, H, W), for x (B, 1, H, W)."""
+        noise_of: dict[float, Tensor] = {}
+        # The noise of a level is the same whatever the precision in which the level is given.
+        each = torch.as_tensor(sigma, dtype=torch.float32).expand(len(x)).tolist()
+        for level in dict.fromkeys(each):
             numerator, denominator = level.as_integer_ratio()
             generator = torch.Generator().manual_seed(stream_seed(numerator, denominator))
-            noise = torch.randn(shape, generator=generator)
-            drawn[level] = (noise - noise.mean(0)).to(x)
-        noise = torch.stack([drawn[level] for level in sigma.float().expand(len(x)).tolist()])
-        return x + math.sqrt(3) * levels(sigma, x) * noise
+            noise = torch.randn((3, *x.shape[2:]), generator=generator, dtype=torch.float32)
+            noise_of[level] = (noise - noise.mean(0)).to(x)
+        chroma = torch.stack([noise_of[level] for level in each])
+        return x + math.sqrt(3) * levels(sigma, x) * chroma
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.prior(self.lift(x, sigma), math.sqrt(3) * sigma).mean(1, keepdim=True)
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the mean over the channels of the colour prior's estimate of X."""
+        colour = self.prior(self.lift(x, sigma), math.sqrt(3) * sigma, label)
+        return colour.mean(1, keepdim=True)
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
-        """The levels of m at which the colour prior is asked for its own."""
-        return self.prior.ladder(steps, spacing, t, end) / math.sqrt(3)
+    ) -> tuple[float, ...]:
+        """Return the levels of m at which the colour prior is asked for its own ladder."""
+        return tuple(s / math.sqrt(3) for s in self.prior.ladder(steps, spacing, t, end))
 
-    def t_at(self, sigma: Tensor) -> float:
+    def t_at(self, sigma: float | Tensor) -> float:
+        """Return the timestep at which the colour prior is asked for a level of m."""
         return self.prior.t_at(math.sqrt(3) * sigma)
 
 
-class ChannelView(Denoiser):
-    """A prior of images of several channels, each of them an independent image of a gray prior.
+class ChannelView(DenoiserView):
+    """Prior of images with several channels, each an independent image of a gray prior.
 
-    D(x, sigma) of each channel by itself is then exact. That channels of a colour image resemble
-    each other is not in it: colours at the same place are guessed apart.
+    D(x, sigma) of each channel by itself is then exact. That the channels of a colour image
+    resemble each other is not known to it: colours at the same place are guessed apart.
 
     Args:
         prior: of gray images, (1, H, W).
         channels: C.
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> gray = GaussianDenoiser(torch.zeros(1, 2, 2), torch.eye(4))
+        >>> ChannelView(gray, 3)(torch.ones(1, 3, 2, 2), 1.0)[0, :, 0, 0].tolist()
+        [0.5, 0.5, 0.5]
     """
 
     def __init__(self, prior: Denoiser, channels: int) -> None:
-        super().__init__()
-        self.prior, self.shape = prior, (channels, *prior.shape[1:])
-        self.schedule, self.clip, self.stride = prior.schedule, prior.clip, prior.stride
+        super().__init__(prior)
+        self.shape = (channels, *prior.shape[1:])
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        each = sigma.expand(len(x)).repeat_interleave(x.shape[1])
-        return self.prior(x.flatten(0, 1)[:, None], each).view_as(x)
-
-    def ladder(
-        self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
-        return self.prior.ladder(steps, spacing, t, end)
-
-    def t_at(self, sigma: Tensor) -> float:
-        return self.prior.t_at(sigma)
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the gray prior's estimate of every channel."""
+        channels = x.shape[1]
+        if isinstance(sigma, Tensor) and sigma.ndim:
+            sigma = sigma.repeat_interleave(channels)
+        label = None if label is None else label.repeat_interleave(channels)
+        return self.prior(x.flatten(0, 1)[:, None], sigma, label).view_as(x)
 
 
-def of_channels(prior: Denoiser, channels: int) -> Denoiser:
-    """The prior for images of so many channels: itself, or a view of it.
+def match_channels(prior: Denoiser, channels: int) -> Denoiser:
+    """Return the prior for images of so many channels: itself, or a view of it.
 
     Raises:
-        InputError: neither the prior nor the images are gray.
+        InputError: the prior is one for points; or the channels differ, and neither the prior nor
+            the images are gray.
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> gray = GaussianDenoiser(torch.zeros(1, 2, 2), torch.eye(4))
+        >>> match_channels(gray, 3).shape
+        (3, 2, 2)
     """
+    if len(prior.shape) != 3:
+        raise InputError(f"prior: found one for points {prior.shape}, expected one for images")
     found = prior.shape[0]
-    if len(prior.shape) != 3 or found == channels:
+    if found == channels:
         return prior
     if found == 1:
         return ChannelView(prior, channels)

@@ -1,6 +1,6 @@
-"""The file format of a prior: one safetensors file whose header says how to rebuild it. No code is
-ever executed.
+"""The file of a prior: one safetensors file whose header says how to rebuild it.
 
+No code is ever executed, and nothing is allocated before the header and the weights were compared.
 The header's entry ``invdiff`` is JSON: {"format": 1, "network": {"name": ..., ...}, "schedule":
 "cosine", "T": 1000, "target": "v", "variance": "small", "shape": [C, H, W]}. A card, ``NAME.json``
 beside the weights, records where they came from. A classifier of noisy images has the same format,
@@ -10,8 +10,11 @@ and the target "label".
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -19,23 +22,46 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, brief, shown
 from invdiff.io.whole import write_whole
 from invdiff.prior.classifier import NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.mlp import MLP
 from invdiff.prior.schedule import Schedule, ScheduleName
-from invdiff.registry import lookup
+from invdiff.registry import lookup, names_code
 from invdiff.resources import WEIGHTS
 
 PRIOR_FILE = "prior.safetensors"  # in a training run's folder
+MAX_T = 100_000
+MAX_SIDE = 100_000  # of an image in pixels; also the channels, and every number of a network
+MAX_HEADER = 100_000  # characters
+FLOATS = ("F16", "BF16", "F32", "F64")  # the dtypes of weights, as safetensors names them
 
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """What is needed, beside the weights, to rebuild a prior."""
+    """What is needed, beside the weights, to rebuild a prior.
+
+    Attributes:
+        shape: (C, H, W) of the images, or (dims,) of points.
+        network: its registered name and its settings.
+        schedule: the noise schedule by its name.
+        T: steps of the schedule, at most 100,000.
+        target: what the network predicts.
+        variance: of the reverse process.
+
+    Raises:
+        InputError: one of them is of another type, or out of range.
+
+    Example:
+        >>> spec = PriorSpec((2,), {"name": "mlp", "width": 8}, T=10)
+        >>> spec.build().shape
+        (2,)
+    """
 
     shape: tuple[int, ...]
     network: Mapping[str, Any] = field(default_factory=lambda: {"name": "unet"})
@@ -44,17 +70,22 @@ class PriorSpec:
     target: Target = "eps"
     variance: Variance = "small"
 
+    def __post_init__(self) -> None:
+        _check_spec(self)
+        _check_choice("variance", self.variance, get_args(Variance))
+        _check_choice("target", self.target, get_args(Target))
+
+    def make_network(self) -> nn.Module:
+        """Return the network with freshly initialised weights."""
+        extra = {"channels_out": 2 * self.shape[0]} if self.variance == "learned" else {}
+        return _make_network(self, extra)
+
     def build(self) -> NetworkDenoiser:
-        """A prior with freshly initialised weights."""
-        settings = dict(self.network)
-        if self.variance == "learned":
-            settings["channels_out"] = 2 * self.shape[0]
-        return self.around(
-            lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
-        )
+        """Return a prior with freshly initialised weights."""
+        return self.around(self.make_network())
 
     def around(self, network: Any) -> NetworkDenoiser:
-        """A network of this kind as a prior."""
+        """Return a network of this kind as a prior."""
         schedule = Schedule.named(self.schedule, self.T)
         classes = self.network.get("classes", 0)
         return NetworkDenoiser(
@@ -70,7 +101,23 @@ class PriorSpec:
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """What is needed, beside the weights, to rebuild a classifier of noisy images."""
+    """What is needed, beside the weights, to rebuild a classifier of noisy images.
+
+    Attributes:
+        shape: (C, H, W) of the images.
+        network: its registered name and its settings, ``classes`` among them.
+        schedule: the noise schedule by its name.
+        T: steps of the schedule, at most 100,000.
+        target: always "label".
+
+    Raises:
+        InputError: one of them is of another type, or out of range.
+
+    Example:
+        >>> network = {"name": "unet_classifier", "classes": 3, "width": 8, "multipliers": [1]}
+        >>> ClassifierSpec((1, 8, 8), network, T=10).build().classes
+        3
+    """
 
     shape: tuple[int, ...]
     network: Mapping[str, Any]
@@ -78,15 +125,21 @@ class ClassifierSpec:
     T: int = 1000
     target: Literal["label"] = "label"
 
+    def __post_init__(self) -> None:
+        _check_spec(self)
+        _check_choice("target", self.target, ("label",))
+        _check_count("classes", self.network.get("classes"), MAX_SIDE)
+
+    def make_network(self) -> nn.Module:
+        """Return the network with freshly initialised weights."""
+        return _make_network(self, {})
+
     def build(self) -> NetworkClassifier:
-        """A classifier with freshly initialised weights."""
-        settings = dict(self.network)
-        return self.around(
-            lookup("network", settings.pop("name"))(channels=self.shape[0], **settings)
-        )
+        """Return a classifier with freshly initialised weights."""
+        return self.around(self.make_network())
 
     def around(self, network: Any) -> NetworkClassifier:
-        """A network of this kind as a classifier."""
+        """Return a network of this kind as a classifier."""
         schedule = Schedule.named(self.schedule, self.T)
         return NetworkClassifier(
             network, self.shape, schedule, self.network["classes"], network.stride
@@ -94,11 +147,11 @@ class ClassifierSpec:
 
 
 Spec = PriorSpec | ClassifierSpec
-Built = TypeVar("Built", NetworkDenoiser, NetworkClassifier)
+AnySpec = TypeVar("AnySpec", PriorSpec, ClassifierSpec)
 
 
 def save_prior(path: str | Path, network: nn.Module, spec: Spec) -> None:
-    """Write the weights of a prior or of a classifier in half precision, atomically."""
+    """Write the weights of a prior or of a classifier in half precision, whole or not at all."""
     path = Path(path)
     weights = {
         name: w.detach().to("cpu", torch.float16).contiguous()
@@ -110,98 +163,267 @@ def save_prior(path: str | Path, network: nn.Module, spec: Spec) -> None:
 
 
 def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkDenoiser:
-    """Load a prior by the name of one that ships, from a .safetensors file, or from a training
-    run's folder.
+    """Load a prior.
+
+    Args:
+        name: the name of one that ships, a .safetensors file, or a training run's folder.
+        device: where its weights are to lie.
 
     Returns:
         the prior in float32, in evaluation mode, without gradients for its weights.
 
     Raises:
         InputError: there is no such prior, the file is damaged, or it is not a prior.
+
+    Example:
+        >>> load_prior("swissroll").shape
+        (2,)
     """
-    return _load("prior", name, lambda entry: PriorSpec(**entry).build()).to(device)
+    spec, network = _load("prior", name, PriorSpec)
+    return spec.around(network).eval().requires_grad_(False).to(device)
 
 
 def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> NetworkClassifier:
     """Load a classifier of noisy images, as ``load_prior`` loads a prior."""
-    return _load("classifier", name, lambda entry: ClassifierSpec(**entry).build()).to(device)
-
-
-def _load(what: str, name: str | Path, build: Callable[[dict[str, Any]], Built]) -> Built:
-    path = find_prior(name, what)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("invdiff")
-            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{what} {path}: not a readable safetensors file ({error})") from None
-    if header is None:
-        raise InputError(f"{what} {path}: its header does not describe an invdiff {what}")
-    try:
-        built = build(_checked(what, json.loads(header)))
-        built.network.load_state_dict(weights)
-    except (
-        LookupError,
-        ArithmeticError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-    ) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{what} {path}: its header does not describe its weights ({reason})"
-        ) from None
-    return built.eval().requires_grad_(False)
-
-
-def _checked(what: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a spec in a file's header."""
-    version, target = entry.pop("format"), entry["target"]
-    kind = "classifier" if target == "label" else "prior"
-    variance = entry.get("variance", "small")
-    if (
-        version != 1
-        or target not in (*get_args(Target), "label")
-        or variance not in get_args(Variance)
-    ):
-        raise InputError(f"format {version}, target {target!r}, variance {variance!r}")
-    if kind != what:
-        raise InputError(f"found a {kind}, expected a {what}")
-    name = entry["network"]["name"]
-    if not known_code(name):
-        raise InputError(f"network {name!r} is foreign code: import it first if you trust it")
-    return {**entry, "shape": tuple(entry["shape"])}
+    spec, network = _load("classifier", name, ClassifierSpec)
+    return spec.around(network).eval().requires_grad_(False).to(device)
 
 
 def known_code(name: str) -> bool:
-    """Whether a network's name runs nothing new: it is registered, or its module is imported
-    already.
+    """Return whether a network's name runs nothing new.
+
+    It is registered, or a class of networks in a module that is imported already.
     """
-    module, colon, cls = name.partition(":")
-    found = getattr(sys.modules.get(module), cls, None)
-    return not colon or (isinstance(found, type) and issubclass(found, nn.Module))
+    if not names_code(name):
+        return True
+    module, _, cls = name.partition(":")
+    # And not getattr, for which a module may import others.
+    found = vars(sys.modules[module]).get(cls) if module in sys.modules else None
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def find_prior(name: str | Path, what: str = "prior") -> Path:
-    """The file that ``load_prior`` would read; ``what`` it is for, as messages say it."""
+    """Return the file that ``load_prior`` would read; `what` it is for, as messages say it.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not isinstance(name, str | Path):
+        raise InputError(f"{what}: found {shown(name)}, expected a name or a path")
     path = Path(name)
-    if path.is_dir():
+    if _exists(path.is_dir):
         if not (path / PRIOR_FILE).is_file():
             raise InputError(f"{what} {path}: the folder holds no {PRIOR_FILE}")
         return path / PRIOR_FILE
-    if path.is_file():
+    if _exists(path.is_file):
         return path
     shipped = WEIGHTS / f"{name}.safetensors"
-    if shipped.is_file():
+    if _exists(shipped.is_file):
         return shipped
     known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
     raise InputError(
-        f"{what} '{name}': no such file, folder or shipped prior (shipped: {known or 'none'})"
+        f"{what} {brief(str(name))}: no such file, folder or shipped prior "
+        f"(shipped: {known or 'none'})"
     )
 
 
 def load_card(name: str | Path) -> dict[str, Any]:
-    """The card of a prior, empty if it has none."""
-    card = find_prior(name).with_suffix(".json")
-    return json.loads(card.read_text()) if card.is_file() else {}
+    """Return the card of a prior, empty if it has none.
+
+    Raises:
+        InputError: there is no such prior, or its card is damaged.
+
+    Example:
+        >>> load_card("fashion")["licence"]
+        'MIT'
+    """
+    path = find_prior(name).with_suffix(".json")
+    if not path.is_file():
+        return {}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"card {path}: not readable as JSON ({error})") from None
+    if not isinstance(card, dict):
+        raise InputError(f"card {path}: found {shown(card)}, expected an object")
+    return card
+
+
+def _check_spec(spec: Spec) -> None:
+    """Raise InputError for a spec of the wrong types, or beyond what can be built."""
+    if not isinstance(spec.shape, tuple) or len(spec.shape) not in (1, 3):
+        raise InputError(f"shape: found {shown(spec.shape)}, expected (C, H, W) or (dims,)")
+    for size in spec.shape:
+        _check_count("shape", size, MAX_SIDE)
+    _check_count("T", spec.T, MAX_T)
+    _check_choice("schedule", spec.schedule, get_args(ScheduleName))
+    if not isinstance(spec.network, Mapping) or not isinstance(spec.network.get("name"), str):
+        raise InputError(f"network: found {shown(spec.network)}, expected a name and settings")
+    for key, value in spec.network.items():
+        parts = value if isinstance(value, list | tuple) else [value]
+        for part in parts:
+            if isinstance(part, int | float) and not abs(part) <= MAX_SIDE:
+                raise InputError(f"{key}: found {shown(part)}, expected at most {MAX_SIDE}")
+
+
+def _check_count(name: str, value: object, most: int) -> None:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or not 1 <= value <= most:  # type: ignore[operator]
+        raise InputError(f"{name}: found {shown(value)}, expected an integer from 1 to {most}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name}: found {shown(value)}, expected one of {', '.join(choices)}")
+
+
+def _make_network(spec: Spec, extra: dict[str, Any]) -> nn.Module:
+    settings = {key: value for key, value in spec.network.items() if key != "name"}
+    cls = lookup("network", spec.network["name"])
+    network: nn.Module = cls(channels=spec.shape[0], **(settings | extra))
+    if len(spec.shape) == 1:
+        fits = all(weight.ndim != 4 for weight in network.parameters())  # no convolution of images
+    else:
+        fits = not isinstance(network, MLP)
+    if not fits:
+        raise InputError(f"shape: found {spec.shape}, which is no shape for {cls.__name__}")
+    return network
+
+
+def _load(what: str, name: str | Path, kind: type[AnySpec]) -> tuple[AnySpec, nn.Module]:
+    """The spec in the header of a file, and its network with the weights of the file."""
+    path = find_prior(name, what)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("invdiff")
+            if header is None:
+                raise InputError(f"{what} {path}: its header does not describe an invdiff {what}")
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            shapes = {key: tuple(each.get_shape()) for key, each in slices.items()}
+            dtypes = {key: each.get_dtype() for key, each in slices.items()}
+            spec = _described(what, path, header, shapes, kind)
+            weights = {key: _weight(what, path, key, dtypes[key], file) for key in shapes}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{what} {path}: not a readable safetensors file ({error})") from None
+    return spec, _with_weights(spec, weights)
+
+
+def _described(
+    what: str,
+    path: Path,
+    header: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    kind: type[AnySpec],
+) -> AnySpec:
+    """The spec in a header, whose network has the weights of the file by name and shape."""
+    try:
+        spec = kind(**_checked(what, _json(header)))
+        with torch.device("meta"), _parameters_at_most(2 * len(shapes) + 100):
+            expected = {k: tuple(w.shape) for k, w in spec.make_network().state_dict().items()}
+        for key in {**expected, **shapes}:
+            if expected.get(key) != shapes.get(key):
+                found, wanted = shapes.get(key, "none"), expected.get(key, "none")
+                raise InputError(f"weight {brief(key)}: found {found}, expected {wanted}")
+    except (
+        LookupError,
+        ArithmeticError,
+        AssertionError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        AttributeError,
+    ) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{what} {path}: its header does not describe its weights ({reason[:300]})"
+        ) from None
+    return spec
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON text without infinities, NaN and long integers."""
+    if len(text) > MAX_HEADER:
+        raise InputError(f"found {len(text)} characters, expected at most {MAX_HEADER}")
+
+    return json.loads(text, parse_constant=_number, parse_int=_number, parse_float=_number)
+
+
+def _number(digits: str) -> int | float:
+    number = float(digits)
+    if not math.isfinite(number) or len(digits) > 300:
+        raise InputError(f"found the number {brief(digits)}, expected a finite one")
+    return int(digits) if digits.lstrip("-").isdigit() else number
+
+
+def _checked(what: str, entry: Any) -> dict[str, Any]:
+    """The settings of a spec in a file's header."""
+    if not isinstance(entry, dict):
+        raise InputError(f"found {shown(entry)}, expected an object")
+    version = entry.pop("format", None)
+    if type(version) is not int or version != 1:
+        raise InputError(f"format: found {shown(version)}, expected 1")
+    _check_choice("target", entry.get("target"), (*get_args(Target), "label"))
+    kind = "classifier" if entry["target"] == "label" else "prior"
+    if kind != what:
+        raise InputError(f"found a {kind}, expected a {what}")
+    network, shape = entry.get("network"), entry.get("shape")
+    name = network.get("name") if isinstance(network, dict) else None
+    if isinstance(name, str) and not known_code(name):
+        raise InputError(f"network {brief(name)} is foreign code: import it first if you trust it")
+    if not isinstance(shape, list):
+        raise InputError(f"shape: found {shown(shape)}, expected [C, H, W] or [dims]")
+    return {**entry, "shape": tuple(shape)}
+
+
+@contextmanager
+def _parameters_at_most(limit: int) -> Iterator[None]:
+    """Stop whoever registers more parameters than this in this thread: even empty ones take time."""
+    thread = threading.get_ident()
+    count = 0
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > limit:
+            raise InputError("its network has more weights than the file")
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _weight(what: str, path: Path, key: str, dtype: str, file: Any) -> Tensor:
+    """One tensor of a file, in float32."""
+    if dtype not in FLOATS:
+        raise InputError(
+            f"{what} {path}: weight {brief(key)}: found {dtype}, expected {', '.join(FLOATS)}"
+        )
+    weight: Tensor = file.get_tensor(key).float()
+    if not bool(weight.isfinite().all()):
+        raise InputError(
+            f"{what} {path}: weight {brief(key)}: found NaN or infinite values, expected finite ones"
+        )
+    return weight
+
+
+def _with_weights(spec: Spec, weights: dict[str, Tensor]) -> nn.Module:
+    """The network of a spec around these very tensors: nothing is allocated twice."""
+    with torch.device("meta"):
+        network = spec.make_network()
+    network.load_state_dict(weights, assign=True)
+    rest = [*network.buffers(), *(v for module in network.modules() for v in vars(module).values())]
+    if any(isinstance(each, Tensor) and each.is_meta for each in rest):
+        # The network computes tensors that are no weights, which it cannot do without memory.
+        network = spec.make_network()
+        network.load_state_dict(weights, assign=True)
+    return network
+
+
+def _exists(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False

@@ -1,7 +1,7 @@
-"""The noise-aware classifier p(label | x, sigma) of classifier guidance.
+"""Noise-aware classifiers p(label | x, sigma) for classifier guidance.
 
 Dhariwal & Nichol 2021, Sec. 4 (https://arxiv.org/abs/2105.05233): the descending half of the U-Net,
-told the timestep, with its features pooled, and trained on the noisy images x_t of the forward
+with the timestep as an input and pooled features, trained on the noisy images x_t of the forward
 process.
 """
 
@@ -12,11 +12,12 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.errors import InputError
 from invdiff.prior.ddpm import DDPM
-from invdiff.prior.denoiser import network_input
+from invdiff.prior.denoiser import in_own_dtype, network_input
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import (
+    CLASSES,
+    check_descent,
     descend,
     descent,
     per_level,
@@ -25,36 +26,57 @@ from invdiff.prior.unet import (
     timestep_embedding,
     zeroed,
 )
+from invdiff.ranges import Range
 from invdiff.registry import register
 
 
 class Classifier(nn.Module, ABC):
-    """Tells the label of a noisy image x_0 + sigma n.
+    """Base of classifiers, which tell the label of a noisy image x_0 + sigma n.
 
     Attributes:
         shape: image shape (C, H, W).
-        classes: labels 0..classes - 1.
+        classes: number of labels, 0..classes - 1.
+
+    Example:
+        >>> import torch
+        >>> class Bright(Classifier):
+        ...     shape, classes = (1, 1, 1), 2
+        ...     def forward(self, x, sigma):
+        ...         return torch.cat([-x.flatten(1), x.flatten(1)], 1).log_softmax(1)
+        >>> Bright()(torch.tensor([[[[-3.0]]], [[[3.0]]]]), 0.1).argmax(1).tolist()
+        [0, 1]
     """
 
     shape: tuple[int, ...]
     classes: int
 
     @abstractmethod
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x (B, C, H, W) and sigma () or (B,), on the [0, 1] scale -> log p(label | x, sigma), (B,
-        classes).
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return log p(label | x, sigma) of every label, (B, classes).
+
+        Args:
+            x: images (B, C, H, W) on the [0, 1] scale.
+            sigma: noise level on that scale, one for all images or (B,).
         """
 
 
 class NetworkClassifier(Classifier):
-    """A network that was trained on a DDPM's x_t.
+    """Network that was trained on a DDPM's x_t.
 
     Args:
         network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to logits (B,
             classes).
         shape: training shape (C, H, W).
         schedule: of the x_t.
-        stride: what H and W must be multiples of; other images are padded for the network.
+        classes: number of labels.
+        stride: H and W are padded to multiples of this.
+
+    Example:
+        >>> import torch
+        >>> network = UNetClassifier(1, classes=3, width=8, multipliers=(1,), blocks=1)
+        >>> classifier = NetworkClassifier(network, (1, 8, 8), Schedule.linear(), classes=3)
+        >>> classifier(torch.rand(2, 1, 8, 8), 0.5).exp().sum(1).allclose(torch.ones(2))
+        True
     """
 
     def __init__(
@@ -66,38 +88,47 @@ class NetworkClassifier(Classifier):
         stride: int = 1,
     ) -> None:
         super().__init__()
-        self.network, self.shape, self.schedule = network, shape, schedule
-        self.classes, self.stride = classes, stride
+        self.network = network
+        self.shape = shape
+        self.schedule = schedule
+        self.classes = classes
+        self.stride = stride
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return log p(label | x, sigma) of every label, (B, classes), in the dtype of x."""
         x_t, timestep, _ = network_input(x, sigma, self.schedule, self.stride)
-        return self.network(x_t, timestep).log_softmax(1)
+        return in_own_dtype(self.network, x_t, timestep).log_softmax(1)
 
 
 def log_probabilities(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """log p(label | x_t, t) of every label at q_sample(x_0, t, eps), (B, classes); the DDPM's
-    network classifies.
+    """Return log p(label | x_t, t) of every label at x_t = q_sample(x_0, t, eps), (B, classes).
+
+    The network of the DDPM is the classifier.
     """
-    logits = ddpm.network(
-        ddpm.q_sample(x_0, t, eps), ddpm.schedule.timesteps.to(t.device)[t].to(x_0.dtype)
-    )
+    timesteps = ddpm.schedule.timesteps.to(t.device)[t].to(x_0.dtype)
+    logits: Tensor = ddpm.network(ddpm.q_sample(x_0, t, eps), timesteps)
     return logits.float().log_softmax(1)
 
 
 def cross_entropy(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
-    """-log p(label | x_t, t) in nats, (B,)."""
+    """Return -log p(label | x_t, t) in nats, (B,)."""
     return F.nll_loss(log_probabilities(ddpm, x_0, t, eps), label, reduction="none")
 
 
 @register("network", "unet_classifier")
 class UNetClassifier(nn.Module):
-    """Maps a noisy image and its timestep to the logits of its label: the U-Net's way down, then a
-    mean over pixels.
+    """Network of logits of a noisy image's label: the U-Net's way down, then a mean over pixels.
 
     Args:
         channels: image channels C.
-        classes: labels.
+        classes: number of labels.
         width, multipliers, blocks, attention, head_channels, dropout, patch: as of the ``unet``.
+
+    Example:
+        >>> import torch
+        >>> network = UNetClassifier(1, classes=3, width=8, multipliers=(1,), blocks=1)
+        >>> network(torch.rand(2, 1, 8, 8), torch.tensor([0.0, 999.0])).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -113,9 +144,12 @@ class UNetClassifier(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        if classes < 2:
-            raise InputError(f"classes: found {classes}, expected at least 2")
-        self.channels, self.width, self.patch, self.classes = channels, width, patch, classes
+        check_descent(channels, width, multipliers, attention, head_channels, dropout, patch)
+        Range(2, CLASSES.high, integer=True).check("classes", classes)
+        self.channels = channels
+        self.width = width
+        self.patch = patch
+        self.classes = classes
         self.stride = patch * 2 ** (len(multipliers) - 1)
         self.time = time_network(width)
         stage = stages(4 * width, patch, attention, head_channels, dropout)
@@ -124,14 +158,17 @@ class UNetClassifier(nn.Module):
             stage, width, multipliers, per_level(blocks, len(multipliers))
         )
         self.middle = stage(features[-1], features[-1], len(multipliers) - 1)
-        self.norm = nn.GroupNorm(
-            1, features[-1]
-        )  # in small groups the pooled means would say nothing
+        # One group: in small groups the pooled means would say nothing.
+        self.norm = nn.GroupNorm(1, features[-1])
         self.head = zeroed(nn.Linear(features[-1], classes))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B, C, H, W) and (B,) -> (B, classes); H and W must be multiples of ``stride``."""
+        """Return logits (B, classes) of x (B, C, H, W) at timesteps t (B,).
+
+        H and W must be multiples of ``stride``.
+        """
         embedding = self.time(timestep_embedding(t, self.width).to(x.dtype))
         h = descend(self.down, self.stem(F.pixel_unshuffle(x, self.patch)), embedding)[-1]
         h = F.silu(self.norm(self.middle(h, embedding)))
-        return self.head(h.mean(dim=(-2, -1)))
+        logits: Tensor = self.head(h.mean(dim=(-2, -1)))
+        return logits

@@ -10,28 +10,58 @@ tests.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import chain
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_type
 from invdiff.prior.ddpm import DDPM, Target, Variance, x_0_from
 from invdiff.prior.schedule import Schedule, Spacing
 from invdiff.prior.unet import Stage
+from invdiff.progress import counted
 
 
-def levels(sigma: Tensor, x: Tensor) -> Tensor:
-    """A noise level () or (B,) in the dtype and on the device of x, shaped to broadcast against (B,
-    ...).
+def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Return the noise level of each image of x, shaped to broadcast against (B, ...).
+
+    Args:
+        sigma: one level for all images, or one for each, (B,).
+        x: (B, ...); the levels are returned in its dtype and on its device.
     """
     # A copy from the CPU would make a GPU wait; a number does not.
-    level = x.new_full((), float(sigma)) if sigma.ndim == 0 and sigma.is_cpu else sigma.to(x)
+    if isinstance(sigma, (int, float)):
+        level = x.new_full((), sigma)
+    elif sigma.ndim == 0 and sigma.is_cpu:
+        level = x.new_full((), float(sigma))
+    else:
+        level = sigma.to(x)
     return level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
 
 
+def weights_like(module: nn.Module) -> Tensor | None:
+    """Return the first tensor of floating-point numbers that a module holds, None if it has none."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def state_like(prior: Denoiser) -> Tensor:
+    """Return an empty tensor on the device of a prior and in the dtype of its samples.
+
+    The dtype is float64 for a prior in float64, and float32 for every other one: of priors in half
+    precision only the network computes in it.
+    """
+    weights = weights_like(prior)
+    if weights is None:
+        return torch.empty(0, dtype=torch.float32)
+    dtype = torch.float64 if weights.dtype == torch.float64 else torch.float32
+    return torch.empty(0, dtype=dtype, device=weights.device)
+
+
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
-    """x (B, C, H, W), mirrored below and on the right until both sides are multiples of ``stride``."""
+    """Return x (B, C, H, W), mirrored below and on the right to multiples of ``stride``."""
     height, width = x.shape[-2:]
     bottom, right = -height % stride, -width % stride
     if not bottom and not right:
@@ -41,9 +71,9 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
 
 
 def network_input(
-    x: Tensor, sigma: Tensor, schedule: Schedule, stride: int = 1
+    x: Tensor, sigma: float | Tensor, schedule: Schedule, stride: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a DDPM network is asked for a noisy image: x_t, its timestep (B,), and abar.
+    """Return the input of a DDPM network for a noisy image: x_t, its timestep (B,), and abar.
 
     Images (B, C, H, W) whose sides are no multiples of ``stride`` are padded below and on the
     right.
@@ -52,12 +82,20 @@ def network_input(
     x_t = (2 * x - 1) / (1 + s**2).sqrt()
     if x.ndim == 4:
         x_t = pad_to_multiple(x_t, stride)
-    timestep = levels(schedule.timestep_at(2 * sigma.double()), x).flatten()
+    exact = torch.as_tensor(sigma, dtype=torch.float64)
+    timestep = levels(schedule.timestep_at(2 * exact), x).flatten()
     return x_t, timestep, 1 / (1 + s**2)
 
 
+def in_own_dtype(network: nn.Module, x_t: Tensor, *told: Tensor) -> Tensor:
+    """Call a network in the dtype of its weights, and return what it makes of x_t in that of x_t."""
+    weights = weights_like(network)
+    out: Tensor = network(x_t if weights is None else x_t.to(weights.dtype), *told)
+    return out.to(x_t.dtype)
+
+
 class Denoiser(nn.Module, ABC):
-    """Maps a noisy image to the posterior mean of the clean one.
+    """A prior, given by the map D(x, sigma) from a noisy image to the mean of the clean one.
 
     Attributes:
         shape: image shape (C, H, W); H and W are the training size, not a limit, for convolutional
@@ -65,8 +103,21 @@ class Denoiser(nn.Module, ABC):
         schedule: the noise levels seen in training, on the [-1, 1] scale of the DDPM literature.
         classes: labels that ``forward`` takes as a third argument; 0 for an unconditional prior,
             which takes none.
-        clip: whether what it returns is clipped to [0, 1].
-        stride: what it extends H and W to multiples of, in order to work.
+        clip: whether the returned images are clipped to [0, 1].
+        stride: H and W are padded to multiples of this.
+
+    Example:
+        A prior that knows nothing but the mean and the variance of a pixel:
+
+        >>> class Wiener(Denoiser):
+        ...     def __init__(self, shape):
+        ...         super().__init__()
+        ...         self.shape, self.schedule = shape, Schedule.linear()
+        ...         self.register_buffer("mean", torch.tensor(0.5))
+        ...     def forward(self, x, sigma):
+        ...         return self.mean + (x - self.mean) / (1 + 4 * levels(sigma, x) ** 2)
+        >>> Wiener((1, 1, 2))(torch.ones(1, 1, 1, 2), 0.5)
+        tensor([[[[0.7500, 0.7500]]]])
     """
 
     shape: tuple[int, ...]
@@ -76,28 +127,63 @@ class Denoiser(nn.Module, ABC):
     stride: int = 1
 
     @abstractmethod
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x (B, C, H, W) and sigma () or (B,), on the [0, 1] scale -> x_0 (B, C, H, W)."""
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return the estimate of E[x_0 | x_0 + sigma n = x], (B, C, H, W).
+
+        Args:
+            x: noisy images (B, C, H, W) on the [0, 1] scale.
+            sigma: one noise level for all, or one for each image, (B,); on the [0, 1] scale.
+        """
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """Call ``forward``, and count the images for the run in progress (`invdiff.progress`).
+
+        A denoiser that calls others leaves the counting to them.
+        """
+        told = () if label is None else (label,)
+        with counted(len(x)):
+            x_0: Tensor = super().__call__(x.to(self.input_dtype(x)), sigma, *told)
+        return x_0.to(x.dtype)
+
+    def input_dtype(self, x: Tensor) -> torch.dtype:
+        """Return the dtype in which ``forward`` is given x: half precision where that is its own."""
+        weights = weights_like(self)
+        low = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
+        return weights.dtype if weights is not None and low else x.dtype
+
+    def recompute(self, on: bool = True) -> Self:
+        """Trade time for memory in gradients; InputError from a denoiser that cannot."""
+        if on:
+            raise InputError(
+                f"recompute: found a {type(self).__name__}, expected a network of stages, as UNet"
+            )
+        return self
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
-        """Decreasing noise levels of ``steps`` steps, then 0, on the [0, 1] scale: (steps + 1,),
-        float64.
+    ) -> tuple[float, ...]:
+        """Return the decreasing noise levels of ``steps`` steps, then 0, on the [0, 1] scale.
 
-        They begin at timestep t of the schedule, by default at its last, and go to timestep
-        ``end``; see
+        They go from timestep t of the schedule, by default its last, to timestep ``end``; see
         ``Schedule.ladder``.
         """
-        return self.schedule.ladder(steps, spacing, t, end) / 2
+        return tuple(sigma / 2 for sigma in self.schedule.ladder(steps, spacing, t, end))
 
-    def t_at(self, sigma: Tensor) -> float:
-        """The timestep, maybe fractional, of a noise level () on the [0, 1] scale."""
-        return float(self.schedule.t_at(2 * sigma))
+    def t_at(self, sigma: float | Tensor) -> float:
+        """Return the timestep, maybe fractional, of a noise level () on the [0, 1] scale."""
+        return float(self.schedule.t_at(2 * torch.as_tensor(sigma, dtype=torch.float64)))
+
+
+def check_prior(prior: Any) -> None:
+    """Raise InputError unless an argument is a denoiser whose weights are finite."""
+    remedy = "load_prior(...) or NetworkDenoiser(network, ...) makes one"
+    check_type("prior", prior, Denoiser, f"a Denoiser; {remedy}")
+    if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
+        raise InputError("prior: found NaN or infinite weights, expected finite numbers")
 
 
 class NetworkDenoiser(Denoiser):
-    """A DDPM network.
+    """Denoiser that wraps a DDPM network.
 
     Args:
         network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to its target;
@@ -109,6 +195,13 @@ class NetworkDenoiser(Denoiser):
         clip: clip x_0 to [0, 1].
         classes: labels that the network knows.
         variance: sigma_t^2 of the DDPM.
+
+    Example:
+        >>> from invdiff.prior import UNet
+        >>> network = UNet(1, width=8, multipliers=(1, 1)).eval()
+        >>> prior = NetworkDenoiser(network, (1, 8, 8), Schedule.linear(), stride=network.stride)
+        >>> prior(torch.rand(2, 1, 7, 5), 0.1).shape  # of any size
+        torch.Size([2, 1, 7, 5])
     """
 
     def __init__(
@@ -127,9 +220,12 @@ class NetworkDenoiser(Denoiser):
         self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
         self.variance = variance
 
-    def recompute(self, on: bool = True) -> NetworkDenoiser:
-        """Trade time for memory in gradients through a network that can (``UNet``); its values stay
-        what they were.
+    def input_dtype(self, x: Tensor) -> torch.dtype:
+        """Return the dtype of x: only what the network is given is cast."""
+        return x.dtype
+
+    def recompute(self, on: bool = True) -> Self:
+        """Trade time for memory in gradients through the network; values stay the same.
 
         Raises:
             InputError: the network cannot.
@@ -145,13 +241,18 @@ class NetworkDenoiser(Denoiser):
 
     @property
     def ddpm(self) -> DDPM:
-        """The same network in the literature's coordinates."""
+        """The DDPM of this network, in the literature's coordinates."""
         return DDPM(self.network, self.schedule, self.target, self.variance)
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """As every denoiser; with labels (B,) in 0..classes - 1, the estimate of E[x_0 | x, label]."""
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the estimate of E[x_0 | x], or of E[x_0 | x, label].
+
+        Args:
+            x, sigma: as in every denoiser.
+            label: labels (B,) in 0..classes - 1.
+        """
         x_t, timestep, abar = network_input(x, sigma, self.schedule, self.stride)
-        out = self.network(x_t, timestep) if label is None else self.network(x_t, timestep, label)
+        out = in_own_dtype(self.network, x_t, timestep, *(() if label is None else (label,)))
         x_0 = (x_0_from(out[:, : x.shape[1]], self.target, x_t, abar) + 1) / 2
         if x.ndim == 4:
             x_0 = x_0[..., : x.shape[-2], : x.shape[-1]]
@@ -164,6 +265,12 @@ class GaussianDenoiser(Denoiser):
     Args:
         mean: (C, H, W).
         covariance: (D, D), D = C H W, positive semi-definite.
+        schedule: whose levels solvers use; the linear schedule by default.
+
+    Example:
+        >>> prior = GaussianDenoiser(torch.full((1, 1, 2), 0.5), 0.04 * torch.eye(2))
+        >>> prior(torch.ones(1, 1, 1, 2), sigma=0.2)
+        tensor([[[[0.7500, 0.7500]]]])
     """
 
     mean: Tensor
@@ -178,8 +285,9 @@ class GaussianDenoiser(Denoiser):
         self.register_buffer("eigenvalues", eigenvalues.clamp_min(0))
         self.register_buffer("eigenvectors", eigenvectors)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        variance = sigma.to(x).expand(len(x))[:, None] ** 2
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return E[x_0 | x], exactly."""
+        variance = levels(sigma, x).flatten(1) ** 2
         c = (x - self.mean).flatten(1) @ self.eigenvectors
         c = c * self.eigenvalues / (self.eigenvalues + variance)
         return self.mean + (c @ self.eigenvectors.T).view_as(x)
@@ -192,6 +300,15 @@ class MixtureDenoiser(Denoiser):
         weights: (K,), summing to 1.
         means: (K, C, H, W).
         variances: (K,), non-negative.
+        schedule: whose levels solvers use; the linear schedule by default.
+
+    Example:
+        Two points, black and white; far from both, x is attributed to the nearer one:
+
+        >>> means = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+        >>> prior = MixtureDenoiser(torch.tensor([0.5, 0.5]), means, torch.zeros(2))
+        >>> prior(torch.tensor([0.4, 0.5]).view(2, 1, 1, 1), sigma=0.1).flatten()
+        tensor([4.5398e-05, 5.0000e-01])
     """
 
     log_weights: Tensor
@@ -207,9 +324,10 @@ class MixtureDenoiser(Denoiser):
         self.register_buffer("means", means.flatten(1))
         self.register_buffer("variances", variances)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return E[x_0 | x], exactly."""
         flat = x.flatten(1)
-        noise = sigma.to(x).expand(len(x))[:, None] ** 2
+        noise = levels(sigma, x).flatten(1) ** 2
         total = self.variances + noise  # (B, K)
         difference = flat[:, None] - self.means  # (B, K, D)
         log_r = self.log_weights - 0.5 * (

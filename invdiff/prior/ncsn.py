@@ -12,35 +12,48 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.prior.denoiser import Denoiser, levels
-from invdiff.prior.reverse import start
-from invdiff.prior.schedule import at_least_1
-from invdiff.rng import Streams
+from invdiff.prior.reverse import pure_noise, sample_streams
+from invdiff.ranges import COUNT, POSITIVE
 
 
-def score(prior: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
-    """grad_x log p_sigma(x), the score of the images with noise of standard deviation sigma
-    (Tweedie's formula).
+def score(prior: Denoiser, x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Return grad_x log p_sigma(x), the score of images with noise of standard deviation sigma.
+
+    Tweedie's formula.
 
     Args:
         x: (B, C, H, W), images in [0, 1] with that noise.
-        sigma: () or (B,), positive, on the [0, 1] scale.
+        sigma: one level, or one for each image (B,); positive, on the [0, 1] scale.
 
     Returns:
-        (D(x, sigma) - x) / sigma^2, (B, C, H, W), per unit of that scale: on [-1, 1] it is half of
-        this.
+        (D(x, sigma) - x) / sigma^2, (B, C, H, W), per unit of the [0, 1] scale; on [-1, 1] it is
+        half as large.
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> prior = GaussianDenoiser(torch.full((1, 1, 2), 0.5), torch.zeros(2, 2))
+        >>> score(prior, torch.full((1, 1, 1, 2), 0.6), 0.1).flatten()
+        tensor([-10.0000, -10.0000])
     """
     return (prior(x, sigma) - x) / levels(sigma, x) ** 2
 
 
-def geometric(sigma_1: float, sigma_L: float, L: int) -> Tensor:
-    """Noise levels sigma_1 > ... > sigma_L of one common ratio: (L,), float64."""
-    if not 0 < sigma_L <= sigma_1:
+def geometric(sigma_1: float, sigma_L: float, L: int) -> tuple[float, ...]:
+    """Return L noise levels sigma_1 > ... > sigma_L of one common ratio.
+
+    Example:
+        >>> geometric(1.0, 0.01, 3)
+        (1.0, 0.1, 0.01)
+    """
+    COUNT.check("L", L)
+    for name, sigma in {"sigma_1": sigma_1, "sigma_L": sigma_L}.items():
+        POSITIVE.check(name, sigma)
+    if sigma_L > sigma_1:
         raise InputError(
             f"sigma_1, sigma_L: found {sigma_1:g}, {sigma_L:g}, expected sigma_1 >= sigma_L > 0"
         )
-    return sigma_1 * (sigma_L / sigma_1) ** torch.linspace(
-        0, 1, at_least_1("L", L), dtype=torch.float64
-    )
+    ratio = sigma_L / sigma_1
+    return tuple(sigma_1 * ratio ** (i / max(1, L - 1)) for i in range(L))
 
 
 @torch.no_grad()
@@ -55,12 +68,10 @@ def langevin(
     epsilon: float = 2e-5,
     seed: int = 0,
 ) -> Tensor:
-    """Draw n samples by annealed Langevin dynamics, Algorithm 1: (n, C, H, W) on the prior's
-    device.
+    """Draw n samples by annealed Langevin dynamics, Algorithm 1.
 
     The defaults are the paper's. The chain begins at x ~ N(1/2, sigma_1^2 I), and sample k draws
-    from the stream (seed, k). What is returned keeps the noise sigma_L of the last level; L T calls
-    of the denoiser.
+    from the stream (seed, k). The denoiser is called L T times.
 
     Args:
         sigma_1, sigma_L, L: geometric ladder of noise levels on the [0, 1] scale. Modes farther
@@ -70,12 +81,23 @@ def langevin(
         epsilon: step size alpha_L at the last level; alpha_i = epsilon sigma_i^2 / sigma_L^2. Each
             step moves x towards D(x, sigma_i) by the share alpha_i / (2 sigma_i^2) = epsilon / (2
             sigma_L^2), which must be small.
+
+    Returns:
+        (n, C, H, W) on the prior's device, which keep the noise sigma_L of the last level.
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> prior = GaussianDenoiser(torch.full((1, 2, 2), 0.5), 0.01 * torch.eye(4))
+        >>> langevin(prior, 3, L=4, T=5).shape
+        torch.Size([3, 1, 2, 2])
     """
-    noise = Streams([(seed, k) for k in range(at_least_1("n", n))])
+    COUNT.check("T", T)
+    POSITIVE.check("epsilon", epsilon)
+    noise = sample_streams(n, seed)
     sigmas = geometric(sigma_1, sigma_L, L)
-    x = start(prior, sigmas[0], noise)
+    x = pure_noise(prior, sigmas[0], noise)
     for sigma in sigmas:
-        alpha = (epsilon * sigma**2 / sigma_L**2).to(x)
-        for _ in range(at_least_1("T", T)):
-            x = x + alpha / 2 * score(prior, x, sigma) + alpha.sqrt() * noise(x)
+        alpha = epsilon * sigma**2 / sigma_L**2
+        for _ in range(T):
+            x = x + alpha / 2 * score(prior, x, sigma) + alpha**0.5 * noise(x)
     return x

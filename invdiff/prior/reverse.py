@@ -13,7 +13,7 @@ Progressive generation and interpolation: Ho et al. 2020, Sec. 4.3 and Fig. 6 an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -22,81 +22,87 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.prior.denoiser import Denoiser
-from invdiff.prior.schedule import Spacing, at_least_1
+from invdiff.prior.schedule import Spacing
+from invdiff.ranges import Range
 from invdiff.rng import Streams
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
 
+MAX_SAMPLES = 1_000_000  # of one call
+
 
 class State(NamedTuple):
-    """The reverse process at one noise level, all on the [0, 1] scale.
+    """State of the reverse process at one noise level, on the [0, 1] scale.
 
     Attributes:
         t: timestep of the prior's schedule that has this noise level, maybe fractional; 0 at the
             end.
-        sigma: (), float64; 0 at the end.
+        sigma: the noise level; 0 at the end.
         x: (B, C, H, W), x_t in sigma coordinates: x_0 + sigma n.
-        x0: (B, C, H, W), its predicted end D(x, sigma), the x_0-hat of Ho et al.; x itself at the
+        x0: (B, C, H, W), the predicted end D(x, sigma), the x_0-hat of Ho et al.; x itself at the
             end.
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> prior = GaussianDenoiser(torch.full((1, 2, 2), 0.5), 0.01 * torch.eye(4))
+        >>> [round(state.t) for state in progressive(prior, 2, steps=4)]
+        [1000, 667, 334, 1, 0]
     """
 
     t: float
-    sigma: Tensor
+    sigma: float
     x: Tensor
     x0: Tensor
 
 
 def transition(
-    x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float, noise: Streams
+    x: Tensor, x0: Tensor, sigma: float, sigma_next: float, eta: float, noise: Streams
 ) -> Tensor:
     """Draw the next iterate, at noise level sigma_next <= sigma, given x and the estimate x0.
 
     eta=1 is exactly the DDPM posterior q(x_{t-1} | x_t, x_0); eta=0 is DDIM, which draws no noise.
-    The levels are () and on the CPU, as those of a ladder: as numbers they reach a GPU without its
-    waiting for them.
     """
-    s, s_next = float(sigma), float(sigma_next)
-    fresh = eta * s_next * math.sqrt(max(0.0, 1 - (s_next / s) ** 2))
-    kept = math.sqrt(max(0.0, s_next**2 - fresh**2))
-    x_next = torch.lerp(x0, x, kept / s)
+    fresh = eta * sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
+    kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2))
+    x_next = torch.lerp(x0, x, kept / sigma)
     return torch.add(x_next, noise(x), alpha=fresh) if eta > 0 else x_next
 
 
-# What a sampler takes for x_0 in the transition from a state to sigma_next.
+# The x_0 that each sampler uses in the transition from a state to sigma_next.
 
 
-def predicted(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
-    """DDPM and DDIM: x_0 as it is predicted."""
+def predicted(prior: Denoiser, before: State | None, now: State, sigma_next: float) -> Tensor:
+    """Return the predicted x_0, which DDPM and DDIM use."""
     return now.x0
 
 
-def extrapolated(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
-    """D_i of DPM-Solver++(2M): this and the previous prediction, extrapolated to the middle of the
-    step in lambda.
+def extrapolated(prior: Denoiser, before: State | None, now: State, sigma_next: float) -> Tensor:
+    """Return D_i of DPM-Solver++(2M), extrapolated from this and the previous prediction.
 
-    The first step has no previous one, and the last, to sigma = 0, is infinitely long: both are of
-    first order.
+    It is extrapolated to the middle of the step in lambda. The first step has no previous one, and
+    the last, to sigma = 0, is infinitely long: both are of first order.
     """
     if before is None or sigma_next == 0:
         return now.x0
-    h_before, h = (before.sigma / now.sigma).log(), (now.sigma / sigma_next).log()
-    return now.x0 + float(h / (2 * h_before)) * (now.x0 - before.x0)
+    h_before = math.log(before.sigma / now.sigma)
+    h = math.log(now.sigma / sigma_next)
+    return now.x0 + h / (2 * h_before) * (now.x0 - before.x0)
 
 
-def corrected(prior: Denoiser, before: State | None, now: State, sigma_next: Tensor) -> Tensor:
-    """The x_0 that makes a DDIM step Heun's: its slope (x - x_0) / sigma is the mean of those at
-    both ends.
+def corrected(prior: Denoiser, before: State | None, now: State, sigma_next: float) -> Tensor:
+    """Return the x_0 that makes a DDIM step Heun's.
 
-    With x' = x_0 + sigma' / sigma (x - x_0), the end of Euler's step, and x_0' = D(x', sigma'),
-    that is x_0 + sigma / (2 sigma') (x_0' - x_0). The step to sigma = 0 remains Euler's.
+    The slope (x - x_0) / sigma of Heun's step is the mean of the slopes at both ends. With x' = x_0
+    + sigma' / sigma (x - x_0), the end of Euler's step, and x_0' = D(x', sigma'), the x_0 is x_0 +
+    sigma / (2 sigma') (x_0' - x_0). The step to sigma = 0 remains Euler's.
     """
     if sigma_next == 0:
         return now.x0
-    euler = torch.lerp(now.x0, now.x, float(sigma_next / now.sigma))
-    return torch.lerp(now.x0, prior(euler, sigma_next), float(now.sigma / (2 * sigma_next)))
+    euler = torch.lerp(now.x0, now.x, sigma_next / now.sigma)
+    return torch.lerp(now.x0, prior(euler, sigma_next), now.sigma / (2 * sigma_next))
 
 
-_ESTIMATES: dict[str, Callable[[Denoiser, State | None, State, Tensor], Tensor]] = {
+_ESTIMATES: dict[str, Callable[[Denoiser, State | None, State, float], Tensor]] = {
     "ddpm": predicted,
     "ddim": predicted,
     "dpmpp_2m": extrapolated,
@@ -105,15 +111,22 @@ _ESTIMATES: dict[str, Callable[[Denoiser, State | None, State, Tensor], Tensor]]
 
 
 def calls(sampler: Sampler, steps: int) -> int:
-    """How often a sampler of ``steps`` steps calls the denoiser: once a step; with Heun twice, but
-    for the last.
+    """Return how often a sampler of ``steps`` steps calls the denoiser.
+
+    Heun's calls it twice in every step but the last, the others once.
+
+    Example:
+        >>> calls("ddim", 10), calls("heun", 10)
+        (10, 19)
     """
     return 2 * steps - 1 if sampler == "heun" else steps
 
 
 def default_spacing(sampler: Sampler) -> Spacing:
-    """Uniform in t, as a DDPM has it; for a second-order sampler Karras's, near even in lambda
-    (docs/results.md).
+    """Return the spacing of a sampler's noise levels, unless the caller chooses another.
+
+    It is uniform in t for DDPM and DDIM, and Karras's for second-order samplers, which is nearly
+    even in lambda (docs/results.md).
     """
     return "uniform" if sampler in ("ddpm", "ddim") else "karras"
 
@@ -122,7 +135,7 @@ def default_spacing(sampler: Sampler) -> Spacing:
 def reverse(
     prior: Denoiser,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Sequence[float],
     noise: Streams,
     sampler: Sampler = "ddpm",
     eta: float | None = None,
@@ -131,7 +144,7 @@ def reverse(
 
     Args:
         x: (B, C, H, W), the iterate at sigmas[0].
-        sigmas: (steps + 1,), decreasing to 0, as from ``Denoiser.ladder``.
+        sigmas: steps + 1 levels, decreasing to 0, as from ``Denoiser.ladder``.
         noise: one stream per image.
         sampler: "ddpm" and "ddim" are one family in eta; "dpmpp_2m" and "heun" are deterministic
             and of second order.
@@ -152,9 +165,8 @@ def reverse(
     for sigma, sigma_next in pairwise(sigmas):
         now = State(prior.t_at(sigma), sigma, x, prior(x, sigma))
         yield now
-        x = transition(
-            x, _ESTIMATES[sampler](prior, before, now, sigma_next), sigma, sigma_next, fresh, noise
-        )
+        x0 = _ESTIMATES[sampler](prior, before, now, sigma_next)
+        x = transition(x, x0, sigma, sigma_next, fresh, noise)
         before = now
     yield State(0.0, sigmas[-1], x, x)
 
@@ -169,21 +181,23 @@ def progressive(
     spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Iterator[State]:
-    """Generate n samples, yielding the steps + 1 states on the way; arguments as in ``generate``
-    and ``reverse``.
+    """Generate n samples of the prior and yield the steps + 1 states on the way.
 
-    The predictions x0 are the progressive generation of Ho et al. 2020, Fig. 6.
+    Arguments are those of ``generate``. The predictions x0 are the progressive generation of Ho et
+    al. 2020, Fig. 6.
     """
-    noise = Streams([(seed, k) for k in range(at_least_1("n", n))])
+    noise = sample_streams(n, seed)
     sigmas = prior.ladder(steps, spacing or default_spacing(sampler))
-    yield from reverse(prior, start(prior, sigmas[0], noise), sigmas, noise, sampler, eta)
+    x = pure_noise(prior, sigmas[0], noise)
+    yield from reverse(prior, x, sigmas, noise, sampler, eta)
 
 
 def conditional(
     prior: Denoiser, x: Tensor, sigma: Tensor, last: Tensor, steps: int, noise: Streams
 ) -> Tensor:
-    """Draw x_0 given x = x_0 + sigma n, in ``steps`` steps of two calls: levels geometric down to
-    ``last``, then 0.
+    """Draw x_0 given x = x_0 + sigma n.
+
+    Levels are geometric from sigma down to ``last``, then 0; a step is two calls of the denoiser.
 
     A step to q sigma has the mean q^2 x + (1 - q^2) D, which is exact, and the covariance
     (1 - q^2) sigma^2 (q^2 I + (1 - q^2) J), with sigma^2 J = Cov(x_0 | x) and J the Jacobian of D.
@@ -194,6 +208,10 @@ def conditional(
     Args:
         x: (B, C, H, W).
         sigma, last: levels (B, 1, 1, 1); the draw is as fine as ``last``.
+        steps: number of steps.
+
+    Returns:
+        (B, C, H, W).
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -202,7 +220,8 @@ def conditional(
     ratio = (last / sigma) ** (1 / max(1, steps - 1))
     for step in range(steps):
         q = ratio if step < steps - 1 else torch.zeros_like(ratio)
-        x0, z = prior(x, sigma.flatten()), noise(x)
+        x0 = prior(x, sigma.flatten())
+        z = noise(x)
         Jz = (prior(x + 0.1 * sigma * z, sigma.flatten()) - x0) / (0.1 * sigma)
         fresh = q * z + (1 - q) * Jz
         trace = q**2 * dot(z, z) + (1 - q**2) * dot(z, Jz)
@@ -212,14 +231,25 @@ def conditional(
     return x
 
 
-def start(prior: Denoiser, sigma: Tensor, noise: Streams) -> Tensor:
-    """x ~ N(1/2, sigma^2 I), one per stream: (B, C, H, W) on the prior's device and in its dtype."""
+def sample_streams(n: int, seed: int) -> Streams:
+    """Return the streams (seed, k) of the samples k = 0..n-1 of a prior.
+
+    Raises:
+        InputError: n or seed is out of range.
+    """
+    Range(1, MAX_SAMPLES, integer=True).check("n", n)
+    Range(0, integer=True).check("seed", seed)
+    return Streams([(seed, k) for k in range(n)])
+
+
+def pure_noise(prior: Denoiser, sigma: float, noise: Streams) -> Tensor:
+    """Draw x ~ N(1/2, sigma^2 I), one per stream: (B, C, H, W), device and dtype of the prior."""
     x = like(prior).new_zeros(len(noise), *prior.shape)
-    return 0.5 + sigma.to(x) * noise(x)
+    return 0.5 + sigma * noise(x)
 
 
 def like(prior: Denoiser) -> Tensor:
-    """A tensor of the device and the dtype that the prior computes with."""
+    """Return a tensor of the device and the dtype that the prior computes with."""
     return next(iter(prior.state_dict().values()))
 
 
@@ -233,22 +263,33 @@ def generate(
     spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Draw n samples of the prior: (n, C, H, W) in [0, 1] units, on the prior's device.
+    """Draw n samples of the prior.
 
     Sample k draws from the stream (seed, k), so that it does not depend on n.
 
     Args:
+        n: number of samples.
         steps: of the sampler; ``calls(sampler, steps)`` is how often it calls the denoiser.
         sampler, eta: see ``reverse``.
-        spacing: of the noise levels, see ``Schedule.ladder``; by default as ``default_spacing`` has
-            it.
+        spacing: of the noise levels, see ``Schedule.ladder``; that of ``default_spacing`` if None.
         seed: any non-negative integer.
+
+    Returns:
+        (n, C, H, W) in [0, 1] units, on the prior's device.
+
+    Raises:
+        InputError: a setting is out of range.
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> prior = GaussianDenoiser(torch.full((1, 2, 2), 0.5), 0.01 * torch.eye(4))
+        >>> generate(prior, 3, steps=10, sampler="heun").shape
+        torch.Size([3, 1, 2, 2])
     """
-    for state in progressive(
+    *_, last = progressive(
         prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed
-    ):
-        x = state.x
-    return x
+    )
+    return last.x
 
 
 @torch.no_grad()
@@ -265,18 +306,18 @@ def interpolate(
     spacing: Spacing | None = None,
     seed: int = 0,
 ) -> Iterator[State]:
-    """Interpolate between two images, Ho et al. 2020, Fig. 8: encode by q(x_t | x_0), mix, decode
-    by the chain.
+    """Interpolate between two images: encode by q(x_t | x_0), mix, decode by the chain.
 
-    Both images and every weight meet the same noise, from the stream (seed, 0), in q as in the
-    chain: a mixture (1 - lambda) x_t + lambda x_t' has q's own variance, and neighbours differ by
-        lambda alone.
+    Ho et al. 2020, Fig. 8. Both images and every weight meet the same noise, from the stream (seed,
+    0), in q as in the chain: a mixture (1 - lambda) x_t + lambda x_t' has q's own variance, and
+    neighbours differ by lambda alone.
 
     Args:
         first, second: (C, H, W) in [0, 1].
         weights: lambda, (L,): 0 is ``first``, 1 is ``second``.
         t: where they are mixed, from 1 (nothing is lost) to the schedule's T (nothing is kept).
-        steps: from t down, t at most, which take every timestep.
+        steps: from t down; at most t, which take every timestep.
+        sampler, eta, spacing, seed: as in ``generate``.
 
     Yields:
         the states, x and x0 of shape (L, C, H, W).
@@ -289,9 +330,8 @@ def interpolate(
             f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same"
         )
     sigmas = prior.ladder(min(steps, max(t, 1)), spacing or default_spacing(sampler), t)
-    first, second, mix = (
-        tensor.to(like(prior)) for tensor in (first, second, weights.view(-1, 1, 1, 1))
-    )
+    mix = weights.to(like(prior)).view(-1, 1, 1, 1)
+    x_0 = (1 - mix) * first.to(mix) + mix * second.to(mix)
     noise = Streams([(seed, 0)] * len(mix))
-    x_0 = (1 - mix) * first + mix * second
-    yield from reverse(prior, x_0 + sigmas[0].to(x_0) * noise(x_0), sigmas, noise, sampler, eta)
+    x_t = x_0 + sigmas[0] * noise(x_0)
+    yield from reverse(prior, x_t, sigmas, noise, sampler, eta)

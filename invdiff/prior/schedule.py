@@ -11,26 +11,46 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, shown
+from invdiff.ranges import COUNT
 
 Spacing = Literal["uniform", "quadratic", "root", "karras"]
 ScheduleName = Literal["linear", "cosine"]
 
+SIGMA_MAX = 160.0  # where ladders begin at most
+
 
 class Schedule:
-    """The schedule of a DDPM with T steps.
+    """Noise schedule of a DDPM with T steps.
 
-    Attributes (float64, on the CPU; index t = 0..T, where t = 0 is the clean image):
+    Tables are float64, on the CPU, and indexed by t = 0..T, where t = 0 is the clean image.
+
+    Args:
+        abar: abar_1..abar_T, strictly decreasing within (0, 1).
+        timesteps: the timestep that the network is given at each t = 1..T; 0..T - 1 by default.
+
+    Attributes:
         beta, alpha, abar: (T + 1,), with beta_0 = 0 and abar_0 = 1.
         posterior_variance: beta-tilde_t of Eq. 7, (T + 1,), zero at t = 0 and t = 1.
-        sigma: (T + 1,), increasing from 0; log_sigma: (T,), its logarithm from t = 1 on.
-        timesteps: (T + 1,), what the network is told at step t: t - 1 unless the schedule was
-            respaced.
+        sigma: (T + 1,), increasing from 0.
+        log_sigma: (T,), the logarithm of sigma from t = 1 on.
+        timesteps: (T + 1,), the timestep that the network is given at step t: t - 1 unless the
+            schedule was respaced.
+
+    Raises:
+        InputError: abar is no schedule.
+
+    Example:
+        >>> schedule = Schedule.linear()
+        >>> schedule.T, round(float(schedule.sigma[-1]), 1)
+        (1000, 157.4)
+        >>> [round(sigma, 3) for sigma in schedule.ladder(3, "karras")]
+        [157.407, 5.911, 0.01, 0.0]
     """
 
     def __init__(self, abar: Tensor, timesteps: Tensor | None = None) -> None:
@@ -47,39 +67,43 @@ class Schedule:
         self.posterior_variance[1:] = self.beta[1:] * (1 - previous[1:]) / (1 - self.abar[1:])
         self.sigma = ((1 - self.abar) / self.abar).sqrt()
         self.log_sigma = self.sigma[1:].log()
-        told = (
+        given = (
             torch.arange(len(abar), dtype=torch.float64)
             if timesteps is None
             else timesteps.double().cpu()
         )
-        self.timesteps = torch.cat([told[:1], told])
+        self.timesteps = torch.cat([given[:1], given])
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> Schedule:
-        """From beta_1..beta_T, each in (0, 1)."""
+        """Return the schedule of beta_1..beta_T, each in (0, 1)."""
         return cls((1 - betas.double()).cumprod(0))
 
     @classmethod
     def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
-        """Ho et al. 2020, Sec. 4. For T other than 1000 the betas scale by 1000 / T, which keeps
-        abar_T.
+        """Return the schedule of Ho et al. 2020, Sec. 4, whose betas are linear in t.
+
+        For T other than 1000 the betas scale by 1000 / T, which keeps abar_T.
         """
-        scale = 1000 / at_least_1("T", T)
+        COUNT.check("T", T)
+        scale = 1000 / T
         betas = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64)
         return cls.from_betas(betas.clamp(max=0.999))
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> Schedule:
-        """Nichol & Dhariwal 2021, Eq. 17 (https://arxiv.org/abs/2102.09672), betas clipped at
-        0.999.
+        """Return the schedule of Nichol & Dhariwal 2021, Eq. 17, betas clipped at 0.999.
+
+        https://arxiv.org/abs/2102.09672
         """
-        u = torch.arange(at_least_1("T", T) + 1, dtype=torch.float64) / T
+        COUNT.check("T", T)
+        u = torch.arange(T + 1, dtype=torch.float64) / T
         f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
     @classmethod
     def named(cls, name: ScheduleName, T: int = 1000) -> Schedule:
-        """The schedule ``linear`` or ``cosine`` with T steps."""
+        """Return the schedule ``linear`` or ``cosine`` with T steps."""
         if name == "linear":
             return cls.linear(T)
         if name == "cosine":
@@ -88,26 +112,29 @@ class Schedule:
 
     @property
     def T(self) -> int:
+        """Number of steps."""
         return len(self.abar) - 1
 
     def to(self, device: torch.device) -> Schedule:
-        """The same schedule with its tables on a device, for a loop that must not wait for copies."""
+        """Return the schedule with its tables on a device, for loops that must not wait for copies."""
         moved = copy.copy(self)
         for name, table in vars(self).items():
             setattr(moved, name, table.to(device))
         return moved
 
     def respaced(self, steps: int, spacing: Spacing = "uniform") -> Schedule:
-        """A shorter chain over a subset of the timesteps (Nichol & Dhariwal 2021, Sec. 4), same
-        network.
+        """Return the schedule of a subset of the timesteps, for the same network.
+
+        Nichol & Dhariwal 2021, Sec. 4.
         """
         whole = torch.tensor(float(self.T))
-        t = self._subset(at_least_1("steps", steps), spacing, whole).flip(0).round().long().unique()
+        t = self._subset(steps, spacing, whole).flip(0).round().long().unique()
         return Schedule(self.abar[t], self.timesteps[t])
 
     def sigma_at(self, t: Tensor) -> Tensor:
-        """sigma at a fractional t in [1, T], by linear interpolation of log sigma; t outside is
-        clamped.
+        """Return sigma at a fractional t, by linear interpolation of log sigma.
+
+        t outside of [1, T] is clamped.
         """
         t = t.double().clamp(1, self.T)
         low = t.floor().long()
@@ -116,11 +143,11 @@ class Schedule:
         return torch.lerp(log_sigma[low - 1], log_sigma[high - 1], t - low).exp()
 
     def t_at(self, sigma: Tensor) -> Tensor:
-        """Fractional t of a noise level, the inverse of ``sigma_at``; clamped to [1, T]."""
+        """Return the fractional t of a noise level, the inverse of ``sigma_at``, within [1, T]."""
         return self._interpolate(sigma, torch.arange(1, self.T + 1, dtype=torch.float64))
 
     def timestep_at(self, sigma: Tensor) -> Tensor:
-        """What the network is told at a noise level: ``timesteps`` interpolated in log sigma."""
+        """Return the timestep for the network at a noise level, interpolated in log sigma."""
         return self._interpolate(sigma, self.timesteps[1:])
 
     def _interpolate(self, sigma: Tensor, values: Tensor) -> Tensor:
@@ -134,55 +161,53 @@ class Schedule:
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
-        """Decreasing noise levels of a sampler with ``steps`` steps, then 0: (steps + 1,), float64.
+    ) -> tuple[float, ...]:
+        """Return the decreasing noise levels of a sampler with ``steps`` steps, then 0.
 
-        ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps, ``root`` is the grid of
-            DiffPIR,
-        T - sqrt(linspace(0, T^2)), ``karras`` spaces sigma^(1/7) (Karras et al. 2022, Eq. 5).
-        A ladder begins at timestep t, by default T, but at sigma = 160 at most. The linear schedule
-        ends at 157, the cosine at 20,000, where x says nothing about x_0 and a solver's balance of
-        x_0 against y is lost. Before 0 it comes to timestep ``end``, which may be fractional as t
-        may.
+        A ladder begins at sigma = 160 at most: the linear schedule ends at 157, the cosine at
+        20,000, where x says nothing about x_0 and a solver's balance of x_0 against y is lost.
+
+        Args:
+            spacing: ``uniform`` and ``quadratic`` (DDIM, App. D.2) space the timesteps, ``root`` is
+                the grid of DiffPIR, T - sqrt(linspace(0, T^2)), ``karras`` spaces sigma^(1/7)
+                (Karras et al. 2022, Eq. 5).
+            t: timestep of the first level, maybe fractional; T by default.
+            end: timestep of the last level before 0, maybe fractional.
+
+        Raises:
+            InputError: a timestep outside of the schedule, an unknown spacing, too few or too many
+                steps.
         """
-        last = self.t_at(torch.tensor(160.0, dtype=torch.float64)).floor()
+        last = self.t_at(torch.tensor(SIGMA_MAX, dtype=torch.float64)).floor()
         if t is not None:
             if not 1 <= t <= self.T:
                 raise InputError(f"t: found {t:g}, expected a timestep from 1 to {self.T}")
             last = last.clamp(max=t)
         if not 1 <= end <= last:
             raise InputError(f"end: found {end:g}, expected a timestep from 1 to {float(last):g}")
-        sigmas = self.sigma_at(self._subset(at_least_1("steps", steps), spacing, last, end))
-        return torch.cat([sigmas, sigmas.new_zeros(1)])
+        sigmas = self.sigma_at(self._subset(steps, spacing, last, end))
+        return (*sigmas.tolist(), 0.0)
 
     def _subset(self, steps: int, spacing: Spacing, last: Tensor, first: float = 1.0) -> Tensor:
-        """Decreasing timesteps from ``last`` to ``first``, (steps,): integers where there are
-        enough of them.
+        """Return decreasing timesteps from ``last`` to ``first``, (steps,).
+
+        They are integers where there are enough of them.
         """
+        COUNT.check("steps", steps)
+        if spacing not in get_args(Spacing):
+            expected = ", ".join(map(repr, get_args(Spacing)))
+            raise InputError(f"spacing: found {shown(spacing)}, expected one of {expected}")
         u = (
             torch.linspace(1, 0, steps, dtype=torch.float64)
             if steps > 1
             else torch.ones(1, dtype=torch.float64)
         )
         if spacing == "karras":
-            low, high = (
-                self.sigma_at(torch.as_tensor(t, dtype=torch.float64)) ** (1 / 7)
-                for t in (first, last)
-            )
+            ends = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in (first, last)])
+            low, high = self.sigma_at(ends) ** (1 / 7)
             return self.t_at((low + u * (high - low)) ** 7)
-        t = (
-            first
-            + (last - first)
-            * {"uniform": u, "quadratic": u**2, "root": 1 - (1 - u).sqrt()}[spacing]
-        )
-        # Quadratic steps begin closer together than integers: maximum() keeps each at a level of
-        # its own.
+        share = {"uniform": u, "quadratic": u**2, "root": 1 - (1 - u).sqrt()}[spacing]
+        t = first + (last - first) * share
+        # Quadratic steps begin closer together than integers: maximum() keeps the levels distinct.
         least = math.ceil(first) + torch.arange(steps - 1, -1, -1)
         return t.round().maximum(least) if least[0] <= last else t
-
-
-def at_least_1(name: str, count: int) -> int:
-    """The count, if there is at least one."""
-    if count < 1:
-        raise InputError(f"{name}: found {count}, expected at least 1")
-    return count

@@ -1,8 +1,8 @@
 """D(x, sigma) of an image of any size by overlapping tiles, in bounded memory.
 
 D(x) = sum_i w_i D(x on tile i), with smooth weights w_i >= 0 that sum to 1 at every pixel. Whoever
-calls D sees one image, one noise level and one sampler state: nothing but the network ever sees a
-tile, and operators act on the whole. (Bar-Tal et al. 2023, MultiDiffusion, Eq. 5,
+calls D sees one image, one noise level and one sampler state: only the network sees a tile, and
+operators act on the whole. (Bar-Tal et al. 2023, MultiDiffusion, Eq. 5,
 https://arxiv.org/abs/2302.08113, is the same average of one step.)
 """
 
@@ -17,20 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from invdiff.errors import InputError
-from invdiff.prior.denoiser import Denoiser, pad_to_multiple
-from invdiff.prior.schedule import Spacing
+from invdiff import progress
+from invdiff.errors import InputError, check_integer
+from invdiff.prior.denoiser import Denoiser, levels, pad_to_multiple
 from invdiff.prior.unet import SelfAttention
+from invdiff.prior.view import DenoiserView
 
 TILE, OVERLAP = 256, 32  # pixels
-LARGE = 2**20  # pixels: above it an image is tiled by itself
+LARGE = 2**20  # pixels: a larger image is tiled unless the caller says otherwise
 VALUES_AT_ONCE = 2**20  # of a batch of tiles
 
 Region = tuple[slice, slice]  # rows and columns of a tile
 
 
-class Tiled(Denoiser):
-    """A denoiser around another one, which is called on tiles of one size.
+class Tiled(DenoiserView):
+    """Denoiser that calls another one on overlapping tiles of one size.
 
     A tile is blended in over the middle half of its overlap with the next; the outer quarter, where
     the network sees the zeros beyond the tile's edge, is thrown away. So the result is that of the
@@ -40,13 +41,13 @@ class Tiled(Denoiser):
     Why 256 and 32: under the prior `photos` (sigma = 0.2), D on a tile of a photograph differs from
     D on all of it by 0.031 (root mean square) up to 4 pixels from the tile's edge, by 0.006 at 4 to
     8, and by 0.0024 from 8 pixels on, at any distance. So the edge is felt for 8 pixels, which a
-    quarter of the overlap throws away; what is left is what the normalisation layers make of the
+    quarter of the overlap throws away; the rest is due to normalisation layers, which see the
     statistics of a tile instead of a whole image, and D is as good by tiles, 24.74 dB for 24.74 dB.
     At 256 pixels the overlap costs 31 % more work.
 
-    The gradient with respect to x calls the network on every tile once more, and keeps nothing
-    between the two but
-    x: a batch of tiles is what must fit in memory. It is not tracked for the network's weights.
+    The gradient with respect to x calls the network on every tile once more, and keeps only x in
+    the meantime: a batch of tiles is what must fit in memory. The gradient is not tracked for the
+    network's weights. Every tile counts as one network call, in the gradient too.
 
     An image not larger than a tile goes to the prior as it is. Around a ``ClassifierGuided`` prior
     every tile is drawn towards the label.
@@ -60,6 +61,14 @@ class Tiled(Denoiser):
 
     Raises:
         InputError: tile or overlap do not fit the prior's stride or each other.
+
+    Example:
+        >>> from invdiff.prior import NetworkDenoiser, Schedule, UNet
+        >>> network = UNet(1, width=8, multipliers=(1,), blocks=1)
+        >>> prior = Tiled(NetworkDenoiser(network, (1, 8, 8), Schedule.linear()), 16)
+        >>> with torch.no_grad():
+        ...     prior(torch.rand(1, 1, 40, 30), 0.5).shape
+        torch.Size([1, 1, 40, 30])
     """
 
     def __init__(
@@ -69,63 +78,52 @@ class Tiled(Denoiser):
         overlap: int | None = None,
         at_once: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(prior)
         stride = prior.stride
-        overlap = (
-            stride * math.ceil(min(OVERLAP, tile / 4) / stride) if overlap is None else overlap
-        )
+        check_integer("tile", tile, 1)
         if tile % stride or tile < 2:
             raise InputError(
-                f"tile: found {tile} pixels, expected a multiple of {stride}, the stride of the prior"
+                f"tile: found {tile} pixels, expected a multiple of {stride}, the prior's stride"
             )
+        if overlap is None:
+            overlap = stride * math.ceil(min(OVERLAP, tile / 4) / stride)
+        check_integer("overlap", overlap, 0)
         if overlap % stride or not 0 < overlap < tile:
             raise InputError(
-                f"overlap: found {overlap} pixels, expected a multiple of {stride} below {tile}, the tile"
+                f"overlap: found {overlap} pixels, expected a multiple of {stride} "
+                f"below {tile}, the tile"
             )
-        self.prior, self.tile, self.overlap, self.stride = prior, tile, overlap, stride
-        self.shape, self.schedule, self.classes, self.clip = (
-            prior.shape,
-            prior.schedule,
-            prior.classes,
-            prior.clip,
-        )
-        self.at_once = at_once or max(1, VALUES_AT_ONCE // (prior.shape[0] * tile**2))
+        if at_once is None:
+            at_once = max(1, VALUES_AT_ONCE // (prior.shape[0] * tile**2))
+        check_integer("at_once", at_once, 1)
+        self.tile = tile
+        self.overlap = overlap
+        self.at_once = at_once
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """As the prior's."""
-        if max(x.shape[-2:]) <= self.tile:
-            return self.prior(x, sigma) if label is None else self.prior(x, sigma, label)
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the prior's estimate of x_0, blended from tiles."""
         height, width = x.shape[-2:]
-        x_0: Tensor = _Blend.apply(
-            pad_to_multiple(x, self.stride), sigma.to(x).expand(len(x)), label, self
-        )
+        if max(height, width) <= self.tile:
+            return self.prior(x, sigma, label)
+        progress.expect(len(x) * self.batches(height, width))
+        sigmas = levels(sigma, x).flatten()
+        x_0: Tensor = _Blend.apply(pad_to_multiple(x, self.stride), sigmas, label, self)
         return x_0[..., :height, :width]
 
-    def ladder(
-        self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
-    ) -> Tensor:
-        return self.prior.ladder(steps, spacing, t, end)
-
-    def t_at(self, sigma: Tensor) -> float:
-        return self.prior.t_at(sigma)
-
-    def batches(self, channels: int, height: int, width: int) -> int:
-        """Calls of the prior that one call for an image is; a gray prior sees a colour image's
-        channels one by one.
-        """
-        rows, cols = (
-            len(self._starts(-(-side // self.stride) * self.stride)) for side in (height, width)
-        )
-        whole = max(height, width) <= self.tile
-        return max(1, channels // self.shape[0]) * (
-            1 if whole else math.ceil(rows * cols / self.at_once)
-        )
+    def batches(self, height: int, width: int) -> int:
+        """Return the number of prior calls that one call on an image of this size makes."""
+        if max(height, width) <= self.tile:
+            return 1
+        rows = len(self._starts(self._padded(height)))
+        cols = len(self._starts(self._padded(width)))
+        return math.ceil(rows * cols / self.at_once)
 
     def seams(self, side: int) -> list[int]:
-        """Pixels of a side, counted from 0, at which a tile begins or ends, and the middles of the
-        overlaps.
+        """Return where tiles begin and end along a side, and the middles of the overlaps.
+
+        Pixels are counted from 0.
         """
-        starts = self._starts(-(-side // self.stride) * self.stride)
+        starts = self._starts(self._padded(side))
         overlaps = [(start, before + self.tile) for before, start in pairwise(starts)]
         return sorted(
             {
@@ -136,23 +134,26 @@ class Tiled(Denoiser):
             }
         )
 
+    def _padded(self, side: int) -> int:
+        """Return the next multiple of the stride."""
+        return -(-side // self.stride) * self.stride
+
     def _starts(self, side: int) -> list[int]:
-        """Where tiles begin along a side, a multiple of the stride: as few as can be, evenly
-        spread.
-        """
+        """Return where tiles begin along a padded side: as few as can be, evenly spread."""
         count = 1 + math.ceil(max(0, side - self.tile) / (self.tile - self.overlap))
         room = max(0, side - self.tile) // self.stride
         return [self.stride * (k * room // max(1, count - 1)) for k in range(count)]
 
     def _windows(self, starts: list[int], side: int) -> Tensor:
-        """The weights of tiles along a side, (tiles, pixels of a tile) in float64; over the tiles
-        they sum to 1.
+        """Return the weights of tiles along a side, (tiles, pixels of a tile), in float64.
+
+        Over the tiles they sum to 1.
         """
-        pixel, first = torch.arange(side, dtype=torch.float64) + 0.5, torch.tensor(starts)[:, None]
+        pixel = torch.arange(side, dtype=torch.float64) + 0.5
+        first = torch.tensor(starts)[:, None]
         length = min(self.tile, side)
-        before = torch.where(
-            first > 0, pixel - first, torch.inf
-        )  # distance from an edge inside the image
+        # Distances from the edges of a tile that lie inside the image.
+        before = torch.where(first > 0, pixel - first, torch.inf)
         after = torch.where(first + length < side, first + length - pixel, torch.inf)
         inward = (torch.minimum(before, after) - self.overlap / 4) / (self.overlap / 2)
         weight = (torch.pi / 2 * inward.clamp(0, 1)).sin().square()
@@ -162,29 +163,28 @@ class Tiled(Denoiser):
         )
 
     def pieces(self, x: Tensor) -> Iterator[tuple[int, list[Region], Tensor]]:
-        """Batches of tiles of x (B, C, H, W): their image b, their regions, and their weights (n,
-        1, h, w).
+        """Yield batches of n tiles of x (B, C, H, W): the image b, their regions, their weights.
+
+        Weights are (n, 1, h, w).
         """
-        starts = [self._starts(side) for side in x.shape[-2:]]
-        down, across = (
-            self._windows(s, side).to(x) for s, side in zip(starts, x.shape[-2:], strict=True)
-        )
-        tiles = [(i, j) for i in range(len(down)) for j in range(len(across))]
+        height, width = x.shape[-2:]
+        tops = self._starts(height)
+        lefts = self._starts(width)
+        down = self._windows(tops, height).to(x)
+        across = self._windows(lefts, width).to(x)
+        tiles = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
         for b in range(len(x)):
             for k in range(0, len(tiles), self.at_once):
                 some = tiles[k : k + self.at_once]
                 regions = [
                     (
-                        slice(row := starts[0][i], row + down.shape[1]),
-                        slice(col := starts[1][j], col + across.shape[1]),
+                        slice(tops[i], tops[i] + down.shape[1]),
+                        slice(lefts[j], lefts[j] + across.shape[1]),
                     )
                     for i, j in some
                 ]
-                yield (
-                    b,
-                    regions,
-                    torch.stack([torch.outer(down[i], across[j]) for i, j in some])[:, None],
-                )
+                weights = torch.stack([torch.outer(down[i], across[j]) for i, j in some])
+                yield b, regions, weights[:, None]
 
 
 class _Blend(torch.autograd.Function):
@@ -193,18 +193,18 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sigma: Tensor, label: Tensor | None, tiled: Tiled) -> Tensor:
         ctx.save_for_backward(x, sigma, label)
-        ctx.tiled, device = tiled, x.device.type
+        ctx.tiled = tiled
+        # The gradient may be computed in another thread, and outside of autocast.
+        ctx.meter = progress.current_meter()
+        device = x.device.type
         ctx.precision = {
             "enabled": torch.is_autocast_enabled(device),
             "dtype": torch.get_autocast_dtype(device),
         }
         x_0 = torch.zeros_like(x)
         for b, regions, weights in tiled.pieces(x):
-            paste(
-                x_0[b],
-                regions,
-                weights * denoise(tiled.prior, cut(x[b], regions), sigma[b], label, b),
-            )
+            tiles = cut(x[b], regions)
+            paste(x_0[b], regions, weights * denoise(tiled.prior, tiles, sigma[b], label, b))
         return x_0
 
     @staticmethod
@@ -213,24 +213,25 @@ class _Blend(torch.autograd.Function):
         x, sigma, label = ctx.saved_tensors
         pulled = torch.zeros_like(x)
         for b, regions, weights in ctx.tiled.pieces(x):
-            with torch.enable_grad(), torch.autocast(x.device.type, **ctx.precision):
+            with (
+                torch.enable_grad(),
+                torch.autocast(x.device.type, **ctx.precision),
+                progress.metering(ctx.meter),
+            ):
                 tiles = cut(x[b], regions).requires_grad_()
                 x_0 = denoise(ctx.tiled.prior, tiles, sigma[b], label, b)
-            paste(
-                pulled[b], regions, torch.autograd.grad(x_0, tiles, weights * cut(v[b], regions))[0]
-            )
+            gradient = torch.autograd.grad(x_0, tiles, weights * cut(v[b], regions))[0]
+            paste(pulled[b], regions, gradient)
         return pulled, None, None, None
 
 
 def denoise(prior: Denoiser, tiles: Tensor, sigma: Tensor, label: Tensor | None, b: int) -> Tensor:
-    """D of tiles of image b."""
-    return (
-        prior(tiles, sigma) if label is None else prior(tiles, sigma, label[b].expand(len(tiles)))
-    )
+    """Return D of tiles of image b."""
+    return prior(tiles, sigma, None if label is None else label[b].expand(len(tiles)))
 
 
 def cut(x: Tensor, regions: list[Region]) -> Tensor:
-    """Regions of one size of an image (C, H, W): (n, C, h, w)."""
+    """Return n regions of one size of an image (C, H, W), as (n, C, h, w)."""
     return torch.stack([x[:, rows, cols] for rows, cols in regions])
 
 
@@ -243,16 +244,32 @@ def paste(x: Tensor, regions: list[Region], values: Tensor) -> None:
 def tiled(
     prior: Denoiser, shape: tuple[int, ...], tile: int | Literal["auto"] | None = "auto"
 ) -> Denoiser:
-    """The prior, in tiles if images (C, H, W) are too large for it.
+    """Return the prior, in tiles if images of a shape are too large for it.
 
     Args:
+        prior: a denoiser.
+        shape: (C, H, W) of the images.
         tile: side of a tile; None for no tiles, whatever the memory that takes. "auto" is tiles of
             256 pixels above 2^20 pixels; and for a network with attention, which knows the size of
             its training and no other, tiles of that size for every larger image.
+
+    Raises:
+        InputError: `tile` is none of these, or does not fit the prior's stride.
+
+    Example:
+        >>> from invdiff.prior import NetworkDenoiser, Schedule, UNet
+        >>> network = UNet(1, width=8, multipliers=(1,), blocks=1)
+        >>> prior = NetworkDenoiser(network, (1, 64, 64), Schedule.linear())
+        >>> tiled(prior, (1, 512, 512)) is prior
+        True
+        >>> tiled(prior, (1, 4096, 4096)).tile
+        256
     """
-    if tile is None or isinstance(prior, Tiled):
+    if isinstance(tile, str) and tile != "auto":
+        raise InputError(f"tile: found {tile!r}, expected a number of pixels, None or 'auto'")
+    if tile is None or any(isinstance(module, Tiled) for module in prior.modules()):
         return prior
-    if tile != "auto":
+    if not isinstance(tile, str):
         return Tiled(prior, tile)
     if len(prior.shape) != 3 or all(
         side <= known for side, known in zip(shape[1:], prior.shape[1:], strict=True)

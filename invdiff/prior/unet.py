@@ -2,8 +2,8 @@
 normalisation of Improved DDPM and ADM (Dhariwal & Nichol 2021, Sec. 3,
 https://arxiv.org/abs/2105.05233).
 
-``patch > 1`` puts a space-to-depth stem before it: the costly full-resolution level is folded into
-channels.
+With ``patch > 1`` the stem moves squares of pixels into channels (space to depth), which saves the
+costly level of full resolution.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from invdiff.errors import InputError
+from invdiff.ranges import COUNT, Range
 from invdiff.registry import register
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoidal embedding of (possibly fractional) timesteps: (B,) -> (B, dim). Vaswani et al.
-    2017, Sec. 3.5.
+    """Return the sinusoidal embedding (B, dim) of timesteps (B,), which may be fractional.
+
+    Vaswani et al. 2017, Sec. 3.5. ``dim`` must be even.
     """
     half = dim // 2
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)
@@ -32,12 +34,12 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, or fewer where 32 does not divide the channels."""
+    """Return a GroupNorm with 32 groups, or fewer where 32 does not divide the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """Start a residual branch at zero, so that a new block is the identity."""
+    """Return a layer with all weights set to zero, so that a new residual branch adds nothing."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -45,13 +47,26 @@ def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, twice; the time embedding scales and shifts the second
+    """Residual block of two convolutions, modulated by the time embedding.
+
+    GroupNorm, SiLU and convolution, twice; the embedding scales and shifts the second
     normalisation.
+
+    Args:
+        channels_in, channels_out: feature channels.
+        embedding: length of the time embedding.
+        dropout: rate before the last convolution.
+
+    Example:
+        >>> block = ResidualBlock(8, 16, embedding=4, dropout=0.0)
+        >>> block(torch.zeros(2, 8, 4, 4), torch.zeros(2, 4)).shape
+        torch.Size([2, 16, 4, 4])
     """
 
     def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.norm2 = normalisation(channels_in), normalisation(channels_out)
+        self.norm1 = normalisation(channels_in)
+        self.norm2 = normalisation(channels_out)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.conv2 = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.modulation = nn.Linear(embedding, 2 * channels_out)
@@ -63,14 +78,31 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return features (B, channels_out, H, W) of x (B, channels_in, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+        out: Tensor = self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+        return out
 
 
 class SelfAttention(nn.Module):
-    """Residual multi-head self-attention over all pixels of a feature map."""
+    """Residual multi-head self-attention over all pixels of a feature map.
+
+    Args:
+        channels: feature channels.
+        head_channels: feature channels of each head.
+
+    Raises:
+        InputError: the channels cannot be shared among the heads.
+
+    Example:
+        A new layer is the identity:
+
+        >>> x = torch.rand(1, 8, 2, 2)
+        >>> bool((SelfAttention(8, head_channels=4)(x) == x).all())
+        True
+    """
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
@@ -84,30 +116,43 @@ class SelfAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, C, H, W) of x (B, C, H, W)."""
         b, c, h, w = x.shape
-        q, k, v = (
-            self.qkv(self.norm(x))
-            .view(b, 3, self.heads, c // self.heads, h * w)
-            .transpose(3, 4)
-            .unbind(1)
-        )
+        qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(3, 4).unbind(1)
         attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(attended.transpose(2, 3).reshape(b, c, h, w))
+        out: Tensor = x + self.out(attended.transpose(2, 3).reshape(b, c, h, w))
+        return out
 
 
 class NearestUpsample(nn.Conv2d):
-    """Twice the resolution by nearest neighbours, then the convolution."""
+    """Convolution at twice the resolution, upsampled by nearest neighbours.
+
+    Example:
+        >>> NearestUpsample(8, 4, 3, padding=1)(torch.zeros(1, 8, 2, 2)).shape
+        torch.Size([1, 4, 4, 4])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, C', 2 H, 2 W) of x (B, C, H, W)."""
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Stage(nn.Module):
     """One residual block and, where chosen, attention.
 
+    Args:
+        channels_in, channels_out, embedding, dropout: as in ``ResidualBlock``.
+        attention: channels per attention head, None for no attention.
+
     Attributes:
-        recompute: keep nothing inside for the gradient but what goes in, and compute it once more
-            when it is asked for (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+        recompute: keep only the input for the gradient, and compute the rest once more when it is
+            needed (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+
+    Example:
+        >>> stage = Stage(8, 16, embedding=4, dropout=0.0, attention=None)
+        >>> stage(torch.zeros(2, 8, 4, 4), torch.zeros(2, 4)).shape
+        torch.Size([2, 16, 4, 4])
     """
 
     recompute = False
@@ -125,36 +170,83 @@ class Stage(nn.Module):
         self.attention = SelfAttention(channels_out, attention) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return features (B, channels_out, H, W) of x (B, channels_in, H, W)."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._apply_all, x, embedding, use_reentrant=False)
+            out: Tensor = checkpoint(self._apply_all, x, embedding, use_reentrant=False)
+            return out
         return self._apply_all(x, embedding)
 
     def _apply_all(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.block(x, embedding))
+        out: Tensor = self.attention(self.block(x, embedding))
+        return out
 
 
 def time_network(width: int) -> nn.Sequential:
-    """From the sinusoidal embedding (B, width) to the embedding (B, 4 width) that modulates every
-    block.
-    """
+    """Return a network from the sinusoidal embedding (B, width) to that of blocks (B, 4 width)."""
     return nn.Sequential(
         nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU()
     )
 
 
+CHANNELS = Range(1, 4_096, integer=True)
+WIDTH = Range(2, 16_384, integer=True)
+MULTIPLIER = Range(1, 64, integer=True)
+LEVELS = Range(1, 12, integer=True)
+BLOCKS = Range(1, 64, integer=True)
+DROPOUT = Range(0, 1, below_high=True)
+PATCH = Range(1, 64, integer=True)
+CLASSES = Range(0, 100_000, integer=True)
+
+
+def check_descent(
+    channels: int,
+    width: int,
+    multipliers: tuple[int, ...],
+    attention: tuple[int, ...],
+    head_channels: int,
+    dropout: float,
+    patch: int,
+) -> None:
+    """Raise InputError where settings of the way down, as of ``UNet``, are out of range."""
+    CHANNELS.check("channels", channels)
+    check_width(width)
+    LEVELS.check("number of multipliers", len(multipliers))
+    for multiplier in multipliers:
+        MULTIPLIER.check("multipliers", multiplier)
+    for factor in attention:
+        COUNT.check("attention", factor)
+    CHANNELS.check("head_channels", head_channels)
+    DROPOUT.check("dropout", dropout)
+    PATCH.check("patch", patch)
+
+
+def check_width(width: int) -> None:
+    """Raise InputError where a width is out of range, or odd: the time embedding has pairs."""
+    WIDTH.check("width", width)
+    if width % 2:
+        raise InputError(f"width: found {width}, expected an even number")
+
+
 def per_level(blocks: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
-    """Residual blocks of every level; InputError where there is not one number per level."""
-    blocks = (blocks,) * levels if isinstance(blocks, int) else tuple(blocks)
-    if len(blocks) != levels:
-        raise InputError(f"blocks: found {len(blocks)} numbers, expected {levels}, one per level")
-    return blocks
+    """Return the number of residual blocks of every level.
+
+    Raises:
+        InputError: there is not one number per level, or one is out of range.
+    """
+    each = tuple(blocks) if isinstance(blocks, (tuple, list)) else (blocks,) * levels
+    if len(each) != levels:
+        raise InputError(f"blocks: found {len(each)} numbers, expected {levels}, one per level")
+    for count in each:
+        BLOCKS.check("blocks", count)
+    return each
 
 
 def stages(
     embedding: int, patch: int, attention: tuple[int, ...], head_channels: int, dropout: float
 ) -> Callable[[int, int, int], Stage]:
-    """What builds the stage of (channels in, channels out, level); level l is patch * 2^l times
-    smaller.
+    """Return the function that builds the stage of (channels in, channels out, level).
+
+    Level l is patch * 2^l times smaller than the image.
     """
 
     def stage(channels_in: int, channels_out: int, level: int) -> Stage:
@@ -170,8 +262,12 @@ def descent(
     multipliers: tuple[int, ...],
     blocks: tuple[int, ...],
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The way down: its layers, and the channels of what goes in and of what comes out of each."""
-    down, channels = nn.ModuleList(), [width]
+    """Return the layers of the way down, and the channels of its features.
+
+    The channels are those of the input and of every layer's output.
+    """
+    down = nn.ModuleList()
+    channels = [width]
     for level, multiplier in enumerate(multipliers):
         for _ in range(blocks[level]):
             down.append(stage(channels[-1], multiplier * width, level))
@@ -183,7 +279,7 @@ def descent(
 
 
 def descend(down: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
-    """What goes in and what comes out of each layer on the way down."""
+    """Return the features of the way down: its input and the output of every layer."""
     features = [h]
     for layer in down:
         h = layer(h, embedding) if isinstance(layer, Stage) else layer(h)
@@ -193,17 +289,16 @@ def descend(down: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
 
 @register("network", "unet")
 class UNet(nn.Module):
-    """Maps a noisy image, its timestep and, with ``classes``, its label to the network's target
-    (eps, x0 or v).
+    """U-Net of a DDPM: a noisy image, its timestep and maybe its label -> eps, x0 or v.
 
     A label has an embedding that is added to that of the timestep (Dhariwal & Nichol 2021, Sec.
-    3.1); so has its absence, as classifier-free guidance needs it (Ho & Salimans 2022, Sec. 3.2,
-    https://arxiv.org/abs/2207.12598). They start at zero: a network that goes on from an
-    unconditional one starts as that one.
+    3.1). The absence of a label has one too, as classifier-free guidance needs (Ho & Salimans 2022,
+    Sec. 3.2, https://arxiv.org/abs/2207.12598). They start at zero: a network that is initialised
+    from an unconditional one starts as a copy of it.
 
     Args:
         channels: image channels C.
-        width: feature channels of the first level.
+        width: feature channels of the first level, an even number.
         multipliers: feature channels of each level as multiples of ``width``; each level halves the
             resolution.
         blocks: residual blocks per level on the way down (one more on the way up): one number, or
@@ -216,8 +311,16 @@ class UNet(nn.Module):
         upsample: "nearest" neighbours, then a 3x3 convolution, as in DDPM; or "shuffle": a 1x1
             convolution at the low resolution, then depth to space (Shi et al. 2016,
             https://arxiv.org/abs/1609.05158), at a twentieth of the cost.
-        classes: labels that the network knows, 0 for an unconditional one.
+        classes: number of labels, 0 for an unconditional network.
         channels_out: channels of the output, C by default; 2 C for a learned variance.
+
+    Raises:
+        InputError: a setting is out of range.
+
+    Example:
+        >>> network = UNet(1, width=8, multipliers=(1, 2))
+        >>> network(torch.zeros(2, 1, 8, 8), torch.tensor([0, 999])).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(
@@ -235,10 +338,17 @@ class UNet(nn.Module):
         channels_out: int | None = None,
     ) -> None:
         super().__init__()
+        check_descent(channels, width, multipliers, attention, head_channels, dropout, patch)
         blocks = per_level(blocks, len(multipliers))
-        if classes < 0:
-            raise InputError(f"classes: found {classes}, expected at least 0")
-        self.channels, self.width, self.patch, self.classes = channels, width, patch, classes
+        outputs = channels if channels_out is None else channels_out
+        CHANNELS.check("channels_out", outputs)
+        CLASSES.check("classes", classes)
+        if upsample not in ("nearest", "shuffle"):
+            raise InputError(f"upsample: found {upsample!r}, expected 'nearest' or 'shuffle'")
+        self.channels = channels
+        self.width = width
+        self.patch = patch
+        self.classes = classes
         self.stride = patch * 2 ** (len(multipliers) - 1)  # image sizes must be multiples of it
         self.time = time_network(width)
         stage = stages(4 * width, patch, attention, head_channels, dropout)
@@ -262,24 +372,24 @@ class UNet(nn.Module):
                 features = finer
             elif level > 0:
                 self.up.append(NearestUpsample(features, features, 3, padding=1))
-        pixels_out = (channels_out or channels) * patch**2
         self.head = nn.Sequential(
             normalisation(features),
             nn.SiLU(),
-            zeroed(nn.Conv2d(features, pixels_out, 3, padding=1)),
+            zeroed(nn.Conv2d(features, outputs * patch**2, 3, padding=1)),
         )
 
-        self.label = (
-            nn.Embedding(classes + 1, 4 * width) if classes else None
-        )  # the last is "no label"
+        # The last embedding is that of no label.
+        self.label = nn.Embedding(classes + 1, 4 * width) if classes else None
         if self.label is not None:
             nn.init.zeros_(self.label.weight)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), (B,) and labels (B,) in 0..classes -> (B, channels_out, H, W).
+        """Return the network's target (B, channels_out, H, W).
 
-        H and W must be multiples of ``stride``. The label ``classes``, or none at all, asks for the
-        unconditional model.
+        Args:
+            x: (B, C, H, W), H and W multiples of ``stride``.
+            t: timesteps (B,), which may be fractional.
+            label: (B,) in 0..classes; ``classes``, or None, is the unconditional model.
         """
         embedding = self.time(timestep_embedding(t, self.width).to(x.dtype))
         if self.label is not None:
@@ -296,9 +406,8 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = layer(h, embedding)
         for layer in self.up:
-            h = (
-                layer(torch.cat([h, skips.pop()], dim=1), embedding)
-                if isinstance(layer, Stage)
-                else layer(h)
-            )
+            if isinstance(layer, Stage):
+                h = layer(torch.cat([h, skips.pop()], dim=1), embedding)
+            else:
+                h = layer(h)
         return F.pixel_shuffle(self.head(h), self.patch)

@@ -7,7 +7,7 @@ The levels, and steps in proportion to sigma^2, are those of Song & Ermon 2019
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
+from invdiff.ranges import COUNT, POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step
@@ -24,16 +25,17 @@ from invdiff.solvers.base import Solver, Step
 @register("solver", "ald")
 @dataclass(frozen=True, kw_only=True)
 class ALD(Solver):
-    """x <- x + eta (score + A^T (y - A x) / (sigma_y^2 + gamma^2)) + sqrt(2 eta) z, T times at
-    every level sigma.
+    """Langevin dynamics for p(x | y) at every noise level, from the largest to the smallest.
 
-    After the last level the noise that is left is taken out, by one more call of the prior.
+    A step at level sigma is x <- x + eta (score + A^T (y - A x) / (sigma_y^2 + (gamma sigma)^2)) +
+    sqrt(2 eta) z. After the last level one more call of the prior removes the noise that is left.
 
     Args:
         T: steps at every level.
-        epsilon: eta = epsilon sigma^2: the share of its way to x0 that x goes in a step. Steps are
-            stable while epsilon (1 + ||A||^2 / gamma^2) is below 2.
-        gamma: of the likelihood's annealing, in units of sigma; the authors' code has 1.
+        epsilon: step size, eta = epsilon sigma^2: a step moves x by the share epsilon of its way to
+            x0. Steps are stable while epsilon (1 + ||A||^2 / gamma^2) is below 2.
+        gamma: standard deviation that is added to the noise of y, in units of sigma; 1 in the
+            authors' code.
     """
 
     steps: int = 1000
@@ -44,22 +46,24 @@ class ALD(Solver):
 
     requires = LinearOperator
 
-    positive = ("steps", "T", "epsilon", "gamma")
+    ranges = {**Solver.ranges, "T": COUNT, "epsilon": POSITIVE, "gamma": POSITIVE}
 
     @property
     def total_steps(self) -> int:
         return self.steps * self.T + 1
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        operator: LinearOperator = problem.operator  # type: ignore[assignment]
+        operator = problem.linear
         for sigma in sigmas[:-1]:
-            eta, gamma_2 = self.epsilon * float(sigma) ** 2, (self.gamma * float(sigma)) ** 2
+            eta = self.epsilon * sigma**2
+            variance = problem.variance() + (self.gamma * sigma) ** 2
             for _ in range(self.T):
+                # Eq. 4, where eta times the score is epsilon (x0 - x).
                 x0 = prior(x, sigma)
-                likelihood = operator.adjoint(problem.residual(x) / (problem.variance() + gamma_2))
+                likelihood = operator.adjoint(problem.residual(x) / variance)
                 x = x + self.epsilon * (x0 - x) + eta * likelihood + (2 * eta) ** 0.5 * noise(x)
-                yield Step(float(sigma), x, x0)
+                yield Step(sigma, x, x0)
         x0 = prior(x, sigma)
         yield Step(0.0, x0, x0)

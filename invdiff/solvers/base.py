@@ -1,9 +1,9 @@
-"""What a solver is: frozen hyperparameters plus one generator of steps."""
+"""What a solver is: frozen settings and one generator of steps; and the formulas that many share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -13,24 +13,52 @@ from torch import Tensor
 from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.operators import LinearOperator, Operator
-from invdiff.operators.base import per_image, varies
-from invdiff.operators.conjugate import within
+from invdiff.operators.base import varies_within_image, with_ndim
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import transition
 from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
+from invdiff.ranges import COUNT, Range, check_fields
 from invdiff.rng import Streams
 
-__all__ = ["Solver", "Step", "error_variance", "norm", "precision", "project", "transition", "vjp"]
+__all__ = [
+    "MIN_SIGMA_Y",
+    "Pull",
+    "Solver",
+    "Step",
+    "at_least",
+    "correction",
+    "error_variance",
+    "image_norm",
+    "ladder_between",
+    "linearised",
+    "positive_variance",
+    "precision",
+    "project",
+    "residual_vjp",
+    "transition",
+    "vjp",
+]
+
+MIN_SIGMA_Y = 0.005  # standard deviation of y on [0, 1]: the 0.01 of [-1, 1] in DAPS
+
+Pull = Callable[[Tensor], Tensor]  # v -> J^T v, with J the Jacobian of some map
 
 
 class Step(NamedTuple):
-    """One step of a solver, at noise level sigma: the iterate x and the estimate x0 of the clean
-    image.
+    """One step of a solver, at one noise level.
 
-    ``ess`` (B,) is the effective sample size of a population of particles, where a solver has them;
-        x and x0 are those
-    of one particle.
+    Attributes:
+        sigma: the noise level of x on the [0, 1] scale; 0 after the last step.
+        x: the iterate, (B, C, H, W).
+        x0: the estimate of the clean image, (B, C, H, W).
+        ess: effective sample size (B,) of the particles behind each sample, where a solver has
+            particles; x and x0 are those of one particle.
+
+    Example:
+        >>> x = torch.zeros(1, 1, 4, 4)
+        >>> Step(0.0, x, x).ess is None
+        True
     """
 
     sigma: float
@@ -41,46 +69,76 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(ABC):
-    """Draws approximate samples of p(x | y).
+    """A method that draws approximate samples of p(x | y).
+
+    A solver is a frozen dataclass of settings. Its `ranges` say which numbers they may be; they are
+    checked when it is made.
 
     Args:
         steps: noise levels, from the largest of the prior down to 0.
         spacing: how they are spaced; see ``Schedule.ladder``.
+
+    Raises:
+        InputError: a setting is out of range, not finite, or of another type.
+
+    Example:
+        A solver that knows nothing of y and returns the prior's mean:
+
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class PriorMean(Solver):
+        ...     def iterate(self, prior, problem, x, sigmas, noise):
+        ...         for sigma, sigma_next in zip(sigmas, sigmas[1:]):
+        ...             x = x0 = prior(x, sigma)
+        ...             yield Step(sigma_next, x, x0)
+        >>> PriorMean(steps=3).total_steps
+        3
+        >>> PriorMean(steps=0)
+        Traceback (most recent call last):
+        invdiff.errors.InputError: solver steps: found 0, expected at least 1
     """
 
     steps: int = 100
     spacing: Spacing = "uniform"
 
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
-    requires_white_noise: ClassVar[bool] = (
-        False  # one variance for all entries of an image's y: not Poisson
-    )
-    positive: ClassVar[tuple[str, ...]] = ("steps",)  # its settings that must be
+    # One variance for all entries of an image's y: not Poisson.
+    requires_white_noise: ClassVar[bool] = False
+    ranges: ClassVar[Mapping[str, Range]] = {"steps": COUNT}
 
     def __post_init__(self) -> None:
-        for name in self.positive:
-            if not getattr(self, name) > 0:
-                least = "at least 1" if isinstance(getattr(self, name), int) else "more than 0"
-                raise InputError(f"solver {name}: found {getattr(self, name)}, expected {least}")
+        check_fields(self, self.ranges, "solver ")
 
-    def ladder(self, prior: Denoiser) -> Tensor:
-        """Its noise levels under a prior, decreasing to 0: (steps + 1,), float64."""
+    def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        """Return the solver's noise levels under a prior: steps + 1 of them, decreasing to 0."""
         return prior.ladder(self.steps, self.spacing)
 
     @abstractmethod
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self,
+        prior: Denoiser,
+        problem: Problem,
+        x: Tensor,
+        sigmas: Sequence[float],
+        noise: Streams,
     ) -> Iterator[Step]:
-        """Yield one Step per noise level, from x ~ N(., sigmas[0]^2) down to sigmas[-1] = 0."""
+        """Yield one Step per noise level, down to the samples.
+
+        Args:
+            prior: the denoiser D(x, sigma).
+            problem: operator, noise and measurement of B images.
+            x: (B, C, H, W), a draw of N(1/2, sigmas[0]^2 I).
+            sigmas: the solver's ``ladder``, which ends with 0.
+            noise: one stream per image.
+        """
 
     @property
     def width(self) -> int:
-        """Images that the prior sees at once for every sample: the particles of a population."""
+        """Number of images that the prior sees at once for each sample: its particles."""
         return 1
 
     @property
     def total_steps(self) -> int:
-        """How many Steps ``iterate`` yields."""
+        """Number of Steps that ``iterate`` yields."""
         return self.steps
 
     def check(self, problem: Problem) -> None:
@@ -96,116 +154,133 @@ class Solver(ABC):
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:
-        """What the method needs and the problem does not have, or nothing."""
+        """Return what the method needs and the problem does not have, or an empty string."""
         if not isinstance(problem.operator, cls.requires):
-            return f"found the operator {type(problem.operator).__name__}, expected a {cls.requires.__name__}"
-        if cls.requires_white_noise and varies(problem.variance(), problem.y):
-            return f"found {type(problem.noise).__name__} noise, expected Gaussian of one level per image"
+            found = type(problem.operator).__name__
+            return f"found the operator {found}, expected a {cls.requires.__name__}"
+        if cls.requires_white_noise and varies_within_image(problem.variance(), problem.y):
+            found = type(problem.noise).__name__
+            return f"found {found} noise, expected Gaussian of one level per image"
         return ""
 
 
-LEAST = 0.005  # standard deviation of y on [0, 1], the 0.01 of [-1, 1] in DAPS
+def at_least(variance: float | Tensor, least: float) -> float | Tensor:
+    """Return a variance, a number or a tensor, raised to ``least`` where it is smaller."""
+    return variance.clamp_min(least) if isinstance(variance, Tensor) else max(variance, least)
 
 
 def positive_variance(problem: Problem) -> float | Tensor:
-    """The variance of y, that of `LEAST` at least: for methods that divide by it or by what is
-    little more.
-    """
-    variance = problem.variance()
-    return variance.clamp_min(LEAST**2) if isinstance(variance, Tensor) else max(variance, LEAST**2)
+    """Return the variance of y, but at least MIN_SIGMA_Y^2, for methods that divide by it."""
+    return at_least(problem.variance(), MIN_SIGMA_Y**2)
 
 
-def between(
+def ladder_between(
     prior: Denoiser, steps: int, spacing: Spacing, sigma_max: float, sigma_min: float
-) -> Tensor:
-    """A ladder from sigma_max, or from the largest level of the prior, to sigma_min, both on [-1,
-    1], and to 0.
+) -> tuple[float, ...]:
+    """Return a ladder from sigma_max to sigma_min, then 0, within the levels of the prior.
+
+    Args:
+        sigma_max, sigma_min: on the [-1, 1] scale, as the papers have them.
     """
-    t, end = (
-        prior.t_at(torch.tensor(sigma / 2, dtype=torch.float64)) for sigma in (sigma_max, sigma_min)
-    )
-    return prior.ladder(steps, spacing, t, min(t, end))
+    first = prior.t_at(sigma_max / 2)
+    last = prior.t_at(sigma_min / 2)
+    return prior.ladder(steps, spacing, first, min(first, last))
 
 
-def error_variance(sigma: Tensor) -> float:
-    """r^2 of PiGDM, the variance of x0's error on [0, 1] at a noise level () on the CPU.
+def error_variance(sigma: float) -> float:
+    """Return r^2 of PiGDM, the variance of x0's error on [0, 1] at a noise level.
 
     On [-1, 1], where images have about unit variance, r^2 = s^2 / (1 + s^2) with s = 2 sigma.
     """
-    return float(sigma) ** 2 / (1 + 4 * float(sigma) ** 2)
+    return sigma**2 / (1 + 4 * sigma**2)
 
 
-def correction(problem: Problem, x: Tensor, damp: float | Tensor, sigma: Tensor) -> Tensor:
-    """A^T (A A^T + damp)^-1 (y - A x): what takes x to where it fits y, as far as the damping lets
-    it.
+def correction(problem: Problem, x: Tensor, damp: float | Tensor, sigma: float) -> Tensor:
+    """Return A^T (A A^T + damp)^-1 (y - A x), which moves x to where it fits y.
 
-    Where iterations find it, they are fewer the more noise, of level sigma, is drawn around it
-    next: they stop at a relative residual of sigma / 100, but between 1/100 and 3/10,000.
+    Where conjugate gradients compute it, they are fewer the more noise, of level sigma, is drawn
+    next: they stop at a relative residual of sigma / 100, kept within [3e-4, 1e-2].
     """
-    with within(min(max(float(sigma) / 100, 3e-4), 1e-2)):
-        return problem.correction(x, damp)
+    return problem.correction(x, damp, rtol=min(max(sigma / 100, 3e-4), 1e-2))
 
 
-def project(
-    problem: Problem, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Streams
-) -> Tensor:
-    """x + A^+ (y' - A x): x, at level sigma_next, made to fit the measurement diffused along, y' =
-    y + sigma_next A z.
+def project(problem: Problem, x: Tensor, sigma: float, sigma_next: float, noise: Streams) -> Tensor:
+    """Return x + A^+ (y' - A x), the x at level sigma_next that fits y' = y + sigma_next A z.
 
-    Where y itself is noisy, A^+ would amplify that: it is A^T (A A^T + damp)^-1, damp = sigma_y^2 /
-    r^2 at the level sigma from which x came, as if x0 were known up to a variance of r^2. So
-    damped, it is unpublished.
+    Where y itself is noisy, A^+ would amplify its noise. There A^T (A A^T + damp)^-1 takes its
+    place, damp = sigma_y^2 / r^2 at the level sigma from which x came, as if x0 were known up to a
+    variance of r^2. The damping is unpublished.
     """
-    diffused = torch.sub(x, noise(x), alpha=float(sigma_next))
+    diffused = torch.sub(x, noise(x), alpha=sigma_next)
     return x + correction(problem, diffused, problem.variance() / error_variance(sigma), sigma_next)
 
 
 def precision(problem: Problem) -> float | Tensor:
-    """The diagonal of Lambda, against y: 1 for white noise, else the mean variance in an image over
-    each entry's.
+    """Return the relative precision of each entry of y, 1 for white noise.
+
+    It is the mean variance of the image's measured entries, divided by the entry's own.
     """
     variance = problem.variance()
-    if not isinstance(variance, Tensor) or not varies(variance, problem.y):
+    if not isinstance(variance, Tensor) or not varies_within_image(variance, problem.y):
         return 1.0
     measured = problem.measured()
     variance = variance.expand_as(problem.y)
-    total, count = (
-        (measured * each).flatten(1).sum(1) for each in (variance, torch.ones_like(variance))
-    )
-    return per_image(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
+    total = (measured * variance).flatten(1).sum(1)
+    count = measured.flatten(1).sum(1)
+    return with_ndim(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
 
 
 def vjp(
-    f: Callable[..., Tensor], x: Tensor, *args: Tensor, again: bool = False
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """f(x, *args) and v -> J^T v with respect to x; tracks no gradient outside.
+    f: Callable[..., Tensor], x: Tensor, *args: float | Tensor, keep_graph: bool = False
+) -> tuple[Tensor, Pull]:
+    """Return f(x, *args) and the map v -> J^T v, J its Jacobian with respect to x.
 
-    The map can be called once, or, with ``again``, as often as one likes: it then holds the graph
-    of f as long as it lives.
+    Args:
+        keep_graph: whether the map can be called more than once; it then holds the graph of f as
+            long as it lives.
+
+    Raises:
+        InputError: x was made in ``torch.inference_mode``, which has no gradients.
     """
+    if x.is_inference():
+        raise InputError(
+            "gradients: found tensors of torch.inference_mode, expected none: use torch.no_grad"
+        )
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         out = f(x, *args)
-    return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=again)[0]
+    return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=keep_graph)[0]
 
 
-def residual_vjp(problem: Problem, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """y - A(x) and v -> J^T v, as `vjp` of `Problem.residual`: for a linear operator J^T is -A^T."""
+def residual_vjp(problem: Problem, x: Tensor) -> tuple[Tensor, Pull]:
+    """Return y - A(x) and the map v -> J^T v of this residual; J^T is -A^T for a linear A."""
     operator = problem.operator
     if isinstance(operator, LinearOperator):
         return problem.residual(x), lambda v: operator.adjoint(v).neg()
     return vjp(problem.residual, x)
 
 
-def fit(
-    prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor
-) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """x0(x), the residual y - A(x0), and v -> J^T v, J its Jacobian with respect to x."""
-    x0, pull = vjp(prior, x, sigma)
+class Linearised(NamedTuple):
+    """The fit of x0(x) to y, and its derivative.
+
+    Attributes:
+        x0: D(x, sigma), (B, C, H, W).
+        residual: y - A(x0), of the shape of y.
+        pull: the map v -> J^T v, J the Jacobian of the residual with respect to x.
+    """
+
+    x0: Tensor
+    residual: Tensor
+    pull: Pull
+
+
+def linearised(prior: Denoiser, problem: Problem, x: Tensor, sigma: float) -> Linearised:
+    """Return x0(x), the residual y - A(x0) and the derivative of the residual at x."""
+    x0, pull_x0 = vjp(prior, x, sigma)
     residual, pull_residual = residual_vjp(problem, x0)
-    return x0, residual, lambda v: pull(pull_residual(v))
+    return Linearised(x0, residual, lambda v: pull_x0(pull_residual(v)))
 
 
-def norm(r: Tensor) -> Tensor:
-    """Euclidean norm of each image's entries, (B, ...) -> (B, 1, ...)."""
+def image_norm(r: Tensor) -> Tensor:
+    """Return the Euclidean norm of each image's entries, (B, ...) -> (B, 1, ...)."""
     return torch.linalg.vector_norm(r, dim=tuple(range(1, r.ndim)), keepdim=True)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -14,29 +14,33 @@ from torch import Tensor
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
+from invdiff.ranges import COUNT, LEVEL, POSITIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, between, positive_variance, transition
-from invdiff.solvers.tools.langevin import Chain, hmc, langevin
+from invdiff.solvers.base import Solver, Step, ladder_between, positive_variance, transition
+from invdiff.solvers.tools.langevin import Chain, hmc_chain, langevin_chain
 
 
 @register("solver", "daps")
 @dataclass(frozen=True, kw_only=True)
 class DAPS(Solver):
-    """x0 by the probability flow, a Markov chain for N(x0, sigma^2 I) N(y; A(x), beta_y^2), then
-    all noise fresh.
+    """Decoupled annealing: estimate x0, fit it to y by a Markov chain, then add fresh noise.
+
+    At each level x0 follows the probability flow from x. The chain then draws from
+    N(x0, sigma^2 I) N(y; A(x), beta_y^2).
 
     Args:
-        sigma_max, sigma_min: the first and the last level of the annealing, on [-1, 1], spaced as
-            Karras's.
-        ode_steps, spacing: Euler steps of the probability flow, each a call of the prior, and their
-            levels.
-        inner, inner_steps, momentum: the chain, its length, and the velocity that HMC keeps.
-        lr: size of its steps as published, for images in [-1, 1]; falls linearly, to a hundredth at
-            the last level.
-        beta_y: standard deviation of y given x on [-1, 1], the paper's whatever the noise (0.00707
-            in its code, where 2 beta_y^2 = 0.01^2). None: the noise's own, 0.01 at least; right,
-            but so short a chain ends far from y.
+        sigma_max, sigma_min: first and last level of the annealing, on [-1, 1]; Karras's spacing.
+        ode_steps: Euler steps of the probability flow, each a call of the prior.
+        spacing: of the levels of the probability flow.
+        inner: the Markov chain, Langevin dynamics or Hamiltonian Monte Carlo.
+        inner_steps: steps of the chain.
+        momentum: share of the velocity that a step of HMC keeps.
+        lr: step size of the chain as published, for images in [-1, 1]; it falls linearly to a
+            hundredth of it at the last level.
+        beta_y: standard deviation of y given x on [-1, 1]; the paper's value serves every noise
+            (0.00707 in its code, where 2 beta_y^2 = 0.01^2). None takes that of the noise, at
+            least 0.01, which is right, but such a short chain then ends far from y.
     """
 
     steps: int = 200
@@ -50,22 +54,38 @@ class DAPS(Solver):
     momentum: float = 0.9
     beta_y: float | None = 0.01
 
-    positive = ("steps", "ode_steps", "inner_steps")
+    ranges = {
+        **Solver.ranges,
+        "sigma_max": LEVEL,
+        "sigma_min": LEVEL,
+        "ode_steps": COUNT,
+        "inner_steps": COUNT,
+        "lr": POSITIVE,
+        "momentum": SHARE,
+        "beta_y": POSITIVE,
+    }
 
-    def ladder(self, prior: Denoiser) -> Tensor:
-        return between(prior, self.steps, "karras", self.sigma_max, self.sigma_min)
+    def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        return ladder_between(prior, self.steps, "karras", self.sigma_max, self.sigma_min)
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        fit = positive_variance(problem) if self.beta_y is None else self.beta_y**2 / 4
-        chain = partial(hmc, momentum=self.momentum) if self.inner == "hmc" else langevin
+        variance = positive_variance(problem) if self.beta_y is None else self.beta_y**2 / 4
+        chain = langevin_chain
+        if self.inner == "hmc":
+            chain = partial(hmc_chain, momentum=self.momentum)
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-            for s, s_next in pairwise(
-                prior.ladder(self.ode_steps, self.spacing, prior.t_at(sigma))
-            ):
+            # x0 by the probability flow.
+            for s, s_next in pairwise(self.flow_levels(prior, sigma)):
                 x = transition(x, prior(x, s), s, s_next, 0.0, noise)
-            r, lr = float(sigma), self.lr * (1 - 0.99 * k / (self.steps + 1))
-            x0 = chain(problem, x, r, fit, lr, self.inner_steps, noise)
-            x = x0.add(noise(x), alpha=float(sigma_next))
-            yield Step(float(sigma_next), x, x0)
+            # x0 given y, by the chain.
+            lr = self.lr * (1 - 0.99 * k / (self.steps + 1))
+            x0 = chain(problem, x, sigma, variance, lr, self.inner_steps, noise)
+            # The next x, its noise all fresh.
+            x = x0.add(noise(x), alpha=sigma_next)
+            yield Step(sigma_next, x, x0)
+
+    def flow_levels(self, prior: Denoiser, sigma: float) -> tuple[float, ...]:
+        """Return the levels of the probability flow from a level sigma down to 0."""
+        return prior.ladder(self.ode_steps, self.spacing, prior.t_at(sigma))

@@ -5,7 +5,7 @@ Alg. 1, and Alg. 2 with time travel, with a damped pseudo-inverse where y is noi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step, correction, error_variance
@@ -22,12 +23,11 @@ from invdiff.solvers.tools.jumps import TimeTravel, diffuse
 @register("solver", "ddnm")
 @dataclass(frozen=True, kw_only=True)
 class DDNM(TimeTravel):
-    """x0 is corrected in the range of A^T, then renoised.
+    """Denoising diffusion null-space model: x0 is corrected in the range of A^T, then renoised.
 
     Without noise the correction is A^+ (y - A x0), as published. With noise in y, A^+ would carry
-    it into x0
-    amplified: A^T (A A^T + damp)^-1 is used, damp = sigma_y^2 / r^2, r^2 the variance of x0's error
-        as in PiGDM.
+    that into x0 amplified. There A^T (A A^T + damp)^-1 takes its place, damp = sigma_y^2 / r^2, with
+    r^2 the variance of x0's error as in PiGDM.
 
     Args:
         eta: share of fresh noise in a step.
@@ -36,9 +36,10 @@ class DDNM(TimeTravel):
     eta: float = 0.85
 
     requires = LinearOperator
+    ranges = {**TimeTravel.ranges, "eta": SHARE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         variance = problem.variance()
         for sigma, sigma_next in self.moves(sigmas):
@@ -46,10 +47,9 @@ class DDNM(TimeTravel):
                 x = diffuse(x, sigma, sigma_next, noise)
                 continue
             x0 = prior(x, sigma)
-            away = x - x0  # from the uncorrected x0, as published
+            noise_in_x = x - x0  # of the uncorrected x0, as published
             x0 = x0 + correction(problem, x0, variance / error_variance(sigma), sigma_next)
-            kept, fresh = (
-                float(sigma_next) * share for share in ((1 - self.eta**2) ** 0.5, self.eta)
-            )
-            x = x0.add(away, alpha=kept / float(sigma)).add(noise(x), alpha=fresh)
-            yield Step(float(sigma_next), x, x0)
+            kept = (1 - self.eta**2) ** 0.5 * sigma_next
+            fresh = self.eta * sigma_next
+            x = x0.add(noise_in_x, alpha=kept / sigma).add(noise(x), alpha=fresh)
+            yield Step(sigma_next, x, x0)

@@ -7,7 +7,7 @@ sigma_y / s > sigma'.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from invdiff.operators import SpectralOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
@@ -26,11 +27,11 @@ from invdiff.solvers.tools.spectral import coefficients
 @register("solver", "ddnm_plus")
 @dataclass(frozen=True, kw_only=True)
 class DDNMPlus(TimeTravel):
-    """DDNM with the noise of y accounted for, coefficient by coefficient.
+    """DDNM that accounts for the noise of y, coefficient by coefficient.
 
     Args:
-        eta: share of fresh noise in a step, where y does not decide it.
-        cutoff: coefficients seen through noise sigma_y / s above it, on [0, 1], count as unseen, as
+        eta: share of fresh noise in a step, where the noise of y does not decide it.
+        cutoff: coefficients with sigma_y / s above this, on [0, 1], are treated as unmeasured, as
             in DDRM.
     """
 
@@ -39,23 +40,30 @@ class DDNMPlus(TimeTravel):
 
     requires = SpectralOperator
     requires_white_noise = True
+    ranges = {**TimeTravel.ranges, "eta": SHARE, "cutoff": NOT_NEGATIVE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        op, y, std = coefficients(problem)
-        std = torch.where(std <= self.cutoff, std, torch.inf)
-        certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
-        c = op.v_t(x)
-        for sigma, sigma_next in self.moves(sigmas):
-            if sigma_next > sigma:
-                c = op.v_t(x := diffuse(x, sigma, sigma_next, noise))
+        operator, y, std = coefficients(problem)
+        measured = std <= self.cutoff
+        std = torch.where(measured, std, torch.inf)
+        c = operator.v_t(x)
+        for s, s_next in self.moves(sigmas):
+            if s_next > s:
+                x = diffuse(x, s, s_next, noise)
+                c = operator.v_t(x)
                 continue
-            s, s_next, x0 = float(sigma), float(sigma_next), prior(x, sigma)
-            c0, z, kept = op.v_t(x0), op.v_t(noise(x)), (1 - self.eta**2) ** 0.5 * s_next
-            strong, share = std <= s_next, (s_next**2 - std**2).clamp_min(0).sqrt()
-            c0_y = c0 + torch.where(strong, 1, kept * certain) * (y - c0)
-            fresh = torch.where(strong, share, self.eta * s_next)
-            c = c0_y + kept / s * unseen * (c - c0) + fresh * z
-            x = op.v(c)
-            yield Step(s_next, x, op.v(c0_y))
+            c0 = operator.v_t(prior(x, s))
+            z = operator.v_t(noise(x))
+            kept = (1 - self.eta**2) ** 0.5 * s_next
+            strong = std <= s_next  # y says more than the next x will
+            # Eq. 17: how far the correction towards y goes.
+            trust = torch.where(strong, 1, kept / std)
+            corrected = c0 + trust * (y - c0)
+            # Eq. 18 and 19: with the noise that y brings, the next x has the noise s_next.
+            fresh = torch.where(strong, (s_next**2 - std**2).clamp_min(0).sqrt(), self.eta * s_next)
+            repeated = torch.where(measured, 0, kept / s * (c - c0))
+            c = corrected + repeated + fresh * z
+            x = operator.v(c)
+            yield Step(s_next, x, operator.v(corrected))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from invdiff.operators import SpectralOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step
@@ -23,15 +24,13 @@ from invdiff.solvers.tools.spectral import coefficients
 @register("solver", "ddrm")
 @dataclass(frozen=True, kw_only=True)
 class DDRM(Solver):
-    """The paper's variational distribution, coefficient by coefficient
-    (`invdiff.solvers.tools.spectral`).
+    """Denoising diffusion restoration model, coefficient by coefficient in the basis V of A.
 
     Args:
-        eta: share of fresh noise where the measurement is the weaker.
-        eta_b: weight of the measurement where it is the stronger.
-        cutoff: coefficients seen through noise sigma_y / s above it, on [0, 1], count as unseen,
-            for the pull of every step adds up where y says next to nothing. (The authors drop s <
-            0.03 for blur.)
+        eta: share of fresh noise where y is noisier than the next x.
+        eta_b: weight of y where it is less noisy than the next x.
+        cutoff: coefficients with sigma_y / s above this, on [0, 1], are treated as unmeasured;
+            otherwise their small corrections accumulate. (The authors drop s < 0.03 for blur.)
         temperature: scale of the noise drawn, 1 in the paper; less gains PSNR and makes the spread
             too narrow.
     """
@@ -44,22 +43,35 @@ class DDRM(Solver):
 
     requires = SpectralOperator
     requires_white_noise = True
+    ranges = {
+        **Solver.ranges,
+        "eta": SHARE,
+        "eta_b": SHARE,
+        "cutoff": NOT_NEGATIVE,
+        "temperature": NOT_NEGATIVE,
+    }
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        (op, y, std), top = coefficients(problem), float(sigmas[0])
+        operator, y, std = coefficients(problem)
         std = torch.where(std <= self.cutoff, std, torch.inf)
-        certain, unseen = 1 / std.clamp_min(1e-12), (std == torch.inf).to(x)
-        spread = self.temperature * (top**2 - std**2).clamp_min(0).sqrt()
-        x = op.v(c := torch.where(std < top, y + spread * op.v_t(noise(x)), op.v_t(x)))  # Eq. 7
-        for sigma, sigma_next in pairwise(sigmas):
-            s, s_next, x0 = float(sigma), float(sigma_next), prior(x, sigma)
-            c0, z, kept = op.v_t(x0), op.v_t(noise(x)), (1 - self.eta**2) ** 0.5 * s_next
-            strong, share = std <= s_next, (s_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
-            towards = torch.where(strong, self.eta_b, kept * certain)
-            fresh = self.temperature * torch.where(strong, share, self.eta * s_next)
-            x = op.v(
-                c := c0 + towards * (y - c0) + kept / s * unseen * (c - c0) + fresh * z
-            )  # Eq. 8
+        # Eq. 7: begin around y where its noise is below the first level.
+        spread = self.temperature * (sigmas[0] ** 2 - std**2).clamp_min(0).sqrt()
+        around_y = y + spread * operator.v_t(noise(x))
+        c = torch.where(std < sigmas[0], around_y, operator.v_t(x))
+        x = operator.v(c)
+        for s, s_next in pairwise(sigmas):
+            x0 = prior(x, s)
+            c0 = operator.v_t(x0)
+            z = self.temperature * operator.v_t(noise(x))
+            kept = (1 - self.eta**2) ** 0.5 * s_next
+            # Eq. 8, its three cases: not measured, y noisier than the next x, and less noisy.
+            renoised = c0 + self.eta * s_next * z
+            unseen = renoised + kept * (c - c0) / s
+            weak = renoised + kept * (y - c0) / std
+            rest = (s_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
+            strong = c0 + self.eta_b * (y - c0) + rest * z
+            c = torch.where(std <= s_next, strong, torch.where(std < torch.inf, weak, unseen))
+            x = operator.v(c)
             yield Step(s_next, x, x0)

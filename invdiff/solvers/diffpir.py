@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,24 +15,25 @@ from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
+from invdiff.ranges import NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, correction
+from invdiff.solvers.base import Solver, Step, at_least, correction
 
 
 @register("solver", "diffpir")
 @dataclass(frozen=True, kw_only=True)
 class DiffPIR(Solver):
-    """A proximal step argmin ||y - A x||^2 + rho ||x - x0||^2, then renoising.
+    """Plug-and-play restoration: argmin ||y - A x||^2 + rho ||x - x0||^2, then renoising.
 
     rho = lam sigma_y^2 / sbar^2 with sbar = 2 sigma: the published code takes sigma_y on [0, 1] and
-    sbar on [-1, 1]. So the proximal step is Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4. As
-    in Alg. 1 every step has one; the published code leaves the last one out, after which samples no
-    longer fit a y of little noise (sigma_y < 0.005).
+    sbar on [-1, 1]. The proximal step is thus Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4.
+    As in Alg. 1 every step has one; the published code leaves the last one out, after which samples
+    no longer fit a y of little noise (sigma_y < 0.005).
 
     Args:
         lam: lambda, as in the published code.
-        zeta: share of fresh noise; the rest repeats the noise that x holds.
+        zeta: share of fresh noise; the rest repeats the noise in x.
     """
 
     spacing: Spacing = "root"
@@ -40,19 +41,17 @@ class DiffPIR(Solver):
     zeta: float = 0.3
 
     requires = LinearOperator
+    ranges = {**Solver.ranges, "lam": NOT_NEGATIVE, "zeta": SHARE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        variance = (
-            problem.variance()
-            if isinstance(problem.variance(), Tensor)
-            else max(1e-6, problem.variance())
-        )
+        variance = at_least(problem.variance(), 1e-6)
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)
-            rho = self.lam * variance / float(2 * sigma) ** 2
+            rho = self.lam * variance / (2 * sigma) ** 2
             x0 = x0 + correction(problem, x0, rho, sigma_next)
-            kept, fresh = (float(sigma_next) * share**0.5 for share in (1 - self.zeta, self.zeta))
-            x = torch.lerp(x0, x, kept / float(sigma)).add(noise(x), alpha=fresh)
-            yield Step(float(sigma_next), x, x0)
+            kept = (1 - self.zeta) ** 0.5 * sigma_next
+            fresh = self.zeta**0.5 * sigma_next
+            x = torch.lerp(x0, x, kept / sigma).add(noise(x), alpha=fresh)
+            yield Step(sigma_next, x, x0)

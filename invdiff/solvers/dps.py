@@ -2,14 +2,14 @@
 
 Alg. 1, for white noise, descends ||y - A(x0)||. For Poisson noise the paper takes the Gaussian of
 the same variance, whose negative log-likelihood is ||y - A(x0)||^2 in the norm of Lambda = diag(1 /
-(2 y)): here Lambda is 1 / variance of whatever noise the problem has, scaled so that zeta means the
-same for all.
+(2 y)). Here Lambda is 1 / variance of the problem's own noise, scaled so that zeta means the same
+for all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,16 +17,18 @@ from torch import Tensor
 
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, fit, norm, precision, transition
+from invdiff.solvers.base import Solver, Step, image_norm, linearised, precision, transition
 
 
 @register("solver", "dps")
 @dataclass(frozen=True, kw_only=True)
 class DPS(Solver):
-    """A DDPM step, then a gradient step on ||y - A(x0(x))||, entries weighted by the precision of
-    their noise.
+    """Diffusion posterior sampling: a DDPM step, then a gradient step on ||y - A(x0(x))||.
+
+    Entries of y are weighted by the precision of their noise.
 
     Args:
         zeta: step size, as published: for images in [-1, 1] and x_t in VP coordinates.
@@ -37,37 +39,36 @@ class DPS(Solver):
     zeta: float = 1.0
     eta: float = 1.0
 
+    ranges = {**Solver.ranges, "zeta": NOT_NEGATIVE, "eta": SHARE}
+
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
-            x, x0 = guided_transition(
-                prior, problem, weights, x, sigma, sigma_next, self.zeta, self.eta, noise
-            )
-            yield Step(float(sigma_next), x, x0)
+            x0, gradient = misfit_gradient(prior, problem, weights, x, sigma)
+            x = transition(x, x0, sigma, sigma_next, self.eta, noise)
+            x = x.sub(gradient, alpha=self.zeta * vp_step(sigma, sigma_next))
+            yield Step(sigma_next, x, x0)
 
 
-def guided_transition(
-    prior: Denoiser,
-    problem: Problem,
-    weights: float | Tensor,
-    x: Tensor,
-    sigma: Tensor,
-    sigma_next: Tensor,
-    zeta: float,
-    eta: float,
-    noise: Streams,
+def misfit_gradient(
+    prior: Denoiser, problem: Problem, weights: float | Tensor, x: Tensor, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """The next iterate, and x0(x); ``weights`` are the ``precision`` of y.
+    """Return x0(x) and the gradient in x of ||y - A(x0)|| in the norm of the weights.
 
-    The paper steps in x_t = (2 x - 1) / sqrt(1 + 4 sigma^2): one factor for the gradient, one for
-    the update, and the norm there is twice as long.
+    Args:
+        weights: the ``precision`` of y.
     """
-    x0, residual, pull = fit(prior, problem, x, sigma)
-    length = norm(weights**0.5 * residual).clamp_min(1e-12)
-    gradient = pull(weights * residual / length)
-    scale = math.sqrt((1 + 4 * float(sigma) ** 2) * (1 + 4 * float(sigma_next) ** 2))
-    return transition(x, x0, sigma, sigma_next, eta, noise).sub(
-        gradient, alpha=zeta / 2 * scale
-    ), x0
+    x0, residual, pull = linearised(prior, problem, x, sigma)
+    length = image_norm(weights**0.5 * residual).clamp_min(1e-12)
+    return x0, pull(weights * residual / length)
+
+
+def vp_step(sigma: float, sigma_next: float) -> float:
+    """Return the size in x of a gradient step that the paper takes with size 1.
+
+    The paper steps in x_t = (2 x - 1) / sqrt(1 + 4 sigma^2), and the norm there is twice as long:
+    one factor is due to the gradient at sigma, another to the update at sigma_next.
+    """
+    return math.sqrt((1 + 4 * sigma**2) * (1 + 4 * sigma_next**2)) / 2

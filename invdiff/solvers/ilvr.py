@@ -2,22 +2,22 @@
 (https://arxiv.org/abs/2108.02938).
 
 x' <- x' + phi(y') - phi(x'), y' the reference with the noise of x' and phi a low-pass filter, down
-and up again. For any linear A the filter is the projection phi = A^+ A, and the reference is known
-by its phi, A^+ y.
+and up again. For any linear A the filter is the projection phi = A^+ A, and A^+ y is phi of the
+reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor
 
-from invdiff.errors import InputError
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import MAX_COUNT, Range
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, project, transition
@@ -26,30 +26,24 @@ from invdiff.solvers.base import Solver, Step, project, transition
 @register("solver", "ilvr")
 @dataclass(frozen=True, kw_only=True)
 class ILVR(Solver):
-    """The DDPM, refined after every step.
+    """Iterative latent variable refinement: DDPM steps, each followed by a projection towards y.
 
     Args:
-        free: last steps that are not refined: what y says is then a hint, and fine detail the
-            prior's own.
+        free: number of last steps without the projection; y is then only a hint, and fine detail
+            comes from the prior.
     """
 
     free: int = 0
 
     requires = LinearOperator
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.free < 0:
-            raise InputError(f"solver free: found {self.free}, expected 0 or more steps")
+    ranges = {**Solver.ranges, "free": Range(0, MAX_COUNT, integer=True)}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        for left, (sigma, sigma_next) in zip(
-            range(self.steps, 0, -1), pairwise(sigmas), strict=True
-        ):
+        for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)
-            if left > self.free:
+            if k < self.steps - self.free:
                 x = project(problem, x, sigma, sigma_next, noise)
-            yield Step(float(sigma_next), x, x0)
+            yield Step(sigma_next, x, x0)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,19 +13,20 @@ from torch import Tensor
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import NOT_NEGATIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, precision, project
-from invdiff.solvers.dps import guided_transition
+from invdiff.solvers.base import Solver, Step, precision, project, transition
+from invdiff.solvers.dps import misfit_gradient, vp_step
 
 
 @register("solver", "mcg")
 @dataclass(frozen=True, kw_only=True)
 class MCG(Solver):
-    """A step of DPS, then the projection onto the measurement diffused along.
+    """Manifold constrained gradient: a step of DPS, then the projection onto the diffused y.
 
-    The projection overwrites what the gradient says in the range of A^T: what is left of it acts in
-    the null space.
+    The projection overwrites the gradient step in the range of A^T; only its part in the null space
+    remains.
 
     Args:
         zeta: step size of the gradient of ||y - A(x0(x))||, as published: see DPS.
@@ -35,14 +36,15 @@ class MCG(Solver):
     zeta: float = 1.0
 
     requires = LinearOperator
+    ranges = {**Solver.ranges, "zeta": NOT_NEGATIVE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
-            x, x0 = guided_transition(
-                prior, problem, weights, x, sigma, sigma_next, self.zeta, 1.0, noise
-            )
+            x0, gradient = misfit_gradient(prior, problem, weights, x, sigma)
+            x = transition(x, x0, sigma, sigma_next, 1.0, noise)
+            x = x.sub(gradient, alpha=self.zeta * vp_step(sigma, sigma_next))
             x = project(problem, x, sigma, sigma_next, noise)
-            yield Step(float(sigma_next), x, x0)
+            yield Step(sigma_next, x, x0)

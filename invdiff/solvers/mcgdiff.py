@@ -1,13 +1,13 @@
 """MCGdiff, Monte Carlo guided diffusion: Cardoso et al. 2023 (https://arxiv.org/abs/2308.07983).
 
-A coefficient that is seen with noise sigma_y / s (`coefficients`) counts as known exactly at the
-level tau nearest to that. Above tau the particles are drawn towards ybar and weighted; below it the
-prior alone goes on.
+A coefficient measured with noise sigma_y / s (`coefficients`) is taken as known exactly at the
+noise level tau nearest to that. Above tau the particles are drawn towards ybar and weighted; below
+it the prior alone goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from invdiff.operators import SpectralOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
@@ -27,8 +28,9 @@ from invdiff.solvers.tools.spectral import coefficients
 @register("solver", "mcgdiff")
 @dataclass(frozen=True, kw_only=True)
 class MCGDiff(Population):
-    """A particle filter down the noise levels, whose proposals are optimal for potentials N(ybar;
-    x, variance).
+    """Monte Carlo guided diffusion, a particle filter down the noise levels.
+
+    Its proposals are optimal for the potentials N(ybar; x, variance) by which it weights particles.
 
     Args:
         kappa: the variance of a potential is sigma^2 - tau^2 + kappa (1 + tau^2) on [-1, 1], as
@@ -40,35 +42,54 @@ class MCGDiff(Population):
 
     requires = SpectralOperator
     requires_white_noise = True
+    ranges = {**Population.ranges, "kappa": POSITIVE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
-        (op, y, std), ladder = coefficients(problem), sigmas.to(x)
-        tau = ladder[torch.stack([(s - std).abs() for s in ladder]).argmin(0)].where(
-            std <= ladder[0], torch.inf
-        )
-        # The variances of the potentials of every level, infinite where there are none.
-        variances = (
-            torch.where(tau <= s, s**2 - tau**2 + self.kappa * (0.25 + tau**2), torch.inf)
-            for s in ladder
-        )
-        gray, v = op.v_t(torch.full_like(x, 0.5)), next(variances)
-        K = ladder[0] ** 2 / (ladder[0] ** 2 + v)
-        c = gray + K * (y - gray) + (1 - K).sqrt() * (op.v_t(x) - gray)
-        for (sigma, sigma_next), v_next in zip(pairwise(ladder), variances, strict=True):
-            x0 = prior(x := op.v(c), sigma)
-            m = op.v_t(x0 + (sigma_next / sigma) ** 2 * (x - x0))
-            fresh = sigma_next**2 * (1 - (sigma_next / sigma) ** 2)
-            # A coefficient that leaves the filter keeps the weight that it was given.
-            leaves = torch.where(v_next < torch.inf, v, torch.inf)
-            log_w = 0.5 * ((y - c) ** 2 / leaves - (y - m) ** 2 / (fresh + v_next)).flatten(1).sum(
-                1
-            )
-            m, K = m[particles.choose(log_w, self.particles)], fresh / (fresh + v_next)
-            c = m + K * (y - m) + (fresh * (1 - K)).sqrt() * op.v_t(particles(x))
-            v = v_next
-            yield particles.step(
-                float(sigma_next), op.v(c), x0, torch.zeros_like(log_w), particles.effective(log_w)
-            )
+        operator, y, std = coefficients(problem)
+        tau = nearest_levels(std, sigmas)
+        # The first particles: N(1/2, sigma^2 I) times the potentials of the first level.
+        gray = operator.v_t(torch.full_like(x, 0.5))
+        variance = self.potential_variance(tau, sigmas[0])
+        gain = sigmas[0] ** 2 / (sigmas[0] ** 2 + variance)
+        c = gray + gain * (y - gray) + (1 - gain).sqrt() * (operator.v_t(x) - gray)
+        for sigma, sigma_next in pairwise(sigmas):
+            x = operator.v(c)
+            x0 = prior(x, sigma)
+            # The transition of the DDPM: N(mean, fresh I).
+            ratio = (sigma_next / sigma) ** 2
+            mean = operator.v_t(x0 + ratio * (x - x0))
+            fresh = sigma_next**2 * (1 - ratio)
+            # Weights: the potential of the next level, which the proposal has integrated out, over
+            # that of this one. A coefficient that leaves the filter keeps the weight it was given.
+            variance_next = self.potential_variance(tau, sigma_next)
+            old = torch.where(variance_next < torch.inf, variance, torch.inf)
+            log_ratio = (y - c) ** 2 / old - (y - mean) ** 2 / (fresh + variance_next)
+            log_w = 0.5 * log_ratio.flatten(1).sum(1)
+            mean = mean[particles.choose(log_w, self.particles)]
+            # The optimal proposal: the transition times the potential.
+            gain = fresh / (fresh + variance_next)
+            z = operator.v_t(particles(x))
+            c = mean + gain * (y - mean) + (fresh * (1 - gain)).sqrt() * z
+            variance = variance_next
+            ess = particles.effective(log_w)
+            # The particles have been resampled: from now on they weigh the same.
+            yield particles.step(sigma_next, operator.v(c), x0, torch.zeros_like(log_w), ess)
+
+    def potential_variance(self, tau: Tensor, sigma: float) -> Tensor:
+        """Return the variance of the potentials at a level sigma, infinite where there is none.
+
+        Args:
+            tau: the level at which each coefficient is taken as known exactly.
+        """
+        variance = (sigma - tau) * (sigma + tau) + self.kappa * (0.25 + tau**2)
+        return torch.where(tau <= sigma, variance, torch.inf)
+
+
+def nearest_levels(std: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Return the level of a ladder nearest to each std, infinity where std is above them all."""
+    distances = torch.stack([(std - sigma).abs() for sigma in sigmas])
+    nearest = std.new_tensor(sigmas)[distances.argmin(0)]
+    return torch.where(std <= sigmas[0], nearest, torch.inf)

@@ -1,13 +1,13 @@
 """Moment matching posterior sampling, Rozet et al. 2024, Alg. 2 (https://arxiv.org/abs/2405.13712).
 
-With p(x0 | x) taken as Gaussian, of the covariance that the network's Jacobian tells
+p(x0 | x) is taken as a Gaussian, whose covariance comes from the network's Jacobian
 (`invdiff.solvers.tools.moments`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,24 +16,25 @@ from torch import Tensor
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, between, transition
+from invdiff.solvers.base import Solver, Step, ladder_between, transition
 from invdiff.solvers.tools.moments import conditional_mean
 
 
 @register("solver", "mmps")
 @dataclass(frozen=True, kw_only=True)
 class MMPS(Solver):
-    """A DDIM step towards E[x0 | x, y].
+    """Moment matching posterior sampling: DDIM steps towards E[x0 | x, y].
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
         iterations: of conjugate gradients, each a pass backwards through the network. Few of them
-            regularise: they leave out the directions that A V A^T hardly has.
-        sigma_max, sigma_min: where the levels begin and where they end before 0, on [-1, 1]; by
-            default those of the prior. Few steps are better spent between: little is decided above
-            or below.
+            regularise: they leave out directions in which A V A^T is small.
+        sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; by default those
+            of the prior. With few steps, levels from 20 to 0.04 are a better choice: little is
+            decided above or below.
     """
 
     eta: float = 1.0
@@ -42,15 +43,21 @@ class MMPS(Solver):
     sigma_min: float = 0.0
 
     requires = LinearOperator
-    positive = ("steps", "iterations")
+    ranges = {
+        **Solver.ranges,
+        "eta": SHARE,
+        "iterations": COUNT,
+        "sigma_max": LEVEL,
+        "sigma_min": NOT_NEGATIVE,
+    }
 
-    def ladder(self, prior: Denoiser) -> Tensor:
-        return between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)
+    def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        return ladder_between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
-            yield Step(float(sigma_next), x, x0)
+            yield Step(sigma_next, x, x0)

@@ -8,7 +8,7 @@ unpublished.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,11 +28,10 @@ from invdiff.solvers.tools.moments import conditional_mean
 @register("solver", "mmps_2m")
 @dataclass(frozen=True, kw_only=True)
 class MMPS2M(MMPS):
-    """The probability flow of p(x | y) in steps of second order; a sample differs from another by
-    where it starts.
+    """MMPS by the probability flow of p(x | y), in few steps of second order.
 
-    Its settings are those of MMPS. A call of the network is followed by iterations + 1 passes
-    backwards through it.
+    Its settings are those of MMPS. Samples differ only by the noise they start from. Each step is a
+    call of the network and iterations + 1 passes backwards through it.
     """
 
     steps: int = 10
@@ -42,14 +41,13 @@ class MMPS2M(MMPS):
     sigma_min: float = 0.04
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         before = None
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
             now = State(prior.t_at(sigma), sigma, x, x0)
-            x = transition(
-                x, extrapolated(prior, before, now, sigma_next), sigma, sigma_next, self.eta, noise
-            )
+            target = extrapolated(prior, before, now, sigma_next)
+            x = transition(x, target, sigma, sigma_next, self.eta, noise)
             before = now
-            yield Step(float(sigma_next), x, x0)
+            yield Step(sigma_next, x, x0)

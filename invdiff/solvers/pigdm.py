@@ -8,7 +8,7 @@ coordinates, which is g in x = x_0 + sigma n.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, correction, error_variance, transition, vjp
@@ -25,15 +26,15 @@ from invdiff.solvers.base import Solver, Step, correction, error_variance, trans
 @register("solver", "pigdm")
 @dataclass(frozen=True, kw_only=True)
 class PiGDM(Solver):
-    """A DDIM step, guided.
+    """Pseudoinverse-guided diffusion: DDIM steps, guided by the gradient of log p(y | x).
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
-        weight: of the guidance; 1 in the paper.
-        adaptive: the paper's weights (``awd`` in the authors' code): g is added in full after every
-            step, however short, so that more steps pull harder. False steps towards E[x0 | x, y]
-            instead, which tends to the right posterior for a Gaussian prior, and leans on the
-            network's Jacobian at high noise.
+        weight: factor of the guidance g; 1 in the paper.
+        adaptive: whether g is added in full after every step, however short, as in the paper
+            (``awd`` in the authors' code): more steps then pull harder. False steps towards
+            E[x0 | x, y] instead, which tends to the right posterior for a Gaussian prior and relies
+            on the network's Jacobian at high noise.
     """
 
     eta: float = 1.0
@@ -41,9 +42,10 @@ class PiGDM(Solver):
     adaptive: bool = True
 
     requires = LinearOperator
+    ranges = {**Solver.ranges, "eta": SHARE, "weight": NOT_NEGATIVE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         variance = problem.variance()
         for sigma, sigma_next in pairwise(sigmas):
@@ -53,6 +55,6 @@ class PiGDM(Solver):
             if self.adaptive:
                 x = transition(x, x0, sigma, sigma_next, self.eta, noise) + g
             else:
-                x0 = x0 + float(sigma) ** 2 / r2 * g
+                x0 = x0 + sigma**2 / r2 * g
                 x = transition(x, x0, sigma, sigma_next, self.eta, noise)
-            yield Step(float(sigma_next), x, x0)
+            yield Step(sigma_next, x, x0)

@@ -7,7 +7,7 @@ is then a draw of the posterior for noise of covariance sigma_y^2 + rho^2 A A^T:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
+from invdiff.ranges import COUNT, POSITIVE, Range
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, transition
@@ -26,20 +27,20 @@ from invdiff.solvers.tools.split import draw_z
 @register("solver", "pnpdm")
 @dataclass(frozen=True, kw_only=True)
 class PnPDM(Solver):
-    """z given x exactly for a linear operator, else by Langevin dynamics; x given z by DDPM's
-    transitions from z on.
+    """Plug-and-play diffusion: draws z given x and y, then x given z, by turns.
 
-    To first order these are the Euler-Maruyama steps of the paper's code, which overshoot where
-    they are long. Another mode there, the probability flow, adds no noise. Noise of y that is not
-    Gaussian is taken for that of its variance.
+    z is drawn exactly for a linear operator, else by Langevin dynamics; x by the transitions of the
+    DDPM, from z at level rho down to 0. To first order these are the Euler-Maruyama steps of the
+    paper's code, which overshoot where they are long. Noise of y that is not Gaussian is replaced
+    by Gaussian noise of its variance.
 
     Args:
         steps: turns of the chain, whose last x is the sample.
         rho_max, decay, rho_min: rho = max(rho_max decay^k, rho_min) in turn k, on [-1, 1].
-        levels, spacing: of the prior, from its largest to 0; a turn takes those below rho, each a
-            call of the prior.
-        inner_steps, lr: steps of Langevin dynamics and their size as published, for images in [-1,
-            1].
+        levels, spacing: the ladder of the prior from its largest level to 0; a turn takes the
+            levels below rho, each a call of the prior.
+        inner_steps: steps of Langevin dynamics, for nonlinear operators.
+        lr: their size as published, for images in [-1, 1].
     """
 
     spacing: Spacing = "karras"
@@ -50,20 +51,29 @@ class PnPDM(Solver):
     inner_steps: int = 100
     lr: float = 1e-4
 
-    positive = ("steps", "levels", "inner_steps")
+    ranges = {
+        **Solver.ranges,
+        "rho_max": POSITIVE,
+        "decay": Range(0, 1, above_low=True),
+        "rho_min": POSITIVE,
+        "levels": COUNT,
+        "inner_steps": COUNT,
+        "lr": POSITIVE,
+    }
 
-    def ladder(self, prior: Denoiser) -> Tensor:
-        rho = (
-            self.rho_max * self.decay ** torch.arange(self.steps, dtype=torch.float64)
-        ).clamp_min(self.rho_min)
-        return torch.cat([rho.clamp_max(2 * prior.ladder(1)[0]) / 2, rho.new_zeros(1)])
+    def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        highest = prior.ladder(1)[0]
+        rhos = [max(self.rho_max * self.decay**k, self.rho_min) for k in range(self.steps)]
+        return (*[min(rho / 2, highest) for rho in rhos], 0.0)
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        x, ladder = torch.full_like(x, 0.5), prior.ladder(self.levels, self.spacing)
+        x = torch.full_like(x, 0.5)
+        ladder = prior.ladder(self.levels, self.spacing)
         for rho, rho_next in pairwise(sigmas):
-            x = draw_z(problem, x, float(rho), self.inner_steps, self.lr, noise)
-            for s, s_next in pairwise(torch.cat([rho[None], ladder[ladder < rho]])):
+            x = draw_z(problem, x, rho, self.inner_steps, self.lr, noise)
+            below = [sigma for sigma in ladder if sigma < rho]
+            for s, s_next in pairwise([rho, *below]):
                 x = transition(x, prior(x, s), s, s_next, 1.0, noise)
-            yield Step(float(rho_next), x, x)
+            yield Step(rho_next, x, x)

@@ -8,7 +8,7 @@ times 2 on [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import NOT_NEGATIVE, POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, precision, residual_vjp
@@ -27,15 +28,15 @@ from invdiff.solvers.tools.adam import Adam
 @register("solver", "red_diff")
 @dataclass(frozen=True, kw_only=True)
 class REDDiff(Solver):
-    """The mean mu of a variational posterior of no variance, by stochastic descent.
+    """Regularisation by denoising diffusion: the mean mu of a variational posterior, by descent.
 
-    Samples differ by the noise of the descent alone, which says little about the posterior's
-    spread.
+    The variational posterior has no variance: samples differ by the noise of the descent alone,
+    which says little about the posterior's spread.
 
     Args:
         lam: lambda, the weight of the prior. It is for sums over the entries of y and of x, as in
-            the paper; the authors' code takes means, so that its lambda is here to be multiplied by
-            entries of y per entry of x.
+            the paper. The authors' code takes means: multiply its lambda by the number of entries
+            of y per entry of x.
         lr: step size of Adam, for images in [-1, 1]; its betas are 0.9 and 0.99.
     """
 
@@ -43,23 +44,31 @@ class REDDiff(Solver):
     lam: float = 0.25
     lr: float = 0.1
 
+    ranges = {**Solver.ranges, "lam": NOT_NEGATIVE, "lr": POSITIVE}
+
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        mu, weights = start(problem, x), precision(problem)
+        weights = precision(problem)
+        mu = initial_mean(problem, x)
         adam = Adam(mu, 0.01)
         for sigma, sigma_next in pairwise(sigmas):
-            x0 = prior(torch.add(mu, noise(mu), alpha=float(sigma)), sigma)
+            x_t = torch.add(mu, noise(mu), alpha=sigma)
+            x0 = prior(x_t, sigma)
             residual, pull = residual_vjp(problem, mu)
-            mu = mu - adam.step(2 * (pull(weights * residual) + self.lam * (mu - x0)), self.lr / 2)
-            yield Step(float(sigma_next), mu, x0)
+            # On [-1, 1], where Adam's lr is published, the gradient is twice as long.
+            gradient = 2 * (pull(weights * residual) + self.lam * (mu - x0))
+            mu = mu - adam.step(gradient, self.lr / 2)
+            yield Step(sigma_next, mu, x0)
 
 
-def start(problem: Problem, x: Tensor) -> Tensor:
-    """A^+ y around middle gray, the zero of [-1, 1], damped where y is noisy; for a nonlinear A the
-    baseline.
+def initial_mean(problem: Problem, x: Tensor) -> Tensor:
+    """Return the mu to begin with: A^+ y around middle gray, the zero of [-1, 1].
+
+    A^+ is damped where y is noisy. For a nonlinear A it is the problem's baseline.
     """
-    operator, gray = problem.operator, torch.full_like(x, 0.5)
-    if isinstance(operator, LinearOperator):
-        return gray + operator.pinv(problem.residual(gray), 4 * problem.variance())
-    return problem.baseline()
+    operator = problem.operator
+    if not isinstance(operator, LinearOperator):
+        return problem.baseline()
+    gray = torch.full_like(x, 0.5)
+    return gray + operator.pinv(problem.residual(gray), 4 * problem.variance())

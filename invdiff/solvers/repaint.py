@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,11 +19,11 @@ from invdiff.solvers.tools.jumps import TimeTravel, diffuse
 @register("solver", "repaint")
 @dataclass(frozen=True, kw_only=True)
 class RePaint(TimeTravel):
-    """The DDPM, what is known drawn from q(x_t | y) after every step, and back up again and again.
+    """RePaint: DDPM steps, known pixels redrawn from q(x_t | y) after each, with time travel.
 
-    As in Alg. 1, what is known is put in at the level that a step leads to; the authors' code does
-    so before the next call of the network, and returns what the last call made of it. The variance
-    is beta-tilde, not a learned one.
+    As in Alg. 1, known pixels are put in at the level that a step leads to. The authors' code does
+    so before the next call of the network, and returns the output of the last call. The variance is
+    beta-tilde, not a learned one.
     """
 
     steps: int = 250
@@ -33,7 +33,7 @@ class RePaint(TimeTravel):
     requires = Mask
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
@@ -42,4 +42,4 @@ class RePaint(TimeTravel):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)
             x = project(problem, x, sigma, sigma_next, noise)
-            yield Step(float(sigma_next), x, x0)
+            yield Step(sigma_next, x, x0)

@@ -8,31 +8,33 @@ known pixels, I.3 known directions; with A^+ that is every linear A, as in Song 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor
 
-from invdiff.errors import InputError
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.ncsn import score
 from invdiff.problem import Problem
+from invdiff.ranges import MAX_COUNT, NOT_NEGATIVE, Range
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, norm, project, transition
+from invdiff.solvers.base import Solver, Step, image_norm, project, transition
 
 
 @register("solver", "score_sde")
 @dataclass(frozen=True, kw_only=True)
 class ScoreSDE(Solver):
-    """Ancestral sampling (App. F), then Langevin steps at the new level, each followed by the
-    projection.
+    """Predictor-corrector sampling, each step followed by the projection onto the diffused y.
+
+    The predictor is ancestral sampling (App. F), the corrector Langevin steps at the new level.
 
     Args:
         corrections: Langevin steps at every level, each a call of the prior.
-        snr: their signal-to-noise ratio r. Its norms are those of an image, not of a batch.
+        snr: signal-to-noise ratio r of the Langevin steps, from the norms of each image, not of the
+            batch.
     """
 
     steps: int = 1000
@@ -40,27 +42,25 @@ class ScoreSDE(Solver):
     snr: float = 0.16
 
     requires = LinearOperator
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.corrections < 0:
-            raise InputError(f"solver corrections: found {self.corrections}, expected 0 or more")
+    ranges = {
+        **Solver.ranges,
+        "corrections": Range(0, MAX_COUNT, integer=True),
+        "snr": NOT_NEGATIVE,
+    }
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         for sigma, sigma_next in pairwise(sigmas):
+            # Predictor.
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)
             x = project(problem, x, sigma, sigma_next, noise)
+            # Corrector.
             for _ in range(self.corrections if sigma_next > 0 else 0):
-                g, z = score(prior, x, sigma_next), noise(x)
-                epsilon = 2 * (self.snr * norm(z) / norm(g)) ** 2
-                x = project(
-                    problem,
-                    x + epsilon * g + (2 * epsilon).sqrt() * z,
-                    sigma_next,
-                    sigma_next,
-                    noise,
-                )
-            yield Step(float(sigma_next), x, x0)
+                g = score(prior, x, sigma_next)
+                z = noise(x)
+                epsilon = 2 * (self.snr * image_norm(z) / image_norm(g)) ** 2
+                x = x + epsilon * g + (2 * epsilon).sqrt() * z
+                x = project(problem, x, sigma_next, sigma_next, noise)
+            yield Step(sigma_next, x, x0)

@@ -1,73 +1,97 @@
 """TDS, the twisted diffusion sampler: Wu et al. 2023, Alg. 1 (https://arxiv.org/abs/2306.17775).
 
-The twisting function is that of Sec. 3.3 for measurements with noise: N(y; A x0(x), sigma_y^2 +
+The twisting function psi is that of Sec. 3.3 for measurements with noise: N(y; A x0(x), sigma_y^2 +
 (twist sigma)^2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Step, residual_vjp, vjp
+from invdiff.solvers.base import Step, at_least, residual_vjp, vjp
 from invdiff.solvers.tools.smc import Population, populate
 
 
 @register("solver", "tds")
 @dataclass(frozen=True, kw_only=True)
 class TDS(Population):
-    """DDPM steps guided by the gradient of the twisting function, weighted by what the guidance got
-    wrong.
+    """Twisted diffusion sampler: guided DDPM steps, weighted to correct the error of the guidance.
 
-    Its target is the posterior under the DDPM of ``steps`` steps, for many particles; a particle
-    costs a sample of DPS.
+    For many particles it samples the posterior under the DDPM of ``steps`` steps; a particle costs
+    as much as a sample of DPS.
 
     Args:
-        twist: about |A|. The paper's 1 suits masks; means over 16 pixels want 1/4.
+        twist: about |A|. The paper's 1 suits masks; means over 16 pixels need 1/4.
     """
 
     twist: float = 1.0
 
-    positive = ("steps", "particles", "twist")
+    ranges = {**Population.ranges, "twist": POSITIVE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
-        x0, g, psi = twisted(prior, problem, x, sigmas[0], self.twist)
-        log_w = psi
+        now = twisted(prior, problem, x, sigmas[0], self.twist)
+        log_w = now.log_psi
         for sigma, sigma_next in pairwise(sigmas):
             chosen = particles.choose(log_w, self.particles)
-            x, x0, g, before = x[chosen], x0[chosen], g[chosen], psi[chosen]
-            kept = float((sigma_next / sigma) ** 2)
-            fresh, z = float(sigma_next) * (1 - kept) ** 0.5, particles(x)
-            drift = float(sigma**2 - sigma_next**2) * g if sigma_next > 0 else torch.zeros_like(x)
-            x = x0 + kept * (x - x0) + drift + fresh * z
-            x0, g, psi = twisted(prior, problem, x, sigma_next, self.twist)
-            ratio = drift / max(
-                fresh, 1e-12
-            )  # of p(x' | x) and q(x' | x), Gaussians whose means are drift apart
-            log_w = psi - before - (ratio * (z + ratio / 2)).flatten(1).sum(1)
-            yield particles.step(float(sigma_next), x, x0, log_w, particles.effective(log_w))
+            x = x[chosen]
+            before = now.select(chosen)
+            # The transition p(x' | x) of the DDPM, and q(x' | x), whose mean is moved by drift.
+            ratio = (sigma_next / sigma) ** 2
+            fresh = sigma_next * math.sqrt(1 - ratio)
+            drift = (sigma**2 - sigma_next**2) * before.gradient
+            if sigma_next == 0:
+                drift = torch.zeros_like(x)
+            z = particles(x)
+            x = before.x0 + ratio * (x - before.x0) + drift + fresh * z
+            now = twisted(prior, problem, x, sigma_next, self.twist)
+            # log p(x' | x) - log q(x' | x), Gaussians of the same variance.
+            shift = drift / max(fresh, 1e-12)
+            log_p_q = -(shift * (z + shift / 2)).flatten(1).sum(1)
+            log_w = now.log_psi - before.log_psi + log_p_q
+            yield particles.step(sigma_next, x, now.x0, log_w, particles.effective(log_w))
 
 
-def twisted(
-    prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, twist: float
-) -> tuple[Tensor, ...]:
-    """x0(x), grad log psi and log psi (B,), psi the twisting function; at level 0 x0 is x, and
-    there is no gradient.
+class Twisted(NamedTuple):
+    """The twisting function psi at x, of every particle.
+
+    Attributes:
+        x0: D(x, sigma), (B, C, H, W); x itself at level 0.
+        gradient: grad log psi, (B, C, H, W).
+        log_psi: log psi without its constant, (B,).
     """
-    variance = (
-        torch.as_tensor(problem.variance() + (twist * float(sigma)) ** 2).to(x).clamp_min(1e-8)
-    )
-    x0, pull = vjp(prior, x, sigma) if sigma > 0 else (x, torch.zeros_like)
-    r, pull_residual = residual_vjp(problem, x0)
-    return x0, -pull(pull_residual(r / variance)), -(r * r / variance).flatten(1).sum(1) / 2
+
+    x0: Tensor
+    gradient: Tensor
+    log_psi: Tensor
+
+    def select(self, particles: Tensor) -> Twisted:
+        """Return those of some particles, by their numbers."""
+        return Twisted(self.x0[particles], self.gradient[particles], self.log_psi[particles])
+
+
+def twisted(prior: Denoiser, problem: Problem, x: Tensor, sigma: float, twist: float) -> Twisted:
+    """Return the twisting function N(y; A(x0(x)), sigma_y^2 + (twist sigma)^2) at x."""
+    variance = at_least(problem.variance() + (twist * sigma) ** 2, 1e-8)
+    if sigma > 0:
+        x0, pull_x0 = vjp(prior, x, sigma)
+    else:
+        x0, pull_x0 = x, torch.zeros_like  # nothing comes after it, and no gradient is needed
+    residual, pull_residual = residual_vjp(problem, x0)
+    gradient = -pull_x0(pull_residual(residual / variance))
+    log_psi = -0.5 * (residual**2 / variance).flatten(1).sum(1)
+    return Twisted(x0, gradient, log_psi)

@@ -8,7 +8,7 @@ through the network, and no system.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
+from invdiff.ranges import SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, positive_variance, transition, vjp
@@ -25,12 +26,12 @@ from invdiff.solvers.base import Solver, Step, positive_variance, transition, vj
 @register("solver", "tmpd")
 @dataclass(frozen=True, kw_only=True)
 class TMPD(Solver):
-    """A DDIM step towards E[x0 | x, y].
+    """Tweedie moment projected diffusion: DDIM steps towards E[x0 | x, y].
 
     Row sums bound a matrix of non-negative entries, as A V A^T is for images that vary smoothly and
-    an A that averages; they may be negative for others, and those are taken as 0. For a network and
-    scattered pixels a step is then far too long when sigma_y is 0.005 or less, and samples are bad:
-    `restore` warns. Zero counts as 0.005.
+    an A that averages. For others row sums may be negative, and are replaced by 0. For a network
+    and scattered pixels a step is then far too long when sigma_y is 0.005 or less, and samples are
+    bad: `restore` warns. A smaller sigma_y is replaced by 0.005.
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
@@ -39,17 +40,25 @@ class TMPD(Solver):
     eta: float = 1.0
 
     requires = LinearOperator
+    ranges = {**Solver.ranges, "eta": SHARE}
 
     def iterate(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Tensor, noise: Streams
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
-        operator: LinearOperator = problem.operator  # type: ignore[assignment]
         for sigma, sigma_next in pairwise(sigmas):
-            x0, pull = vjp(prior, x, sigma, again=True)
-            sigma2 = float(sigma**2)
-            sums = operator(sigma2 * pull(operator.adjoint(problem.measured()))).clamp_min(0)
-            scaled = problem.residual(x0) / (positive_variance(problem) + sums)
-            x0 = x0 + sigma2 * pull(operator.adjoint(scaled))
-            del pull  # and the graph with it, before the next
+            x0 = projected_mean(prior, problem, x, sigma)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
-            yield Step(float(sigma_next), x, x0)
+            yield Step(sigma_next, x, x0)
+
+
+def projected_mean(prior: Denoiser, problem: Problem, x: Tensor, sigma: float) -> Tensor:
+    """Return x0 + V A^T (y - A x0) / (sigma_y^2 + A V A^T 1), (B, C, H, W)."""
+    operator = problem.linear
+    x0, pull = vjp(prior, x, sigma, keep_graph=True)
+
+    def V_At(v: Tensor) -> Tensor:
+        return sigma**2 * pull(operator.adjoint(v))
+
+    row_sums = operator(V_At(problem.measured())).clamp_min(0)
+    scaled = problem.residual(x0) / (positive_variance(problem) + row_sums)
+    return x0 + V_At(scaled)

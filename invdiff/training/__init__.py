@@ -1,6 +1,18 @@
-"""Training a prior on one's own images."""
+"""Training of a prior on your own images."""
 
 from invdiff.training.data import Data, FolderData, TrainingData, load_data
+from invdiff.training.files import DataFile
+from invdiff.training.record import DataRecord
 from invdiff.training.trainer import Trainer, TrainSettings, fit
 
-__all__ = ["Data", "FolderData", "TrainSettings", "Trainer", "TrainingData", "fit", "load_data"]
+__all__ = [
+    "Data",
+    "DataFile",
+    "DataRecord",
+    "FolderData",
+    "TrainSettings",
+    "Trainer",
+    "TrainingData",
+    "fit",
+    "load_data",
+]

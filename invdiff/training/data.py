@@ -1,6 +1,6 @@
 """Training images: a folder of images of any size and mode, an .npz file, or the swiss roll.
 
-Arrays are held as 8-bit tensors; a folder is read as it is needed, by threads that run ahead of the
+Arrays are held as 8-bit tensors. A folder is read as it is needed, by threads that run ahead of the
 training, and kept in memory as far as ``MEMORY`` reaches. Batches are floats in [-1, 1].
 """
 
@@ -12,7 +12,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from warnings import warn
@@ -23,8 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.io.pictures import SUFFIXES, read_image, to_channels
+from invdiff.io.collection import image_files
+from invdiff.io.pictures import read_picture, to_channels
 from invdiff.rng import stream_seed
+from invdiff.training.files import (
+    DataFile,
+    ValueRange,
+    check_range,
+    content_hash,
+    look_at_files,
+    scaled_values,
+)
+from invdiff.training.record import DataRecord, held_out_contents
 
 Framing = Literal["fit", "random", "middle"]
 
@@ -35,171 +45,259 @@ class Data(ABC):
     """Training items by number, each of ``shape``.
 
     Attributes:
+        shape: of an item: (C, H, W), or (dims,) for points.
         labels: of all items, (N,) in 0..classes - 1, where they are known.
-        uniforms: how many random numbers of [0, 1) an item needs: where it is cropped.
+        classes: the names of the labels, where they have names.
+        contents: name of each file or image -> hash of its content; empty for points.
+        files: name -> the file, for a folder.
+        uniforms_per_item: how many random numbers in [0, 1) place the crop of an item.
     """
 
     shape: tuple[int, ...]
     labels: Tensor | None = None
-    uniforms: int = 0
+    classes: tuple[str, ...] = ()
+    contents: Mapping[str, str]
+    files: Mapping[str, DataFile]
+    uniforms_per_item: int = 0
 
     @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return the number of items."""
 
     @abstractmethod
     def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
-        """Items by index, (B, *shape), as floats; images in [-1, 1].
+        """Return items by index, (B, *shape), as floats; images in [-1, 1].
 
-        ``u`` (B, ``uniforms``) in [0, 1) is what is random about them, by default from torch's
-            global generator.
+        Args:
+            indices: of the items, (B,).
+            u: (B, ``uniforms_per_item``) in [0, 1), by default from torch's global generator.
         """
 
     def label(self, indices: Tensor) -> Tensor:
-        """The labels of the items that ``batch`` returns, (B,); only where ``labels`` are known."""
-        assert self.labels is not None
-        return self.labels[sent(indices, self.labels.device)]
+        """Return the labels of the items that ``batch`` returns, (B,).
+
+        Raises:
+            InputError: there are no labels.
+        """
+        if self.labels is None:
+            raise InputError("data: found no labels, expected one for each item")
+        return self.labels[to_device(indices, self.labels.device)]
 
     def prefetch(self, indices: Tensor) -> None:  # noqa: B027 (nothing to do for items in memory)
-        """Begin to read what ``batch`` will be asked for next."""
+        """Begin to read the items that ``batch`` will be asked for next."""
 
     def to(self, device: torch.device) -> Data:
-        """Batches on a device; items that are in memory are held there."""
+        """Return data whose batches are on a device; items in memory are moved there."""
         return self
 
 
 @dataclass(frozen=True)
 class TrainingData(Data):
-    """Training items in memory: 8-bit images (N, C, H, W), or float points (N, dims)."""
+    """Training items in memory: 8-bit images (N, C, H, W), or float points (N, dims).
+
+    Example:
+        >>> data = TrainingData(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
+        >>> data.batch(torch.tensor([1, 0])).flatten().tolist()
+        [1.0, -1.0]
+    """
 
     items: Tensor
     labels: Tensor | None = None
+    contents: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, DataFile] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Shape of an item."""
         return tuple(self.items.shape[1:])
 
     def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
-        return to_model_range(self.items[sent(indices, self.items.device)])
+        """Return items by index, (B, *shape), as floats; ``u`` is not needed."""
+        return to_model_range(self.items[to_device(indices, self.items.device)])
 
-    def take(self, indices: Tensor) -> TrainingData:
-        """Some of the items."""
-        return TrainingData(
-            self.items[indices], None if self.labels is None else self.labels[indices]
-        )
+    def select(self, keep: Sequence[bool]) -> TrainingData:
+        """Return the items for which ``keep`` (N,) is true."""
+        chosen = torch.tensor(keep, dtype=torch.bool)
+        labels = None if self.labels is None else self.labels[chosen]
+        if not self.contents:
+            return TrainingData(self.items[chosen], labels)
+        named = zip(self.contents.items(), keep, strict=True)
+        return TrainingData(self.items[chosen], labels, dict(item for item, kept in named if kept))
 
     def to(self, device: torch.device) -> TrainingData:
-        return TrainingData(
-            self.items.to(device), None if self.labels is None else self.labels.to(device)
-        )
+        """Return the same items on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return TrainingData(self.items.to(device), labels, self.contents)
 
 
 class FolderData(Data):
     """Image files, decoded when they are first asked for.
 
-    A file that cannot be read is named in a warning, and the next one takes its place.
+    Every page or slice of a file is an item. A file that cannot be read is named in a warning, and
+    the next item takes its place.
 
     Args:
-        paths: the files.
+        files: the files.
         size: side of the square items.
         channels: 1 or 3.
         framing: "fit" resizes the short side to ``size`` and takes the middle; "random" and
             "middle" take a square of the image as it is (enlarged if it is too small).
-        labels: of the files, (N,).
+        file_labels: of the files, (F,).
+        classes: names of the labels.
+        value_range: the values that become 0 and 1, for floats and medical files.
+
+    Example:
+        >>> from invdiff.resources import EXAMPLES
+        >>> paths = sorted((EXAMPLES / "fashion").glob("*.png"))
+        >>> data = FolderData([DataFile(path) for path in paths], size=16, channels=1)
+        >>> data.batch(torch.tensor([0, 1])).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        files: Sequence[DataFile],
         size: int,
         channels: int,
         framing: Framing = "fit",
-        labels: Tensor | None = None,
+        file_labels: Tensor | None = None,
+        classes: Sequence[str] = (),
+        value_range: ValueRange | None = None,
     ) -> None:
-        self.paths, self.size, self.framing, self.labels = list(paths), size, framing, labels
-        self.shape, self.uniforms, self.device = (
-            (channels, size, size),
-            2 * (framing == "random"),
-            torch.device("cpu"),
-        )
-        self.unreadable: dict[int, str] = {}
+        self.files = {file.name or str(file.path): file for file in files}
+        self.contents = {name: file.content for name, file in self.files.items()}
+        self.size = size
+        self.framing = framing
+        self.value_range = value_range
+        self.shape = (channels, size, size)
+        self.uniforms_per_item = 2 if framing == "random" else 0
+        self.device = torch.device("cpu")
+        self._files = list(files)
+        # Item number -> number of its file, and of its page.
+        self._places = [(f, page) for f, file in enumerate(files) for page in range(file.images)]
+        self.classes = tuple(classes)
+        if file_labels is not None:
+            self.labels = file_labels[torch.tensor([f for f, _ in self._places], dtype=torch.long)]
+        self._unreadable: set[int] = set()
         self._decoded: dict[int, Future[Tensor | InputError]] = {}
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return [file.path for file in self._files]
+
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._places)
 
     def prefetch(self, indices: Tensor) -> None:
+        """Begin to decode the files of some items."""
         for index in indices.tolist():
-            if index not in self._decoded:
-                self._decoded[index] = self._pool.submit(self._read, index)
+            self._request(self._places[index][0])
 
     def to(self, device: torch.device) -> FolderData:
+        """Return these data, whose batches are on a device from now on."""
         self.device = device
         return self
 
     def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
+        """Return images by index, (B, C, size, size) in [-1, 1]; ``u`` (B, 2) places the crops."""
         self.prefetch(indices)
-        images = [self._readable(index)[1] for index in indices.tolist()]
-        room = max(2 * len(images), MEMORY // images[0].numel())
-        while len(self._decoded) > room:
-            del self._decoded[next(iter(self._decoded))]  # the one read first
+        numbers = [self._readable(index) for index in indices.tolist()]
+        images = [self._image(number) for number in numbers]
+        self._forget(keep={self._places[number][0] for number in numbers})
         if self.framing == "random":
             u = torch.rand(len(images), 2) if u is None else u
-            images = [self._square(image, place) for image, place in zip(images, u, strict=True)]
-        return to_model_range(sent(torch.stack(images), self.device))
-
-    def _read(self, index: int) -> Tensor | InputError:
-        try:
-            image = to_channels(read_image(self.paths[index])[None], self.shape[0])
-        except InputError as error:
-            return error
-        image = resized(image, self.size, always=self.framing == "fit")
-        return (image if self.framing == "random" else middle(image, self.size))[0]
+            images = [self._crop(image, place) for image, place in zip(images, u, strict=True)]
+        return to_model_range(to_device(torch.stack(images), self.device))
 
     def label(self, indices: Tensor) -> Tensor:
-        return super().label(torch.tensor([self._readable(index)[0] for index in indices.tolist()]))
+        """Return the labels of the items that ``batch`` returns, (B,)."""
+        return super().label(torch.tensor([self._readable(index) for index in indices.tolist()]))
 
-    def _readable(self, index: int) -> tuple[int, Tensor]:
-        """The file of that number, or the next one that can be read: its number and its image."""
+    def _request(self, file: int) -> Future[Tensor | InputError]:
+        """Return the decoding of a file, which is begun where it has not been."""
+        if file not in self._decoded:
+            self._decoded[file] = self._pool.submit(self._read, self._files[file])
+        return self._decoded[file]
+
+    def _read(self, file: DataFile) -> Tensor | InputError:
+        """Return all images of a file, 8-bit (n, C, h, w), or the error that it cannot be read."""
+        try:
+            images = scaled_values(read_picture(file.path, notes=False), self.value_range)
+            if len(images) != file.images:
+                raise InputError(
+                    f"found {len(images)} images, expected {file.images} as at the start"
+                )
+            images = to_channels(images, self.shape[0])
+        except InputError as error:
+            # The reader's messages begin with the path already.
+            named = str(error).startswith(str(file.path))
+            return error if named else InputError(f"{file.path}: {error}")
+        images = resize_short_side(images, self.size, only_enlarge=self.framing != "fit")
+        return images if self.framing == "random" else centre_crop(images, self.size)
+
+    def _readable(self, index: int) -> int:
+        """Return the number of the item, or of the next one that can be read."""
         for step in range(len(self)):
             candidate = (index + step) % len(self)
-            self.prefetch(torch.tensor([candidate]))
-            image = self._decoded[candidate].result()
-            if isinstance(image, Tensor):
-                return candidate, image
-            if candidate not in self.unreadable:
-                self.unreadable[candidate] = str(image)
+            file = self._places[candidate][0]
+            images = self._request(file).result()
+            if isinstance(images, Tensor):
+                return candidate
+            if file not in self._unreadable:
+                self._unreadable.add(file)
                 warn(
-                    f"data: skipped {len(self.unreadable)} unreadable files so far: {image}",
+                    f"data: skipped {len(self._unreadable)} unreadable files so far: {images}",
                     stacklevel=4,
                 )
         raise InputError(
-            f"data {self.paths[0].parent}: found no readable image among {len(self)} files"
+            f"data {self._files[0].path.parent}: found no readable image among {len(self)}"
         )
 
-    def _square(self, image: Tensor, place: Tensor) -> Tensor:
+    def _image(self, number: int) -> Tensor:
+        """Return an item that can be read, 8-bit (C, h, w)."""
+        file, page = self._places[number]
+        images = self._request(file).result()
+        if isinstance(images, InputError):
+            raise images
+        return images[page]
+
+    def _forget(self, keep: set[int]) -> None:
+        """Forget the files that were decoded first, until what is kept fits into ``MEMORY``."""
+        largest = max(image.numel() for image in map(self._decoded_size, keep))
+        room = max(2 * len(keep), MEMORY // largest)
+        while len(self._decoded) > room:
+            del self._decoded[next(iter(self._decoded))]
+
+    def _decoded_size(self, file: int) -> Tensor:
+        images = self._request(file).result()
+        return images if isinstance(images, Tensor) else torch.empty(1)
+
+    def _crop(self, image: Tensor, place: Tensor) -> Tensor:
+        """Return the square of (C, h, w) at a relative place (top, left) in [0, 1)."""
         room = torch.tensor(image.shape[-2:]) - self.size + 1
         top, left = (place * room).long().tolist()
         return image[:, top : top + self.size, left : left + self.size]
 
 
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """x on a device; on its way from the CPU to a GPU it is not waited for."""
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return x on a device; a copy from the CPU to a GPU is not waited for."""
     if x.device.type == "cpu" and device.type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 
 def to_model_range(items: Tensor) -> Tensor:
-    """8-bit images to floats in [-1, 1]; points are left alone."""
+    """Return 8-bit images as floats in [-1, 1], and points as they are."""
     return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items
 
 
 def epoch_order(n: int, epoch: int, seed: int) -> Tensor:
-    """The order in which epoch number ``epoch`` visits n items: a function of (seed, epoch) alone."""
+    """Return the order in which an epoch visits n items: a function of (seed, epoch) alone."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(stream_seed(seed, epoch)))
 
 
@@ -210,8 +308,13 @@ def load_data(
     *,
     crop: bool = False,
     held_out: str | None = None,
+    value_range: ValueRange | None = None,
+    before: DataRecord | None = None,
 ) -> tuple[Data, Data]:
     """Read training data and held-out data.
+
+    No image is on both sides, whatever its file is called: a training image with the content of a
+    held-out one is left out with a warning.
 
     Args:
         source: ``swissroll``; an .npz file with the array ``train_images`` or ``images``, 8-bit,
@@ -219,7 +322,7 @@ def load_data(
             folder that is searched for images. Where nothing else is held out, a fixed twentieth of
             the images is, at most 1,000. Labels are read where there are some: the arrays
             ``train_labels`` or ``labels``, and ``test_labels``, (N,), whole numbers from 0; of a
-                folder, the number of the sub-folder that an image is in, sorted by name.
+            folder, the number of the sub-folder that an image is in, sorted by name.
         size: side of the square training images: smaller .npz images are zero-padded around to it;
             images of a folder are resized by their short side and cropped in the middle (64 by
             default).
@@ -228,103 +331,198 @@ def load_data(
             data the middle.
         held_out: a folder or an .npz that is held out; a folder inside ``source`` is left out
             there.
+        value_range: (low, high), the values that become 0 and 1 in every file of a folder; needed
+            for floats and medical files whose values leave [0, 1].
+        before: the record of the run that these data go on with, whose held-out images stay so.
 
     Raises:
         InputError: there is nothing to train on, or the arrays are not images.
     """
     if source == "swissroll":
         return TrainingData(swiss_roll(20_000, seed=0)), TrainingData(swiss_roll(20_000, seed=1))
+    load = _load_folder if os.path.isdir(source) else _load_npz
+    return load(Path(source), size, channels, crop, held_out, value_range, before)
+
+
+def _load_folder(
+    folder: Path,
+    size: int | None,
+    channels: int | None,
+    crop: bool,
+    held_out: str | None,
+    value_range: ValueRange | None,
+    before: DataRecord | None,
+) -> tuple[Data, Data]:
+    """Return the training data and the held-out data of a folder."""
+    size = size or 64
+    channels = channels or 3
+    paths = image_files(folder, recursive=True)
+    if held_out is not None:
+        apart = Path(held_out).resolve()
+        paths = [path for path in paths if not path.resolve().is_relative_to(apart)]
+        if not paths:
+            raise InputError(f"data {folder}: found no image outside held_out={held_out}")
+    files = look_at_files(folder, paths, before.files if before else None)
+    names = class_names(files)
+    classes = sorted(set(names))
+    if held_out is not None:
+        other = _held_out_data(held_out, size, channels, crop, value_range, before, classes)
+        hidden = frozenset(other.contents.values()) | (before.held_out if before else frozenset())
+    else:
+        other = None
+        hidden = _chosen([file.content for file in files], before)
+    kept = [file for file in files if file.content not in hidden]
+    if not kept:
+        raise InputError(f"data {folder}: found no image that is not held out, expected some")
+    if other is not None and len(kept) < len(files):
+        _warn_overlap(folder, len(files) - len(kept))
+
+    def data(chosen: list[DataFile], framing: Framing) -> FolderData:
+        labels = class_labels(class_names(chosen), classes) if names else None
+        return FolderData(chosen, size, channels, framing, labels, classes, value_range)
+
+    check_range(folder, files, value_range)
+    train = data(kept, "random" if crop else "fit")
+    train.batch(torch.zeros(1, dtype=torch.long))  # an unreadable folder is found out now
+    if other is not None:
+        return train, other
+    # In the order of their contents: the first of them are as good as a random draw.
+    apart_files = sorted((f for f in files if f.content in hidden), key=lambda f: f.content)
+    return train, data(apart_files, "middle" if crop else "fit")
+
+
+def _load_npz(
+    path: Path,
+    size: int | None,
+    channels: int | None,
+    crop: bool,
+    held_out: str | None,
+    value_range: ValueRange | None,
+    before: DataRecord | None,
+) -> tuple[Data, Data]:
+    """Return the training data and the held-out data of an .npz file."""
+    if value_range is not None:
+        raise InputError(
+            f"data {path}: found value_range for an .npz of 8-bit images, expected none"
+        )
+    every = _read_npz(path, size, channels, ("train_images", "images"))
+    contents = list(every.contents.values())
+    other: Data
+    if held_out is not None:
+        channels, size = every.shape[:2]
+        other = _held_out_data(held_out, size, channels, crop, value_range, before)
+    elif _has_array(path, "test_images"):
+        other = _not_trained(
+            _read_npz(path, size, channels, ("test_images",), "test image"), before
+        )
+    else:
+        hidden = _chosen(contents, before)
+        train = every.select([content not in hidden for content in contents])
+        return train, every.select([content in hidden for content in contents])
+    hidden = frozenset(other.contents.values()) | (before.held_out if before else frozenset())
+    train = every.select([content not in hidden for content in contents])
+    if not len(train):
+        raise InputError(f"data {path}: found no image that is not held out, expected some")
+    if len(train) < len(every):
+        _warn_overlap(path, len(every) - len(train))
+    return train, other
+
+
+def _held_out_data(
+    source: str,
+    size: int,
+    channels: int,
+    crop: bool,
+    value_range: ValueRange | None,
+    before: DataRecord | None,
+    classes: Sequence[str] = (),
+) -> Data:
+    """Return what ``held_out=`` names, without the images that were trained on before."""
     path = Path(source)
     if not path.is_dir():
-        train = _read_npz(path, size, channels, ("train_images", "images"))
-        if held_out is not None:
-            return train, _held_out(held_out, train.shape[-1], train.shape[0], crop)
-        with np.load(path) as archive:
-            if "test_images" not in archive:
-                return train.take(split(len(train))[0]), train.take(split(len(train))[1])
-        return train, _read_npz(path, size, channels, ("test_images",))
-    size, channels = size or 64, channels or 3
-    paths = image_paths(path)
-    if held_out is not None:
-        paths = [p for p in paths if not p.resolve().is_relative_to(Path(held_out).resolve())]
-        kept, apart = torch.arange(len(paths)), torch.empty(0, dtype=torch.long)
-    else:
-        kept, apart = split(len(paths))
-    names = sub_folders(paths, path)
-    classes = sorted(set(names))
-    ours, others = ([paths[i] for i in part] for part in (kept, apart))
-    train_data = FolderData(
-        ours, size, channels, "random" if crop else "fit", numbered(names, classes, kept)
+        data = _read_npz(path, size, channels, ("images", "test_images"), "held-out image")
+        return _not_trained(data, before)
+    looked_at = before.files if before else {}
+    known = {
+        name.removeprefix(_HELD_OUT): file
+        for name, file in looked_at.items()
+        if name.startswith(_HELD_OUT)
+    }
+    files = look_at_files(path, image_files(path, recursive=True), known)
+    check_range(path, files, value_range)
+    names = class_names(files)
+    trained = before.trained if before else frozenset()
+    unseen = [index for index, file in enumerate(files) if file.content not in trained]
+    labels = class_labels(names, classes)
+    labels = None if labels is None else labels[unseen]
+    renamed = [_renamed(files[index], _HELD_OUT) for index in unseen]
+    framing: Framing = "middle" if crop else "fit"
+    return FolderData(renamed, size, channels, framing, labels, classes, value_range)
+
+
+_HELD_OUT = "held out: "  # before the names of the files of held_out=
+
+
+def _chosen(contents: Sequence[str], before: DataRecord | None) -> frozenset[str]:
+    """Return the contents to hold out: those of the run so far, or a new choice."""
+    return held_out_contents(contents) if before is None else before.held_out
+
+
+def _not_trained(data: TrainingData, before: DataRecord | None) -> TrainingData:
+    """Return the images that the run so far was not trained on."""
+    if before is None:
+        return data
+    return data.select([content not in before.trained for content in data.contents.values()])
+
+
+def _renamed(file: DataFile, prefix: str) -> DataFile:
+    """Return a file with another name in the record of a run."""
+    return DataFile(
+        file.path, prefix + file.name, file.content, file.images, file.low, file.high, file.stamp
     )
-    train_data.batch(kept[:1])  # an unreadable folder is found out now
-    if held_out is not None:
-        return train_data, _held_out(held_out, size, channels, crop, classes)
-    return train_data, FolderData(
-        others, size, channels, "middle" if crop else "fit", numbered(names, classes, apart)
-    )
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise InputError(
-            f"data {folder}: found no image, expected files ending in {', '.join(SUFFIXES)}"
-        )
-    return found
+def _warn_overlap(source: Path, number: int) -> None:
+    warn(f"data {source}: left out {number} images whose content is also held out", stacklevel=4)
 
 
-def split(n: int) -> tuple[Tensor, Tensor]:
-    """Hold out a fixed twentieth of n items, at most 1,000, none of fewer than 20: the numbers
-    kept, and held out.
-    """
-    order = epoch_order(n, 0, seed=0)
-    held_out = min(1000, n // 20)
-    return order[held_out:], order[:held_out]
+def class_names(files: Sequence[DataFile]) -> list[str]:
+    """Return the sub-folder that each file is in; none at all, if one is in the data folder itself."""
+    parts = [file.name.split("/") for file in files]
+    return [] if any(len(part) == 1 for part in parts) else [part[0] for part in parts]
 
 
-def sub_folders(paths: Sequence[Path], root: Path) -> list[str]:
-    """The sub-folder of ``root`` that each file is in; none at all, if one is in ``root`` itself."""
-    places = [path.relative_to(root).parts for path in paths]
-    return [] if any(len(place) == 1 for place in places) else [place[0] for place in places]
-
-
-def numbered(
-    names: Sequence[str], classes: Sequence[str], items: Tensor | None = None
-) -> Tensor | None:
-    """The labels of some items (by default all), given the names of the classes of all; None if one
-    is unknown.
-    """
+def class_labels(names: Sequence[str], classes: Sequence[str]) -> Tensor | None:
+    """Return the labels of items, (N,), given the class of each; None if a class is unknown."""
     number = {name: label for label, name in enumerate(classes)}
     if not names or not number.keys() >= set(names):
         return None
-    labels = torch.tensor([number[name] for name in names])
-    return labels if items is None else labels[items]
-
-
-def _held_out(
-    source: str, size: int, channels: int, crop: bool, classes: Sequence[str] = ()
-) -> Data:
-    path = Path(source)
-    if path.is_dir():
-        paths = image_paths(path)
-        labels = numbered(sub_folders(paths, path), classes)
-        return FolderData(paths, size, channels, "middle" if crop else "fit", labels)
-    return _read_npz(path, size, channels, ("images", "test_images"))
+    return torch.tensor([number[name] for name in names])
 
 
 def swiss_roll(n: int, seed: int) -> Tensor:
-    """The 2-D swiss roll of Sohl-Dickstein et al. 2015, scaled to about unit variance: (n, 2)."""
+    """Return the 2-D swiss roll of Sohl-Dickstein et al. 2015 at about unit variance, (n, 2)."""
     generator = torch.Generator().manual_seed(seed)
     angle = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=generator))
     spiral = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
     return (spiral + 0.25 * torch.randn(n, 2, generator=generator)) / 7
 
 
+def _has_array(path: Path, key: str) -> bool:
+    """Return whether an .npz file that can be read holds an array."""
+    with np.load(path, allow_pickle=False) as archive:
+        return key in archive
+
+
 def _read_npz(
-    path: Path, size: int | None, channels: int | None, keys: tuple[str, ...]
+    path: Path,
+    size: int | None,
+    channels: int | None,
+    keys: tuple[str, ...],
+    name: str = "image",
 ) -> TrainingData:
-    if path.suffix != ".npz" or not path.is_file():
+    """Return the images of the first array of ``keys`` that an .npz file holds, with their labels."""
+    if path.suffix != ".npz" or not os.path.isfile(path):
         raise InputError(f"data '{path}': found neither a folder of images nor an .npz file")
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -332,39 +530,37 @@ def _read_npz(
             key = next((k for k in keys if k in archive), None)
             array = None if key is None else archive[key]
             labels = None if key is None else _labels(archive, key.replace("images", "labels"))
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"data {path}: not a readable .npz file ({error})") from None
     if array is None:
         raise InputError(f"data {path}: found arrays {found}, expected {' or '.join(keys)}")
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or len(array) == 0:
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.size == 0:
         raise InputError(
             f"data {path}: found {array.dtype} {array.shape}, expected uint8 (N, H, W) or (N, H, W, C)"
         )
+    contents = {f"{name} {i}": content_hash(image.tobytes()) for i, image in enumerate(array)}
     images = torch.from_numpy(array)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     if channels is not None and images.shape[1] != channels:
         images = (to_channels(images.float() / 255, channels) * 255).round().byte()
     labels = labels if labels is not None and len(labels) == len(images) else None
-    return TrainingData(_centred(images, size, path).contiguous(), labels)
+    return TrainingData(_pad_to_size(images, size, path).contiguous(), labels, contents)
 
 
 def _labels(archive: Mapping[str, np.ndarray], key: str) -> Tensor | None:
-    """Whole numbers (N,) from 0; None where there is no such array, or another kind of labels."""
+    """Return whole numbers (N,) from 0; None where there are none, or another kind of labels."""
     try:
         labels = archive[key]
     except (KeyError, ValueError):  # none, or Python objects
         return None
-    if (
-        labels.ndim != 1
-        or not np.issubdtype(labels.dtype, np.integer)
-        or len(labels) == 0
-        or labels.min() < 0
-    ):
+    whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    if not whole or len(labels) == 0 or labels.min() < 0:
         return None
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _centred(images: Tensor, size: int | None, path: Path) -> Tensor:
+def _pad_to_size(images: Tensor, size: int | None, path: Path) -> Tensor:
+    """Return (N, C, H, W) with zeros around it, as (N, C, size, size)."""
     height, width = images.shape[-2:]
     if size is None or (height, width) == (size, size):
         return images
@@ -372,21 +568,28 @@ def _centred(images: Tensor, size: int | None, path: Path) -> Tensor:
         raise InputError(
             f"data {path}: found {height}x{width} images, expected at most size={size}"
         )
-    top, left = (size - height) // 2, (size - width) // 2
+    top = (size - height) // 2
+    left = (size - width) // 2
     return F.pad(images, (left, size - width - left, top, size - height - top))
 
 
-def resized(image: Tensor, size: int, always: bool = True) -> Tensor:
-    """(1, C, H, W) with its short side ``size``, or at least that long unless ``always``; 8-bit."""
-    height, width = image.shape[-2:]
+def resize_short_side(images: Tensor, size: int, only_enlarge: bool = False) -> Tensor:
+    """Return (B, C, H, W) in [0, 1] as 8-bit images whose short side is ``size``.
+
+    Args:
+        images: in [0, 1].
+        size: the short side.
+        only_enlarge: larger images stay as they are.
+    """
+    height, width = images.shape[-2:]
     scale = size / min(height, width)
     shape = (max(size, round(height * scale)), max(size, round(width * scale)))
-    if scale > 1 or (always and shape != (height, width)):
-        image = F.interpolate(image, shape, mode="bicubic", antialias=True, align_corners=False)
-    return (image.clamp(0, 1) * 255).round().byte()
+    if scale > 1 or (not only_enlarge and shape != (height, width)):
+        images = F.interpolate(images, shape, mode="bicubic", antialias=True, align_corners=False)
+    return (images.clamp(0, 1) * 255).round().byte()  # bicubic weights overshoot at edges
 
 
-def middle(image: Tensor, size: int) -> Tensor:
-    """The square of side ``size`` in the middle of (1, C, H, W)."""
-    top, left = ((n - size) // 2 for n in image.shape[-2:])
-    return image[..., top : top + size, left : left + size]
+def centre_crop(images: Tensor, size: int) -> Tensor:
+    """Return the square of side ``size`` in the middle of (..., H, W)."""
+    top, left = ((n - size) // 2 for n in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]

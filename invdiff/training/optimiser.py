@@ -1,5 +1,4 @@
-"""What moves the weights: AdamW, or Muon for the convolutions inside a network and AdamW for the
-rest.
+"""Optimisers of the weights: AdamW, or Muon for inner convolutions and AdamW for the rest.
 
 Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the momentum of a weight, as a
 matrix (out, in * h * w), gives way to its orthogonal factor, U V^T of its SVD, by Newton-Schulz
@@ -27,10 +26,10 @@ OptimiserName = Literal["adamw", "muon"]
 def optimisers(
     network: nn.Module, name: OptimiserName, lr: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """One or two, which share the parameters of a network.
+    """Return the one or two optimisers among which the parameters of a network are shared.
 
-    Raises InputError for "muon" and a network without convolutions between the first layer and the
-    last.
+    Raises:
+        InputError: "muon", and a network without convolutions between its first and last layer.
     """
     inner = inner_convolutions(network) if name == "muon" else []
     if name == "muon" and not inner:
@@ -44,16 +43,30 @@ def optimisers(
 
 
 def inner_convolutions(network: nn.Module) -> list[Tensor]:
-    """The kernels of all convolutions but those that read the image or write the output."""
+    """Return the kernels of all convolutions but the first, which reads the image, and the last."""
     kernels = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     return kernels[1:-1]
 
 
 class Muon(torch.optim.Optimizer):
-    """W <- (1 - lr weight_decay) W - 0.2 lr sqrt(max(m, n)) U V^T, for kernels as (m, n) matrices.
+    """Optimiser that moves a kernel, as an (m, n) matrix, along an orthogonal factor.
 
-    U V^T is nearly the orthogonal factor of g + momentum (b - g), Nesterov's momentum, with the
-    gradient g and its moving average b.
+    W <- (1 - lr weight_decay) W - 0.2 lr sqrt(max(m, n)) U V^T, where U V^T is nearly the
+    orthogonal factor of g + momentum (b - g), Nesterov's momentum, with the gradient g and its
+    moving average b.
+
+    Args:
+        kernels: of convolutions, (out, in, h, w).
+        lr: the learning rate.
+        weight_decay: share of a weight that is taken away per unit of lr.
+        momentum: decay of the moving average.
+
+    Example:
+        >>> kernel = nn.Parameter(torch.zeros(2, 1, 1, 2))
+        >>> kernel.grad = torch.tensor([[1.0, 0.0], [0.0, 3.0]]).view(2, 1, 1, 2)
+        >>> Muon([kernel], lr=1.0).step()
+        >>> (kernel.view(2, 2).diag() < -0.15).tolist()
+        [True, True]
     """
 
     def __init__(
@@ -67,6 +80,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every kernel that has a gradient."""
         for group in self.param_groups:
             for kernel in group["params"]:
                 if kernel.grad is None:
@@ -84,17 +98,24 @@ class Muon(torch.optim.Optimizer):
                 )
 
 
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's a, b, c
+
+
 def orthogonal_factor(matrix: Tensor) -> Tensor:
-    """U S V^T with all of S in 0.6..1.3, for a matrix (m, n) = U D V^T; directions below 0.1 % of
-    its norm stay less.
+    """Return U S V^T with all of S in 0.6..1.3, for a matrix U D V^T, (m, n).
 
     Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)^2) X, with Jordan's coefficients:
-    the steepest at 0.
+    the steepest at 0. Singular values below 0.1 % of the norm of the matrix stay below 0.6.
+
+    Example:
+        >>> singular = torch.linalg.svdvals(orthogonal_factor(torch.diag(torch.tensor([5.0, 0.5]))))
+        >>> bool((singular > 0.6).all() and (singular < 1.3).all())
+        True
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal_factor(matrix.mT).mT
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / torch.linalg.matrix_norm(matrix).clamp_min(1e-30)
+    a, b, c = _COEFFICIENTS
+    x: Tensor = matrix / torch.linalg.matrix_norm(matrix).clamp_min(1e-30)
     for _ in range(5):
         gram = x @ x.mT
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -1,12 +1,12 @@
-"""Training a DDPM prior: Algorithm 1 of Ho et al. 2020 with EMA, warm-up, cool-down, mixed
-precision and exact resume.
+"""Training of a DDPM prior by Algorithm 1 of Ho et al. 2020, which resumes exactly.
 
-Every random number of a step (its items, t, eps, dropout) is a function of (seed, step), so the
-state of a run is its weights, their average, the optimiser and the step: a killed run continues to
-the weights it would have had.
+With an average of the weights (EMA), warm-up, cool-down and mixed precision. Every random number of
+a step (its items, t, eps, dropout) is a function of (seed, step), so the state of a run is its
+weights, their average, the optimiser and the step: a killed run continues to the weights it would
+have had.
 
 Under ``torchrun`` the same run is shared by several processes (Hugging Face Accelerate,
-DistributedDataParallel). Each draws the numbers of the whole batch and takes its part, so that the
+DistributedDataParallel). Each draws the numbers of the whole batch and takes its share, so that the
 loss curve is that of one process; only dropout masks belong to the process and the micro-batch.
 """
 
@@ -15,10 +15,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import shutil
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -35,10 +38,12 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, Stopped
 from invdiff.estimate import Estimate
-from invdiff.io.pictures import grid, write_image
-from invdiff.io.whole import write_whole
+from invdiff.io.lock import run_lock
+from invdiff.io.pictures import grid
+from invdiff.io.whole import cannot_write, write_whole
+from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import (
     PRIOR_FILE,
     ClassifierSpec,
@@ -53,22 +58,36 @@ from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
+from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
-from invdiff.rng import Streams, stream_seed
-from invdiff.training.data import Data, epoch_order, load_data, sent
+from invdiff.rng import Seed, Streams, stream_seed
+from invdiff.training.data import Data, epoch_order, load_data, to_device
+from invdiff.training.files import ValueRange, check_value_range, content_hash
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 from invdiff.training.optimiser import OptimiserName, optimisers
+from invdiff.training.record import RECORD_FILE, DataRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """A training preset: everything that the weights depend on, and how often to look at them.
+    """Settings of a training run: all that the weights depend on, and how often they are judged.
 
     Attributes:
-        data: what ``load_data`` reads; size, channels, crop and held_out as there.
+        data: a folder of images, an .npz of uint8 arrays, or "swissroll".
+        size: side in pixels to which images are resized; by default that of the data.
+        channels: 1 for gray images, 3 for colour; by default those of the data.
+        crop: take random squares of ``size`` pixels instead of resizing.
+        held_out: images that are not trained on, a folder or an .npz; by default a part of data.
+        value_range: [low, high], the values that become 0 and 1 in every file of a folder; needed
+            for floats and medical files whose values leave [0, 1].
+        data_changed: go on with a run although its data changed since it began; images that were
+            held out before stay out of training.
         network: by its registered name; with ``classes`` it learns the labels of the data.
-        target, variance: what the network predicts, and sigma_t^2 of p_theta; as in ``DDPM``. The
-            target "label" trains a classifier of noisy images (``unet_classifier``).
+        schedule: the noise schedule.
+        T: steps of the schedule.
+        target: what the network predicts, as in ``DDPM``. The target "label" trains a classifier of
+            noisy images (``unet_classifier``).
+        variance: sigma_t^2 of p_theta, as in ``DDPM``.
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
         min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; .inf weights
             every target like eps; null for the plain squared error of the target.
@@ -78,20 +97,33 @@ class TrainSettings:
             it learns the unconditional model too (Ho & Salimans 2022, Alg. 1).
         init: a prior whose weights the run begins with: a name that ships, a file, or a run's
             folder. A network with classes, or with attention, may begin with one without.
-        steps, batch: optimiser steps, and images in each, over all processes.
+        steps: optimiser steps in all.
+        batch: images in each step, over all processes.
         accumulate: micro-batches, one after the other, that the batch of a process is cut into to
             save memory.
         optimiser: "adamw"; or "muon" for the convolutions, which learns more from an image and
-            takes longer over a
-            step: by a third at 16 images of the preset ``fashion``, by less in larger batches.
+            takes longer over a step: by a third at 16 images of the preset ``fashion``, by less in
+            larger batches.
         lr: the learning rate after ``warmup`` steps; it falls linearly to zero over the last
             ``cooldown`` steps.
+        warmup, cooldown: steps over which the learning rate rises, and falls to zero.
+        weight_decay: decoupled decay of the weights, as in AdamW.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, reached gradually.
         flip: mirror images at random.
+        seed: of every random number; the same seed gives the same weights.
         precision: "auto" is bf16 where the hardware computes in it, else float32.
-        eval_every, save_every: steps between looks (bits/dim, a grid of samples) and checkpoints.
-        eval_images: held-out images of a look at bits/dim.
+        channels_last: keep images with the channels last, which is faster on some GPUs.
+        compile: compile the network (torch.compile), which takes minutes and then saves time.
+        device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
+        log_every: steps between lines of log.csv.
+        eval_every: steps between judgements of the weights (bits/dim, a grid of samples).
+        eval_images: held-out images of which bits/dim is the mean.
+        save_every: steps between checkpoints.
+
+    Example:
+        >>> TrainSettings(data="photos", steps=1000, network={"name": "unet", "classes": 3}).classes
+        3
     """
 
     data: str
@@ -99,6 +131,8 @@ class TrainSettings:
     channels: int | None = None
     crop: bool = False
     held_out: str | None = None
+    value_range: ValueRange | None = None
+    data_changed: bool = False
     network: Mapping[str, Any] = field(default_factory=lambda: {"name": "unet"})
     schedule: ScheduleName = "linear"
     T: int = 1000
@@ -120,7 +154,7 @@ class TrainSettings:
     clip: float = 1.0
     ema: float = 0.999
     flip: bool = False
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
     channels_last: bool = False
     compile: bool = False
@@ -131,32 +165,17 @@ class TrainSettings:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch",
-            "accumulate",
-            "log_every",
-            "eval_every",
-            "eval_images",
-            "save_every",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: found {getattr(self, name)}, expected at least 1")
-        if not self.lr > 0 or not 0 <= self.ema < 1:
-            raise InputError(
-                f"lr, ema: found {self.lr}, {self.ema}, expected lr > 0 and 0 <= ema < 1"
-            )
+        check_fields(self, _RANGES)
+        check_value_range(self.value_range)
         if self.loss != "vlb" and (self.loss == "hybrid") != (self.variance == "learned"):
             expected = "variance learned for the loss hybrid, small or large for simple"
             raise InputError(
                 f"loss, variance: found {self.loss}, {self.variance}, expected {expected}"
             )
-        if self.min_snr is not None and (self.loss == "vlb" or not self.min_snr > 0):
+        if self.min_snr is not None and self.loss == "vlb":
             raise InputError(
-                f"min_snr: found {self.min_snr} with loss {self.loss}, expected it above 0, not with vlb"
+                f"min_snr: found {self.min_snr} with loss vlb, expected it with another loss"
             )
-        if not 0 <= self.p_uncond <= 1:
-            raise InputError(f"p_uncond: found {self.p_uncond}, expected a share in [0, 1]")
         if self.target == "label" and not self.classes:
             raise InputError(
                 "network.classes is missing: expected the number of labels for target=label"
@@ -168,11 +187,16 @@ class TrainSettings:
 
     @property
     def classes(self) -> int:
-        """Labels that the network knows."""
-        return int(self.network.get("classes", 0))
+        """Number of labels that the network knows; 0 where it knows none."""
+        found = self.network.get("classes", 0)
+        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= 10**6:
+            raise InputError(
+                f"network.classes: found {found!r}, expected a whole number from 0 to 1000000"
+            )
+        return found
 
     def spec(self, shape: tuple[int, ...]) -> Spec:
-        """The prior or the classifier that these settings train, for items of a shape."""
+        """Return the description of the prior or classifier to be trained, for items of a shape."""
         if self.target == "label":
             return ClassifierSpec(shape, self.network, self.schedule, self.T)
         if self.loss != "simple" and len(shape) == 1:
@@ -182,48 +206,140 @@ class TrainSettings:
         return PriorSpec(shape, self.network, self.schedule, self.T, self.target, self.variance)
 
 
+_STEPS = Range(0, 10**12, integer=True)
+_AT_LEAST_ONE = Range(1, 10**12, integer=True)
+_RANGES = {
+    "size": Range(1, 2**15, integer=True),
+    "channels": Range(1, 4, integer=True),
+    "T": COUNT,
+    "min_snr": LEVEL,
+    "p_uncond": SHARE,
+    "steps": _AT_LEAST_ONE,  # times `batch` it is a 64-bit integer
+    "batch": Range(1, 10**6, integer=True),
+    "accumulate": Range(1, 10**6, integer=True),
+    "lr": POSITIVE,
+    "warmup": _STEPS,
+    "cooldown": _STEPS,
+    "weight_decay": NOT_NEGATIVE,
+    "clip": LEVEL,
+    "ema": Range(0, 1, below_high=True),
+    "seed": Range(0, 2**63, integer=True),
+    "log_every": _AT_LEAST_ONE,
+    "eval_every": _AT_LEAST_ONE,
+    "eval_images": _AT_LEAST_ONE,
+    "save_every": _AT_LEAST_ONE,
+}
+
+
+def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
+    """Check that the images of one step and their noise fit into the machine's memory.
+
+    Raises:
+        InputError: they need more than all of the memory.
+    """
+    needed = 2 * 4 * settings.batch * math.prod(shape)  # x_0 and eps in float32
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise InputError(
+            f"batch, size: found {settings.batch} images of {'x'.join(map(str, shape))}, "
+            f"{needed / 2**30:.0f} GiB in a step, expected at most the {memory / 2**30:.0f} GiB "
+            "of this machine"
+        )
+
+
 def fit(
     settings: TrainSettings, out: str | Path, *, progress: bool = True
 ) -> NetworkDenoiser | NetworkClassifier:
-    """Train a prior (or a classifier), or continue the run in ``out``; returns it, with the
-    averaged weights.
+    """Train a prior or a classifier, or continue the run in ``out``; return it with averaged weights.
 
-    ``out`` receives state.pt (to resume), prior.safetensors, log.csv, TensorBoard events and grids
-        of samples.
+    Args:
+        settings: of the run.
+        out: a folder that receives state.pt (to resume), prior.safetensors, data.json (what was
+            held out), log.csv, TensorBoard events and grids of samples.
+        progress: whether a bar is shown.
 
     Raises:
-        InputError: the data or the folder cannot be used, ``out`` holds a run with other settings,
-            or the loss is not finite.
-        KeyboardInterrupt: the run was told to stop (SIGINT, SIGTERM), and has been saved.
+        InputError: the data or the folder cannot be used, the data changed since the run began,
+            ``out`` holds a run with other settings or is being written by another, or the loss is
+            not finite.
+        Stopped: the run was told to stop (SIGINT, SIGTERM, SIGHUP), and has been saved.
+
+    Example:
+        >>> import tempfile
+        >>> tiny = TrainSettings(data="swissroll", network={"name": "mlp", "width": 8}, steps=1)
+        >>> fit(tiny, tempfile.mkdtemp(), progress=False).shape
+        (2,)
     """
-    train, held_out = load_data(
-        settings.data,
-        settings.size,
-        settings.channels,
-        crop=settings.crop,
-        held_out=settings.held_out,
-    )
-    trainer = Trainer(settings, train, held_out, Path(out))
-    trainer.run(progress)
+    folder = Path(out)
+    if settings.size is not None:
+        check_memory(settings, (settings.channels or 1, settings.size, settings.size))
+    processes = make_accelerator(settings)
+    main = processes.is_main_process
+    with run_folder(folder) if main else nullcontext():
+        begun = main and (folder / "state.pt").exists()
+        [before] = broadcast_object_list([DataRecord.read(folder) if begun else None])
+        train, held_out = load_data(
+            settings.data,
+            settings.size,
+            settings.channels,
+            crop=settings.crop,
+            held_out=settings.held_out,
+            value_range=settings.value_range,
+            before=before,
+        )
+        trainer = Trainer(settings, train, held_out, folder, processes)
+        record = trainer.check_data(before)
+        if main:
+            write_whole(folder / RECORD_FILE, record.write())
+        trainer.run(progress)
     return trainer.spec.around(trainer.averaged)
 
 
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Make the folder of a run and hold it, so that no other run writes there meanwhile.
+
+    Raises:
+        InputError: the folder cannot be made or written, or another run writes there.
+    """
+    made = not os.path.lexists(out)
+    if os.path.islink(out) and not os.path.exists(out):
+        raise InputError(
+            f"out {out}: found a link to {os.readlink(out)}, which does not exist, expected a folder"
+        )
+    if not made and not os.path.isdir(out):
+        raise InputError(f"out {out}: cannot be written (found a file, expected a folder)")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "log.csv").touch()
+    except OSError as error:
+        raise cannot_write(f"out {out}", error) from None
+    except ValueError:
+        raise InputError(f"out {str(out)!r}: a name cannot hold the character NUL") from None
+    try:
+        with run_lock(out):
+            yield
+    finally:
+        if made and [path.name for path in out.iterdir()] == ["log.csv"]:  # nothing was trained
+            shutil.rmtree(out, ignore_errors=True)
+
+
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Linear warm-up, constant, linear cool-down to zero after the last step."""
+    """Return the learning rate of a step: warm-up, constant, and cool-down to zero, both linear."""
     warm = (step + 1) / max(1, settings.warmup)
     cool = (settings.steps - step) / max(1, settings.cooldown)
     return settings.lr * min(1.0, warm, cool if settings.cooldown else 1.0)
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed by the hardware rather than emulated."""
+    """Return whether the hardware computes in bf16 rather than emulating it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def accelerator(settings: TrainSettings) -> Accelerator:
-    """The processes of this run: one, or those that torchrun started."""
+def make_accelerator(settings: TrainSettings) -> Accelerator:
+    """Return the processes of this run: one, or those that torchrun started."""
     device = pick_device(settings.device)
     if device.index is not None:
         torch.cuda.set_device(device)
@@ -240,15 +356,19 @@ def accelerator(settings: TrainSettings) -> Accelerator:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM go into the list instead of ending the program."""
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of ending the program.
+
+    A signal that is ignored, such as SIGHUP under ``nohup``, stays ignored.
+    """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield seen
         return
-    before = {
-        number: signal.signal(number, lambda n, _: seen.append(n))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda n, _: seen.append(n))
     try:
         yield seen
     finally:
@@ -257,10 +377,14 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class Batch(NamedTuple):
-    """What a step learns from: x_0 (B, *shape) in [-1, 1], t (B,) and its weight, eps (B, *shape),
-    and labels (B,).
+    """What a step learns from.
 
-    Labels are in 0..classes; the last stands for none.
+    Attributes:
+        x_0: (B, *shape), images in [-1, 1].
+        t: (B,) in 1..T.
+        weight: of the loss at t, (B,).
+        eps: standard normal noise, (B, *shape).
+        label: (B,) in 0..classes; the last stands for none.
     """
 
     x_0: Tensor
@@ -271,18 +395,50 @@ class Batch(NamedTuple):
 
 
 class Trainer:
-    """The state of one run and the loop over its steps."""
+    """The state of one run and the loop over its steps.
 
-    def __init__(self, settings: TrainSettings, train: Data, held_out: Data, out: Path) -> None:
-        self.settings, self.out = settings, out
-        self.accelerator = accelerator(settings)
+    Args:
+        settings: of the run.
+        train: the training data.
+        held_out: the data that judge the weights.
+        out: the folder of the run; a run in it is continued.
+        processes: by default those that torchrun started, or this one.
+
+    Attributes:
+        step: the number of steps done.
+        network: the weights that are trained.
+        averaged: their average over the steps.
+
+    Example:
+        >>> import tempfile
+        >>> from invdiff.training import TrainingData
+        >>> points = TrainingData(torch.zeros(4, 2))
+        >>> settings = TrainSettings(data="points", network={"name": "mlp", "width": 8}, batch=4)
+        >>> trainer = Trainer(settings, points, points, Path(tempfile.mkdtemp()))
+        >>> bool(trainer.train_step().isfinite())
+        True
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        train: Data,
+        held_out: Data,
+        out: Path,
+        processes: Accelerator | None = None,
+    ) -> None:
+        self.settings = settings
+        self.out = out
+        check_memory(settings, train.shape)
+        self.accelerator = processes or make_accelerator(settings)
         self.device = self.accelerator.device
-        self.mine = self._share()
-        self.train, self.held_out = train.to(self.device), held_out
+        self.share = self._share_of_batch()
+        self.train = train.to(self.device)
+        self.held_out = held_out
         self.spec = settings.spec(train.shape)
         check_labels(settings, self.train)
         torch.manual_seed(stream_seed(settings.seed))
-        self.network = self.spec.build().network.to(self.device)
+        self.network = self._built().to(self.device)
         if settings.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.averaged = deepcopy(self.network).eval().requires_grad_(False)
@@ -290,9 +446,10 @@ class Trainer:
             self.network, settings.optimiser, settings.lr, settings.weight_decay
         )
         self.step = 0
+        self.losses: list[float] = []  # of the last steps, whose mean is logged
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.timesteps = timestep_sampler(settings.timesteps, settings.T).to(self.device)
-        self._open()
+        self._resume()
         # The network as it is trained: in bf16, compiled, its gradients averaged over the
         # processes.
         self.model = self.accelerator.prepare_model(self.network)
@@ -301,32 +458,81 @@ class Trainer:
         target = "eps" if settings.target == "label" else settings.target
         self.ddpm = DDPM(self.model, schedule, target, settings.variance)
 
-    def _share(self) -> slice:
-        """The part of a batch that is this process's."""
-        processes, batch, parts = (
-            self.accelerator.num_processes,
-            self.settings.batch,
-            self.settings.accumulate,
-        )
-        if batch % (processes * parts):
+    def _built(self) -> nn.Module:
+        """Return the network with the weights that it begins with.
+
+        Raises:
+            InputError: its settings do not fit, or it does not fit into memory.
+        """
+        try:
+            return self.spec.build().network
+        except (MemoryError, OverflowError, RuntimeError) as error:
+            reason = (str(error).splitlines() or ["out of memory"])[0]
             raise InputError(
-                f"batch: found {batch}, expected a multiple of {processes} processes x accumulate={parts}"
+                f"network: cannot be built ({reason}), expected a smaller one"
+            ) from None
+
+    def _share_of_batch(self) -> slice:
+        """Return the part of a batch that belongs to this process."""
+        processes = self.accelerator.num_processes
+        parts = self.settings.accumulate
+        if self.settings.batch % (processes * parts):
+            raise InputError(
+                f"batch: found {self.settings.batch}, expected a multiple of {processes} processes "
+                f"x accumulate={parts}"
             )
-        size = batch // processes
-        return slice(
-            self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size
+        size = self.settings.batch // processes
+        start = self.accelerator.process_index * size
+        return slice(start, start + size)
+
+    def check_data(self, before: DataRecord | None) -> DataRecord:
+        """Return the record of the data, which must be those that the run began with.
+
+        Args:
+            before: the record in the folder of the run.
+
+        Raises:
+            InputError: they are not, or the record is missing, and ``data_changed`` does not allow
+                it; or the processes see different data.
+        """
+        source = self.settings.data
+        train = self.train.contents
+        held_out = self.held_out.contents
+        now = DataRecord(
+            {**train, **held_out},
+            frozenset(train.values()),
+            frozenset(held_out.values()),
+            {**self.train.files, **self.held_out.files},
         )
+        if not self.settings.data_changed:
+            if before is not None:
+                before.check(source, now)
+            elif self.step > 0 and now.contents:
+                raise InputError(
+                    f"out {self.out}: found a run without {RECORD_FILE}, which tells the held-out "
+                    "images, expected both; another out= begins anew, data_changed=true goes on "
+                    "and chooses the held-out images again"
+                )
+        seen = content_hash(repr(sorted(now.contents.items())).encode())
+        [expected] = broadcast_object_list([seen])
+        if seen != expected:
+            raise InputError(f"data {source}: differ between the processes, expected the same")
+        return now if before is None else before.joined(now)
 
     # The loop.
 
     def run(self, progress: bool = True) -> None:
-        """Train until ``settings.steps``. What is logged, drawn and saved is written by the main
-        process alone.
+        """Train until ``settings.steps``; only the main process writes.
+
+        Raises:
+            InputError: the loss is not finite, or a file cannot be written.
+            Stopped: the run was told to stop, and has been saved.
         """
-        s, main = self.settings, self.accelerator.is_main_process
-        started, first = time.perf_counter(), self.step
+        s = self.settings
+        main = self.accelerator.is_main_process
+        started = time.perf_counter()
+        first = self.step
         pending: list[Tensor] = []  # losses that are still on the device
-        losses: list[float] = []  # the last ones, for the log
         try:
             with (
                 stop_signals() as signals,
@@ -355,37 +561,44 @@ class Trainer:
                         signals and self.accelerator.num_processes == 1
                     ):
                         continue
-                    losses = (losses + self.finite(pending))[-s.log_every :]
+                    self.losses = (self.losses + self.finite_losses(pending))[-s.log_every :]
                     pending.clear()
-                    stopping = self.anyone(bool(signals))
+                    stopping = self.in_any_process(bool(signals))
                     if board is None:
                         continue
                     if due[s.log_every]:
-                        loss = sum(losses) / len(losses)
+                        loss = sum(self.losses) / len(self.losses)
                         speed = (self.step - first) * s.batch / (time.perf_counter() - started)
                         self.log(board, loss=loss, images_per_second=speed)
                         bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
                     if due[s.eval_every] and not stopping:
-                        bar.write(self.look(board))
+                        judgement = self.judge(board)
+                        if progress:
+                            bar.write(judgement)
                     if due[s.save_every] or stopping:
                         self.save()
                 self.accelerator.wait_for_everyone()
-        except OSError as error:
-            reason = f"cannot be written at step {self.step} ({error.strerror or error})"
+        except (OSError, InputError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            reason = cannot_write(f"out {self.out}", cause)
             raise InputError(
-                f"out {self.out}: {reason}; the run as it was last saved is intact"
+                f"{reason}; stopped at step {self.step}, the run as it was last saved is intact"
             ) from None
         if self.step < s.steps:
-            raise KeyboardInterrupt(
-                f"saved at step {self.step} of {s.steps}; the same command continues"
+            raise Stopped(
+                signals[0] if signals else signal.SIGINT,
+                f"saved at step {self.step} of {s.steps}; the same command continues",
             )
 
     def train_step(self) -> Tensor:
-        """Algorithm 1 once; returns the loss of this process's part of the batch, on the device."""
-        s, losses = self.settings, []
+        """Do one step of Algorithm 1; return the loss of this process's share, on the device."""
+        s = self.settings
+        losses: list[Tensor] = []
         unweighted: list[Tensor] = []  # of each image
-        batch = self.draw(self.step)
-        self.train.prefetch(self.indices(self.step + 1)[self.mine])
+        batch = self.draw_batch(self.step)
+        self.train.prefetch(self.indices(self.step + 1)[self.share])
         for group in chain(*(optimiser.param_groups for optimiser in self.optimisers)):
             group["lr"] = learning_rate(s, self.step)
         self.network.zero_grad()
@@ -403,64 +616,64 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
         for optimiser in self.optimisers:
             optimiser.step()
-        self.average()
-        return (
-            torch.stack(losses).mean() + 0 * norm
-        )  # NaN where the gradient overflowed, without asking the device
+        self.update_average()
+        # NaN where the gradient overflowed, without asking the device.
+        return torch.stack(losses).mean() + 0 * norm
 
     def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
-        """What is minimised, of every item, (B,)."""
+        """Return the loss of every item, (B,)."""
         if self.settings.target == "label":
             return cross_entropy(self.ddpm, x_0, t, eps, label)
         ddpm = self.ddpm.given(label) if self.settings.classes else self.ddpm
         return training_loss(ddpm, x_0, t, eps, self.settings.loss, self.settings.min_snr)
 
-    def draw(self, step: int) -> Batch:
-        """This process's part of the batch of a step. Random numbers are drawn for the whole batch
-        by everyone.
+    def draw_batch(self, step: int) -> Batch:
+        """Draw this process's share of the batch of a step.
+
+        Every process draws the random numbers of the whole batch, and uses its share of them.
         """
-        s, mine = self.settings, self.mine
+        s = self.settings
+        share = self.share
         torch.manual_seed(stream_seed(s.seed, 1, step))
-        x_0 = self.train.batch(
-            self.indices(step)[mine], torch.rand(s.batch, self.train.uniforms)[mine]
-        )
+        numbers = self.indices(step)[share]
+        u = torch.rand(s.batch, self.train.uniforms_per_item)[share]
+        x_0 = self.train.batch(numbers, u)
         if s.flip:
-            mirrored = torch.rand(s.batch, device=self.device)[mine] < 0.5
+            mirrored = torch.rand(s.batch, device=self.device)[share] < 0.5
             x_0 = torch.where(mirrored.view(-1, 1, 1, 1), x_0.flip(-1), x_0)
-        layout = (
-            torch.channels_last if s.channels_last and x_0.ndim == 4 else torch.contiguous_format
-        )
+        is_image = x_0.ndim == 4
+        layout = torch.channels_last if s.channels_last and is_image else torch.contiguous_format
         x_0 = x_0.contiguous(memory_format=layout)
         t, weight = self.timesteps.draw(s.batch, self.device)
-        eps = torch.empty(
-            s.batch, *x_0.shape[1:], device=self.device, memory_format=layout
-        ).normal_()[mine]
-        label = self.labels(self.indices(step)[mine])
+        whole = torch.empty(s.batch, *x_0.shape[1:], device=self.device, memory_format=layout)
+        eps = whole.normal_()[share]
+        label = self.draw_labels(numbers)
         if self.accelerator.process_index > 0:  # masks of dropout differ between the processes
             torch.manual_seed(stream_seed(s.seed, 2, step, self.accelerator.process_index))
-        return Batch(x_0, t[mine], weight[mine], eps, label)
+        return Batch(x_0, t[share], weight[share], eps, label)
 
-    def labels(self, indices: Tensor) -> Tensor:
-        """Of this process's part of a batch; a share p_uncond of the whole batch's is withheld."""
+    def draw_labels(self, indices: Tensor) -> Tensor:
+        """Return the labels of items, a share ``p_uncond`` of them replaced by "none", (B,)."""
         s = self.settings
         none = torch.full((len(indices),), s.classes, device=self.device)
         if not s.classes:
             return none
-        label = sent(self.train.label(indices), self.device)
+        label = to_device(self.train.label(indices), self.device)
         if s.target == "label":
             return label
-        return torch.where(
-            torch.rand(s.batch, device=self.device)[self.mine] < s.p_uncond, none, label
-        )
+        withheld = torch.rand(s.batch, device=self.device)[self.share] < s.p_uncond
+        return torch.where(withheld, none, label)
 
     def indices(self, step: int) -> Tensor:
-        """The items of a step: epochs are shuffled one by one and follow each other without a gap."""
-        n, start = len(self.train), step * self.settings.batch
+        """Return the items of a step, (B,): epochs are shuffled one by one and follow without a gap."""
+        n = len(self.train)
+        start = step * self.settings.batch
         positions = torch.arange(start, start + self.settings.batch)
+        epochs = positions // n
         return torch.cat(
             [
-                self._order(int(e))[positions[positions // n == e] % n]
-                for e in (positions // n).unique()
+                self._order(epoch)[positions[epochs == epoch] % n]
+                for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
             ]
         )
 
@@ -469,8 +682,8 @@ class Trainer:
             self.order = (epoch, epoch_order(len(self.train), epoch, self.settings.seed))
         return self.order[1]
 
-    def finite(self, losses: list[Tensor]) -> list[float]:
-        """The losses of the last steps over the whole batch.
+    def finite_losses(self, losses: list[Tensor]) -> list[float]:
+        """Return the losses of the last steps over the whole batch.
 
         Raises:
             InputError: one is not finite. It is found before anything is saved, so that what is on
@@ -486,34 +699,35 @@ class Trainer:
                 )
         return values
 
-    def anyone(self, here: bool) -> bool:
-        """Whether something is so in any process."""
-        return bool(
-            self.accelerator.reduce(torch.tensor(float(here), device=self.device), reduction="sum")
-            > 0
-        )
+    def in_any_process(self, here: bool) -> bool:
+        """Return whether something is true in at least one process."""
+        number = torch.tensor(float(here), device=self.device)
+        return bool(self.accelerator.reduce(number, reduction="sum") > 0)
 
     @torch.no_grad()
-    def average(self) -> None:
-        """EMA of the weights; the decay grows as (1 + step) / (10 + step), so that the start is
-        forgotten.
+    def update_average(self) -> None:
+        """Update the average of the weights (EMA).
+
+        The decay grows as (1 + step) / (10 + step), so that the initial weights are forgotten.
         """
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(
-            list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay
-        )
+        averages: list[Tensor] = list(self.averaged.parameters())
+        weights: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
-    # Looking.
+    # Judging the weights.
 
     @torch.no_grad()
-    def look(self, board: SummaryWriter) -> str:
-        """Bits/dim of held-out images and a grid of samples, or a classifier's accuracy, by the
-        averaged weights.
+    def judge(self, board: SummaryWriter) -> str:
+        """Judge the averaged weights; log the numbers and return them as a line.
+
+        A prior is judged by bits/dim of held-out images, and a grid of its samples is written; a
+        classifier by its accuracy.
         """
         text = f"step {self.step}"
         prior = self.spec.around(self.averaged)
         if isinstance(prior, NetworkClassifier):
-            return text + self.look_at_classifier(prior, board)
+            return text + self.judge_classifier(prior, board)
         if len(prior.shape) == 1:
             return text
         if len(self.held_out):
@@ -525,8 +739,8 @@ class Trainer:
         board.add_image("samples", samples, self.step)
         return text
 
-    def look_at_classifier(self, classifier: NetworkClassifier, board: SummaryWriter) -> str:
-        """Its accuracy on held-out images at a few noise levels."""
+    def judge_classifier(self, classifier: NetworkClassifier, board: SummaryWriter) -> str:
+        """Log a classifier's accuracy on held-out images at a few noise levels; return it as text."""
         if not len(self.held_out) or self.held_out.labels is None:
             return ""
         found = held_out_accuracy(classifier, self.held_out, self.settings.eval_images)
@@ -553,6 +767,7 @@ class Trainer:
             "averaged": self.averaged.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "timesteps": self.timesteps.state_dict(),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
         }
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
@@ -560,18 +775,19 @@ class Trainer:
         save_prior(self.out / PRIOR_FILE, self.averaged, self.spec)
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that a resumed run must share; the length, the looks and the path may
-        change.
+        """Return the settings that a resumed run must share.
+
+        The length of the run, how often it is judged, and where its data lie may change.
         """
-        looks = {"log_every", "eval_every", "eval_images", "save_every"}
-        free = {"data", "held_out", "steps", "accumulate", "cooldown", "device", "compile", *looks}
+        judging = {"log_every", "eval_every", "eval_images", "save_every"}
+        data = {"data", "held_out", "data_changed"}
+        free = {"steps", "accumulate", "cooldown", "device", "compile", *data, *judging}
         return {k: v for k, v in asdict(self.settings).items() if k not in free}
 
-    def _open(self) -> None:
+    def _resume(self) -> None:
         """Begin, or continue from state.pt, which the main process reads for all."""
-        [state] = broadcast_object_list(
-            [self._saved() if self.accelerator.is_main_process else None]
-        )
+        main = self.accelerator.is_main_process
+        [state] = broadcast_object_list([self._saved_state() if main else None])
         if state is not None:
             self.step = state["step"]
             self.network.load_state_dict(state["network"])
@@ -582,23 +798,24 @@ class Trainer:
             ):
                 optimiser.load_state_dict(held)
             self.timesteps.load_state_dict(state.get("timesteps", {}))
+            self.losses = state.get("losses", torch.empty(0)).tolist()
         elif self.settings.init is not None:
-            self._begin_with(self.settings.init)
+            self._take_weights_of(self.settings.init)
         if self.accelerator.is_main_process:
             self._shorten_log()
 
-    def _saved(self) -> dict[str, Any] | None:
-        """The state in ``out``, which must be writable, if there is one."""
+    def _saved_state(self) -> dict[str, Any] | None:
+        """Return the state in ``out``, which must be writable; None where there is none."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "log.csv").touch()
         except OSError as error:
-            raise InputError(f"out {self.out}: cannot be written ({error.strerror})") from None
+            raise cannot_write(f"out {self.out}", error) from None
         path = self.out / "state.pt"
         if not path.exists():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in many ways inside torch
             raise InputError(
                 f"{path}: damaged, cannot resume ({str(error).splitlines()[0]})"
@@ -613,7 +830,7 @@ class Trainer:
         return state
 
     def _shorten_log(self) -> None:
-        """Drop what a killed run logged after it was last saved, which will be logged again."""
+        """Remove the lines that a killed run logged after its last state; they are logged again."""
         lines = (self.out / "log.csv").read_bytes().splitlines(keepends=True)
         kept = [
             line
@@ -623,16 +840,17 @@ class Trainer:
         if kept != lines:
             write_whole(self.out / "log.csv", b"".join(kept))
 
-    def _begin_with(self, name: str) -> None:
-        """The weights of another prior, which must fit one by one."""
+    def _take_weights_of(self, name: str) -> None:
+        """Begin with the weights of another prior, each of which must fit."""
         prior = load_prior(name)
         if prior.target != self.spec.target:
             raise InputError(
                 f"init {name}: predicts {prior.target}, expected target={self.spec.target}"
             )
-        given, own = prior.network.state_dict(), self.network.state_dict()
-        # What the other has not begins as it always does: without effect, for its last layer is
-        # zero.
+        given = prior.network.state_dict()
+        own = self.network.state_dict()
+        # Weights missing from `init` keep their initial values; their last layer is zero, so they
+        # have no effect yet.
         new = {".attention.", *([] if prior.classes else ["label.weight"])}
         given |= {
             key: own[key] for key in own.keys() - given.keys() if any(part in key for part in new)
@@ -648,20 +866,39 @@ class Trainer:
 
 
 def check_labels(settings: TrainSettings, data: Data) -> None:
-    """Raise InputError where the network learns labels that the data does not have."""
+    """Check that the data have the labels that the network learns.
+
+    Raises:
+        InputError: there are none, or more than ``network.classes``.
+    """
     if not settings.classes:
         return
     expected = f"expected 0..{settings.classes - 1}, as network.classes={settings.classes}"
     if data.labels is None:
-        raise InputError(f"data {settings.data}: found no labels, {expected}")
+        raise InputError(
+            f"data {settings.data}: found no labels, {expected}: an .npz with `labels`, or a folder "
+            "whose images all lie in one sub-folder per class"
+        )
+    if len(data.classes) > settings.classes:
+        raise InputError(
+            f"data {settings.data}: found {len(data.classes)} sub-folders "
+            f"({', '.join(data.classes[:20])}), expected network.classes={settings.classes} of them"
+        )
     if int(data.labels.max()) >= settings.classes:
         raise InputError(
             f"data {settings.data}: found labels up to {int(data.labels.max())}, {expected}"
         )
+    if 0 < len(data.classes) < settings.classes:
+        warnings.warn(
+            f"data {settings.data}: found {len(data.classes)} sub-folders "
+            f"({', '.join(data.classes[:20])}) for network.classes={settings.classes}; the other "
+            "labels are never met",
+            stacklevel=2,
+        )
 
 
 def draw_samples(prior: NetworkDenoiser) -> Tensor:
-    """For a grid of eight columns: 64 samples, or a row for each of at most 16 classes."""
+    """Draw samples for a grid of eight columns: 64, or a row for each of at most 16 classes."""
     if not prior.classes:
         return generate(prior, 64, steps=50)
     return torch.cat(
@@ -676,16 +913,27 @@ def draw_samples(prior: NetworkDenoiser) -> Tensor:
 def held_out_accuracy(
     classifier: NetworkClassifier, data: Data, images: int, levels: int = 4, batch: int = 256
 ) -> dict[int, float]:
-    """Share of the first ``images`` items whose label is told right at x_t, for t = 1, T / levels,
-    2 T / levels, ...
+    """Return the accuracy on noisy items x_t, for t = 1, T / levels, 2 T / levels, ...
+
+    Args:
+        classifier: of noisy images.
+        data: with labels.
+        images: how many items, the first ones, are classified.
+        levels: the number of timesteps.
+        batch: items in each call.
+
+    Returns:
+        t -> share of the items whose label is right.
     """
-    schedule, device = classifier.schedule, next(classifier.parameters()).device
+    schedule = classifier.schedule
+    device = next(classifier.parameters()).device
     ddpm = DDPM(classifier.network, schedule)
     right = {max(1, level * schedule.T // levels): 0 for level in range(levels)}
     number = min(images, len(data))
     for start in range(0, number, batch):
         index = torch.arange(start, min(start + batch, number))
-        x_0, label = data.batch(index).to(device), data.label(index).to(device)
+        x_0 = data.batch(index).to(device)
+        label = data.label(index).to(device)
         noise = Streams([(0, int(i)) for i in index])
         for t in right:
             log_p = log_probabilities(ddpm, x_0, torch.full_like(label, t), noise(x_0))
@@ -697,7 +945,7 @@ def held_out_accuracy(
 def held_out_bits_per_dim(
     prior: NetworkDenoiser, data: Data, images: int, steps_per_image: int = 4, batch: int = 256
 ) -> Estimate:
-    """L_vlb of the first ``images`` items in bits/dim."""
+    """Return L_vlb of the first ``images`` items in bits/dim."""
     device = next(prior.network.parameters()).device
     totals = []
     for start in range(0, min(images, len(data)), batch):

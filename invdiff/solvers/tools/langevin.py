@@ -23,12 +23,12 @@ Chain: TypeAlias = Literal["langevin", "hmc"]
 def log_density_gradient(
     problem: Problem, w: Tensor, center: Tensor, r: float, variance: float | Tensor
 ) -> Tensor:
-    """Its gradient in w, (B, C, H, W)."""
+    """Return the gradient in w of log N(w; center, r^2 I) N(y; A(w), variance), (B, C, H, W)."""
     residual, pull = residual_vjp(problem, w)
     return (center - w) / r**2 - pull(residual / variance)
 
 
-def langevin(
+def langevin_chain(
     problem: Problem,
     center: Tensor,
     r: float,
@@ -37,18 +37,16 @@ def langevin(
     steps: int,
     noise: Streams,
 ) -> Tensor:
-    """w + lr grad + sqrt(2 lr) z, from the center."""
-    w, lr = center, lr / 4
+    """Return the end of a chain w <- w + lr grad + sqrt(2 lr) z that begins at the center."""
+    w = center
+    lr = lr / 4
     for _ in range(steps):
-        w = (
-            w
-            + lr * log_density_gradient(problem, w, center, r, variance)
-            + (2 * lr) ** 0.5 * noise(w)
-        )
+        gradient = log_density_gradient(problem, w, center, r, variance)
+        w = w + lr * gradient + (2 * lr) ** 0.5 * noise(w)
     return w
 
 
-def hmc(
+def hmc_chain(
     problem: Problem,
     center: Tensor,
     r: float,
@@ -58,10 +56,14 @@ def hmc(
     noise: Streams,
     momentum: float,
 ) -> Tensor:
-    """v' = momentum v + sqrt(lr) grad + sqrt(2 (1 - momentum)) z, then w + sqrt(lr) v'; at first v
-    ~ N(0, I).
+    """Return the end of a chain of Hamiltonian Monte Carlo that begins at the center.
+
+    A step is v <- momentum v + sqrt(lr) grad + sqrt(2 (1 - momentum)) z, then w <- w + sqrt(lr) v;
+    at first v ~ N(0, I).
     """
-    w, velocity, h = center, noise(center), lr**0.5 / 2
+    w = center
+    velocity = noise(center)
+    h = lr**0.5 / 2
     for _ in range(steps):
         gradient = log_density_gradient(problem, w, center, r, variance)
         velocity = momentum * velocity + h * gradient + (2 * (1 - momentum)) ** 0.5 * noise(w)

@@ -1,19 +1,17 @@
-"""p(x0 | x) by its own moments, N(x0, V), V = sigma^2 J with J the Jacobian of D: what MMPS and
-TMPD build on.
+"""E[x0 | x, y] with p(x0 | x) replaced by N(x0, V), V = sigma^2 J, where J is the Jacobian of D.
 
-E[x0 | x, y] is then x0 + V A^T (sigma_y^2 + A V A^T)^-1 (y - A x0), exactly so for a Gaussian
-prior. J is symmetric for an exact denoiser (Tweedie's second formula); for a network J^T stands for
-it, and is symmetric only nearly, least where x0 is clipped. Conjugate gradients can then raise the
-residual that they are to lower, the more the less noise y has: on scattered pixels with a sigma_y
-near 0.005 some samples miss y, of which `restore` warns. Less counts as 0.005: V may say that a
-pixel is known, as it does where x0 is clipped, and y that it is otherwise.
+It is x0 + V A^T (sigma_y^2 + A V A^T)^-1 (y - A x0), exact for a Gaussian prior. J is symmetric for
+an exact denoiser (Tweedie's second formula). For a network J^T takes its place, which is only
+nearly symmetric, least of all where x0 is clipped. Conjugate gradients may then increase the
+residual, most of all at low noise: on scattered pixels with a sigma_y near 0.005 some samples miss
+y, and `restore` warns of them. A smaller sigma_y is replaced by 0.005: where x0 is clipped, V may
+say that a pixel is known while y says otherwise.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from invdiff.operators import LinearOperator
 from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
@@ -21,17 +19,23 @@ from invdiff.solvers.base import positive_variance, vjp
 
 
 def conditional_mean(
-    prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, iterations: int
+    prior: Denoiser, problem: Problem, x: Tensor, sigma: float, iterations: int
 ) -> Tensor:
-    """E[x0 | x, y], (B, C, H, W), to a number of iterations: Rozet et al. 2024, Alg. 3."""
-    operator: LinearOperator = problem.operator  # type: ignore[assignment]
-    variance, sigma2 = positive_variance(problem), float(sigma**2)
-    x0, pull = vjp(prior, x, sigma, again=True)
+    """Return E[x0 | x, y], (B, C, H, W): Rozet et al. 2024, Alg. 3.
 
-    def VAt(v: Tensor) -> Tensor:
-        return sigma2 * pull(operator.adjoint(v))
+    Args:
+        iterations: of conjugate gradients.
+    """
+    operator = problem.linear
+    variance = positive_variance(problem)
+    x0, pull = vjp(prior, x, sigma, keep_graph=True)
 
-    v = conjugate_gradient(
-        lambda v: variance * v + operator(VAt(v)), problem.residual(x0), enough=iterations
+    def V_At(v: Tensor) -> Tensor:
+        return sigma**2 * pull(operator.adjoint(v))
+
+    def covariance_of_y(v: Tensor) -> Tensor:
+        return variance * v + operator(V_At(v))
+
+    return x0 + V_At(
+        conjugate_gradient(covariance_of_y, problem.residual(x0), iterations=iterations)
     )
-    return x0 + VAt(v)

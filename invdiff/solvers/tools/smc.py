@@ -1,14 +1,14 @@
-"""What sequential Monte Carlo methods share: a population of particles for every image, weights,
-resampling.
+"""Sequential Monte Carlo: a population of particles for every sample, its weights and resampling.
 
-A population belongs to one sample of one image and draws from that sample's stream; of its
-particles one is returned, drawn by weight. A batch of B images with P particles each is held as (B
+A population belongs to one sample of one image and draws from that sample's stream. One of its
+particles, drawn by weight, is the sample. A batch of B images with P particles each is held as (B
 P, ...), the particles of an image together. Systematic resampling and the effective sample size:
 Doucet & Johansen 2011, Sec. 3.4 and 3.5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from invdiff.problem import Problem
+from invdiff.ranges import COUNT, Range
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Population(Solver):
-    """A solver with particles.
+    """A solver with a population of particles behind every sample.
 
     Args:
-        particles: P, of the population behind every sample.
+        particles: P, the size of a population.
     """
 
     particles: int = 8
 
-    positive: ClassVar[tuple[str, ...]] = ("steps", "particles")
+    ranges: ClassVar[Mapping[str, Range]] = {**Solver.ranges, "particles": COUNT}
 
     @property
     def width(self) -> int:
@@ -38,55 +39,73 @@ class Population(Solver):
 
 
 class Particles(Streams):
-    """Noise for tensors (B P, ...), in which the P particles of an image draw from the image's one
-    stream.
+    """Noise for tensors (B P, ...): the P particles of an image share the image's one stream.
+
+    Args:
+        images: one stream per image.
+        count: P.
+
+    Example:
+        >>> particles = Particles(Streams([(0, 0), (0, 1)]), 3)
+        >>> particles(torch.zeros(6, 1, 4, 4)).shape
+        torch.Size([6, 1, 4, 4])
+        >>> particles.effective(torch.zeros(6))
+        tensor([3.0000, 3.0000])
     """
 
     def __init__(self, images: Streams, count: int) -> None:
-        self.generators, self.images, self.count = images.generators, images, count
+        self.generators = images.generators
+        self.images = images
+        self.count = count
 
     def normal(self, like: Tensor) -> Tensor:
+        """Return standard normal noise of the shape (B P, ...), dtype and device of ``like``."""
         return super().normal(like.unflatten(0, (-1, self.count))).flatten(0, 1)
 
-    __call__ = normal
+    def uniform(self, like: Tensor) -> Tensor:
+        """Return uniform noise in [0, 1) of the shape (B P, ...), dtype and device of ``like``."""
+        return super().uniform(like.unflatten(0, (-1, self.count))).flatten(0, 1)
+
+    def poisson(self, rate: Tensor) -> Tensor:
+        """Return Poisson counts of rates (B P, ...) >= 0, in the dtype and on the device of rate."""
+        return super().poisson(rate.unflatten(0, (-1, self.count))).flatten(0, 1)
 
     def choose(self, log_weights: Tensor, count: int) -> Tensor:
-        """Systematic resampling by log-weights (B P,): the numbers of ``count`` particles of every
-        image, (B count,).
+        """Choose ``count`` particles of every image by systematic resampling.
 
-        Particle p is chosen count w_p times, rounded down or up, so that its expectation is right;
-        sum_p w_p = 1.
+        Particle p is chosen count w_p times, rounded down or up, so that its expectation is right.
+
+        Args:
+            log_weights: log w_p up to a constant of each image, (B P,).
+
+        Returns:
+            the chosen rows of a tensor (B P, ...), (B count,).
         """
         weights = log_weights.view(-1, self.count).softmax(1)
-        points = (
-            torch.arange(count, device=weights.device) + self.images.uniform(weights[:, :1])
-        ) / count
+        offset = self.images.uniform(weights[:, :1])
+        points = (torch.arange(count, device=weights.device) + offset) / count
         chosen = torch.searchsorted(weights.cumsum(1), points).clamp_max(self.count - 1)
-        return (
-            chosen + self.count * torch.arange(len(chosen), device=chosen.device)[:, None]
-        ).flatten()
+        first = self.count * torch.arange(len(chosen), device=chosen.device)
+        return (first[:, None] + chosen).flatten()
 
     def effective(self, log_weights: Tensor) -> Tensor:
-        """Effective sample size 1 / sum_p w_p^2 of every image, from 1 to P: (B P,) -> (B,)."""
+        """Return the effective sample size 1 / sum_p w_p^2 of every image, (B,), from 1 to P."""
         return 1 / log_weights.view(-1, self.count).softmax(1).square().sum(1)
 
-    def refresh(self, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Resampling where the effective sample size is below P / 2: whom to go on with (B P,),
-        log-weights, and it.
+    def resample_if_few(self, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Resample the images whose effective sample size (ESS) is below P / 2.
+
+        Returns:
+            the rows to go on with (B P,), their new log-weights (B P,), and the ESS before (B,).
         """
         ess = self.effective(log_weights)
         few = (ess < self.count / 2).repeat_interleave(self.count)
-        own = torch.arange(len(few), device=few.device)
-        return (
-            torch.where(few, self.choose(log_weights, self.count), own),
-            torch.where(few, 0, log_weights),
-            ess,
-        )
+        same = torch.arange(len(few), device=few.device)
+        chosen = torch.where(few, self.choose(log_weights, self.count), same)
+        return chosen, torch.where(few, 0, log_weights), ess
 
     def step(self, sigma: float, x: Tensor, x0: Tensor, log_weights: Tensor, ess: Tensor) -> Step:
-        """The first particle of every image, at level 0 one that is drawn by weight: (B P, ...) ->
-        (B, ...).
-        """
+        """Return the Step of one particle per image: the first, at level 0 one drawn by weight."""
         if sigma > 0:
             return Step(sigma, x[:: self.count], x0[:: self.count], ess)
         x = x[self.choose(log_weights, 1)]
@@ -94,11 +113,14 @@ class Particles(Streams):
 
 
 def populate(
-    x: Tensor, problem: Problem, sigma: Tensor, noise: Streams, count: int
+    x: Tensor, problem: Problem, sigma: float, noise: Streams, count: int
 ) -> tuple[Tensor, Problem, Particles]:
-    """``count`` particles x ~ N(1/2, sigma^2 I) for every image, the problem of all, and the source
-    of their noise.
+    """Draw ``count`` particles x ~ N(1/2, sigma^2 I) for every image of x.
+
+    Returns:
+        the particles (B P, C, H, W), the problem with every image repeated, and the source of the
+        particles' noise.
     """
     particles = Particles(noise, count)
     images = torch.arange(len(x)).repeat_interleave(count).tolist()
-    return 0.5 + sigma.to(x) * particles(x[images]), problem.take(images), particles
+    return 0.5 + sigma * particles(x[images]), problem.select(images), particles

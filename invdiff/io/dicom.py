@@ -1,0 +1,139 @@
+"""DICOM files, by pydicom: frames of physical values, or of colours.
+
+Rescale slope and intercept are applied, also where functional groups give each frame its own; the
+display window (VOI) is not. MONOCHROME1 is read so that white is white, palettes become RGB. Pixels
+of the padding value are background and do not stretch the range.
+"""
+
+from __future__ import annotations
+
+import io
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from invdiff.errors import InputError
+from invdiff.io.pixels import Pixels
+
+# Groups and first elements of files that were stored without the 128 bytes and "DICM".
+_FIRST_GROUPS = (b"\x02\0", b"\x08\0")
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+def is_dicom(data: bytes) -> bool:
+    """Return whether these are the first bytes of a DICOM file, with its preamble or without."""
+    if data[128:132] == b"DICM":
+        return True
+    if data[:2] not in _FIRST_GROUPS or len(data) < 132 or data[3] != 0:
+        return False
+    explicit = data[4:6] in (b"UL", b"UI", b"CS", b"DA", b"TM", b"LO", b"OB", b"SH")
+    implicit = int.from_bytes(data[4:8], "little") in range(1, 65)
+    return explicit or implicit
+
+
+def decode_dicom(data: bytes) -> Pixels:
+    """Return the frames of a file.
+
+    Raises:
+        InputError: the file holds no pixels, or colours of a kind that is not known.
+    """
+    pydicom = _pydicom("pydicom")
+    pixels = _pydicom("pydicom.pixels")
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    if not any(name in dataset for name in _PIXELS):
+        raise InputError("found a DICOM file without pixels")
+    _complete(dataset)
+    array = pixels.pixel_array(dataset)
+    if int(dataset.SamplesPerPixel) > 1:
+        return _colours(array.reshape(-1, *array.shape[-3:]), dataset)
+    frames = array.reshape(-1, *array.shape[-2:])
+    frames = _stored_bits(frames, dataset)
+    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    if photometric == "PALETTE COLOR":
+        colours = pixels.apply_color_lut(frames, dataset)
+        return Pixels(colours[..., :3], stack=True)
+    values = np.stack([_physical(frame, dataset, number) for number, frame in enumerate(frames)])
+    return Pixels(
+        values[..., None],
+        physical=True,
+        inverted=photometric == "MONOCHROME1",
+        background=_padding(frames, dataset)[..., None],
+        stack=True,
+    )
+
+
+def _complete(dataset: Any) -> None:
+    """Add what a file without preamble leaves open: how its numbers are written."""
+    meta = import_module("pydicom.dataset").FileMetaDataset()
+    if getattr(dataset, "file_meta", None) is None:
+        dataset.file_meta = meta
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        uid = import_module("pydicom.uid")
+        implicit, little = dataset.original_encoding
+        explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
+    if "SamplesPerPixel" not in dataset:
+        dataset.SamplesPerPixel = 1
+
+
+def _colours(array: np.ndarray, dataset: Any) -> Pixels:
+    """(N, H, W, 3) of RGB; pydicom turns the kinds of YBR into it."""
+    if array.dtype.kind != "u" or array.shape[-1] != 3:
+        raise InputError(
+            f"found {array.shape[-1]} samples of {array.dtype} per pixel, expected unsigned RGB"
+        )
+    return Pixels(array, full_scale=float(2 ** int(dataset.BitsStored) - 1), stack=True)
+
+
+def _stored_bits(frames: np.ndarray, dataset: Any) -> np.ndarray:
+    """The stored bits of integers alone: the others may hold an overlay, or no sign."""
+    if frames.dtype.kind not in "iu" or "BitsStored" not in dataset:
+        return frames
+    width = 8 * frames.dtype.itemsize
+    unused = width - int(dataset.BitsStored)
+    if unused <= 0 or int(dataset.BitsAllocated) != width:
+        return frames
+    above = width - 1 - int(dataset.get("HighBit", dataset.BitsStored - 1))
+    raised: np.ndarray = np.left_shift(frames, frames.dtype.type(max(above, 0)))
+    lowered: np.ndarray = np.right_shift(raised, frames.dtype.type(unused))
+    return lowered
+
+
+def _physical(frame: np.ndarray, dataset: Any, number: int) -> np.ndarray:
+    """One frame (H, W) with its rescale slope and intercept, or the file's modality LUT, applied."""
+    for groups in (
+        dataset.get("PerFrameFunctionalGroupsSequence", [])[number : number + 1],
+        dataset.get("SharedFunctionalGroupsSequence", []),
+    ):
+        for group in groups:
+            for rescale in group.get("PixelValueTransformationSequence", []):
+                slope = float(rescale.get("RescaleSlope", 1))
+                return frame * slope + float(rescale.get("RescaleIntercept", 0))
+    values = _pydicom("pydicom.pixels").apply_modality_lut(frame, dataset)
+    return np.asarray(values, np.float64)
+
+
+def _padding(frames: np.ndarray, dataset: Any) -> np.ndarray:
+    """Where pixels hold the padding value, or one in its range, both of stored values."""
+    first = dataset.get("PixelPaddingValue")
+    if first is None or frames.dtype.kind not in "iu":
+        return np.zeros(frames.shape, bool)
+    last = dataset.get("PixelPaddingRangeLimit", first)
+    low, high = sorted((_of_type(first, frames.dtype), _of_type(last, frames.dtype)))
+    found: np.ndarray = (frames >= low) & (frames <= high)
+    return found
+
+
+def _of_type(value: Any, dtype: np.dtype) -> int:
+    """A padding value as the stored integers have it: files may give a negative one unsigned."""
+    numbers: int = 256**dtype.itemsize
+    wrapped = int(value) % numbers
+    return wrapped if wrapped <= np.iinfo(dtype).max else wrapped - numbers
+
+
+def _pydicom(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise InputError("DICOM needs pydicom: pip install invdiff[medical]") from None

@@ -1,0 +1,77 @@
+"""Names of files: their suffix, their order, and what they are called in results."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from pathlib import Path
+
+from invdiff.io.whole import LONGEST_NAME
+
+_ROOM = 75  # bytes that are left to what is added to a name, such as _measurement.npy
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """Return the name without its suffix, and the suffix in lower case; .nii.gz is one suffix.
+
+    Example:
+        >>> split_name(Path("scans/Head.NII.gz"))
+        ('Head', '.nii.gz')
+    """
+    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+    return path.name[: len(path.name) - len(suffix)], suffix
+
+
+def label(name: str) -> str:
+    """Return a file's name as text that can be printed and used in the names of results.
+
+    Bytes that are no UTF-8 become U+FFFD. A name that is too long is cut and ends in a checksum of
+    the whole.
+
+    Example:
+        >>> label("photo")
+        'photo'
+        >>> len(label("x" * 250))
+        180
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return short_name(text.replace("\0", "\ufffd"), room=_ROOM)
+
+
+def short_name(name: str, room: int = 0) -> str:
+    """Return a name for a file, cut so that `room` more bytes still fit into a name.
+
+    A cut name ends with a checksum of the whole one, so that different names stay different.
+
+    Example:
+        >>> short_name("photo", room=20)
+        'photo'
+        >>> len(short_name("x" * 300, room=20))
+        235
+    """
+    limit = LONGEST_NAME - room
+    if len(os.fsencode(name)) <= limit:
+        return name
+    mark = f"~{zlib.crc32(os.fsencode(name)):08x}"
+    while len(os.fsencode(name)) > limit - len(mark):
+        name = name[:-1]
+    return name + mark
+
+
+def natural_order(path: Path) -> list[list[tuple[int, str]]]:
+    """Return the sort key of a path in which digits compare as numbers, folder by folder.
+
+    The name itself comes last, so that img1 and img01 have a fixed order.
+
+    Example:
+        >>> [p.name for p in sorted(map(Path, ["img10", "img2", "img1"]), key=natural_order)]
+        ['img1', 'img2', 'img10']
+    """
+    return [_natural(part) for part in path.parts]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.findall(r"[0-9]+|[^0-9]+", name.lower())
+    numbered = [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts]
+    return [*numbered, (-1, name)]

@@ -1,0 +1,108 @@
+"""NIfTI volumes, by nibabel: voxels to pixels and back, with the whole header.
+
+Values are physical ones: the header's slope and intercept are applied. Slice k is the array's
+[:, :, k], its rows the first axis. What is written keeps every field and extension of the header
+that was read; the voxels are stored as float32.
+"""
+
+from __future__ import annotations
+
+import gzip
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from invdiff.errors import InputError
+from invdiff.io.pixels import NiftiHeader, Pixels
+
+_COLOURS = ("R", "G", "B")
+
+
+def is_nifti(data: bytes) -> bool:
+    """Return whether these are NIfTI-1 or NIfTI-2 in one file, not compressed."""
+    return data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0"
+
+
+def decode_nifti(data: bytes) -> Pixels:
+    """Return the physical values (N, H, W, 1) of a volume, or the colours of an RGB one.
+
+    Raises:
+        InputError: the volume holds no real numbers.
+    """
+    image = _image_class(data).from_bytes(data)
+    values = np.asanyarray(image.dataobj)
+    if values.ndim < 2 or not values.size:
+        raise InputError(f"found a volume of shape {values.shape}, expected (X, Y, ...)")
+    volume = values.shape[2:]
+    if values.dtype.names is not None:
+        channels = np.stack([values[name] for name in values.dtype.names], -1)
+        colours = _slices(channels, values.shape)
+        if channels.shape[-1] == 4:
+            return Pixels(colours[..., :3], colours[..., 3:], stack=True)
+        return Pixels(colours, stack=True)
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"found a volume of {values.dtype}, expected real numbers or RGB")
+    header = NiftiHeader(data[: int(image.dataobj.offset)], volume)
+    slices = _slices(values[..., None], values.shape).astype(np.float64)
+    return Pixels(slices, physical=True, header=header, stack=True)
+
+
+def _slices(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(X, Y, Z, ..., C) -> (N, X, Y, C); the last axes of the volume run fastest."""
+    flat = values.reshape(shape[0], shape[1], -1, values.shape[-1])
+    return np.moveaxis(flat, 2, 0)
+
+
+def encode_nifti(slices: np.ndarray, header: NiftiHeader | None, compress: bool) -> bytes:
+    """Return a file of physical values (N, H, W), in float32.
+
+    Args:
+        slices: the values.
+        header: of the file that was read; its fields are kept, but for the type of the voxels and,
+            where slices were left out or added, the number of them.
+        compress: whether the file is to be a .nii.gz.
+    """
+    volume = np.moveaxis(slices, 0, -1)
+    if header is None:
+        nibabel = _nibabel()
+        data: bytes = nibabel.Nifti1Image(volume.astype(np.float32), np.eye(4)).to_bytes()
+    else:
+        data = _with_voxels(header, volume)
+    return gzip.compress(data, mtime=0) if compress else data
+
+
+def _with_voxels(header: NiftiHeader, volume: np.ndarray) -> bytes:
+    """The file of this header with other voxels: stored values v that mean slope v + intercept."""
+    kind = _image_class(header.data)
+    fields = kind.header_class(header.data[: kind.header_class.sizeof_hdr], check=False)
+    if volume.shape[2] == int(np.prod(header.volume)):
+        volume = volume.reshape(*volume.shape[:2], *header.volume)
+    dim = fields["dim"].copy()
+    if tuple(dim[1 : 1 + dim[0]]) != volume.shape:
+        dim[:] = 1
+        dim[0] = volume.ndim
+        dim[1 : 1 + volume.ndim] = volume.shape
+        fields["dim"] = dim
+    fields["datatype"] = 16  # float32
+    fields["bitpix"] = 32
+    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if slope != 0 and np.isfinite(slope):
+        volume = (volume - (intercept if np.isfinite(intercept) else 0.0)) / slope
+    order = fields.endianness
+    voxels = volume.astype(f"{order}f4").tobytes(order="F")
+    rest: bytes = header.data[kind.header_class.sizeof_hdr :]
+    start: bytes = fields.binaryblock
+    return start + rest + voxels
+
+
+def _image_class(data: bytes) -> Any:
+    nibabel = _nibabel()
+    return nibabel.Nifti2Image if data[4:8] == b"n+2\0" else nibabel.Nifti1Image
+
+
+def _nibabel() -> Any:
+    try:
+        return import_module("nibabel")
+    except ImportError:
+        raise InputError("NIfTI needs nibabel: pip install invdiff[medical]") from None

@@ -1,0 +1,80 @@
+"""Pixels as a file stores them: what every decoder returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What a NIfTI file tells beside its voxels.
+
+    Attributes:
+        data: all bytes before the voxels: the header and its extensions.
+        volume: the axes beyond the first two: (Z,), (Z, T), ...
+
+    Example:
+        >>> NiftiHeader(bytes(352), (5,)).volume
+        (5,)
+    """
+
+    data: bytes
+    volume: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a file stores.
+
+    Attributes:
+        values: (N, H, W, C) of N images; uint8, uint16, bool or floats; black is 0, but for floats
+            that are `inverted`.
+        alpha: (N, H, W, 1), of the type of the values, where the format says that there is one;
+            the values are not multiplied with it.
+        full_scale: what integers are divided by, where it is not the largest value of their type.
+        physical: whether floats are physical values, such as those of a medical file.
+        inverted: whether the largest float is black.
+        background: like `values`, true where a medical file says that there is no picture; by
+            default where they are NaN.
+        header: of a NIfTI file.
+        profile: the ICC profile that the values are in, if it is not sRGB.
+        stack: whether the file is of a kind that holds its images as one thing: pages, slices.
+        notes: what the user must know about this file.
+
+    Example:
+        >>> Pixels(np.zeros((1, 4, 4, 3), np.uint8)).values.shape
+        (1, 4, 4, 3)
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None = None
+    full_scale: float | None = None
+    physical: bool = False
+    inverted: bool = False
+    background: np.ndarray | None = None
+    header: NiftiHeader | None = None
+    profile: bytes | None = None
+    stack: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def split_alpha(array: np.ndarray, alpha: bool, key: object = None) -> Pixels:
+    """Return the pixels of (N, H, W, C) whose last channel is alpha, or of which a colour is clear.
+
+    Args:
+        array: the channels as stored.
+        alpha: whether the last one is an alpha.
+        key: a value, or one per channel, that is transparent; anything else counts as none.
+
+    Example:
+        >>> split_alpha(np.zeros((1, 2, 2, 4), np.uint8), alpha=True).values.shape
+        (1, 2, 2, 3)
+    """
+    if alpha:
+        return Pixels(array[..., :-1], array[..., -1:])
+    if isinstance(key, int | tuple):
+        opaque = (array != np.asarray(key)).any(-1, keepdims=True)
+        return Pixels(array, opaque.astype(array.dtype) * np.iinfo(array.dtype).max)
+    return Pixels(array)

@@ -1,0 +1,69 @@
+"""Masks and kernels as files: .npy arrays, and pictures that are opaque."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invdiff.arguments import path_text
+from invdiff.errors import InputError
+
+
+def load_npy(name: str, path: str) -> np.ndarray:
+    """Return the array of an .npy file; InputError where there is none.
+
+    Args:
+        name: of what the file holds, for messages.
+        path: of the file.
+    """
+    path = path_text(name, path)
+    try:
+        values = np.load(Path(path), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{name} {path}: cannot be read as .npy ({error})") from None
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{name} {path}: found an archive of arrays, expected one array, .npy")
+    return values
+
+
+def opaque_pictures(name: str, path: str) -> Tensor:
+    """Return the pictures of a file, folder or stack as (B, C, H, W) in float64.
+
+    Integers are divided by their full scale, and floats are taken as they are.
+
+    Args:
+        name: of what the pictures are, for messages.
+        path: of a picture, an .npy file, or a folder or stack of them.
+
+    Raises:
+        InputError: a picture cannot be read, is not opaque, or has another size than the first.
+    """
+    # Nothing else here reads pictures.
+    from invdiff.io.collection import read_pictures
+    from invdiff.io.pictures import to_channels
+
+    path = path_text(name, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*: found floats from")
+        pictures = read_pictures(path)
+    size = pictures[0].values.shape[2:]
+    for picture in pictures:
+        if picture.alpha is not None and bool((picture.alpha < 1).any()):
+            raise InputError(
+                f"{name} {path}: found transparent pixels in {picture.name}, expected an opaque "
+                "picture; save its alpha channel as a gray picture if that is meant"
+            )
+        if picture.values.shape[2:] != size:
+            found, expected = ("x".join(map(str, s)) for s in (picture.values.shape[2:], size))
+            raise InputError(
+                f"{name} {path}: found {found} pixels in {picture.name}, "
+                f"expected {expected} as in {pictures[0].name}"
+            )
+    values = [picture.physical() for picture in pictures]
+    if len({x.shape[1] for x in values}) > 1:
+        values = [to_channels(x, 3) for x in values]
+    return torch.cat(values).double()
