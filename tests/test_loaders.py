@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
-from invdiff.prior.loaders import ddpm_pytorch, diffusers, guided, pesser
+from invdiff.prior.loaders import ddpm_pytorch, diffusers, foreign, guided, pesser
 from invdiff.prior.loaders.common import Foreign, read_weights
 from invdiff.registry import lookup
+from invdiff.resources import WEIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -362,3 +365,116 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(InputError, match="found a UNet2DConditionModel"):
         diffusers.load(tmp_path, {})
+
+
+def written(folder: Path, kind: str) -> tuple[Path, nn.Module]:
+    """Write a file of a format, and return its path and the network in it."""
+    torch.manual_seed(0)
+    if kind == "guided-diffusion":
+        unet = pytest.importorskip("azula.plugins.adm._src.unet")
+        network = filled(
+            unet.UNetModel(
+                16,
+                3,
+                32,
+                6,
+                1,
+                (2,),
+                channel_mult=(1, 2),
+                resblock_updown=True,
+                num_head_channels=64,
+                use_scale_shift_norm=True,
+            )
+        )
+        torch.save(network.state_dict(), folder / "ema.pt")
+        return folder / "ema.pt", network
+    if kind == "denoising-diffusion-pytorch":
+        package = pytest.importorskip("denoising_diffusion_pytorch")
+        network = filled(package.Unet(dim=16, dim_mults=(1, 2)))
+        diffusion = package.GaussianDiffusion(network, image_size=16)
+        torch.save({"step": 1, "model": diffusion.state_dict(), "ema": {}}, folder / "model-1.pt")
+        return folder / "model-1.pt", network
+    package = pytest.importorskip("diffusers")
+    network = filled(package.UNet2DModel(sample_size=16, **DIFFUSERS["google/ddpm"]))
+    if kind == "diffusers":
+        package.DDPMPipeline(network, package.DDPMScheduler()).save_pretrained(
+            folder / "repository"
+        )
+        return folder / "repository", network
+    weights = {as_pesser(name, 3): value for name, value in network.state_dict().items()}
+    for name, value in weights.items():
+        if re.search(r"attn.*\.(q|k|v|proj_out)\.weight$", name):
+            weights[name] = value[:, :, None, None]
+    torch.save(weights, folder / "model.ckpt")
+    return folder / "model.ckpt", network
+
+
+KINDS = ["guided-diffusion", "diffusers", "pesser", "denoising-diffusion-pytorch"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_becomes_the_denoiser_of_its_network(kind: str, tmp_path: Path) -> None:
+    path, network = written(tmp_path, kind)
+    assert foreign.recognise(path)
+    prior, assumed = foreign.load(path, {"target": "eps"} if kind.startswith("denoising") else None)
+    # D at an integer timestep, from the network in the literature's coordinates.
+    t = 500
+    abar = float(prior.schedule.abar[t])
+    sigma = math.sqrt((1 - abar) / abar) / 2
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    x_t = (2 * x - 1) * math.sqrt(abar)
+    with torch.no_grad():
+        out = network(x_t, torch.tensor([t - 1, t - 1]))
+        eps = getattr(out, "sample", out)[:, :3]
+        x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        seen = prior(x, sigma)
+    assert (seen - ((x_0 + 1) / 2).clamp(0, 1)).abs().max() < 1e-4
+    assert all(isinstance(line, str) for line in assumed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_with_a_missing_or_a_wrong_weight_is_one_line(kind: str, tmp_path: Path) -> None:
+    path, _ = written(tmp_path, kind)
+    if path.is_dir():
+        path = path / "unet" / "diffusion_pytorch_model.safetensors"
+        weights = load_file(path)
+    else:
+        weights = torch.load(path, weights_only=True)
+        weights = weights.get("model", weights)
+    name = [
+        name
+        for name in weights
+        if "conv_out" in name or name.startswith(("out.2", "model.final_conv"))
+    ][0]
+    for damaged in (
+        {key: value for key, value in weights.items() if key != name},
+        {**weights, name: torch.zeros(7, 7)},
+        {**weights, name: torch.full_like(weights[name], torch.nan)},
+        {**weights, "extra.weight": torch.zeros(2)},
+    ):
+        if path.suffix == ".safetensors":
+            save_file(damaged, path)
+            place = path.parents[1]
+        else:
+            torch.save(damaged, path)
+            place = path
+        with pytest.raises(InputError) as caught:
+            foreign.load(place)
+        assert "\n" not in str(caught.value)
+        assert str(place) in str(caught.value)
+
+
+def test_unknown_words_and_unknown_weights_are_one_line(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    with pytest.raises(InputError, match="'head' is no setting of this file; did you mean 'heads'"):
+        foreign.load(path, {"head": 4})
+    torch.save({"lora_up.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(
+        InputError, match="found weights such as 'lora_up.weight', expected those of"
+    ):
+        foreign.load(path)
+
+
+def test_our_own_files_are_not_foreign() -> None:
+    assert not foreign.recognise(WEIGHTS / "fashion.safetensors")
+    assert not foreign.recognise("no such file.pt")

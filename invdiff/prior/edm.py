@@ -151,7 +151,7 @@ class EDMDenoiser(Denoiser):
         """Whether D is E[x_0 | x]; a consistency model maps to an end of its trajectory instead."""
         return self.preconditioning.name != "consistency"
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """Return the clean image for x (B, C, H, W) at sigma, on the [0, 1] scale."""
         s = (2 * levels(sigma, x)).clamp_min(1e-8)
         skip, out, scale, told = self.preconditioning.coefficients(s)

@@ -68,7 +68,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Enlarge x (B, C, H, W); the time embedding has no part in it."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 class Downsample(nn.Module):
@@ -90,7 +91,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Halve x (B, C, H, W); the time embedding has no part in it."""
-        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class TimedBlock(nn.Module):
@@ -150,7 +152,8 @@ class TimedBlock(nn.Module):
         else:
             h = self.norm2(h + told)
         h = self.conv2(F.silu(h))
-        return (self.skip(self._resampled(x)) + h) * self.scale
+        around: Tensor = self.skip(self._resampled(x))
+        return (around + h) * self.scale
 
 
 class PixelAttention(nn.Module):
@@ -185,17 +188,18 @@ class PixelAttention(nn.Module):
         split = self.qkv(tokens).view(batch, -1, 3, self.heads, width // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v)
-        mixed = self.out(attended.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return (x + mixed.transpose(1, 2).view(batch, width, height, columns)) * self.scale
 
 
-class Level(nn.Module):
-    """The blocks of one resolution, with attention after each where it is on, and a resampler.
+class DownLevel(nn.Module):
+    """The blocks of one resolution on the way down, attention after each, and what halves.
 
     Example:
-        >>> level = Level([TimedBlock(8, 8, 16, groups=4)], [nn.Identity()], None)
-        >>> len(level.blocks)
-        1
+        >>> level = DownLevel([TimedBlock(8, 8, 16, groups=4)], [nn.Identity()], Downsample(8))
+        >>> h, skips = level(torch.zeros(1, 8, 4, 4), torch.zeros(1, 16))
+        >>> len(skips)
+        2
     """
 
     def __init__(
@@ -205,6 +209,42 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.attention = nn.ModuleList(attention)
         self.resample = resample
+
+    def forward(self, h: Tensor, told: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return what leaves the level, and what the way up needs of it."""
+        skips = []
+        for block, attention in zip(self.blocks, self.attention, strict=True):
+            h = attention(block(h, told))
+            skips.append(h)
+        if self.resample is not None:
+            h = self.resample(h, told)
+            skips.append(h)
+        return h, skips
+
+
+class UpLevel(nn.Module):
+    """The blocks of one resolution on the way up, attention after each, and what enlarges.
+
+    Example:
+        >>> level = UpLevel([TimedBlock(16, 8, 16, groups=4)], [nn.Identity()], Upsample(8))
+        >>> x = torch.zeros(1, 8, 4, 4)
+        >>> level(x, torch.zeros(1, 16), [x]).shape
+        torch.Size([1, 8, 8, 8])
+    """
+
+    def __init__(
+        self, blocks: list[nn.Module], attention: list[nn.Module], resample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attention = nn.ModuleList(attention)
+        self.resample = resample
+
+    def forward(self, h: Tensor, told: Tensor, skips: list[Tensor]) -> Tensor:
+        """Return what leaves the level; it takes its skips from the end of the list."""
+        for block, attention in zip(self.blocks, self.attention, strict=True):
+            h = attention(block(torch.cat([h, skips.pop()], dim=1), told))
+        return h if self.resample is None else self.resample(h, told)
 
 
 @register("network", "unet2d")
@@ -313,7 +353,7 @@ class UNet2D(nn.Module):
                 )
                 skips.append(width)
             on = attention[level]
-            self.down.append(Level(stages, [attend(width, on) for _ in stages], halve))
+            self.down.append(DownLevel(stages, [attend(width, on) for _ in stages], halve))
 
         self.middle = nn.ModuleList(
             [
@@ -323,7 +363,7 @@ class UNet2D(nn.Module):
             ]
         )
 
-        levels: list[Level] = []
+        levels: list[UpLevel] = []
         for level, level_width in reversed(list(enumerate(widths))):
             stages = []
             for _ in range(blocks + 1):
@@ -335,7 +375,7 @@ class UNet2D(nn.Module):
                     block(width, width, resample="up") if up == "residual" else Upsample(width)
                 )
             on = (attention_up or attention)[level]
-            levels.append(Level(stages, [attend(width, on) for _ in stages], enlarge))
+            levels.append(UpLevel(stages, [attend(width, on) for _ in stages], enlarge))
         self.up = nn.ModuleList(levels)  # the coarsest first
 
         self.norm_out = nn.GroupNorm(groups, width, eps)
@@ -355,20 +395,14 @@ class UNet2D(nn.Module):
         h = self.stem(x)
         skips = [h]
         for level in self.down:
-            for block, attention in zip(level.blocks, level.attention, strict=True):
-                h = attention(block(h, told))
-                skips.append(h)
-            if level.resample is not None:
-                h = level.resample(h, told)
-                skips.append(h)
+            h, more = level(h, told)
+            skips += more
         first, attention, second = self.middle
         h = second(attention(first(h, told)), told)
         for level in self.up:
-            for block, attention in zip(level.blocks, level.attention, strict=True):
-                h = attention(block(torch.cat([h, skips.pop()], dim=1), told))
-            if level.resample is not None:
-                h = level.resample(h, told)
-        return self.conv_out(F.silu(self.norm_out(h)))
+            h = level(h, told, skips)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return out
 
 
 def count_heads(width: int, heads: int | None, head_channels: int | None) -> int:

@@ -333,9 +333,11 @@ class UNetEDM(nn.Module):
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = layer(x, embedding)
         if self.variant == "adm":
-            return self.out_conv(F.silu(self.out_norm(x)))
+            out: Tensor = self.out_conv(F.silu(self.out_norm(x)))
+            return out
         norm, conv = list(self.dec.values())[-2:]
-        return conv(F.silu(norm(x)))
+        last: Tensor = conv(F.silu(norm(x)))
+        return last
 
     def _embedding(self, x: Tensor, c: Tensor, label: Tensor | None) -> Tensor:
         """Return the embedding (B, E) of the noise level and, where there is one, the label."""

@@ -30,7 +30,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, C, H, W), normalised."""
-        return F.normalize(x, dim=1) * self.gain * x.shape[1] ** 0.5
+        unit = F.normalize(x, dim=1)
+        return unit * self.gain * float(x.shape[1] ** 0.5)
 
 
 class NormedBlock(nn.Module):
@@ -56,7 +57,8 @@ class NormedBlock(nn.Module):
         scale, shift = self.time(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.norm1(self.conv1(x)) * (1 + scale) + shift
         h = self.norm2(self.conv2(F.silu(h)))
-        return F.silu(h) + self.skip(x)
+        around: Tensor = self.skip(x)
+        return F.silu(h) + around
 
 
 class MemoryAttention(nn.Module):
@@ -102,7 +104,8 @@ class MemoryAttention(nn.Module):
         else:
             attended = F.scaled_dot_product_attention(q, k, v)
         mixed = attended.transpose(2, 3).reshape(batch, -1, height, width)
-        return x + self.norm_out(self.out(mixed))
+        out: Tensor = self.norm_out(self.out(mixed))
+        return x + out
 
 
 class LinearLevel(nn.Module):
@@ -130,13 +133,26 @@ class LinearLevel(nn.Module):
         self.conv = conv
         self.resample = resample
 
+    def forward(
+        self, h: Tensor, told: Tensor, skips: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the first block made, what attention made, and what leaves the level.
+
+        ``skips`` are those of the way down, which each block is given on the way up.
+        """
+        first = self.first(h if skips is None else torch.cat([h, skips[1]], dim=1), told)
+        inside = first if skips is None else torch.cat([first, skips[0]], dim=1)
+        second = self.attention(self.second(inside, told))
+        return first, second, self.leave(second)
+
     def leave(self, x: Tensor) -> Tensor:
         """Halve or enlarge x where this level does, and convolve it."""
         if self.resample == "down":
             x = F.pixel_unshuffle(x, 2)
         elif self.resample == "up":
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out
 
 
 @register("network", "unet_linear")
@@ -238,15 +254,11 @@ class UNetLinear(nn.Module):
         h = stem
         skips = []
         for level in self.down:
-            h = level.first(h, told)
-            skips.append(h)
-            h = level.attention(level.second(h, told))
-            skips.append(h)
-            h = level.leave(h)
+            earlier, later, h = level(h, told)
+            skips.append((earlier, later))
         first, attention, second = self.middle
         h = second(attention(first(h, told)), told)
         for level in self.up:
-            h = level.first(torch.cat([h, skips.pop()], dim=1), told)
-            h = level.second(torch.cat([h, skips.pop()], dim=1), told)
-            h = level.leave(level.attention(h))
-        return self.conv_out(self.last(torch.cat([h, stem], dim=1), told))
+            _, _, h = level(h, told, skips.pop())
+        out: Tensor = self.conv_out(self.last(torch.cat([h, stem], dim=1), told))
+        return out

@@ -7,11 +7,9 @@ is not needed to read it. https://huggingface.co/docs/diffusers/api/models/unet2
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +18,6 @@ from invdiff.errors import InputError
 from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.loaders.common import (
     Foreign,
-    Weights,
     is_state_dict,
     joined_qkv,
     read_weights,

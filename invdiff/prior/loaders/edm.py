@@ -66,7 +66,8 @@ def _storage(data: bytes) -> Any:
 
 
 def _tensor(*args: Any) -> Tensor:
-    return torch._utils._rebuild_tensor_v2(*args)
+    rebuilt: Tensor = torch._utils._rebuild_tensor_v2(*args)  # type: ignore[no-untyped-call]
+    return rebuilt
 
 
 def _parameter(data: Tensor, *_: Any) -> Tensor:

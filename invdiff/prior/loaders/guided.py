@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
@@ -327,4 +326,5 @@ def _ordered(value: Tensor, heads: int | None, head_channels: int | None, order:
         return value
     width = len(value) // 3
     number = count_heads(width, heads, head_channels)
-    return value.unflatten(0, (number, 3, width // number)).transpose(0, 1).flatten(0, 2)
+    heads_first = value.reshape(number, 3, width // number, *value.shape[1:])
+    return heads_first.transpose(0, 1).flatten(0, 2)
