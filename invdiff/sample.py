@@ -33,7 +33,7 @@ from invdiff.errors import InputError
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import grid, read_image, to_channels
 from invdiff.io.write import write_image
-from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_network, load_prior
 from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.guidance import guided
@@ -99,7 +99,7 @@ def main(words: list[str]) -> None:
     check(settings, points=len(prior.shape) == 1)
     out = Path(settings.out or f"{settings.show}_{Path(settings.prior).stem}.png")
     if len(prior.shape) == 1:
-        draw_trajectories(prior, settings, out)
+        draw_trajectories(load_network(settings.prior, device), settings, out)
     else:
         draw = {
             "samples": draw_samples,

@@ -14,8 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
-from invdiff.prior.loaders import ddpm_pytorch, diffusers, foreign, guided, pesser
+from invdiff.prior.checkpoint import load_network, load_prior
+from invdiff.prior.loaders import ddpm_pytorch, diffusers, foreign, guided, pesser, sidecar
 from invdiff.prior.loaders.common import Foreign, read_weights
+from invdiff.prior.schedule import Schedule
+from invdiff.prior.trial import LEVELS, gain
 from invdiff.registry import lookup
 from invdiff.resources import WEIGHTS
 
@@ -478,3 +481,50 @@ def test_unknown_words_and_unknown_weights_are_one_line(tmp_path: Path) -> None:
 def test_our_own_files_are_not_foreign() -> None:
     assert not foreign.recognise(WEIGHTS / "fashion.safetensors")
     assert not foreign.recognise("no such file.pt")
+
+
+def test_load_prior_takes_any_file_and_tries_it_before_any_work(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    with (
+        pytest.raises(InputError, match="one of these may be wrong: attention_order"),
+        pytest.warns(UserWarning, match="assumed schedule=linear"),
+    ):
+        load_prior(path, told={"head_channels": 64})
+    with pytest.warns(UserWarning, match="assumed T=1000"):
+        prior = load_prior(path, told={"head_channels": 64, "check": False})
+    assert prior.shape == (3, 16, 16)
+    with pytest.raises(InputError, match="expected no settings for our own file"):
+        load_prior("fashion", told={"heads": 4})
+
+
+def test_a_yaml_file_beside_the_weights_tells_what_they_do_not(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    flags = {
+        "image_size": 16,
+        "num_head_channels": -1,
+        "num_heads": 2,
+        "use_new_attention_order": True,
+        "noise_schedule": "cosine",
+        "attention_resolutions": "2",
+    }
+    path.with_suffix(".yaml").write_text(json.dumps(flags))
+    assert sidecar.read(path) == {
+        "heads": 2,
+        "attention_order": "new",
+        "schedule": "cosine",
+        "size": 16,
+    }
+    path.with_suffix(".yaml").write_text("[1, 2]")
+    with pytest.raises(InputError, match="expected settings"):
+        sidecar.read(path)
+
+
+def test_the_trial_sees_a_wrong_target_and_a_wrong_schedule() -> None:
+    prior = load_network("fashion")
+    for sigma in LEVELS:
+        assert gain(prior, sigma) > 7
+    prior.target = "eps"
+    assert min(gain(prior, sigma) for sigma in LEVELS) < 0
+    other = load_network("fashion")
+    other.schedule = Schedule.linear()
+    assert min(gain(other, sigma) for sigma in LEVELS) < 1
