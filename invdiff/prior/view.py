@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from torch import Tensor
+
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
 
