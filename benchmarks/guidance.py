@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +166,7 @@ def spread(images: Tensor, label: Tensor) -> float:
     )
 
 
-def row(values: dict[str, object]) -> str:
+def row(values: dict[str, Any]) -> str:
     return "| {prior} | {strength} | {accuracy:.3f} +- {error:.3f} | {variety:.2f} |".format(
         **values
     )

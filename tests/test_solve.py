@@ -805,7 +805,7 @@ def test_sample_refuses_what_does_not_go_together(
         "expected one that follows the schedule": ["show=progressive", "sampler=langevin"],
         "langevin has no such setting": ["sampler=langevin", "eta=0.5"],
         "show=interpolate draws one row": ["show=interpolate", "n=2"],
-        "expected show=interpolate with it": ["input=a.png,b.png"],
+        "only show=interpolate has such a setting": ["input=a.png,b.png"],
         "input: found 1 images, expected two": ["show=interpolate", f"input={picture}"],
         "no example images": ["show=interpolate"],
         "expected a timestep from 1 to 100": [
