@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,12 @@ class ExactPosterior(Solver):
         yield Step(0.0, x, x)
 
 
+@cache
 def found(spread: float) -> Calibration:
     operator = MaskRandom(SHAPE, missing=0.4, seed=2).double()
     prior = oracles.denoiser(PRIOR, SHAPE)
     return calibrate(
-        prior, operator, Gaussian(0.05), ExactPosterior(spread=spread), images=200, prior_steps=100
+        prior, operator, Gaussian(0.05), ExactPosterior(spread=spread), images=200, prior_steps=400
     )
 
 
