@@ -30,7 +30,7 @@ from torch import Tensor
 from invdiff import config, generate, restore
 from invdiff.estimate import Estimate
 from invdiff.evaluation.metrics import lpips, psnr
-from invdiff.io.collection import SUFFIXES, read_images
+from invdiff.io.collection import image_files, read_images
 from invdiff.io.pictures import read_image, to_channels
 from invdiff.likelihood import LikelihoodSettings, evaluate
 from invdiff.prior.checkpoint import load_prior
@@ -90,7 +90,7 @@ def images_at(path: str, channels: int, names: str | None = None) -> list[Tensor
     chosen = (
         None if names is None else {Path(word).stem for word in Path(names).read_text().split()}
     )
-    files = sorted(p for p in Path(path).iterdir() if p.suffix.lower() in SUFFIXES)
+    files = image_files(path)
     return [
         to_channels(read_image(p), channels) for p in files if chosen is None or p.stem in chosen
     ]

@@ -16,6 +16,7 @@ from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.pictures import Picture, read_picture
+from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
 from invdiff.noise import NoiseModel
@@ -98,7 +99,7 @@ def restore_file(
     """
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     method = _Method(operator, noise, denoiser, solver, samples, seed)
-    picture = read_picture(source, measurement=True)
+    picture = read_picture(source, rule=MEASUREMENTS)
     problem = method.problem(picture)
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
     posterior = method.restored(problem)
@@ -148,7 +149,7 @@ def restore_folder(
         raise InputError(f"{source}: found no folder, expected one of measurements")
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     method = _Method(operator, noise, denoiser, solver, samples, seed)
-    pictures = read_pictures(source, measurement=True)
+    pictures = read_pictures(source, rule=MEASUREMENTS)
     problems = [method.problem(picture) for picture in pictures]  # refused before the work
     names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
     with WholeFolder(target, label="target") as folder:

@@ -42,6 +42,10 @@ class TrainCommand(TrainSettings):
     Attributes:
         train: a preset in configs/train, or a YAML file.
         out: folder of the run.
+
+    Example:
+        >>> TrainCommand(data="swissroll", network={"name": "mlp"}, out="runs/roll").steps
+        10000
     """
 
     train: str | None = None
@@ -49,7 +53,10 @@ class TrainCommand(TrainSettings):
 
 
 def main(words: list[str]) -> None:
+    """Train, or go on training, what the words of a command line ask for."""
     command = config.validate(TrainCommand, config.resolve(words, TrainCommand))
+    # Refuse settings that the network does not have before anything is read or written.
+    config.resolve_class("network", command.network, channels=0, channels_out=None)
     settings = TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
     fit(settings, command.out)
     if PartialState().is_main_process:

@@ -177,10 +177,10 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
     (tmp_path / "y").mkdir()
     sizes = {
         "a.png": (1, 1, HEIGHT, WIDTH),
-        "b.tif": (1, 1, HEIGHT, WIDTH),
-        "c.tif": (2, 1, HEIGHT, WIDTH),
+        "b.tif": (2, 1, HEIGHT, WIDTH),
+        "c.tif": (1, 1, HEIGHT, WIDTH),
     }
-    bits = {"a.png": 16, "b.tif": 32, "c.tif": 8}
+    bits = {"a.png": 16, "b.tif": 8, "c.tif": 32}
     for name, size in sizes.items():
         write_picture(
             tmp_path / "y" / name, Picture(torch.rand(size, generator=DRAW), bits=bits[name])
@@ -190,12 +190,12 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
     written = restore_folder(tmp_path / "y", tmp_path / "x", operator=Denoise, **settings)
     assert [path.name for path in written] == ["a.png", "b.tif", "c.tif"]
     assert sorted(written) == sorted((tmp_path / "x").iterdir())
-    assert [read_picture(path).bits for path in written] == [16, 32, 8]
-    assert read_picture(written[2]).values.shape == (2, 1, HEIGHT, WIDTH)
-    for name, numbers in (("a.png", [0]), ("b.tif", [1]), ("c.tif", [2, 3])):
+    assert [read_picture(path).bits for path in written] == [16, 8, 32]
+    assert read_picture(written[1]).values.shape == (2, 1, HEIGHT, WIDTH)
+    for name, numbers in (("a.png", [0]), ("b.tif", [1, 2]), ("c.tif", [3])):
         y = read_picture(tmp_path / "y" / name)
         problem = Problem(Denoise((1, HEIGHT, WIDTH)), settings["noise"], y.values)
-        alone = restore(problem, settings["prior"], settings["solver"], images=numbers).mean
+        alone = restore(problem, settings["prior"], settings["solver"], numbers=numbers).mean
         top = 2 ** bits[name] - 1 if bits[name] < 32 else 2**23
         found = read_picture(tmp_path / "x" / name).values
         assert ((found - alone.clamp(0, 1)).abs() <= 0.501 / top + 1e-6).all(), name

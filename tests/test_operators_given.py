@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from skimage.transform import radon
+from test_operators_hostile import NEEDED, SHAPES
 from torch import Tensor
 
-from invdiff import Gaussian, Problem, operators
+from invdiff import Gaussian, Problem, operators, registry
 from invdiff.arguments import number, real_array, told, whole
 from invdiff.errors import InputError
 from invdiff.operators import (
@@ -475,3 +477,30 @@ def test_everything_public_has_an_example() -> None:
                 assert ">>>" in doc, f"{name} has no example"
                 assert doc.partition("\n")[0].endswith("."), f"{name}: {doc.partition(chr(10))[0]}"
     assert ">>>" in (arguments.whole.__doc__ or "")
+
+
+# Precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", registry.names("operator"))
+def test_in_half_precision_operators_stay_in_float32(name: str, dtype: torch.dtype) -> None:
+    needed = {"mask_file", "fourier_file"}
+    if name in needed:
+        return
+    given = NEEDED.get(name, {})
+    shape = SHAPES.get(name, (1, 8, 8))
+    a = registry.lookup("operator", name)(shape, **given)
+    x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    y = a(x)
+    half = copy.deepcopy(a).to(dtype)
+    assert torch.equal(half(x), y) and half(x).dtype == torch.float32
+    with pytest.raises(InputError, match="images: found .*float16, expected float32 or float64"):
+        half(x.to(dtype))
+    problem = Problem(half, Gaussian(0.1), y.to(dtype))
+    assert bool(torch.isfinite(problem.baseline()).all())
+
+
+def test_images_of_integers_are_refused() -> None:
+    with pytest.raises(InputError, match="images: found uint8, expected float32 or float64"):
+        operators.Denoise((1, 2, 2))(torch.zeros(1, 1, 2, 2, dtype=torch.uint8))

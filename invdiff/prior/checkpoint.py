@@ -33,7 +33,7 @@ from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.mlp import MLP
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.registry import lookup, names_code
-from invdiff.resources import WEIGHTS
+from invdiff.resources import WEIGHTS, pick_device
 
 PRIOR_FILE = "prior.safetensors"  # in a training run's folder
 MAX_T = 100_000
@@ -173,20 +173,21 @@ def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkD
         the prior in float32, in evaluation mode, without gradients for its weights.
 
     Raises:
-        InputError: there is no such prior, the file is damaged, or it is not a prior.
+        InputError: there is no such prior, the file is damaged, it is not a prior, or this machine
+            has no such device.
 
     Example:
         >>> load_prior("swissroll").shape
         (2,)
     """
     spec, network = _load("prior", name, PriorSpec)
-    return spec.around(network).eval().requires_grad_(False).to(device)
+    return spec.around(network).eval().requires_grad_(False).to(pick_device(str(device)))
 
 
 def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> NetworkClassifier:
     """Load a classifier of noisy images, as ``load_prior`` loads a prior."""
     spec, network = _load("classifier", name, ClassifierSpec)
-    return spec.around(network).eval().requires_grad_(False).to(device)
+    return spec.around(network).eval().requires_grad_(False).to(pick_device(str(device)))
 
 
 def known_code(name: str) -> bool:
