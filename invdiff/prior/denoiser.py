@@ -1,10 +1,9 @@
-"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x],
-images in [0, 1].
+"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x].
 
-A DDPM network saw x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on [-1, 1]. With s = 2 sigma (that
-scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) / sqrt(1 + s^2)  (Karras et al.
-2022, App. C.3). The Gaussian and the Gaussian mixture have closed forms and are the oracles of the
-tests.
+Images are in [0, 1]. A DDPM network was trained on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on
+[-1, 1]. With s = 2 sigma (that scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) /
+sqrt(1 + s^2)  (Karras et al. 2022, App. C.3). The Gaussian and the Gaussian mixture have closed
+forms and are the oracles of the tests.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
 
 
 def weights_like(module: nn.Module) -> Tensor | None:
-    """Return the first tensor of floating-point numbers that a module holds, None if it has none."""
+    """Return the first floating-point tensor of a module, None if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
@@ -195,7 +194,11 @@ class Denoiser(nn.Module, ABC):
             return call_in(dtype, super().__call__, x, sigma, *told)
 
     def recompute(self, on: bool = True) -> Self:
-        """Trade time for memory in gradients; InputError from a denoiser that cannot."""
+        """Trade time for memory in gradients.
+
+        Raises:
+            InputError: the denoiser cannot.
+        """
         if on:
             raise InputError(
                 f"recompute: found a {type(self).__name__}, expected a network of stages, as UNet"
@@ -212,9 +215,9 @@ class Denoiser(nn.Module, ABC):
         """
         return tuple(sigma / 2 for sigma in self.schedule.ladder(steps, spacing, t, end))
 
-    def t_at(self, sigma: float) -> float:
+    def t_at(self, sigma: float | Tensor) -> float:
         """Return the timestep, maybe fractional, of a noise level on the [0, 1] scale."""
-        return float(self.schedule.t_at(torch.tensor(2 * sigma, dtype=torch.float64)))
+        return float(self.schedule.t_at(2 * torch.as_tensor(sigma, dtype=torch.float64)))
 
 
 def check_denoiser(prior: Any) -> None:
@@ -266,8 +269,13 @@ class NetworkDenoiser(Denoiser):
         variance: Variance = "small",
     ) -> None:
         super().__init__()
-        self.network, self.shape, self.schedule = network, shape, schedule
-        self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
+        self.network = network
+        self.shape = shape
+        self.schedule = schedule
+        self.target = target
+        self.stride = stride
+        self.clip = clip
+        self.classes = classes
         self.variance = variance
 
     def recompute(self, on: bool = True) -> Self:
@@ -278,9 +286,8 @@ class NetworkDenoiser(Denoiser):
         """
         stages = [module for module in self.network.modules() if isinstance(module, Stage)]
         if on and not stages:
-            raise InputError(
-                f"recompute: found a {type(self.network).__name__}, expected a network of stages, as UNet"
-            )
+            found = type(self.network).__name__
+            raise InputError(f"recompute: found a {found}, expected a network of stages, as UNet")
         for module in stages:
             module.recompute = on
         return self
@@ -326,7 +333,8 @@ class GaussianDenoiser(Denoiser):
 
     def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> None:
         super().__init__()
-        self.shape, self.schedule = tuple(mean.shape), schedule or Schedule.linear()
+        self.shape = tuple(mean.shape)
+        self.schedule = schedule or Schedule.linear()
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
         self.register_buffer("mean", mean)
         self.register_buffer("eigenvalues", eigenvalues.clamp_min(0))
@@ -370,7 +378,8 @@ class MixtureDenoiser(Denoiser):
         self, weights: Tensor, means: Tensor, variances: Tensor, schedule: Schedule | None = None
     ) -> None:
         super().__init__()
-        self.shape, self.schedule = tuple(means.shape[1:]), schedule or Schedule.linear()
+        self.shape = tuple(means.shape[1:])
+        self.schedule = schedule or Schedule.linear()
         self.register_buffer("log_weights", weights.log())
         self.register_buffer("means", means.flatten(1))
         self.register_buffer("variances", variances)

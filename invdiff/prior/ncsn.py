@@ -1,5 +1,6 @@
-"""The score view of a prior, and annealed Langevin dynamics: Song & Ermon 2019
-(https://arxiv.org/abs/1907.05600).
+"""The score of a prior, and annealed Langevin dynamics: Song & Ermon 2019.
+
+https://arxiv.org/abs/1907.05600
 
 Symbols are the paper's; its images are in [0, 1], as everywhere here, so that its noise levels are
 ours.

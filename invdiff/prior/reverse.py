@@ -1,5 +1,4 @@
-"""The reverse process in sigma coordinates x = x_0 + sigma n: DDPM, DDIM, DPM-Solver++ and Heun as
-one loop.
+"""The reverse process in sigma coordinates x = x_0 + sigma n, one loop for all samplers.
 
 DDPM and DDIM: Song, Meng & Ermon 2021, Eq. 12 and 16 (https://arxiv.org/abs/2010.02502), divided by
 sqrt(abar). DPM-Solver++(2M): Lu et al. 2022, Algorithm 2 (https://arxiv.org/abs/2211.01095),
@@ -287,10 +286,11 @@ def generate(
         >>> generate(prior, 3, steps=10, sampler="heun").shape
         torch.Size([3, 1, 2, 2])
     """
-    *_, last = progressive(
+    for state in progressive(
         prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed
-    )
-    return last.x
+    ):
+        x = state.x
+    return x
 
 
 @torch.no_grad()
