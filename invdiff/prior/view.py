@@ -22,6 +22,7 @@ class DenoiserView(Denoiser):
         prior: the denoiser inside.
 
     Example:
+        >>> import torch
         >>> from invdiff.prior import GaussianDenoiser
         >>> class Brighter(DenoiserView):
         ...     def forward(self, x, sigma, label=None):
