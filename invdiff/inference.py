@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, check_integer, check_type, warn
+from invdiff.errors import InputError, check_callback, check_integer, check_type, warn
 from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
@@ -89,6 +89,8 @@ def restore(
         20
     """
     check(problem, prior, solver, samples, seed, batch)
+    check_callback("on_step", on_step)
+    check_callback("on_progress", on_progress)
     names = stream_numbers(numbers, len(problem))
     shape = problem.operator.shape
     prior = match_channels(tiled(outside_inference_mode(prior), shape, tile), shape[0])
