@@ -177,6 +177,32 @@ def test_the_weights_of_gibbs_are_ratios_of_its_targets(monkeypatch: pytest.Monk
     assert torch.equal(steps[-1].x, steps[-1].x0)
 
 
+def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """First from the prior, whose highest level x has, then from every level of z."""
+    drawn: list[tuple[Tensor, Tensor, int]] = []
+
+    def record(
+        prior: Denoiser, x: Tensor, sigma: Tensor, last: Tensor, steps: int, noise: Streams
+    ) -> Tensor:
+        drawn.append((sigma, last, steps))
+        return conditional(prior, x, sigma, last, steps, noise)
+
+    monkeypatch.setattr("invdiff.solvers.gibbs.conditional", record)
+    solver = Gibbs(steps=2, particles=2, inner=3, start=4)
+    posed = problem("average")
+    steps = list(trajectory(posed, PRIOR, solver, Streams([(0, 0), (0, 1)]), posed.y))
+    assert [count for _, _, count in drawn] == [4, 3, 3]
+    split = Split(posed.select([0, 0, 1, 1]), images(count=4))
+    for _, last, _ in drawn:
+        torch.testing.assert_close(last, split.last / 10)
+    highest = torch.full_like(split.last, solver.ladder(PRIOR)[0])
+    torch.testing.assert_close(drawn[0][0], highest)
+    torch.testing.assert_close(drawn[2][0], split.last)
+    assert steps[0].sigma == pytest.approx(float(drawn[1][0].max()))
+
+
 # Particle filters.
 
 
