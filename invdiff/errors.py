@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 import signal
 import sys
@@ -78,7 +79,7 @@ _brief = _Brief()
 
 
 def brief(value: Any) -> str:
-    """Return the repr of a value, cut to 80 characters.
+    """Return the repr of a value on one line, cut to 80 characters.
 
     Example:
         >>> brief([1, 2])
@@ -86,7 +87,7 @@ def brief(value: Any) -> str:
         >>> len(brief("x" * 10**6))
         80
     """
-    text = _brief.repr(value)
+    text = " ".join(_brief.repr(value).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
@@ -131,6 +132,17 @@ def check_integer(name: str, value: Any, least: int) -> None:
         raise InputError(f"{name}: found {described(value)}, expected an integer")
     if value < least:
         raise InputError(f"{name}: found {value}, expected at least {least}")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise an InputError unless an argument is the name of a file or a folder."""
+    check_type(name, value, (str, os.PathLike), "a path")
+
+
+def check_callback(name: str, value: Any) -> None:
+    """Raise an InputError unless an argument is a function, or None for no call."""
+    if value is not None and not callable(value):
+        raise InputError(f"{name}: found {described(value)}, expected a function or None")
 
 
 def warn(message: str) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_path, check_type, described
 from invdiff.inference import restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.pictures import Picture, read_picture
@@ -96,6 +97,8 @@ def restore_file(
         InputError: the source is no measurement of the operator, or the target exists or cannot be
             written.
     """
+    check_path("source", source)
+    check_path("target", target)
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     method = _Method(operator, noise, denoiser, solver, samples, seed)
     picture = read_picture(source, measurement=True)
@@ -142,6 +145,8 @@ def restore_folder(
         InputError: the target exists, the source holds no image, or where `restore_file` does, for
             any file.
     """
+    check_path("source", source)
+    check_path("target", target)
     if os.path.lexists(target):
         raise InputError(f"{target}: exists already, expected a new folder")
     if not os.path.isdir(source):
@@ -170,12 +175,30 @@ def _made_for(operator: Operator | ForShape, measurement: tuple[int, ...]) -> Op
     """The operator whose measurements have this shape."""
     if isinstance(operator, Operator):
         return operator
+    expected = "an Operator, its class, or a function of the shape (C, H, W)"
+    if not callable(operator) or isinstance(operator, nn.Module):
+        raise InputError(f"operator: found {described(operator)}, expected {expected}")
     kind, given = operator, {}
     if isinstance(operator, partial):
         kind, given = operator.func, operator.keywords
     shape = measurement
+    if isinstance(kind, type) and not issubclass(kind, Operator):
+        raise InputError(f"operator: found the class {kind.__name__}, expected {expected}")
     if isinstance(kind, type) and issubclass(kind, Operator):
+        check_settings(kind, given)
         bound = inspect.signature(kind).bind_partial(**given)
         bound.apply_defaults()
         shape = tuple(kind.infer_shape(measurement, bound.arguments))
-    return operator(shape)
+    made = operator(shape)
+    check_type("operator", made, Operator, "a function that returns an Operator")
+    return made
+
+
+def check_settings(kind: type[Operator], given: Mapping[str, Any]) -> None:
+    """Raise InputError unless these settings are all that an operator's class needs."""
+    try:
+        inspect.signature(kind).bind((1, 1, 1), **given)
+    except TypeError as error:
+        raise InputError(
+            f"operator {kind.__name__}: {error}; functools.partial gives it settings"
+        ) from None

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from invdiff.errors import InputError, shown
+from invdiff.errors import InputError, described, shown
 
 __all__ = [
     "COUNT",
@@ -137,7 +137,9 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 def _check_choice(name: str, value: object, options: tuple[Any, ...]) -> None:
     choices = [c for option in options if get_origin(option) is Literal for c in get_args(option)]
-    if choices and value not in choices:
+    if options == (str,) and not isinstance(value, str):
+        raise InputError(f"{name}: found {described(value)}, expected text")
+    if choices and not (isinstance(value, (str, int)) and value in choices):
         raise InputError(
             f"{name}: found {shown(value)}, expected one of {', '.join(map(repr, choices))}"
         )

@@ -195,7 +195,7 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
     for name, numbers in (("a.png", [0]), ("b.tif", [1]), ("c.tif", [2, 3])):
         y = read_picture(tmp_path / "y" / name)
         problem = Problem(Denoise((1, HEIGHT, WIDTH)), settings["noise"], y.values)
-        alone = restore(problem, settings["prior"], settings["solver"], images=numbers).mean
+        alone = restore(problem, settings["prior"], settings["solver"], numbers=numbers).mean
         top = 2 ** bits[name] - 1 if bits[name] < 32 else 2**23
         found = read_picture(tmp_path / "x" / name).values
         assert ((found - alone.clamp(0, 1)).abs() <= 0.501 / top + 1e-6).all(), name

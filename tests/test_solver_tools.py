@@ -17,7 +17,7 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import Gibbs, MCGDiff
+from invdiff.solvers import Gibbs, MCGDiff, PnPDM
 from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tools.adam import Adam
@@ -37,6 +37,17 @@ OPERATORS: dict[str, SpectralOperator] = {
 }
 PRIOR = oracles.denoiser(oracles.exponential_prior(SHAPE), SHAPE)
 SIGMAS = torch.tensor([0.05, 0.2], dtype=torch.float64)
+
+
+class Linear(Denoiser):
+    """D(x) = 1/2 + J (x - 1/2) for any number J."""
+
+    def __init__(self, J: float) -> None:
+        super().__init__()
+        self.shape, self.schedule, self.J = SHAPE, Schedule.linear(), J
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return 0.5 + self.J * (x - 0.5)
 
 
 def images(seed: int = 0, count: int = 2) -> Tensor:
@@ -203,6 +214,23 @@ def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
     assert steps[0].sigma == pytest.approx(float(drawn[1][0].max()))
 
 
+def test_the_levels_of_pnpdm_begin_at_the_highest_of_the_prior() -> None:
+    """A rho above it is that level, at which the prior is called once."""
+    solver = PnPDM(steps=3, rho_max=1000.0, decay=0.01, rho_min=0.2, levels=7)
+    highest = PRIOR.ladder(1)[0]
+    assert solver.ladder(PRIOR) == pytest.approx((highest, 5.0, 0.1, 0.0))
+    called: list[float] = []
+
+    class Called(Linear):
+        def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            called.append(float(sigma))
+            return super().forward(x, sigma)
+
+    posed = problem("mask")
+    next(iter(trajectory(posed, Called(0.5), solver, Streams([(0, 0), (0, 1)]), posed.y)))
+    assert called == list(PRIOR.ladder(7, "karras")[:-1])
+
+
 # Particle filters.
 
 
@@ -256,17 +284,6 @@ def test_coefficients_are_measurements_of_those_of_x() -> None:
 
 
 # Draws and descents.
-
-
-class Linear(Denoiser):
-    """D(x) = 1/2 + J (x - 1/2) for any number J."""
-
-    def __init__(self, J: float) -> None:
-        super().__init__()
-        self.shape, self.schedule, self.J = SHAPE, Schedule.linear(), J
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return 0.5 + self.J * (x - 0.5)
 
 
 @pytest.mark.parametrize(("J", "spread"), [(0.25, 0.5), (-1.0, -1.0), (1e-6, 1e-5), (1.0, 1.0)])

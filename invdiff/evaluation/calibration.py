@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_callback, check_integer, check_type
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.evaluation.metrics import coverage
-from invdiff.inference import restore
+from invdiff.inference import check_solver, restore
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.reverse import generate
 from invdiff.problem import Problem
 from invdiff.solvers import Solver, Step
@@ -173,8 +173,13 @@ def calibrate(
     Raises:
         InputError: fewer than 2 images or samples, or what ``restore`` raises.
     """
-    if images < 2 or samples < 2:
-        raise InputError(f"images, samples: found {images}, {samples}, expected at least 2 of each")
+    check_prior(prior)
+    check_type("operator", operator, Operator, "an Operator")
+    check_type("noise", noise, NoiseModel, "a noise model, such as Gaussian(0.05)")
+    check_solver(solver)
+    check_integer("images", images, 2)
+    check_integer("samples", samples, 2)
+    check_callback("on_step", on_step)
     if tuple(operator.shape) != tuple(prior.shape):
         raise InputError(
             f"operator: found the shape {tuple(operator.shape)}, expected the prior's {prior.shape}"

@@ -8,9 +8,11 @@ forms and are the oracles of the tests.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
         level = x.new_full((), float(sigma))
     else:
         level = sigma.to(x)
-    return level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+    return per_image(level.expand(len(x)), x)
 
 
 def weights_like(module: nn.Module) -> Tensor | None:
@@ -86,11 +88,53 @@ def network_input(
     return x_t, timestep, 1 / (1 + s**2)
 
 
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value for each image, (B,), shaped to broadcast against (B, ...)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def call_in(
+    dtype: torch.dtype, function: Callable[..., Tensor], x: Tensor, *more: Tensor | float
+) -> Tensor:
+    """Return function(x, ...) in the dtype of x, computed in another one.
+
+    A gradient is computed at unit scale, for the range of float16 is small.
+    """
+    if dtype == x.dtype:
+        return function(x, *more).to(x.dtype)  # autocast returns another dtype
+    given = x.view_as(x)
+    out = function(given.to(dtype), *more).to(x.dtype)
+    if given.requires_grad and out.requires_grad:
+        hook: Any = Tensor.register_hook
+        scale = torch.ones(len(x))
+
+        def shrink(v: Tensor) -> Tensor:
+            nonlocal scale
+            largest = v.detach().abs().flatten(1).amax(1)
+            scale = torch.where(largest > 0, largest, 1)
+            return v / per_image(scale, v)
+
+        hook(out, shrink)
+        hook(given, lambda v: v * per_image(scale, v))
+    return out
+
+
 def in_own_dtype(network: nn.Module, x_t: Tensor, *told: Tensor) -> Tensor:
     """Call a network in the dtype of its weights, and return its output in the dtype of x_t."""
     weights = weights_like(network)
-    out: Tensor = network(x_t if weights is None else x_t.to(weights.dtype), *told)
-    return out.to(x_t.dtype)
+    return call_in(x_t.dtype if weights is None else weights.dtype, network, x_t, *told)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def outside_inference_mode(module: M) -> M:
+    """Return a module, or a copy if its weights were made in inference mode, which bars gradients."""
+    tensors = chain(module.parameters(), module.buffers())
+    if not any(tensor.is_inference() for tensor in tensors):
+        return module
+    with torch.inference_mode(False):
+        return copy.deepcopy(module)
 
 
 class Denoiser(nn.Module, ABC):
@@ -104,6 +148,8 @@ class Denoiser(nn.Module, ABC):
             which takes none.
         clip: whether the returned images are clipped to [0, 1].
         stride: H and W are padded to multiples of this.
+        any_dtype: whether ``forward`` takes x in any dtype; else one in half precision is given x
+            in half precision.
 
     Example:
         A prior that knows nothing but the mean and the variance of a pixel:
@@ -124,6 +170,7 @@ class Denoiser(nn.Module, ABC):
     classes: int = 0
     clip: bool = False
     stride: int = 1
+    any_dtype: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -140,15 +187,11 @@ class Denoiser(nn.Module, ABC):
         A denoiser that calls others leaves the counting to them.
         """
         told = () if label is None else (label,)
+        weights = None if self.any_dtype else weights_like(self)
+        half = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
+        dtype = weights.dtype if weights is not None and half else x.dtype
         with counted(len(x)):
-            x_0: Tensor = super().__call__(x.to(self.input_dtype(x)), sigma, *told)
-        return x_0.to(x.dtype)
-
-    def input_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype in which ``forward`` is given x: half precision if the weights are."""
-        weights = weights_like(self)
-        low = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
-        return weights.dtype if weights is not None and low else x.dtype
+            return call_in(dtype, super().__call__, x, sigma, *told)
 
     def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients.
@@ -177,10 +220,15 @@ class Denoiser(nn.Module, ABC):
         return float(self.schedule.t_at(2 * torch.as_tensor(sigma, dtype=torch.float64)))
 
 
-def check_prior(prior: Any) -> None:
-    """Raise InputError unless an argument is a denoiser whose weights are finite."""
+def check_denoiser(prior: Any) -> None:
+    """Raise InputError unless an argument is a denoiser."""
     remedy = "load_prior(...) or NetworkDenoiser(network, ...) makes one"
     check_type("prior", prior, Denoiser, f"a Denoiser; {remedy}")
+
+
+def check_prior(prior: Any) -> None:
+    """Raise InputError unless an argument is a denoiser whose weights are finite."""
+    check_denoiser(prior)
     if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
         raise InputError("prior: found NaN or infinite weights, expected finite numbers")
 
@@ -207,6 +255,8 @@ class NetworkDenoiser(Denoiser):
         torch.Size([2, 1, 7, 5])
     """
 
+    any_dtype = True  # what the network is given is cast
+
     def __init__(
         self,
         network: nn.Module,
@@ -227,10 +277,6 @@ class NetworkDenoiser(Denoiser):
         self.clip = clip
         self.classes = classes
         self.variance = variance
-
-    def input_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype of x: only what the network is given is cast."""
-        return x.dtype
 
     def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients through the network; values stay the same.
@@ -280,6 +326,7 @@ class GaussianDenoiser(Denoiser):
         tensor([[[[0.7500, 0.7500]]]])
     """
 
+    any_dtype = True
     mean: Tensor
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -295,10 +342,13 @@ class GaussianDenoiser(Denoiser):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return E[x_0 | x], exactly."""
-        variance = levels(sigma, x.flatten(1)) ** 2
-        c = (x - self.mean).flatten(1) @ self.eigenvectors
-        c = c * self.eigenvalues / (self.eigenvalues + variance)
-        return self.mean + (c @ self.eigenvectors.T).view_as(x)
+        variance = levels(sigma, x).flatten(1) ** 2
+        mean = self.mean.to(x)
+        eigenvalues = self.eigenvalues.to(x)
+        eigenvectors = self.eigenvectors.to(x)
+        c = (x - mean).flatten(1) @ eigenvectors
+        c = c * eigenvalues / (eigenvalues + variance)
+        return mean + (c @ eigenvectors.T).view_as(x)
 
 
 class MixtureDenoiser(Denoiser):
@@ -319,6 +369,7 @@ class MixtureDenoiser(Denoiser):
         tensor([4.5398e-05, 5.0000e-01])
     """
 
+    any_dtype = True
     log_weights: Tensor
     means: Tensor
     variances: Tensor
@@ -336,11 +387,13 @@ class MixtureDenoiser(Denoiser):
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return E[x_0 | x], exactly."""
         flat = x.flatten(1)
-        noise = levels(sigma, flat) ** 2
-        total = self.variances + noise  # (B, K)
-        difference = flat[:, None] - self.means  # (B, K, D)
-        log_r = self.log_weights - 0.5 * (
+        noise = levels(sigma, x).flatten(1) ** 2
+        means = self.means.to(x)
+        variances = self.variances.to(x)
+        total = variances + noise  # (B, K)
+        difference = flat[:, None] - means  # (B, K, D)
+        log_r = self.log_weights.to(x) - 0.5 * (
             difference.square().sum(2) / total + flat.shape[1] * total.log()
         )
-        shrunk = self.means + (self.variances / total)[..., None] * difference
+        shrunk = means + (variances / total)[..., None] * difference
         return (log_r.softmax(1)[..., None] * shrunk).sum(1).view_as(x)

@@ -8,11 +8,13 @@ ours.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
-from invdiff.prior.denoiser import Denoiser, levels
+from invdiff.errors import InputError, check_type
+from invdiff.prior.denoiser import Denoiser, check_denoiser, check_prior, levels
 from invdiff.prior.reverse import pure_noise, sample_streams
 from invdiff.ranges import COUNT, POSITIVE
 
@@ -36,6 +38,18 @@ def score(prior: Denoiser, x: Tensor, sigma: float | Tensor) -> Tensor:
         >>> score(prior, torch.full((1, 1, 1, 2), 0.6), 0.1).flatten()
         tensor([-10.0000, -10.0000])
     """
+    check_denoiser(prior)
+    check_type("x", x, Tensor, "a tensor (B, C, H, W)")
+    if tuple(x.shape[1:2]) != prior.shape[:1] or x.ndim != 1 + len(prior.shape):
+        expected = ", ".join(["B", *map(str, prior.shape)])
+        raise InputError(f"x: found shape {tuple(x.shape)}, expected ({expected})")
+    check_type("sigma", sigma, (Real, Tensor), "a noise level > 0, or one per image")
+    if not bool((torch.as_tensor(sigma) > 0).all()):
+        raise InputError(f"sigma: found {sigma}, expected a noise level > 0")
+    if isinstance(sigma, Tensor) and tuple(sigma.shape) not in ((), (len(x),)):
+        raise InputError(
+            f"sigma: found shape {tuple(sigma.shape)}, expected one level, or ({len(x)},)"
+        )
     return (prior(x, sigma) - x) / levels(sigma, x) ** 2
 
 
@@ -94,6 +108,7 @@ def langevin(
     """
     COUNT.check("T", T)
     POSITIVE.check("epsilon", epsilon)
+    check_prior(prior)
     noise = sample_streams(n, seed)
     sigmas = geometric(sigma_1, sigma_L, L)
     x = pure_noise(prior, sigmas[0], noise)

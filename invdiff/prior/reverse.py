@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
-from invdiff.prior.denoiser import Denoiser, state_like
+from invdiff.errors import InputError, check_type
+from invdiff.prior.denoiser import Denoiser, check_prior, state_like
 from invdiff.prior.schedule import Spacing
 from invdiff.ranges import Range
 from invdiff.rng import Streams
@@ -127,6 +128,7 @@ def default_spacing(sampler: Sampler) -> Spacing:
     It is uniform in t for DDPM and DDIM, and Karras's for second-order samplers, which is nearly
     even in lambda (docs/results.md).
     """
+    check_type("sampler", sampler, str, f"one of {', '.join(_ESTIMATES)}")
     return "uniform" if sampler in ("ddpm", "ddim") else "karras"
 
 
@@ -153,6 +155,9 @@ def reverse(
     Raises:
         InputError: an unknown sampler, or an eta that it does not have.
     """
+    check_type("sampler", sampler, str, f"one of {', '.join(_ESTIMATES)}")
+    if eta is not None:
+        check_type("eta", eta, Real, "a number from 0 to 1")
     if sampler not in _ESTIMATES:
         raise InputError(f"sampler: found {sampler!r}, expected one of {', '.join(_ESTIMATES)}")
     stochastic = sampler in ("ddpm", "ddim")
@@ -185,8 +190,9 @@ def progressive(
     Arguments are those of ``generate``. The predictions x0 are the progressive generation of Ho et
     al. 2020, Fig. 6.
     """
+    check_prior(prior)
     noise = sample_streams(n, seed)
-    sigmas = prior.ladder(steps, spacing or default_spacing(sampler))
+    sigmas = prior.ladder(steps, default_spacing(sampler) if spacing is None else spacing)
     x = pure_noise(prior, sigmas[0], noise)
     yield from reverse(prior, x, sigmas, noise, sampler, eta)
 
@@ -320,11 +326,14 @@ def interpolate(
     Raises:
         InputError: images of different shapes, or a t outside of the schedule.
     """
+    check_prior(prior)
     if first.shape != second.shape:
         raise InputError(
             f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same"
         )
-    sigmas = prior.ladder(min(steps, max(t, 1)), spacing or default_spacing(sampler), t)
+    sigmas = prior.ladder(
+        min(steps, max(t, 1)), default_spacing(sampler) if spacing is None else spacing, t
+    )
     mix = weights.to(state_like(prior)).view(-1, 1, 1, 1)
     x_0 = (1 - mix) * first.to(mix) + mix * second.to(mix)
     noise = Streams([(seed, 0)] * len(mix))

@@ -195,7 +195,7 @@ class Schedule:
         They are integers where there are enough of them.
         """
         COUNT.check("steps", steps)
-        if spacing not in get_args(Spacing):
+        if not isinstance(spacing, str) or spacing not in get_args(Spacing):
             expected = ", ".join(map(repr, get_args(Spacing)))
             raise InputError(f"spacing: found {shown(spacing)}, expected one of {expected}")
         u = (

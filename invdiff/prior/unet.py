@@ -29,7 +29,8 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     Vaswani et al. 2017, Sec. 3.5. ``dim`` must be even.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)
+    index = torch.arange(half, device=t.device, dtype=torch.float32)
+    frequencies = torch.exp(-math.log(max_period) * index / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

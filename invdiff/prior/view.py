@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
-from torch import Tensor
-
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
 
@@ -34,6 +31,8 @@ class DenoiserView(Denoiser):
         [[[[1.0, 1.0]]]]
     """
 
+    any_dtype = True  # the prior inside casts what it is given
+
     def __init__(self, prior: Denoiser) -> None:
         super().__init__()
         self.prior = prior
@@ -43,17 +42,13 @@ class DenoiserView(Denoiser):
         self.clip = prior.clip
         self.stride = prior.stride
 
-    def input_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype of x: the prior inside casts what it is called on."""
-        return x.dtype
-
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
     ) -> tuple[float, ...]:
         """Return the noise levels of the prior's ladder."""
         return self.prior.ladder(steps, spacing, t, end)
 
-    def t_at(self, sigma: float | Tensor) -> float:
+    def t_at(self, sigma: float) -> float:
         """Return the timestep at which the prior is asked for a noise level."""
         return self.prior.t_at(sigma)
 

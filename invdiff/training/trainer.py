@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError, Stopped
+from invdiff.errors import InputError, Stopped, check_path, check_type
 from invdiff.estimate import Estimate
 from invdiff.io.lock import run_lock
 from invdiff.io.pictures import grid
@@ -270,6 +270,8 @@ def fit(
         >>> fit(tiny, tempfile.mkdtemp(), progress=False).shape
         (2,)
     """
+    check_type("settings", settings, TrainSettings, "a TrainSettings")
+    check_path("out", out)
     folder = Path(out)
     if settings.size is not None:
         check_memory(settings, (settings.channels or 1, settings.size, settings.size))

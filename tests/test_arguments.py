@@ -1,0 +1,210 @@
+"""Every public function refuses objects of the wrong kind in one line, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import invdiff
+from invdiff import (
+    Gaussian,
+    InputError,
+    Laplace,
+    Poisson,
+    PoissonGaussian,
+    Problem,
+    SaltAndPepper,
+    TrainSettings,
+    calibrate,
+    fit,
+    generate,
+    langevin,
+    load_prior,
+    operators,
+    restore,
+    restore_file,
+    restore_folder,
+    score,
+    solvers,
+)
+from invdiff.prior import GaussianDenoiser
+
+
+class Net(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+PRIOR = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+OPERATOR = operators.Denoise((1, 4, 4))
+NOISE, SOLVER, Y = Gaussian(0.1), solvers.DDNM(steps=2), torch.rand(1, 1, 4, 4)
+PROBLEM = Problem(OPERATOR, NOISE, Y)
+METHOD = {"operator": OPERATOR, "noise": NOISE, "prior": PRIOR, "solver": SOLVER}
+DRAWN = {"samples": 1, "seed": 0}
+HERE = str(Path(__file__).parent)
+
+GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "restore": (
+        restore,
+        {
+            "problem": PROBLEM,
+            "prior": PRIOR,
+            "solver": SOLVER,
+            **DRAWN,
+            "batch": 1,
+            "numbers": [0],
+            "tile": 2,
+            "on_step": print,
+            "on_progress": print,
+        },
+    ),
+    "Problem": (Problem, {"operator": OPERATOR, "noise": NOISE, "y": Y}),
+    "Problem.simulate": (
+        Problem.simulate,
+        {"x": Y, "operator": OPERATOR, "noise": NOISE, "seed": 0, "numbers": [0]},
+    ),
+    "generate": (
+        generate,
+        {"prior": PRIOR, "n": 1, "steps": 1, "sampler": "ddim", "eta": 0.5, "spacing": "root"}
+        | {"seed": 0},
+    ),
+    "langevin": (
+        langevin,
+        {"prior": PRIOR, "n": 1, "sigma_1": 1.0, "sigma_L": 0.1, "L": 1, "T": 1, "epsilon": 1e-5}
+        | {"seed": 0},
+    ),
+    "score": (score, {"prior": PRIOR, "x": Y, "sigma": 0.1}),
+    "calibrate": (
+        calibrate,
+        {**METHOD, "images": 2, "samples": 2, "prior_steps": 1, "seed": 0, "batch": 1}
+        | {"on_step": print},
+    ),
+    "restore_file": (restore_file, {"source": "in.png", "target": "x.png", **METHOD, **DRAWN}),
+    "restore_folder": (restore_folder, {"source": HERE, "target": "new", **METHOD, **DRAWN}),
+    "load_prior": (load_prior, {"name": "nowhere"}),
+    "fit": (fit, {"settings": TrainSettings(data="nowhere"), "out": "new"}),
+    "TrainSettings": (
+        TrainSettings,
+        {"data": "x", "steps": 1, "batch": 1, "lr": 0.1, "ema": 0.9, "seed": 0, "T": 5},
+    ),
+    "Gaussian": (Gaussian, {"sigma": 0.1}),
+    "Laplace": (Laplace, {"scale": 0.1}),
+    "Poisson": (Poisson, {"peak": 3.0}),
+    "PoissonGaussian": (PoissonGaussian, {"peak": 3.0, "sigma": 0.1}),
+    "SaltAndPepper": (SaltAndPepper, {"p": 0.1, "sigma": 0.1}),
+}
+WRONG: dict[str, Any] = {
+    "object": object(),
+    "network": Net(),
+    "class": solvers.DDNM,
+    "word": "word",
+    "bytes": b"x",
+    "half": 1.5,
+    "negative": -3,
+    "nan": float("nan"),
+    "list": [[]],
+    "array": np.zeros((2, 3)),
+    "tensor": torch.zeros(2, 3),
+}
+# Values that are right after all, or that the function calls and that fail by themselves.
+FITS = {
+    ("object", "y"): False,
+    **{(kind, name): True for kind in ("network", "class") for name in ("on_step", "on_progress")},
+    **{("word", name): True for name in ("source", "target", "out", "data", "name")},
+    **{("half", name): True for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr")},
+    ("bytes", "numbers"): True,  # a sequence of integers
+    ("array", "sigma"): True,
+    **{("tensor", name): True for name in ("x", "sigma")},
+}
+CASES = [
+    (function, name, kind)
+    for function, (_, arguments) in GOOD.items()
+    for name in arguments
+    for kind in WRONG
+    if not FITS.get((kind, name), False)
+]
+
+
+@pytest.mark.parametrize(("function", "name", "kind"), CASES)
+def test_wrong_objects_are_refused(
+    function: str, name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call, arguments = GOOD[function]
+    with pytest.raises(InputError) as caught:
+        call(**{**arguments, name: WRONG[kind]})
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500
+    assert "expected" in message or "no such" in message or "needs" in message, message
+
+
+def test_every_public_function_is_tried() -> None:
+    kinds = {"InputError", "Posterior", "Calibration", "operators", "solvers"}
+    assert set(invdiff.__all__) - kinds <= set(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: restore(PROBLEM, Net(), SOLVER),
+            "prior: found a Net, expected a Denoiser; load_prior(...) or NetworkDenoiser(network, ...) makes one",
+        ),
+        (
+            lambda: restore(PROBLEM, "fashion", SOLVER),
+            "prior: found 'fashion' (str), expected a Denoiser; load_prior(...) or NetworkDenoiser(network, ...) "
+            "makes one",
+        ),
+        (
+            lambda: restore(OPERATOR, PRIOR, SOLVER),
+            "problem: found a Denoise, expected a Problem; Problem(operator, noise, y) makes one",
+        ),
+        (
+            lambda: restore(PROBLEM, PRIOR, solvers.DDNM),
+            "solver: found the class DDNM, expected a Solver, such as solvers.DDNM(steps=100)",
+        ),
+        (
+            lambda: restore(PROBLEM, PRIOR, "ddnm"),
+            "solver: found 'ddnm' (str), expected a Solver, such as solvers.DDNM(steps=100)",
+        ),
+        (
+            lambda: restore(PROBLEM, PRIOR, SOLVER, numbers=[0, 1]),
+            "numbers: found 0, 1, expected 1 integers >= 0, one per image",
+        ),
+        (lambda: restore(PROBLEM, PRIOR, SOLVER, samples=True), "samples: found True (bool), expected an integer"),
+        (lambda: PROBLEM.select([1]), "images: found 1, expected 0..0"),
+    ],
+)  # fmt: skip
+def test_what_a_refusal_says(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("operator", "message"),
+    [
+        (operators.MaskBox, "operator MaskBox: missing a required argument: 'height'"),
+        (partial(operators.MaskBox, hight=3), "operator MaskBox: missing a required argument"),
+        (
+            lambda shape: Net(),
+            "operator: found a Net, expected a function that returns an Operator",
+        ),
+        (Net(), "operator: found a Net, expected an Operator, its class, or a function"),
+        (solvers.DDNM, "operator: found the class DDNM, expected an Operator"),
+    ],
+)
+def test_operators_that_cannot_be_made_for_a_file(
+    operator: Any, message: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "y.npy", np.zeros((4, 4), np.float32))
+    with pytest.raises(InputError) as caught:
+        restore_file(tmp_path / "y.npy", tmp_path / "x.npy", **{**METHOD, "operator": operator})
+    assert str(caught.value).startswith(message)
