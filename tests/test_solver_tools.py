@@ -17,7 +17,7 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import Gibbs, MCGDiff, PnPDM
+from invdiff.solvers import SITCOM, Gibbs, MCGDiff, PnPDM
 from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tools.adam import Adam
@@ -217,7 +217,7 @@ def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
 def test_the_levels_of_pnpdm_begin_at_the_highest_of_the_prior() -> None:
     """A rho above it is that level, at which the prior is called once."""
     solver = PnPDM(steps=3, rho_max=1000.0, decay=0.01, rho_min=0.2, levels=7)
-    highest = PRIOR.ladder(1)[0]
+    highest = PRIOR.ladder(7, "karras")[0]
     assert solver.ladder(PRIOR) == pytest.approx((highest, 5.0, 0.1, 0.0))
     called: list[float] = []
 
@@ -229,6 +229,17 @@ def test_the_levels_of_pnpdm_begin_at_the_highest_of_the_prior() -> None:
     posed = problem("mask")
     next(iter(trajectory(posed, Called(0.5), solver, Streams([(0, 0), (0, 1)]), posed.y)))
     assert called == list(PRIOR.ladder(7, "karras")[:-1])
+
+
+@pytest.mark.parametrize(("apart", "fits"), [(0.09, True), (0.11, False)])
+def test_sitcom_leaves_alone_what_fits_within_the_margin(apart: float, fits: bool) -> None:
+    """A root mean square of sigma_y + margin / 2 on [0, 1], here 0.05 + 0.05."""
+    x = images()
+    posed = Problem(Denoise(SHAPE).double(), Gaussian(0.05), x + apart)
+    solver = SITCOM(steps=1, iterations=2, margin=0.1)
+    streams = Streams([(0, 0), (0, 1)])
+    (step,) = solver.iterate(Linear(1.0), posed, x, (0.1, 0.0), streams)
+    assert torch.equal(step.x0, x) == fits
 
 
 # Particle filters.
