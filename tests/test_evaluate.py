@@ -380,6 +380,14 @@ def test_among_the_best_is_decided_by_paired_differences() -> None:
     assert among_best(np.array([[1.0], [0.0]])) == [True, False]
 
 
+@pytest.mark.parametrize(("errors", "expected"), [(1.9, True), (2.1, False)])
+def test_the_best_are_within_two_standard_errors(errors: float, expected: bool) -> None:
+    signs = np.tile([1.0, -1.0], 50)
+    error = signs.std(ddof=1) / 10
+    image = 10 * np.random.default_rng(0).standard_normal(100)
+    assert among_best(np.stack([image, image - errors * error + signs])) == [True, expected]
+
+
 def test_ranks_share_ties() -> None:
     values = np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 5.0]])
     assert mean_ranks(values).tolist() == [(1 + 2.5) / 2, (2 + 2.5) / 2, (3 + 1) / 2]
