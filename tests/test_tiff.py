@@ -31,6 +31,8 @@ def without_imagecodecs(monkeypatch: pytest.MonkeyPatch) -> None:
     from invdiff.io import tiff
 
     monkeypatch.setattr(tifffile.tifffile, "imagecodecs", _imagecodecs)
+    known = tifffile.TIFF.DECOMPRESSORS._codecs  # from earlier tests
+    monkeypatch.setattr(tifffile.TIFF.DECOMPRESSORS, "_codecs", {1: known[1]})
     monkeypatch.setattr(tiff, "_has_imagecodecs", lambda: False)
 
 
