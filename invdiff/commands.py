@@ -89,7 +89,7 @@ def listed(what: str, titled: bool = False) -> str:
 
     Example:
         >>> print(listed("noises").splitlines()[0])
-        gaussian: y ~ N(clean, sigma^2).
+        gaussian: Gaussian noise: y ~ N(clean, sigma^2).
     """
     if what in PRESETS:
         rows = presets(PRESETS[what])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import torch
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.collection import read_pictures
+from invdiff.io.names import split_name
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
@@ -103,7 +105,12 @@ def restore_file(
     problem = method.problem(picture)
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
     posterior = method.restored(problem)
-    write_picture(target, picture.with_values(posterior.mean.cpu()), overwrite=overwrite)
+    restored = picture.with_values(posterior.mean.cpu())
+    place = Path(target)
+    if not overwrite and os.path.lexists(place):  # since the work began
+        place = _free_name(place)
+        warnings.warn(f"{target}: exists meanwhile; the result is in {place}", stacklevel=2)
+    write_picture(place, restored, overwrite=overwrite)
     return posterior
 
 
@@ -159,6 +166,15 @@ def restore_folder(
             write_picture(folder.path / name, picture.with_values(posterior.mean.cpu()))
             number += len(picture)
     return [folder.final / name for name in names]
+
+
+def _free_name(path: Path) -> Path:
+    """The first of NAME-2.SUFFIX, NAME-3.SUFFIX, ... that nothing has."""
+    stem, number, free = split_name(path)[0], 2, path
+    while os.path.lexists(free):
+        free = path.with_name(f"{stem}-{number}{path.name[len(stem) :]}")
+        number += 1
+    return free
 
 
 def _expected(picture: Picture, problem: Problem) -> Picture:

@@ -1,10 +1,9 @@
-"""How many bits a prior needs for images: L_vlb term by term, and the curve of distortion against
-rate.
+"""Measure how many bits a prior needs for images, and its curve of distortion against rate.
 
     python -m invdiff.likelihood prior=fashion
     python -m invdiff.likelihood prior=runs/mine data=held_out_images images=256 steps_per_image=100
 
-Prints L_T, L_1 + ... + L_T-1 and L_0 of Ho et al. 2020 (https://arxiv.org/abs/2006.11239, Eq. 5) in
+Prints the terms of L_vlb: L_T, L_1 + ... + L_T-1 and L_0 of Ho et al. 2020 (https://arxiv.org/abs/2006.11239, Eq. 5) in
 bits/dim with their standard errors over images, and leaves a folder with the progressive code of
 their Fig. 5, rate_distortion.csv and rate_distortion.png.
 data= is an image, a folder, or an .npz of images of one size; without it, the example images of the
@@ -19,8 +18,10 @@ if __name__ == "__main__":
     print_help_if_asked(__file__)  # before the imports, which take seconds
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,12 +32,17 @@ from invdiff.errors import InputError
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import to_channels
-from invdiff.prior.checkpoint import load_prior
+from invdiff.io.whole import cannot_write, whole_file, write_whole
+from invdiff.io.write import save_figure
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed, Streams
 from invdiff.training.data import to_model_range
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,15 @@ class LikelihoodSettings:
         out: folder of the curve; by default results/likelihood_PRIOR.
         batch: images computed at once.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
+
+    Raises:
+        InputError: a number is too small.
+
+    Example:
+        >>> LikelihoodSettings(images=1)
+        Traceback (most recent call last):
+        ...
+        invdiff.errors.InputError: images: found 1, expected at least 2
     """
 
     prior: str = "fashion"
@@ -66,37 +81,38 @@ class LikelihoodSettings:
 
     def __post_init__(self) -> None:
         for name, least in {"images": 2, "steps_per_image": 1, "batch": 1}.items():
-            if (found := getattr(self, name)) is not None and found < least:
+            found = getattr(self, name)
+            if found is not None and found < least:
                 raise InputError(f"{name}: found {found}, expected at least {least}")
 
 
 def main(words: list[str]) -> None:
+    """Measure what the words of a command line ask for, print it and draw the curve."""
     settings = config.validate(LikelihoodSettings, config.resolve(words, LikelihoodSettings))
-    prior = load_prior(settings.prior, pick_device(settings.device))
+    prior = load_network(settings.prior, pick_device(settings.device))
     x_0 = held_out(settings, prior)
     out = Path(settings.out or f"results/likelihood_{Path(settings.prior).stem}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"out {out}: cannot be written ({error.strerror})") from None
-    found = evaluate(prior, x_0, settings)
-    print(
-        f"prior '{settings.prior}', {len(x_0)} images {'x'.join(map(str, x_0.shape[1:]))}, "
-        f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each"
-    )
-    print(table(found.bits))
-    t, rate, distortion = (
-        found.t.double().mean(0),
-        mean_and_error(found.rate),
-        mean_and_error(found.distortion),
-    )
-    write_csv(out / "rate_distortion.csv", t, rate, distortion)
-    draw(out / "rate_distortion.png", prior.schedule.T - t, rate[0], distortion[0])
+        raise cannot_write(f"out {out}", error) from None
+    # Opened before the work, so that a place that cannot be written to is refused before it.
+    with whole_file(out / "rate_distortion.png") as hidden:
+        found = evaluate(prior, x_0, settings)
+        size = "x".join(map(str, x_0.shape[1:]))
+        terms = f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each"
+        print(f"prior '{settings.prior}', {len(x_0)} images {size}, {terms}")
+        print(table(found.bits))
+        t = found.t.double().mean(0)
+        rate = mean_and_error(found.rate)
+        distortion = mean_and_error(found.distortion)
+        write_whole(out / "rate_distortion.csv", csv_text(t, rate, distortion))
+        save_figure(draw(prior.schedule.T - t, rate[0], distortion[0]), hidden)
     print(f"curve: {out / 'rate_distortion.png'}")
 
 
 def held_out(settings: LikelihoodSettings, prior: NetworkDenoiser) -> Tensor:
-    """The images as the DDPM sees them: (N, C, H, W) in [-1, 1], rounded to 8 bits."""
+    """Return the images as the DDPM sees them: (N, C, H, W) in [-1, 1], rounded to 8 bits."""
     if len(prior.shape) == 1:
         raise InputError(f"prior '{settings.prior}': is one of points, expected one of images")
     source = settings.data or str(example_images(settings.prior))
@@ -111,7 +127,7 @@ def held_out(settings: LikelihoodSettings, prior: NetworkDenoiser) -> Tensor:
 
 
 def evaluate(prior: NetworkDenoiser, x_0: Tensor, settings: LikelihoodSettings) -> RateDistortion:
-    """The curves of all images, batch by batch; image b draws from the stream (seed, b)."""
+    """Return the curves of all images; image b draws from the stream (seed, b)."""
     parts = []
     device = next(prior.network.parameters()).device
     for start in tqdm(range(0, len(x_0), settings.batch), unit="batch", leave=False, disable=None):
@@ -127,33 +143,29 @@ def evaluate(prior: NetworkDenoiser, x_0: Tensor, settings: LikelihoodSettings) 
 
 
 def table(bits: BitsPerDim) -> str:
-    """The terms in bits/dim, one a line."""
+    """Return the terms in bits/dim, one a line."""
     rows = {"L_T": bits.L_T, "L_1..T-1": bits.L_steps, "L_0": bits.L_0, "L_vlb": bits.total}
     return "\n".join(
         f"{name:9}  {Estimate.over(terms):.4f} bits/dim" for name, terms in rows.items()
     )
 
 
-def write_csv(
-    path: Path, t: Tensor, rate: tuple[Tensor, Tensor], distortion: tuple[Tensor, Tensor]
-) -> None:
-    """t (its mean where it is random), rate in bits/dim and distortion on [0, 255], each with its
-    standard error.
+def csv_text(t: Tensor, rate: tuple[Tensor, Tensor], distortion: tuple[Tensor, Tensor]) -> str:
+    """Return the curve as CSV.
+
+    Its columns are t (its mean where it is random), rate in bits/dim and distortion on [0, 255],
+    each with its standard error.
     """
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["t", "rate", "rate_error", "distortion", "distortion_error"])
-            for row in torch.stack([t, *rate, *distortion], 1).tolist():
-                writer.writerow([f"{value:.6g}" for value in row])
-    except OSError as error:
-        raise InputError(f"out {path}: cannot be written ({error.strerror})") from None
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["t", "rate", "rate_error", "distortion", "distortion_error"])
+    for row in torch.stack([t, *rate, *distortion], 1).tolist():
+        writer.writerow([f"{value:.6g}" for value in row])
+    return text.getvalue()
 
 
-def draw(path: Path, reverse_steps: Tensor, rate: Tensor, distortion: Tensor) -> None:
-    """Fig. 5 of Ho et al.: distortion and rate against the steps of the reverse process, and
-    against each other.
-    """
+def draw(reverse_steps: Tensor, rate: Tensor, distortion: Tensor) -> Figure:
+    """Return Fig. 5 of Ho et al.: distortion and rate against the steps, and each other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -170,10 +182,7 @@ def draw(path: Path, reverse_steps: Tensor, rate: Tensor, distortion: Tensor) ->
         axis.plot(curves[x], curves[y], ".-", markersize=3, linewidth=1)
         axis.set(xlabel=x, ylabel=y)
         axis.grid(alpha=0.3)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise InputError(f"out {path}: cannot be written ({error})") from None
+    return figure
 
 
 if __name__ == "__main__":

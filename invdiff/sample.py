@@ -20,10 +20,11 @@ if __name__ == "__main__":
 
     print_help_if_asked(__file__)  # before the imports, which take seconds
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -31,21 +32,26 @@ from torch import Tensor
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.io.collection import read_images
-from invdiff.io.pictures import grid, read_image, to_channels
-from invdiff.io.write import write_image
-from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.io.pictures import Picture, grid, read_image, to_channels
+from invdiff.io.whole import LONGEST_NAME, whole_file
+from invdiff.io.write import check_target, save_figure, write_image
+from invdiff.prior.checkpoint import load_classifier, load_network, load_prior
 from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.guidance import guided
 from invdiff.prior.ncsn import langevin
-from invdiff.prior.reverse import Sampler, calls, generate, interpolate, progressive
+from invdiff.prior.reverse import calls, generate, interpolate, progressive
 from invdiff.prior.schedule import Spacing
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed, Streams
 from invdiff.training.data import swiss_roll
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLUMNS = 11  # predictions in a row of show=progressive, mixtures in one of show=interpolate
 LANGEVIN_LEVELS = 10
+FIGURES = (".png", ".pdf", ".svg")  # of a prior of points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +66,26 @@ class SampleSettings:
         n: samples, by default 64, or 8 rows of show=progressive.
         sampler: ddpm and ddim are one family in eta; dpmpp_2m and heun are deterministic and of
             second order; langevin is annealed Langevin dynamics on 10 noise levels.
-        steps: of the sampler (heun calls the denoiser twice in a step); of langevin, at every
-            level.
+        steps: of the sampler, by default 100 (heun calls the denoiser twice in a step); of
+            langevin, at every level.
         eta: of ddpm and ddim, the share of fresh noise, by default 1 and 0.
         spacing: of the noise levels, by default uniform for ddpm and ddim, karras for dpmpp_2m and
             heun.
         seed: of every random number; the same seed gives the same picture.
         input: the two images to interpolate between, a.png,b.png; by default the prior's first two
             examples.
-        t: the timestep at which they are mixed.
+        t: the timestep at which they are mixed, by default the middle one.
         out: the picture; by default SHOW_PRIOR.png.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
+
+    Raises:
+        InputError: settings that do not go together.
+
+    Example:
+        >>> SampleSettings(sampler="langevin", eta=0.5)
+        Traceback (most recent call last):
+        ...
+        invdiff.errors.InputError: eta: found 0.5, expected none, since langevin has no such setting
     """
 
     prior: str = "fashion"
@@ -80,119 +95,169 @@ class SampleSettings:
     show: Literal["samples", "progressive", "interpolate"] = "samples"
     n: int | None = None
     sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun", "langevin"] = "ddpm"
-    steps: int = 100
+    steps: int | None = None
     eta: float | None = None
     spacing: Spacing | None = None
     seed: Seed = 0
     input: str | None = None
-    t: int = 500
+    t: int | None = None
     out: str | None = None
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        for name in ("n", "steps", "t"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: found {value}, expected at least 1")
+        if self.sampler == "langevin":
+            self.refuse("langevin has no such setting", "eta", "spacing")
+            if self.show != "samples":
+                raise InputError(
+                    f"sampler: found langevin, expected one that follows the schedule for "
+                    f"show={self.show}"
+                )
+        if self.show == "interpolate":
+            self.refuse("show=interpolate draws one row", "n")
+        else:
+            self.refuse("only show=interpolate has such a setting", "input", "t")
+
+    def refuse(self, reason: str, *names: str) -> None:
+        """Raise InputError if one of these settings was given."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None:
+                raise InputError(f"{name}: found {value}, expected none, since {reason}")
+
+    @property
+    def steps_or_default(self) -> int:
+        """The steps of the sampler."""
+        return 100 if self.steps is None else self.steps
+
 
 def main(words: list[str]) -> None:
+    """Draw what the words of a command line ask for."""
     settings = config.validate(SampleSettings, config.resolve(words, SampleSettings))
     device = pick_device(settings.device)
     prior = load_prior(settings.prior, device)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     told = guided(prior, settings.label, settings.guidance, classifier)
-    check(settings, points=len(prior.shape) == 1)
     out = Path(settings.out or f"{settings.show}_{Path(settings.prior).stem}.png")
-    if len(prior.shape) == 1:
-        draw_trajectories(prior, settings, out)
-    else:
-        draw = {
-            "samples": draw_samples,
-            "progressive": draw_progressive,
-            "interpolate": draw_interpolation,
-        }
-        started = time.perf_counter()
-        picture, cost = draw[settings.show](told, settings)
-        write_image(out, picture.clamp(0, 1).cpu())
-        print(
-            f"{settings.sampler}: {cost} denoiser calls an image, {time.perf_counter() - started:.1f} s in all"
-        )
+    check_out(out, prior)
+    # Opened before the work, so that a place that cannot be written to is refused before it.
+    with whole_file(out) as hidden:
+        if len(prior.shape) == 1:
+            check_points(settings)
+            save_figure(draw_trajectories(load_network(settings.prior, device), settings), hidden)
+        else:
+            write_image(hidden, picture(told, settings))
     print(f"{settings.show}: {out}")
 
 
-def check(settings: SampleSettings, points: bool) -> None:
-    """Raise InputError for settings that do not go together."""
-    if points and (settings.show, settings.sampler) != ("samples", "ddpm"):
+def check_out(out: Path, prior: Denoiser) -> None:
+    """Raise InputError for a name that no picture of samples can have."""
+    if len(prior.shape) > 1:
+        picture = Picture(torch.zeros(1, prior.shape[0], 1, 1))
+        check_target(out, picture, overwrite=True)
+    elif out.suffix.lower() not in FIGURES:
+        raise InputError(f"{out}: cannot draw {out.suffix!r}, expected one of {', '.join(FIGURES)}")
+    if os.path.isdir(out):
+        raise InputError(f"{out}: found a folder, expected the name of a picture")
+    if len(os.fsencode(out.name)) > LONGEST_NAME:
+        raise InputError(f"{out}: cannot be written (File name too long): choose a shorter name")
+
+
+def check_points(settings: SampleSettings) -> None:
+    """Raise InputError for settings that a prior of points does not have."""
+    if (settings.show, settings.sampler) != ("samples", "ddpm"):
         raise InputError(
-            f"show, sampler: found {settings.show}, {settings.sampler}, expected samples, ddpm for a prior of points"
+            f"show, sampler: found {settings.show}, {settings.sampler}, "
+            "expected samples, ddpm for a prior of points"
         )
-    if settings.sampler == "langevin" and settings.eta is not None:
+    settings.refuse("a prior of points takes all its steps", "steps", "eta", "spacing")
+
+
+def picture(prior: Denoiser, settings: SampleSettings) -> Tensor:
+    """Return what is shown as one image (C, H, W), and print what it cost."""
+    draw = {
+        "samples": draw_samples,
+        "progressive": draw_progressive,
+        "interpolate": draw_interpolation,
+    }
+    started = time.perf_counter()
+    drawn, cost = draw[settings.show](prior, settings)
+    if not bool(drawn.isfinite().all()):
         raise InputError(
-            f"eta: found {settings.eta}, expected none, since langevin has no such setting"
+            f"prior '{settings.prior}': found samples with NaN or infinite values, expected finite "
+            "ones; less guidance, or another sampler, may help"
         )
-    if settings.show == "interpolate" and settings.n is not None:
-        raise InputError(
-            f"n: found {settings.n}, expected none, since show=interpolate draws one row"
-        )
-    if settings.show != "interpolate" and settings.input is not None:
-        raise InputError(f"input: found {settings.input}, expected show=interpolate with it")
+    seconds = time.perf_counter() - started
+    print(f"{settings.sampler}: {cost} denoiser calls an image, {seconds:.1f} s in all")
+    return drawn.clamp(0, 1).cpu()
 
 
 def draw_samples(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
-    """A grid of samples, and how often the denoiser was called for each."""
+    """Return a grid of samples, and how often the denoiser was called for each."""
     n = 64 if s.n is None else s.n
+    steps = s.steps_or_default
     if s.sampler == "langevin":
-        samples, cost = (
-            langevin(prior, n, L=LANGEVIN_LEVELS, T=s.steps, seed=s.seed),
-            LANGEVIN_LEVELS * s.steps,
-        )
+        samples = langevin(prior, n, L=LANGEVIN_LEVELS, T=steps, seed=s.seed)
+        cost = LANGEVIN_LEVELS * steps
     else:
         samples = generate(
-            prior, n, steps=s.steps, sampler=s.sampler, eta=s.eta, spacing=s.spacing, seed=s.seed
+            prior, n, steps=steps, sampler=s.sampler, eta=s.eta, spacing=s.spacing, seed=s.seed
         )
-        cost = calls(s.sampler, s.steps)
+        cost = calls(s.sampler, steps)
     return grid(samples, columns=max(1, round(n**0.5))), cost
 
 
-def reverse_sampler(s: SampleSettings) -> Sampler:
-    """The sampler, if it is one of the reverse process."""
-    if s.sampler == "langevin":
-        raise InputError(
-            f"sampler: found langevin, expected one that follows the schedule for show={s.show}"
-        )
-    return s.sampler
-
-
 def draw_progressive(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
-    """A row per sample: x_0 as it is predicted at steps evenly spaced from the first to the end."""
-    sampler, n = reverse_sampler(s), 8 if s.n is None else s.n
+    """Return a grid with a row for each sample, and the calls of the denoiser for each.
+
+    A row shows x_0 as it is predicted at steps evenly spaced from the first to the last.
+    """
+    assert s.sampler != "langevin"
+    steps = s.steps_or_default
     states = progressive(
-        prior, n, steps=s.steps, sampler=sampler, eta=s.eta, spacing=s.spacing, seed=s.seed
+        prior,
+        8 if s.n is None else s.n,
+        steps=steps,
+        sampler=s.sampler,
+        eta=s.eta,
+        spacing=s.spacing,
+        seed=s.seed,
     )
-    shown = set(torch.linspace(0, s.steps, COLUMNS).round().int().tolist())
-    predictions = torch.stack([state.x0 for step, state in enumerate(states) if step in shown], 1)
-    return grid(predictions.flatten(0, 1), columns=predictions.shape[1]), calls(sampler, s.steps)
+    seen = set(torch.linspace(0, steps, COLUMNS).round().int().tolist())
+    predictions = torch.stack([state.x0 for step, state in enumerate(states) if step in seen], 1)
+    return grid(predictions.flatten(0, 1), columns=predictions.shape[1]), calls(s.sampler, steps)
 
 
 def draw_interpolation(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
-    """The first image, the mixtures from lambda = 0 to 1, the second image."""
-    sampler, (first, second) = reverse_sampler(s), images_to_mix(s, prior.shape[0])
+    """Return a row, and the calls of the denoiser.
+
+    It shows the first image, the mixtures from lambda = 0 to 1, and the second image.
+    """
+    assert s.sampler != "langevin"
+    first, second = images_to_mix(s, prior.shape[0])
     states = interpolate(
         prior,
         first,
         second,
         torch.linspace(0, 1, COLUMNS),
-        t=s.t,
-        steps=s.steps,
-        sampler=sampler,
+        t=prior.schedule.T // 2 if s.t is None else s.t,
+        steps=s.steps_or_default,
+        sampler=s.sampler,
         eta=s.eta,
         spacing=s.spacing,
         seed=s.seed,
     )
     for steps, state in enumerate(states):  # noqa: B007
         mixtures = state.x.cpu()
-    return grid(torch.cat([first[None], mixtures, second[None]]), columns=COLUMNS + 2), calls(
-        sampler, steps
-    )
+    row = torch.cat([first[None], mixtures, second[None]])
+    return grid(row, columns=COLUMNS + 2), calls(s.sampler, steps)
 
 
 def images_to_mix(settings: SampleSettings, channels: int) -> tuple[Tensor, Tensor]:
-    """The two images of ``input``, or the first two examples of the prior, each (C, H, W)."""
+    """Return the two images of ``input``, or the prior's first two examples, each (C, H, W)."""
     if settings.input is None:
         found = list(read_images(example_images(settings.prior))[0][:2])
     else:
@@ -203,18 +268,13 @@ def images_to_mix(settings: SampleSettings, channels: int) -> tuple[Tensor, Tens
     return first, second
 
 
-def draw_trajectories(prior: NetworkDenoiser, settings: SampleSettings, out: Path) -> None:
-    """Fig. 1 of Sohl-Dickstein et al. 2015: q(x_t) above, p_theta(x_t) below, at five times."""
+def draw_trajectories(prior: NetworkDenoiser, settings: SampleSettings) -> Figure:
+    """Return Fig. 1 of Sohl-Dickstein et al. 2015: q(x_t) above, p_theta(x_t) below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    times = [
-        0,
-        prior.schedule.T // 10,
-        prior.schedule.T // 4,
-        prior.schedule.T // 2,
-        prior.schedule.T,
-    ]
+    T = prior.schedule.T
+    times = [0, T // 10, T // 4, T // 2, T]
     number = max(settings.n or 0, 1000)  # fewer points do not show a density
     forward, reverse = trajectories(prior, number, times, settings.seed)
     figure = Figure(figsize=(2.2 * len(times), 4.6), dpi=100, layout="constrained")
@@ -225,17 +285,14 @@ def draw_trajectories(prior: NetworkDenoiser, settings: SampleSettings, out: Pat
             axis.scatter(points[t][:, 0].cpu(), points[t][:, 1].cpu(), s=1.5, linewidths=0)
             axis.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", xticks=[], yticks=[])
             axis.set_title(f"{label}, t = {t}", fontsize=9)
-    try:
-        figure.savefig(out)
-    except (OSError, ValueError) as error:
-        raise InputError(f"out {out}: cannot be written ({error})") from None
+    return figure
 
 
 @torch.no_grad()
 def trajectories(
     prior: NetworkDenoiser, number: int, times: list[int], seed: int
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Points of q(x_t) from fresh data, and of Algorithm 2, at the given times."""
+    """Return points of q(x_t) from fresh data, and of Algorithm 2, at the given times."""
     ddpm = prior.ddpm
     noise = Streams([(seed, k) for k in range(number)])
     x_0 = swiss_roll(number, seed=1)

@@ -10,6 +10,11 @@ and `test_images`), or `swissroll`. The run resumes from out= by itself, also af
 python -m invdiff.solve prior=runs/mine uses its result. Under torchrun the batch is shared by the
 processes, one per GPU, on one machine or several.
 
+Every page of a TIFF and every slice of a NIfTI or DICOM file is an image. Floats and medical files
+whose values leave [0, 1] need value_range=[low,high], one scale for all of them. A run remembers the
+images that it holds out (data.json in out=) and stops if the data changed; data_changed=true goes on
+and keeps them out of training.
+
 network.classes=K teaches a prior the labels of the data: an .npz's arrays `labels`, or
 `train_labels` and `test_labels`; a folder's sub-folders. With target=label
 network.name=unet_classifier a classifier of noisy images learns them, for classifier guidance.
@@ -37,6 +42,10 @@ class TrainCommand(TrainSettings):
     Attributes:
         train: a preset in configs/train, or a YAML file.
         out: folder of the run.
+
+    Example:
+        >>> TrainCommand(data="swissroll", network={"name": "mlp"}, out="runs/roll").steps
+        10000
     """
 
     train: str | None = None
@@ -44,7 +53,10 @@ class TrainCommand(TrainSettings):
 
 
 def main(words: list[str]) -> None:
+    """Train, or go on training, what the words of a command line ask for."""
     command = config.validate(TrainCommand, config.resolve(words, TrainCommand))
+    # Refuse settings that the network does not have before anything is read or written.
+    config.resolve_class("network", command.network, channels=0, channels_out=None)
     settings = TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
     fit(settings, command.out)
     if PartialState().is_main_process:

@@ -401,6 +401,13 @@ def test_weights_of_any_float_are_read(tmp_path: Path, dtype: torch.dtype) -> No
     assert all(torch.equal(found[name], w.float()) for name, w in weights.items())
 
 
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    assert load_prior(path, torch.device("cpu")).shape == (2,)
+    with pytest.raises(InputError, match=r"device: found 'cuda:99', expected a device of this"):
+        load_prior(path, "cuda:99")
+
+
 def test_weights_lie_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: dict[str, int] = {}
     weight = checkpoint._weight

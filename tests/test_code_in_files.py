@@ -191,6 +191,18 @@ def test_what_is_typed_counts_and_replays_when_it_is_typed_again(
     assert config.read(first)["operator"] == config.read(second)["operator"]
 
 
+def test_what_is_typed_trusts_no_other_code(tmp_path: Path, marker: Path) -> None:
+    """Neither other code at the same place, nor the same code at another place."""
+    path = tmp_path / "evil.yaml"
+    path.write_text(yaml.safe_dump({"operator": codes(marker, "Operator")[0], "noise": GAUSSIAN}))
+    typed = "operator.name=canary_module:Operator"
+    assert "'subprocess:Popen', which names code" in run("solve", [f"task={path}", typed])
+    path.write_text(yaml.safe_dump({"operator": DENOISE, "solver": "canary_module:Solver"}))
+    words = [f"task={path}", "noise.name=canary_module:Solver"]
+    assert "solver.name: found 'canary_module:Solver', which" in run("solve", words)
+    assert "canary_module" not in sys.modules and not marker.exists()
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import yaml
 from annotated_types import Gt
 from torch import Tensor, nn
 
 from invdiff import config, registry
 from invdiff.config import presets
-from invdiff.errors import InputError
-from invdiff.resources import data_root
+from invdiff.errors import InputError, shown
+from invdiff.resources import EXAMPLES, data_root, example_images, pick_device
+from invdiff.rng import Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -493,12 +496,15 @@ def test_command_settings_that_do_not_fit(mapping: dict[str, Any], line: str) ->
 def test_nested_settings_are_named_by_their_path() -> None:
     expected = "train.optimizer.lr: found 'fast' (str), expected a float"
     assert (
-        line_of(lambda: config.validate(Train, {"data": "", "optimizer": {"lr": "fast"}}, "train"))
+        line_of(
+            lambda: config.validate(Train, {"data": "here", "optimizer": {"lr": "fast"}}, "train")
+        )
         == expected
     )
     expected = "optimizer has no setting 'betos'; did you mean 'betas'? (settings: lr, betas)"
     assert (
-        line_of(lambda: config.validate(Train, {"data": "", "optimizer": {"betos": 1}})) == expected
+        line_of(lambda: config.validate(Train, {"data": "here", "optimizer": {"betos": 1}}))
+        == expected
     )
     assert (
         line_of(lambda: config.validate(Train, {})) == "this command needs the setting 'data' (str)"
@@ -680,3 +686,302 @@ def test_every_solver_preset_builds(monkeypatch: pytest.MonkeyPatch) -> None:
         for task in config.load(config.find_preset("solver", name)).get("tasks", {None: {}}):
             assert task is None or task in config.preset_names("task")
             config.build("solver", config.component("solver", name, task))
+
+
+# ------------------------------------------------------------------------- files that mean harm
+
+
+def bomb(levels: int) -> str:
+    """Nine aliases of the line before on every line: 9^levels values in a few bytes."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for i in range(1, levels):
+        lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]")
+    return "\n".join([*lines, f"steps: *a{levels - 1}"])
+
+
+HARM = {
+    "an alias bomb": (bomb(9), "aliases that stand for more than 20000 values"),
+    "a bomb of merges": (
+        "a: &a {x0: 1}\n"
+        + "\n".join(f"b{i}: &b{i} {{<<: [{', '.join(['*a'] * 900)}], x{i}: 1}}" for i in range(30)),
+        "more than 20000 values",
+    ),
+    "a mapping in itself": ("solver: &o {steps: *o}", "an alias of what it lies in"),
+    "a list in itself": ("steps: &o [1, [*o]]", "an alias of what it lies in"),
+    "brackets": ("steps: " + "[" * 3000, "more than 50 levels"),
+    "matched brackets": ("steps: " + "[" * 60 + "]" * 60, "more than 50 levels"),
+    "many brackets": ("steps: " + "[" * 150_000, "more than 50 levels"),
+    "blocks": ("\n".join(" " * i + "a:" for i in range(100)), "more than 50 levels"),
+    "many values": ("steps: [" + "1, " * 30_000 + "]", "more than 20000 values"),
+    "a large file": ("a: 1\n" * 50_000, "found more than 200000 bytes"),
+    "5,000 digits": ("steps: " + "1" * 5000, "an integer of 5000 digits"),
+    "5,000 hexadecimal digits": ("steps: 0x" + "f" * 5000, "an integer of 5002 digits"),
+    "a NUL": ('out: "a\\0b"', "text with a NUL character"),
+    "a tag of Python": ("a: !!python/object/apply:os.system [ls]", "could not determine a constr"),
+    "a tag of a set": ("a: !!set {x, y}", "could not determine a constructor"),
+    "a tag that does not fit": ("a: !!int x", "found 'x', which is no int"),
+    "another tag that does not fit": ("a: !!bool 3", "found '3', which is no bool"),
+    "no null": ("a: !!null 3", "found '3', which is no null"),
+    "no float": ("a: !!float x", "found 'x', which is no float"),
+    "a key that is a list": ("[1, 2]: 3", "found unhashable key"),
+    "two documents": ("a: 1\n---\nb: 2", "expected a single document"),
+}
+
+
+@pytest.mark.parametrize("kind", HARM)
+def test_a_file_cannot_take_time_or_memory(tmp_path: Path, kind: str) -> None:
+    text, line = HARM[kind]
+    path = tmp_path / "harm.yaml"
+    path.write_text(text)
+    started = time.process_time()
+    found = line_of(lambda: config.load(path))
+    assert time.process_time() - started < 5
+    assert found.startswith(f"{path}: ") and line in found and len(found) < 600
+    assert line_of(lambda: config.resolve([f"task={path}"], Solve)) == found
+
+
+@pytest.mark.parametrize("kind", HARM)
+def test_a_word_cannot_take_time_or_memory(kind: str) -> None:
+    """What is no YAML is text, which is no number."""
+    started = time.process_time()
+    value = config.parse_words([f"steps={HARM[kind][0]}"])["steps"]
+    given = {"name": "ddnm", "steps": value}
+    assert len(line_of(lambda: config.build("solver", given))) < 200
+    assert time.process_time() - started < 5
+
+
+def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n")
+    assert config.load(path)["b"] == {"x": 1, "y": 3}
+    assert config.load(path)["c"] == [{"x": 1, "y": 2}] * 2
+    path.write_text("a: " + "[" * 48 + "]" * 48)
+    config.load(path)
+    path.write_text("a: [" + "1, " * 19_000 + "]")
+    assert len(config.load(path)["a"]) == 19_000
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("on", "on"),
+        ("No", "No"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        ("=", "="),
+        ("True", True),
+        ("FALSE", False),
+        ("~", None),
+        ("", None),
+        ("010", 10),
+        ("0o17", 15),
+        ("-0x1F", "-0x1F"),
+        ("1e3", 1000.0),
+        ("-.5E-1", -0.05),
+        (".inf", math.inf),
+        ("-.INF", -math.inf),
+        ("1.", 1.0),
+        ("1e", "1e"),
+        ("+", "+"),
+        ("9" * 400, int("9" * 400)),
+    ],
+)
+def test_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text(f"a: {text}\n")
+    found = config.load(path)["a"]
+    assert found == value and type(found) is type(value)
+    # And what was read is written so that it is read again, also by those who read YAML 1.1.
+    config.dump({"a": value}, path)
+    assert config.load(path)["a"] == value
+    if isinstance(value, str):
+        assert yaml.safe_load(path.read_text())["a"] == value
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0b.yaml", "x" * 300 + ".yaml", "/dev/zero", "/dev/null"])
+def test_names_that_are_no_preset(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config.load(name)
+    assert len(str(caught.value)) < 400
+    line_of(lambda: config.find_preset("task", f"{name}.yaml"))
+
+
+def test_a_pipe_is_no_preset(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    line = line_of(lambda: config.load(tmp_path / "pipe.yaml"))
+    assert line.endswith("found a device or a pipe, expected a YAML file")
+    assert "there is no file" in line_of(
+        lambda: config.find_preset("task", f"{tmp_path}/pipe.yaml")
+    )
+
+
+# ------------------------------------------------------------------------------------ more of words
+
+
+def test_the_case_of_a_key_is_kept() -> None:
+    assert config.parse_words(["a.B.c=1", "A.b=2"]) == {"a": {"B": {"c": 1}}, "A": {"b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("steps=", "steps: found no value, expected steps=VALUE (steps=null for none)"),
+        ("a=\0", "found 'a=\\x00', expected text without a NUL character"),
+        (".".join("a" * 21) + "=1", "expected a key before the '='"),
+        ("x" * 10_000, "..., expected key=value"),
+    ],
+)
+def test_words_that_say_nothing(word: str, line: str) -> None:
+    found = line_of(lambda: config.parse_words([word]))
+    assert line in found and len(found) < 200
+
+
+def test_a_key_may_have_twenty_parts() -> None:
+    assert config.parse_words([".".join("a" * 20) + "=1"])["a"]["a"]["a"]
+
+
+@pytest.mark.parametrize("text", ["null", "~", "Null", "NULL", " ~"])
+def test_none_is_said(text: str) -> None:
+    assert config.parse_words([f"a={text}"]) == {"a": None}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "line"),
+    [
+        ("[1]", "tasks: found [1] (list), expected settings by task"),
+        ("{deblur: 3}", "tasks.deblur: found 3 (int), expected settings"),
+    ],
+)
+def test_a_preset_s_tasks_are_settings(tmp_path: Path, tasks: str, line: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: dps\ntasks: {tasks}\n")
+    assert (
+        line_of(lambda: config.resolve([f"solver={path}", "task=deblur"], Solve))
+        == f"{path}: {line}"
+    )
+
+
+# ------------------------------------------------------------------------------------ more of build
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (math.nan, "solver.zeta: found nan (float), expected "),
+        ("1", "solver.zeta: found '1' (str), expected a float"),
+        (True, "solver.zeta: found True (bool), expected a float"),
+    ],
+)
+def test_what_is_no_number(value: Any, line: str) -> None:
+    assert line_of(lambda: config.build("solver", {"name": "dps", "zeta": value})).startswith(line)
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63), 10**23, 10**5000], ids=range(4))
+def test_integers_that_no_tensor_can_hold(value: int) -> None:
+    line = line_of(lambda: config.build("solver", {"name": "ddnm", "steps": value}))
+    assert line.startswith("solver.steps: found ") and line.endswith(
+        "expected an integer below 2^63"
+    )
+    assert len(line) < 150
+    assert config.build("solver", {"name": "ddnm", "steps": 2**63 - 1}).steps == 2**63 - 1
+
+
+def test_numbers_are_looked_for_at_any_depth() -> None:
+    @dataclass
+    class Deep:
+        plain: list[float] = field(default_factory=list)
+        mapping: dict[str, Any] = field(default_factory=dict)
+        counts: dict[str, int] = field(default_factory=dict)
+
+    for given in ({"plain": [1.0, math.nan]}, {"mapping": {"a": [{"b": math.nan}]}}):
+        assert "found nan (float), expected a number" in line_of(
+            partial(config.validate, Deep, given)
+        )
+    assert "expected" in line_of(lambda: config.validate(Deep, {"counts": {"a": "3"}}))
+    assert "expected" in line_of(lambda: config.validate(Deep, {"plain": ["3"]}))
+    assert "found no text" in line_of(lambda: config.validate(Deep, {"mapping": {"a": ""}}))
+    assert config.validate(Deep, {"plain": [1, 2.5], "counts": {"a": 3}}) == Deep(
+        [1, 2.5], {}, {"a": 3}
+    )
+
+
+def test_a_number_with_two_limits_is_refused_with_both() -> None:
+    @dataclass
+    class Seeded:
+        seed: Seed = 0
+
+    for value in (-1, 2**63, 1.5, "x", None, True):
+        line = line_of(partial(config.validate, Seeded, {"seed": value}))
+        assert line.endswith(f"expected an int from 0 to {2**63 - 1}") or value is True
+    assert config.validate(Seeded, {"seed": 2**63 - 1}).seed == 2**63 - 1
+
+
+def test_nested_components_are_named_by_their_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for kernel, line in {
+        "gaussian": "kernel gaussian needs the setting 'operator.kernel.sigma' (float)",
+        None: "operator.kernel.name is missing (known: ",
+    }.items():
+        given = {"name": "blur", "kernel": {"name": kernel} if kernel else {}}
+        found = line_of(partial(config.build, "operator", given, shape=(1, 8, 8)))
+        assert found.startswith(line)
+    given = {"name": "blur", "kernel": {"name": "gaussian", "sigma": "x"}}
+    line = line_of(lambda: config.build("operator", given, shape=(1, 8, 8)))
+    assert line == "operator.kernel.sigma: found 'x' (str), expected a float"
+
+
+# --------------------------------------------------------------------------- values in messages
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ([1, True], "[1, True] (list)"),
+        ({"b": 1, "a": [2]}, "{'b': 1, 'a': [2]} (dict)"),
+        ("x" * 1000, "'" + "x" * 76 + "... (str)"),
+        (10**5000, "an integer of 5001 digits (int)"),
+        (-(10**20), f"-1{'0' * 20} (int)"),
+        ([[[[[1]]]]], "[[[[...]]]] (list)"),
+        (None, "None (NoneType)"),
+    ],
+    ids=range(7),
+)
+def test_values_in_messages(value: Any, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_a_huge_value_is_not_written_out() -> None:
+    value: Any = 1
+    for _ in range(40):
+        value = [value] * 40
+    started = time.process_time()
+    assert len(shown(value)) < 100 and len(shown({i: value for i in range(10**5)})) < 100
+    assert time.process_time() - started < 1
+
+
+# ------------------------------------------------------------------------------------- resources
+
+
+@pytest.mark.parametrize(
+    "name", ["foo", "cuda:7", "cuda:-1", "meta", "", "CPU", "cpu:1", "x" * 1000]
+)
+def test_a_device_that_is_not_there(name: str) -> None:
+    line = line_of(lambda: pick_device(name))
+    assert (
+        line.startswith("device: found '")
+        and "expected a device of this machine: auto, cpu" in line
+    )
+    assert len(line) < 300
+
+
+def test_a_device_that_is_there() -> None:
+    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda")
+
+
+def test_examples_of_a_prior() -> None:
+    assert example_images("fashion") == EXAMPLES / "fashion"
+    for name in ("swissroll", "../examples/fashion", "x" * 300, "a\0b", ""):
+        assert "priors with examples: faces64, fashion, photos" in line_of(
+            partial(example_images, name)
+        )

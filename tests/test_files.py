@@ -216,7 +216,8 @@ def test_a_posterior_is_saved_like_its_pictures(tmp_path: Path) -> None:
     """
     gray = torch.rand(4, 1, HEIGHT, WIDTH, generator=DRAW)
     problem = Problem(Denoise((1, HEIGHT, WIDTH)), Gaussian(0.1), gray)
-    posterior = Posterior(torch.stack([gray, gray]), problem, 1, 0.0)
+    shift = torch.linspace(0, 0.2, WIDTH)
+    posterior = Posterior(torch.stack([gray - shift, gray + shift]), problem, 1, 0.0)
     pictures = [
         Picture(gray[:1], torch.ones(1, 1, HEIGHT, WIDTH), 16, "deep"),
         Picture(gray[1:2], bits=32, name="float"),
@@ -238,7 +239,11 @@ def test_a_posterior_is_saved_like_its_pictures(tmp_path: Path) -> None:
     assert (
         deep.bits == 16 and deep.alpha is not None and (deep.values - gray[:1]).abs().max() < 1e-5
     )
-    assert torch.equal(read_picture(tmp_path / "float_sample_1.tif").values, gray[1:2])
+    stored = read_picture(tmp_path / "float_sample_1.tif").physical()
+    assert torch.allclose(stored, gray[1:2] + shift, atol=1e-6)
+    white = read_picture(tmp_path / "deep_std.png").values  # white is 1/4
+    expected_std = (4 * 2**0.5 * shift).clamp(max=1).expand_as(white)
+    assert (white - expected_std).abs().max() < 0.6 / 255
     assert read_picture(tmp_path / "pages_mean.tif").values.shape == (2, 1, HEIGHT, WIDTH)
 
 

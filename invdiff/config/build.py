@@ -59,14 +59,21 @@ def build(kind: str, mapping: Mapping[str, Any], **context: Any) -> Any:
 
 def resolve_class(kind: str, mapping: Mapping[str, Any], **context: Any) -> tuple[type, Settings]:
     """Return the class that `build` calls, and its arguments; errors as there."""
+    return _class_and_values(kind, mapping, f"{kind}.", context)
+
+
+def _class_and_values(
+    kind: str, mapping: Mapping[str, Any], prefix: str, context: Mapping[str, Any]
+) -> tuple[type, Settings]:
+    """`resolve_class` for settings whose keys begin with `prefix`."""
     if not isinstance(mapping, Mapping):
         raise InputError(f"{kind}: found {shown(mapping)}, expected settings with a name")
     name = mapping.get("name")
     if name is None:
-        raise InputError(f"{kind}.name is missing (known: {', '.join(registry.names(kind))})")
+        raise InputError(f"{prefix}name is missing (known: {', '.join(registry.names(kind))})")
     cls = registry.lookup(kind, name)
     given = {key: value for key, value in mapping.items() if key != "name"}
-    return cls, _values(cls, given, f"{kind} {name}", f"{kind}.", context)
+    return cls, _values(cls, given, f"{kind} {name}", prefix, context)
 
 
 def validate(command: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
@@ -185,7 +192,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         option.registry_kind for option in options_of(hint) if hasattr(option, "registry_kind")
     ]
     if nested and isinstance(value, Mapping):
-        return build(nested[0], value)
+        cls, values = _class_and_values(nested[0], value, f"{where}.", {})
+        return cls(**values)
     plain = _plain(hint)
     adapter = None if plain is None else _adapter(plain)
     if adapter is None:
@@ -201,7 +209,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         raise InputError(f"{where}: found {shown(value)}, expected {expected}") from None
     if not _same_kind(value, result):
         raise InputError(f"{where}: found {shown(value)}, expected {_article(describe(plain))}")
-    _check_numbers(result, where)
+    _check_leaves(result, where)
     return result
 
 
@@ -237,11 +245,13 @@ def _same_kind(value: Any, result: Any) -> bool:
     return not (is_number and isinstance(value, bool | str))
 
 
-def _check_numbers(value: Any, where: str) -> None:
-    """Raise InputError for NaN and for integers that no tensor can hold, at any depth."""
+def _check_leaves(value: Any, where: str) -> None:
+    """Raise InputError for NaN, for integers that no tensor can hold, and for empty text."""
     if isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
-            _check_numbers(part, where)
+            _check_leaves(part, where)
+    elif value == "":
+        raise InputError(f"{where}: found no text, expected some (null for none)")
     elif isinstance(value, float) and math.isnan(value):
         raise InputError(f"{where}: found {shown(value)}, expected a number")
     elif isinstance(value, int) and abs(value) > LARGEST_INT:

@@ -235,14 +235,15 @@ def dump(mapping: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _text(path: Path) -> str:
+    if "\0" in str(path):
+        raise InputError(f"{brief(str(path))}: found a NUL character, expected the name of a file")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise InputError(f"{path}: found a device or a pipe, expected a YAML file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "a name with a NUL character"
-        raise InputError(f"{str(path)[:300]}: {reason}") from None
+    except OSError as error:
+        raise InputError(f"{str(path)[:300]}: {error.strerror}") from None
     if len(content) > MAX_BYTES:
         raise InputError(f"{path}: found more than {MAX_BYTES} bytes, expected settings")
     try:

@@ -17,7 +17,7 @@ from invdiff.config.sources import (
     command_text,
     registered,
 )
-from invdiff.config.words import COMMANDS, COMPONENTS
+from invdiff.config.words import COMPONENTS, PRESET_KEYS
 
 FLAGS = ("-h", "--help")
 WIDTH = 100
@@ -46,7 +46,7 @@ def help_text(path: Path) -> str:
     if settings:
         parts.append("\n".join(["settings (key=value):", *_lines(settings, "  ", "")]))
     for kind in names:
-        if kind in COMMANDS or kind in COMPONENTS:
+        if kind in PRESET_KEYS or kind in COMPONENTS:
             parts += _listed(f"{kind}=NAME, presets:", presets(kind))
         if kind in COMPONENTS:
             parts.append(_classes(f"{kind}.name=NAME, and its settings:", kind, f"{kind}."))

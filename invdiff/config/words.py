@@ -19,8 +19,8 @@ from invdiff.config.files import Settings, code_names, parse, read, refusal
 from invdiff.config.presets import find_preset, is_path, preset_names
 from invdiff.errors import InputError, brief, shown
 
-# A preset of these kinds gives settings of the whole command.
-COMMANDS = ("task", "train")
+# These settings are presets of everything that a command can be told.
+PRESET_KEYS = ("task", "train")
 # These settings are mappings with a `name`, from which `build` makes an object.
 COMPONENTS = ("operator", "noise", "solver", "network")
 
@@ -46,6 +46,8 @@ def parse_words(words: Iterable[str]) -> Settings:
             raise InputError(f"found {brief(word)}, expected key=value")
         if not all(parts) or len(parts) > MAX_PARTS:
             raise InputError(f"found {brief(word)}, expected a key before the '='")
+        if "\0" in word:
+            raise InputError(f"found {brief(word)}, expected text without a NUL character")
         if not value:
             raise InputError(f"{key}: found no value, expected {key}=VALUE ({key}=null for none)")
         *branches, leaf = parts
@@ -157,7 +159,7 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     components = [kind for kind in COMPONENTS if kind in fields and _takes_mapping(hints[kind])]
     # `solver=ddnm solver.steps=50` is a choice and a change to it, so the two are not read into one
     # mapping.
-    bare = [word.partition("=")[0] in (*COMMANDS, *components) for word in words]
+    bare = [word.partition("=")[0] in (*PRESET_KEYS, *components) for word in words]
     chosen = parse_words(word for word, is_bare in zip(words, bare, strict=True) if is_bare)
     leaves = parse_words(word for word, is_bare in zip(words, bare, strict=True) if not is_bare)
     _check_keys({**chosen, **leaves}, fields, "")
@@ -177,7 +179,7 @@ def resolve(words: Iterable[str], command: type) -> Settings:
         }
 
     settings = expand(_defaults(command))
-    for kind in COMMANDS:
+    for kind in PRESET_KEYS:
         name = chosen.pop(kind, settings.get(kind))
         if name is None:
             if kind in fields:

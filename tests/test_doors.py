@@ -1,0 +1,186 @@
+"""Nothing that a person types gives a traceback, and what can be refused is refused before the work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import NETWORK
+
+from invdiff import check, likelihood, sample, train
+from invdiff.errors import InputError
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
+from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with four pictures of 16x16 in data/, and places that hold no file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "taken.png"):
+        (tmp_path / name).mkdir()
+    for i in range(4):
+        generator = torch.Generator().manual_seed(i)
+        write_image(tmp_path / "data" / f"{i}.png", torch.rand(1, 16, 16, generator=generator))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "file.png").write_text("")
+    os.symlink("nowhere/x.png", tmp_path / "dangling.png")
+    return tmp_path
+
+
+def message(main: object, *words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        main(list(words))  # type: ignore[operator]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+SAMPLE = {
+    "n=0": "n: found 0, expected at least 1",
+    "steps=0": "steps: found 0, expected at least 1",
+    "n=1e30": "n: found 1e+30 (float), expected int | null",
+    "t=3": "t: found 3, expected none, since only show=interpolate has such a setting",
+    "input=a.png,b.png": "input: found a.png,b.png, expected none, since only",
+    "show=interpolate t=0": "t: found 0, expected at least 1",
+    "show=interpolate n=2": "n: found 2, expected none, since show=interpolate draws one row",
+    "show=interpolate input=data/0.png": "input: found 1 images, expected two, as a.png,b.png",
+    "show=interpolate input=data/0.png,data/1.png t=101": "expected a timestep from 1 to 100",
+    "show=interpolate input=no,no": "no: No such file or directory",
+    "sampler=langevin eta=1": "eta: found 1.0, expected none, since langevin has no such setting",
+    "sampler=langevin spacing=karras": "spacing: found karras, expected none, since langevin",
+    "sampler=langevin show=progressive": "expected one that follows the schedule for show=progr",
+    "seed=-1": "seed: found -1 (int), expected an int from 0 to 9223372036854775807",
+    "device=foo": "device: found 'foo', expected a device of this machine: auto, cpu",
+    "classifier=''": "classifier: found no text, expected some (null for none)",
+    "label=1": "label",
+    "guidance=.nan": "guidance: found nan (float), expected a number",
+    "out=taken.png": "taken.png: found a folder, expected the name of a picture",
+    "out=data": "data: cannot write '', expected one of .png",
+    "out=x.gif": "x.gif: cannot write '.gif', expected one of .png",
+    "out=file/x.png": "file/x.png: cannot be written",
+    "out=no/x.png": "no/x.png: cannot be written",
+    f"out={'x' * 300}.png": "cannot be written (File name too long)",
+    "out=dangling.png": "dangling.png: cannot be written",
+}
+
+
+@pytest.mark.parametrize("words", SAMPLE)
+def test_sample_refuses_before_the_work(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def work(*args: object, **kwargs: object) -> None:
+        raise AssertionError("this is the work")
+
+    for name in ("generate", "langevin", "progressive"):
+        monkeypatch.setattr(sample, name, work)
+    before = sorted(os.listdir(folder))
+    assert SAMPLE[words] in message(sample.main, f"prior={prior}", *words.split(" "))
+    assert sorted(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("steps=3", "steps: found 3, expected none, since a prior of points takes all its steps"),
+        ("eta=1", "eta: found 1.0, expected none, since a prior of points"),
+        ("show=progressive", "expected samples, ddpm for a prior of points"),
+        ("out=x.gif", "x.gif: cannot draw '.gif', expected one of .png, .pdf, .svg"),
+        ("out=no/x.png", "no/x.png: cannot be written"),
+        ("out=taken.png", "taken.png: found a folder"),
+    ],
+)
+def test_sample_of_points_refuses_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: str, line: str
+) -> None:
+    monkeypatch.setattr(sample, "trajectories", None)
+    assert line in message(sample.main, "prior=swissroll", words)
+
+
+def test_the_middle_timestep_is_the_default(folder: Path, prior: Path) -> None:
+    words = [f"prior={prior}", "show=interpolate", "input=data/0.png,data/1.png", "steps=3"]
+    sample.main([*words, "out=a.png"])
+    sample.main([*words, "t=50", "out=b.png"])
+    sample.main([*words, "t=20", "out=c.png"])
+    assert torch.equal(read_image("a.png"), read_image("b.png"))
+    assert not torch.equal(read_image("a.png"), read_image("c.png"))
+
+
+def test_samples_that_are_not_finite(folder: Path, prior: Path) -> None:
+    """Weights of 1e4 are finite, and what the network makes of them is not."""
+    network = load_prior(prior).network
+    for weight in network.parameters():
+        weight.data.fill_(6e4)
+    save_prior("wild.safetensors", network, PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v"))
+    found = message(sample.main, "prior=wild.safetensors", "n=1", "steps=2", "out=x.png")
+    assert "found samples with NaN or infinite values" in found
+    assert not Path("x.png").exists()
+
+
+LIKELIHOOD = {
+    "images=1": "images: found 1, expected at least 2",
+    "batch=0": "batch: found 0, expected at least 1",
+    "seed=-1": "seed: found -1",
+    "data=no": "no: No such file or directory",
+    "device=cuda:99": "device: found 'cuda:99', expected a device of this machine: auto, cpu",
+    "out=file": "out file: cannot be written",
+    "out=file/x": "out file/x: cannot be written",
+    f"out={'x' * 300}": "cannot be written (File name too long)",
+    "out=dangling.png": "out dangling.png: cannot be written",
+}
+
+
+@pytest.mark.parametrize("words", LIKELIHOOD)
+def test_likelihood_refuses_before_the_work(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(likelihood, "evaluate", None)
+    given = [f"prior={prior}", words]
+    if not words.startswith("data="):
+        given.append("data=data")
+    assert LIKELIHOOD[words] in message(likelihood.main, *given)
+
+
+TRAIN = {
+    "network.nope=1": "network unet has no setting 'nope'",
+    "network.channels=2": "network unet has no setting 'channels'",
+    "network.channels_out=2": "network unet has no setting 'channels_out'",
+    "network.width=x": "network.width: found 'x' (str), expected an int",
+    "network.multipliers=true": "network.multipliers: found True (bool), expected",
+    "network.multipliers=null": "network.multipliers: found None",
+    "network.attention=1": "network.attention: found 1 (int), expected",
+    "network=unet_classifier": "network unet_classifier needs the setting 'network.classes' (int)",
+    "seed=-1": "seed: found -1",
+    "device=foo": "device: found 'foo'",
+    "data=no": "data 'no': found neither a folder of images nor an .npz file",
+    "T=10000000": "T: found 10000000",
+    "out=file": "file: ",
+    "out=file/x": "file/x: ",
+}
+
+
+@pytest.mark.parametrize("words", TRAIN)
+def test_train_refuses_before_the_work(folder: Path, words: str) -> None:
+    base = {"data": "data", "size": "16", "out": "run", "steps": "1", "network.width": "8"}
+    key = words.partition("=")[0]
+    given = [f"{k}={v}" for k, v in base.items() if k != key and k.partition(".")[0] != key]
+    assert TRAIN[words] in message(train.main, *given, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("shape=[3,5000,5000]", "shape: found (3, 5000, 5000), expected at most 2^24 values"),
+        ("shape=[0,4,4]", "shape: found (0, 4, 4)"),
+        ("shape=[true,4,4]", "shape: found [True, 4, 4] (list), expected tuple[int, int, int]"),
+        ("seed=-1", "seed: found -1"),
+    ],
+)
+def test_check_refuses_before_the_work(words: str, line: str) -> None:
+    assert line in message(check.main, "operator=denoise", words)
+
+
+def test_check_needs_an_operator() -> None:
+    assert message(check.main, "seed=1").startswith("operator is missing: expected operator=NAME")
