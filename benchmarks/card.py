@@ -30,10 +30,10 @@ from torch import Tensor
 from invdiff import config, generate, restore
 from invdiff.estimate import Estimate
 from invdiff.evaluation.metrics import lpips, psnr
-from invdiff.io.collection import SUFFIXES, read_images
+from invdiff.io.collection import image_files, read_images
 from invdiff.io.pictures import read_image, to_channels
 from invdiff.likelihood import LikelihoodSettings, evaluate
-from invdiff.prior.checkpoint import load_prior
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.ddpm import BitsPerDim
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.problem import Problem
@@ -90,7 +90,7 @@ def images_at(path: str, channels: int, names: str | None = None) -> list[Tensor
     chosen = (
         None if names is None else {Path(word).stem for word in Path(names).read_text().split()}
     )
-    files = sorted(p for p in Path(path).iterdir() if p.suffix.lower() in SUFFIXES)
+    files = image_files(path)
     return [
         to_channels(read_image(p), channels) for p in files if chosen is None or p.stem in chosen
     ]
@@ -120,7 +120,7 @@ def restorations(
     groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for x in images:
         groups[tuple(x.shape)].append(x)
-    table = {}
+    table: dict[str, Any] = {}
     for task in tasks:
         words = [f"task={task}", f"solver.steps={calls}"]
         settings = config.validate(SolveSettings, config.resolve(words, SolveSettings))
@@ -142,9 +142,8 @@ def restorations(
             "noise": settings.noise,
             "solver": settings.solver,
         }
-        table[task] |= {
-            name: round(float(torch.cat(values).mean()), 4) for name, values in scores.items()
-        }
+        means = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
+        table[task] |= {name: round(mean, 4) for name, mean in means.items()}
         print(task, table[task], flush=True)
     return table
 
@@ -176,7 +175,7 @@ def nearest_neighbours(
 
 def main(words: list[str]) -> None:
     s = config.validate(CardSettings, config.resolve(words, CardSettings))
-    prior = load_prior(s.prior)
+    prior = load_network(s.prior)
     train, held_out = load_data(s.data, s.size, s.channels, crop=s.crop, held_out=s.held_out)
     every = held_out.batch(torch.arange(len(held_out)))
     terms = evaluate(

@@ -25,6 +25,7 @@ from torch import Tensor
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import to_channels
 from invdiff.prior import Denoiser, GaussianDenoiser, MixtureDenoiser
+from invdiff.prior.denoiser import levels
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 
@@ -35,7 +36,8 @@ PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "photos"
 class Prior(Protocol):
     """What a problem is made of: images (B, D) and draws (K, B, D) in float64."""
 
-    shape: tuple[int, int, int]
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
 
     def denoiser(self) -> Denoiser: ...
 
@@ -286,8 +288,8 @@ class ChainDenoiser(Denoiser):
             self.register_buffer(name, pmf(w - half, w + half).float())  # type: ignore[operator]
         self.register_buffer("grid", grid.float())
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        level = sigma.to(x).expand(len(x)).view(-1, 1, 1)
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        level = levels(sigma, x).view(-1, 1, 1)
         e = -0.5 * ((x.flatten(1)[..., None] - self.grid) / level) ** 2
         e = (e - e.amax(2, keepdim=True)).exp()  # (B, T, points)
         # Both directions at once: from the first point on, and from the last.

@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from invdiff import config
 from invdiff.io.pictures import grid
 from invdiff.io.write import write_image
-from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_network
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided
 from invdiff.prior.reverse import generate
@@ -92,7 +93,7 @@ def guided_priors(
     s: GuidanceSettings, out: Path
 ) -> list[tuple[str, str, Callable[[int], Denoiser]]]:
     """What is compared: name, strength, and the prior of a label."""
-    plain, conditional = load_prior("fashion"), load_prior(out / "classes")
+    plain, conditional = load_network("fashion"), load_network(out / "classes")
     classifier = load_classifier(out / "classifier")
     return [
         ("unconditional", "", lambda label: plain),
@@ -165,7 +166,7 @@ def spread(images: Tensor, label: Tensor) -> float:
     )
 
 
-def row(values: dict[str, object]) -> str:
+def row(values: dict[str, Any]) -> str:
     return "| {prior} | {strength} | {accuracy:.3f} +- {error:.3f} | {variety:.2f} |".format(
         **values
     )

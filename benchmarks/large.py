@@ -22,7 +22,7 @@ from torch import Tensor
 
 from invdiff import config, load_prior
 from invdiff.evaluation.metrics import seam_ratio
-from invdiff.io.collection import SUFFIXES
+from invdiff.io.collection import image_files
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
 from invdiff.prior.tiles import Tiled, tiled
@@ -56,8 +56,7 @@ class LargeSettings:
 
 def mosaic(folder: Path, height: int, width: int) -> Tensor:
     """(3, height, width) of photographs, in turn."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    photos = [x for x in map(read_image, files) if len(x) == 3]
+    photos = [x for x in map(read_image, image_files(folder)) if len(x) == 3]
     cells = [F.interpolate(x[None], (CELL, CELL), mode="bicubic")[0].clamp(0, 1) for x in photos]
     rows, columns = -(-height // CELL), -(-width // CELL)
     lines = [

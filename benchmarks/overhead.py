@@ -37,7 +37,7 @@ from invdiff.prior.unet import UNet
 from invdiff.problem import Problem
 from invdiff.solvers import Solver
 
-OPERATORS = {
+OPERATORS: dict[str, config.Settings] = {
     "mask_random": {},
     "blur_circular": {"kernel": {"name": "gaussian", "size": 9, "sigma": 1.5}},
     "resize_average": {"factor": 4},
@@ -56,7 +56,7 @@ class Free(Denoiser):
         self.shape, self.schedule = shape, Schedule.linear()
         self.register_buffer("gray", torch.tensor(0.5))
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return 0.5 + (x - 0.5) / (1 + 4 * levels(sigma, x) ** 2)
 
 
@@ -70,7 +70,7 @@ class Counted(Denoiser):
         self.prior, self.shape, self.schedule = prior, prior.shape, prior.schedule
         self.plain, self.tracked, self.backwards = 0, 0, 0
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         out = self.prior(x, sigma)
         if out.requires_grad:
             self.tracked += 1
@@ -91,7 +91,7 @@ class Timed(Denoiser):
         self.prior, self.shape, self.schedule = prior, prior.shape, prior.schedule
         self.inside, self.started = 0.0, 0.0
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         self.start()
         out = self.prior(x, sigma)
         self.stop()

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from invdiff.errors import InputError
+from invdiff.noise import Gaussian
 from invdiff.operators import SpectralOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
@@ -81,6 +83,18 @@ class PeerSolver(Solver):
         settings = {**self.settings, "steps": self.steps}
         drawn = self.peer.sample(self.method, settings, problem, prior, seed).detach().to(x)
         yield Step(0.0, drawn, drawn)
+
+
+def standard_deviation(problem: Problem) -> float:
+    """sigma_y of a problem with Gaussian noise of one level.
+
+    Raises:
+        InputError: its noise is another.
+    """
+    sigma = problem.noise.sigma if isinstance(problem.noise, Gaussian) else None
+    if not isinstance(sigma, float | int):
+        raise InputError(f"noise: found {problem.noise}, expected Gaussian noise of one level")
+    return float(sigma)
 
 
 def load(names: Sequence[str] = NAMES) -> list[Peer]:

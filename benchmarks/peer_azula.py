@@ -18,10 +18,9 @@ import torch
 from azula import denoise, guidance, noise
 from azula.linalg.covariance import IsotropicCovariance
 from azula.sample import DDIMSampler, Sampler
-from peer import Peer, Settings
+from peer import Peer, Settings, standard_deviation
 from torch import Tensor
 
-from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser, GaussianDenoiser
 from invdiff.problem import Problem
 
@@ -106,8 +105,8 @@ PEER = Azula
 
 def guided(method: str, settings: Settings, problem: Problem, denoiser: Prior) -> Sampler:
     """The sampler of a method, which holds what was measured."""
-    op: LinearOperator = problem.operator
-    sigma = 2 * problem.noise.sigma
+    op = problem.linear
+    sigma = 2 * standard_deviation(problem)
     seen = {"y": op.measured(2 * problem.y - op(torch.ones(1, *op.shape))).flatten(1)}
 
     def A(x: Tensor) -> Tensor:

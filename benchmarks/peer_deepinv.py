@@ -15,7 +15,7 @@ import deepinv
 import numpy as np
 import torch
 from deepinv import sampling
-from peer import Peer, Settings
+from peer import Peer, Settings, standard_deviation
 from torch import Tensor
 
 from invdiff.operators import SpectralOperator
@@ -94,7 +94,7 @@ class DeepInv(Peer):
     def sample(
         self, method: str, settings: Settings, problem: Problem, prior: Denoiser, seed: int
     ) -> Tensor:
-        denoiser, physics = Prior(prior), Physics(problem.operator, problem.noise.sigma)
+        denoiser, physics = Prior(prior), Physics(problem.spectral, standard_deviation(problem))
         if method in ("dps", "pigdm"):
             return diffuse(
                 guidance(method, settings, denoiser), settings, problem, denoiser, physics

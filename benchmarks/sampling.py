@@ -26,7 +26,7 @@ from torch import Tensor
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.evaluation.metrics import alexnet_features, frechet_distance
-from invdiff.prior.checkpoint import load_prior
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import Sampler, calls, generate
 from invdiff.prior.schedule import Spacing
@@ -74,7 +74,7 @@ def held_out_features(data: Data, indices: Tensor, batch: int, device: torch.dev
 
 
 def draw(
-    prior: Denoiser, sampler: Sampler, spacing: str, steps: int, s: SamplingSettings
+    prior: Denoiser, sampler: Sampler, spacing: Spacing, steps: int, s: SamplingSettings
 ) -> Tensor:
     """n samples, in batches of a seed each."""
     sizes = [min(s.batch, s.n - begin) for begin in range(0, s.n, s.batch)]
@@ -87,23 +87,26 @@ def draw(
 
 def row(prior: Denoiser, words: str, reference: Tensor, s: SamplingSettings) -> list[float]:
     """Distances of one sampler over the columns."""
-    sampler, _, spacing = words.partition(" ")
-    if sampler not in get_args(Sampler) or spacing not in get_args(Spacing):
-        known, spacings = ", ".join(get_args(Sampler)), ", ".join(get_args(Spacing))
+    name, _, space = words.partition(" ")
+    samplers: dict[str, Sampler] = {each: each for each in get_args(Sampler)}
+    spacings: dict[str, Spacing] = {each: each for each in get_args(Spacing)}
+    if name not in samplers or space not in spacings:
         raise InputError(
-            f"samplers: found {words!r}, expected one of {known} and one of {spacings}"
+            f"samplers: found {words!r}, expected one of {', '.join(samplers)} and one of "
+            f"{', '.join(spacings)}"
         )
+    sampler = samplers[name]
     distances = []
     for budget in s.calls:
         steps = max(k for k in range(1, budget + 1) if calls(sampler, k) <= budget)
-        samples = draw(prior, sampler, spacing, steps, s)
+        samples = draw(prior, sampler, spacings[space], steps, s)
         distances.append(frechet_distance(features(samples, s.batch), reference))
     return distances
 
 
 def main(words: list[str]) -> None:
     s = config.validate(SamplingSettings, config.resolve(words, SamplingSettings))
-    prior = load_prior(s.prior, pick_device(s.device))
+    prior = load_network(s.prior, pick_device(s.device))
     device = next(prior.parameters()).device
     _, held_out = load_data(
         s.data, prior.shape[1], prior.shape[0], crop=s.crop, held_out=s.held_out

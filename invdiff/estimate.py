@@ -12,8 +12,14 @@ from torch import Tensor
 
 
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over images, (N, ...), and its standard error, NaN for a single image: (...) each, in
-    float64.
+    """Return the mean over images and its standard error, (...) each in float64.
+
+    Args:
+        values: (N, ...), one entry per image; the error is NaN for N = 1.
+
+    Example:
+        >>> mean_and_error(torch.tensor([[1.0], [3.0]]))
+        (tensor([2.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
     values = values.double()
     error = (
@@ -25,8 +31,13 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Estimate(NamedTuple):
-    """A mean over images and its standard error; pixels of one image depend on each other, images
-    do not.
+    """A mean over images and its standard error.
+
+    Pixels of one image depend on each other, images do not.
+
+    Example:
+        >>> print(Estimate.over([1.0, 3.0]))
+        2.000 +- 1.000
     """
 
     mean: float
@@ -34,13 +45,14 @@ class Estimate(NamedTuple):
 
     @classmethod
     def over(cls, values: Tensor | np.ndarray | Sequence[float]) -> Estimate:
-        """Of one value per image, (N,); the error is NaN for a single one."""
+        """Return the estimate of one value per image, (N,); the error is NaN for a single one."""
         mean, error = mean_and_error(torch.as_tensor(values, dtype=torch.float64))
         return cls(float(mean), float(error))
 
     def __format__(self, spec: str) -> str:
-        """Both numbers in the form that is asked for, by default to three decimals."""
+        """Return both numbers in the form that is asked for, by default to three decimals."""
         return f"{self.mean:{spec or '.3f'}} +- {self.error:{spec or '.3f'}}"
 
     def __str__(self) -> str:
+        """Return both numbers to three decimals."""
         return format(self)

@@ -6,7 +6,8 @@
 A task or a solver may be a YAML file of one's own; other words, such as noise.sigma=0.05, hold for
 all of them. Image b meets the same mask, kernel and noise under every solver: its measurement is
 made once and kept. A run that was stopped goes on where it was, image by image, also with more
-solvers, tasks or images, and other numbers of processes.
+solvers, tasks or images, and other numbers of processes. Results of other weights, settings or
+images, told by their content, are never continued. A file that cannot be read is skipped.
 
 OUT/TASK/measurements/IMAGE.npy     y
 OUT/TASK/SOLVER/config.yaml         everything that the results depend on
@@ -22,13 +23,17 @@ if __name__ == "__main__":
 
     print_help_if_asked(__file__)  # before the imports, which take seconds
 
+import contextlib
 import csv
+import functools
+import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,12 +44,15 @@ from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
-from invdiff.io.collection import collect
-from invdiff.io.whole import write_whole
-from invdiff.io.write import write_image
+from invdiff.io.collection import Item, collect
+from invdiff.io.lock import run_lock
+from invdiff.io.names import label
+from invdiff.io.pictures import Picture, first_line
+from invdiff.io.whole import RUN_FILE, cannot_write, sweep, write_whole
+from invdiff.io.write import as_float, write_array, write_picture
 from invdiff.operators.base import numbered
 from invdiff.prior.channels import match_channels
-from invdiff.prior.checkpoint import load_prior
+from invdiff.prior.checkpoint import find_prior, load_prior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
@@ -91,33 +99,107 @@ class EvaluateSettings:
                 raise InputError(f"{name}: found {value}, expected at least 1")
 
     def identity(self) -> dict[str, Any]:
-        """What the results of an image depend on."""
-        free = ("images", "out", "batch", "device")
-        return {key: value for key, value in asdict(self).items() if key not in free}
+        """Return what the results of an image depend on, besides the weights and the image.
+
+        Files that the settings name are told by their content.
+        """
+        free = ("prior", "data", "images", "out", "batch", "device")
+        own = {key: value for key, value in asdict(self).items() if key not in free}
+        files = dict(named_files({key: own[key] for key in ("operator", "noise", "solver")}))
+        return {**own, "files": files} if files else own
 
 
-class Cell(NamedTuple):
-    """One task under one solver, or under none: the baseline."""
+def named_files(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield each file that settings name, and the hash of its content."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from named_files(item)
+    elif isinstance(value, str) and os.path.isfile(value):
+        yield value, content_hash(Path(value))
+
+
+def content_hash(path: Path) -> str:
+    """Return 16 letters that tell the content of a file.
+
+    Raises:
+        InputError: the file cannot be read.
+
+    Example:
+        >>> content_hash(Path(os.devnull))
+        'e3b0c44298fc1c14'
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task under one solver, or under none: the baseline.
+
+    Attributes:
+        task: its name.
+        solver: its name, or "baseline".
+        settings: of the cell.
+        weights: hash of the prior's file.
+
+    Example:
+        >>> Cell("inpaint", "ddnm", EvaluateSettings(task="inpaint", out="table"), "").folder
+        PosixPath('table/inpaint/ddnm')
+    """
 
     task: str
     solver: str
     settings: EvaluateSettings
+    weights: str
 
     @property
     def folder(self) -> Path:
+        """Folder of the cell's results."""
         return Path(self.settings.out) / self.task / self.solver
 
+    @property
+    def measurements(self) -> Path:
+        """Folder of the measurements, which all solvers of a task share."""
+        return self.folder.parent / "measurements"
 
-class Picture(NamedTuple):
-    """An image of the data, which is read when it is needed: its number among all of them."""
+    def identity(self) -> dict[str, Any]:
+        """Return what all results in the cell have in common."""
+        found = {**self.settings.identity(), "weights": self.weights}
+        if self.solver == "baseline":
+            del found["solver"]
+        return found
+
+
+@dataclass(frozen=True)
+class NumberedImage:
+    """An image of the data, which is read when it is needed.
+
+    Attributes:
+        number: of the image among all, which names its random streams.
+        among: how many there are.
+        item: where it lies.
+        fingerprint: tells its content, its scale and its number.
+
+    Example:
+        >>> NumberedImage(0, 4, Item(Path("a.png"), 0, "a"), "").name
+        'a'
+    """
 
     number: int
     among: int
-    name: str
-    read: Callable[[], Tensor]
+    item: Item
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Name of the image in the results."""
+        return self.item.name
 
 
 def main(words: list[str]) -> None:
+    """Run the command line."""
     rank, processes = (
         int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
@@ -126,18 +208,26 @@ def main(words: list[str]) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prior = load_prior(settings.prior, pick_device(settings.device))
-    pictures = list(read_pictures(settings))
+    images = read_data(settings, {row["image"] for cell in cells for row in rows_of(cell)})
     for cell in cells:
-        check(cell, pictures[0], prior)
-    for cell in cells:
-        claim(cell)
-    for cell in cells:
-        evaluate(cell, prior, pictures[rank::processes], rank, chatty=processes == 1)
-    finish(cells, pictures)
+        check(cell, images, prior)
+    with contextlib.ExitStack() as locks:
+        for cell in cells:
+            claim(cell)
+            locks.enter_context(run_lock(cell.folder, f".{rank}.lock"))
+            for folder in (cell.folder, cell.measurements):
+                sweep(folder)
+        for cell in cells:
+            evaluate(cell, prior, images[rank::processes], rank, chatty=processes == 1)
+    finish(cells, images)
 
 
 def read_cells(words: list[str]) -> Iterator[Cell]:
-    """Every task with every solver, the baseline first."""
+    """Yield every task with every solver, the baseline first.
+
+    Raises:
+        InputError: a task or a solver is unknown, or named twice.
+    """
 
     def listed(key: str, default: str) -> list[str]:
         found = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")] or [
@@ -148,77 +238,143 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
             raise InputError(
                 f"{key}: found {found if len(found) > 1 else found[0]!r}, expected {key}=NAME,NAME once"
             )
-        labels = [Path(name).stem for name in names]
-        if twice := next((label for label in labels if labels.count(label) > 1), None):
-            raise InputError(f"{key}: found two of the name {twice!r}, expected different ones")
+        labels = [label(Path(name).stem) for name in names]
+        for name in labels:
+            if labels.count(name) > 1:
+                raise InputError(f"{key}: found two of the name {name!r}, expected different ones")
+            if name in ("baseline", "measurements"):
+                raise InputError(f"{key}: found the name {name!r}, expected another one")
         return names
 
     rest = [word for word in words if not word.startswith(("task=", "solver="))]
     solvers = listed("solver", "ddnm")
+    weights = ""
     for task in listed("task", ""):
         for number, solver in enumerate(solvers):
             merged = config.resolve([f"task={task}", f"solver={solver}", *rest], EvaluateSettings)
             settings = config.validate(EvaluateSettings, merged)
+            weights = weights or content_hash(find_prior(settings.prior))
+            name = label(Path(task).stem)
             if number == 0:
-                yield Cell(Path(task).stem, "baseline", settings)
-            yield Cell(Path(task).stem, Path(solver).stem, settings)
+                yield Cell(name, "baseline", settings, weights)
+            yield Cell(name, label(Path(solver).stem), settings, weights)
 
 
-def read_pictures(settings: EvaluateSettings) -> Iterator[Picture]:
-    """The images by number and name, in the order of `invdiff.io.collection`; they may differ in
-    size.
+def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[NumberedImage]:
+    """Return the images that can be read, in the order of `invdiff.io.collection`.
+
+    Args:
+        settings: of the run.
+        known: names of images that have results: they need not be tried.
+
+    Raises:
+        InputError: no image can be read.
     """
-    items = collect(settings.data or example_images(settings.prior))
-    for number, item in enumerate(items[: settings.images]):
-        yield Picture(number, len(items), item.name, item.read)
+    source = settings.data or str(example_images(settings.prior))
+    items = collect(source)
+    skipped = 0
+    found: list[tuple[Item, str]] = []
+    for item in items:
+        if len(found) == settings.images:
+            break
+        try:
+            if item.name not in known:
+                item.read()
+            scale = item.units and (item.units.low, item.units.high)
+            found.append((item, f"{_hash_of_last(item.file)} {item.image} {scale}"))
+        except (InputError, OSError) as error:
+            skipped += 1
+            warnings.warn(f"skipped {error}", stacklevel=2)
+    if not found:
+        raise InputError(f"data {source}: found no image that can be read")
+    return [
+        NumberedImage(number, len(items) - skipped, item, _letters(f"{number} {content}"))
+        for number, (item, content) in enumerate(found)
+    ]
 
 
-def check(cell: Cell, picture: Picture, prior: Denoiser) -> None:
-    """Raise InputError before any work where the solver cannot solve the task, or the prior has no
-    such channels.
+_hash_of_last = functools.lru_cache(maxsize=1)(content_hash)  # of a file with many images
+
+
+def _letters(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check(cell: Cell, images: Sequence[NumberedImage], prior: Denoiser) -> None:
+    """Raise InputError before any work where the cell cannot be computed, or continued.
+
+    That is where the solver cannot solve the task, the prior has no such channels, and where the
+    folder holds results of other settings, weights or images.
     """
-    problem = pose(cell, picture.read()[None], [picture])
+    problem = pose(cell, images[0].item.read()[None], images[:1])
     config.build("solver", cell.settings.solver).check(problem)
     match_channels(prior, problem.operator.shape[0])
+    if (cell.folder / RUN_FILE).is_file():
+        check_identity(cell)
+    stored = {row["image"]: row["fingerprint"] for row in rows_of(cell)}
+    for image in images:
+        if stored.get(image.name, image.fingerprint) != image.fingerprint:
+            raise InputError(
+                f"out {cell.folder}: found results for another image under the name "
+                f"{image.name!r} or its number, expected those of the data as it is; "
+                "choose another out"
+            )
+    check_measurement(cell.measurements / f"{images[0].name}.npy", problem.y[0])
 
 
-def pose(cell: Cell, truth: Tensor, pictures: Sequence[Picture]) -> Problem:
-    """The problem of some of the images, which may have masks or kernels of their own."""
-    numbers, among = [picture.number for picture in pictures], pictures[0].among
+def check_identity(cell: Cell) -> None:
+    """Raise InputError where the cell's folder holds results of other settings or weights."""
+    mine, stored = cell.identity(), config.read(cell.folder / RUN_FILE)
+    for key in {**mine, **stored}:
+        expected, found = _plain(mine.get(key)), _plain(stored.get(key))
+        if found != expected:
+            raise InputError(
+                f"out {cell.folder}: found results for {key}={found}, expected {expected}; "
+                "choose another out"
+            )
+
+
+def check_measurement(path: Path, y: Tensor) -> None:
+    """Raise InputError where the file holds another measurement than y."""
+    if not path.is_file():
+        return
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}): remove it") from error
+    # The measurements of two machines differ by rounding.
+    if stored.shape != y.shape or not np.allclose(stored, y.numpy(), rtol=1e-4, atol=1e-5):
+        raise InputError(
+            f"{path}: found another measurement, expected the one that this run makes; "
+            "choose another out"
+        )
+
+
+def pose(cell: Cell, truth: Tensor, images: Sequence[NumberedImage]) -> Problem:
+    """Return the problem of some of the images, each with the mask or kernel of its number."""
+    numbers, among = [image.number for image in images], images[0].among
     described = numbered(cell.settings.operator, range(among))
     operator = config.build("operator", described, shape=tuple(truth.shape[1:]))
     operator.check_batch(among)
-    operator, noise = operator.select(numbers), config.build("noise", cell.settings.noise)
-    return Problem.simulate(truth, operator, noise, cell.settings.seed, numbers)
+    noise = config.build("noise", cell.settings.noise)
+    return Problem.simulate(truth, operator.select(numbers), noise, cell.settings.seed, numbers)
 
 
 def claim(cell: Cell) -> None:
-    """Make the cell's folder, or find that it holds the same settings.
+    """Make the cell's folder, with the settings that all of its results share.
 
     Raises:
-        InputError: it holds other ones.
+        InputError: the folder cannot be written, or holds results of other settings.
     """
-    path = cell.folder / "config.yaml"
-    mine = cell.settings.identity()
-    if cell.solver == "baseline":
-        del mine["solver"]
-    if path.is_file():
-        stored = config.read(path)
-        differs = [
-            key for key in {**mine, **stored} if _plain(mine.get(key)) != _plain(stored.get(key))
-        ]
-        if differs:
-            found, expected = (values.get(differs[0]) for values in (stored, mine))
-            raise InputError(
-                f"out {cell.folder}: found results for {differs[0]}={found}, expected {expected}"
-            )
-        return
     try:
-        for folder in (cell.folder, cell.folder.parent / "measurements"):
+        for folder in (cell.folder, cell.measurements):
             folder.mkdir(parents=True, exist_ok=True)
-        config.dump(mine, path)
     except OSError as error:
-        raise InputError(f"out {cell.folder}: cannot be written ({error.strerror})") from None
+        raise cannot_write(f"out {cell.folder}", error) from error
+    if (cell.folder / RUN_FILE).is_file():
+        check_identity(cell)
+    else:
+        config.dump(cell.identity(), cell.folder / RUN_FILE)
 
 
 def _plain(value: Any) -> Any:
@@ -229,49 +385,54 @@ def _plain(value: Any) -> Any:
 
 
 def evaluate(
-    cell: Cell, prior: Denoiser, pictures: Sequence[Picture], rank: int, chatty: bool
+    cell: Cell, prior: Denoiser, images: Sequence[NumberedImage], rank: int, chatty: bool
 ) -> None:
-    """Restore the images that no process has restored yet, and append their lines."""
+    """Restore the images that no process has restored yet, and append their rows."""
     done = {row["image"] for row in rows_of(cell)}
-    todo = [picture for picture in pictures if picture.name not in done]
+    todo = [image for image in images if image.name not in done]
     path = cell.folder / f"{rank}.csv"
-    lines = path.read_text() if path.is_file() else ",".join(["image", *COLUMNS]) + "\n"
-    for chunk, images in chunks(todo, cell.settings.batch):
-        rows = measure(cell, prior, chunk, images)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        lines += text.getvalue()
-        write_whole(path, lines.encode())
+    lines = path.read_text(encoding="utf-8") if path.is_file() else table_of([ROW])
+    finished = len(done)
+    for chunk, truth in chunks(todo, cell.settings.batch):
+        lines += table_of(measure(cell, prior, chunk, truth))
+        write_whole(path, lines)
+        finished += len(chunk)
         if chatty:
-            print(
-                f"{cell.task} {cell.solver}: {len(done) + 1 + todo.index(chunk[-1])} of {len(done) + len(todo)}"
-            )
+            say(f"{cell.task} {cell.solver}: {finished} of {len(done) + len(todo)}")
 
 
-def chunks(todo: Sequence[Picture], batch: int | None) -> Iterator[tuple[list[Picture], Tensor]]:
-    """Neighbours of one size, as many as fit, and their images (B, C, H, W)."""
-    chunk: list[Picture] = []
-    images: list[Tensor] = []
-    for picture in todo:
-        image = picture.read()
-        room = batch or max(1, PIXELS_AT_ONCE // image.numel())
-        if chunk and (image.shape != images[0].shape or len(chunk) >= room):
-            yield chunk, torch.stack(images)
-            chunk, images = [], []
-        chunk.append(picture)
-        images.append(image)
+def chunks(
+    todo: Sequence[NumberedImage], batch: int | None
+) -> Iterator[tuple[list[NumberedImage], Tensor]]:
+    """Yield neighbours of one size, as many as fit, and their values (B, C, H, W)."""
+    chunk: list[NumberedImage] = []
+    values: list[Tensor] = []
+    for image in todo:
+        try:
+            x = image.item.read()
+        except (InputError, OSError) as error:  # it could be read when the run began
+            warnings.warn(f"skipped {image.name}: {first_line(error)}", stacklevel=2)
+            continue
+        room = batch or max(1, PIXELS_AT_ONCE // x.numel())
+        if chunk and (x.shape != values[0].shape or len(chunk) >= room):
+            yield chunk, torch.stack(values)
+            chunk, values = [], []
+        chunk.append(image)
+        values.append(x)
     if chunk:
-        yield chunk, torch.stack(images)
+        yield chunk, torch.stack(values)
 
 
 def measure(
-    cell: Cell, prior: Denoiser, chunk: Sequence[Picture], truth: Tensor
+    cell: Cell, prior: Denoiser, chunk: Sequence[NumberedImage], truth: Tensor
 ) -> list[list[str]]:
-    """The lines of a chunk of images."""
-    s, numbers = cell.settings, [picture.number for picture in chunk]
+    """Restore a chunk of images, and return their rows."""
+    s, numbers = cell.settings, [image.number for image in chunk]
     problem = pose(cell, truth, chunk)
-    for picture, y in zip(chunk, problem.y, strict=True):
-        keep(cell.folder.parent / "measurements" / f"{picture.name}.npy", y)
+    for image, y in zip(chunk, problem.y, strict=True):
+        path = cell.measurements / f"{image.name}.npy"
+        check_measurement(path, y)
+        write_array(path, y)
     calls, seconds = 0, 0.0
     if cell.solver == "baseline":
         samples, misfit = problem.baseline()[None], problem.misfit(problem.baseline())
@@ -281,70 +442,94 @@ def measure(
             problem, prior, solver, samples=s.samples, seed=s.seed, numbers=numbers, batch=s.batch
         )
         calls, seconds = posterior.nfe, posterior.seconds / len(chunk)
-        samples, misfit = posterior.samples.cpu(), posterior.misfit().mean(0).cpu()
-    found = {
-        name: values.mean(0).tolist() for name, values in scores(samples.clamp(0, 1), truth).items()
-    }
-    found |= {
-        "misfit": misfit.tolist(),
-        "calls": [calls] * len(chunk),
-        "seconds": [seconds] * len(chunk),
-    }
-    for picture, image in zip(chunk, samples[0], strict=True):
-        write_image(cell.folder / f"{picture.name}.png", image)
+        samples, misfit = as_float(posterior.samples), as_float(posterior.misfit().mean(0))
+    judged = scores(samples.clamp(0, 1), truth)
+    found = {name: values.mean(0).tolist() for name, values in judged.items()}
+    found["misfit"] = misfit.tolist()
+    found["calls"] = [calls] * len(chunk)
+    found["seconds"] = [seconds] * len(chunk)
+    for image, x in zip(chunk, samples[0], strict=True):
+        picture = Picture(x[None])
+        try:
+            path = cell.folder / f"{image.name}{picture.suffix}"
+            write_picture(path, picture, overwrite=True)
+        except InputError as error:  # the numbers are worth more than the picture
+            warnings.warn(str(error), stacklevel=2)
     return [
-        [picture.name, *(f"{found[name][b]:.6g}" if name in found else "" for name in COLUMNS)]
-        for b, picture in enumerate(chunk)
+        [
+            image.name,
+            image.fingerprint,
+            *(f"{found[name][b]:.6g}" if name in found else "" for name in COLUMNS),
+        ]
+        for b, image in enumerate(chunk)
     ]
 
 
-def keep(path: Path, y: Tensor) -> None:
-    """Store a measurement, or find that it is the stored one.
+ROW = ("image", "fingerprint", *COLUMNS)
 
-    Raises:
-        InputError: it is another: the image has changed, or this machine draws other numbers.
+
+def table_of(rows: Iterable[Sequence[str]]) -> str:
+    r"""Return rows as CSV.
+
+    Example:
+        >>> table_of([("a", "b,c")])
+        'a,"b,c"\n'
     """
-    if path.is_file():
-        if not np.allclose(np.load(path), y.numpy(), rtol=1e-4, atol=1e-5):
-            raise InputError(
-                f"{path}: found another measurement, expected the one that this run makes"
-            )
-        return
-    content = io.BytesIO()
-    np.save(content, y.numpy())
-    write_whole(path, content.getbuffer())
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def rows_of(cell: Cell) -> list[dict[str, str]]:
-    """The lines of all processes."""
-    files = sorted(cell.folder.glob("*.csv"))
-    return [row for file in files for row in csv.DictReader(file.read_text().splitlines())]
+    """Return the rows of all processes, each image once.
+
+    Raises:
+        InputError: a file holds no such rows.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted(cell.folder.glob("*.csv")):
+        try:
+            text = io.StringIO(file.read_text(encoding="utf-8"), newline="")
+            rows = list(csv.DictReader(text, strict=True))
+        except (OSError, ValueError, csv.Error) as error:
+            raise InputError(f"{file}: cannot be read ({first_line(error)}): remove it") from error
+        for row in rows:
+            if tuple(row) != ROW or None in row.values():
+                raise InputError(
+                    f"{file}: found the columns {', '.join(map(str, row))}, "
+                    f"expected {', '.join(ROW)}; choose another out"
+                )
+            found.setdefault(row["image"], row)
+    return list(found.values())
 
 
-def finish(cells: Sequence[Cell], pictures: Sequence[Picture]) -> None:
+def finish(cells: Sequence[Cell], images: Sequence[NumberedImage]) -> None:
     """Write results.csv and the summary of what is there; print it once every image is.
 
-    Every process does so when it is done: the last one finds everything.
+    Every process does so when it is done, one after the other: the last one finds everything.
     """
-    order = {picture.name: picture.number for picture in pictures}
-    found: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for cell in cells:
-        rows = [row for row in rows_of(cell) if row["image"] in order]
-        found[cell.task, cell.solver] = sorted(rows, key=lambda row: order[row["image"]])
     out = Path(cells[0].settings.out)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", "solver", "image", *COLUMNS])
-    for (task, solver), rows in found.items():
-        writer.writerows(
-            [task, solver, row["image"], *(row[name] for name in COLUMNS)] for row in rows
-        )
-    write_whole(out / "results.csv", text.getvalue().encode())
-    if all(len(rows) == len(pictures) for rows in found.values()):
-        markdown, latex = summary(found)
-        write_whole(out / "summary.md", markdown.encode())
-        write_whole(out / "summary.tex", latex.encode())
-        print(markdown)
+    with run_lock(out, ".finish.lock", wait=True):
+        found: dict[tuple[str, str], list[dict[str, str]]] = {}
+        for cell in cells:
+            rows = {row["image"]: row for row in rows_of(cell)}
+            found[cell.task, cell.solver] = [rows[i.name] for i in images if i.name in rows]
+        lines: list[Sequence[str]] = [("task", "solver", "image", *COLUMNS)]
+        for (task, solver), of_cell in found.items():
+            for row in of_cell:
+                lines.append((task, solver, row["image"], *(row[name] for name in COLUMNS)))
+        write_whole(out / "results.csv", table_of(lines))
+        if all(len(of_cell) == len(images) for of_cell in found.values()):
+            markdown, latex = summary(found)
+            write_whole(out / "summary.md", markdown)
+            write_whole(out / "summary.tex", latex)
+            say(markdown)
+
+
+def say(text: str) -> None:
+    """Print, if anybody is there to read it: a closed pipe is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,9 @@ import torch
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.collection import read_pictures
+from invdiff.io.names import split_name
 from invdiff.io.pictures import Picture, read_picture
+from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
 from invdiff.noise import NoiseModel
@@ -98,11 +101,16 @@ def restore_file(
     """
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     method = _Method(operator, noise, denoiser, solver, samples, seed)
-    picture = read_picture(source, measurement=True)
+    picture = read_picture(source, rule=MEASUREMENTS)
     problem = method.problem(picture)
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
     posterior = method.restored(problem)
-    write_picture(target, picture.with_values(posterior.mean.cpu()), overwrite=overwrite)
+    restored = picture.with_values(posterior.mean.cpu())
+    place = Path(target)
+    if not overwrite and os.path.lexists(place):  # since the work began
+        place = _free_name(place)
+        warnings.warn(f"{target}: exists meanwhile; the result is in {place}", stacklevel=2)
+    write_picture(place, restored, overwrite=overwrite)
     return posterior
 
 
@@ -148,7 +156,7 @@ def restore_folder(
         raise InputError(f"{source}: found no folder, expected one of measurements")
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     method = _Method(operator, noise, denoiser, solver, samples, seed)
-    pictures = read_pictures(source, measurement=True)
+    pictures = read_pictures(source, rule=MEASUREMENTS)
     problems = [method.problem(picture) for picture in pictures]  # refused before the work
     names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
     with WholeFolder(target, label="target") as folder:
@@ -158,6 +166,15 @@ def restore_folder(
             write_picture(folder.path / name, picture.with_values(posterior.mean.cpu()))
             number += len(picture)
     return [folder.final / name for name in names]
+
+
+def _free_name(path: Path) -> Path:
+    """The first of NAME-2.SUFFIX, NAME-3.SUFFIX, ... that nothing has."""
+    stem, number, free = split_name(path)[0], 2, path
+    while os.path.lexists(free):
+        free = path.with_name(f"{stem}-{number}{path.name[len(stem) :]}")
+        number += 1
+    return free
 
 
 def _expected(picture: Picture, problem: Problem) -> Picture:

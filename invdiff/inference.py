@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -16,7 +14,12 @@ from invdiff.errors import InputError, check_integer, check_type, warn
 from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
-from invdiff.prior.denoiser import Denoiser, check_prior, state_like
+from invdiff.prior.denoiser import (
+    Denoiser,
+    check_prior,
+    outside_inference_mode,
+    state_like,
+)
 from invdiff.prior.tiles import tiled
 from invdiff.problem import Problem, stream_numbers
 from invdiff.progress import Meter, metering
@@ -186,11 +189,3 @@ def check_finite(samples: Tensor) -> None:
         raise InputError(message)
     if bad:
         warn(message)
-
-
-def outside_inference_mode(prior: Denoiser) -> Denoiser:
-    """Return the prior, or a copy if its weights were made in inference mode: they forbid gradients."""
-    made_inside = any(
-        tensor.is_inference() for tensor in chain(prior.parameters(), prior.buffers())
-    )
-    return copy.deepcopy(prior) if made_inside else prior

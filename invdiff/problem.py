@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError, check_integer, check_type, described
-from invdiff.io.layout import Layout, recognise
+from invdiff.io.layout import Layout, check_scale, recognise
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies_within_image
@@ -74,6 +74,10 @@ class Problem:
         # A file may mark missing pixels as NaN: they end here.
         values = operator.measured(values)
         noise = noise.resolved(values, operator.measured(torch.ones_like(values)))
+        if operator.picture and layout.dtype.is_floating_point:
+            with torch.no_grad():
+                of_white = operator(values.new_ones(len(values), *operator.shape))
+            check_scale(values, of_white, noise.variance(values))
         vars(self).update(operator=operator, noise=noise, y=values, layout=layout)
 
     @classmethod
@@ -111,13 +115,15 @@ class Problem:
         check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
         check_integer("seed", seed, 0)
         operator = full_precision(operator)
-        images, _ = recognise(x, operator.shape, dtype_of(operator), "images")
+        images, layout = recognise(x, operator.shape, dtype_of(operator), "images")
         if tuple(images.shape[1:]) != operator.shape:
             expected = ", ".join(["B", *map(str, operator.shape)])
             raise InputError(f"images: found shape {tuple(images.shape)}, expected ({expected})")
         if images.dtype in _HALF:
             images = images.to(dtype_of(operator))
         operator.check_batch(len(images))
+        if layout.dtype.is_floating_point:
+            check_scale(images, torch.ones(1), 0.0, "images")
         streams = Streams([(seed, b, 0, 0) for b in stream_numbers(numbers, len(images))])
         return cls(operator, noise, operator.measured(noise.sample(operator(images), streams)))
 

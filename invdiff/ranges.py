@@ -80,7 +80,7 @@ def _as_float(value: Real) -> float:
     try:
         return float(value)
     except OverflowError:  # an integer of more than 308 digits
-        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+        return -math.inf if isinstance(value, int) and value < 0 else math.inf
 
 
 def _found(value: object) -> str:

@@ -163,25 +163,29 @@ def solve_parts(
     place = settings.out or Path("results") / run_name(settings)
     failures: list[InputError] = []
     finished: list[str] = []
-    with WholeFolder(place, overwrite=settings.overwrite, numbered=settings.out is None) as folder:
+    folder = WholeFolder(place, overwrite=settings.overwrite, numbered=settings.out is None)
+    with contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
         text = (folder.path / RUN_FILE).read_text(encoding="utf-8")
         try:
             for part in parts:
                 describe(settings, part, solver)
                 posterior = run(settings, part, prior, solver)
-                with held_back("writing the results"):
-                    within = folder.path if len(parts) == 1 else folder.path / part.size
-                    within.mkdir(parents=True, exist_ok=True)
-                    try:
-                        posterior.save(within, pictures=part.pictures)
-                    except InputError as error:
-                        failures.append(error)
-                    folder.keep()
-                    judge_and_show(settings, part, posterior, within, text)
+                # A signal waits for what is finished to be written, and for the folder's name.
+                held.enter_context(held_back("writing the results"))
+                within = folder.path if len(parts) == 1 else folder.path / part.size
+                within.mkdir(parents=True, exist_ok=True)
+                try:
+                    posterior.save(within, pictures=part.pictures)
+                except InputError as error:
+                    failures.append(error)
+                folder.keep()
+                judge_and_show(settings, part, posterior, within, text)
                 finished.append(part.size)
+                if part is not parts[-1]:
+                    held.close()
         except BaseException:
-            if finished and len(parts) > 1:
+            if finished:
                 write_json(folder.path / "metrics.json", {"interrupted": True, "parts": finished})
             raise
     for name in ("panel.png", "report.html"):

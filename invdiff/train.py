@@ -10,6 +10,11 @@ and `test_images`), or `swissroll`. The run resumes from out= by itself, also af
 python -m invdiff.solve prior=runs/mine uses its result. Under torchrun the batch is shared by the
 processes, one per GPU, on one machine or several.
 
+Every page of a TIFF and every slice of a NIfTI or DICOM file is an image. Floats and medical files
+whose values leave [0, 1] need value_range=[low,high], one scale for all of them. A run remembers the
+images that it holds out (data.json in out=) and stops if the data changed; data_changed=true goes on
+and keeps them out of training.
+
 network.classes=K teaches a prior the labels of the data: an .npz's arrays `labels`, or
 `train_labels` and `test_labels`; a folder's sub-folders. With target=label
 network.name=unet_classifier a classifier of noisy images learns them, for classifier guidance.

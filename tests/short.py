@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-from invdiff.solvers import (
-    ALD,
-    DAPS,
-    DDNM,
-    DDRM,
-    DPS,
-    ILVR,
-    MCG,
-    MMPS,
-    MMPS2M,
-    SITCOM,
-    TDS,
-    TMPD,
-    DDNMPlus,
-    DiffPIR,
-    Gibbs,
-    MCGDiff,
-    PiGDM,
-    PnPDM,
-    REDDiff,
-    RePaint,
-    ScoreSDE,
-    Solver,
-)
+from typing import Any
 
+from invdiff import registry, solvers
+from invdiff.solvers import Solver
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dps": {"steps": 6, "zeta": 0.3},
+    "pigdm": {"steps": 6},
+    "ddrm": {"steps": 6},
+    "ddnm": {"steps": 6},
+    "ddnm_plus": {"steps": 6},
+    "diffpir": {"steps": 6},
+    "score_sde": {"steps": 6},
+    "ilvr": {"steps": 6},
+    "mcg": {"steps": 6, "zeta": 0.3},
+    "repaint": {"steps": 6, "travel_length": 2, "travel_repeat": 2},
+    "ald": {"steps": 2, "T": 3},
+    "red_diff": {"steps": 6},
+    "mmps": {"steps": 3, "iterations": 2},
+    "mmps_2m": {"steps": 3, "iterations": 2},
+    "tmpd": {"steps": 3},
+    "daps": {"steps": 3, "ode_steps": 2, "inner_steps": 3},
+    "pnpdm": {"steps": 4, "decay": 0.3, "levels": 4},
+    "sitcom": {"steps": 3, "iterations": 2},
+    "tds": {"steps": 6, "particles": 3},
+    "mcgdiff": {"steps": 6, "particles": 3},
+    "gibbs": {"steps": 3, "particles": 2, "inner": 2, "start": 2},
+}
 SHORT: list[Solver] = [
-    DPS(steps=6, zeta=0.3),
-    PiGDM(steps=6),
-    DDRM(steps=6),
-    DDNM(steps=6),
-    DDNMPlus(steps=6),
-    DiffPIR(steps=6),
-    ScoreSDE(steps=6),
-    ILVR(steps=6),
-    MCG(steps=6, zeta=0.3),
-    RePaint(steps=6, travel_length=2, travel_repeat=2),
-    ALD(steps=2, T=3),
-    REDDiff(steps=6),
-    MMPS(steps=3, iterations=2),
-    MMPS2M(steps=3, iterations=2),
-    TMPD(steps=3),
-    DAPS(steps=3, ode_steps=2, inner_steps=3),
-    PnPDM(steps=4, decay=0.3, levels=4),
-    SITCOM(steps=3, iterations=2),
-    TDS(steps=6, particles=3),
-    MCGDiff(steps=6, particles=3),
-    Gibbs(steps=3, particles=2, inner=2, start=2),
+    registry.lookup("solver", name)(**settings) for name, settings in SETTINGS.items()
 ]
+
+assert len(SHORT) == len(solvers.__all__) - 2, "a solver is missing, beside Solver and Step"

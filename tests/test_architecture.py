@@ -19,19 +19,38 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # Who may import whom: a room of its own rank or of a lower one. Rooms are folders, or files of the
 # top level.
 RANKS = [
-    ["errors", "rng", "registry", "resources", "estimate", "progress", "ranges"],
+    [
+        "errors",
+        "arguments",
+        "ranges",
+        "rng",
+        "registry",
+        "resources",
+        "estimate",
+        "progress",
+    ],
     ["io"],
     ["prior", "noise", "operators"],
     ["problem"],
     ["solvers"],
     ["posterior", "inference", "files", "training", "evaluation"],
     ["config"],
-    ["solve", "evaluate", "train", "sample", "likelihood", "check", "__init__", "__main__", "cli"],
+    [
+        "solve",
+        "evaluate",
+        "train",
+        "sample",
+        "likelihood",
+        "check",
+        "commands",
+        "__init__",
+        "__main__",
+    ],
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 
 # Rooms whose docstrings and lines keep the rules below. All of them are to be here.
-KEPT = ("training",)
+KEPT = ("training", "config", "noise", "problem", "progress", "resources", "arguments", "ranges")
 
 LONGEST_LINE = 120
 LONG_LINE = 100
@@ -84,7 +103,8 @@ def imported(source: str) -> set[str]:
 
 
 def test_every_room_has_a_rank() -> None:
-    assert {room(path) for path in FILES} <= RANK.keys()
+    unknown = {room(path) for path in FILES} - RANK.keys()
+    assert not unknown, f"RANKS says nothing of {unknown}"
 
 
 def test_no_file_imports_relatively() -> None:

@@ -466,7 +466,7 @@ def test_iterations_are_fewer_with_the_ramp_filter(monkeypatch) -> None:
 
 
 BLURS = {
-    "blur": {"kernel": {"name": "motion", "length": 5, "angle": "3e1"}, "boundary": "valid"},
+    "blur": {"kernel": {"name": "motion", "length": 5, "angle": 30.0}, "boundary": "valid"},
     "blur_circular": {"kernel": {"name": "defocus", "radius": 1.5}},
     "blur_gaussian": {"sigma": 0.8, "boundary": "valid"},
     "blur_separable": {"kernel": {"name": "uniform", "size": 3}, "boundary": "valid"},

@@ -5,20 +5,24 @@ that do not.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import oracles
 import pytest
 import torch
 from torch import Tensor
 
 import invdiff
-from invdiff.evaluation.calibration import Calibration, calibrate
+from invdiff.evaluation.calibration import LEVELS, Calibration, calibrate
 from invdiff.evaluation.metrics import coverage
 from invdiff.noise import Gaussian
-from invdiff.operators import MaskRandom
+from invdiff.operators import Denoise, MaskRandom
 from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
@@ -46,11 +50,12 @@ class ExactPosterior(Solver):
         yield Step(0.0, x, x)
 
 
+@cache
 def found(spread: float) -> Calibration:
     operator = MaskRandom(SHAPE, missing=0.4, seed=2).double()
     prior = oracles.denoiser(PRIOR, SHAPE)
     return calibrate(
-        prior, operator, Gaussian(0.05), ExactPosterior(spread=spread), images=200, prior_steps=100
+        prior, operator, Gaussian(0.05), ExactPosterior(spread=spread), images=200, prior_steps=400
     )
 
 
@@ -71,9 +76,9 @@ def test_the_errors_are_those_of_repetitions() -> None:
     """Coverage of many small calibrations: its spread is the standard error that each reports."""
     calibration = found(1.0)
     inside = coverage(calibration.posterior.samples, calibration.truth, 0.5)
-    means = inside.view(20, 10).mean(1)
-    claimed = calibration.coverage(0.5).error * math.sqrt(20)
-    assert float(means.std()) == pytest.approx(claimed, rel=0.5)
+    means = inside.view(100, 2).mean(1)
+    claimed = calibration.coverage(0.5).error * math.sqrt(100)
+    assert float(means.std()) == pytest.approx(claimed, rel=0.25)  # 7 % is one standard error
 
 
 @pytest.mark.parametrize(("spread", "narrow"), [(0.6, True), (1.8, False)])
@@ -98,13 +103,44 @@ def test_ties_share_their_ranks() -> None:
     assert share.tolist() == pytest.approx([0.125, 0.125, 0.625, 0.125])
 
 
-def test_picture_and_text(tmp_path: Path) -> None:
+def test_likelihood_ranks_of_known_samples() -> None:
+    """The nearer to y, the more likely: the truth beats the two samples that are farther away."""
+    y = torch.zeros(2, 1, 1, 2)
+    problem = Problem(Denoise((1, 1, 2)), Gaussian(1.0), y)
+    truth = torch.tensor([1.0, 4.0]).view(2, 1, 1, 1).expand(2, 1, 1, 2)
+    samples = torch.tensor([0.5, -2.0, 3.0]).view(3, 1, 1, 1, 1).expand(3, 2, 1, 1, 2)
+    ranks = Calibration(truth, Posterior(samples, problem, 1, 0.0)).likelihood_ranks()
+    assert ranks.tolist() == [2, 0]
+
+
+def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curve is the coverage, the bars are the ranks, each with two standard errors."""
+    figures: list[Any] = []
     calibration = found(1.0)
-    calibration.plot(tmp_path / "calibration.png")
-    assert (tmp_path / "calibration.png").stat().st_size > 10_000
-    assert "200 images 1x6x5" in str(calibration) and "coverage of the 90% interval" in str(
-        calibration
+    monkeypatch.setattr(
+        "invdiff.evaluation.calibration.save_figure", lambda figure, path: figures.append(figure)
     )
+    calibration.plot("x.png")
+    monkeypatch.undo()
+    curve, histogram = figures[0].axes
+    expected = [calibration.coverage(level) for level in LEVELS]
+    points, _, (bars,) = curve.containers[0]
+    assert np.allclose(points.get_xdata(), LEVELS)
+    assert np.allclose(points.get_ydata(), [e.mean for e in expected])
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    assert np.allclose(lengths, [4 * e.error for e in expected])
+    share, error = calibration.rank_histogram()
+    assert np.allclose([bar.get_height() for bar in histogram.patches], share)
+    (whiskers,) = histogram.collections
+    lengths = [segment[1, 1] - segment[0, 1] for segment in whiskers.get_segments()]
+    assert np.allclose(lengths, 4 * error)
+    assert np.allclose(histogram.lines[0].get_ydata(), 1 / 20)
+    calibration.plot(tmp_path / "calibration.png")
+    assert os.listdir(tmp_path) == ["calibration.png"]
+    with pytest.raises(invdiff.InputError, match="cannot be drawn"):
+        calibration.plot(tmp_path / "calibration.nothing")
+    text = str(calibration)
+    assert "200 images 1x6x5" in text and "coverage of the 90% interval" in text
 
 
 def test_refusals() -> None:

@@ -155,17 +155,18 @@ def test_restore_takes_a_prior_of_other_channels(solver: Solver) -> None:
         torch.kron(torch.eye(3, dtype=torch.float64), covariance_of(gray)),
     )
     part = GaussianDenoiser(alike.mean.mean(0, keepdim=True), MEAN @ covariance_of(alike) @ MEAN.T)
-    part.ladder = GrayView(alike).ladder
-    for channels, prior, exact in ((3, gray, colour), (1, alike, part)):
+    levels = tuple(level / math.sqrt(3) for level in alike.ladder(8))
+    part.ladder = lambda *_: levels
+    for channels, prior, exact, calls in ((3, gray, colour, 3), (1, alike, part, 1)):
         operator = MaskRandom((channels, SIDE, SIDE), missing=0.4).double()
         truth = 0.5 + 0.3 * oracles.normal(2, channels, SIDE, SIDE, seed=6)
         problem = Problem.simulate(truth, operator, Gaussian(0.05))
         found, wanted = (restore(problem, p, solver, samples=2, seed=1) for p in (prior, exact))
         torch.testing.assert_close(found.samples, wanted.samples, rtol=0, atol=1e-5)
-        assert found.nfe == wanted.nfe == solver.steps
+        assert (found.nfe, wanted.nfe) == (calls * solver.steps, solver.steps)
 
 
-def test_of_channels() -> None:
+def test_match_channels() -> None:
     gray, colour = gray_prior(), colour_prior(ALIKE)
     assert match_channels(gray, 1) is gray and match_channels(colour, 3) is colour
     assert match_channels(gray, 2).shape == (2, SIDE, SIDE) and match_channels(colour, 1).shape == (
@@ -175,8 +176,20 @@ def test_of_channels() -> None:
     )
     with pytest.raises(InputError, match="found one for 3 channels, expected 2"):
         match_channels(colour, 2)
-    top = torch.tensor(0.7)
-    assert match_channels(colour, 1).t_at(top) == colour.t_at(math.sqrt(3) * top)
+    points = GaussianDenoiser(torch.zeros(2), torch.eye(2))
+    with pytest.raises(
+        InputError, match=r"prior: found one for points \(2,\), expected one for images"
+    ):
+        match_channels(points, 1)
+
+
+def test_levels_of_a_gray_image_are_those_of_colour_over_sqrt_3() -> None:
+    """Half the linear schedule's sqrt(1 / abar - 1) at t = 1000, 750, 500, 251 and 1, and 0."""
+    colour = (78.70364, 8.623492, 1.712068, 0.4790169, 0.00500025, 0.0)
+    view = GrayView(colour_prior(ALIKE))
+    assert view.ladder(5) == pytest.approx([sigma / 1.7320508 for sigma in colour], rel=1e-6)
+    for sigma in (0.1, 0.7, 5.0):
+        assert view.t_at(sigma) == view.prior.t_at(1.7320508075688772 * sigma)
 
 
 def test_a_gray_mixture_under_a_colour_prior() -> None:

@@ -16,7 +16,7 @@ from invdiff.errors import InputError
 from invdiff.io.collection import collect, image_files, read_images, read_numbers, read_pictures
 from invdiff.io.names import label
 from invdiff.io.pictures import read_picture
-from invdiff.io.units import IMAGE_RANGE, MEASUREMENT_RANGE, Units, units_of_floats
+from invdiff.io.units import AS_STORED, IMAGES, MEASUREMENTS, Units, units_of_floats
 from invdiff.io.write import write_image
 
 
@@ -195,26 +195,28 @@ def test_a_folder_of_floats_shares_one_scale(tmp_path: Path) -> None:
 
 def test_which_floats_are_taken_as_they_are() -> None:
     """Both ends of both ranges."""
-    for expected in (IMAGE_RANGE, MEASUREMENT_RANGE):
-        for value in expected:
+    for expected in (IMAGES, MEASUREMENTS):
+        for value in (expected.low, expected.high):
             assert units_of_floats(np.array([0.5, value]), expected) is None
+            assert units_of_floats(np.array([0.5, 9 * value]), AS_STORED) is None
             outside = value + (0.01 if value > 0 else -0.01)
             low, high = sorted((0.5, outside))
             assert units_of_floats(np.array([0.5, outside, np.nan]), expected) == Units(low, high)
-    assert units_of_floats(np.array([np.nan]), IMAGE_RANGE) is None
-    assert units_of_floats(np.array([0.2]), IMAGE_RANGE, inverted=True) == Units(1, 0)
-    assert IMAGE_RANGE == (-0.5, 1.5) and MEASUREMENT_RANGE == (-10, 11)
+    assert units_of_floats(np.array([np.nan]), IMAGES) is None
+    assert units_of_floats(np.array([0.2]), IMAGES, inverted=True) == Units(1, 0)
+    assert (IMAGES.low, IMAGES.high, IMAGES.missing) == (-0.5, 1.5, False)
+    assert (MEASUREMENTS.low, MEASUREMENTS.high, MEASUREMENTS.missing) == (-10, 11, True)
 
 
 def test_a_noisy_measurement_is_taken_as_it_is(tmp_path: Path) -> None:
     y = np.random.default_rng(0).normal(0.5, 1.0, (16, 16)).astype(np.float32)
     y[0, 0] = np.nan
     np.save(tmp_path / "y.npy", y)
-    [found] = read_pictures(tmp_path / "y.npy", measurement=True)
+    [found] = read_pictures(tmp_path / "y.npy", rule=MEASUREMENTS)
     assert np.array_equal(found.values[0, 0].numpy(), y, equal_nan=True) and found.units is None
     np.save(tmp_path / "y.npy", 255 * y)
     with pytest.warns(UserWarning, match="found floats from"):
-        [found] = read_pictures(tmp_path / "y.npy", measurement=True)
+        [found] = read_pictures(tmp_path / "y.npy", rule=MEASUREMENTS)
     assert found.units is not None and found.values[0, 0, 0, 0].isnan()
 
 

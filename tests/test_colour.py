@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,17 +27,29 @@ SRGB_TO_XYZ = np.array(
 )
 
 
+SRGB_PRIMARIES = tuple(tuple(column) for column in SRGB_TO_XYZ.T)
+
+
 def tag(signature: bytes, content: bytes) -> bytes:
     return signature + bytes(4) + content + bytes(-len(content) % 4)
 
 
-def profile(primaries: tuple[tuple[float, ...], ...] | None, gamma: float) -> bytes:
-    """An ICC profile (version 2) of RGB with these primaries, or of gray, and a power law."""
+def profile(primaries: Any, gamma: float | None) -> bytes:
+    """An ICC profile (version 2) of RGB with these primaries, or of gray.
+
+    Its curve is a power law, or a table of sRGB's.
+    """
 
     def xyz(values: tuple[float, ...]) -> bytes:
         return tag(b"XYZ ", b"".join(struct.pack(">i", round(v * 65536)) for v in values))
 
-    curve = tag(b"curv", struct.pack(">IH", 1, round(gamma * 256)))
+    if gamma is None:
+        x = np.linspace(0, 1, 1024)
+        linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+        table = (65535 * linear).round().astype(">u2").tobytes()
+        curve = tag(b"curv", struct.pack(">I", 1024) + table)
+    else:
+        curve = tag(b"curv", struct.pack(">IH", 1, round(gamma * 256)))
     tags = {b"wtpt": xyz((0.9642, 1.0, 0.8249))}
     if primaries is None:
         tags[b"kTRC"] = curve
@@ -185,3 +198,29 @@ def test_cmyk_without_a_profile_is_as_pillow_has_it(tmp_path: Path) -> None:
         found = read_image(tmp_path / "x.tif")
     wanted = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal((found * 255).round().numpy(), wanted)
+
+
+def test_what_is_as_good_as_srgb_and_what_is_nearly(tmp_path: Path) -> None:
+    """Another maker's sRGB is left alone; its primaries with another curve are not."""
+    save(tmp_path / "x.png", CARD, profile(SRGB_PRIMARIES, None))
+    found = read_image(tmp_path / "x.png")
+    assert np.array_equal((found * 255).round().numpy(), CARD.transpose(2, 0, 1))
+    save(tmp_path / "y.png", CARD, profile(SRGB_PRIMARIES, 2.0))
+    found = read_image(tmp_path / "y.png").permute(1, 2, 0).numpy()
+    assert np.abs(255 * found - 255 * encoded((CARD / 255) ** 2.0)).max() < 1.6
+
+
+def test_lab_is_converted_by_itself(tmp_path: Path) -> None:
+    """A profile beside it is not for the colours that it becomes."""
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(CARD),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    assert lab is not None
+    lab.save(tmp_path / "x.tif", icc_profile=P3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_image(tmp_path / "x.tif").permute(1, 2, 0).numpy()
+    assert np.abs(255 * found - CARD).max() < 6  # Lab of 8 bits is coarse

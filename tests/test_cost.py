@@ -1,8 +1,18 @@
 """What a step must not do: make the host wait for the device, or leave something behind.
 
-There is no device here to wait for. What would be on it is told by its dtype: images, measurements
-and the buffers of operators are float32, while the noise levels and the schedule, which stay on the
-CPU, are float64.
+There is no GPU here to wait for. Where a tensor would be is told by its dtype, by these rules:
+
+- The tables of a schedule are float64 and stay on the CPU, as do results of operations on float64
+  tensors alone. The prior, images, measurements and buffers of operators are float32: on the GPU.
+- Noise levels are Python floats. They reach a GPU as arguments of its operations, free of charge.
+- A value read from a float32 tensor (``float(x)``, ``bool(x.any())``, ``x.nonzero()``, an index by
+  a mask) makes the host wait until the GPU has finished: refused.
+- A float64 tensor that is cast to float32 would be copied to the GPU from pageable memory, which
+  waits too: refused. What is made in float32 at once (``x.new_full``) is made on the GPU.
+- Integer and boolean results of float64 tensors are on the CPU as well (``found`` below): loops may
+  branch on them. Integers that come from float32 tensors are on the GPU.
+- Random numbers are drawn into pinned memory, whose copies do not wait: not seen here.
+The first step may wait, for what is prepared once; every other step may not.
 """
 
 from __future__ import annotations
@@ -46,7 +56,6 @@ SHAPE = (3, 16, 16)
 WAITING = {
     "sitcom": "an image that fits y is left alone, and the descent ends when all do",
     "gibbs": "levels are each image's own",
-    "mcgdiff": "a level decides which coefficients are measured",
 }
 SLOW = ("ald", "daps", "mmps", "mmps_2m", "pnpdm")  # for many steps in one
 

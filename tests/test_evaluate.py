@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
+import shutil
+import signal
+import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import NETWORK
+from kills import killed_at, operations
+from torch import Tensor
 
 import invdiff.evaluate
-from invdiff import config
+from invdiff import config, solve
 from invdiff.errors import InputError
-from invdiff.evaluate import main
+from invdiff.evaluate import Cell, EvaluateSettings, main, pose, read_data
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
 from invdiff.io.write import write_image
+from invdiff.posterior import Posterior
+from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
+from invdiff.problem import Problem
 
 
 @pytest.fixture
@@ -152,6 +165,7 @@ def test_refusals(prior: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found another measurement"):
         main(words(prior, folder, out, "task=inpaint", "solver=ddnm", "images=1"))
     for word, message in [
+        ("solver=baseline.yaml", "found the name 'baseline'"),
         ("task=inpaint,", "expected task=NAME"),
         ("task=inpaint,inpaint", "two of the name"),
         ("task=inpant", "inpaint"),
@@ -162,6 +176,193 @@ def test_refusals(prior: Path, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             main(words(prior, folder, tmp_path / "never", word))
     assert not (tmp_path / "never").exists()
+
+
+def other_prior(path: Path) -> Path:
+    """Another network under a name."""
+    torch.manual_seed(9)
+    spec = PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v")
+    save_prior(path, spec.build().network, spec)
+    return path
+
+
+ONE = ("task=denoise", "solver=ddnm", "solver.steps=1")
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_other_weights_images_or_files_are_other_results(
+    prior: Path, folder: Path, tmp_path: Path, restored: list[int]
+) -> None:
+    """Whatever their names are; and names alone are no matter."""
+    out, own = tmp_path / "out", tmp_path / "own.safetensors"
+    shutil.copy(prior, own)
+    main(words(own, folder, out, *ONE))
+    before = {path: path.read_bytes() for path in out.rglob("*.csv")}
+    os.rename(folder, tmp_path / "moved")
+    main(words(prior, tmp_path / "moved", out, *ONE))
+    assert restored == [0, 1, 2, 3, 4]  # all of it in the first run
+    os.rename(tmp_path / "moved", folder)
+    for other in (other_prior(own), other_prior(tmp_path / "other.safetensors")):
+        with pytest.raises(InputError, match="found results for weights=.*; choose another out"):
+            main(words(other, folder, out, *ONE))
+        with pytest.raises(InputError, match="weights"):
+            main(words(other, folder, out, *ONE[::2], "solver=ddrm"))
+    write_image(folder / "im3.png", torch.full((3, 16, 16), 0.25))
+    with pytest.raises(InputError, match="results for another image under the name 'im3'"):
+        main(words(prior, folder, out, *ONE))
+    (folder / "im0.png").unlink()  # the others have other numbers now
+    with pytest.raises(InputError, match="results for another image under the name 'im1'"):
+        main(words(prior, folder, out, *ONE))
+    assert {path: path.read_bytes() for path in out.rglob("*.csv")} == before
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_another_mask_under_the_name_of_the_old_one(
+    prior: Path, folder: Path, tmp_path: Path
+) -> None:
+    mask = torch.ones(1, 16, 16)
+    write_image(tmp_path / "mask.png", mask)
+    given = ["task=inpaint", "operator.name=mask_file", f"operator.mask={tmp_path}/mask.png"]
+    more = [*given, "solver=ddnm", "solver.steps=1", "images=2"]
+    main(words(prior, folder, tmp_path / "out", *more))
+    main(words(prior, folder, tmp_path / "out", *more))
+    mask[..., 3:9, 4:8] = 0
+    write_image(tmp_path / "mask.png", mask)
+    with pytest.raises(InputError, match="found results for files="):
+        main(words(prior, folder, tmp_path / "out", *more))
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_a_file_that_cannot_be_read_is_skipped(prior: Path, folder: Path, tmp_path: Path) -> None:
+    (folder / "im1.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"skipped .*im1\.png"):
+        main(words(prior, folder, tmp_path / "out", *ONE))
+    names = [row["image"] for row in results(tmp_path / "out")]
+    assert names == ["im0", "im2", "im3", "im4"] * 2
+    assert "4 images" in (tmp_path / "out" / "summary.md").read_text()
+    for path in folder.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="no image that can be read"):
+        main(words(prior, folder, tmp_path / "none", *ONE))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_names_of_any_kind(prior: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    names = ["x" * 240, os.fsdecode(b"caf\xe9"), "a\nb", "a,b", 'a"b', "a\u2028b", "\U0001f600"]
+    for number, name in enumerate(names):
+        write_image(tmp_path / "image.png", torch.full((1, 16, 16), number / 10))
+        os.rename(tmp_path / "image.png", tmp_path / "data" / f"{name}.png")
+    for _ in range(2):
+        main(words(prior, tmp_path / "data", tmp_path / "out", *ONE))
+    text = io.StringIO((tmp_path / "out" / "results.csv").read_text(), newline="")
+    found = [row["image"] for row in csv.DictReader(text)]
+    assert len(set(found)) == len(names) and len(found) == 2 * len(names)
+
+
+def test_tables_that_are_no_tables_are_one_line(prior: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "denoise" / "baseline"
+    out.mkdir(parents=True)
+    cases = {b"": None, b"a,b\n1,2\n": "columns a, b", b"\xff\xfe": "cannot be read"}
+    for content, message in cases.items():
+        (out / "0.csv").write_bytes(content)
+        if message is not None:
+            with pytest.raises(InputError, match=message):
+                main(words(prior, folder, tmp_path / "out", *ONE))
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_two_runs_at_once_do_not_meet(
+    prior: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one is refused before it works; other solvers' cells have locks of their own."""
+    original, tried = invdiff.evaluate.evaluate, []
+
+    def meanwhile(*arguments: Any, **more: Any) -> None:
+        if not tried:
+            tried.append(1)
+            with pytest.raises(
+                InputError, match=r"out .*: another run \(pid \d+ on .*\) is writing"
+            ):
+                main(words(prior, folder, tmp_path / "out", *ONE))
+            monkeypatch.setenv("RANK", "1")
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            main(words(prior, folder, tmp_path / "out", *ONE))
+        original(*arguments, **more)
+
+    monkeypatch.setattr(invdiff.evaluate, "evaluate", meanwhile)
+    main(words(prior, folder, tmp_path / "out", *ONE))
+    rows = results(tmp_path / "out")
+    assert [row["image"] for row in rows] == [f"im{n}" for n in range(5)] * 2
+    assert not [path for path in (tmp_path / "out").rglob(".*")]
+
+
+def test_solve_and_evaluate_measure_alike(tmp_path: Path) -> None:
+    """The same file meets the same mask and noise in both commands, whatever its name and number."""
+    draw = torch.Generator().manual_seed(3)
+    for name in ("img1", "img2", "img10", ".hidden"):
+        write_image(tmp_path / f"{name}.png", torch.rand(1, 12, 12, generator=draw))
+    operator = {"name": "mask_random", "missing": 0.5, "per_image": True}
+    noise = {"name": "gaussian", "sigma": 0.1}
+    common: dict[str, Any] = {"operator": operator, "noise": noise, "seed": 3}
+    (part,) = solve.pose(solve.SolveSettings(input=str(tmp_path), **common))
+    settings = EvaluateSettings(task="t", data=str(tmp_path), **common)
+    images = read_data(settings)
+    assert [image.name for image in images] == part.names == ["img1", "img2", "img10"]
+    cell = Cell("t", "ddnm", settings, "")
+    for b, image in enumerate(images):
+        alone = pose(cell, image.item.read()[None], [image])
+        assert torch.equal(alone.y[0], part.problem.y[b])
+        assert torch.equal(alone.measured()[0], part.problem.measured()[b])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_dies_anywhere_goes_on(
+    number: int, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every file operation: what is there is whole, and the next run ends as if nothing was."""
+
+    def judged(samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        return {"PSNR": (samples - truth).square().mean((2, 3, 4))}
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def restored(problem: Problem, *_: object, **__: object) -> Posterior:
+        return Posterior(problem.y[None], problem, 1, 0.0)
+
+    monkeypatch.setattr(invdiff.evaluate, "scores", judged)
+    monkeypatch.setattr(invdiff.evaluate, "restore", restored)
+    monkeypatch.setattr(invdiff.evaluate, "say", lambda text: None)
+    (tmp_path / "data").mkdir()
+    for n in range(2):
+        write_image(tmp_path / "data" / f"{n}.png", torch.full((1, 16, 16), 0.3 + n / 3))
+    loaded = load_prior(str(prior))
+    monkeypatch.setattr(invdiff.evaluate, "load_prior", lambda *_: loaded)
+
+    def work(out: Path) -> None:
+        main(words(prior, tmp_path / "data", out, *ONE, "batch=1"))
+
+    def content(out: Path) -> dict[str, object]:
+        found = {
+            path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()
+        }
+        rows = results(out, ("seconds",))
+        return {str(k): v for k, v in found.items() if k.suffix in (".png", ".npy", ".yaml")} | {
+            "rows": rows
+        }
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        count = operations(partial(work, tmp_path / "whole"))
+        expected = content(tmp_path / "whole")
+        for n in range(number % 5, count, 6):
+            out = tmp_path / f"{number}-{n}"
+            killed_at(n, number, partial(work, out))
+            if number == signal.SIGTERM:
+                assert not list(out.rglob(".*")), n
+            assert killed_at(10**9, number, partial(work, out)) == 0
+            assert content(out) == expected and not list(out.rglob(".*")), n
 
 
 def test_among_the_best_is_decided_by_paired_differences() -> None:
@@ -177,6 +378,14 @@ def test_among_the_best_is_decided_by_paired_differences() -> None:
     best = among_best(values)
     assert best[values.mean(1).argmax()] and not best[2]
     assert among_best(np.array([[1.0], [0.0]])) == [True, False]
+
+
+@pytest.mark.parametrize(("errors", "expected"), [(1.9, True), (2.1, False)])
+def test_the_best_are_within_two_standard_errors(errors: float, expected: bool) -> None:
+    signs = np.tile([1.0, -1.0], 50)
+    error = signs.std(ddof=1) / 10
+    image = 10 * np.random.default_rng(0).standard_normal(100)
+    assert among_best(np.stack([image, image - errors * error + signs])) == [True, expected]
 
 
 def test_ranks_share_ties() -> None:

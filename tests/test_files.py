@@ -177,10 +177,10 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
     (tmp_path / "y").mkdir()
     sizes = {
         "a.png": (1, 1, HEIGHT, WIDTH),
-        "b.tif": (1, 1, HEIGHT, WIDTH),
-        "c.tif": (2, 1, HEIGHT, WIDTH),
+        "b.tif": (2, 1, HEIGHT, WIDTH),
+        "c.tif": (1, 1, HEIGHT, WIDTH),
     }
-    bits = {"a.png": 16, "b.tif": 32, "c.tif": 8}
+    bits = {"a.png": 16, "b.tif": 8, "c.tif": 32}
     for name, size in sizes.items():
         write_picture(
             tmp_path / "y" / name, Picture(torch.rand(size, generator=DRAW), bits=bits[name])
@@ -190,12 +190,12 @@ def test_folder_in_folder_out(tmp_path: Path) -> None:
     written = restore_folder(tmp_path / "y", tmp_path / "x", operator=Denoise, **settings)
     assert [path.name for path in written] == ["a.png", "b.tif", "c.tif"]
     assert sorted(written) == sorted((tmp_path / "x").iterdir())
-    assert [read_picture(path).bits for path in written] == [16, 32, 8]
-    assert read_picture(written[2]).values.shape == (2, 1, HEIGHT, WIDTH)
-    for name, numbers in (("a.png", [0]), ("b.tif", [1]), ("c.tif", [2, 3])):
+    assert [read_picture(path).bits for path in written] == [16, 8, 32]
+    assert read_picture(written[1]).values.shape == (2, 1, HEIGHT, WIDTH)
+    for name, numbers in (("a.png", [0]), ("b.tif", [1, 2]), ("c.tif", [3])):
         y = read_picture(tmp_path / "y" / name)
         problem = Problem(Denoise((1, HEIGHT, WIDTH)), settings["noise"], y.values)
-        alone = restore(problem, settings["prior"], settings["solver"], images=numbers).mean
+        alone = restore(problem, settings["prior"], settings["solver"], numbers=numbers).mean
         top = 2 ** bits[name] - 1 if bits[name] < 32 else 2**23
         found = read_picture(tmp_path / "x" / name).values
         assert ((found - alone.clamp(0, 1)).abs() <= 0.501 / top + 1e-6).all(), name
@@ -216,7 +216,8 @@ def test_a_posterior_is_saved_like_its_pictures(tmp_path: Path) -> None:
     """
     gray = torch.rand(4, 1, HEIGHT, WIDTH, generator=DRAW)
     problem = Problem(Denoise((1, HEIGHT, WIDTH)), Gaussian(0.1), gray)
-    posterior = Posterior(torch.stack([gray, gray]), problem, 1, 0.0)
+    shift = torch.linspace(0, 0.2, WIDTH)
+    posterior = Posterior(torch.stack([gray - shift, gray + shift]), problem, 1, 0.0)
     pictures = [
         Picture(gray[:1], torch.ones(1, 1, HEIGHT, WIDTH), 16, "deep"),
         Picture(gray[1:2], bits=32, name="float"),
@@ -238,7 +239,11 @@ def test_a_posterior_is_saved_like_its_pictures(tmp_path: Path) -> None:
     assert (
         deep.bits == 16 and deep.alpha is not None and (deep.values - gray[:1]).abs().max() < 1e-5
     )
-    assert torch.equal(read_picture(tmp_path / "float_sample_1.tif").values, gray[1:2])
+    stored = read_picture(tmp_path / "float_sample_1.tif").physical()
+    assert torch.allclose(stored, gray[1:2] + shift, atol=1e-6)
+    white = read_picture(tmp_path / "deep_std.png").values  # white is 1/4
+    expected_std = (4 * 2**0.5 * shift).clamp(max=1).expand_as(white)
+    assert (white - expected_std).abs().max() < 0.6 / 255
     assert read_picture(tmp_path / "pages_mean.tif").values.shape == (2, 1, HEIGHT, WIDTH)
 
 

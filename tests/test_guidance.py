@@ -478,7 +478,7 @@ def test_the_command_lines_say_what_is_wrong_with_a_label(files: Path) -> None:
     task = ["task=inpaint", f"input={files / 'picture.png'}", f"out={files / 'run'}"]
     cases = {
         r"label: found 3, expected 0\.\.2": [free, "label=3"],
-        "the prior is an unconditional one": [plain, "label=1"],
+        "label: found 1, expected none": [plain, "label=1"],
         "label is missing": [free, "guidance=2"],
         "found a prior, expected a classifier": [
             plain,

@@ -166,6 +166,8 @@ def test_complex_values_as_two_parts_on_the_last_axis(
     # A real array of two columns, as of a 2-D table, is none.
     np.save(tmp_path / "table.npy", np.zeros((4, 2), np.float32))
     assert read_measurements(tmp_path / "table.npy", picture=False)[0].values.shape == (1, 1, 4, 2)
+    np.save(tmp_path / "table.npy", np.zeros((3, 4, 2), np.float32))
+    assert read_measurements(tmp_path / "table.npy", picture=False)[0].values.shape == (1, 3, 4, 2)
 
 
 @pytest.mark.parametrize("parts", [False, True])

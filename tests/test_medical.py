@@ -187,6 +187,9 @@ def test_only_the_stored_bits_count(tmp_path: Path) -> None:
     with_overlay = STORED | (0xF000 * (STORED % 2)).astype(np.uint16)
     write_dicom(tmp_path / "x.dcm", with_overlay, BitsStored=12, HighBit=11)
     assert read_picture(tmp_path / "x.dcm").units == Units(0, 63)
+    raised = (STORED << 4).astype(np.uint16)  # 12 bits in the upper part, as HighBit says
+    write_dicom(tmp_path / "z.dcm", raised | np.uint16(5), BitsStored=12, HighBit=15)
+    assert read_picture(tmp_path / "z.dcm").units == Units(0, 63)
     negative = (STORED.astype(np.int16) - 32) & 0x0FFF  # 12 bits, the sign not extended
     write_dicom(tmp_path / "y.dcm", negative.astype(np.int16), BitsStored=12, HighBit=11)
     assert read_picture(tmp_path / "y.dcm").units == Units(-32, 31)
@@ -235,6 +238,45 @@ def test_files_without_preamble_or_suffix(tmp_path: Path) -> None:
     whole = (tmp_path / "x.dcm").read_bytes()
     (tmp_path / "x.dcm").write_bytes(whole[whole.index(b"\x08\0\x16\0") :])
     assert read_picture(tmp_path / "x.dcm").units == Units(1, 64)
+
+
+def test_a_preamble_of_another_format(tmp_path: Path) -> None:
+    """The 128 bytes are free: some files are TIFF as well."""
+    write_dicom(tmp_path / "x.dcm", STORED)
+    data = (tmp_path / "x.dcm").read_bytes()
+    for magic in (b"II*\0", b"MM\0*", b"II+\0"):
+        (tmp_path / "x.dcm").write_bytes(magic + data[4:])
+        assert read_picture(tmp_path / "x.dcm").units == Units(0, 63)
+
+
+def test_big_endian_without_preamble(tmp_path: Path) -> None:
+    """Two files that pydicom ships: the same picture in both orders of bytes."""
+    from pydicom.data import get_testdata_file
+
+    little = get_testdata_file("MR_small.dcm", download=False)
+    big = get_testdata_file("MR_small_bigendian.dcm", download=False)
+    wanted = read_picture(little).values
+    assert torch.equal(read_picture(big).values, wanted)
+    data = Path(big).read_bytes()
+    (tmp_path / "x.dcm").write_bytes(data[data.index(b"\0\x08\0") :])
+    assert torch.equal(read_picture(tmp_path / "x.dcm").values, wanted)
+
+
+def test_doses_have_their_scale(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "x.dcm", np.stack([STORED] * 2), DoseGridScaling=0.25)
+    assert read_picture(tmp_path / "x.dcm").units == Units(0, 63 / 4)
+
+
+def test_a_compression_without_a_decoder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(dataset: object) -> None:
+        raise RuntimeError("Unable to decompress because all plugins are missing dependencies:\n a")
+
+    write_dicom(tmp_path / "x.dcm", STORED)
+    monkeypatch.setattr("pydicom.pixels.pixel_array", fails)
+    with pytest.raises(InputError, match="compressed as Explicit VR .* pip install 'pylibjpeg"):
+        read_picture(tmp_path / "x.dcm")
 
 
 def test_a_dicom_file_without_pixels_is_named(tmp_path: Path) -> None:
@@ -325,7 +367,7 @@ def test_a_folder_of_volumes_with_background_shares_one_scale(tmp_path: Path) ->
     first, second = read_pictures(tmp_path)
     assert first.units == second.units and first.units.high == 4
     assert first.values.max() == pytest.approx(0.25, abs=0.02) and second.values.max() == 1
-    assert first.values[0, 0, 0, 0] == 0
+    assert first.values[0, 0, 0, 0] == 0 and second.values[0, 0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("names", [("R", "G", "B"), ("R", "G", "B", "A")])

@@ -25,7 +25,7 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.estimate import Estimate
 from invdiff.evaluation import lpips as alexnet
-from invdiff.evaluation import pixels
+from invdiff.evaluation import metrics, pixels
 from invdiff.evaluation.metrics import (
     alexnet_features,
     coverage,
@@ -515,3 +515,23 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(alexnet, "_ALEXNET_HASH", hashlib.sha256(content).hexdigest()[:8])
     assert torch.equal(alexnet._from_download()[3]["bias"], torch.ones(2))
     assert alexnet._from_hub_cache() is not None  # there the next time
+
+
+@needs_alexnet
+def test_scores_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images have no SSIM; a batch that is too large is split."""
+    x = torch.rand(3, 2, 1, 8, 9, generator=torch.Generator().manual_seed(0))
+    whole = scores(x, x[0])
+    assert whole.keys() == {"PSNR", "LPIPS"}
+    sizes = []
+
+    def counted(first: Tensor, second: Tensor) -> Tensor:
+        sizes.append(len(first))
+        return psnr(first, second)
+
+    monkeypatch.setattr(metrics, "psnr", counted)
+    monkeypatch.setattr(metrics, "_VALUES_AT_ONCE", 4 * 72)
+    parts = scores(x, x[0])
+    assert sizes == [4, 2]
+    torch.testing.assert_close(parts["PSNR"], whole["PSNR"])
+    torch.testing.assert_close(parts["LPIPS"], whole["LPIPS"], rtol=1e-4, atol=1e-5)

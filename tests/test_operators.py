@@ -553,7 +553,31 @@ def test_bad_input(make: Callable[[], object], message: str) -> None:
 def test_check_measurement_accepts_what_the_operator_makes() -> None:
     for make in LINEAR.values():
         a = make()
-        a.check_measurement(a(normal(2, *a.shape, dtype=torch.float32)))
+        y = a(normal(2, *a.shape, dtype=torch.float32))
+        a.check_measurement(y)
+        spoiled = y.clone()
+        spoiled[a.measured(torch.ones_like(y)) == 0] = torch.nan
+        a.check_measurement(spoiled)
+        spoiled[a.measured(torch.ones_like(y)) != 0] = torch.inf
+        measured = int(a.measured(torch.ones_like(y)).sum())
+        with pytest.raises(InputError, match=f"measurement: found {measured} NaN or infinite"):
+            a.check_measurement(spoiled)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1.2e-5), (torch.float64, 2.3e-14)])
+def test_singular_values_that_rounding_hides_count_as_zero(
+    dtype: torch.dtype, least: float
+) -> None:
+    diagonal = torch.tensor([4.0, 4 * 1.1 * least, 4 * 0.9 * least, 0.0]).double().diag()
+    a = Separable((1, 1, 4), torch.ones(1, 1), diagonal).to(dtype)
+    s = a.s.flatten().sort(descending=True).values
+    assert float(s[2]) > 0 and float(s[3]) == 0
+    gain = a.gain().flatten().sort(descending=True).values
+    expected = torch.tensor([1 / (4 * 1.1 * least), 0.25, 0, 0], dtype=dtype)
+    torch.testing.assert_close(gain, expected, rtol=1e-4, atol=0)
+    assert bool((a.pinv(torch.ones(1, 1, 1, 4, dtype=dtype)).abs() < 1.1 / (4 * least)).all())
+    half = Separable((1, 1, 4), torch.ones(1, 1), diagonal / 2).to(dtype)  # relative to the largest
+    assert int((half.gain() == 0).sum()) == 2
 
 
 @pytest.mark.parametrize(

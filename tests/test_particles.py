@@ -42,9 +42,53 @@ def test_the_effective_sample_size() -> None:
     torch.testing.assert_close(found, torch.tensor([4.0, 1.0, 2.0]))
 
 
+def test_particles_are_resampled_only_where_few_count() -> None:
+    """Below P / 2: images of an effective size of 0.7 P, 0.4 P and 0.6 P."""
+    P = 10
+    weights = torch.zeros(3, P, dtype=torch.float64)
+    weights[0, :7], weights[1, :4], weights[2, :6] = 1, 1, 1
+    log_w = weights.log().flatten()
+    particles = Particles(Streams([(5, b) for b in range(3)]), P)
+    chosen, new, ess = particles.resample_if_few(log_w)
+    torch.testing.assert_close(ess, torch.tensor([7.0, 4.0, 6.0], dtype=torch.float64))
+    few = torch.arange(10, 20)
+    kept = torch.cat([torch.arange(10), torch.arange(20, 30)])
+    assert torch.equal(chosen[kept], kept) and torch.equal(new[kept], log_w[kept])
+    assert set(chosen[few].tolist()) == {10, 11, 12, 13} and bool((new[few] == 0).all())
+
+
+def test_all_noise_of_particles_is_of_their_image_s_stream() -> None:
+    """(B P, ...) is what the image's stream draws for (P, ...)."""
+    rate = torch.full((6, 2, 2), 30.0)
+    particles = Particles(Streams([(0, 0), (0, 1)]), 3)
+    images = Streams([(0, 0), (0, 1)])
+    for found, wanted in (
+        (particles.normal(rate), images.normal(rate.view(2, 3, 2, 2))),
+        (particles.uniform(rate), images.uniform(rate.view(2, 3, 2, 2))),
+        (particles.poisson(rate), images.poisson(rate.view(2, 3, 2, 2))),
+        (particles(rate), images(rate.view(2, 3, 2, 2))),
+    ):
+        assert torch.equal(found, wanted.flatten(0, 1)) and len(found.flatten().unique()) > 1
+
+
+def test_the_step_of_a_population() -> None:
+    """The first particle of each image, and at level 0 one drawn by weight, which is its own x0."""
+    x = torch.arange(6.0).view(6, 1, 1, 1)
+    log_w = torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf, -torch.inf, 0.0])
+    particles = Particles(Streams([(0, 0), (0, 1)]), 3)
+    ess = particles.effective(log_w)
+    step = particles.step(0.5, x, x + 10, log_w, ess)
+    assert step.sigma == 0.5 and step.ess is ess
+    assert step.x.flatten().tolist() == [0, 3] and step.x0.flatten().tolist() == [10, 13]
+    last = particles.step(0.0, x, x + 10, log_w, ess)
+    assert last.sigma == 0 and last.ess is ess and last.x is last.x0
+    assert last.x.flatten().tolist() == [0, 5]
+
+
 # Populations: image b's particles, and the choices among them, come from its one stream.
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("sigma", [0.02, 0.2])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 @pytest.mark.parametrize(

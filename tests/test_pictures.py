@@ -4,7 +4,9 @@ back.
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 
 from invdiff.errors import InputError
+from invdiff.io import formats
 from invdiff.io.collection import read_images, read_pictures
 from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.write import write_image, write_picture
@@ -327,3 +330,111 @@ def test_a_missing_reader_says_what_to_install(
     with pytest.raises(InputError, match=r"needs nibabel: pip install"):
         write_image(tmp_path / "w.nii", torch.zeros(1, 4, 4))
     assert not (tmp_path / "w.nii").exists()
+
+
+# Limits, and keys of few bits.
+
+
+def test_an_animation_beyond_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow's limit holds for all frames together."""
+    frames = [Image.fromarray(page) for page in integers("uint8", 31, 10, 10)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31 * 100 // 2)
+    assert len(read_picture(tmp_path / "x.gif")) == 31
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31 * 100 // 2 - 1)
+    with pytest.raises(InputError, match="found 31 images of 10x10, expected at most 3098 pixels"):
+        read_picture(tmp_path / "x.gif")
+
+
+def test_compressed_files_beyond_the_limit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="the optional reader of NIfTI")
+    np.savez_compressed(tmp_path / "x.npz", images=np.zeros((10, 10, 10), np.uint8))
+    nibabel.save(nibabel.Nifti1Image(np.zeros((10, 10, 6)), np.eye(4)), tmp_path / "x.nii.gz")
+    monkeypatch.setattr(formats, "_MAX_BYTES", 6000)
+    assert len(read_picture(tmp_path / "x.npz")) == 10
+    assert len(read_picture(tmp_path / "x.nii.gz")) == 6
+    monkeypatch.setattr(formats, "_MAX_BYTES", 1000)
+    for name in ("x.npz", "x.nii.gz"):
+        with pytest.raises(InputError, match=f"{name}: found more than 1000 bytes in a compressed"):
+            read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_transparent_gray_of_few_bits(tmp_path: Path, bits: int) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        sum_ = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", sum_)
+
+    top = 2**bits - 1
+    row = top << (8 - bits)  # the largest value, then zeros
+    header = struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", top))
+    data += chunk(b"IDAT", zlib.compress(bytes([0, row]))) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(data)
+    found = read_picture(tmp_path / "x.png")
+    assert found.values[0, 0, 0].tolist() == [1] + [0] * (8 // bits - 1)
+    assert found.alpha is not None
+    assert found.alpha[0, 0, 0].tolist() == [0] + [1] * (8 // bits - 1)
+
+
+def test_netpbm_of_any_depth(tmp_path: Path) -> None:
+    (tmp_path / "x.pgm").write_bytes(b"P5 3 1 1023\n" + struct.pack(">3H", 0, 512, 1023))
+    found = read_picture(tmp_path / "x.pgm")
+    assert found.bits == 16
+    np.testing.assert_allclose(found.values.flatten().numpy(), [0, 512 / 1023, 1], atol=1e-4)
+    for header in (b"P6 1 1 65535\n", b"P6\n# by hand\n1 1\n65535\n"):
+        (tmp_path / "x.ppm").write_bytes(header + struct.pack(">3H", 0, 32768, 65535))
+        with pytest.raises(InputError, match="found a PPM of 16-bit colour, expected PNG or TIFF"):
+            read_picture(tmp_path / "x.ppm")
+    (tmp_path / "x.ppm").write_bytes(b"P6 1 1 255\n" + bytes([0, 128, 255]))
+    assert (read_picture(tmp_path / "x.ppm").values.flatten() * 255).round().tolist() == [
+        0,
+        128,
+        255,
+    ]
+
+
+def test_the_old_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
+    """Who has it open, or a second name for it, keeps the old content."""
+    write_image(tmp_path / "x.png", torch.zeros(1, 4, 4))
+    (tmp_path / "second.png").hardlink_to(tmp_path / "x.png")
+    write_image(tmp_path / "x.png", torch.ones(1, 4, 4))
+    assert read_image(tmp_path / "x.png").all() and not read_image(tmp_path / "second.png").any()
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_pictures_of_any_channels_have_a_file(tmp_path: Path, channels: int) -> None:
+    values = torch.rand(1, channels, 6, 9, generator=torch.Generator().manual_seed(0))
+    picture = Picture(values, bits=16)
+    assert picture.suffix == ".tif"
+    write_picture(tmp_path / "x.tif", picture)
+    found = read_picture(tmp_path / "x.tif")
+    assert found.alpha is None and torch.equal(found.values, (values * 65535).round() / 65535)
+
+
+def test_the_other_pictures_of_a_phone_are_left_out(tmp_path: Path) -> None:
+    """Previews and depth maps in one JPEG (MPO)."""
+    frames = [Image.fromarray(page) for page in integers("uint8", 2, 16, 24, 3)]
+    frames[0].save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert Image.open(tmp_path / "x.jpg").n_frames == 2
+    assert read_picture(tmp_path / "x.jpg").values.shape == (1, 3, 16, 24)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_16_bit_colour_is_turned(tmp_path: Path, orientation: int) -> None:
+    array = integers("uint16", HEIGHT, WIDTH, 3)
+    values = torch.from_numpy(array / 65535).float().permute(2, 0, 1)[None]
+    write_picture(tmp_path / "x.png", Picture(values, bits=16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = b"eXIf" + exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk + data[33:])
+    turns = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]
+    found = read_picture(tmp_path / "x.png").values[0].permute(1, 2, 0)
+    assert np.array_equal((found * 65535).round().numpy(), np.rot90(array, turns))

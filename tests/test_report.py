@@ -17,7 +17,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.evaluation import report
-from invdiff.evaluation.report import TEMPLATE, write_report
+from invdiff.evaluation.report import PAGE, SCRIPT, STYLE, write_report
 from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import Denoise, MaskBox, Operator
 from invdiff.posterior import Posterior
@@ -130,7 +130,7 @@ def test_names_and_settings_are_text(tmp_path: Path) -> None:
         and "unsafe" not in policy
         and "http" not in policy
     )
-    template = TEMPLATE.read_text(encoding="utf-8")
+    template = "".join(file.read_text(encoding="utf-8") for file in (PAGE, STYLE, SCRIPT))
     assert (
         re.findall(r"""\b(?:src|href)=["']?([^"' >]*)""", template) == ["data:,"]
         and "@import" not in template
@@ -310,6 +310,24 @@ def test_the_browser_shows_the_quantiles_of_the_clicked_pixel(browser: Any, tmp_
     ]
     assert browser.title == EVIL
     assert_quiet(browser, path)
+
+
+def test_the_browser_shows_estimates_of_different_metrics(browser: Any, tmp_path: Path) -> None:
+    _, posterior = made(Denoise((1, 8, 8)))
+    metrics = {
+        "baseline": {"misfit": [1.0, 3.0]},
+        "sample": {},
+        "mean": {"PSNR": [20.0, 22.0], "misfit": [1.5, float("nan")]},
+    }
+    write_report(tmp_path / "r.html", posterior, metrics=metrics)
+    visit(browser, tmp_path / "r.html")
+    first = "#scores table:first-child "
+    assert texts(browser, first + "thead th")[1:] == ["PSNR", "misfit"]
+    dash = "\u2013"
+    assert texts(browser, first + "td") == [dash, "1.00", dash, dash, "20.00", "1.50"]
+    last = texts(browser, "#scores table:last-child td")
+    assert last == [dash, "2.00", dash, dash, "21.00", dash]
+    assert_quiet(browser, tmp_path / "r.html")
 
 
 def test_the_browser_paints_measurement_and_mean_on_either_side(

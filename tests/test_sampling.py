@@ -30,7 +30,16 @@ import invdiff
 from invdiff.errors import InputError
 from invdiff.prior.denoiser import GaussianDenoiser, MixtureDenoiser, levels
 from invdiff.prior.ncsn import geometric, langevin, score
-from invdiff.prior.reverse import Sampler, State, calls, generate, interpolate, progressive, reverse
+from invdiff.prior.reverse import (
+    Sampler,
+    State,
+    calls,
+    conditional,
+    generate,
+    interpolate,
+    progressive,
+    reverse,
+)
 from invdiff.prior.schedule import Schedule, Spacing
 from invdiff.rng import Streams
 
@@ -88,6 +97,7 @@ def karras_heun(D: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> 
         yield x
 
 
+@pytest.mark.golden
 def test_dpm_solver_pp_2m_as_published() -> None:
     abar, timesteps = linear_abar(), uniform_timesteps(12)
     u = normal(3, 12)  # x_T
@@ -103,6 +113,7 @@ def test_dpm_solver_pp_2m_as_published() -> None:
         )
 
 
+@pytest.mark.golden
 def test_heun_as_published() -> None:
     prior, noise = gaussian(), Streams([(0, k) for k in range(3)])
     t = 2 * torch.tensor(prior.ladder(12, "karras"), dtype=torch.float64)
@@ -405,6 +416,7 @@ def test_geometric_ladder() -> None:
         geometric(0.1, 1.0, 3)
 
 
+@pytest.mark.golden
 def test_langevin_as_published() -> None:
     """Song & Ermon 2019, Algorithm 1, on the same noise."""
     prior, noise = two_modes(), Streams([(3, k) for k in range(5)])
@@ -446,3 +458,88 @@ def test_langevin_sample_k_does_not_depend_on_n() -> None:
     assert float((langevin(prior, 2, L=2, T=3, seed=1) - two).abs().min()) > 0
     with pytest.raises(InputError, match="T: found 0, expected at least 1"):
         langevin(prior, 1, T=0)
+
+
+# Draws of x_0 given x, for the Gibbs sampler.
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_draws_given_x_for_a_gaussian_of_one_variance(steps: int) -> None:
+    """Written out: each step has the mean and the covariance of the exact reverse process."""
+    v, sigma, last = 0.04, [0.1, 0.3], 0.02
+    prior = GaussianDenoiser(
+        torch.full(SHAPE, 0.4, dtype=torch.float64), v * torch.eye(12, dtype=torch.float64)
+    )
+    x = 0.5 + 0.3 * normal(2, *SHAPE, seed=1)
+    level = torch.tensor(sigma, dtype=torch.float64).view(2, 1, 1, 1)
+    found = conditional(
+        prior, x, level, torch.full_like(level, last), steps, Streams([(1, 0), (1, 1)])
+    )
+    draws = Streams([(1, 0), (1, 1)])
+    s = level
+    ratio = (last / level) ** (1 / max(1, steps - 1))
+    for step in range(steps):
+        q = ratio if step < steps - 1 else 0 * ratio
+        z, J = draws(x), v / (v + s**2)
+        x = q**2 * x + (1 - q**2) * (0.4 + J * (x - 0.4))
+        x = x + ((1 - q**2) * (q**2 + (1 - q**2) * J)).sqrt() * s * z
+        s = q * s
+    torch.testing.assert_close(found, x, rtol=0, atol=1e-9)
+
+
+def test_the_covariance_of_draws_given_x() -> None:
+    """In few steps: the variance of all directions together is that of the posterior."""
+    prior, n, sigma = gaussian(), 4000, 0.2
+    x = (prior.mean + 0.1 * normal(1, *SHAPE, seed=2)).expand(n, *SHAPE)
+    level = torch.full((n, 1, 1, 1), sigma, dtype=torch.float64)
+    drawn = conditional(prior, x, level, level / 20, 4, Streams([(2, k) for k in range(n)]))
+    exact = prior.eigenvalues * sigma**2 / (prior.eigenvalues + sigma**2)
+    c = (drawn - prior(x[:1], sigma)).flatten(1) @ prior.eigenvectors
+    assert float(c.square().sum(1).mean() / exact.sum()) == pytest.approx(1, abs=0.03)
+    assert bool((c.mean(0).abs() < 5 * (exact / n).sqrt()).all())
+
+
+# What is refused.
+
+
+def test_counts_and_seeds_out_of_range() -> None:
+    for call, message in {
+        lambda: generate(gaussian(), 10**30): "n: found 1e+30, expected at most 1000000",
+        lambda: generate(gaussian(), 1.5): "n: found 1.5, expected an integer",
+        lambda: generate(gaussian(), 1, seed=-1): "seed: found -1, expected at least 0",
+        lambda: generate(gaussian(), 1, steps=10**30): "steps: found 1e+30, expected at most",
+        lambda: generate(
+            gaussian(), 1, spacing="even"
+        ): "spacing: found 'even' (str), expected one",
+        lambda: langevin(gaussian(), 1, L=0): "L: found 0, expected at least 1",
+        lambda: langevin(gaussian(), 1, epsilon=0): "epsilon: found 0, expected more than 0",
+        lambda: langevin(gaussian(), 1, sigma_L=0): "sigma_L: found 0, expected more than 0",
+        lambda: langevin(gaussian(), 1, sigma_1=math.nan): "sigma_1: found nan, expected a finite",
+    }.items():
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value).startswith(message)
+
+
+def test_the_levels_of_a_state_are_plain_floats() -> None:
+    prior = gaussian()
+    states = list(progressive(prior, 1, steps=3, sampler="heun"))
+    assert [type(state.sigma) for state in states] == [float] * 4
+    assert tuple(state.sigma for state in states) == prior.ladder(3, "karras")
+    assert all(type(sigma) is float for sigma in Schedule.linear().ladder(5))
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0])
+def test_a_level_may_be_a_number_or_a_tensor(sigma: float) -> None:
+    x = 0.5 + sigma * normal(3, *SHAPE)
+    for prior in (
+        gaussian(),
+        MixtureDenoiser(torch.ones(1), PRIOR.mean.view(1, *SHAPE), torch.ones(1)),
+    ):
+        expected = prior(x, torch.full((3,), sigma, dtype=torch.float64))
+        for level in (sigma, torch.tensor(sigma, dtype=torch.float64)):
+            torch.testing.assert_close(prior(x, level), expected, rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                score(prior, x, level), (expected - x) / sigma**2, rtol=0, atol=1e-10
+            )
+        assert prior.t_at(sigma) == prior.t_at(torch.tensor(sigma, dtype=torch.float64))

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from kills import killed_at, operations
 from PIL import Image
 
-from invdiff import config, registry
+from invdiff import config, registry, solve
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import read_image
+from invdiff.io.pictures import read_image, read_picture
+from invdiff.io.whole import sweep, write_whole
 from invdiff.io.write import write_image
 from invdiff.operators.base import numbered
+from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.problem import Problem
 from invdiff.solve import SolveSettings, main, pose
@@ -421,6 +429,310 @@ def test_a_measurement_that_is_no_picture(name: str, prior: Path, tmp_path: Path
     )
     assert np.load(tmp_path / "run" / "posterior.npz")["samples"].shape == (1, 1, 1, 16, 16)
     assert (tmp_path / "run" / "y_mean.tif").is_file()
+
+
+# What becomes of runs in which something goes wrong.
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that cost nothing: the baseline, and noise around it."""
+
+    def run(settings: SolveSettings, part: solve.Part, *_: object) -> Posterior:
+        base = part.problem.baseline()
+        draw = torch.Generator().manual_seed(1)
+        noise = torch.randn(settings.samples, *base.shape, generator=draw)
+        return Posterior(base + 0.1 * noise, part.problem, 3, 0.5)
+
+    monkeypatch.setattr(solve, "run", run)
+
+
+def denoise(prior: Path, source: Path, out: Path, *more: str) -> list[str]:
+    """The words of a run; a later one replaces an earlier one of its key."""
+    base = ["operator.name=denoise", "noise.name=gaussian", "noise.sigma=0.1", f"prior={prior}"]
+    given = [*base, f"input={source}", f"out={out}", "samples=2", *more]
+    return list({word.partition("=")[0]: word for word in given}.values())
+
+
+def strict(path: Path) -> Any:
+    """JSON as the strictest of parsers reads it."""
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"found {text}")
+
+    return json.loads(path.read_text(encoding="ascii"), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["task=inpaint", "operator.mask=m.png"], "mask_file"),
+        (["operator.mask=m.png"], "mask_file"),
+        (["operator=fourier_file", "operator.mask=m.png"], "fourier_file"),
+        (["operator.name=fourier_file", "operator.mask=m.png"], "fourier_file"),
+        (["task=own.yaml", "operator.mask=m.png"], "fourier_file"),
+        (["task=inpaint", "operator.height=4"], "mask_box"),
+    ],
+)
+def test_a_mask_is_for_the_operator_that_is_named(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("operator: {name: fourier_file, mask: other.png}\n")
+    merged = config.resolve(solve.with_mask_operator(words), SolveSettings)
+    assert merged["operator"]["name"] == expected
+    assert merged["operator"].get("mask", "m.png") == "m.png"
+
+
+def test_numbers_that_json_lacks_are_null(prior: Path, tmp_path: Path, quick: None) -> None:
+    """A baseline that is the truth has an infinite PSNR."""
+    write_image(tmp_path / "x.png", torch.rand(1, 16, 16))
+    main(denoise(prior, tmp_path / "x.png", tmp_path / "run", "noise.sigma=0"))
+    report = strict(tmp_path / "run" / "metrics.json")
+    assert report["metrics"]["baseline"]["PSNR"] == [None]
+    assert report["metrics"]["sample"]["PSNR"][0] == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_odd_channel_counts_are_kept(
+    channels: int, prior: Path, tmp_path: Path, quick: None
+) -> None:
+    np.save(tmp_path / "c.npy", np.random.default_rng(0).random((16, 16, channels), np.float32))
+    with pytest.warns(UserWarning, match="LPIPS"):
+        main(denoise(prior, tmp_path / "c.npy", tmp_path / "run"))
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"posterior.npz", "c_mean.tif", "c_std.tif", "panel.png", "report.html"} <= found
+    assert strict(tmp_path / "run" / "metrics.json")["nfe"] == 3
+    with np.load(tmp_path / "run" / "posterior.npz") as stored:
+        mean = stored["samples"].mean(0)[0]
+    values = read_picture(tmp_path / "run" / "c_mean.tif").values[0]
+    assert values.shape == mean.shape and np.allclose(values, mean, atol=1e-6)
+
+
+def test_coils_are_kept(prior: Path, tmp_path: Path, quick: None) -> None:
+    """k-space of 15 coils: what is no picture that a format holds is a .npy or a TIFF."""
+    draw = np.random.default_rng(0)
+    y = draw.standard_normal((15, 16, 16)) + 1j * draw.standard_normal((15, 16, 16))
+    np.save(tmp_path / "y.npy", y.astype(np.complex64))
+    write_image(tmp_path / "mask.png", torch.ones(1, 16, 16))
+    given = denoise(prior, tmp_path, tmp_path / "run", "operator.name=fourier_file")
+    given = [word for word in given if not word.startswith("input")]
+    main([*given, f"operator.mask={tmp_path}/mask.png", f"measurement={tmp_path}/y.npy"])
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"posterior.npz", "y_mean.tif", "y_std.tif", "panel.png", "metrics.json"} <= found
+
+
+def test_metrics_that_cannot_be_had_cost_a_line_before_the_work(
+    prior: Path, picture: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise InputError("LPIPS: AlexNet's weights are neither installed nor to be had")
+
+    lines: list[str] = []
+    monkeypatch.setattr("invdiff.evaluation.lpips._lpips_network", missing)
+    monkeypatch.setattr(solve, "say", lines.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *_: lines.append(str(message)))
+        main(denoise(prior, picture, tmp_path / "run"))
+    told = [number for number, line in enumerate(lines) if "neither installed" in line]
+    assert told == [0] and lines[1].startswith("denoise on 1 images")
+    assert (tmp_path / "run" / "picture_mean.png").is_file()
+    report = strict(tmp_path / "run" / "metrics.json")
+    assert "misfit" in report["metrics"]["mean"] and "LPIPS" not in report["metrics"]["mean"]
+
+
+def test_what_fails_after_the_samples_costs_a_line(
+    prior: Path, picture: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    for name in ("Posterior.plot", "solve.write_report", "solve.measure"):
+        where = "invdiff.posterior." if name[0] == "P" else "invdiff."
+        monkeypatch.setattr(where + name, broken)
+    with pytest.warns(UserWarning) as warned:
+        main(denoise(prior, picture, tmp_path / "run"))
+    assert [str(w.message) for w in warned] == [
+        f"{name}: left out: out of memory" for name in ("metrics.json", "panel.png", "report.html")
+    ]
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"posterior.npz", "picture_mean.png", "config.yaml"} <= found
+
+
+def test_names_of_any_kind(prior: Path, tmp_path: Path, quick: None) -> None:
+    """Long ones, bytes that are no UTF-8, formulas, characters that no font has, line breaks."""
+    (tmp_path / "in").mkdir()
+    names = ["x" * 240, os.fsdecode(b"caf\xe9"), "$\\frac{$", "\U0001f600", "a\nb", "%s {0}", "-"]
+    for number, name in enumerate(names):
+        write_image(tmp_path / "image.png", torch.full((1, 16, 16), number / 10))
+        os.rename(tmp_path / "image.png", tmp_path / "in" / f"{name}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        main(denoise(prior, tmp_path / "in", tmp_path / "run", "samples=1"))
+    found = list((tmp_path / "run").glob("*_mean.png"))
+    assert len(found) == len(names) and (tmp_path / "run" / "panel.png").is_file()
+    assert len(strict(tmp_path / "run" / "metrics.json")["images"]) == len(names)
+    assert max(len(os.fsencode(path.name)) for path in found) <= 255
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    config.run_command(main, "", denoise(prior, tmp_path / "in", out, "images=1", "samples=1"))
+    assert (out / "panel.png").is_file()
+
+
+def test_the_baseline_of_a_size_has_the_noise_of_its_numbers(prior: Path, tmp_path: Path) -> None:
+    """In a folder of two sizes, y of an image is that of its number."""
+    draw = torch.Generator().manual_seed(5)
+    for name, shape in {"img1": (1, 16, 16), "img2": (1, 18, 17), "img10": (1, 16, 16)}.items():
+        write_image(tmp_path / f"{name}.png", torch.rand(shape, generator=draw))
+    settings = SolveSettings(
+        operator={"name": "denoise"}, noise={"name": "gaussian", "sigma": 0.1}, input=str(tmp_path)
+    )
+    parts = pose(settings)
+    assert [part.names for part in parts] == [["img1", "img10"], ["img2"]]
+    assert [part.numbers for part in parts] == [[0, 2], [1]]
+    for part in parts:
+        assert part.truth is not None
+        for b, number in enumerate(part.numbers):
+            x, operator = part.truth[b : b + 1], part.problem.operator
+            alone = Problem.simulate(x, operator, part.problem.noise, 0, [number])
+            assert torch.equal(part.problem.y[b : b + 1], alone.y)
+
+
+def test_a_run_that_is_stopped_keeps_the_sizes_that_are_done(
+    prior: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, side in {"a": 16, "b": 18}.items():
+        write_image(tmp_path / "in" / f"{name}.png", torch.full((1, side, side), 0.5))
+    original, calls = solve.run, []
+
+    def stopped(settings: SolveSettings, part: solve.Part, *rest: object) -> Posterior:
+        calls.append(part)
+        if len(calls) % 2 == 0:
+            raise KeyboardInterrupt
+        return original(settings, part, *rest)
+
+    monkeypatch.setattr(solve, "run", stopped)
+    given = denoise(prior, tmp_path / "in", tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        main(given)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "1x16x16",
+        "config.yaml",
+        "metrics.json",
+    }
+    assert strict(tmp_path / "run" / "metrics.json") == {"interrupted": True, "parts": ["1x16x16"]}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match="results are in .*run-2"),
+    ):
+        main([*given, "overwrite=true"])
+    before = set(tmp_path.iterdir())
+    calls.append(None)
+    with pytest.raises(KeyboardInterrupt):  # before anything is done
+        main(denoise(prior, tmp_path / "in", tmp_path / "other"))
+    assert set(tmp_path.iterdir()) == before == {tmp_path / name for name in ("in", "run", "run-2")}
+
+
+def test_two_runs_to_one_place_both_leave_their_results(
+    prior: Path, picture: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The other one begins, and ends, while this one draws its samples."""
+    original, inner = solve.run, []
+
+    def run(settings: SolveSettings, *rest: Any) -> Posterior:
+        if not inner:
+            inner.append(1)
+            main(other)
+        return original(settings, *rest)
+
+    monkeypatch.setattr(solve, "run", run)
+    monkeypatch.chdir(tmp_path)
+    other = [w for w in denoise(prior, picture, tmp_path, "seed=1") if not w.startswith("out=")]
+    main(swap(other, "seed=2"))
+    seeds = [
+        config.read(Path(f"results/{name}/config.yaml"))["seed"]
+        for name in ("denoise", "denoise-2")
+    ]
+    assert seeds == [1, 2] and "panel: results/denoise-2/panel.png" in capsys.readouterr().out
+    inner.clear()
+    other = denoise(prior, picture, tmp_path / "out", "seed=1")
+    with pytest.warns(
+        UserWarning, match=r"out .*out: exists meanwhile; the results are in .*out-2"
+    ):
+        main(swap(other, "seed=2"))
+    assert config.read(tmp_path / "out" / "config.yaml")["seed"] == 1
+    assert config.read(tmp_path / "out-2" / "config.yaml")["seed"] == 2
+
+
+LIMITED = """
+import resource, sys
+from invdiff import config, solve
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+config.run_command(solve.main, "", sys.argv[1:])
+"""
+
+
+def test_a_limit_on_files_keeps_what_fits(prior: Path, tmp_path: Path) -> None:
+    """As a full disk does: posterior.npz does not fit, the pictures do."""
+    write_image(tmp_path / "x.png", torch.full((1, 64, 64), 0.5))
+    given = denoise(prior, tmp_path / "x.png", tmp_path / "run", "samples=8", "solver.steps=1")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *given],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2, done.stderr
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "posterior.npz" not in found and {"x_mean.png", "metrics.json", "config.yaml"} <= found
+    assert "could not write posterior.npz" in done.stderr and "Traceback" not in done.stderr
+    assert "report.html: left out" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
+    number: int, prior: Path, picture: Path, tmp_path: Path, quick: None, monkeypatch
+) -> None:
+    """At every file operation of a run that replaces another one."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(solve, "measure", lambda *_: {"metrics": {"sample": {"PSNR": [1.0]}}})
+    monkeypatch.setattr(solve, "table", lambda report: "")
+    monkeypatch.setattr(solve, "write_report", lambda path, *_, **__: write_whole(path, "new"))
+    monkeypatch.setattr(Posterior, "plot", lambda self, path, *_: write_whole(path, "new"))
+    monkeypatch.setattr(solve, "say", lambda text: None)
+    settings = SolveSettings(
+        operator={"name": "denoise"},
+        noise={"name": "gaussian", "sigma": 0.1},
+        input=str(picture),
+        prior=str(prior),
+        samples=1,
+        overwrite=True,
+    )
+    parts = pose(settings)
+    solver = config.build("solver", settings.solver)
+
+    def work(out: Path, seed: int) -> None:
+        given = dataclasses.replace(settings, out=str(out), seed=seed)
+        solve.solve_parts(given, parts, None, solver)
+
+    count = operations(partial(work, tmp_path / "count", 1))
+    assert count > 40
+    whole = {path.name for path in (tmp_path / "count").iterdir()}
+    seen = set()
+    for n in range(0, count + 12):
+        folder = tmp_path / f"{number}-{n}"
+        folder.mkdir()
+        work(folder / "run", 1)
+        code = killed_at(n, number, partial(work, folder / "run", 2))
+        leftovers = [path.name for path in folder.iterdir() if path.name != "run"]
+        assert not leftovers or number == signal.SIGKILL, n
+        sweep(folder)
+        assert [path.name for path in folder.iterdir()] == ["run"], n
+        assert {path.name for path in (folder / "run").iterdir()} == whole, n
+        seen.add((config.read(folder / "run" / "config.yaml")["seed"], code == 0))
+    # A signal that arrives while the results are written waits for them.
+    assert seen >= {(1, False), (2, True)} | ({(2, False)} if number == signal.SIGTERM else set())
 
 
 def test_help_from_any_folder(tmp_path: Path) -> None:

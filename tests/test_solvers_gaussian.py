@@ -183,6 +183,7 @@ def bias_of(mean: Tensor, covariance: Tensor, exact: oracles.Normal, problem: Pr
 # 1 and 2: the methods that are affine.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "name"), BIAS)
 def test_samples_have_the_mean_and_covariance_of_the_closed_form(method: str, name: str) -> None:
     """In whitened coordinates the samples are standard normal: 5 standard errors for each
@@ -408,6 +409,7 @@ def test_without_information_in_y_a_solver_is_ddpm_or_ddim(
     torch.testing.assert_close(last.x, expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [1.0, 0.0])
 def test_without_information_in_y_many_steps_recover_the_prior(eta: float) -> None:
     """DDPM and DDIM are of first order in the step size; at 1,000 steps variances are right to 4 %."""

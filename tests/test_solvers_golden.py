@@ -46,6 +46,8 @@ from invdiff.solvers import (
 )
 from invdiff.solvers.tools.jumps import path
 
+pytestmark = pytest.mark.golden
+
 SHAPE = (2, 6, 4)
 BATCH = 3
 # Not symmetric: a correlation is not a convolution. Every frequency passes: A^+ is well

@@ -60,6 +60,7 @@ def draw(ddpm: DDPM) -> Tensor:
     return x_0 / SCALE
 
 
+@pytest.mark.slow
 def test_the_judge() -> None:
     """Its spread for the true distribution, and its value for two Gaussians, a closed form."""
     assert max(abs(discrepancy(swiss_roll(N, seed=seed), FRESH)) for seed in range(2, 6)) < 5e-4
@@ -72,6 +73,7 @@ def test_the_judge() -> None:
     assert found == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_trained_model_draws_the_roll() -> None:
     moments = torch.distributions.MultivariateNormal(FRESH.mean(0), FRESH.T.cov())
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.pictures import read_image, read_picture
+from invdiff.io.units import MEASUREMENTS
 from invdiff.io.write import write_picture
 
 HEIGHT, WIDTH = 6, 9
@@ -319,7 +320,7 @@ def test_no_data_of_maps_is_missing(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", array, extratags=[(42113, "s", 0, "-9999", True)])
     with pytest.raises(InputError, match="found 1 NaN values"):
         read_picture(tmp_path / "x.tif")
-    assert read_picture(tmp_path / "x.tif", measurement=True).values.isnan().sum() == 1
+    assert read_picture(tmp_path / "x.tif", rule=MEASUREMENTS).values.isnan().sum() == 1
 
 
 def test_damaged_compression_says_nothing_on_standard_error(
@@ -339,3 +340,42 @@ def test_damaged_compression_says_nothing_on_standard_error(
         except InputError as error:
             refused += "x.tif" in str(error)
     assert refused > 0 and capfd.readouterr() == ("", "")
+
+
+def test_masks_and_thumbnails_are_no_pages(tmp_path: Path) -> None:
+    page = (255 * RAMP).round().astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(page)
+        file.write(page > 100, subfiletype=4)
+    assert read_picture(tmp_path / "x.tif").values.shape == (1, 1, HEIGHT, WIDTH)
+    colour = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    text = "Aperio Image Library v1\n64x64 [0,0 64x64] (16x16)|AppMag = 20"
+    with tifffile.TiffWriter(tmp_path / "x.svs") as file:
+        file.write(colour, tile=(16, 16), photometric="rgb", description=text, metadata=None)
+        small = colour[::2, ::2]
+        file.write(small, photometric="rgb", description=text, metadata=None)
+    found = read_picture(tmp_path / "x.svs").values
+    assert np.array_equal((found[0] * 255).round().numpy(), colour.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["colour", "white is zero"])
+def test_compressed_16_bits_without_imagecodecs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Pillow would keep 8 bits of the one, and show the negative of the other."""
+    samples = (3,) if kind == "colour" else ()
+    array = np.zeros((HEIGHT, WIDTH, *samples), np.uint16)
+    photometric: Any = "rgb" if kind == "colour" else "miniswhite"
+    tifffile.imwrite(tmp_path / "x.tif", array, photometric=photometric)
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(5)
+    without_imagecodecs(monkeypatch)
+    with pytest.raises(InputError, match="needs: pip install imagecodecs"):
+        read_picture(tmp_path / "x.tif")
+
+
+def test_subsampled_colours_that_are_not_compressed_are_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).convert("YCbCr")
+    image.save(tmp_path / "x.tif", tiffinfo={530: (2, 2)})
+    with pytest.raises(InputError, match="found a TIFF of subsampled YCbCr, expected RGB"):
+        read_picture(tmp_path / "x.tif")

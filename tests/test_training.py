@@ -357,7 +357,7 @@ def told(self, step=Trainer.train_step):
 if sys.argv[2] == "nohup":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 Trainer.train_step = told
-config.run_command(train.main, "", sys.argv[3:])
+config.run_command(train.main, sys.argv[3:])
 """
 
 

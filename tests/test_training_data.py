@@ -163,6 +163,7 @@ def test_a_folder_image_is_resized_by_its_short_side_and_cropped_in_the_middle(
             "pictures.*expected train_images or images",
         ),
         ("big.npz", {"images": np.zeros((2, 64, 64), np.uint8)}, "64x64.*size=32"),
+        ("small.npz", {"images": np.zeros((2**40, 0, 0), np.uint8)}, r"\(1099511627776, 0, 0\)"),
         ("torn.npz", b"PK\x03\x04 torn", "not a readable"),
     ],
 )
@@ -179,6 +180,12 @@ def test_bad_data_is_one_clear_line(
     with pytest.raises(InputError, match=message) as error:
         load_data(str(path), size=32)
     assert "\n" not in str(error.value)
+
+
+def test_padding_that_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((1000, 8, 8), np.uint8))
+    with pytest.raises(InputError, match="1000 images of size=1000000 need .* GiB, expected at"):
+        load_data(str(tmp_path / "a.npz"), size=10**6)
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from invdiff.errors import InputError
-from invdiff.training import Data, DataRecord, TrainSettings, fit, load_data
+from invdiff.training import Data, DataFile, DataRecord, FolderData, TrainSettings, fit, load_data
 from invdiff.training import files as files_module
 from invdiff.training.record import RECORD_FILE
 
@@ -150,6 +150,20 @@ def test_floats_beyond_0_and_1_need_a_value_range_for_all_files(tmp_path: Path) 
     assert values(load_data(str(tmp_path), 8, 1, value_range=(0, 255))[0]) == [0, 51, 255]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1.19414, 254.997, "[1,255]"), (-1024, 3071, "[-1030,3080]"), (0, 1.2345, "[0,1.24]")],
+)
+def test_the_value_range_that_is_proposed_is_short(
+    tmp_path: Path, low: float, high: float, words: str
+) -> None:
+    values_of_one = np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8)
+    tifffile.imwrite(tmp_path / "0.tif", values_of_one)
+    with pytest.raises(InputError) as error:
+        load_data(str(tmp_path), 8, 1)
+    assert f"value_range={words}" in str(error.value)
+
+
 def test_floats_within_0_and_1_are_taken_as_they_are(tmp_path: Path) -> None:
     for number, value in enumerate((0.2, 0.4)):
         np.save(tmp_path / f"{number}.npy", np.full((8, 8), value, np.float32))
@@ -174,13 +188,24 @@ def test_values_outside_the_value_range_are_told_of(tmp_path: Path) -> None:
     assert values(data) == [255]
 
 
-def test_a_file_whose_values_left_the_range_since_is_no_image(tmp_path: Path) -> None:
-    for number in range(2):
-        np.save(tmp_path / f"{number}.npy", np.full((8, 8), 0.2, np.float32))
-    data, _ = load_data(str(tmp_path), 8, 1)
+def test_values_beyond_the_range_are_never_clipped(tmp_path: Path) -> None:
+    np.save(tmp_path / "0.npy", np.full((8, 8), 0.2, np.float32))
     np.save(tmp_path / "1.npy", np.full((8, 8), 7.0, np.float32))
+    data = FolderData([DataFile(tmp_path / f"{i}.npy") for i in range(2)], 8, 1)
     with pytest.warns(UserWarning, match=r"1.npy: found values from 7 to 7, expected \[0, 1\]"):
         assert values(data) == [51, 51]
+
+
+def test_a_file_that_changes_while_a_run_reads_it_is_no_longer_its_image(tmp_path: Path) -> None:
+    """A file that gets a new time only is the same."""
+    for number in range(3):
+        gray(tmp_path / f"{number}.png", 10 + number)
+    data, _ = load_data(str(tmp_path), 8, 1)
+    gray(tmp_path / "1.png", 99)
+    shutil.copy(tmp_path / "2.png", tmp_path / "copy")
+    shutil.copy(tmp_path / "copy", tmp_path / "2.png")
+    with pytest.warns(UserWarning, match="1.png: changed since training began"):
+        assert values(data) == [10, 12, 12]
 
 
 @pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, float("nan")), (-float("inf"), 0)])
@@ -387,3 +412,38 @@ def test_data_that_moved_are_the_same_data(tmp_path: Path) -> None:
         warnings.simplefilter("error", UserWarning)
         fit(tiny(folder, steps=4, data_changed=True), run, progress=False)
     assert DataRecord.read(run) is not None
+
+
+def test_what_was_held_out_or_trained_on_once_stays_known(tmp_path: Path) -> None:
+    """A held-out file leaves the folder and comes back; a training file is offered as held out."""
+    before = DataRecord({"a": "01", "b": "02"}, frozenset(["01"]), frozenset(["02"]))
+    now = DataRecord({"c": "03", "d": "04"}, frozenset(["03"]), frozenset(["04"]))
+    joined = before.joined(now)
+    assert joined.trained == {"01", "03"} and joined.held_out == {"02", "04"}
+    assert joined.contents == now.contents and before.changes(now) == [
+        "added c",
+        "added d",
+        "missing a",
+        "missing b",
+    ]
+    (tmp_path / RECORD_FILE).write_bytes(joined.write())
+    assert DataRecord.read(tmp_path) == joined
+
+
+def test_dark_values_of_monochrome1_stay_dark(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    dicom(tmp_path / "a.dcm", np.stack([np.full((8, 8), 0), np.full((8, 8), 400)]))
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.save_as(tmp_path / "a.dcm")
+    assert values(load_data(str(tmp_path), 8, 1, value_range=(0, 1000))[0]) == [255, 153]
+
+
+def test_voxels_without_a_picture_are_black(tmp_path: Path) -> None:
+    volume = np.full((8, 8, 2), 500.0)
+    volume[0, 0, 1] = np.nan
+    volume[0, 1, 1] = -500
+    nifti(tmp_path / "a.nii", volume)
+    data, _ = load_data(str(tmp_path), 8, 1, value_range=(-1500, 500))
+    slice_1 = ((data.batch(torch.tensor([1]))[0, 0] + 1) * 127.5).round()
+    assert slice_1[0, 0] == 0 and slice_1[0, 1] == 128 and (slice_1[1:] == 255).all()

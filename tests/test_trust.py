@@ -147,6 +147,7 @@ def scores_of(solver: Solver, case: Case, images: int = 6, samples: int = 48) ->
     return run(solver, case, truth_of(case, images, samples))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [PATCHES, MIXTURE, LEVY], ids=lambda case: case.name)
 def test_the_solver_that_is_right(case: Case) -> None:
     """Several modes need the particles of the preset; for a single mode one is enough, with more
@@ -165,6 +166,7 @@ def test_solvers_that_are_confidently_wrong(solver: str, case: Case) -> None:
     assert found.ninety < 0.85, found
 
 
+@pytest.mark.slow
 def test_the_scores_of_exact_draws_are_those_of_the_truth() -> None:
     truth = truth_of(PATCHES, 8, 64)
     found = score(truth.others, truth)

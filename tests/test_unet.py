@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
+from invdiff.prior.classifier import UNetClassifier
 from invdiff.prior.mlp import MLP
 from invdiff.prior.unet import SelfAttention, Stage, UNet, timestep_embedding
 
@@ -213,3 +214,102 @@ def test_mlp_written_out() -> None:
         h = h @ layer.weight.T + layer.bias
         h = h / (1 + (-h).exp())  # SiLU
     torch.testing.assert_close(network(x, t), h @ last.weight.T + last.bias, rtol=1e-5, atol=1e-6)
+
+
+# Labels.
+
+
+def test_a_label_shifts_the_time_embedding() -> None:
+    """By sqrt(4 width) times its own embedding; that of no label is the last."""
+    network = awake(unet(classes=3))
+    x, t = noise(4, 2, 4, 4), torch.tensor([0.0, 10.0, 500.0, 999.0])
+    label = torch.tensor([2, 0, 1, 3])
+    assert network.label is not None and network.label.weight.shape == (4, 256)
+    shifts = 16 * network.label.weight.detach().clone()  # sqrt(4 * 64)
+    with torch.no_grad():
+        found = network(x, t, label)
+        absent = network(x, t)
+        network.label.weight.zero_()
+        for expected, labels in ((found, label), (absent, torch.full((4,), 3))):
+            handle = network.time.register_forward_hook(
+                lambda _, __, out, labels=labels: out + shifts[labels]
+            )
+            torch.testing.assert_close(network(x, t, label), expected, rtol=1e-5, atol=1e-6)
+            handle.remove()
+    assert float((found[:3] - absent[:3]).abs().min(0).values.max()) > 1e-3
+    assert torch.equal(found[3:], absent[3:])
+
+
+def test_a_label_for_a_network_without_classes_is_refused() -> None:
+    with pytest.raises(InputError, match="label: found one for a network without classes"):
+        unet()(noise(1, 2, 4, 4), torch.tensor([1.0]), torch.tensor([0]))
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channels": 0}, "channels: found 0, expected at least 1"),
+        ({"width": 0}, "width: found 0, expected at least 2"),
+        ({"width": 9}, "width: found 9, expected an even number"),
+        ({"width": 10**6}, "width: found 1000000, expected at most 16384"),
+        ({"width": 64.0}, "width: found 64.0, expected an integer"),
+        ({"multipliers": ()}, "number of multipliers: found 0, expected at least 1"),
+        ({"multipliers": (1, 0)}, "multipliers: found 0, expected at least 1"),
+        ({"multipliers": (1,) * 13}, "number of multipliers: found 13, expected at most 12"),
+        ({"blocks": 0}, "blocks: found 0, expected at least 1"),
+        ({"blocks": 65}, "blocks: found 65, expected at most 64"),
+        ({"blocks": (1, -1)}, "blocks: found -1, expected at least 1"),
+        ({"blocks": (1, 1, 1)}, "blocks: found 3 numbers, expected 2, one per level"),
+        ({"blocks": 1.5}, "blocks: found 1.5, expected an integer"),
+        ({"attention": (0,)}, "attention: found 0, expected at least 1"),
+        ({"head_channels": 0}, "head_channels: found 0, expected at least 1"),
+        ({"dropout": 1.0}, "dropout: found 1.0, expected less than 1"),
+        ({"dropout": -0.1}, "dropout: found -0.1, expected at least 0"),
+        ({"dropout": math.nan}, "dropout: found nan, expected a finite number"),
+        ({"patch": 0}, "patch: found 0, expected at least 1"),
+        ({"patch": 10**5}, "patch: found 100000, expected at most 64"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:
+    for build in (unet, lambda **s: classifier(**s)):
+        with pytest.raises(InputError) as caught:
+            build(**settings)
+        assert str(caught.value) == message
+
+
+def classifier(channels: int = 2, **settings: object) -> UNetClassifier:
+    defaults = {"classes": 3, "width": 16, "multipliers": (1, 2), "blocks": 1}
+    return UNetClassifier(channels, **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+def test_settings_of_one_network_out_of_range() -> None:
+    for settings, message in (
+        ({"classes": -1}, "classes: found -1, expected at least 0"),
+        ({"classes": 10**10}, "classes: found 10000000000, expected at most 100000"),
+        ({"channels_out": 0}, "channels_out: found 0, expected at least 1"),
+        ({"channels_out": -1}, "channels_out: found -1, expected at least 1"),
+        ({"upsample": "cubic"}, "upsample: found 'cubic', expected 'nearest' or 'shuffle'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            unet(**settings)
+    with pytest.raises(InputError, match="classes: found 1, expected at least 2"):
+        classifier(classes=1)
+    for settings, message in (
+        ({"channels": 0}, "channels: found 0, expected at least 1"),
+        ({"width": 1}, "width: found 1, expected at least 2"),
+        ({"width": 7}, "width: found 7, expected an even number"),
+        ({"layers": 0}, "layers: found 0, expected at least 1"),
+        ({"layers": 10**5}, "layers: found 100000, expected at most 1000"),
+        ({"channels_out": 0}, "channels_out: found 0, expected at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            MLP(**settings)  # type: ignore[arg-type]
+
+
+def test_the_layers_of_an_mlp() -> None:
+    assert [m.out_features for m in MLP(2, 8, 3).net if isinstance(m, nn.Linear)] == [8, 8, 8, 2]
+    assert [m.in_features for m in MLP(2, 8, 1).net if isinstance(m, nn.Linear)] == [10, 8]
+    assert MLP(2, 8, channels_out=5)(noise(3, 2), torch.zeros(3)).shape == (3, 5)

@@ -1,5 +1,4 @@
-"""Are a solver's samples samples of the posterior? Simulation-based calibration, on learned priors
-too.
+"""Simulation-based calibration: whether a solver's samples are samples of the posterior.
 
 Draw x* from the prior, y from p(y | x*), and x_1..x_K by the solver from y. Under the posterior x*
 and the samples are exchangeable, so the rank of any scalar of x* among those of the samples is
@@ -22,6 +21,7 @@ from invdiff.errors import InputError
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.evaluation.metrics import coverage
 from invdiff.inference import restore
+from invdiff.io.write import save_figure
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
@@ -35,25 +35,39 @@ LEVELS = tuple(i / 20 for i in range(1, 20))
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibration found.
+    """Images drawn from the prior, and a solver's samples given their measurements.
 
     Attributes:
         truth: (N, C, H, W), the images drawn from the prior.
         posterior: the solver's samples, (K, N, C, H, W), and the problem.
+
+    Example:
+        >>> from invdiff.noise import Gaussian
+        >>> from invdiff.operators import Denoise
+        >>> problem = Problem(Denoise((1, 1, 2)), Gaussian(1.0), torch.zeros(2, 1, 1, 2))
+        >>> samples = torch.linspace(-2, 2, 4).view(4, 1, 1, 1, 1).expand(4, 2, 1, 1, 2)
+        >>> truth = torch.tensor([0.1, 3.0]).expand(2, 1, 1, 2)
+        >>> found = Calibration(truth, Posterior(samples, problem, nfe=1, seconds=0.0))
+        >>> found.coverage(0.5).mean  # one pixel of two is inside
+        0.5
+        >>> found.rank_histogram()[0].tolist()
+        [0.0, 0.0, 0.5, 0.0, 0.5]
     """
 
     truth: Tensor
     posterior: Posterior
 
     def coverage(self, level: float) -> Estimate:
-        """Share of true pixels inside the samples' central interval: ``level`` if calibrated, for
-        every K.
+        """Return the share of true pixels inside the samples' central interval.
+
+        It is ``level`` if calibrated, for every K.
         """
         return Estimate.over(coverage(self.posterior.samples, self.truth, level))
 
     def rank_histogram(self) -> tuple[Tensor, Tensor]:
-        """Share of pixels whose truth has each rank 0..K among the samples, and its standard error,
-        (K + 1,) each.
+        """Return the share of pixels of each rank 0..K among the samples, and its standard error.
+
+        Both are (K + 1,); the rank is that of the truth.
 
         1 / (K + 1) everywhere if calibrated; high at both ends where samples are too narrow, in the
         middle where they are too wide. A pixel that equals samples counts in equal parts for every
@@ -67,8 +81,9 @@ class Calibration:
         return mean_and_error(edges.cumsum(1)[:, :-1])
 
     def likelihood_ranks(self) -> Tensor:
-        """Rank of log p(y | x*) among those of the samples, (N,): uniform on 0..K, and independent,
-        if calibrated.
+        """Return the rank of log p(y | x*) among those of the samples, (N,).
+
+        It is uniform on 0..K, and independent from image to image, if calibrated.
         """
         problem = self.posterior.problem
         truth = problem.log_likelihood(self.truth)
@@ -77,8 +92,9 @@ class Calibration:
         )
 
     def likelihood_p(self) -> float:
-        """p-value of the chi-square test that the likelihood ranks are uniform; small speaks
-        against the solver.
+        """Return the p-value of the chi-square test that the likelihood ranks are uniform.
+
+        A small one speaks against the solver.
 
         Ranks are gathered into as many equal bins as divide K + 1 and leave at least 5 images in
         each.
@@ -93,10 +109,11 @@ class Calibration:
         return float(chisquare(counts.tolist()).pvalue) if bins > 1 else math.nan
 
     def misfit(self) -> Estimate:
-        """||y - A x||^2 / (m sigma^2) of the samples: 1 if calibrated."""
+        """Return ||y - A x||^2 / (m sigma^2) of the samples: 1 if calibrated."""
         return Estimate.over(self.posterior.misfit().mean(0))
 
     def __str__(self) -> str:
+        """Return what was found, in a few lines."""
         number, _, *shape = self.posterior.samples.shape
         lines = [
             f"{len(self.truth)} images {'x'.join(map(str, shape))} drawn from the prior, {number} samples each",
@@ -138,7 +155,7 @@ class Calibration:
         histogram.axhline(1 / len(share), color="gray", linewidth=1)
         histogram.bar(range(len(share)), share, yerr=[2 * e for e in error], color="#88aacc")
         histogram.set(xlabel="rank of the truth among the samples", ylabel="share of pixels")
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def calibrate(

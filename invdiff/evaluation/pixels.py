@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.io.units import IMAGE_RANGE
+from invdiff.io.units import IMAGES
 
 SSIM_WINDOW = 11
 _SSIM_VALUES = 2**22  # of the bands in which it is computed
@@ -235,7 +235,7 @@ def image_batch(name: str, x: Tensor | np.ndarray) -> Tensor:
     if values.numel() == 0:
         raise InputError(f"{name}: found shape {tuple(x.shape)}, expected at least one pixel")
     low, high = (float(value) for value in values.aminmax())
-    if low < IMAGE_RANGE[0] or high > IMAGE_RANGE[1]:
+    if low < IMAGES.low or high > IMAGES.high:
         raise InputError(
             f"{name}: found values from {low:g} to {high:g}, expected [0, 1]: divide 0..255 by "
             "255, map [-1, 1] by (x + 1) / 2, and clamp what noise has carried further"

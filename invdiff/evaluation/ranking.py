@@ -1,5 +1,4 @@
-"""Tables of solvers compared on the same images: means with standard errors, ranks, and what is
-beyond chance.
+"""Tables of solvers compared on the same images: means with standard errors, ranks, the best.
 
 Ranks are those of each image, averaged over images (Friedman 1937,
 https://doi.org/10.1080/01621459.1937.10503522). A solver is marked as one of the best where it is
@@ -30,8 +29,10 @@ _FORM = {
 
 
 def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
-    """Markdown and LaTeX tables of results per (task, solver), a row per image in the same order
-    for all.
+    """Return tables in Markdown and in LaTeX.
+
+    Args:
+        found: (task, solver) -> a row per image, the images in the same order for all.
     """
     markdown, latex = [], []
     for task in dict.fromkeys(task for task, _ in found):
@@ -64,7 +65,7 @@ def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
 
 
 def table(of_task: Mapping[str, Rows]) -> tuple[list[str], list[list[str]], list[list[bool]]]:
-    """Header, cells, and which cells are among the best."""
+    """Return the header, the cells, and which cells are among the best."""
     solvers = list(of_task)
     scores = {
         name: np.array(
@@ -91,23 +92,35 @@ def table(of_task: Mapping[str, Rows]) -> tuple[list[str], list[list[str]], list
 
 
 def among_best(values: np.ndarray) -> list[bool]:
-    """Of values (solvers, images), larger is better: not worse than the best mean by more than two
-    paired errors.
+    """Return which solvers are not worse than the best mean by more than two paired errors.
+
+    Args:
+        values: (solvers, images), larger is better.
+
+    Example:
+        >>> among_best(np.array([[1.0, 2.0, 3.0], [0.9, 2.1, 2.9], [0.0, 1.0, 2.0]]))
+        [True, True, False]
     """
     gaps = values[values.mean(1).argmax()] - values
     errors = (
         gaps.std(1, ddof=1) / math.sqrt(gaps.shape[1]) if gaps.shape[1] > 1 else np.zeros(len(gaps))
     )
-    return (gaps.mean(1) <= 2 * errors).tolist()
+    return [bool(gap <= 2 * error) for gap, error in zip(gaps.mean(1), errors, strict=True)]
 
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
-    """Mean over images of the rank, 1 for the largest, ties sharing theirs: (solvers, images) ->
-    (solvers,).
+    """Return the mean over images of each solver's rank, 1 for the largest; ties share theirs.
+
+    Args:
+        values: (solvers, images).
+
+    Example:
+        >>> mean_ranks(np.array([[3.0, 1.0], [2.0, 1.0]])).tolist()
+        [1.25, 1.75]
     """
     from scipy.stats import rankdata
 
-    return rankdata(-values, axis=0).mean(1)
+    return np.asarray(rankdata(-values, axis=0).mean(1))
 
 
 def _with_error(name: str, values: np.ndarray) -> str:

@@ -1,10 +1,9 @@
-"""report.html: one page of a restoration that needs no network, to look at, to click on and to send
-to somebody.
+"""The page report.html of a restoration, which needs no network.
 
-The page is ``page.html`` with one block of JSON in it: every number that it shows is computed in
-the browser from the samples, or was handed to `write_report`. Names and settings reach the page as
-JSON alone, and are put into it as text. Its Content-Security-Policy allows the template's own
-script and style, known by hash, and nothing else.
+The page is ``page.html`` with ``style.css``, ``script.js`` and one block of JSON in it: every number
+that it shows is computed in the browser from the samples, or was handed to `write_report`. Names and
+settings reach the page as JSON alone, and are put into it as text. Its Content-Security-Policy
+allows this style and this script, known by hash, and nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +29,9 @@ from invdiff.problem import Problem
 
 MOST_BYTES = 12 * 2**20  # of values in a page; base64 makes 4/3 of it
 MOST_IMAGES = 64
-TEMPLATE = Path(__file__).with_name("page.html")
+PAGE = Path(__file__).with_name("page.html")
+STYLE = PAGE.with_name("style.css")
+SCRIPT = PAGE.with_name("script.js")
 
 
 def write_report(
@@ -69,8 +70,8 @@ def write_report(
         .replace("<", "\\u003c")
         .replace(">", "\\u003e")
     )
-    page = fill(TEMPLATE.read_text(encoding="utf-8"), title=html.escape(title), data=text)
-    write_whole(path, page)
+    page, style, script = (file.read_text(encoding="utf-8") for file in (PAGE, STYLE, SCRIPT))
+    write_whole(path, fill(page, style=style, script=script, title=html.escape(title), data=text))
 
 
 def page_data(
@@ -81,7 +82,7 @@ def page_data(
     config: str,
     title: str,
 ) -> dict[str, Any]:
-    """Everything that the page shows, as JSON can hold it."""
+    """Return everything that the page shows, as JSON can hold it."""
     problem, (count, batch, channels, height, width) = posterior.problem, posterior.samples.shape
     shown = min(batch, MOST_IMAGES)
     planes = {"samples": posterior.samples.transpose(0, 1), "baseline": posterior.baseline[:, None]}
@@ -125,7 +126,7 @@ def page_data(
 
 
 def is_of_the_scene(problem: Problem) -> bool:
-    """Whether y looks like the image, as that of a blur does and a sinogram or a spectrum does not.
+    """Return whether y looks like the image: that of a blur does, a sinogram or spectrum does not.
 
     A flat image then measures as flat, other than at the edges: most entries are equal, and not
     zero.
@@ -139,21 +140,34 @@ def is_of_the_scene(problem: Problem) -> bool:
 
 
 def resolution(planes: int, pixels: int) -> tuple[int, int]:
-    """Bits of a value, and the most pixels of a picture, with which `planes` of `pixels` each fit
-    into MOST_BYTES.
+    """Return bits per value and the most pixels of a picture, so that all fit into MOST_BYTES.
+
+    Args:
+        planes: number of pictures of one channel in the page.
+        pixels: of each.
+
+    Example:
+        >>> resolution(4, 32 * 32)[0], resolution(1000, 256 * 256)
+        (16, (8, 12582))
     """
     bits = 16 if planes * pixels * 2 <= MOST_BYTES else 8
     return bits, MOST_BYTES * 8 // (planes * bits)
 
 
 def block(found: int, pixels: int) -> int:
-    """Side of the blocks that turn a picture of `found` pixels into one of at most `pixels`, about."""
+    """Return the side of blocks that make a picture of about `pixels` of one of `found` pixels.
+
+    Example:
+        >>> block(100, 25)
+        2
+    """
     return math.ceil(math.sqrt(found / max(pixels, 1)))
 
 
 def reduce(x: Tensor, pixels: int, measured: Tensor | None = None) -> Tensor:
-    """x (K, C, H, W) as averages over blocks; NaN where nothing was `measured` (C, H, W), and x is
-    zero.
+    """Return x (K, C, H, W) as averages over blocks.
+
+    The result is NaN where nothing was `measured` (C, H, W), and x is zero.
 
     An incomplete block at an edge is averaged over what there is of it.
     """
@@ -166,8 +180,9 @@ def reduce(x: Tensor, pixels: int, measured: Tensor | None = None) -> Tensor:
 
 
 def encode(x: Tensor, bits: int) -> dict[str, Any]:
-    """x (K, C, H, W) as integers in base64: 0 is NaN, and q > 0 is low + (q - 1) step; 16 bits are
-    little-endian.
+    """Return x (K, C, H, W) as integers in base64.
+
+    0 is NaN, and q > 0 is low + (q - 1) step; 16 bits are little-endian.
     """
     finite = torch.isfinite(x)
     low, high = map(float, torch.aminmax(x[finite])) if bool(finite.any()) else (0.0, 0.0)
@@ -183,8 +198,9 @@ def encode(x: Tensor, bits: int) -> dict[str, Any]:
 
 
 def describe_noise(problem: Problem, b: int, measured: Tensor) -> str:
-    """The noise of image b: its model and its level on all three scales, the root mean square if it
-    varies.
+    """Return the model of the noise of image b, and its level on all three scales.
+
+    A level that varies is given by its root mean square.
     """
     variance = torch.as_tensor(problem.variance())
     if variance.ndim:
@@ -199,7 +215,7 @@ def describe_noise(problem: Problem, b: int, measured: Tensor) -> str:
 
 
 def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
-    """What the page does not hold in full."""
+    """Return sentences on what the page does not hold in full."""
     lines = [f"The page holds the first {shown} of {batch} images."] if shown < batch else []
     if side > 1:
         lines.append(
@@ -216,20 +232,27 @@ def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
 
 
 def plain(value: float) -> float | str:
-    """A number that JSON has, or the text of one that it has not: inf, nan."""
+    """Return a number that JSON has, or the text of one that it has not.
+
+    Example:
+        >>> plain(1.5), plain(math.inf)
+        (1.5, 'inf')
+    """
     return value if math.isfinite(value) else str(value)
 
 
 def fill(template: str, **values: str) -> str:
-    """The template with each ``%{name}`` replaced, once; ``%{policy}`` allows its own style and
-    script.
+    """Return the template with each ``%{name}`` replaced, once.
+
+    ``%{policy}`` becomes a Content-Security-Policy that allows the given style and script alone.
+
+    Example:
+        >>> fill("<style>%{style}</style>", style="p {}", script="")
+        '<style>p {}</style>'
     """
     style, script = (
-        base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-        for found in (
-            re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL) for tag in ("style", "script")
-        )
-        if found
+        base64.b64encode(hashlib.sha256(values[name].encode()).digest()).decode()
+        for name in ("style", "script")
     )
     values["policy"] = (
         f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data:; "

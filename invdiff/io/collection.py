@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from invdiff.errors import InputError
 from invdiff.io.dicom import is_dicom
 from invdiff.io.names import label, natural_order, split_name
 from invdiff.io.pictures import Picture, read_picture, size, to_channels
-from invdiff.io.units import Units
+from invdiff.io.units import AS_STORED, IMAGES, FloatRule, Units
 
 SUFFIXES = (
     ".png",
@@ -73,34 +73,31 @@ def image_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     return found
 
 
-def listed(
-    folder: Path, recursive: bool = False, above: frozenset[str] = frozenset()
-) -> list[Path]:
+def listed(folder: Path, recursive: bool = False) -> list[Path]:
     """Return all files of a folder that are not hidden, in natural order.
 
-    A link that leads back to one of the folders ``above`` is not followed.
+    A link that leads back to a folder above it is not followed.
 
     Raises:
         InputError: the folder cannot be listed.
     """
-    found = []
-    above |= {os.path.realpath(folder)}
     try:
-        for entry in folder.iterdir():
-            if is_hidden(entry.name):
-                continue
-            if not os.path.isdir(entry):
-                found.append(entry)
-            elif recursive:
-                if os.path.realpath(entry) not in above:
-                    found += listed(entry, recursive, above)
-            elif entry.name.lower().endswith(SUFFIXES):
-                found.append(entry)  # a folder with an image's name: told of when it is read
+        return sorted(_below(folder, recursive, (folder.resolve(),)), key=natural_order)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}, expected a folder of images") from error
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{str(folder)!r}: {error}, expected a folder of images") from error
-    return sorted(found, key=natural_order)
+
+
+def _below(folder: Path, recursive: bool, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files of a folder; `above` are the folders that a link must not lead back to."""
+    for entry in folder.iterdir():
+        if is_hidden(entry.name):
+            continue
+        if not os.path.isdir(entry):
+            yield entry
+        elif recursive and entry.resolve() not in above:
+            yield from _below(entry, recursive, (*above, entry.resolve()))
 
 
 def _is_image(path: Path) -> bool:
@@ -115,14 +112,14 @@ def _is_image(path: Path) -> bool:
         return False
 
 
-def read_pictures(path: str | Path, *, measurement: bool = False) -> list[Picture]:
+def read_pictures(path: str | Path, *, rule: FloatRule = IMAGES) -> list[Picture]:
     """Read the picture of a file, or those of a folder, which may differ in size and channels.
 
     A file in a folder that cannot be read is skipped with a warning that names it.
 
     Args:
         path: a file, or a folder whose sub-folders are not entered.
-        measurement: as in `invdiff.io.pictures.read_picture`.
+        rule: as in `invdiff.io.pictures.read_picture`.
 
     Raises:
         InputError: a file cannot be read, or a folder holds no image.
@@ -130,11 +127,11 @@ def read_pictures(path: str | Path, *, measurement: bool = False) -> list[Pictur
     path = Path(path)
     # Unlike Path.is_dir, false where permissions or the name's length forbid to look.
     if not os.path.isdir(path):
-        return [read_picture(path, measurement=measurement)]
+        return [read_picture(path, rule=rule)]
     pictures, paths = [], []
     for file in image_files(path):
         try:
-            pictures.append(read_picture(file, measurement=measurement))
+            pictures.append(read_picture(file, rule=rule))
             paths.append(file)
         except InputError as error:
             warnings.warn(f"skipped {error}", stacklevel=3)
@@ -182,9 +179,7 @@ def read_numbers(path: str | Path) -> Tensor:
     Raises:
         InputError: as in `read_images`.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*: found floats from")
-        pictures = read_pictures(path)
+    pictures = read_pictures(path, rule=AS_STORED)
     return _one_batch(path, pictures, [picture.physical() for picture in pictures])
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from invdiff.errors import InputError
 from invdiff.io.pixels import Pixels
 
-# Groups and first elements of files that were stored without the 128 bytes and "DICM".
+# The groups that a file begins with where it was stored without the 128 bytes and "DICM".
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0")
+_BIG_ENDIAN_GROUP = b"\0\x08"
+_FIRST_TYPES = (b"UL", b"UI", b"CS", b"DA", b"TM", b"LO", b"OB", b"SH")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -25,11 +27,13 @@ def is_dicom(data: bytes) -> bool:
     """Return whether these are the first bytes of a DICOM file, with its preamble or without."""
     if data[128:132] == b"DICM":
         return True
-    if data[:2] not in _FIRST_GROUPS or len(data) < 132 or data[3] != 0:
+    if len(data) < 132:
         return False
-    explicit = data[4:6] in (b"UL", b"UI", b"CS", b"DA", b"TM", b"LO", b"OB", b"SH")
+    explicit = data[4:6] in _FIRST_TYPES
+    if data[:2] == _BIG_ENDIAN_GROUP:
+        return data[2] == 0 and explicit
     implicit = int.from_bytes(data[4:8], "little") in range(1, 65)
-    return explicit or implicit
+    return data[:2] in _FIRST_GROUPS and data[3] == 0 and (explicit or implicit)
 
 
 def decode_dicom(data: bytes) -> Pixels:
@@ -44,7 +48,7 @@ def decode_dicom(data: bytes) -> Pixels:
     if not any(name in dataset for name in _PIXELS):
         raise InputError("found a DICOM file without pixels")
     _complete(dataset)
-    array = pixels.pixel_array(dataset)
+    array = _pixel_array(dataset)
     if int(dataset.SamplesPerPixel) > 1:
         return _colours(array.reshape(-1, *array.shape[-3:]), dataset)
     frames = array.reshape(-1, *array.shape[-2:])
@@ -61,6 +65,22 @@ def decode_dicom(data: bytes) -> Pixels:
         background=_padding(frames, dataset)[..., None],
         stack=True,
     )
+
+
+def _pixel_array(dataset: Any) -> np.ndarray:
+    """The stored pixels; pydicom leaves some compressions to other packages."""
+    try:
+        array: np.ndarray = _pydicom("pydicom.pixels").pixel_array(dataset)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        if "missing dependencies" in reason or "available plugins" in reason:
+            kind = dataset.file_meta.TransferSyntaxUID.name
+            raise InputError(
+                f"pixels compressed as {kind} cannot be decoded here, expected another compression, "
+                "or a reader of it: pip install 'pylibjpeg[all]'"
+            ) from None
+        raise
+    return array
 
 
 def _complete(dataset: Any) -> None:
@@ -110,6 +130,8 @@ def _physical(frame: np.ndarray, dataset: Any, number: int) -> np.ndarray:
             for rescale in group.get("PixelValueTransformationSequence", []):
                 slope = float(rescale.get("RescaleSlope", 1))
                 return frame * slope + float(rescale.get("RescaleIntercept", 0))
+    if "DoseGridScaling" in dataset:
+        return frame * float(dataset.DoseGridScaling)
     values = _pydicom("pydicom.pixels").apply_modality_lut(frame, dataset)
     return np.asarray(values, np.float64)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -43,14 +44,14 @@ def decode(data: bytes) -> Pixels:
         Exception: decoders meet damage with struct.error, SyntaxError, KeyError, ...
     """
     with quiet():
+        if is_dicom(data):  # first: the preamble may be that of a TIFF
+            return decode_dicom(data)
         if data.startswith(TIFF_MAGIC):
             return decode_tiff(data, _decode_pillow)
         if data.startswith(b"\x93NUMPY"):
             return Pixels(_channels_last(np.load(io.BytesIO(data), allow_pickle=False)))
         if data.startswith(b"PK"):
             return Pixels(_decode_npz(data))
-        if is_dicom(data):
-            return decode_dicom(data)
         if data.startswith(_GZIP_MAGIC):
             data = _gunzip(data)
         if is_nifti(data):
@@ -76,6 +77,8 @@ def _decode_pillow(data: bytes, numbers: Sequence[int] | None = None) -> Pixels:
             if data.startswith(_PNG_MAGIC) and data[24] == 16 and data[25] in _PNG16:
                 return _png16(opened, data)
             _check_frames(opened)
+            _check_netpbm(data)
+            _scale_key(opened, data)
             # The other pictures of a phone's JPEG (MPO) are previews and other views.
             count = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
             found = []
@@ -92,6 +95,25 @@ def _check_frames(opened: Image.Image) -> None:
     if limit and count * opened.width * opened.height > limit:
         size = f"{opened.width}x{opened.height}"
         raise InputError(f"found {count} images of {size}, expected at most {limit} pixels")
+
+
+def _check_netpbm(data: bytes) -> None:
+    """Refuse colours of 16 bits, of which Pillow keeps 8."""
+    header = re.match(rb"P6(?:\s+(?:#[^\n]*\n)*)\d+\s+\d+\s+(\d+)\s", data)
+    if header is not None and int(header[1]) > 255:
+        raise InputError("found a PPM of 16-bit colour, expected PNG or TIFF for more than 8 bits")
+
+
+def _scale_key(opened: Image.Image, data: bytes) -> None:
+    """Bring the transparent gray of a PNG of 2 or 4 bits to the 8 bits that Pillow returns."""
+    key = opened.info.get("transparency")
+    if (
+        data.startswith(_PNG_MAGIC)
+        and data[24] in (2, 4)
+        and data[25] == 0
+        and isinstance(key, int)
+    ):
+        opened.info["transparency"] = key * 255 // (2 ** data[24] - 1)
 
 
 def _joined(found: Sequence[Pixels]) -> Pixels:
@@ -112,8 +134,8 @@ def _frame(image: Image.Image) -> Pixels:
     pixels = _stored(image)
     cmyk = image.mode == "CMYK"
     profile = image.info.get("icc_profile")
-    if image.mode not in ("L", "LA", "RGB", "RGBA", "P", "PA", "CMYK", "I;16", "F"):
-        profile = None  # it is for the colours before Pillow's conversion
+    if image.mode == "LAB":
+        profile = None  # it is for colours that Pillow has converted
     values, profile, notes = to_srgb(pixels.values, profile, cmyk=cmyk)
     return replace(pixels, values=values, profile=profile, notes=notes)
 

@@ -110,7 +110,9 @@ def recognise(
     return first, Layout(axes, layout.dtype, layout.numpy, layout.device)
 
 
-def check_scale(y: Tensor, of_white: Tensor, variance: float | Tensor) -> None:
+def check_scale(
+    y: Tensor, of_white: Tensor, variance: float | Tensor, what: str = "measurement"
+) -> None:
     """Check that a picture was measured on the [0, 1] scale, not on 0..255 or [-1, 1].
 
     Values ten times as large as those of a white image, and larger, are refused. Where the operator
@@ -122,6 +124,7 @@ def check_scale(y: Tensor, of_white: Tensor, variance: float | Tensor) -> None:
         y: the measurement (B, ...), finite.
         of_white: A of images of ones, any shape.
         variance: of the noise.
+        what: name of y in messages.
 
     Raises:
         InputError: a value is far beyond what the operator can make of pictures in [0, 1].
@@ -137,7 +140,7 @@ pictures in [0, 1]: divide 0..255 by 255
         return
     low, high = (float(value) for value in y.aminmax())
     noise = _NOISE * float(torch.as_tensor(variance).max().clamp_min(0)) ** 0.5
-    found = f"measurement: found values from {low:g} to {high:g}, expected those of"
+    found = f"{what}: found values from {low:g} to {high:g}, expected those of"
     top = float(of_white.abs().max()) if of_white.numel() else 1.0
     if max(-low, high) > _FAR * max(1.0, top) + noise:
         raise InputError(f"{found} pictures in [0, 1]: divide 0..255 by 255")
@@ -145,8 +148,8 @@ pictures in [0, 1]: divide 0..255 by 255
     room = _OVERSHOOT + noise
     if top > 0 and keeps_brightness and (low < -room or high > 1 + room):
         warnings.warn(
-            f"{found} pictures in [0, 1] and their noise: if they are on [-1, 1], y is (y + 1) / 2",
-            stacklevel=4,
+            f"{found} pictures in [0, 1] and their noise: if they are on [-1, 1], map them by (x + 1) / 2",
+            stacklevel=3,
         )
 
 

@@ -50,29 +50,53 @@ def run_lock(
         []
     """
     path = Path(folder, name)
+    _TOUCHED[path] = os.getpid()
+    held: int | None = None
     try:
         held = _open_locked(path, wait)
+        if held is None:
+            raise InputError(
+                f"{label} {folder}: another run ({_holder(path)}) is writing here; "
+                f"wait for it, or choose another {label}"
+            )
+        with contextlib.suppress(OSError):  # a full disk makes the message of others poorer
+            os.ftruncate(held, 0)
+            os.pwrite(held, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
     except OSError as error:
+        if held is not None:
+            raise
         raise InputError(
             f"{label} {folder}: cannot be written ({error.strerror}): "
             "choose a folder that you may write to"
         ) from error
-    if held is None:
-        raise InputError(
-            f"{label} {folder}: another run ({_holder(path)}) is writing here; "
-            f"wait for it, or choose another {label}"
-        )
-    try:
-        os.ftruncate(held, 0)
-        os.pwrite(held, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    except OSError:  # a full disk: only the message of others is the poorer for it
-        pass
-    try:
-        yield
     finally:
+        if held is not None:
+            try:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                del _TOUCHED[path]
+            finally:
+                release(held)
+
+
+_TOUCHED: dict[Path, int] = {}  # the lock files that this process opened, and its number
+
+
+def clean_up() -> None:
+    """Remove the lock files that this process opened and nobody holds.
+
+    It is called at the end of a command, for a signal can arrive between any two lines.
+    """
+    for path, process in list(_TOUCHED.items()):
+        if process != os.getpid():
+            continue
         with contextlib.suppress(OSError):
-            path.unlink()
-        release(held)
+            held = os.open(path, os.O_RDWR)
+            if try_lock(held):
+                path.unlink()
+            release(held)
+        _TOUCHED.pop(path, None)
 
 
 def try_lock(descriptor: int, *, wait: bool = False) -> bool | None:
@@ -99,14 +123,18 @@ def _open_locked(path: Path, wait: bool) -> int | None:
     """The lock file, open and locked; None where another process has it."""
     while True:
         held = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        locked = try_lock(held, wait=wait)
-        if locked is False:
-            os.close(held)
-            return None
-        # Whoever held the lock before may have removed the file between the two lines above.
-        if locked is None or _is_same_file(held, path):
+        is_ours = False
+        try:
+            locked = try_lock(held, wait=wait)
+            # Whoever held the lock before may have removed the file between the two lines above.
+            is_ours = locked is None or (locked and _is_same_file(held, path))
+        finally:
+            if not is_ours:
+                os.close(held)
+        if is_ours:
             return held
-        os.close(held)
+        if not locked:
+            return None
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

@@ -14,6 +14,7 @@ from invdiff.errors import InputError
 from invdiff.io.collection import listed, read_pictures
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture
+from invdiff.io.units import MEASUREMENTS
 
 _SUFFIXES = (".npy", ".npz")
 _COMPLEX_CHANNELS = (1, 3)
@@ -38,7 +39,7 @@ def read_measurements(path: str | Path, picture: bool) -> list[Picture]:
             coils.
     """
     if picture:
-        return read_pictures(path, measurement=True)
+        return read_pictures(path, rule=MEASUREMENTS)
     if "\0" in str(path):
         raise InputError(f"measurement {str(path)!r}: found a null character, expected a file name")
     source = Path(path)

@@ -22,7 +22,7 @@ from invdiff.errors import InputError
 from invdiff.io.formats import EXPECTED, decode
 from invdiff.io.names import label, split_name
 from invdiff.io.pixels import NiftiHeader, Pixels
-from invdiff.io.units import IMAGE_RANGE, MEASUREMENT_RANGE, Units, units_of_floats
+from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
 
 _ITU_R_601 = (0.299, 0.587, 0.114)
 
@@ -88,7 +88,7 @@ class Picture:
     def suffix(self) -> str:
         """Suffix of the simplest format that stores this picture without loss."""
         channels = self.values.shape[1]
-        if self.header is not None and channels == 1 and self.alpha is None:
+        if self.header is not None and channels == 1:
             return ".nii.gz"
         if self.bits == 32 or len(self) > 1 or channels not in (1, 3):
             return ".tif"
@@ -152,7 +152,7 @@ class Picture:
         return replace(self, values=torch.from_numpy(values).float(), units=units)
 
 
-def read_image(path: str | Path, units: Units | None = None) -> Tensor:
+def read_image(path: str | Path) -> Tensor:
     """Read one image, (C, H, W) float32 in [0, 1]: C = 1 for gray, 3 for colour.
 
     Palettes and CMYK become RGB, an EXIF (or TIFF) orientation is applied, alpha is dropped. A .npy
@@ -161,7 +161,6 @@ def read_image(path: str | Path, units: Units | None = None) -> Tensor:
 
     Args:
         path: the file.
-        units: the scale of a file that has units, by default what its values span.
 
     Raises:
         InputError: the file is missing, empty, truncated, no image, too large for the guard against
@@ -172,16 +171,16 @@ def read_image(path: str | Path, units: Units | None = None) -> Tensor:
         raise InputError(
             f"{path}: found {len(picture)} images of {size(picture.values)}, expected one image"
         )
-    return (picture if units is None else picture.in_units(units)).values[0]
+    return picture.values[0]
 
 
-def read_picture(path: str | Path, *, measurement: bool = False, notes: bool = True) -> Picture:
+def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = True) -> Picture:
     """Read all images of one file, with its alpha, depth, units and header.
 
     Args:
         path: the file.
-        measurement: whether noise may carry floats far beyond [0, 1] and NaN may mark what was not
-            measured.
+        rule: which floats are taken as they are, and whether NaN may mark what was not measured:
+            `invdiff.io.units.IMAGES`, `MEASUREMENTS` or `AS_STORED`.
         notes: whether warnings tell how the values were read.
 
     Raises:
@@ -191,7 +190,7 @@ def read_picture(path: str | Path, *, measurement: bool = False, notes: bool = T
     data = _read_bytes(path)
     try:
         pixels = decode(data)
-        picture = _picture(pixels, label(split_name(path)[0]), measurement)
+        picture = _picture(pixels, label(split_name(path)[0]), rule)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...
@@ -278,13 +277,13 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _picture(pixels: Pixels, name: str, measurement: bool) -> Picture:
+def _picture(pixels: Pixels, name: str, rule: FloatRule) -> Picture:
     """Return decoded pixels on the [0, 1] scale."""
     stored = pixels.values
     if stored.size == 0:
         raise InputError(f"found an array of shape {stored.shape}, expected at least one pixel")
     if stored.dtype.kind == "f":
-        values, units, background = _floats(pixels, measurement)
+        values, units, background = _floats(pixels, rule)
     elif stored.dtype.name in ("bool", "uint8", "uint16"):
         values, units, background = _scaled(stored, pixels.full_scale), None, None
     else:
@@ -307,9 +306,7 @@ def _picture(pixels: Pixels, name: str, measurement: bool) -> Picture:
     )
 
 
-def _floats(
-    pixels: Pixels, measurement: bool
-) -> tuple[np.ndarray, Units | None, Background | None]:
+def _floats(pixels: Pixels, rule: FloatRule) -> tuple[np.ndarray, Units | None, Background | None]:
     """Return floats on the [0, 1] scale, their units, and what is no picture."""
     stored = np.asarray(pixels.values, np.float64)
     missing = np.isnan(stored) if pixels.background is None else pixels.background
@@ -317,8 +314,7 @@ def _floats(
     if pixels.physical:
         units: Units | None = Units.of(seen, inverted=pixels.inverted)
     else:
-        expected = MEASUREMENT_RANGE if measurement else IMAGE_RANGE
-        units = units_of_floats(seen, expected, inverted=pixels.inverted)
+        units = units_of_floats(seen, rule, inverted=pixels.inverted)
     values = stored if units is None else units.normalise(stored)
     if not missing.any():
         return values, units, None
@@ -326,7 +322,7 @@ def _floats(
         mask = torch.from_numpy(missing.all(-1))[:, None]
         background = Background(mask, float(stored[missing][0]))
         return np.where(missing, 0.0, values), units, background
-    if measurement:
+    if rule.missing:
         return values, units, None
     raise InputError(
         f"found {missing.sum()} NaN values, expected finite ones; "

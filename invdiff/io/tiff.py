@@ -164,8 +164,7 @@ def _pixels(stack: np.ndarray, page: Any, kind: str) -> Pixels:
             colours = stack.shape[-1] - len(extras)
             place = colours + extras.index(kind_of_alpha)
             alpha = stack[..., place : place + 1]
-            rest = [c for c in range(stack.shape[-1]) if c < colours or c > place]
-            stack = stack[..., rest[:colours]]
+            stack = stack[..., :colours]
             if kind_of_alpha == _ASSOCIATED:
                 stack = _straight(stack, alpha, full_scale)
     inverted = kind == _INVERTED

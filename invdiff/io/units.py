@@ -5,7 +5,9 @@ One rule holds for every file and every command:
 * Integers are divided by their full scale: 255 for 8 bits, 65535 for 16, 2^b - 1 for samples that
   are packed into b bits.
 * Floats are expected in [0, 1]. Values that leave it by at most 1/2 (noise, the overshoot of
-  resampling) are taken as they are; in a measurement, whose noise may be strong, by at most 10.
+  resampling) are taken as they are (`IMAGES`); in a measurement, whose noise may be strong, by at
+  most 10 (`MEASUREMENTS`). Masks, kernels and other numbers that are no picture are taken as they
+  are (`AS_STORED`).
 * Other floats (0..255, [-1, 1], counts) and the values of medical files have `Units`: [0, 1] spans
   what the file, or all files of a folder together, hold. Floats that are rescaled so are told of in
   a warning. What is written is in the file's units again.
@@ -15,14 +17,41 @@ Nothing is clipped.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from invdiff.errors import InputError
 
-IMAGE_RANGE = (-0.5, 1.5)
-MEASUREMENT_RANGE = (-10.0, 11.0)
+
+@dataclass(frozen=True)
+class FloatRule:
+    """Which floats of a picture are taken as they are.
+
+    Attributes:
+        low: the lowest value.
+        high: the highest value; where the picture goes beyond, it has units of its own range.
+        missing: whether NaN may stand for what was not measured.
+
+    Example:
+        >>> IMAGES.holds(np.array([0.0, 1.2])), IMAGES.holds(np.array([0.0, 255.0]))
+        (True, False)
+    """
+
+    low: float
+    high: float
+    missing: bool = False
+
+    def holds(self, values: np.ndarray) -> bool:
+        """Return whether all values are taken as they are; NaN is left out."""
+        numbers = values[~np.isnan(values)]
+        return bool(numbers.size == 0 or (numbers.min() >= self.low and numbers.max() <= self.high))
+
+
+IMAGES = FloatRule(-0.5, 1.5)
+MEASUREMENTS = FloatRule(-10.0, 11.0, missing=True)
+AS_STORED = FloatRule(-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -85,27 +114,24 @@ class Units:
         return cls(high, low) if inverted else cls(low, high)
 
 
-def units_of_floats(
-    values: np.ndarray, expected: tuple[float, float], *, inverted: bool = False
-) -> Units | None:
-    """Return the units of a picture's floats, None where they are on the [0, 1] scale already.
+def units_of_floats(values: np.ndarray, rule: FloatRule, *, inverted: bool = False) -> Units | None:
+    """Return the units of a picture's floats, None where they are taken as they are.
 
     Args:
         values: the picture; NaN is left out.
-        expected: the range within which values are taken as they are.
+        rule: which values are taken as they are.
         inverted: whether 0 is white.
 
     Raises:
         InputError: a value is infinite.
 
     Example:
-        >>> units_of_floats(np.array([0.0, 254.0]), IMAGE_RANGE)
+        >>> units_of_floats(np.array([0.0, 254.0]), IMAGES)
         Units(low=0.0, high=254.0)
-        >>> units_of_floats(np.array([-0.1, 1.2]), IMAGE_RANGE) is None
+        >>> units_of_floats(np.array([-0.1, 1.2]), IMAGES) is None
         True
     """
-    numbers = values[~np.isnan(values)]
-    units = Units.of(numbers, inverted=inverted)
-    if numbers.size and (numbers.min() < expected[0] or numbers.max() > expected[1]):
+    units = Units.of(values[~np.isnan(values)], inverted=inverted)
+    if not rule.holds(values):
         return units
     return Units(1.0, 0.0) if inverted else None

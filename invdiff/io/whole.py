@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 
 from invdiff.errors import InputError
+from invdiff.io import lock
 from invdiff.io.lock import release, try_lock
 
 LONGEST_NAME = 255  # bytes, on the file systems in use
@@ -364,6 +365,7 @@ def clean_up() -> None:
     for hidden, process in list(_LIVE.items()):
         if process == os.getpid():
             _remove(hidden)
+    lock.clean_up()
 
 
 def _remove(hidden: Path) -> None:

@@ -90,8 +90,13 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
     check_target(path, picture, overwrite=overwrite)
     depths = _depths(path)
     array = _quantize(path, picture, picture.bits if picture.bits in depths else max(depths))
-    with whole_file(path) as hidden:
-        _encode(hidden, array, picture)
+    try:
+        with whole_file(path, replace=overwrite) as hidden:
+            _encode(hidden, array, picture)
+    except FileExistsError:  # it was not there a moment ago
+        raise InputError(
+            f"{path}: exists already, expected another name, or overwrite=True"
+        ) from None
 
 
 def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:

@@ -73,7 +73,8 @@ class DeepInvLinearOperator(DeepInvOperator, LinearOperator):
         self.register_exact("reached", reached(self, next(iter(physics.buffers()), torch.empty(0))))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.physics.A_adjoint(self.measured(y))
+        x: Tensor = self.physics.A_adjoint(self.measured(y))
+        return x
 
     def measured(self, y: Tensor) -> Tensor:
         return torch.where(self.reached > 0, y, 0)
@@ -117,14 +118,16 @@ class PylopsOperator(LinearOperator):
         self.y_shape = (*each, *getattr(operator, "dimsd", (m,)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Apply.apply(
+        y: Tensor = _Apply.apply(
             x, self.operator.matvec, self.operator.rmatvec, self.operator.shape[1], self.y_shape
         )
+        return y
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return _Apply.apply(
+        x: Tensor = _Apply.apply(
             y, self.operator.rmatvec, self.operator.matvec, self.operator.shape[0], self.shape
         )
+        return x
 
 
 class _Apply(torch.autograd.Function):

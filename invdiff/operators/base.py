@@ -6,8 +6,8 @@ Kawar et al. 2022, Section 4 and Appendix D, https://arxiv.org/abs/2201.11793). 
 level that it needs.
 
 Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...).
-Operators work in float32 or float64, the dtype of their buffers. The images of a batch may have
-one operator each, of one kind: masks or kernels that differ. What differs is a buffer with a
+Operators work in float32 or float64, the dtype of their buffers; made half, one is in float32. The
+images of a batch may have one operator each, of one kind: masks or kernels that differ. What differs is a buffer with a
 leading batch axis, and `Operator.select` gives the operator of some of the images.
 """
 
@@ -27,6 +27,8 @@ from invdiff.arguments import LARGEST_SEED, told, whole
 from invdiff.errors import InputError
 from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
+
+PRECISIONS = (torch.float32, torch.float64)
 
 # Whether every image has a draw for itself: False, or the numbers of the images, whose draws are of
 # the streams (seed, number). A configuration writes `true`, which `numbered` replaces; left as it
@@ -180,10 +182,23 @@ class Operator(nn.Module, ABC):
         return self._exact[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        module: Any = super()  # whose method has no types
+        module._apply(fn, recurse)
         for name, value in self._exact.items():
-            self._buffers[name] = value.to(self.get_buffer(name))
+            like = self.get_buffer(name)
+            dtype = like.dtype if like.dtype in PRECISIONS else torch.float32
+            self._buffers[name] = value.to(like.device, dtype)
         return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return A(x), with `forward`'s hooks; InputError unless x is in float32 or float64."""
+        if x.dtype not in PRECISIONS:
+            raise InputError(
+                f"images: found {str(x.dtype).removeprefix('torch.')}, expected float32 or float64 "
+                "on the [0, 1] scale"
+            )
+        result: Tensor = super().__call__(x)
+        return result
 
     def __matmul__(self, inner: Operator) -> Operator:
         """Return ``A @ B``, the operator x -> A(B(x)), with as much structure as it has.
@@ -226,8 +241,8 @@ class LinearOperator(Operator):
     def pinv(self, y: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None) -> Tensor:
         """Return A^T (A A^T + damp I)^-1 y; damp = 0 gives the Moore-Penrose inverse.
 
-        Conjugate gradients in the dtype of y. Without damping, the singular values too small to be
-        resolved by its last iteration are left out, as in any Krylov method.
+        Conjugate gradients in the dtype of y. Without damping they are right only if the non-zero
+        singular values are not far below the largest: above about 1e-3 of it in float32.
 
         Args:
             y: measurement (B, ...); entries that are not measured are ignored.

@@ -299,10 +299,12 @@ class Blur(LinearOperator):
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
         """Return the filter for an extended image that were periodic."""
         spectrum = torch.fft.rfft2(x, s=self.extended) / (self.power + damp)
-        return torch.fft.irfft2(spectrum, s=self.extended)[..., : x.shape[-2], : x.shape[-1]]
+        filtered: Tensor = torch.fft.irfft2(spectrum, s=self.extended)
+        return filtered[..., : x.shape[-2], : x.shape[-1]]
 
     def _multiply(self, around: Tensor, response: Tensor) -> Tensor:
-        return torch.fft.irfft2(response * torch.fft.rfft2(around), s=self.extended)
+        product: Tensor = torch.fft.irfft2(response * torch.fft.rfft2(around), s=self.extended)
+        return product
 
     def _fold(self, around: Tensor, dim: int, name: str) -> Tensor:
         """The transpose of `extend` along one dimension, which adds what lies outside to its source."""
@@ -397,7 +399,8 @@ class CircularBlur(SpectralOperator):
         return self._convolve(y, gain * torch.view_as_complex(self.phase).conj())
 
     def _convolve(self, x: Tensor, response: Tensor) -> Tensor:
-        return torch.fft.irfft2(response * torch.fft.rfft2(x), s=self.shape[1:])
+        product: Tensor = torch.fft.irfft2(response * torch.fft.rfft2(x), s=self.shape[1:])
+        return product
 
 
 def hartley(x: Tensor) -> Tensor:
@@ -406,7 +409,8 @@ def hartley(x: Tensor) -> Tensor:
     The transform is its own inverse.
     """
     # Re (1 + i) F x: one transform, and no pass over its two parts, which are not contiguous.
-    return torch.fft.fft2(torch.complex(x, x), norm="ortho").real
+    spectrum: Tensor = torch.fft.fft2(torch.complex(x, x), norm="ortho")
+    return spectrum.real
 
 
 @register("operator", "blur_varying")

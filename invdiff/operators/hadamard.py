@@ -5,6 +5,7 @@ Duarte et al. 2008, https://doi.org/10.1109/MSP.2007.914730.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -90,7 +91,8 @@ def walsh_hadamard(x: Tensor) -> Tensor:
     flat = x.flatten(-2)
     step = 1
     while step < flat.shape[-1]:
-        a, b = flat.unflatten(-1, (-1, 2, step)).unbind(-2)
+        pairs = flat.reshape(*flat.shape[:-1], -1, 2, step)
+        a, b = pairs.unbind(-2)
         flat = torch.stack([a + b, a - b], -2).flatten(-3)
         step = 2 * step
-    return flat.view(x.shape) / step**0.5
+    return flat.view(x.shape) / math.sqrt(step)

@@ -337,7 +337,7 @@ class DefocusKernel(Kernel):
         top = pixels[:, None] - 0.5
         bottom = pixels[:, None] + 0.5
         inside = (torch.minimum(bottom, chord) - torch.maximum(top, -chord)).clamp_min(0)
-        area = inside.unflatten(1, (len(pixels), strips)).mean(2)
+        area = inside.view(-1, len(pixels), strips).mean(2)
         area = area + area.mT  # strips along the other direction: exactly symmetric
         return area / area.sum()
 

@@ -66,8 +66,9 @@ class PhaseRetrieval(Operator):
         return measurement[0], *sides
 
     def forward(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.fft2(x, s=self.padded_shape, norm="ortho")
-        return torch.fft.fftshift(spectrum, (-2, -1)).abs()
+        spectrum: Tensor = torch.fft.fft2(x, s=self.padded_shape, norm="ortho")
+        centred: Tensor = torch.fft.fftshift(spectrum, (-2, -1))
+        return centred.abs()
 
 
 def oversampled(size: int, oversampling: float) -> int:
@@ -125,4 +126,5 @@ class CodedDiffraction(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         spectrum = torch.fft.fft2(torch.view_as_complex(self.plates) * x[:, None], norm="ortho")
-        return torch.fft.fftshift(spectrum, (-2, -1)).abs().flatten(1, 2)
+        centred: Tensor = torch.fft.fftshift(spectrum, (-2, -1))
+        return centred.abs().flatten(1, 2)

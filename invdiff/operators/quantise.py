@@ -135,9 +135,9 @@ class Jpeg(Operator):
         if self.shape[0] == 1:
             planes = self._coded(rounded(x), self.tables[0])
         else:
-            luma, chroma = rounded(torch.einsum("ij,bjhw->bihw", self.to_ycc, x)).split([1, 2], 1)
-            luma = self._coded(luma, self.tables[0])
-            chroma = self._enlarged(self._coded(self._reduced(chroma), self.tables[1]))
+            ycc = rounded(torch.einsum("ij,bjhw->bihw", self.to_ycc, x))
+            luma = self._coded(ycc[:, :1], self.tables[0])
+            chroma = self._enlarged(self._coded(self._reduced(ycc[:, 1:]), self.tables[1]))
             planes = torch.einsum("ij,bjhw->bihw", self.to_rgb, torch.cat([luma, chroma], 1))
         return (rounded(planes).clamp(-128, 127) + 128) / 255
 
@@ -145,7 +145,9 @@ class Jpeg(Operator):
         """(B, C, H, W) of integers in [-128, 127], after the rounding of their blocks'
         coefficients.
         """
-        blocks = padded(x, 8).unflatten(-2, (-1, 8)).unflatten(-1, (-1, 8)).transpose(-2, -3)
+        whole = padded(x, 8)
+        rows = whole.shape[-2] // 8
+        blocks = whole.reshape(*x.shape[:-2], rows, 8, -1, 8).transpose(-2, -3)
         coefficients = rounded(self.dct @ blocks @ self.dct.mT / table) * table
         blocks = rounded(self.dct.mT @ coefficients @ self.dct).clamp(-128, 127)
         return (

@@ -388,7 +388,7 @@ class CircularBlurDecimate(CircularBlur):
     def _fold(self, t: Tensor) -> Tensor:
         """The sum over the frequencies that alias to one: (..., H, W) -> (..., h, w)."""
         h, w = (side // self.factor for side in self.shape[1:])
-        return t.unflatten(-1, (self.factor, w)).unflatten(-3, (self.factor, h)).sum((-4, -2))
+        return t.reshape(*t.shape[:-2], self.factor, h, self.factor, w).sum((-4, -2))
 
     def _unfold(self, q: Tensor) -> Tensor:
         """Every frequency's group: (..., h, w) -> (..., H, W)."""

@@ -160,12 +160,16 @@ class Radon(LinearOperator):
         return channels, *sides
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _Multiply.apply(x.flatten(-2), self._matrix("weights"), self._matrix("weights_t"))
-        return y.unflatten(-1, (-1, self.detectors))
+        y: Tensor = _Multiply.apply(
+            x.flatten(-2), self._matrix("weights"), self._matrix("weights_t")
+        )
+        return y.view(*y.shape[:-1], -1, self.detectors)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        x = _Multiply.apply(y.flatten(-2), self._matrix("weights_t"), self._matrix("weights"))
-        return x.unflatten(-1, self.shape[1:])
+        x: Tensor = _Multiply.apply(
+            y.flatten(-2), self._matrix("weights_t"), self._matrix("weights")
+        )
+        return x.view(*x.shape[:-1], *self.shape[1:])
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
         """Return x filtered by the ramp of filtered backprojection.
@@ -175,9 +179,8 @@ class Radon(LinearOperator):
         """
         double = [2 * side for side in self.shape[1:]]
         response = self.spectrum.clamp_min(0.01 * self.spectrum[0, 0]) + damp
-        return torch.fft.irfft2(torch.fft.rfft2(x, s=double) / response, s=double)[
-            ..., : x.shape[-2], : x.shape[-1]
-        ]
+        filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(x, s=double) / response, s=double)
+        return filtered[..., : x.shape[-2], : x.shape[-1]]
 
     def _hold_both(self, bins: Tensor, areas: Tensor) -> None:
         """Hold the weights and their transpose.
@@ -229,7 +232,8 @@ class Radon(LinearOperator):
         point = torch.zeros(1, 1, height, width)
         point[..., height // 2, width // 2] = 1
         spread = F.pad(self.adjoint(self(point))[0, 0], (0, width, 0, height))
-        return torch.fft.rfft2(spread.roll((-(height // 2), -(width // 2)), (0, 1))).real
+        spectrum: Tensor = torch.fft.rfft2(spread.roll((-(height // 2), -(width // 2)), (0, 1)))
+        return spectrum.real
 
 
 def _sides(detectors: int, settings: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -251,7 +255,8 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
         ctx.matrices = transpose, matrix
-        return (matrix @ x.flatten(0, 1).mT.contiguous()).mT.unflatten(0, x.shape[:2])
+        product = matrix @ x.flatten(0, 1).mT.contiguous()
+        return product.mT.reshape(*x.shape[:2], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -327,11 +332,13 @@ def shadow(t: Tensor, cos: float, sin: float) -> Tensor:
     """Return the area of a unit square's shadow at offsets below t from its centre.
 
     The shadow is the convolution of two boxes, of the widths |cos| and |sin| of the angle: a
-    trapezoid. Its area is a difference of squares over their product, exact to about 1e-8 as one
-    width goes to zero.
+    trapezoid. Its area is a difference of squares over their product. Of a width below 1e-7 the
+    other box is all of it, exact to about 1e-8.
     """
     long = max(abs(cos), abs(sin))
-    short = max(min(abs(cos), abs(sin)), 1e-7)
+    short = min(abs(cos), abs(sin))
+    if short < 1e-7:
+        return (t / long + 0.5).clamp(0, 1)
     outer = (long + short) / 2
     inner = (long - short) / 2
     area = torch.zeros_like(t)

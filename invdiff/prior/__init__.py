@@ -1,6 +1,4 @@
-"""The prior: the DDPM of the literature, its networks, and the denoiser D(x, sigma) that solvers
-see.
-"""
+"""The prior: the DDPM of the literature, its networks, and D(x, sigma), which solvers use."""
 
 from invdiff.prior.channels import ChannelView, GrayView, match_channels
 from invdiff.prior.checkpoint import (

@@ -81,7 +81,8 @@ class GrayView(DenoiserView):
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
     ) -> tuple[float, ...]:
         """Return the levels of m at which the colour prior is asked for its own ladder."""
-        return tuple(s / math.sqrt(3) for s in self.prior.ladder(steps, spacing, t, end))
+        sigmas = self.prior.ladder(steps, spacing, t, end)
+        return tuple(sigma / math.sqrt(3) for sigma in sigmas)
 
     def t_at(self, sigma: float | Tensor) -> float:
         """Return the timestep at which the colour prior is asked for a level of m."""

@@ -20,22 +20,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.prior.schedule import Schedule
+from invdiff.ranges import COUNT
 from invdiff.rng import Streams
 
 Target = Literal["eps", "x0", "v"]
 Variance = Literal["small", "large", "learned"]
 
 
-class Gaussian(NamedTuple):
-    """N(mean, variance I); the variance broadcasts against the mean."""
+class Normal(NamedTuple):
+    """The distribution N(mean, variance I); the variance broadcasts against the mean.
+
+    Example:
+        >>> unit = Normal(torch.zeros(1), torch.ones(1))
+        >>> kl_divergence(unit, unit)
+        tensor([0.])
+    """
 
     mean: Tensor
     variance: Tensor
 
 
 class Output(NamedTuple):
-    """What a network says of x_t: its target and, where it learns the variance, the v of Nichol &
-    Dhariwal, Eq. 15.
+    """Output of a network at x_t.
+
+    Attributes:
+        target: eps, x_0 or v, (B, C, ...).
+        mix: the v of Nichol & Dhariwal, Eq. 15, where the network learns the variance, else None.
+
+    Example:
+        >>> Output(torch.zeros(2, 1, 4, 4), None).mix is None
+        True
     """
 
     target: Tensor
@@ -43,50 +57,72 @@ class Output(NamedTuple):
 
 
 class BitsPerDim(NamedTuple):
-    """The terms of L_vlb (Eq. 5) in bits per dimension, one value per image (B,)."""
+    """The terms of L_vlb (Eq. 5) in bits per dimension, one value per image (B,).
+
+    Attributes:
+        L_T: the term of x_T.
+        L_steps: the sum of L_1 .. L_{T-1}.
+        L_0: the term of the decoder.
+
+    Example:
+        >>> BitsPerDim(torch.tensor([0.5]), torch.tensor([2.0]), torch.tensor([1.0])).total
+        tensor([3.5000])
+    """
 
     L_T: Tensor
-    L_steps: Tensor  # sum of L_1 .. L_{T-1}
+    L_steps: Tensor
     L_0: Tensor
 
     @property
     def total(self) -> Tensor:
+        """Sum of the terms, (B,)."""
         return self.L_T + self.L_steps + self.L_0
 
 
-def kl_divergence(p: Gaussian, q: Gaussian) -> Tensor:
-    """KL(p || q) in nats, elementwise."""
+def kl_divergence(p: Normal, q: Normal) -> Tensor:
+    """Return KL(p || q) in nats, elementwise."""
     ratio = p.variance / q.variance
     return 0.5 * (ratio - 1 - ratio.log() + (p.mean - q.mean) ** 2 / q.variance)
 
 
 def bits_per_nat(x_0: Tensor) -> float:
-    """From nats of an image to bits per dimension."""
+    """Return the factor from nats of an image to bits per dimension."""
     return 1 / (x_0[0].numel() * math.log(2))
 
 
-def per_image(values: Tensor) -> Tensor:
-    """Sum over all but the batch dimension: (B, ...) -> (B,)."""
+def sum_per_image(values: Tensor) -> Tensor:
+    """Return the sum over all but the batch dimension: (B, ...) -> (B,)."""
     return values.flatten(1).sum(1)
 
 
 class RateDistortion(NamedTuple):
-    """Progressive lossy coding (Ho et al., Sec. 4.3 and Fig. 5): points of each image's curve, (B,
-    K).
+    """Rate-distortion curve of progressive lossy coding (Ho et al., Sec. 4.3 and Fig. 5).
 
-    Who has received L_T, ..., L_t knows x_t: ``rate`` is their sum in bits/dim, and ``distortion``
-    the root mean square error, on [0, 255], of the x_0 that the network predicts at x_t. The
-    columns are t = 0 (x_0, exact), t = 1, and one random t in each stratum of 2..T.
+    A receiver of L_T, ..., L_t knows x_t. Columns are t = 0 (x_0, exact), t = 1, and one random t
+    in each stratum of 2..T.
+
+    Attributes:
+        t: timesteps (B, K).
+        rate: sum of the received terms in bits/dim, (B, K).
+        distortion: root mean square error on [0, 255] of the x_0 that the network predicts at x_t,
+            (B, K).
+        bits: all terms of L_vlb, from the same network calls.
+
+    Example:
+        >>> ddpm = DDPM(lambda x, t: torch.zeros_like(x), Schedule.linear(T=10))
+        >>> curve = ddpm.rate_distortion(torch.zeros(1, 1, 4, 4), Streams([(0,)]))
+        >>> curve.t.tolist()
+        [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
     """
 
     t: Tensor
     rate: Tensor
     distortion: Tensor
-    bits: BitsPerDim  # all of L_vlb, from the same network calls
+    bits: BitsPerDim
 
 
 class DDPM:
-    """The forward process q and the model p_theta of a network.
+    """Denoising diffusion probabilistic model: the process q and the model p_theta of a network.
 
     Args:
         network: maps x_t (B, C, ...) and timesteps (B,) to its target (B, C, ...); with a learned
@@ -97,6 +133,15 @@ class DDPM:
         variance: sigma_t^2 of p_theta: "small" is beta-tilde_t, "large" is beta_t (Sec. 3.2),
             "learned" is exp(v log beta_t + (1 - v) log beta-tilde_t), v one number per pixel
             (Nichol & Dhariwal, Eq. 15). beta-tilde_1 is zero, and beta-tilde_2 takes its place.
+
+    Example:
+        A network that always finds the noise eps = 0 takes x_t for x_0 without its factor:
+
+        >>> ddpm = DDPM(lambda x, t: torch.zeros_like(x), Schedule.linear())
+        >>> x_0 = torch.full((1, 1, 2, 2), 0.5)
+        >>> t = torch.tensor([700])
+        >>> bool(ddpm.predict_x_0(ddpm.q(x_0, t).mean, t).allclose(x_0))
+        True
     """
 
     def __init__(
@@ -106,57 +151,55 @@ class DDPM:
         target: Target = "eps",
         variance: Variance = "small",
     ) -> None:
-        self.network, self.schedule, self.target, self.variance = (
-            network,
-            schedule,
-            target,
-            variance,
-        )
+        self.network = network
+        self.schedule = schedule
+        self.target = target
+        self.variance = variance
         self.small = schedule.posterior_variance.clone()
         self.small[1] = self.small[2] if schedule.T > 1 else schedule.beta[1]
 
     def given(self, label: Tensor) -> DDPM:
-        """The same process of images with labels (B,), which its network is told: p_theta(. |
-        label).
-        """
+        """Return the model p_theta(. | label), whose network is given labels (B,)."""
         conditional = copy(self)
         conditional.network = partial(self.network, label=label)
         return conditional
 
     @staticmethod
     def at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
-        """table[t] in the dtype and on the device of x, shaped to broadcast against it."""
+        """Return table[t] in the dtype and on the device of x, shaped to broadcast against it."""
         return table.to(t.device)[t].to(x).view(-1, *[1] * (x.ndim - 1))
 
     # The forward process.
 
-    def q_step(self, x_previous: Tensor, t: Tensor) -> Gaussian:
-        """q(x_t | x_{t-1}), Eq. 2."""
+    def q_step(self, x_previous: Tensor, t: Tensor) -> Normal:
+        """Return q(x_t | x_{t-1}), Eq. 2."""
         beta = self.at(self.schedule.beta, t, x_previous)
-        return Gaussian((1 - beta).sqrt() * x_previous, beta)
+        return Normal((1 - beta).sqrt() * x_previous, beta)
 
-    def q(self, x_0: Tensor, t: Tensor) -> Gaussian:
-        """q(x_t | x_0), Eq. 4."""
+    def q(self, x_0: Tensor, t: Tensor) -> Normal:
+        """Return q(x_t | x_0), Eq. 4."""
         abar = self.at(self.schedule.abar, t, x_0)
-        return Gaussian(abar.sqrt() * x_0, 1 - abar)
+        return Normal(abar.sqrt() * x_0, 1 - abar)
 
     def q_sample(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+        """Return x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
         mean, variance = self.q(x_0, t)
         return mean + variance.sqrt() * eps
 
-    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
-        """q(x_{t-1} | x_t, x_0), Eq. 6 and 7."""
+    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Normal:
+        """Return q(x_{t-1} | x_t, x_0), Eq. 6 and 7."""
         s = self.schedule
-        abar, previous = self.at(s.abar, t, x_t), self.at(s.abar, t - 1, x_t)
-        alpha, beta = self.at(s.alpha, t, x_t), self.at(s.beta, t, x_t)
+        abar = self.at(s.abar, t, x_t)
+        previous = self.at(s.abar, t - 1, x_t)
+        alpha = self.at(s.alpha, t, x_t)
+        beta = self.at(s.beta, t, x_t)
         mean = (previous.sqrt() * beta * x_0 + alpha.sqrt() * (1 - previous) * x_t) / (1 - abar)
-        return Gaussian(mean, self.at(s.posterior_variance, t, x_t))
+        return Normal(mean, self.at(s.posterior_variance, t, x_t))
 
     # The model.
 
     def regression_target(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """What the network is trained to output at x_t."""
+        """Return the output at x_t that the network is trained for."""
         if self.target == "eps":
             return eps
         if self.target == "x0":
@@ -165,55 +208,60 @@ class DDPM:
         return abar.sqrt() * eps - (1 - abar).sqrt() * x_0
 
     def output(self, x_t: Tensor, t: Tensor) -> Output:
-        """What the network says of x_t."""
+        """Return the output of the network at x_t."""
         out = self.network(x_t, self.schedule.timesteps.to(t.device)[t].to(x_t.dtype))
         if self.variance != "learned":
             return Output(out, None)
-        target, unit = out.split(x_t.shape[1], dim=1)
+        target, unit = torch.split(out, x_t.shape[1], dim=1)
         return Output(target, (unit + 1) / 2)
 
     def predict_x_0(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_0 from the network's output, Eq. 15 for eps; not clipped."""
+        """Return x_0 from the network's output, Eq. 15 for eps; not clipped."""
         return self.x_0_of(self.output(x_t, t), x_t, t)
 
     def x_0_of(self, out: Output, x_t: Tensor, t: Tensor) -> Tensor:
-        """The x_0 that an output at x_t stands for."""
+        """Return the x_0 of a given output at x_t."""
         return x_0_from(out.target, self.target, x_t, self.at(self.schedule.abar, t, x_t))
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """eps_theta(x_t, t)."""
+        """Return eps_theta(x_t, t)."""
         abar = self.at(self.schedule.abar, t, x_t)
         return (x_t - abar.sqrt() * self.predict_x_0(x_t, t)) / (1 - abar).sqrt()
 
-    def p(self, x_t: Tensor, t: Tensor, clip: bool = True) -> Gaussian:
-        """p_theta(x_{t-1} | x_t): the posterior of Eq. 7 at the predicted x_0, variance sigma_t^2.
+    def p(self, x_t: Tensor, t: Tensor, clip: bool = True) -> Normal:
+        """Return p_theta(x_{t-1} | x_t), of variance sigma_t^2.
 
-        With ``clip`` the predicted x_0 is clipped to [-1, 1], which changes nothing for a perfect
-        network.
+        Its mean is that of Eq. 7 at the predicted x_0.
+
+        Args:
+            clip: whether the predicted x_0 is clipped to [-1, 1], which changes nothing for a
+                perfect network.
         """
         return self.p_of(self.output(x_t, t), x_t, t, clip)
 
-    def p_of(self, out: Output, x_t: Tensor, t: Tensor, clip: bool = True) -> Gaussian:
-        """The p_theta(x_{t-1} | x_t) that an output at x_t stands for."""
+    def p_of(self, out: Output, x_t: Tensor, t: Tensor, clip: bool = True) -> Normal:
+        """Return the p_theta(x_{t-1} | x_t) of a given output at x_t."""
         x_0 = self.x_0_of(out, x_t, t)
         mean, _ = self.q_posterior(x_0.clamp(-1, 1) if clip else x_0, x_t, t)
-        small, large = self.at(self.small, t, x_t), self.at(self.schedule.beta, t, x_t)
+        small = self.at(self.small, t, x_t)
+        large = self.at(self.schedule.beta, t, x_t)
         if out.mix is None:
-            return Gaussian(mean, large if self.variance == "large" else small)
-        return Gaussian(mean, (out.mix * large.log() + (1 - out.mix) * small.log()).exp())
+            return Normal(mean, large if self.variance == "large" else small)
+        return Normal(mean, (out.mix * large.log() + (1 - out.mix) * small.log()).exp())
 
     # Losses; every one is a (B,) tensor.
 
     def L_simple(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Eq. 14, as a mean over dimensions, on the network's own target."""
+        """Return the loss of Eq. 14, as a mean over dimensions, on the network's own target."""
         return self._squared_error(self.output(self.q_sample(x_0, t, eps), t), x_0, t, eps)
 
     def _squared_error(self, out: Output, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         return (self.regression_target(x_0, t, eps) - out.target).square().flatten(1).mean(1)
 
     def L_vlb(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """T L_{t-1} in bits/dim: its mean over t ~ U{1..T} is L_vlb but for L_T, which has no
-        parameters.
+        """Return T L_{t-1} in bits/dim.
+
+        Its mean over t ~ U{1..T} is L_vlb without L_T, which has no parameters.
         """
         x_t = self.q_sample(x_0, t, eps)
         return self._scaled_step(self.output(x_t, t), x_0, x_t, t)
@@ -226,9 +274,9 @@ class DDPM:
     def L_hybrid(
         self, x_0: Tensor, t: Tensor, eps: Tensor, weight: Tensor | float = 1.0, lam: float = 0.001
     ) -> Tensor:
-        """weight L_simple + lam L_vlb (Nichol & Dhariwal, Eq. 16); L_vlb as above.
+        """Return weight L_simple + lam L_vlb (Nichol & Dhariwal, Eq. 16).
 
-        The mean of p_theta is held fixed in L_vlb, which therefore teaches the variance alone.
+        The mean of p_theta is held fixed in L_vlb, which therefore trains the variance alone.
         """
         x_t = self.q_sample(x_0, t, eps)
         out = self.output(x_t, t)
@@ -238,11 +286,10 @@ class DDPM:
         )
 
     def min_snr(self, t: Tensor, gamma: float) -> Tensor:
-        """The weight of L_simple that makes it min(SNR_t, gamma) times the mean square error of
-        x_0: (B,), float64.
+        """Return the weight that makes L_simple min(SNR_t, gamma) times the square error of x_0.
 
-        Hang et al. 2023, Sec. 3.4 (https://arxiv.org/abs/2303.09556); SNR_t = abar_t / (1 -
-        abar_t).
+        (B,), float64, with SNR_t = abar_t / (1 - abar_t). Hang et al. 2023, Sec. 3.4
+        (https://arxiv.org/abs/2303.09556).
         """
         abar = self.schedule.abar.to(t.device)[t]
         snr = abar / (1 - abar)
@@ -250,39 +297,38 @@ class DDPM:
         return snr.clamp(max=gamma) / per_error_of_x_0
 
     def L_T(self, x_0: Tensor) -> Tensor:
-        """KL(q(x_T | x_0) || N(0, I)) in nats."""
+        """Return KL(q(x_T | x_0) || N(0, I)) in nats."""
         t = torch.full((len(x_0),), self.schedule.T, device=x_0.device)
         q = self.q(x_0, t)
-        return per_image(
-            kl_divergence(q, Gaussian(torch.zeros_like(x_0), torch.ones_like(q.variance)))
+        return sum_per_image(
+            kl_divergence(q, Normal(torch.zeros_like(x_0), torch.ones_like(q.variance)))
         )
 
     def L_step(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """L_{t-1} in nats: KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)) for t in 2..T, and
-        L_0 for t = 1.
+        """Return L_{t-1} in nats.
 
-        L_0 = -log p_theta(x_0 | x_1) is that of the discretised decoder of Eq. 13, for 8-bit
-        images.
+        It is KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)) for t in 2..T. For t = 1 it is L_0
+        = -log p_theta(x_0 | x_1), by the discretised decoder of Eq. 13 for 8-bit images.
         """
         x_t = self.q_sample(x_0, t, eps)
         return self.L_step_of(self.p(x_t, t), x_0, x_t, t)
 
-    def L_step_of(self, p: Gaussian, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """L_{t-1} of the model p at x_t."""
+    def L_step_of(self, p: Normal, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return L_{t-1} of the model p at x_t."""
         # At t = 1 the posterior is a point, and the divergence, which is not used, would be
         # infinite.
         q = self.q_posterior(x_0, x_t, t.clamp(min=min(2, self.schedule.T)))
-        decoder = -per_image(discretised_log_likelihood(x_0, p.mean, p.variance.sqrt()))
-        return torch.where(t > 1, per_image(kl_divergence(q, p)), decoder)
+        decoder = -sum_per_image(discretised_log_likelihood(x_0, p.mean, p.variance.sqrt()))
+        return torch.where(t > 1, sum_per_image(kl_divergence(q, p)), decoder)
 
     def bits_per_dim(
         self, x_0: Tensor, noise: Streams, steps_per_image: int | None = None
     ) -> BitsPerDim:
-        """L_vlb of each image in bits per dimension.
+        """Return L_vlb of each image in bits per dimension.
 
-        ``steps_per_image = k`` estimates the sum over t = 2..T without bias from k stratified
-            timesteps;
-        None computes every term (T network calls per image).
+        Args:
+            steps_per_image: k estimates the sum over t = 2..T without bias from k stratified
+                timesteps; None computes every term (T network calls per image).
         """
         return self.rate_distortion(x_0, noise, steps_per_image).bits
 
@@ -290,18 +336,23 @@ class DDPM:
     def rate_distortion(
         self, x_0: Tensor, noise: Streams, steps_per_image: int | None = None
     ) -> RateDistortion:
-        """The rate-distortion curve of each image: at every t, or without bias at
-        ``steps_per_image`` of 2..T.
+        """Return the rate-distortion curve of each image.
+
+        Args:
+            steps_per_image: as in ``bits_per_dim``; estimates are unbiased.
         """
         bounds = strata(self.schedule.T, steps_per_image)
-        first, width = bounds[:-1], bounds.diff()
+        first = bounds[:-1]
+        width = bounds.diff()
         u = torch.special.ndtr(noise(torch.zeros(len(x_0), len(first), dtype=torch.float64)))
         below = (u * width).long().minimum(width - 1)  # timesteps of the stratum below t
         # L_0 is a stratum of its own.
         t = F.pad(first + below, (1, 0), value=1).to(x_0.device)
-        weight, below = F.pad(width, (1, 0), value=1).to(x_0), F.pad(below, (1, 0)).to(x_0)
+        weight = F.pad(width, (1, 0), value=1).to(x_0)
+        below = F.pad(below, (1, 0)).to(x_0)
 
-        terms, distortion = torch.zeros_like(below), torch.zeros_like(below)
+        terms = torch.zeros_like(below)
+        distortion = torch.zeros_like(below)
         for column, step in enumerate(t.T):
             x_t = self.q_sample(x_0, step, noise(x_0))
             out = self.output(x_t, step)
@@ -314,20 +365,24 @@ class DDPM:
         bits = BitsPerDim(
             bits_per_nat(x_0) * self.L_T(x_0), (weight * terms)[:, 1:].sum(1), terms[:, 0]
         )
-        # Above t: the strata above its own and, in its own, on average as many terms as there are
-        # below it.
+        # The terms above t: those of the strata above, and in the stratum of t, on average, as many
+        # as there are below t.
         above = (weight * terms).flip(1).cumsum(1).flip(1) - weight * terms
         rate = torch.cat([bits.total[:, None], bits.L_T[:, None] + above + below * terms], 1)
         return RateDistortion(F.pad(t, (1, 0)), rate, F.pad(distortion, (1, 0)), bits)
 
 
 def strata(T: int, k: int | None) -> Tensor:
-    """Bounds of k parts of the timesteps 2..T, (k + 1,), increasing from 2 to T + 1; None for one
-    part a timestep.
+    """Return the bounds of k parts of the timesteps 2..T, (k + 1,), from 2 to T + 1.
 
-    Their widths grow as t does, where they are more than 1: a step's share of L_vlb falls at least
-    as fast as 1 / t, so that with even parts the first one's random t would decide all.
+    Widths above 1 grow in proportion to t: a step's share of L_vlb falls at least as fast as 1 / t,
+    so that with even parts the random t of the first part would decide all.
+
+    Args:
+        k: number of parts; None for one part per timestep.
     """
+    if k is not None:
+        COUNT.check("steps_per_image", k)
     k = min(k or T - 1, T - 1)
     bounds = torch.linspace(math.log(2), math.log(T + 1), k + 1, dtype=torch.float64).exp().long()
     bounds = bounds.maximum(2 + torch.arange(k + 1))
@@ -336,7 +391,7 @@ def strata(T: int, k: int | None) -> Tensor:
 
 
 def x_0_from(out: Tensor, target: Target, x_t: Tensor, abar: Tensor) -> Tensor:
-    """x_0 that a network's output stands for at x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
+    """Return the x_0 of a network's output at x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
     if target == "eps":
         return (x_t - (1 - abar).sqrt() * out) / abar.sqrt()
     if target == "v":
@@ -345,24 +400,31 @@ def x_0_from(out: Tensor, target: Target, x_t: Tensor, abar: Tensor) -> Tensor:
 
 
 def discretised_log_likelihood(x_0: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Eq. 13: log of the Gaussian's mass on the bin of each 8-bit value, in nats, elementwise.
+    """Return the log of the Gaussian's mass on the bin of each 8-bit value, in nats: Eq. 13.
 
     Bins are 2/255 wide on [-1, 1]; those at the ends reach to infinity. The log of a difference of
     two CDFs is taken on the side of the mean where both are small, which keeps it finite and
     differentiable in the tails.
     """
     near = (x_0 - mean).abs()
-    low, high = (near - 1 / 255) / std, (near + 1 / 255) / std
-    log_outer, log_inner = torch.special.log_ndtr(-high), torch.special.log_ndtr(-low)
+    log_outer = torch.special.log_ndtr(-(near + 1 / 255) / std)
+    log_inner = torch.special.log_ndtr(-(near - 1 / 255) / std)
     inside = log_inner + torch.log1p(-(log_outer - log_inner).exp())
-    lowest, highest = x_0 < -1 + 1 / 255, x_0 > 1 - 1 / 255
+    lowest = x_0 < -1 + 1 / 255
+    highest = x_0 > 1 - 1 / 255
     outside = torch.special.log_ndtr((1 / 255 + torch.where(lowest, x_0 - mean, mean - x_0)) / std)
     return torch.where(lowest | highest, outside, inside)
 
 
 def algorithm_1(ddpm: DDPM, x_0: Tensor) -> Tensor:
-    """The loss whose gradient step is Algorithm 1 (Training): t ~ U{1..T}, eps ~ N(0, I), L_simple;
-    (B,).
+    """Return the loss (B,) whose gradient step is Algorithm 1 (Training).
+
+    It is L_simple at t ~ U{1..T} and eps ~ N(0, I).
+
+    Example:
+        >>> ddpm = DDPM(lambda x, t: torch.zeros_like(x), Schedule.linear())
+        >>> algorithm_1(ddpm, torch.zeros(5, 1, 4, 4)).shape
+        torch.Size([5])
     """
     t = torch.randint(1, ddpm.schedule.T + 1, (len(x_0),), device=x_0.device)
     eps = torch.randn_like(x_0)
@@ -371,7 +433,14 @@ def algorithm_1(ddpm: DDPM, x_0: Tensor) -> Tensor:
 
 @torch.no_grad()
 def algorithm_2(ddpm: DDPM, x_T: Tensor, noise: Streams, clip: bool = True) -> Iterator[Tensor]:
-    """Algorithm 2 (Sampling): yields x_{T-1}, ..., x_0, from x_T ~ N(0, I)."""
+    """Run Algorithm 2 (Sampling) from x_T ~ N(0, I), and yield x_{T-1}, ..., x_0.
+
+    Example:
+        >>> ddpm = DDPM(lambda x, t: x, Schedule.linear(T=10))
+        >>> noise = Streams([(0,)])
+        >>> len(list(algorithm_2(ddpm, noise(torch.zeros(1, 1, 4, 4)), noise)))
+        10
+    """
     x_t = x_T
     for step in range(ddpm.schedule.T, 0, -1):
         t = torch.full((len(x_t),), step, device=x_t.device)

@@ -1,17 +1,18 @@
-"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x],
-images in [0, 1].
+"""The prior as every solver sees it: D(x, sigma), the estimate of E[x_0 | x_0 + sigma n = x].
 
-A DDPM network saw x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on [-1, 1]. With s = 2 sigma (that
-scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) / sqrt(1 + s^2)  (Karras et al.
-2022, App. C.3). The Gaussian and the Gaussian mixture have closed forms and are the oracles of the
-tests.
+Images are in [0, 1]. A DDPM network was trained on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on
+[-1, 1]. With s = 2 sigma (that scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) /
+sqrt(1 + s^2)  (Karras et al. 2022, App. C.3). The Gaussian and the Gaussian mixture have closed
+forms and are the oracles of the tests.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +39,11 @@ def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
         level = x.new_full((), float(sigma))
     else:
         level = sigma.to(x)
-    return level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+    return per_image(level.expand(len(x)), x)
 
 
 def weights_like(module: nn.Module) -> Tensor | None:
-    """Return the first tensor of floating-point numbers that a module holds, None if it has none."""
+    """Return the first floating-point tensor of a module, None if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
@@ -87,11 +88,53 @@ def network_input(
     return x_t, timestep, 1 / (1 + s**2)
 
 
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value for each image, (B,), shaped to broadcast against (B, ...)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def call_in(
+    dtype: torch.dtype, function: Callable[..., Tensor], x: Tensor, *more: Tensor | float
+) -> Tensor:
+    """Return function(x, ...) in the dtype of x, computed in another one.
+
+    A gradient is computed at unit scale, for the range of float16 is small.
+    """
+    if dtype == x.dtype:
+        return function(x, *more).to(x.dtype)  # autocast returns another dtype
+    given = x.view_as(x)
+    out = function(given.to(dtype), *more).to(x.dtype)
+    if given.requires_grad and out.requires_grad:
+        hook: Any = Tensor.register_hook
+        scale = torch.ones(len(x))
+
+        def shrink(v: Tensor) -> Tensor:
+            nonlocal scale
+            largest = v.detach().abs().flatten(1).amax(1)
+            scale = torch.where(largest > 0, largest, 1)
+            return v / per_image(scale, v)
+
+        hook(out, shrink)
+        hook(given, lambda v: v * per_image(scale, v))
+    return out
+
+
 def in_own_dtype(network: nn.Module, x_t: Tensor, *told: Tensor) -> Tensor:
-    """Call a network in the dtype of its weights, and return what it makes of x_t in that of x_t."""
+    """Return what a network makes of x_t, in the dtype of x_t, computed in that of its weights."""
     weights = weights_like(network)
-    out: Tensor = network(x_t if weights is None else x_t.to(weights.dtype), *told)
-    return out.to(x_t.dtype)
+    return call_in(x_t.dtype if weights is None else weights.dtype, network, x_t, *told)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def outside_inference_mode(module: M) -> M:
+    """Return a module, or a copy if its weights were made in inference mode, which bars gradients."""
+    tensors = chain(module.parameters(), module.buffers())
+    if not any(tensor.is_inference() for tensor in tensors):
+        return module
+    with torch.inference_mode(False):
+        return copy.deepcopy(module)
 
 
 class Denoiser(nn.Module, ABC):
@@ -105,6 +148,8 @@ class Denoiser(nn.Module, ABC):
             which takes none.
         clip: whether the returned images are clipped to [0, 1].
         stride: H and W are padded to multiples of this.
+        any_dtype: whether ``forward`` takes x in any dtype; else one in half precision is given x
+            in half precision.
 
     Example:
         A prior that knows nothing but the mean and the variance of a pixel:
@@ -125,6 +170,7 @@ class Denoiser(nn.Module, ABC):
     classes: int = 0
     clip: bool = False
     stride: int = 1
+    any_dtype: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -141,18 +187,18 @@ class Denoiser(nn.Module, ABC):
         A denoiser that calls others leaves the counting to them.
         """
         told = () if label is None else (label,)
+        weights = None if self.any_dtype else weights_like(self)
+        half = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
+        dtype = weights.dtype if weights is not None and half else x.dtype
         with counted(len(x)):
-            x_0: Tensor = super().__call__(x.to(self.input_dtype(x)), sigma, *told)
-        return x_0.to(x.dtype)
-
-    def input_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype in which ``forward`` is given x: half precision where that is its own."""
-        weights = weights_like(self)
-        low = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
-        return weights.dtype if weights is not None and low else x.dtype
+            return call_in(dtype, super().__call__, x, sigma, *told)
 
     def recompute(self, on: bool = True) -> Self:
-        """Trade time for memory in gradients; InputError from a denoiser that cannot."""
+        """Trade time for memory in gradients.
+
+        Raises:
+            InputError: the denoiser cannot.
+        """
         if on:
             raise InputError(
                 f"recompute: found a {type(self).__name__}, expected a network of stages, as UNet"
@@ -170,14 +216,19 @@ class Denoiser(nn.Module, ABC):
         return tuple(sigma / 2 for sigma in self.schedule.ladder(steps, spacing, t, end))
 
     def t_at(self, sigma: float | Tensor) -> float:
-        """Return the timestep, maybe fractional, of a noise level () on the [0, 1] scale."""
+        """Return the timestep, maybe fractional, of a noise level on the [0, 1] scale."""
         return float(self.schedule.t_at(2 * torch.as_tensor(sigma, dtype=torch.float64)))
+
+
+def check_denoiser(prior: Any) -> None:
+    """Raise InputError unless an argument is a denoiser."""
+    remedy = "load_prior(...) or NetworkDenoiser(network, ...) makes one"
+    check_type("prior", prior, Denoiser, f"a Denoiser; {remedy}")
 
 
 def check_prior(prior: Any) -> None:
     """Raise InputError unless an argument is a denoiser whose weights are finite."""
-    remedy = "load_prior(...) or NetworkDenoiser(network, ...) makes one"
-    check_type("prior", prior, Denoiser, f"a Denoiser; {remedy}")
+    check_denoiser(prior)
     if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
         raise InputError("prior: found NaN or infinite weights, expected finite numbers")
 
@@ -204,6 +255,8 @@ class NetworkDenoiser(Denoiser):
         torch.Size([2, 1, 7, 5])
     """
 
+    any_dtype = True  # what the network is given is cast
+
     def __init__(
         self,
         network: nn.Module,
@@ -216,13 +269,14 @@ class NetworkDenoiser(Denoiser):
         variance: Variance = "small",
     ) -> None:
         super().__init__()
-        self.network, self.shape, self.schedule = network, shape, schedule
-        self.target, self.stride, self.clip, self.classes = target, stride, clip, classes
+        self.network = network
+        self.shape = shape
+        self.schedule = schedule
+        self.target = target
+        self.stride = stride
+        self.clip = clip
+        self.classes = classes
         self.variance = variance
-
-    def input_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype of x: only what the network is given is cast."""
-        return x.dtype
 
     def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients through the network; values stay the same.
@@ -232,9 +286,8 @@ class NetworkDenoiser(Denoiser):
         """
         stages = [module for module in self.network.modules() if isinstance(module, Stage)]
         if on and not stages:
-            raise InputError(
-                f"recompute: found a {type(self.network).__name__}, expected a network of stages, as UNet"
-            )
+            found = type(self.network).__name__
+            raise InputError(f"recompute: found a {found}, expected a network of stages, as UNet")
         for module in stages:
             module.recompute = on
         return self
@@ -273,13 +326,15 @@ class GaussianDenoiser(Denoiser):
         tensor([[[[0.7500, 0.7500]]]])
     """
 
+    any_dtype = True
     mean: Tensor
     eigenvalues: Tensor
     eigenvectors: Tensor
 
     def __init__(self, mean: Tensor, covariance: Tensor, schedule: Schedule | None = None) -> None:
         super().__init__()
-        self.shape, self.schedule = tuple(mean.shape), schedule or Schedule.linear()
+        self.shape = tuple(mean.shape)
+        self.schedule = schedule or Schedule.linear()
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
         self.register_buffer("mean", mean)
         self.register_buffer("eigenvalues", eigenvalues.clamp_min(0))
@@ -288,9 +343,12 @@ class GaussianDenoiser(Denoiser):
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return E[x_0 | x], exactly."""
         variance = levels(sigma, x).flatten(1) ** 2
-        c = (x - self.mean).flatten(1) @ self.eigenvectors
-        c = c * self.eigenvalues / (self.eigenvalues + variance)
-        return self.mean + (c @ self.eigenvectors.T).view_as(x)
+        mean = self.mean.to(x)
+        eigenvalues = self.eigenvalues.to(x)
+        eigenvectors = self.eigenvectors.to(x)
+        c = (x - mean).flatten(1) @ eigenvectors
+        c = c * eigenvalues / (eigenvalues + variance)
+        return mean + (c @ eigenvectors.T).view_as(x)
 
 
 class MixtureDenoiser(Denoiser):
@@ -311,6 +369,7 @@ class MixtureDenoiser(Denoiser):
         tensor([4.5398e-05, 5.0000e-01])
     """
 
+    any_dtype = True
     log_weights: Tensor
     means: Tensor
     variances: Tensor
@@ -319,7 +378,8 @@ class MixtureDenoiser(Denoiser):
         self, weights: Tensor, means: Tensor, variances: Tensor, schedule: Schedule | None = None
     ) -> None:
         super().__init__()
-        self.shape, self.schedule = tuple(means.shape[1:]), schedule or Schedule.linear()
+        self.shape = tuple(means.shape[1:])
+        self.schedule = schedule or Schedule.linear()
         self.register_buffer("log_weights", weights.log())
         self.register_buffer("means", means.flatten(1))
         self.register_buffer("variances", variances)
@@ -328,10 +388,12 @@ class MixtureDenoiser(Denoiser):
         """Return E[x_0 | x], exactly."""
         flat = x.flatten(1)
         noise = levels(sigma, x).flatten(1) ** 2
-        total = self.variances + noise  # (B, K)
-        difference = flat[:, None] - self.means  # (B, K, D)
-        log_r = self.log_weights - 0.5 * (
+        means = self.means.to(x)
+        variances = self.variances.to(x)
+        total = variances + noise  # (B, K)
+        difference = flat[:, None] - means  # (B, K, D)
+        log_r = self.log_weights.to(x) - 0.5 * (
             difference.square().sum(2) / total + flat.shape[1] * total.log()
         )
-        shrunk = self.means + (self.variances / total)[..., None] * difference
+        shrunk = means + (variances / total)[..., None] * difference
         return (log_r.softmax(1)[..., None] * shrunk).sum(1).view_as(x)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from invdiff.errors import InputError, check_integer
+from invdiff.errors import InputError, check_type
 from invdiff.prior.classifier import Classifier
-from invdiff.prior.denoiser import Denoiser, levels
+from invdiff.prior.denoiser import Denoiser, levels, outside_inference_mode
 from invdiff.prior.view import DenoiserView
 
 
@@ -38,8 +39,8 @@ class Guided(DenoiserView):
 
     def __init__(self, prior: Denoiser, label: int, classes: int) -> None:
         super().__init__(prior)
-        check_integer("label", label, 0)
-        if label >= classes:
+        check_type("label", label, Integral, f"an integer in 0..{classes - 1}")
+        if not 0 <= label < classes:
             raise InputError(f"label: found {label}, expected 0..{classes - 1}")
         self.label = label
         self.classes = 0
@@ -145,7 +146,8 @@ class ClassifierGuided(Guided):
         kernel = sdpa_kernel(SDPBackend.MATH) if tracked else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), kernel:
             x = x if tracked else tracked_copy(x)
-            log_p = self.classifier(x, sigma)[:, self.label].sum()
+            classifier = outside_inference_mode(self.classifier)
+            log_p = classifier(x, sigma)[:, self.label].sum()
             gradient: Tensor = torch.autograd.grad(log_p, x, create_graph=tracked)[0]
             return gradient
 
@@ -189,6 +191,6 @@ def guided(
         return ClassifierGuided(prior, classifier, label, 1.0 if guidance is None else guidance)
     if prior.classes == 0:
         raise InputError(
-            f"label: found {label}, but the prior is an unconditional one and there is no classifier="
+            f"label: found {label}, expected none, as the prior has no classes and no classifier is given"
         )
     return ClassifierFree(prior, label, 0.0 if guidance is None else guidance)

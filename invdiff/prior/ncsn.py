@@ -1,5 +1,6 @@
-"""The score view of a prior, and annealed Langevin dynamics: Song & Ermon 2019
-(https://arxiv.org/abs/1907.05600).
+"""The score of a prior, and annealed Langevin dynamics: Song & Ermon 2019.
+
+https://arxiv.org/abs/1907.05600
 
 Symbols are the paper's; its images are in [0, 1], as everywhere here, so that its noise levels are
 ours.
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.prior.denoiser import Denoiser, levels
+from invdiff.prior.denoiser import Denoiser, check_denoiser, check_prior, levels
 from invdiff.prior.reverse import pure_noise, sample_streams
 from invdiff.ranges import COUNT, POSITIVE
 
@@ -35,6 +36,7 @@ def score(prior: Denoiser, x: Tensor, sigma: float | Tensor) -> Tensor:
         >>> score(prior, torch.full((1, 1, 1, 2), 0.6), 0.1).flatten()
         tensor([-10.0000, -10.0000])
     """
+    check_denoiser(prior)
     return (prior(x, sigma) - x) / levels(sigma, x) ** 2
 
 
@@ -93,6 +95,7 @@ def langevin(
     """
     COUNT.check("T", T)
     POSITIVE.check("epsilon", epsilon)
+    check_prior(prior)
     noise = sample_streams(n, seed)
     sigmas = geometric(sigma_1, sigma_L, L)
     x = pure_noise(prior, sigmas[0], noise)

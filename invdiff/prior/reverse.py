@@ -1,5 +1,4 @@
-"""The reverse process in sigma coordinates x = x_0 + sigma n: DDPM, DDIM, DPM-Solver++ and Heun as
-one loop.
+"""The reverse process in sigma coordinates x = x_0 + sigma n, one loop for all samplers.
 
 DDPM and DDIM: Song, Meng & Ermon 2021, Eq. 12 and 16 (https://arxiv.org/abs/2010.02502), divided by
 sqrt(abar). DPM-Solver++(2M): Lu et al. 2022, Algorithm 2 (https://arxiv.org/abs/2211.01095),
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior, state_like
 from invdiff.prior.schedule import Spacing
 from invdiff.ranges import Range
 from invdiff.rng import Streams
@@ -186,6 +185,7 @@ def progressive(
     Arguments are those of ``generate``. The predictions x0 are the progressive generation of Ho et
     al. 2020, Fig. 6.
     """
+    check_prior(prior)
     noise = sample_streams(n, seed)
     sigmas = prior.ladder(steps, spacing or default_spacing(sampler))
     x = pure_noise(prior, sigmas[0], noise)
@@ -244,13 +244,8 @@ def sample_streams(n: int, seed: int) -> Streams:
 
 def pure_noise(prior: Denoiser, sigma: float, noise: Streams) -> Tensor:
     """Draw x ~ N(1/2, sigma^2 I), one per stream: (B, C, H, W), device and dtype of the prior."""
-    x = like(prior).new_zeros(len(noise), *prior.shape)
+    x = state_like(prior).new_zeros(len(noise), *prior.shape)
     return 0.5 + sigma * noise(x)
-
-
-def like(prior: Denoiser) -> Tensor:
-    """Return a tensor of the device and the dtype that the prior computes with."""
-    return next(iter(prior.state_dict().values()))
 
 
 def generate(
@@ -286,10 +281,11 @@ def generate(
         >>> generate(prior, 3, steps=10, sampler="heun").shape
         torch.Size([3, 1, 2, 2])
     """
-    *_, last = progressive(
+    for state in progressive(
         prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed
-    )
-    return last.x
+    ):
+        x = state.x
+    return x
 
 
 @torch.no_grad()
@@ -325,12 +321,13 @@ def interpolate(
     Raises:
         InputError: images of different shapes, or a t outside of the schedule.
     """
+    check_prior(prior)
     if first.shape != second.shape:
         raise InputError(
             f"images: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same"
         )
     sigmas = prior.ladder(min(steps, max(t, 1)), spacing or default_spacing(sampler), t)
-    mix = weights.to(like(prior)).view(-1, 1, 1, 1)
+    mix = weights.to(state_like(prior)).view(-1, 1, 1, 1)
     x_0 = (1 - mix) * first.to(mix) + mix * second.to(mix)
     noise = Streams([(seed, 0)] * len(mix))
     x_t = x_0 + sigmas[0] * noise(x_0)

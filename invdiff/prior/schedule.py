@@ -116,7 +116,7 @@ class Schedule:
         return len(self.abar) - 1
 
     def to(self, device: torch.device) -> Schedule:
-        """Return the schedule with its tables on a device, for loops that must not wait for copies."""
+        """Return the schedule with its tables on a device, so that loops need not wait for copies."""
         moved = copy.copy(self)
         for name, table in vars(self).items():
             setattr(moved, name, table.to(device))
@@ -128,7 +128,7 @@ class Schedule:
         Nichol & Dhariwal 2021, Sec. 4.
         """
         whole = torch.tensor(float(self.T))
-        t = self._subset(steps, spacing, whole).flip(0).round().long().unique()
+        t = torch.unique(self._subset(steps, spacing, whole).round().long())
         return Schedule(self.abar[t], self.timesteps[t])
 
     def sigma_at(self, t: Tensor) -> Tensor:
@@ -151,7 +151,8 @@ class Schedule:
         return self._interpolate(sigma, self.timesteps[1:])
 
     def _interpolate(self, sigma: Tensor, values: Tensor) -> Tensor:
-        knots, values = self.log_sigma.to(sigma.device), values.to(sigma.device)
+        knots = self.log_sigma.to(sigma.device)
+        values = values.to(sigma.device)
         if self.T == 1:
             return values[0].expand(sigma.shape)
         log_sigma = sigma.double().log()

@@ -1,6 +1,7 @@
-"""The U-Net of DDPM (Ho et al. 2020, App. B, https://arxiv.org/abs/2006.11239) with the scale-shift
-normalisation of Improved DDPM and ADM (Dhariwal & Nichol 2021, Sec. 3,
-https://arxiv.org/abs/2105.05233).
+"""The U-Net of DDPM with the scale-shift normalisation of Improved DDPM and ADM.
+
+Ho et al. 2020, App. B (https://arxiv.org/abs/2006.11239); Dhariwal & Nichol 2021, Sec. 3
+(https://arxiv.org/abs/2105.05233).
 
 With ``patch > 1`` the stem moves squares of pixels into channels (space to depth), which saves the
 costly level of full resolution.
@@ -28,7 +29,8 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     Vaswani et al. 2017, Sec. 3.5. ``dim`` must be even.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)
+    index = torch.arange(half, device=t.device, dtype=torch.float32)
+    frequencies = torch.exp(-math.log(max_period) * index / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from invdiff.prior.denoiser import Denoiser
@@ -34,6 +33,8 @@ class DenoiserView(Denoiser):
         [[[[1.0, 1.0]]]]
     """
 
+    any_dtype = True  # the prior inside casts what it is given
+
     def __init__(self, prior: Denoiser) -> None:
         super().__init__()
         self.prior = prior
@@ -42,10 +43,6 @@ class DenoiserView(Denoiser):
         self.classes = prior.classes
         self.clip = prior.clip
         self.stride = prior.stride
-
-    def input_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype of x: the prior inside casts what it is called on."""
-        return x.dtype
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0

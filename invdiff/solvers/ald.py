@@ -1,8 +1,7 @@
-"""Annealed Langevin dynamics with the likelihood: Jalal et al. 2021, Eq. 4
-(https://arxiv.org/abs/2108.01368).
+"""Annealed Langevin dynamics with the likelihood, Jalal et al. 2021, Eq. 4.
 
-The levels, and steps in proportion to sigma^2, are those of Song & Ermon 2019
-(https://arxiv.org/abs/1907.05600).
+https://arxiv.org/abs/2108.01368. The levels, and steps in proportion to sigma^2, are those of Song
+& Ermon 2019 (https://arxiv.org/abs/1907.05600).
 """
 
 from __future__ import annotations
@@ -36,6 +35,19 @@ class ALD(Solver):
             x0. Steps are stable while epsilon (1 + ||A||^2 / gamma^2) is below 2.
         gamma: standard deviation that is added to the noise of y, in units of sigma; 1 in the
             authors' code.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import ALD
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = ALD(steps=3, T=2, epsilon=0.2)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 1000
@@ -50,11 +62,13 @@ class ALD(Solver):
 
     @property
     def total_steps(self) -> int:
+        """Number of Steps that ``iterate`` yields."""
         return self.steps * self.T + 1
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         operator = problem.linear
         for sigma in sigmas[:-1]:
             eta = self.epsilon * sigma**2

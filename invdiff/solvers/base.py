@@ -1,4 +1,4 @@
-"""What a solver is: frozen settings and one generator of steps; and the formulas that many share."""
+"""The base of all solvers, and the formulas that many of them share."""
 
 from __future__ import annotations
 
@@ -267,6 +267,16 @@ class Linearised(NamedTuple):
         x0: D(x, sigma), (B, C, H, W).
         residual: y - A(x0), of the shape of y.
         pull: the map v -> J^T v, J the Jacobian of the residual with respect to x.
+
+    Example:
+        >>> import invdiff
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> x = torch.full((1, 1, 2, 2), 0.5)
+        >>> prior = GaussianDenoiser(x[0], torch.eye(4))
+        >>> identity = invdiff.operators.Denoise((1, 2, 2))
+        >>> fit = linearised(prior, invdiff.Problem(identity, invdiff.Gaussian(0.1), x), x, 1.0)
+        >>> fit.pull(torch.ones_like(x)).flatten()  # D(x, 1) = 1/2 + (x - 1/2) / 2
+        tensor([-0.5000, -0.5000, -0.5000, -0.5000])
     """
 
     x0: Tensor
@@ -283,4 +293,5 @@ def linearised(prior: Denoiser, problem: Problem, x: Tensor, sigma: float) -> Li
 
 def image_norm(r: Tensor) -> Tensor:
     """Return the Euclidean norm of each image's entries, (B, ...) -> (B, 1, ...)."""
-    return torch.linalg.vector_norm(r, dim=tuple(range(1, r.ndim)), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(r, dim=tuple(range(1, r.ndim)), keepdim=True)
+    return norm

@@ -1,5 +1,6 @@
-"""DAPS, decoupled annealing posterior sampling: Zhang et al. 2024, Alg. 1
-(https://arxiv.org/abs/2407.01521).
+"""DAPS, decoupled annealing posterior sampling: Zhang et al. 2024, Alg. 1.
+
+https://arxiv.org/abs/2407.01521
 """
 
 from __future__ import annotations
@@ -41,6 +42,19 @@ class DAPS(Solver):
         beta_y: standard deviation of y given x on [-1, 1]; the paper's value serves every noise
             (0.00707 in its code, where 2 beta_y^2 = 0.01^2). None takes that of the noise, at
             least 0.01, which is right, but such a short chain then ends far from y.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DAPS
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DAPS(steps=3, ode_steps=2, inner_steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 200
@@ -66,11 +80,13 @@ class DAPS(Solver):
     }
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        """Return the noise levels of a run under a prior, decreasing to 0."""
         return ladder_between(prior, self.steps, "karras", self.sigma_max, self.sigma_min)
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = positive_variance(problem) if self.beta_y is None else self.beta_y**2 / 4
         chain = langevin_chain
         if self.inner == "hmc":

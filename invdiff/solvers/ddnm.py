@@ -26,11 +26,24 @@ class DDNM(TimeTravel):
     """Denoising diffusion null-space model: x0 is corrected in the range of A^T, then renoised.
 
     Without noise the correction is A^+ (y - A x0), as published. With noise in y, A^+ would carry
-    that into x0 amplified. There A^T (A A^T + damp)^-1 takes its place, damp = sigma_y^2 / r^2, with
-    r^2 the variance of x0's error as in PiGDM.
+    that into x0 amplified. There A^T (A A^T + damp)^-1 takes its place, damp = sigma_y^2 / r^2,
+    with r^2 the variance of x0's error as in PiGDM.
 
     Args:
         eta: share of fresh noise in a step.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DDNM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DDNM(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     eta: float = 0.85
@@ -41,6 +54,7 @@ class DDNM(TimeTravel):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = problem.variance()
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:

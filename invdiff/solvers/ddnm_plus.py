@@ -1,7 +1,6 @@
-"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Eq. 17 to 19,
-Alg. 2.
+"""DDNM+, denoising diffusion null-space models for noisy y: Wang, Yu & Zhang 2023, Alg. 2.
 
-https://arxiv.org/abs/2212.00490. In x = x_0 + sigma n the thresholds a sigma_y / s > sigma_t' are
+Eq. 17 to 19 of https://arxiv.org/abs/2212.00490. In x = x_0 + sigma n the thresholds a sigma_y / s > sigma_t' are
 sigma_y / s > sigma'.
 """
 
@@ -33,6 +32,19 @@ class DDNMPlus(TimeTravel):
         eta: share of fresh noise in a step, where the noise of y does not decide it.
         cutoff: coefficients with sigma_y / s above this, on [0, 1], are treated as unmeasured, as
             in DDRM.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DDNMPlus
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DDNMPlus(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     eta: float = 0.85
@@ -45,6 +57,7 @@ class DDNMPlus(TimeTravel):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         operator, y, std = coefficients(problem)
         measured = std <= self.cutoff
         std = torch.where(measured, std, torch.inf)

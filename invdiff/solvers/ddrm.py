@@ -1,5 +1,6 @@
-"""Denoising diffusion restoration models, Kawar et al. 2022, Eq. 7 and 8
-(https://arxiv.org/abs/2201.11793).
+"""DDRM, denoising diffusion restoration models: Kawar et al. 2022, Eq. 7 and 8.
+
+https://arxiv.org/abs/2201.11793
 """
 
 from __future__ import annotations
@@ -33,6 +34,19 @@ class DDRM(Solver):
             otherwise their small corrections accumulate. (The authors drop s < 0.03 for blur.)
         temperature: scale of the noise drawn, 1 in the paper; less gains PSNR and makes the spread
             too narrow.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DDRM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DDRM(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 20
@@ -54,6 +68,7 @@ class DDRM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         operator, y, std = coefficients(problem)
         std = torch.where(std <= self.cutoff, std, torch.inf)
         # Eq. 7: begin around y where its noise is below the first level.
@@ -61,17 +76,18 @@ class DDRM(Solver):
         around_y = y + spread * operator.v_t(noise(x))
         c = torch.where(std < sigmas[0], around_y, operator.v_t(x))
         x = operator.v(c)
+        variance_of_y = (self.eta_b * std) ** 2  # in the next x, where y is the less noisy
         for s, s_next in pairwise(sigmas):
             x0 = prior(x, s)
             c0 = operator.v_t(x0)
             z = self.temperature * operator.v_t(noise(x))
             kept = (1 - self.eta**2) ** 0.5 * s_next
             # Eq. 8, its three cases: not measured, y noisier than the next x, and less noisy.
-            renoised = c0 + self.eta * s_next * z
-            unseen = renoised + kept * (c - c0) / s
-            weak = renoised + kept * (y - c0) / std
-            rest = (s_next**2 - (self.eta_b * std) ** 2).clamp_min(0).sqrt()
-            strong = c0 + self.eta_b * (y - c0) + rest * z
+            renoised = torch.add(c0, z, alpha=self.eta * s_next)
+            unseen = torch.add(renoised, c - c0, alpha=kept / s)
+            weak = torch.add(renoised, (y - c0) / std, alpha=kept)
+            rest = (s_next**2 - variance_of_y).clamp_min(0).sqrt()
+            strong = torch.lerp(c0, y, self.eta_b) + rest * z
             c = torch.where(std <= s_next, strong, torch.where(std < torch.inf, weak, unseen))
             x = operator.v(c)
             yield Step(s_next, x, x0)

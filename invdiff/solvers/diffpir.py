@@ -1,5 +1,6 @@
-"""DiffPIR: plug-and-play image restoration, Zhu et al. 2023, Alg. 1
-(https://arxiv.org/abs/2305.08995).
+"""DiffPIR, plug-and-play image restoration: Zhu et al. 2023, Alg. 1.
+
+https://arxiv.org/abs/2305.08995
 """
 
 from __future__ import annotations
@@ -34,6 +35,19 @@ class DiffPIR(Solver):
     Args:
         lam: lambda, as in the published code.
         zeta: share of fresh noise; the rest repeats the noise in x.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DiffPIR
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DiffPIR(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     spacing: Spacing = "root"
@@ -46,6 +60,7 @@ class DiffPIR(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = at_least(problem.variance(), 1e-6)
         for sigma, sigma_next in pairwise(sigmas):
             x0 = prior(x, sigma)

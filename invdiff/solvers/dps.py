@@ -33,6 +33,19 @@ class DPS(Solver):
     Args:
         zeta: step size, as published: for images in [-1, 1] and x_t in VP coordinates.
         eta: 1 is the DDPM of the paper, 0 DDIM.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import DPS
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = DPS(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 1000
@@ -44,6 +57,7 @@ class DPS(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
             x0, gradient = misfit_gradient(prior, problem, weights, x, sigma)

@@ -3,9 +3,9 @@
 A split Gibbs sampler as PnP-DM (Wu et al. 2024, https://arxiv.org/abs/2405.18782) whose z is
 measured with less noise (`Split`). Its levels rho_1 > ... > rho_K have the targets p_k(x) ~ p(x)
 N(y; A x, Sigma + (rho_k^2 - rho_K^2) A A^T), from about the prior to p_K = p(x | y), whatever rho_K
-is. At high levels modes and wide directions mix, as small steps do not. Weights correct the rest, as
-in Del Moral et al. 2006 (https://doi.org/10.1111/j.1467-9868.2006.00553.x): particles are weighted
-by p_{k+1} / p_k, in which the unknown density of the prior cancels.
+is. At high levels modes and wide directions mix, as small steps do not. Weights correct the rest,
+as in Del Moral et al. 2006 (https://doi.org/10.1111/j.1467-9868.2006.00553.x): particles are
+weighted by p_{k+1} / p_k, in which the unknown density of the prior cancels.
 """
 
 from __future__ import annotations
@@ -42,6 +42,19 @@ class Gibbs(Population):
         steps: K, levels rho in geometric progression; ``spacing`` is not used.
         inner: steps of the reverse process at each level; a step is two calls of the prior.
         start: steps of the reverse process that draws the first x from the prior.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import Gibbs
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = Gibbs(steps=2, particles=2, inner=2, start=2)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 40
@@ -54,6 +67,7 @@ class Gibbs(Population):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
         split = Split(problem, x)
         finest = split.last / 10

@@ -1,5 +1,6 @@
-"""ILVR, iterative latent variable refinement: Choi et al. 2021, Alg. 1
-(https://arxiv.org/abs/2108.02938).
+"""ILVR, iterative latent variable refinement: Choi et al. 2021, Alg. 1.
+
+https://arxiv.org/abs/2108.02938
 
 x' <- x' + phi(y') - phi(x'), y' the reference with the noise of x' and phi a low-pass filter, down
 and up again. For any linear A the filter is the projection phi = A^+ A, and A^+ y is phi of the
@@ -31,6 +32,19 @@ class ILVR(Solver):
     Args:
         free: number of last steps without the projection; y is then only a hint, and fine detail
             comes from the prior.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import ILVR
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = ILVR(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     free: int = 0
@@ -41,6 +55,7 @@ class ILVR(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             x0 = prior(x, sigma)
             x = transition(x, x0, sigma, sigma_next, 1.0, noise)

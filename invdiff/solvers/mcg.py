@@ -1,5 +1,6 @@
-"""MCG, manifold constrained gradients: Chung et al. 2022, Alg. 1
-(https://arxiv.org/abs/2206.00941).
+"""MCG, manifold constrained gradients: Chung et al. 2022, Alg. 1.
+
+https://arxiv.org/abs/2206.00941
 """
 
 from __future__ import annotations
@@ -30,6 +31,19 @@ class MCG(Solver):
 
     Args:
         zeta: step size of the gradient of ||y - A(x0(x))||, as published: see DPS.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import MCG
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = MCG(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 1000
@@ -41,6 +55,7 @@ class MCG(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         weights = precision(problem)
         for sigma, sigma_next in pairwise(sigmas):
             x0, gradient = misfit_gradient(prior, problem, weights, x, sigma)

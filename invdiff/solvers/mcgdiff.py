@@ -35,6 +35,19 @@ class MCGDiff(Population):
     Args:
         kappa: the variance of a potential is sigma^2 - tau^2 + kappa (1 + tau^2) on [-1, 1], as
             published.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import MCGDiff
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = MCGDiff(steps=5, particles=4)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     particles: int = 16
@@ -47,6 +60,7 @@ class MCGDiff(Population):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
         operator, y, std = coefficients(problem)
         tau = nearest_levels(std, sigmas)

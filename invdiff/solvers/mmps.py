@@ -35,6 +35,19 @@ class MMPS(Solver):
         sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; by default those
             of the prior. With few steps, levels from 20 to 0.04 are a better choice: little is
             decided above or below.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import MMPS
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = MMPS(steps=3)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     eta: float = 1.0
@@ -52,11 +65,13 @@ class MMPS(Solver):
     }
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        """Return the noise levels of a run under a prior, decreasing to 0."""
         return ladder_between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)

@@ -1,5 +1,6 @@
-"""Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1
-(https://openreview.net/forum?id=9_gsMA8MRKQ).
+"""Pseudoinverse-guided diffusion models, Song et al. 2023, Alg. 1.
+
+https://openreview.net/forum?id=9_gsMA8MRKQ
 
 With p(x0 | x) taken as N(x0, r^2 I), grad log p(y | x) = g / r^2, g = J^T A^T (A A^T + sigma_y^2 /
 r^2)^-1 (y - A x0), J the Jacobian of x0. The paper's step adds sqrt(abar_s abar_t) g in VP
@@ -35,6 +36,19 @@ class PiGDM(Solver):
             (``awd`` in the authors' code): more steps then pull harder. False steps towards
             E[x0 | x, y] instead, which tends to the right posterior for a Gaussian prior and relies
             on the network's Jacobian at high noise.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import PiGDM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = PiGDM(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     eta: float = 1.0
@@ -47,6 +61,7 @@ class PiGDM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = problem.variance()
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma)

@@ -41,6 +41,19 @@ class PnPDM(Solver):
             levels below rho, each a call of the prior.
         inner_steps: steps of Langevin dynamics, for nonlinear operators.
         lr: their size as published, for images in [-1, 1].
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import PnPDM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = PnPDM(steps=3, levels=4)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     spacing: Spacing = "karras"
@@ -62,6 +75,7 @@ class PnPDM(Solver):
     }
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
+        """Return the noise levels of a run under a prior, decreasing to 0."""
         highest = prior.ladder(1)[0]
         rhos = [max(self.rho_max * self.decay**k, self.rho_min) for k in range(self.steps)]
         return (*[min(rho / 2, highest) for rho in rhos], 0.0)
@@ -69,6 +83,7 @@ class PnPDM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x = torch.full_like(x, 0.5)
         ladder = prior.ladder(self.levels, self.spacing)
         for rho, rho_next in pairwise(sigmas):

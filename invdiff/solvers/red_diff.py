@@ -1,5 +1,6 @@
-"""RED-diff, regularisation by denoising diffusion: Mardani et al. 2023, Alg. 1
-(https://arxiv.org/abs/2305.04391).
+"""RED-diff, regularisation by denoising diffusion: Mardani et al. 2023, Alg. 1.
+
+https://arxiv.org/abs/2305.04391
 
 Adam descends ||y - A(mu)||^2 / 2 + lam_t (eps_theta(x_t) - eps) . mu with lam_t = lam sqrt(1 -
 abar_t) / sqrt(abar_t): at x_t = mu + sigma eps its gradient is A^T (A mu - y) + lam (mu - x0),
@@ -38,6 +39,19 @@ class REDDiff(Solver):
             the paper. The authors' code takes means: multiply its lambda by the number of entries
             of y per entry of x.
         lr: step size of Adam, for images in [-1, 1]; its betas are 0.9 and 0.99.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import REDDiff
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = REDDiff(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 1000
@@ -49,6 +63,7 @@ class REDDiff(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         weights = precision(problem)
         mu = initial_mean(problem, x)
         adam = Adam(mu, 0.01)

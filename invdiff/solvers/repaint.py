@@ -24,6 +24,19 @@ class RePaint(TimeTravel):
     As in Alg. 1, known pixels are put in at the level that a step leads to. The authors' code does
     so before the next call of the network, and returns the output of the last call. The variance is
     beta-tilde, not a learned one.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import RePaint
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = RePaint(steps=5, travel_length=2, travel_repeat=2)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 250
@@ -35,6 +48,7 @@ class RePaint(TimeTravel):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
                 x = diffuse(x, sigma, sigma_next, noise)

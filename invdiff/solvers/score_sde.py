@@ -1,5 +1,6 @@
-"""Score-based generative modelling through SDEs, Song et al. 2021: Alg. 2 and App. I
-(https://arxiv.org/abs/2011.13456).
+"""Score-based generative modelling through SDEs, Song et al. 2021, Alg. 2 and App. I.
+
+https://arxiv.org/abs/2011.13456
 
 Predictor-corrector sampling, x projected onto the measurement diffused along: App. I.2 replaces
 known pixels, I.3 known directions; with A^+ that is every linear A, as in Song et al. 2022
@@ -35,6 +36,19 @@ class ScoreSDE(Solver):
         corrections: Langevin steps at every level, each a call of the prior.
         snr: signal-to-noise ratio r of the Langevin steps, from the norms of each image, not of the
             batch.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import ScoreSDE
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = ScoreSDE(steps=5)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 1000
@@ -51,6 +65,7 @@ class ScoreSDE(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
             # Predictor.
             x0 = prior(x, sigma)

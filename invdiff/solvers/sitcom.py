@@ -1,5 +1,6 @@
-"""SITCOM, step-wise triple-consistent sampling: Alkhouri et al. 2024, Alg. 1
-(https://arxiv.org/abs/2410.04479).
+"""SITCOM, step-wise triple-consistent sampling: Alkhouri et al. 2024, Alg. 1.
+
+https://arxiv.org/abs/2410.04479
 """
 
 from __future__ import annotations
@@ -36,6 +37,19 @@ class SITCOM(Solver):
         iterations: steps of Adam at most, each a call of the prior and a pass backwards.
         lam: weight of staying near x, in the same coordinates; 0 in the authors' code.
         margin: added to sigma_y, on [-1, 1].
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import SITCOM
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = SITCOM(steps=2, iterations=3)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     steps: int = 20
@@ -56,6 +70,7 @@ class SITCOM(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         # The square norm of a residual that explains y.
         std = with_ndim(problem.variance(), x.ndim) ** 0.5 + self.margin / 2
         enough = std**2 * with_ndim(problem.operator.count(problem.y), x.ndim)

@@ -34,6 +34,19 @@ class TDS(Population):
 
     Args:
         twist: about |A|. The paper's 1 suits masks; means over 16 pixels need 1/4.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import TDS
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = TDS(steps=5, particles=4)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     twist: float = 1.0
@@ -43,6 +56,7 @@ class TDS(Population):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
         now = twisted(prior, problem, x, sigmas[0], self.twist)
         log_w = now.log_psi
@@ -73,6 +87,12 @@ class Twisted(NamedTuple):
         x0: D(x, sigma), (B, C, H, W); x itself at level 0.
         gradient: grad log psi, (B, C, H, W).
         log_psi: log psi without its constant, (B,).
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(3, 1, 2, 2)
+        >>> Twisted(x, x, torch.tensor([0.0, -1.0, -2.0])).select(torch.tensor([2, 2])).log_psi
+        tensor([-2., -2.])
     """
 
     x0: Tensor
@@ -87,11 +107,16 @@ class Twisted(NamedTuple):
 def twisted(prior: Denoiser, problem: Problem, x: Tensor, sigma: float, twist: float) -> Twisted:
     """Return the twisting function N(y; A(x0(x)), sigma_y^2 + (twist sigma)^2) at x."""
     variance = at_least(problem.variance() + (twist * sigma) ** 2, 1e-8)
-    if sigma > 0:
-        x0, pull_x0 = vjp(prior, x, sigma)
-    else:
-        x0, pull_x0 = x, torch.zeros_like  # nothing comes after it, and no gradient is needed
+    if sigma == 0:
+        # No step comes after the last level, and no gradient is needed.
+        residual = problem.residual(x)
+        return Twisted(x, torch.zeros_like(x), log_normal(residual, variance))
+    x0, pull_x0 = vjp(prior, x, sigma)
     residual, pull_residual = residual_vjp(problem, x0)
     gradient = -pull_x0(pull_residual(residual / variance))
-    log_psi = -0.5 * (residual**2 / variance).flatten(1).sum(1)
-    return Twisted(x0, gradient, log_psi)
+    return Twisted(x0, gradient, log_normal(residual, variance))
+
+
+def log_normal(residual: Tensor, variance: float | Tensor) -> Tensor:
+    """Return log N(residual; 0, variance) of each image, (B,), without its constant."""
+    return -0.5 * (residual**2 / variance).flatten(1).sum(1)

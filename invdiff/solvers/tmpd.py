@@ -1,5 +1,6 @@
-"""Tweedie moment projected diffusions, Boys et al. 2023, in the diagonal form
-(https://arxiv.org/abs/2310.06721).
+"""Tweedie moment projected diffusions, Boys et al. 2023, in the diagonal form.
+
+https://arxiv.org/abs/2310.06721
 
 With p(x0 | x) taken as N(x0, V), V = sigma^2 J as in MMPS, and A V A^T replaced by the diagonal of
 its row sums, E[x0 | x, y] = x0 + V A^T (y - A x0) / (sigma_y^2 + A V A^T 1): two passes backwards
@@ -35,6 +36,19 @@ class TMPD(Solver):
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, Problem, restore
+        >>> from invdiff.operators import MaskRandom
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> from invdiff.solvers import TMPD
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+        >>> half = MaskRandom((1, 4, 4), missing=0.5)
+        >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
+        >>> solver = TMPD(steps=3)
+        >>> restore(problem, prior, solver, samples=3).samples.shape
+        torch.Size([3, 1, 1, 4, 4])
     """
 
     eta: float = 1.0
@@ -45,6 +59,7 @@ class TMPD(Solver):
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
+        """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
             x0 = projected_mean(prior, problem, x, sigma)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)

@@ -12,7 +12,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from warnings import warn
@@ -30,6 +30,7 @@ from invdiff.training.files import (
     DataFile,
     ValueRange,
     check_range,
+    check_unchanged,
     content_hash,
     look_at_files,
     scaled_values,
@@ -227,6 +228,7 @@ class FolderData(Data):
     def _read(self, file: DataFile) -> Tensor | InputError:
         """Return all images of a file, 8-bit (n, C, h, w), or the error that it cannot be read."""
         try:
+            check_unchanged(file)
             images = scaled_values(read_picture(file.path, notes=False), self.value_range)
             if len(images) != file.images:
                 raise InputError(
@@ -282,6 +284,11 @@ class FolderData(Data):
         room = torch.tensor(image.shape[-2:]) - self.size + 1
         top, left = (place * room).long().tolist()
         return image[:, top : top + self.size, left : left + self.size]
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
@@ -477,9 +484,7 @@ def _not_trained(data: TrainingData, before: DataRecord | None) -> TrainingData:
 
 def _renamed(file: DataFile, prefix: str) -> DataFile:
     """Return a file with another name in the record of a run."""
-    return DataFile(
-        file.path, prefix + file.name, file.content, file.images, file.low, file.high, file.stamp
-    )
+    return replace(file, name=prefix + file.name)
 
 
 def _warn_overlap(source: Path, number: int) -> None:
@@ -567,6 +572,12 @@ def _pad_to_size(images: Tensor, size: int | None, path: Path) -> Tensor:
     if max(height, width) > size:
         raise InputError(
             f"data {path}: found {height}x{width} images, expected at most size={size}"
+        )
+    needed = images.shape[0] * images.shape[1] * size**2
+    if needed > physical_memory():
+        raise InputError(
+            f"data {path}: {len(images)} images of size={size} need {needed / 2**30:.0f} GiB, "
+            f"expected at most the {physical_memory() / 2**30:.0f} GiB of this machine"
         )
     top = (size - height) // 2
     left = (size - width) // 2

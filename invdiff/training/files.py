@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from warnings import warn
 
@@ -89,6 +89,18 @@ def look_at_files(
     return files
 
 
+def check_unchanged(file: DataFile) -> None:
+    """Check that a file still has the content that was found when the data were listed.
+
+    Raises:
+        InputError: its content is another one, which may be held out.
+    """
+    if not file.stamp or _stamp(file.path)[:2] == file.stamp[:2]:
+        return
+    if _hash_of_file(file.path) != file.content:
+        raise InputError(f"{file.path}: changed since training began, expected the same content")
+
+
 def check_range(
     source: str | Path, files: Sequence[DataFile], value_range: ValueRange | None
 ) -> None:
@@ -104,9 +116,10 @@ def check_range(
         return
     if value_range is None:
         outside = next(f for f in files if f.low < -_ROUNDING or f.high > 1 + _ROUNDING)
+        below, above = _rounded_outwards(low, high)
         raise InputError(
             f"data {source}: found values from {low:g} to {high:g} (in {outside.name}), expected "
-            f"[0, 1]; value_range=[{low:g},{high:g}] maps that range to [0, 1] in every file"
+            f"[0, 1]; value_range=[{below:g},{above:g}] maps that range to [0, 1] in every file"
         )
     warn(
         f"data {source}: found values from {low:g} to {high:g}; what lies outside "
@@ -149,18 +162,10 @@ def _has_own_scale(picture: Picture) -> bool:
 
 def _look_at_file(path: Path, name: str, known: Mapping[str, DataFile]) -> DataFile:
     """Return what a file holds, from an earlier look where nothing changed since."""
-    try:
-        facts = path.stat()
-        stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-        if name in known and known[name].stamp == stamp:
-            earlier = known[name]
-            return DataFile(
-                path, name, earlier.content, earlier.images, earlier.low, earlier.high, stamp
-            )
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected an image file") from None
+    stamp = _stamp(path)
+    if name in known and known[name].stamp == stamp:
+        return replace(known[name], path=path, name=name)
+    content = _hash_of_file(path)
     if path.suffix.lower() in _ONE_IMAGE:
         return DataFile(path, name, content, stamp=stamp)
     picture = read_picture(path, notes=False)  # `check_range` tells of values beyond [0, 1]
@@ -170,6 +175,32 @@ def _look_at_file(path: Path, name: str, known: Mapping[str, DataFile]) -> DataF
     low = float(values.min())
     high = float(values.max())
     return DataFile(path, name, content, len(picture), low, high, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return the size of a file and when its content and its entry changed last."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected an image file") from None
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _hash_of_file(path: Path) -> str:
+    """Return `content_hash` of a file, which is read piece by piece."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected an image file") from None
+
+
+def _rounded_outwards(low: float, high: float) -> tuple[float, float]:
+    """Return a range of short numbers around another one, longer by at most 2 % of it."""
+    if not high > low:
+        return low, low + 1
+    step = 10.0 ** (math.floor(math.log10(high - low)) - 2)
+    return math.floor(low / step) * step, math.ceil(high / step) * step
 
 
 def check_value_range(value_range: ValueRange | None) -> None:

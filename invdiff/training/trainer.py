@@ -49,7 +49,7 @@ from invdiff.prior.checkpoint import (
     ClassifierSpec,
     PriorSpec,
     Spec,
-    load_prior,
+    load_network,
     save_prior,
 )
 from invdiff.prior.classifier import NetworkClassifier, cross_entropy, log_probabilities
@@ -61,7 +61,7 @@ from invdiff.prior.schedule import ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
 from invdiff.rng import Seed, Streams, stream_seed
-from invdiff.training.data import Data, epoch_order, load_data, to_device
+from invdiff.training.data import Data, epoch_order, load_data, physical_memory, to_device
 from invdiff.training.files import ValueRange, check_value_range, content_hash
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 from invdiff.training.optimiser import OptimiserName, optimisers
@@ -238,7 +238,7 @@ def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
         InputError: they need more than all of the memory.
     """
     needed = 2 * 4 * settings.batch * math.prod(shape)  # x_0 and eps in float32
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = physical_memory()
     if needed > memory:
         raise InputError(
             f"batch, size: found {settings.batch} images of {'x'.join(map(str, shape))}, "
@@ -842,7 +842,7 @@ class Trainer:
 
     def _take_weights_of(self, name: str) -> None:
         """Begin with the weights of another prior, each of which must fit."""
-        prior = load_prior(name)
+        prior = load_network(name)
         if prior.target != self.spec.target:
             raise InputError(
                 f"init {name}: predicts {prior.target}, expected target={self.spec.target}"

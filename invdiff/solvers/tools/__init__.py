@@ -1,1 +1,1 @@
-"""What several solvers share."""
+"""Tools that several solvers share."""

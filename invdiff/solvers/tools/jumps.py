@@ -53,6 +53,7 @@ class TimeTravel(Solver):
 
     @property
     def total_steps(self) -> int:
+        """Number of Steps that ``iterate`` yields, those down the ladder."""
         stretches = len(stretch_ends(self.steps, self.travel_length))
         return self.steps + stretches * (self.travel_repeat - 1) * self.travel_length
 

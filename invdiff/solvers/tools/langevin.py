@@ -1,5 +1,4 @@
-"""Markov chains for N(w; center, r^2 I) N(y; A(w), variance): Langevin dynamics, and HMC with
-momentum kept.
+"""Markov chains for N(w; center, r^2 I) N(y; A(w), variance): Langevin dynamics and HMC.
 
 They are the inner loops of DAPS, Zhang et al. 2024 (https://arxiv.org/abs/2407.01521), and of
 PnP-DM, Wu et al. 2024 (https://arxiv.org/abs/2405.18782). Neither has a Metropolis correction: a

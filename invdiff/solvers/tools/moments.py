@@ -34,8 +34,8 @@ def conditional_mean(
         return sigma**2 * pull(operator.adjoint(v))
 
     def covariance_of_y(v: Tensor) -> Tensor:
-        return variance * v + operator(V_At(v))
+        out: Tensor = variance * v + operator(V_At(v))
+        return out
 
-    return x0 + V_At(
-        conjugate_gradient(covariance_of_y, problem.residual(x0), iterations=iterations)
-    )
+    v = conjugate_gradient(covariance_of_y, problem.residual(x0), iterations=iterations)
+    return x0 + V_At(v)

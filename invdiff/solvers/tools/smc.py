@@ -27,6 +27,13 @@ class Population(Solver):
 
     Args:
         particles: P, the size of a population.
+
+    Example:
+        The prior sees all particles of a sample at once:
+
+        >>> from invdiff.solvers import TDS
+        >>> TDS(particles=5).width
+        5
     """
 
     particles: int = 8
@@ -35,6 +42,7 @@ class Population(Solver):
 
     @property
     def width(self) -> int:
+        """Number of particles behind each sample."""
         return self.particles
 
 
@@ -60,15 +68,18 @@ class Particles(Streams):
 
     def normal(self, like: Tensor) -> Tensor:
         """Return standard normal noise of the shape (B P, ...), dtype and device of ``like``."""
-        return super().normal(like.unflatten(0, (-1, self.count))).flatten(0, 1)
+        return super().normal(self._by_image(like)).flatten(0, 1)
 
     def uniform(self, like: Tensor) -> Tensor:
         """Return uniform noise in [0, 1) of the shape (B P, ...), dtype and device of ``like``."""
-        return super().uniform(like.unflatten(0, (-1, self.count))).flatten(0, 1)
+        return super().uniform(self._by_image(like)).flatten(0, 1)
 
     def poisson(self, rate: Tensor) -> Tensor:
-        """Return Poisson counts of rates (B P, ...) >= 0, in the dtype and on the device of rate."""
-        return super().poisson(rate.unflatten(0, (-1, self.count))).flatten(0, 1)
+        """Return Poisson counts of rates (B P, ...), in the dtype and on the device of the rates."""
+        return super().poisson(self._by_image(rate)).flatten(0, 1)
+
+    def _by_image(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.count, *x.shape[1:])
 
     def choose(self, log_weights: Tensor, count: int) -> Tensor:
         """Choose ``count`` particles of every image by systematic resampling.

@@ -38,8 +38,8 @@ class Split:
     """Split step whose last level rho_K targets p(x | y) exactly.
 
     Its noise m is less than that of y by what z adds at rho_K: m ~ N(0, Sigma - rho_K^2 A A^T), a
-    covariance for rho_K |Sigma^-1/2 A| <= 1. Levels rho are (B, 1, 1, 1), per image. Noise of y that
-    is not Gaussian is replaced by Gaussian noise of its variance, and a standard deviation below
+    covariance for rho_K |Sigma^-1/2 A| <= 1. Levels rho are (B, 1, 1, 1), per image. Noise of y
+    that is not Gaussian is replaced by Gaussian noise of its variance, and a standard deviation below
     0.001 by 0.001.
 
     Args:
@@ -101,7 +101,8 @@ class Split:
         """
         r = self.problem.residual(x)
         pulled, d = self.pull(r, rho)
-        return -0.5 * (r * (r - self.operator(d * pulled)) / self.variance).flatten(1).sum(1)
+        whitened: Tensor = r * (r - self.operator(d * pulled)) / self.variance
+        return -0.5 * whitened.flatten(1).sum(1)
 
     def draw(self, x: Tensor, rho: Tensor, noise: Streams) -> Tensor:
         """Draw z given x and y.

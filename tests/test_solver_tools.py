@@ -1,0 +1,284 @@
+"""The tools of solvers against dense matrices, autograd and torch's own Adam, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff.inference import trajectory
+from invdiff.noise import Gaussian
+from invdiff.operators import BlockAverage, CircularBlur, Denoise, MaskRandom, SpectralOperator
+from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.reverse import conditional
+from invdiff.prior.schedule import Schedule
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+from invdiff.solvers import Gibbs, MCGDiff
+from invdiff.solvers.mcgdiff import nearest_levels
+from invdiff.solvers.tds import twisted
+from invdiff.solvers.tools.adam import Adam
+from invdiff.solvers.tools.jumps import diffuse
+from invdiff.solvers.tools.langevin import log_density_gradient
+from invdiff.solvers.tools.smc import Particles
+from invdiff.solvers.tools.spectral import coefficients
+from invdiff.solvers.tools.split import Split, draw_z
+
+SHAPE = (1, 4, 4)
+D = 16
+KERNEL = torch.tensor([[0.0, 0.1, 0.0], [0.2, 0.4, 0.1], [0.0, 0.2, 0.0]], dtype=torch.float64)
+OPERATORS: dict[str, SpectralOperator] = {
+    "mask": MaskRandom(SHAPE, missing=0.5, seed=1).double(),
+    "blur": CircularBlur(SHAPE, KERNEL).double(),
+    "average": BlockAverage(SHAPE, 2).double(),
+}
+PRIOR = oracles.denoiser(oracles.exponential_prior(SHAPE), SHAPE)
+SIGMAS = torch.tensor([0.05, 0.2], dtype=torch.float64)
+
+
+def images(seed: int = 0, count: int = 2) -> Tensor:
+    return 0.5 + 0.2 * oracles.normal(count, *SHAPE, seed=seed)
+
+
+def problem(name: str) -> Problem:
+    operator = OPERATORS[name]
+    return Problem(operator, Gaussian(SIGMAS), operator.measured(operator(images())))
+
+
+def rows(A: Tensor, b: int, d: float) -> Tensor:
+    """Sigma + d A A^T of image b."""
+    return SIGMAS[b] ** 2 * torch.eye(len(A), dtype=A.dtype) + d * A @ A.T
+
+
+# The split step of the Gibbs sampler.
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_last_level_of_a_split_leaves_half_the_noise(name: str) -> None:
+    """rho_K^2 |Sigma^-1/2 A|^2 = 1/2, image by image."""
+    split, A = Split(problem(name), images()), oracles.dense(OPERATORS[name])
+    largest = torch.linalg.matrix_norm(A, 2)
+    torch.testing.assert_close(
+        split.last.flatten(), (0.5 * SIGMAS**2).sqrt() / largest, rtol=1e-3, atol=0
+    )
+    quiet = Problem(Denoise(SHAPE).double(), Gaussian(0.0), images())
+    assert Split(quiet, images()).last.flatten().tolist() == pytest.approx([0.001 / 2**0.5] * 2)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_likelihood_and_the_pull_of_a_level(name: str) -> None:
+    posed, A = problem(name), oracles.dense(OPERATORS[name])
+    split, x = Split(posed, images()), images(seed=1)
+    for factor in (3.0, 1.0):  # at rho_K itself d = 0, up to rounding
+        rho = factor * split.last
+        r = posed.residual(x)
+        pulled, d = split.pull(r, rho)
+        torch.testing.assert_close(
+            d, (rho**2 - split.last**2).clamp_min(0), rtol=1e-9, atol=2e-6 * float((rho**2).max())
+        )
+        found = split.log_likelihood(x, rho)
+        for b in range(2):
+            total = rows(A, b, float(d[b]))
+            solved = torch.linalg.solve(total, r[b].flatten())
+            torch.testing.assert_close(pulled[b].flatten(), A.T @ solved, rtol=1e-6, atol=1e-9)
+            expected = -0.5 * float(r[b].flatten() @ solved)
+            assert float(found[b]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_small_noise_of_a_split_has_the_covariance_that_is_left(name: str) -> None:
+    """M M^T = Sigma - rho_K^2 A A^T, of the linear map m = M n."""
+    posed, A = problem(name), oracles.dense(OPERATORS[name])
+    split = Split(posed, images())
+    columns = []
+    for j in range(len(A)):
+        unit = torch.zeros_like(posed.y)
+        unit.view(2, -1)[:, j] = 1
+        columns.append(split.small_noise(lambda like, unit=unit: unit).flatten(1))  # type: ignore[arg-type]
+    M = torch.stack(columns, 2)
+    for b in range(2):
+        expected = rows(A, b, -(float(split.last[b]) ** 2))
+        torch.testing.assert_close(
+            M[b] @ M[b].T, expected, rtol=0, atol=1e-5 * float(SIGMAS[b]) ** 2
+        )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_draw_of_z(name: str) -> None:
+    """Written out with the same noise: of the split step, and of PnP-DM's."""
+    posed, A = problem(name), oracles.dense(OPERATORS[name])
+    split, x, rho = Split(posed, images()), images(seed=1), 0.3
+    level = torch.full((2, 1, 1, 1), rho, dtype=torch.float64)
+    found = split.draw(x, level, Streams([(1, 0), (1, 1)]))
+    simple = draw_z(posed, x, rho, 0, 0.0, Streams([(1, 0), (1, 1)]))
+    streams = Streams([(1, 0), (1, 1)])
+    start = x + rho * streams(x)
+    m = split.small_noise(streams)
+    streams = Streams([(1, 0), (1, 1)])
+    streams(x)
+    error = SIGMAS.view(-1, 1) * streams(posed.y).flatten(1)
+    seen = OPERATORS[name].measured(torch.ones_like(posed.y)).flatten(1)
+    for b in range(2):
+        z = start[b].flatten()
+        r = posed.y[b].flatten() - A @ z
+        d = rho**2 - float(split.last[b]) ** 2
+        moved = A.T @ torch.linalg.solve(rows(A, b, d), r + seen[b] * m[b].flatten())
+        torch.testing.assert_close(found[b].flatten(), z + rho**2 * moved, rtol=0, atol=1e-8)
+        moved = A.T @ torch.linalg.solve(rows(A, b, rho**2), r - seen[b] * error[b])
+        torch.testing.assert_close(simple[b].flatten(), z + rho**2 * moved, rtol=0, atol=1e-8)
+
+
+def test_the_levels_of_a_split() -> None:
+    """From the width of the draws, of an image's particles together, down to rho_K."""
+    posed = Problem(Denoise(SHAPE).double(), Gaussian(0.1), images(count=4))
+    split = Split(posed, images(count=4))
+    wide = torch.full((4, *SHAPE), 0.5, dtype=torch.float64)
+    wide[1] += 3  # |x - 1/2| = 12; without it half the root of D, 2
+    found = split.levels(wide, 2, 3)
+    last = 0.1 / math.sqrt(2)
+    assert found.shape == (3, 4, 1, 1, 1)
+    for b, first in enumerate((12.0, 12.0, 2.0, 2.0)):
+        expected = [first, math.sqrt(first * last), last]
+        assert found[:, b].flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_weights_of_gibbs_are_ratios_of_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """log w grows by log p_k(y | x) - log p_{k-1}(y | x) at every level, and by the first alone."""
+    likelihoods: list[Tensor] = []
+    given: list[Tensor] = []
+    kept: list[Tensor] = []
+    likelihood, resample = Split.log_likelihood, Particles.resample_if_few
+
+    def record(split: Split, x: Tensor, rho: Tensor) -> Tensor:
+        likelihoods.append(likelihood(split, x, rho))
+        return likelihoods[-1]
+
+    def note(particles: Particles, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        given.append(log_w)
+        found = resample(particles, log_w)
+        kept.append(found[1])
+        return found
+
+    monkeypatch.setattr(Split, "log_likelihood", record)
+    monkeypatch.setattr(Particles, "resample_if_few", note)
+    solver = Gibbs(steps=3, particles=4, inner=2, start=3)
+    posed = problem("blur")
+    steps = list(trajectory(posed, PRIOR, solver, Streams([(0, 0), (0, 1)]), posed.y))
+    torch.testing.assert_close(given[0], likelihoods[0])
+    torch.testing.assert_close(given[1], kept[0] + likelihoods[1] - likelihoods[2])
+    torch.testing.assert_close(given[2], kept[1] + likelihoods[3] - likelihoods[4])
+    assert len(likelihoods) == 5 and len(steps) == 3
+    sigmas = [step.sigma for step in steps]
+    assert sigmas == sorted(sigmas, reverse=True) and sigmas[-1] == 0
+    assert all(not torch.equal(step.x, step.x0) for step in steps[:-1])
+    assert torch.equal(steps[-1].x, steps[-1].x0)
+
+
+# Particle filters.
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_twisting_function_and_its_gradient(name: str, sigma: float) -> None:
+    posed, A = problem(name), oracles.dense(OPERATORS[name])
+    x = images(seed=1).requires_grad_()
+    x0 = PRIOR(x, sigma) if sigma > 0 else x
+    r = posed.y.flatten(1) - x0.flatten(1) @ A.T
+    variance = SIGMAS**2 + (0.7 * sigma) ** 2
+    log_psi = -0.5 * r.square().sum(1) / variance
+    found = twisted(PRIOR, posed, x.detach(), sigma, 0.7)
+    torch.testing.assert_close(found.x0, x0.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.log_psi, log_psi.detach(), rtol=1e-9, atol=0)
+    gradient = torch.autograd.grad(log_psi.sum(), x)[0] if sigma > 0 else torch.zeros_like(x)
+    torch.testing.assert_close(found.gradient, gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_the_twisting_function_without_noise_has_a_least_variance() -> None:
+    posed = Problem(Denoise(SHAPE).double(), Gaussian(0.0), images())
+    found = twisted(PRIOR, posed, posed.y + 1e-4, 0.0, 1.0)
+    torch.testing.assert_close(found.log_psi, torch.full((2,), -0.5 * D, dtype=torch.float64))
+
+
+def test_the_level_nearest_to_the_noise_of_a_coefficient() -> None:
+    levels = (2.0, 0.5, 0.1, 0.0)
+    std = torch.tensor([0.0, 0.04, 0.06, 0.29, 0.31, 1.2, 1.3, 2.0, 2.1, math.inf])
+    expected = [0.0, 0.0, 0.1, 0.1, 0.5, 0.5, 2.0, 2.0, math.inf, math.inf]
+    assert nearest_levels(std, levels).tolist() == pytest.approx(expected)
+    found = MCGDiff(kappa=0.01).potential_variance(torch.tensor([0.0, 0.5, 0.6, math.inf]), 0.5)
+    # On [-1, 1]: s^2 - tau^2 + kappa (1 + tau^2), a quarter of it on [0, 1].
+    expected = [(1 + 0.01) / 4, 0.01 * 2 / 4, math.inf, math.inf]
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_coefficients_are_measurements_of_those_of_x() -> None:
+    """ybar = V^T x and its noise is sigma / s, where s > 0."""
+    for operator in OPERATORS.values():
+        x = images()
+        posed = Problem(operator, Gaussian(SIGMAS), operator(x))
+        found = coefficients(posed)
+        seen = torch.isfinite(found.std).expand_as(found.y)
+        assert bool(seen.any())
+        torch.testing.assert_close(found.y[seen], operator.v_t(x)[seen], rtol=1e-7, atol=1e-9)
+        assert bool((found.y[~seen] == 0).all())
+        s = operator.s.expand_as(found.y)
+        sigma = SIGMAS.view(-1, *[1] * (s.ndim - 1)).expand_as(s)
+        std = found.std.expand_as(s)
+        torch.testing.assert_close(std[seen], (sigma / s)[seen], rtol=1e-7, atol=0)
+
+
+# Draws and descents.
+
+
+class Linear(Denoiser):
+    """D(x) = 1/2 + J (x - 1/2) for any number J."""
+
+    def __init__(self, J: float) -> None:
+        super().__init__()
+        self.shape, self.schedule, self.J = SHAPE, Schedule.linear(), J
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return 0.5 + self.J * (x - 0.5)
+
+
+@pytest.mark.parametrize(("J", "spread"), [(0.25, 0.5), (-1.0, -1.0), (1e-6, 1e-5), (1.0, 1.0)])
+def test_the_last_step_of_a_draw_given_x(J: float, spread: float) -> None:
+    """x0 + sigma sqrt(J) z; a J that is no covariance, or next to none, is scaled by 1 to 10 only."""
+    x = images(seed=3)
+    level = torch.tensor([0.3, 0.1], dtype=torch.float64).view(2, 1, 1, 1)
+    found = conditional(Linear(J), x, level, level / 9, 1, Streams([(0, 0), (0, 1)]))
+    z = Streams([(0, 0), (0, 1)])(x)
+    expected = 0.5 + J * (x - 0.5) + level * spread * z
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01])
+def test_adam_is_torch_s(rate: float) -> None:
+    parameter = images().requires_grad_()
+    judge = torch.optim.Adam([parameter], lr=0.3, betas=(0.9, 1 - rate), eps=1e-8)
+    adam, x = Adam(images(), rate), images()
+    for k in range(6):
+        gradient = oracles.normal(2, *SHAPE, seed=k) * 10.0 ** (2 * k - 9)
+        parameter.grad = gradient
+        judge.step()
+        x = x - adam.step(gradient, 0.3)
+        torch.testing.assert_close(x, parameter.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_the_gradient_of_the_chains_of_daps() -> None:
+    posed = problem("blur")
+    w, center = images(seed=1).requires_grad_(), images(seed=2)
+    variance = 0.03
+    log_density = -((w - center) ** 2).sum() / (2 * 0.4**2)
+    log_density = log_density - ((posed.y - OPERATORS["blur"](w)) ** 2).sum() / (2 * variance)
+    expected = torch.autograd.grad(log_density, w)[0]
+    found = log_density_gradient(posed, w.detach(), center, 0.4, variance)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_noise_added_on_the_way_up() -> None:
+    x = images()
+    found = diffuse(x, 0.3, 0.5, Streams([(0, 0), (0, 1)]))
+    torch.testing.assert_close(found, x + 0.4 * Streams([(0, 0), (0, 1)])(x), rtol=0, atol=1e-12)
