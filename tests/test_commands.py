@@ -93,7 +93,7 @@ def compare(setting: sources.Setting, expected: str) -> None:
         return
     text, _, default = expected.rpartition(" = ")
     plain = re.sub(r"\b(Tensor|ndarray|Kernel) \| | \| (Tensor|ndarray)\b", "", text)
-    quoted = re.sub(r"'(\w+)'", r"\1", plain).replace("kernel", "str")
+    quoted = re.sub(r"'([^']+)'", r"\1", plain).replace("kernel", "str")
     assert set(kind.replace("kernel | ", "").split(" | ")) <= set(quoted.split(" | ")), setting.name
     if setting.default and not default.startswith("{"):
         assert setting.default == sources.as_yaml(eval(default, {"inf": float("inf")}))
