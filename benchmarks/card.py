@@ -33,7 +33,7 @@ from invdiff.evaluation.metrics import lpips, psnr
 from invdiff.io.collection import image_files, read_images
 from invdiff.io.pictures import read_image, to_channels
 from invdiff.likelihood import LikelihoodSettings, evaluate
-from invdiff.prior.checkpoint import load_prior
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.ddpm import BitsPerDim
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.problem import Problem
@@ -175,7 +175,7 @@ def nearest_neighbours(
 
 def main(words: list[str]) -> None:
     s = config.validate(CardSettings, config.resolve(words, CardSettings))
-    prior = load_prior(s.prior)
+    prior = load_network(s.prior)
     train, held_out = load_data(s.data, s.size, s.channels, crop=s.crop, held_out=s.held_out)
     every = held_out.batch(torch.arange(len(held_out)))
     terms = evaluate(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from invdiff import config
 from invdiff.io.pictures import grid
 from invdiff.io.write import write_image
-from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_network
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided
 from invdiff.prior.reverse import generate
@@ -93,7 +93,7 @@ def guided_priors(
     s: GuidanceSettings, out: Path
 ) -> list[tuple[str, str, Callable[[int], Denoiser]]]:
     """What is compared: name, strength, and the prior of a label."""
-    plain, conditional = load_prior("fashion"), load_prior(out / "classes")
+    plain, conditional = load_network("fashion"), load_network(out / "classes")
     classifier = load_classifier(out / "classifier")
     return [
         ("unconditional", "", lambda label: plain),

@@ -35,10 +35,11 @@ import torch
 from peer import NAMES, Peer, PeerSolver, Settings, load
 from torch import Tensor
 
-from invdiff import Problem, config, load_prior, restore
+from invdiff import Problem, config, restore
 from invdiff.estimate import Estimate
 from invdiff.evaluation.metrics import lpips, psnr
 from invdiff.io.collection import read_images
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.resources import example_images
 from invdiff.solve import SolveSettings
@@ -354,7 +355,7 @@ def main() -> None:
     args = arguments()
     warnings.filterwarnings("ignore", "misfit")  # it has a column
     libraries = load(args.peers)
-    prior = load_prior(args.prior)
+    prior = load_network(args.prior)
     truth = read_images(str(example_images(args.examples)))[0][: args.images]
     others = tuning_images(args.data, args.tune_images, truth.shape[-1])
     rows: list[Settings] = []

@@ -26,7 +26,7 @@ from torch import Tensor
 from invdiff import config
 from invdiff.errors import InputError
 from invdiff.evaluation.metrics import alexnet_features, frechet_distance
-from invdiff.prior.checkpoint import load_prior
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import Sampler, calls, generate
 from invdiff.prior.schedule import Spacing
@@ -106,7 +106,7 @@ def row(prior: Denoiser, words: str, reference: Tensor, s: SamplingSettings) -> 
 
 def main(words: list[str]) -> None:
     s = config.validate(SamplingSettings, config.resolve(words, SamplingSettings))
-    prior = load_prior(s.prior, pick_device(s.device))
+    prior = load_network(s.prior, pick_device(s.device))
     device = next(prior.parameters()).device
     _, held_out = load_data(
         s.data, prior.shape[1], prior.shape[0], crop=s.crop, held_out=s.held_out

@@ -34,7 +34,7 @@ from invdiff.io.collection import read_images
 from invdiff.io.pictures import to_channels
 from invdiff.io.whole import cannot_write, whole_file, write_whole
 from invdiff.io.write import save_figure
-from invdiff.prior.checkpoint import load_prior
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.resources import example_images, pick_device
@@ -89,7 +89,7 @@ class LikelihoodSettings:
 def main(words: list[str]) -> None:
     """Measure what the words of a command line ask for, print it and draw the curve."""
     settings = config.validate(LikelihoodSettings, config.resolve(words, LikelihoodSettings))
-    prior = load_prior(settings.prior, pick_device(settings.device))
+    prior = load_network(settings.prior, pick_device(settings.device))
     x_0 = held_out(settings, prior)
     out = Path(settings.out or f"results/likelihood_{Path(settings.prior).stem}")
     try:

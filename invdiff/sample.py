@@ -35,7 +35,7 @@ from invdiff.io.collection import read_images
 from invdiff.io.pictures import Picture, grid, read_image, to_channels
 from invdiff.io.whole import LONGEST_NAME, whole_file
 from invdiff.io.write import check_target, save_figure, write_image
-from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_network, load_prior
 from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.guidance import guided
@@ -147,7 +147,7 @@ def main(words: list[str]) -> None:
     with whole_file(out) as hidden:
         if len(prior.shape) == 1:
             check_points(settings)
-            save_figure(draw_trajectories(prior, settings), hidden)
+            save_figure(draw_trajectories(load_network(settings.prior, device), settings), hidden)
         else:
             write_image(hidden, picture(told, settings))
     print(f"{settings.show}: {out}")

@@ -342,3 +342,14 @@ def test_points_have_no_decoder(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="loss: found hybrid for points"):
         fit(points, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("sampler", [ImportanceTimesteps(7), StratifiedTimesteps(7)])
+def test_the_largest_random_number_is_the_last_timestep(
+    sampler: UniformTimesteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding can bring a random number up to 1: t is T then, and never T + 1."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **given: torch.ones(*shape, **given) - 1e-17)
+    assert int(sampler.draw(1, CPU)[0]) in (1, 7)
+    if isinstance(sampler, ImportanceTimesteps):
+        assert sampler.draw(3, CPU)[0].tolist() == [7, 7, 7]

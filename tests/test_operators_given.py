@@ -34,6 +34,7 @@ from invdiff.operators import (
     VaryingBlur,
 )
 from invdiff.operators.kernels import kernel_tensor
+from invdiff.operators.nonlinear import speckle
 
 SHAPE = (1, 6, 8)
 MASK = np.random.default_rng(1).random((6, 8)) > 0.4
@@ -337,6 +338,7 @@ def test_lines_are_about_the_zero_frequency(convention, tmp_path: Path) -> None:
     [
         ((30, 8, 6), "found 15 coils, or channels, .* combine the coils first"),
         ((4, 8, 6), "found 2 coils"),
+        ((4, 8, 2), "found .*, which has real and imaginary parts last"),
         ((32, 32, 2), "found .*, which has real and imaginary parts last, .*complex values"),
         ((3, 8, 6), r"found shape \(3, 8, 6\), expected \(2 C, H, W\)"),
         ((8, 6), r"found shape \(8, 6\), expected \(2 C, H, W\)"),
@@ -504,3 +506,34 @@ def test_in_half_precision_operators_stay_in_float32(name: str, dtype: torch.dty
 def test_images_of_integers_are_refused() -> None:
     with pytest.raises(InputError, match="images: found uint8, expected float32 or float64"):
         operators.Denoise((1, 2, 2))(torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
+
+
+# Random parts
+
+
+def test_plates_have_phases_all_round_the_circle() -> None:
+    plates = torch.view_as_complex(operators.CodedDiffraction((1, 40, 40), 4, seed=1).plates)
+    torch.testing.assert_close(plates.abs(), torch.ones_like(plates.abs()))
+    for power in (1, 2):  # of 6,400 uniform phases: a standard error of 0.013
+        assert float((plates**power).mean().abs()) < 0.05
+    other = torch.view_as_complex(operators.CodedDiffraction((1, 40, 40), 4, seed=2).plates)
+    assert float((plates - other).abs().mean()) > 1
+
+
+def test_speckles_are_exponential_under_a_gaussian_window() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kernels = torch.stack([speckle(7, generator) for _ in range(4000)])
+    torch.testing.assert_close(kernels.sum((1, 2)), torch.ones(4000).double())
+    offset = torch.arange(-3, 4).double()
+    window = torch.exp(-0.5 * (offset / (7 / 6)) ** 2)
+    expected = window[:, None] * window / (window[:, None] * window).sum()
+    mean = kernels.mean(0)
+    # The sum of the kernel is divided out, which pulls its peak down by a few per cent.
+    assert float((mean - expected).abs().max()) < 0.1 * float(expected.max())
+    ratio = float(mean[3, 3] / mean[3, 5])
+    assert ratio == pytest.approx(float(window[3] / window[5]), rel=0.12)
+
+
+def test_a_matrix_of_low_rank_has_exact_zeros() -> None:
+    a = Separable((1, 6, 3), normal(6, 2) @ normal(2, 6, seed=1), torch.eye(3))
+    assert int((a.exact("s") > 0).sum()) == 6

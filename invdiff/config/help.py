@@ -17,7 +17,7 @@ from invdiff.config.sources import (
     command_text,
     registered,
 )
-from invdiff.config.words import PRESET_KEYS, COMPONENTS
+from invdiff.config.words import COMPONENTS, PRESET_KEYS
 
 FLAGS = ("-h", "--help")
 WIDTH = 100

@@ -84,7 +84,7 @@ class GrayView(DenoiserView):
         sigmas = self.prior.ladder(steps, spacing, t, end)
         return tuple(sigma / math.sqrt(3) for sigma in sigmas)
 
-    def t_at(self, sigma: float) -> float:
+    def t_at(self, sigma: float | Tensor) -> float:
         """Return the timestep at which the colour prior is asked for a level of m."""
         return self.prior.t_at(math.sqrt(3) * sigma)
 

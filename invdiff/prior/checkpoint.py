@@ -25,13 +25,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from invdiff.errors import InputError, brief, shown
+from invdiff.errors import InputError, brief, shown, warn
 from invdiff.io.whole import write_whole
 from invdiff.prior.classifier import NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance
-from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
+from invdiff.prior.loaders import foreign, sidecar
 from invdiff.prior.mlp import MLP
 from invdiff.prior.schedule import Schedule, ScheduleName
+from invdiff.prior.trial import check_denoises
 from invdiff.registry import lookup, names_code
 from invdiff.resources import WEIGHTS, pick_device
 
@@ -162,8 +164,58 @@ def save_prior(path: str | Path, network: nn.Module, spec: Spec) -> None:
     )
 
 
-def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkDenoiser:
-    """Load a prior.
+def load_prior(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    told: Mapping[str, Any] | None = None,
+) -> Denoiser:
+    """Load a prior: one that ships, one of our files, or one of another program.
+
+    Files of guided-diffusion, pesser/pytorch_diffusion, diffusers, denoising-diffusion-pytorch and
+    EDM are told apart by what they hold (`invdiff.prior.loaders`). What such a file does not tell is
+    taken from `told`, from a YAML file beside it (`NAME.yaml`), from a table of public files, and
+    from defaults, which a warning names.
+
+    Args:
+        name: the name of one that ships, a file, a training run's folder, or a folder of diffusers.
+        device: where its weights are to lie.
+        told: settings of another program's file: heads, head_channels, attention_order, schedule,
+            T, rescale_timesteps, size, target, variance; and check=False, to use a prior that does
+            not denoise a simple picture.
+
+    Returns:
+        the prior in float32, in evaluation mode, without gradients for its weights.
+
+    Raises:
+        InputError: there is no such prior, the file is damaged, it is not a prior, or it does not
+            denoise.
+
+    Example:
+        >>> load_prior("swissroll").shape
+        (2,)
+    """
+    if isinstance(name, str | Path) and foreign.recognise(name):
+        return _load_foreign(Path(name), dict(told or {})).to(device)
+    if told:
+        raise InputError(
+            f"prior {name}: found {', '.join(told)}, expected no settings for our own file"
+        )
+    return load_network(name, device)
+
+
+def _load_foreign(path: Path, told: dict[str, Any]) -> Denoiser:
+    settings = {**sidecar.read(path), **told}
+    check = settings.pop("check", True)
+    prior, assumed = foreign.load(path, settings)
+    for line in assumed:
+        warn(f"prior {path}: assumed {line}")
+    if check:
+        check_denoises(prior, str(path), ", ".join(assumed) or "its settings")
+    return prior
+
+
+def load_network(name: str | Path, device: str | torch.device = "cpu") -> NetworkDenoiser:
+    """Load a prior of our own format, with its network in the coordinates of the DDPM.
 
     Args:
         name: the name of one that ships, a .safetensors file, or a training run's folder.
@@ -177,8 +229,8 @@ def load_prior(name: str | Path, device: str | torch.device = "cpu") -> NetworkD
             has no such device.
 
     Example:
-        >>> load_prior("swissroll").shape
-        (2,)
+        >>> load_network("swissroll").target
+        'v'
     """
     spec, network = _load("prior", name, PriorSpec)
     return spec.around(network).eval().requires_grad_(False).to(pick_device(str(device)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from torch import Tensor
+
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
 
@@ -48,7 +50,7 @@ class DenoiserView(Denoiser):
         """Return the noise levels of the prior's ladder."""
         return self.prior.ladder(steps, spacing, t, end)
 
-    def t_at(self, sigma: float) -> float:
+    def t_at(self, sigma: float | Tensor) -> float:
         """Return the timestep at which the prior is asked for a noise level."""
         return self.prior.t_at(sigma)
 

@@ -49,7 +49,7 @@ from invdiff.prior.checkpoint import (
     ClassifierSpec,
     PriorSpec,
     Spec,
-    load_prior,
+    load_network,
     save_prior,
 )
 from invdiff.prior.classifier import NetworkClassifier, cross_entropy, log_probabilities
@@ -842,7 +842,7 @@ class Trainer:
 
     def _take_weights_of(self, name: str) -> None:
         """Begin with the weights of another prior, each of which must fit."""
-        prior = load_prior(name)
+        prior = load_network(name)
         if prior.target != self.spec.target:
             raise InputError(
                 f"init {name}: predicts {prior.target}, expected target={self.spec.target}"

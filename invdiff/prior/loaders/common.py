@@ -1,0 +1,148 @@
+"""What every loader returns, and the reading of weights that execute nothing."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.prior.ddpm import Target, Variance
+from invdiff.prior.schedule import Schedule
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A prior as it was read from another program's file, before the network is built.
+
+    Attributes:
+        network: settings of a registered network, with its `name`.
+        weights: of that network, under its own names.
+        shape: (C, H, W) of the images that it was trained on.
+        schedule: noise levels of its training.
+        target: what the network predicts.
+        variance: of the reverse process.
+        classes: labels that the network knows.
+        assumed: what the file does not tell and was taken for granted, as words to print.
+
+    Example:
+        >>> Foreign({"name": "unet2d"}, {}, (3, 8, 8), Schedule.linear()).target
+        'eps'
+    """
+
+    network: Mapping[str, Any]
+    weights: Weights
+    shape: tuple[int, int, int]
+    schedule: Schedule
+    target: Target = "eps"
+    variance: Variance = "small"
+    classes: int = 0
+    assumed: tuple[str, ...] = field(default_factory=tuple)
+
+
+def read_weights(path: Path) -> Any:
+    """Return what a file of weights holds: tensors by name, mostly, or what they are nested in.
+
+    A pickle is read with torch's reader of plain tensors, which refuses everything else.
+
+    Raises:
+        InputError: the file cannot be read, or it would run code.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            reason = _first_line(error)
+            raise InputError(f"prior {path}: not a readable safetensors file ({reason})") from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"prior {path}: holds more than tensors, which could run code ({_reason(error)}); "
+            "expected a file of weights alone"
+        ) from None
+    except Exception as error:  # a damaged pickle fails as it likes
+        raise InputError(
+            f"prior {path}: not a readable file of weights ({_first_line(error)})"
+        ) from None
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0].strip()[:200] or type(error).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """Return the name that torch refused, where its message has one."""
+    named = re.search(r"(?:Unsupported|GLOBAL|class|function)\s+[`']?([\w.]+)", str(error))
+    return named[1] if named else _first_line(error)
+
+
+def is_state_dict(found: Any) -> bool:
+    """Return whether an object is a non-empty mapping of names to tensors."""
+    return (
+        isinstance(found, Mapping)
+        and bool(found)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
+    )
+
+
+def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> Weights:
+    """Return the weights below a prefix, without it; all of them where none has it."""
+    chosen = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    return chosen or dict(weights)
+
+
+def count(names: Sequence[str], pattern: str) -> int:
+    """Return how many different values the group of a pattern takes in the names.
+
+    Example:
+        >>> count(["down.0.a", "down.1.a", "down.1.b"], r"down\\.(\\d+)\\.")
+        2
+    """
+    return len({found[1] for name in names if (found := re.match(pattern, name))})
+
+
+def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str]) -> Weights:
+    """Return the weights under other names."""
+    return {rename(name): value for name, value in weights.items()}
+
+
+def substitute(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    """Apply each rule, a regular expression and its replacement, to a name in turn."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def joined_qkv(weights: Weights) -> Weights:
+    """Join separate `.q`, `.k` and `.v` of attention to one `.qkv`, and flatten 1x1 convolutions."""
+    joined: Weights = {}
+    for name, value in weights.items():
+        found = re.fullmatch(r"(.*)\.([qkv])\.(weight|bias)", name)
+        if found is None:
+            projection = re.search(r"(attention\.\d+|middle\.1)\.out\.", name)
+            joined[name] = as_matrix(value) if projection else value
+        elif found[2] == "q":
+            parts = [weights[f"{found[1]}.{part}.{found[3]}"] for part in "qkv"]
+            joined[f"{found[1]}.qkv.{found[3]}"] = torch.cat([as_matrix(part) for part in parts])
+    return joined
+
+
+def as_matrix(value: Tensor) -> Tensor:
+    """Return the weight of a 1x1 convolution as the matrix that it is; a bias as it is."""
+    return value.flatten(1) if value.ndim > 1 else value

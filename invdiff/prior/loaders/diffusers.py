@@ -1,0 +1,285 @@
+"""`UNet2DModel` of Hugging Face diffusers: a folder of JSON and weights.
+
+Two layouts: a pipeline's folder (`unet/` and `scheduler/`) and everything at the root. The package
+is not needed to read it. https://huggingface.co/docs/diffusers/api/models/unet2d
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.prior.ddpm import Target, Variance
+from invdiff.prior.loaders.common import (
+    Foreign,
+    is_state_dict,
+    joined_qkv,
+    read_weights,
+    renamed,
+    substitute,
+)
+from invdiff.prior.schedule import Schedule
+
+_TARGETS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+_VARIANCES: dict[str, Variance] = {
+    "fixed_small": "small",
+    "fixed_small_log": "small",
+    "fixed_large": "large",
+    "fixed_large_log": "large",
+    "learned": "small",
+    "learned_range": "learned",
+}
+_WEIGHT_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+_DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True, "ResnetDownsampleBlock2D": False}
+_UP = {"UpBlock2D": False, "AttnUpBlock2D": True, "ResnetUpsampleBlock2D": False}
+
+# To the names of `UNet2D`.
+_RULES = (
+    (r"^conv_in\.", "stem."),
+    (r"^conv_norm_out\.", "norm_out."),
+    (r"^time_embedding\.linear_1\.", "time.0."),
+    (r"^time_embedding\.linear_2\.", "time.2."),
+    (r"^class_embedding\.", "label."),
+    (r"^mid_block\.resnets\.0\.", "middle.0."),
+    (r"^mid_block\.attentions\.0\.", "middle.1."),
+    (r"^mid_block\.resnets\.1\.", "middle.2."),
+    (r"^(down|up)_blocks\.(\d+)\.resnets\.", r"\1.\2.blocks."),
+    (r"^(down|up)_blocks\.(\d+)\.attentions\.", r"\1.\2.attention."),
+    (r"^(down|up)_blocks\.(\d+)\.(?:downsamplers|upsamplers)\.0\.", r"\1.\2.resample."),
+    (r"\.time_emb_proj\.", ".time."),
+    (r"\.conv_shortcut\.", ".skip."),
+    (r"\.group_norm\.", ".norm."),
+    (r"\.(?:to_q|query)\.", ".q."),
+    (r"\.(?:to_k|key)\.", ".k."),
+    (r"\.(?:to_v|value)\.", ".v."),
+    (r"\.(?:to_out\.0|proj_attn)\.", ".out."),
+)
+
+
+def recognise(folder: Path) -> bool:
+    """Return whether a folder looks like one of diffusers'."""
+    return any(
+        (folder / name).is_file()
+        for name in ("model_index.json", "config.json", "unet/config.json")
+    )
+
+
+def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
+    """Return the prior of a folder of diffusers.
+
+    Args:
+        folder: a pipeline, or a model with a scheduler beside it.
+        given: `target`, `variance`, `schedule` or `T`, where the scheduler's file is missing.
+
+    Raises:
+        InputError: the folder holds no unconditional `UNet2DModel`, or one with parts that are not
+            supported.
+    """
+    place = unet_folder(folder)
+    config = read_json(place / "config.json")
+    kind = config.get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel":
+        raise InputError(
+            f"prior {folder}: found a {kind}, expected a UNet2DModel, which is told no text"
+        )
+    scheduler = next(
+        (
+            read_json(path)
+            for path in (
+                folder / "scheduler" / "scheduler_config.json",
+                folder / "scheduler_config.json",
+                place / "scheduler_config.json",
+            )
+            if path.is_file()
+        ),
+        None,
+    )
+    settings = network_settings(folder, config)
+    found = read_weights(weight_file(place))
+    if not is_state_dict(found):
+        raise InputError(
+            f"prior {folder}: found something else than weights by name, expected a state dict"
+        )
+    levels = len(settings["widths"])
+    weights = joined_qkv(renamed(found, lambda name: substitute(name, _RULES)))
+    size = config.get("sample_size") or 2 ** (levels + 2)
+    height, width = (size, size) if isinstance(size, int) else size
+    assumed = () if scheduler else ("schedule=linear T=1000 target=eps (no scheduler_config.json)",)
+    channels = int(config.get("in_channels", 3))
+    variance = variance_of(scheduler or {})
+    if settings["channels_out"] == 2 * channels:
+        variance = "learned"
+    elif settings["channels_out"] != channels:
+        raise InputError(
+            f"prior {folder}: found {channels} channels in and {settings['channels_out']} out, "
+            "expected as many, or twice as many"
+        )
+    target = (scheduler or {}).get("prediction_type", "epsilon")
+    if target not in _TARGETS:
+        raise InputError(
+            f"prior {folder}: found prediction_type {target!r}, expected {', '.join(_TARGETS)}"
+        )
+    return Foreign(
+        settings,
+        weights,
+        (channels, int(height), int(width)),
+        schedule_of(scheduler or {}),
+        target=given.get("target", _TARGETS[target]),
+        variance=variance,
+        classes=settings["classes"],
+        assumed=assumed,
+    )
+
+
+def unet_folder(folder: Path) -> Path:
+    """Return the folder of the network, the averaged one where there is one."""
+    for name in ("unet_ema", "unet", "."):
+        if (folder / name / "config.json").is_file():
+            return folder / name
+    raise InputError(
+        f"prior {folder}: found no config.json, expected the folder of a diffusers model"
+    )
+
+
+def weight_file(folder: Path) -> Path:
+    """Return the file of the weights, safetensors before pickles."""
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    if len(others) == 1:
+        return others[0]
+    raise InputError(f"prior {folder}: found no weights, expected {_WEIGHT_FILES[0]}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the settings in a JSON file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}), expected JSON") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found a {type(found).__name__}, expected settings")
+    return found
+
+
+def network_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `UNet2D` that a config.json asks for.
+
+    Raises:
+        InputError: the network has a part that `UNet2D` has not.
+    """
+
+    def get(name: str, default: Any) -> Any:
+        return config.get(name, default)
+
+    down = get("down_block_types", ["DownBlock2D", *["AttnDownBlock2D"] * 3])
+    up = get("up_block_types", [*["AttnUpBlock2D"] * 3, "UpBlock2D"])
+    for found in [*down, *up]:
+        if found not in _DOWN and found not in _UP:
+            known = ", ".join([*_DOWN, *_UP])
+            raise InputError(f"prior {folder}: found blocks of type {found}, expected {known}")
+    attention = tuple(_DOWN.get(kind, False) for kind in down)
+    attention_up = tuple(_UP.get(kind, False) for kind in reversed(up))
+    only = {
+        "time_embedding_type": "positional",
+        "act_fn": "silu",
+        "class_embed_type": None,
+        "mid_block_type": "UNetMidBlock2D",
+    }
+    for name, expected in only.items():
+        if get(name, expected) not in (expected, "swish" if name == "act_fn" else expected):
+            raise InputError(
+                f"prior {folder}: found {name}={config[name]!r}, expected {expected!r}"
+            )
+    scale_shift = get("resnet_time_scale_shift", "default") == "scale_shift"
+    middle = bool(get("add_attention", True))
+    if middle and scale_shift and get("attn_norm_num_groups", None) is None:
+        raise InputError(
+            f"prior {folder}: found attention without a norm in the middle, expected attn_norm_num_groups"
+        )
+    widths = tuple(int(width) for width in get("block_out_channels", (224, 448, 672, 896)))
+
+    def resampling(kinds: list[str], word: str, block: str) -> str:
+        return "residual" if get(word, "conv") == "resnet" or block in kinds else "conv"
+
+    return {
+        "name": "unet2d",
+        "channels_out": int(get("out_channels", 3)),
+        "widths": widths,
+        "blocks": int(get("layers_per_block", 2)),
+        "attention": attention,
+        "attention_up": attention_up,
+        "middle_attention": middle,
+        "head_channels": get("attention_head_dim", 8),
+        "modulation": "scale_shift" if scale_shift else "shift",
+        "down": resampling(down, "downsample_type", "ResnetDownsampleBlock2D"),
+        "up": resampling(up, "upsample_type", "ResnetUpsampleBlock2D"),
+        "symmetric_padding": int(get("downsample_padding", 1)) == 1,
+        "time_width": widths[0],
+        "cosine_first": bool(get("flip_sin_to_cos", True)),
+        "frequency_shift": int(get("freq_shift", 0)),
+        "groups": int(get("norm_num_groups", 32)),
+        "eps": float(get("norm_eps", 1e-5)),
+        "classes": int(get("num_class_embeds", 0) or 0),
+        "middle_scale": 1 / float(get("mid_block_scale_factor", 1)),
+        "centre": bool(get("center_input_sample", False)),
+    }
+
+
+def variance_of(scheduler: Mapping[str, Any]) -> Variance:
+    """Return the variance of the reverse process that a scheduler asks for."""
+    return _VARIANCES.get(scheduler.get("variance_type", "fixed_small"), "small")
+
+
+def schedule_of(scheduler: Mapping[str, Any]) -> Schedule:
+    """Return the noise levels of a scheduler's settings.
+
+    Raises:
+        InputError: a schedule of an unknown name.
+    """
+    T = int(scheduler.get("num_train_timesteps", 1000))
+    first = float(scheduler.get("beta_start", 1e-4))
+    last = float(scheduler.get("beta_end", 0.02))
+    name = scheduler.get("beta_schedule", "linear")
+    trained = scheduler.get("trained_betas")
+    line = torch.linspace(first, last, T, dtype=torch.float64)
+    if trained is not None:
+        betas = torch.tensor(trained, dtype=torch.float64)
+    elif name == "linear":
+        betas = line
+    elif name == "scaled_linear":
+        betas = torch.linspace(first**0.5, last**0.5, T, dtype=torch.float64).square()
+    elif name == "squaredcos_cap_v2":
+        betas = Schedule.cosine(T).beta[1:]
+    elif name == "sigmoid":
+        betas = torch.linspace(-6, 6, T, dtype=torch.float64).sigmoid() * (last - first) + first
+    else:
+        raise InputError(
+            f"beta_schedule: found {name!r}, expected linear, scaled_linear, squaredcos_cap_v2 or sigmoid"
+        )
+    abar = (1 - betas).cumprod(0)
+    if scheduler.get("rescale_betas_zero_snr"):
+        abar = zero_terminal_snr(abar)
+    return Schedule(abar)
+
+
+def zero_terminal_snr(abar: Tensor) -> Tensor:
+    """Return abar shifted and scaled so that the last one is (almost) zero.
+
+    Lin et al. 2023, Alg. 1 (https://arxiv.org/abs/2305.08891). The last level, whose sigma would be
+    infinite, is kept at abar = 1e-8.
+    """
+    root = abar.sqrt()
+    shifted = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return shifted.square().clamp_min(1e-8)

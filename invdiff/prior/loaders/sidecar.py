@@ -1,0 +1,83 @@
+"""Settings beside a file of weights: what the weights do not tell, in YAML.
+
+`NAME.yaml` beside `NAME.pt` holds settings by our names (heads, head_channels, attention_order,
+schedule, T, rescale_timesteps, size, target, variance, check) or by the flags of guided-diffusion,
+as `model_config.yaml` of DPS and the files in `confs/` of RePaint do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from invdiff.errors import InputError, shown
+
+NAMES = (
+    "heads",
+    "head_channels",
+    "attention_order",
+    "schedule",
+    "T",
+    "rescale_timesteps",
+    "size",
+    "target",
+    "variance",
+    "check",
+)
+MAX_BYTES = 100_000
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the settings beside a file of weights, none where there is no such YAML file.
+
+    Raises:
+        InputError: the YAML file cannot be read, or holds something else than settings.
+    """
+    for place in (
+        path.with_suffix(".yaml"),
+        path.with_suffix(".yml"),
+        path.parent / "model_config.yaml",
+    ):
+        if place.is_file() and place != path:
+            return _understood(place, _mapping(place))
+    return {}
+
+
+def _mapping(place: Path) -> Mapping[str, Any]:
+    try:
+        with place.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise InputError(f"{place}: found more than {MAX_BYTES} bytes, expected settings")
+        found = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{place}: cannot be read ({error}), expected YAML") from None
+    if not isinstance(found, Mapping):
+        raise InputError(f"{place}: found {shown(found)}, expected settings (key: value)")
+    return found
+
+
+def _understood(place: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under our names; flags that the weights tell by themselves are left out."""
+    settings = {name: found[name] for name in NAMES if name in found}
+    heads, head_channels = found.get("num_heads"), found.get("num_head_channels")
+    if isinstance(head_channels, int) and head_channels > 0:
+        settings.setdefault("head_channels", head_channels)
+    elif isinstance(heads, int) and heads > 0:
+        settings.setdefault("heads", heads)
+    if "use_new_attention_order" in found:
+        order = "new" if found["use_new_attention_order"] else "legacy"
+        settings.setdefault("attention_order", order)
+    flags = {
+        "noise_schedule": "schedule",
+        "diffusion_steps": "T",
+        "rescale_timesteps": "rescale_timesteps",
+        "image_size": "size",
+    }
+    for flag, name in flags.items():
+        if found.get(flag) is not None:
+            settings.setdefault(name, found[flag])
+    return settings

@@ -1,0 +1,530 @@
+"""Files of other programs: random weights written by the reference packages, read by our loaders."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from invdiff.errors import InputError
+from invdiff.prior.checkpoint import load_network, load_prior
+from invdiff.prior.loaders import ddpm_pytorch, diffusers, foreign, guided, pesser, sidecar
+from invdiff.prior.loaders.common import Foreign, read_weights
+from invdiff.prior.schedule import Schedule
+from invdiff.prior.trial import LEVELS, gain
+from invdiff.registry import lookup
+from invdiff.resources import WEIGHTS
+
+pytestmark = pytest.mark.slow
+
+
+def filled(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Return the network with random weights everywhere, zeroed layers included."""
+    torch.manual_seed(seed)
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.05 if weight.ndim > 1 else 0.1)
+    return network.eval()
+
+
+def built(found: Foreign) -> nn.Module:
+    """Return the network that a loader describes, with its weights."""
+    settings = dict(found.network)
+    network = lookup("network", settings.pop("name"))(channels=found.shape[0], **settings)
+    network.load_state_dict(found.weights)
+    return network.eval()
+
+
+def assert_same(reference: Any, found: Foreign, labels: Tensor | None = None) -> None:
+    """Assert that both networks say the same of random images, to 1e-5."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, found.shape[0], 16, 32, generator=generator)
+    t = torch.tensor([3, 517])
+    with torch.no_grad():
+        expected = reference(x, t) if labels is None else reference(x, t, labels)
+        expected = getattr(expected, "sample", expected)
+        network = built(found)
+        seen = network(x, t.float()) if labels is None else network(x, t.float(), labels)
+    assert expected.abs().max() > 0.1
+    assert (seen - expected).abs().max() < 1e-5
+
+
+GUIDED = {
+    "as ffhq_10m": dict(width=32, mult=(1, 1, 2), blocks=1, at=(4,), out=6, head_channels=16),
+    "half width first": dict(
+        width=64, mult=(0.5, 1, 2), blocks=2, at=(2, 4), out=6, head_channels=32
+    ),
+    "new order, labels": dict(
+        width=64, mult=(1, 2), blocks=1, at=(1, 2), out=6, head_channels=32, order="new", classes=10
+    ),
+    "four heads": dict(width=64, mult=(1, 2), blocks=2, at=(2,), out=3, heads=4),
+    "improved-diffusion": dict(
+        width=32,
+        mult=(1, 2, 2),
+        blocks=3,
+        at=(2,),
+        out=3,
+        heads=4,
+        residual=False,
+        scale_shift=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guided_diffusion(name: str) -> None:
+    unet = pytest.importorskip("azula.plugins.adm._src.unet")
+    case = {
+        "heads": None,
+        "head_channels": None,
+        "order": "legacy",
+        "classes": None,
+        **GUIDED[name],
+    }
+    network = filled(
+        unet.UNetModel(
+            image_size=32,
+            in_channels=3,
+            model_channels=case["width"],
+            out_channels=case["out"],
+            num_res_blocks=case["blocks"],
+            attention_resolutions=case["at"],
+            channel_mult=case["mult"],
+            num_classes=case["classes"],
+            num_heads=case["heads"] or 1,
+            num_head_channels=case["head_channels"] or -1,
+            use_scale_shift_norm=case.get("scale_shift", True),
+            resblock_updown=case.get("residual", True),
+            use_new_attention_order=case["order"] == "new",
+        )
+    )
+    heads = {"heads": case["heads"]} if case["heads"] else {"head_channels": case["head_channels"]}
+    found = guided.load(network.state_dict(), {**heads, "attention_order": case["order"]})
+    labels = torch.tensor([1, 7]) if case["classes"] else None
+    assert_same(network, found, labels)
+    assert found.variance == ("learned" if case["out"] == 6 else "small")
+    assert found.classes == (case["classes"] or 0)
+    assert [entry.split("=")[0] for entry in found.assumed] == ["schedule", "T"]
+
+
+def test_the_table_of_public_guided_diffusion_files() -> None:
+    def known(
+        width: int, mult: tuple[float, ...], blocks: int, classes: int, residual: bool = True
+    ):
+        widths = tuple(int(width * m) for m in mult)
+        found = guided.Architecture(
+            width, widths, blocks, (False,) * len(mult), True, residual, 3, 6, classes
+        )
+        return guided.untold(found, {})[0]
+
+    ffhq = known(128, (1, 1, 2, 2, 4, 4), 1, 0)
+    assert ffhq == guided.Untold(size=256)
+    small = known(192, (1, 2, 3, 4), 3, 1000)
+    assert small == guided.Untold(attention_order="new", schedule="cosine", size=64)
+    four = known(256, (1, 1, 2, 3, 4), 2, 1000)
+    assert four == guided.Untold(heads=4, head_channels=None, size=128)
+    cifar = known(128, (1, 2, 2, 2), 3, 0, residual=False)
+    assert (cifar.schedule, cifar.T, cifar.rescale_timesteps, cifar.size) == (
+        "cosine",
+        4000,
+        True,
+        32,
+    )
+
+
+def test_rescaled_timesteps_are_told_on_the_scale_of_1000() -> None:
+    unet = pytest.importorskip("azula.plugins.adm._src.unet")
+    network = filled(unet.UNetModel(16, 3, 32, 3, 1, (), channel_mult=(1, 2), resblock_updown=True))
+    found = guided.load(network.state_dict(), {"T": 4000, "rescale_timesteps": True})
+    assert found.schedule.T == 4000
+    assert torch.equal(found.schedule.timesteps[1:], torch.arange(4000.0, dtype=torch.float64) / 4)
+
+
+DIFFUSERS = {
+    "google/ddpm": dict(
+        block_out_channels=(32, 64, 64),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        freq_shift=1,
+        flip_sin_to_cos=False,
+        downsample_padding=0,
+        norm_eps=1e-6,
+        attention_head_dim=None,
+    ),
+    "labels": dict(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=5,
+    ),
+    "residual resampling": dict(
+        in_channels=1,
+        out_channels=2,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        downsample_type="resnet",
+        upsample_type="resnet",
+        resnet_time_scale_shift="scale_shift",
+        attn_norm_num_groups=32,
+        attention_head_dim=16,
+        center_input_sample=True,
+        mid_block_scale_factor=1.4,
+    ),
+    "attention one way": dict(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+        add_attention=False,
+        norm_num_groups=16,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIFFUSERS)
+@pytest.mark.parametrize("layout", ["pipeline", "flat", "pickle"])
+def test_diffusers(name: str, layout: str, tmp_path: Path) -> None:
+    package = pytest.importorskip("diffusers")
+    network = filled(package.UNet2DModel(sample_size=16, **DIFFUSERS[name]))
+    scheduler = package.DDPMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction")
+    if layout == "pipeline":
+        package.DDPMPipeline(network, scheduler).save_pretrained(tmp_path)
+    else:
+        network.save_pretrained(tmp_path, safe_serialization=layout == "flat")
+        scheduler.save_pretrained(tmp_path)
+    found = diffusers.load(tmp_path, {})
+    labels = torch.tensor([1, 4]) if found.classes else None
+    assert_same(network, found, labels)
+    assert found.target == "v"
+    assert found.assumed == ()
+    assert (found.schedule.abar[1:] - scheduler.alphas_cumprod).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beta_schedule": "linear"},
+        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"beta_schedule": "sigmoid"},
+        {"trained_betas": [0.1, 0.2, 0.3]},
+        {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True},
+    ],
+)
+def test_schedules_of_diffusers(settings: dict[str, Any]) -> None:
+    package = pytest.importorskip("diffusers")
+    expected = package.DDPMScheduler(**settings).alphas_cumprod.double()
+    abar = diffusers.schedule_of(settings).abar[1:]
+    # The last level of a zero-SNR schedule is kept a little above zero on purpose.
+    assert (abar - expected).abs().max() < 1e-6
+
+
+def test_old_names_of_attention_in_diffusers(tmp_path: Path) -> None:
+    package = pytest.importorskip("diffusers")
+    network = filled(package.UNet2DModel(sample_size=16, **DIFFUSERS["google/ddpm"]))
+    network.save_pretrained(tmp_path, safe_serialization=False)
+    path = tmp_path / "diffusion_pytorch_model.bin"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = {
+        re.sub("|".join(map(re.escape, old)), lambda m: old[m[0]], name): value
+        for name, value in torch.load(path, weights_only=True).items()
+    }
+    torch.save(weights, path)
+    assert_same(network, diffusers.load(tmp_path, {}))
+
+
+def as_pesser(name: str, levels: int) -> str:
+    """Return the name of a weight of diffusers in pesser/pytorch_diffusion."""
+    rules = [
+        (r"^time_embedding\.linear_1", "temb.dense.0"),
+        (r"^time_embedding\.linear_2", "temb.dense.1"),
+        (r"^conv_norm_out", "norm_out"),
+        (r"^mid_block\.resnets\.0", "mid.block_1"),
+        (r"^mid_block\.attentions\.0", "mid.attn_1"),
+        (r"^mid_block\.resnets\.1", "mid.block_2"),
+        (r"^down_blocks\.(\d)\.resnets", r"down.\1.block"),
+        (r"^down_blocks\.(\d)\.attentions", r"down.\1.attn"),
+        (r"^down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
+        ("time_emb_proj", "temb_proj"),
+        ("conv_shortcut", "nin_shortcut"),
+        ("group_norm", "norm"),
+        (r"to_([qkv])", r"\1"),
+        (r"to_out\.0", "proj_out"),
+    ]
+    up = re.match(r"up_blocks\.(\d)\.(resnets|attentions|upsamplers\.0)(.*)", name)
+    if up:
+        kind = {"resnets": "block", "attentions": "attn", "upsamplers.0": "upsample"}[up[2]]
+        name = f"up.{levels - 1 - int(up[1])}.{kind}{up[3]}"
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_pesser(wrapped: bool) -> None:
+    package = pytest.importorskip("diffusers")
+    network = filled(package.UNet2DModel(sample_size=16, **DIFFUSERS["google/ddpm"]))
+    weights = {as_pesser(name, 3): value for name, value in network.state_dict().items()}
+    for name, value in weights.items():
+        if re.search(r"attn.*\.(q|k|v|proj_out)\.weight$", name):
+            weights[name] = value[:, :, None, None]
+    content: Any = weights
+    if wrapped:  # a training run of the DDIM repository, whose last entry is the average
+        model = {f"module.{name}": torch.zeros_like(value) for name, value in weights.items()}
+        content = [model, {}, 3, 100, {f"module.{name}": value for name, value in weights.items()}]
+    found = pesser.unwrapped(content)
+    assert pesser.recognise(found)
+    assert_same(network, pesser.load(found, {}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(dim=16, dim_mults=(1, 2, 4)),
+        dict(
+            dim=16,
+            init_dim=24,
+            dim_mults=(1, 2),
+            full_attn=(True, False),
+            channels=1,
+            attn_heads=2,
+            attn_dim_head=8,
+        ),
+    ],
+    ids=["default", "full attention first"],
+)
+def test_denoising_diffusion_pytorch(settings: dict[str, Any]) -> None:
+    package = pytest.importorskip("denoising_diffusion_pytorch")
+    network = filled(package.Unet(**settings))
+    diffusion = package.GaussianDiffusion(network, image_size=16)
+    file = {"step": 1, "model": diffusion.state_dict(), "ema": {}, "scaler": None, "version": "2"}
+    weights = ddpm_pytorch.unwrapped(file)
+    assert ddpm_pytorch.recognise(weights)
+    found = ddpm_pytorch.load(weights, {})
+    assert_same(network, found)
+    assert found.target == "v"
+    assert (found.schedule.abar[1:] - diffusion.alphas_cumprod).abs().max() < 1e-6
+
+
+def test_the_average_of_a_denoising_diffusion_pytorch_run_is_preferred() -> None:
+    weights = {"model.init_conv.weight": torch.zeros(1)}
+    average = {"ema_model.model.init_conv.weight": torch.ones(1), "step": torch.tensor(3)}
+    found = ddpm_pytorch.unwrapped({"model": weights, "ema": average})
+    assert found == {"model.init_conv.weight": torch.ones(1)}
+
+
+class Canary:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.path,)
+
+
+def test_a_file_that_holds_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"input_blocks.0.0.weight": Canary(tmp_path / "ran")}, path)
+    with pytest.raises(InputError, match="could run code"):
+        read_weights(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x80\x02damaged", b"text"])
+def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_networks_are_refused(tmp_path: Path) -> None:
+    classifier = {
+        "time_embed.0.weight": torch.zeros(4, 4),
+        "input_blocks.0.0.weight": torch.zeros(4, 3, 3, 3),
+    }
+    with pytest.raises(InputError, match="a classifier; expected a denoiser"):
+        guided.load(classifier, {})
+    upsampler = {
+        **classifier,
+        "input_blocks.0.0.weight": torch.zeros(4, 6, 3, 3),
+        "out.2.weight": torch.zeros(3, 4, 3, 3),
+        "output_blocks.0.0.in_layers.0.weight": torch.zeros(4),
+    }
+    with pytest.raises(InputError, match="found 6 channels in and 3 out: an upsampler"):
+        guided.load(upsampler, {})
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
+    with pytest.raises(InputError, match="found a UNet2DConditionModel"):
+        diffusers.load(tmp_path, {})
+
+
+def written(folder: Path, kind: str) -> tuple[Path, nn.Module]:
+    """Write a file of a format, and return its path and the network in it."""
+    torch.manual_seed(0)
+    if kind == "guided-diffusion":
+        unet = pytest.importorskip("azula.plugins.adm._src.unet")
+        network = filled(
+            unet.UNetModel(
+                16,
+                3,
+                32,
+                6,
+                1,
+                (2,),
+                channel_mult=(1, 2),
+                resblock_updown=True,
+                num_head_channels=64,
+                use_scale_shift_norm=True,
+            )
+        )
+        torch.save(network.state_dict(), folder / "ema.pt")
+        return folder / "ema.pt", network
+    if kind == "denoising-diffusion-pytorch":
+        package = pytest.importorskip("denoising_diffusion_pytorch")
+        network = filled(package.Unet(dim=16, dim_mults=(1, 2)))
+        diffusion = package.GaussianDiffusion(network, image_size=16)
+        torch.save({"step": 1, "model": diffusion.state_dict(), "ema": {}}, folder / "model-1.pt")
+        return folder / "model-1.pt", network
+    package = pytest.importorskip("diffusers")
+    network = filled(package.UNet2DModel(sample_size=16, **DIFFUSERS["google/ddpm"]))
+    if kind == "diffusers":
+        package.DDPMPipeline(network, package.DDPMScheduler()).save_pretrained(
+            folder / "repository"
+        )
+        return folder / "repository", network
+    weights = {as_pesser(name, 3): value for name, value in network.state_dict().items()}
+    for name, value in weights.items():
+        if re.search(r"attn.*\.(q|k|v|proj_out)\.weight$", name):
+            weights[name] = value[:, :, None, None]
+    torch.save(weights, folder / "model.ckpt")
+    return folder / "model.ckpt", network
+
+
+KINDS = ["guided-diffusion", "diffusers", "pesser", "denoising-diffusion-pytorch"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_becomes_the_denoiser_of_its_network(kind: str, tmp_path: Path) -> None:
+    path, network = written(tmp_path, kind)
+    assert foreign.recognise(path)
+    prior, assumed = foreign.load(path, {"target": "eps"} if kind.startswith("denoising") else None)
+    # D at an integer timestep, from the network in the literature's coordinates.
+    t = 500
+    abar = float(prior.schedule.abar[t])
+    sigma = math.sqrt((1 - abar) / abar) / 2
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    x_t = (2 * x - 1) * math.sqrt(abar)
+    with torch.no_grad():
+        out = network(x_t, torch.tensor([t - 1, t - 1]))
+        eps = getattr(out, "sample", out)[:, :3]
+        x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        seen = prior(x, sigma)
+    assert (seen - ((x_0 + 1) / 2).clamp(0, 1)).abs().max() < 1e-4
+    assert all(isinstance(line, str) for line in assumed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_with_a_missing_or_a_wrong_weight_is_one_line(kind: str, tmp_path: Path) -> None:
+    path, _ = written(tmp_path, kind)
+    if path.is_dir():
+        path = path / "unet" / "diffusion_pytorch_model.safetensors"
+        weights = load_file(path)
+    else:
+        weights = torch.load(path, weights_only=True)
+        weights = weights.get("model", weights)
+    name = [
+        name
+        for name in weights
+        if "conv_out" in name or name.startswith(("out.2", "model.final_conv"))
+    ][0]
+    for damaged in (
+        {key: value for key, value in weights.items() if key != name},
+        {**weights, name: torch.zeros(7, 7)},
+        {**weights, name: torch.full_like(weights[name], torch.nan)},
+        {**weights, "extra.weight": torch.zeros(2)},
+    ):
+        if path.suffix == ".safetensors":
+            save_file(damaged, path)
+            place = path.parents[1]
+        else:
+            torch.save(damaged, path)
+            place = path
+        with pytest.raises(InputError) as caught:
+            foreign.load(place)
+        assert "\n" not in str(caught.value)
+        assert str(place) in str(caught.value)
+
+
+def test_unknown_words_and_unknown_weights_are_one_line(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    with pytest.raises(InputError, match="'head' is no setting of this file; did you mean 'heads'"):
+        foreign.load(path, {"head": 4})
+    torch.save({"lora_up.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(
+        InputError, match="found weights such as 'lora_up.weight', expected those of"
+    ):
+        foreign.load(path)
+
+
+def test_our_own_files_are_not_foreign() -> None:
+    assert not foreign.recognise(WEIGHTS / "fashion.safetensors")
+    assert not foreign.recognise("no such file.pt")
+
+
+def test_load_prior_takes_any_file_and_tries_it_before_any_work(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    with (
+        pytest.raises(InputError, match="one of these may be wrong: attention_order"),
+        pytest.warns(UserWarning, match="assumed schedule=linear"),
+    ):
+        load_prior(path, told={"head_channels": 64})
+    with pytest.warns(UserWarning, match="assumed T=1000"):
+        prior = load_prior(path, told={"head_channels": 64, "check": False})
+    assert prior.shape == (3, 16, 16)
+    with pytest.raises(InputError, match="expected no settings for our own file"):
+        load_prior("fashion", told={"heads": 4})
+
+
+def test_a_yaml_file_beside_the_weights_tells_what_they_do_not(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    flags = {
+        "image_size": 16,
+        "num_head_channels": -1,
+        "num_heads": 2,
+        "use_new_attention_order": True,
+        "noise_schedule": "cosine",
+        "attention_resolutions": "2",
+    }
+    path.with_suffix(".yaml").write_text(json.dumps(flags))
+    assert sidecar.read(path) == {
+        "heads": 2,
+        "attention_order": "new",
+        "schedule": "cosine",
+        "size": 16,
+    }
+    path.with_suffix(".yaml").write_text("[1, 2]")
+    with pytest.raises(InputError, match="expected settings"):
+        sidecar.read(path)
+
+
+def test_the_trial_sees_a_wrong_target_and_a_wrong_schedule() -> None:
+    prior = load_network("fashion")
+    for sigma in LEVELS:
+        assert gain(prior, sigma) > 7
+    prior.target = "eps"
+    assert min(gain(prior, sigma) for sigma in LEVELS) < 0
+    other = load_network("fashion")
+    other.schedule = Schedule.linear()
+    assert min(gain(other, sigma) for sigma in LEVELS) < 1
