@@ -17,7 +17,7 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import Gibbs, MCGDiff
+from invdiff.solvers import SITCOM, Gibbs, MCGDiff, PnPDM
 from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tools.adam import Adam
@@ -37,6 +37,17 @@ OPERATORS: dict[str, SpectralOperator] = {
 }
 PRIOR = oracles.denoiser(oracles.exponential_prior(SHAPE), SHAPE)
 SIGMAS = torch.tensor([0.05, 0.2], dtype=torch.float64)
+
+
+class Linear(Denoiser):
+    """D(x) = 1/2 + J (x - 1/2) for any number J."""
+
+    def __init__(self, J: float) -> None:
+        super().__init__()
+        self.shape, self.schedule, self.J = SHAPE, Schedule.linear(), J
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return 0.5 + self.J * (x - 0.5)
 
 
 def images(seed: int = 0, count: int = 2) -> Tensor:
@@ -177,6 +188,60 @@ def test_the_weights_of_gibbs_are_ratios_of_its_targets(monkeypatch: pytest.Monk
     assert torch.equal(steps[-1].x, steps[-1].x0)
 
 
+def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """First from the prior, whose highest level x has, then from every level of z."""
+    drawn: list[tuple[Tensor, Tensor, int]] = []
+
+    def record(
+        prior: Denoiser, x: Tensor, sigma: Tensor, last: Tensor, steps: int, noise: Streams
+    ) -> Tensor:
+        drawn.append((sigma, last, steps))
+        return conditional(prior, x, sigma, last, steps, noise)
+
+    monkeypatch.setattr("invdiff.solvers.gibbs.conditional", record)
+    solver = Gibbs(steps=2, particles=2, inner=3, start=4)
+    posed = problem("average")
+    steps = list(trajectory(posed, PRIOR, solver, Streams([(0, 0), (0, 1)]), posed.y))
+    assert [count for _, _, count in drawn] == [4, 3, 3]
+    split = Split(posed.select([0, 0, 1, 1]), images(count=4))
+    for _, last, _ in drawn:
+        torch.testing.assert_close(last, split.last / 10)
+    highest = torch.full_like(split.last, solver.ladder(PRIOR)[0])
+    torch.testing.assert_close(drawn[0][0], highest)
+    torch.testing.assert_close(drawn[2][0], split.last)
+    assert steps[0].sigma == pytest.approx(float(drawn[1][0].max()))
+
+
+def test_the_levels_of_pnpdm_begin_at_the_highest_of_the_prior() -> None:
+    """A rho above it is that level, at which the prior is called once."""
+    solver = PnPDM(steps=3, rho_max=1000.0, decay=0.01, rho_min=0.2, levels=7)
+    highest = PRIOR.ladder(7, "karras")[0]
+    assert solver.ladder(PRIOR) == pytest.approx((highest, 5.0, 0.1, 0.0))
+    called: list[float] = []
+
+    class Called(Linear):
+        def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            called.append(float(sigma))
+            return super().forward(x, sigma)
+
+    posed = problem("mask")
+    next(iter(trajectory(posed, Called(0.5), solver, Streams([(0, 0), (0, 1)]), posed.y)))
+    assert called == list(PRIOR.ladder(7, "karras")[:-1])
+
+
+@pytest.mark.parametrize(("apart", "fits"), [(0.09, True), (0.11, False)])
+def test_sitcom_leaves_alone_what_fits_within_the_margin(apart: float, fits: bool) -> None:
+    """A root mean square of sigma_y + margin / 2 on [0, 1], here 0.05 + 0.05."""
+    x = images()
+    posed = Problem(Denoise(SHAPE).double(), Gaussian(0.05), x + apart)
+    solver = SITCOM(steps=1, iterations=2, margin=0.1)
+    streams = Streams([(0, 0), (0, 1)])
+    (step,) = solver.iterate(Linear(1.0), posed, x, (0.1, 0.0), streams)
+    assert torch.equal(step.x0, x) == fits
+
+
 # Particle filters.
 
 
@@ -230,17 +295,6 @@ def test_coefficients_are_measurements_of_those_of_x() -> None:
 
 
 # Draws and descents.
-
-
-class Linear(Denoiser):
-    """D(x) = 1/2 + J (x - 1/2) for any number J."""
-
-    def __init__(self, J: float) -> None:
-        super().__init__()
-        self.shape, self.schedule, self.J = SHAPE, Schedule.linear(), J
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return 0.5 + self.J * (x - 0.5)
 
 
 @pytest.mark.parametrize(("J", "spread"), [(0.25, 0.5), (-1.0, -1.0), (1e-6, 1e-5), (1.0, 1.0)])

@@ -120,7 +120,7 @@ def call_in(
 
 
 def in_own_dtype(network: nn.Module, x_t: Tensor, *told: Tensor) -> Tensor:
-    """Return what a network makes of x_t, in the dtype of x_t, computed in that of its weights."""
+    """Call a network in the dtype of its weights, and return its output in the dtype of x_t."""
     weights = weights_like(network)
     return call_in(x_t.dtype if weights is None else weights.dtype, network, x_t, *told)
 

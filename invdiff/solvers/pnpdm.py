@@ -76,7 +76,7 @@ class PnPDM(Solver):
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
         """Return the noise levels of a run under a prior, decreasing to 0."""
-        highest = prior.ladder(1)[0]
+        highest = prior.ladder(self.levels, self.spacing)[0]
         rhos = [max(self.rho_max * self.decay**k, self.rho_min) for k in range(self.steps)]
         return (*[min(rho / 2, highest) for rho in rhos], 0.0)
 
