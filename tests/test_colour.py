@@ -202,9 +202,11 @@ def test_cmyk_without_a_profile_is_as_pillow_has_it(tmp_path: Path) -> None:
 
 def test_what_is_as_good_as_srgb_and_what_is_nearly(tmp_path: Path) -> None:
     """Another maker's sRGB is left alone; its primaries with another curve are not."""
-    save(tmp_path / "x.png", CARD, profile(SRGB_PRIMARIES, None))
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    red = (SRGB_PRIMARIES[0][0] + 0.001, *SRGB_PRIMARIES[0][1:])  # converted, some differ by 2
+    save(tmp_path / "x.png", colours, profile((red, *SRGB_PRIMARIES[1:]), None))
     found = read_image(tmp_path / "x.png")
-    assert np.array_equal((found * 255).round().numpy(), CARD.transpose(2, 0, 1))
+    assert np.array_equal((found * 255).round().numpy(), colours.transpose(2, 0, 1))
     save(tmp_path / "y.png", CARD, profile(SRGB_PRIMARIES, 2.0))
     found = read_image(tmp_path / "y.png").permute(1, 2, 0).numpy()
     assert np.abs(255 * found - 255 * encoded((CARD / 255) ** 2.0)).max() < 1.6

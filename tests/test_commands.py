@@ -93,7 +93,7 @@ def compare(setting: sources.Setting, expected: str) -> None:
         return
     text, _, default = expected.rpartition(" = ")
     plain = re.sub(r"\b(Tensor|ndarray|Kernel) \| | \| (Tensor|ndarray)\b", "", text)
-    quoted = re.sub(r"'(\w+)'", r"\1", plain).replace("kernel", "str")
+    quoted = re.sub(r"'([^']+)'", r"\1", plain).replace("kernel", "str")
     assert set(kind.replace("kernel | ", "").split(" | ")) <= set(quoted.split(" | ")), setting.name
     if setting.default and not default.startswith("{"):
         assert setting.default == sources.as_yaml(eval(default, {"inf": float("inf")}))
@@ -263,3 +263,14 @@ def test_every_import_is_declared() -> None:
     packages = {"yaml": "pyyaml", "PIL": "pillow", "annotated_types": "annotated-types"}
     missing = {pair for pair in third_party() if packages.get(pair[1], pair[1]) not in declared}
     assert missing == set()
+
+
+def test_a_warning_is_one_line_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import warnings
+
+    for rank, line in [("0", "invdiff: warning: look out\n"), ("1", "")]:
+        monkeypatch.setenv("RANK", rank)
+        command.run_guarded(lambda words: warnings.warn("look\n out", stacklevel=1), [])
+        assert capsys.readouterr().err == line

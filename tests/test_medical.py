@@ -193,6 +193,10 @@ def test_only_the_stored_bits_count(tmp_path: Path) -> None:
     negative = (STORED.astype(np.int16) - 32) & 0x0FFF  # 12 bits, the sign not extended
     write_dicom(tmp_path / "y.dcm", negative.astype(np.int16), BitsStored=12, HighBit=11)
     assert read_picture(tmp_path / "y.dcm").units == Units(-32, 31)
+    dataset = pydicom.dcmread(tmp_path / "y.dcm")
+    del dataset.HighBit
+    dataset.save_as(tmp_path / "y.dcm")
+    assert read_picture(tmp_path / "y.dcm").units == Units(-32, 31)
 
 
 def test_colours_and_their_full_scale(tmp_path: Path) -> None:

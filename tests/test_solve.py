@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from kills import killed_at, operations
@@ -27,6 +28,8 @@ from invdiff.inference import restore
 from invdiff.io.pictures import read_image, read_picture
 from invdiff.io.whole import sweep, write_whole
 from invdiff.io.write import write_image
+from invdiff.noise import Gaussian
+from invdiff.operators import Denoise
 from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
@@ -110,7 +113,7 @@ def test_a_run_leaves_pictures_metrics_and_its_config(
 def test_a_run_in_tiles(prior: Path, picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     main(words(prior, picture, out, "tile=8"))
-    assert json.loads((out / "metrics.json").read_text())["nfe"] == 4
+    assert json.loads((out / "metrics.json").read_text())["nfe"] == 4 * 9  # tiles
     assert yaml.safe_load((out / "config.yaml").read_text())["tile"] == 8
 
 
@@ -302,7 +305,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "no such file, folder or shipped prior": swap(good, "prior=nobody"),
         "cannot be written": swap(good, f"out={tmp_path / 'file' / 'run'}"),
         "task is missing": rest,
-        "expected samples >= 1": swap(good, "samples=0"),
+        "samples: found 0, expected at least 1": swap(good, "samples=0"),
         "tile: found 9 pixels": [*good, "tile=9"],
         "inside the 9x9": swap(good, f"input={tmp_path / 'tiny.png'}"),
         "found Poisson noise": [*good, "solver=ddrm", "noise.name=poisson", "noise.peak=30"],
@@ -509,17 +512,28 @@ def test_images_of_odd_channel_counts_are_kept(
     assert values.shape == mean.shape and np.allclose(values, mean, atol=1e-6)
 
 
-def test_coils_are_kept(prior: Path, tmp_path: Path, quick: None) -> None:
-    """k-space of 15 coils: what is no picture that a format holds is a .npy or a TIFF."""
-    draw = np.random.default_rng(0)
-    y = draw.standard_normal((15, 16, 16)) + 1j * draw.standard_normal((15, 16, 16))
-    np.save(tmp_path / "y.npy", y.astype(np.complex64))
+def test_coils_are_refused_before_the_work(prior: Path, tmp_path: Path) -> None:
+    y = np.ones((15, 16, 16), np.complex64)
+    np.save(tmp_path / "y.npy", y)
     write_image(tmp_path / "mask.png", torch.ones(1, 16, 16))
     given = denoise(prior, tmp_path, tmp_path / "run", "operator.name=fourier_file")
     given = [word for word in given if not word.startswith("input")]
-    main([*given, f"operator.mask={tmp_path}/mask.png", f"measurement={tmp_path}/y.npy"])
-    found = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"posterior.npz", "y_mean.tif", "y_std.tif", "panel.png", "metrics.json"} <= found
+    with pytest.raises(InputError, match="15 channels, expected 1 or 3: combine coils"):
+        main([*given, f"operator.mask={tmp_path}/mask.png", f"measurement={tmp_path}/y.npy"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_posterior_of_many_channels_is_saved(tmp_path: Path) -> None:
+    """As TIFF, the standard deviation too."""
+    y = torch.rand(2, 15, 8, 8, generator=torch.Generator().manual_seed(1))
+    problem = Problem(Denoise((15, 8, 8)), Gaussian(0.1), y)
+    posterior = Posterior(torch.stack([y, y + 0.1]), problem, 1, 0.0)
+    posterior.save(tmp_path)
+    posterior.plot(tmp_path / "panel.png", y)
+    assert tifffile.imread(tmp_path / "001_mean.tif").shape == (8, 8, 15)
+    assert {"posterior.npz", "000_std.tif", "panel.png"} <= set(os.listdir(tmp_path))
+    with pytest.raises(InputError, match="expected a different one per image"):
+        posterior.save(tmp_path, ["a", "a"])
 
 
 def test_metrics_that_cannot_be_had_cost_a_line_before_the_work(
@@ -575,7 +589,7 @@ def test_names_of_any_kind(prior: Path, tmp_path: Path, quick: None) -> None:
     assert len(strict(tmp_path / "run" / "metrics.json")["images"]) == len(names)
     assert max(len(os.fsencode(path.name)) for path in found) <= 255
     out = tmp_path / os.fsdecode(b"caf\xe9")
-    config.run_command(main, "", denoise(prior, tmp_path / "in", out, "images=1", "samples=1"))
+    config.run_command(main, denoise(prior, tmp_path / "in", out, "images=1", "samples=1"))
     assert (out / "panel.png").is_file()
 
 
@@ -669,7 +683,7 @@ LIMITED = """
 import resource, sys
 from invdiff import config, solve
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-config.run_command(solve.main, "", sys.argv[1:])
+config.run_command(solve.main, sys.argv[1:])
 """
 
 

@@ -20,7 +20,7 @@ from invdiff.io.write import write_picture
 HEIGHT, WIDTH = 6, 9
 RAMP = np.linspace(0, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
 needs_imagecodecs = pytest.mark.skipif(
-    not hasattr(tifffile.tifffile.imagecodecs, "packints_decode"), reason="without imagecodecs"
+    tifffile.tifffile.imagecodecs.__name__ != "imagecodecs", reason="without imagecodecs"
 )
 
 
@@ -31,6 +31,8 @@ def without_imagecodecs(monkeypatch: pytest.MonkeyPatch) -> None:
     from invdiff.io import tiff
 
     monkeypatch.setattr(tifffile.tifffile, "imagecodecs", _imagecodecs)
+    known = tifffile.TIFF.DECOMPRESSORS._codecs  # from earlier tests
+    monkeypatch.setattr(tifffile.TIFF.DECOMPRESSORS, "_codecs", {1: known[1]})
     monkeypatch.setattr(tiff, "_has_imagecodecs", lambda: False)
 
 
@@ -379,3 +381,20 @@ def test_subsampled_colours_that_are_not_compressed_are_refused(tmp_path: Path) 
     image.save(tmp_path / "x.tif", tiffinfo={530: (2, 2)})
     with pytest.raises(InputError, match="found a TIFF of subsampled YCbCr, expected RGB"):
         read_picture(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("with_imagecodecs", [True, False])
+@pytest.mark.parametrize("mode", ["RGB", "YCbCr", "L"])
+def test_jpeg_in_tiff(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_imagecodecs: bool, mode: str
+) -> None:
+    if not with_imagecodecs:
+        without_imagecodecs(monkeypatch)
+    colour = np.full((64, 64, 3), (200, 40, 60), np.uint8)
+    page = Image.fromarray(colour).convert(mode)
+    page.save(tmp_path / "x.tif", compression="jpeg", save_all=True, append_images=[page])
+    found = read_picture(tmp_path / "x.tif")
+    wanted = colour if mode != "L" else np.asarray(page)[..., None]
+    assert found.values.shape == (2, wanted.shape[2], 64, 64)
+    stored = 255 * found.values.permute(0, 2, 3, 1).numpy()
+    assert np.abs(stored - wanted).max() <= 3

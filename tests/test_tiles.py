@@ -147,6 +147,14 @@ def test_the_prior_is_called_on_equal_batches() -> None:
     assert prior.seen == [(3, 2, 32, 32)] * (2 * whole // 3)
 
 
+def test_a_batch_of_tiles_holds_2_20_values_at_most() -> None:
+    assert Tiled(network(), 32).at_once == 2**20 // (2 * 32 * 32)
+    assert Tiled(network(), 256).at_once == 8 and Tiled(network(), 4096).at_once == 1
+    prior = Local(reach=1)
+    Tiled(prior, 128, 16)(noisy((600, 600), 1), SIGMAS[:1])  # 6 x 6 tiles
+    assert prior.seen == [(32, 2, 128, 128), (4, 2, 128, 128)]
+
+
 def test_an_image_does_not_depend_on_its_batch() -> None:
     """To the last bit: tiles of two images never share a batch."""
     blend, x = Tiled(network(), 32, at_once=4), noisy((50, 65), 3).float()

@@ -118,7 +118,8 @@ def describe(hint: Any) -> str:
         return "mapping"
     if origin is None and isinstance(hint, type):
         return hint.__name__
-    return str(hint).replace("typing.", "").replace("collections.abc.", "")
+    text = str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return text.replace("Sequence[", "list[")
 
 
 def _construct(cls: type[T], given: Mapping[str, Any], title: str, prefix: str) -> T:

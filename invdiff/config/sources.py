@@ -252,7 +252,8 @@ def _of_subscript(module: Path, name: str, inside: ast.expr) -> list[str]:
         return ["mapping"]
     if name in _PYTHON_ONLY:
         return []
-    return [f"{name.lower()}[{', '.join(ast.unparse(part) for part in parts)}]"]
+    name = {"Sequence": "list"}.get(name, name)
+    return [f"{name}[{', '.join(ast.unparse(part) for part in parts)}]"]
 
 
 def _of_name(module: Path, name: str) -> list[str]:

@@ -187,7 +187,8 @@ def coverage(samples: Tensor | np.ndarray, truth: Tensor | np.ndarray, level: fl
     ranks = len(samples) + 1
     below = (samples < truth).sum(0) / ranks
     above = ((samples <= truth).sum(0) + 1) / ranks
-    low, high = (1 - level) / 2, (1 + level) / 2
+    low = (1 - level) / 2
+    high = (1 + level) / 2
     inside = (above.clamp(low, high) - below.clamp(low, high)) / (above - below)
     return inside.flatten(1).mean(1)
 
@@ -209,7 +210,8 @@ def image_pair(
         >>> image_pair("PSNR", np.zeros((8, 9, 3), np.uint8), torch.zeros(3, 8, 9))[0].shape
         torch.Size([1, 3, 8, 9])
     """
-    first, second = image_batch(name, x), image_batch(name, ref)
+    first = image_batch(name, x)
+    second = image_batch(name, ref)
     if first.shape != second.shape:
         raise InputError(
             f"{name}: found shapes {tuple(x.shape)} and {tuple(ref.shape)}, expected the same"
@@ -295,7 +297,8 @@ def _sample_pair(
     name: str, samples: Tensor | np.ndarray, truth: Tensor | np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Samples (K, B, ...) and the truth (B, ...) as floats."""
-    first, second = as_floats(name, samples), as_floats(name, truth)
+    first = as_floats(name, samples)
+    second = as_floats(name, truth)
     if first.ndim < 3 or first.shape[1:] != second.shape:
         raise InputError(
             f"{name}: found shapes {tuple(first.shape)} and {tuple(second.shape)}, expected "

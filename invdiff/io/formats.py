@@ -32,7 +32,8 @@ MAX_CHANNELS = 4
 # Named one by one: among the formats that Pillow knows, some start other programs (EPS:
 # Ghostscript).
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-_PNG_MAGIC, _GZIP_MAGIC = b"\x89PNG\r\n\x1a\n", b"\x1f\x8b"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_GZIP_MAGIC = b"\x1f\x8b"
 _MAX_BYTES = 2**32  # of what a compressed file holds
 
 
@@ -91,7 +92,8 @@ def _decode_pillow(data: bytes, numbers: Sequence[int] | None = None) -> Pixels:
 
 
 def _check_frames(opened: Image.Image) -> None:
-    count, limit = getattr(opened, "n_frames", 1), 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    count = getattr(opened, "n_frames", 1)
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
     if limit and count * opened.width * opened.height > limit:
         size = f"{opened.width}x{opened.height}"
         raise InputError(f"found {count} images of {size}, expected at most {limit} pixels")

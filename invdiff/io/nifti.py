@@ -16,8 +16,6 @@ import numpy as np
 from invdiff.errors import InputError
 from invdiff.io.pixels import NiftiHeader, Pixels
 
-_COLOURS = ("R", "G", "B")
-
 
 def is_nifti(data: bytes) -> bool:
     """Return whether these are NIfTI-1 or NIfTI-2 in one file, not compressed."""
@@ -86,7 +84,8 @@ def _with_voxels(header: NiftiHeader, volume: np.ndarray) -> bytes:
         fields["dim"] = dim
     fields["datatype"] = 16  # float32
     fields["bitpix"] = 32
-    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    slope = float(fields["scl_slope"])
+    intercept = float(fields["scl_inter"])
     if slope != 0 and np.isfinite(slope):
         volume = (volume - (intercept if np.isfinite(intercept) else 0.0)) / slope
     order = fields.endianness

@@ -280,12 +280,14 @@ def _read_bytes(path: Path) -> bytes:
 def _picture(pixels: Pixels, name: str, rule: FloatRule) -> Picture:
     """Return decoded pixels on the [0, 1] scale."""
     stored = pixels.values
+    units: Units | None = None
+    background: Background | None = None
     if stored.size == 0:
         raise InputError(f"found an array of shape {stored.shape}, expected at least one pixel")
     if stored.dtype.kind == "f":
         values, units, background = _floats(pixels, rule)
     elif stored.dtype.name in ("bool", "uint8", "uint16"):
-        values, units, background = _scaled(stored, pixels.full_scale), None, None
+        values = _scaled(stored, pixels.full_scale)
     else:
         raise InputError(
             f"found values of type {stored.dtype}, expected uint8, uint16, bool or floats "

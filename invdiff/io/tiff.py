@@ -21,11 +21,16 @@ from invdiff.io.pixels import Pixels
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NO_PAGES = ("Thumbnail", "Label", "Macro")  # series of slide scanners
 _BY_PILLOW = ("PALETTE", "SEPARATED", "YCBCR", "CIELAB")
-_GRAY, _INVERTED, _COLOUR = "MINISBLACK", "MINISWHITE", "RGB"
+_GRAY = "MINISBLACK"
+_INVERTED = "MINISWHITE"
+_COLOUR = "RGB"
 _COLOURS_OF_AXIS_C = (1, 3)  # other numbers of channels are pages
-_ASSOCIATED, _STRAIGHT = 1, 2  # kinds of alpha
+_ASSOCIATED = 1  # an alpha that the colours were multiplied with
+_STRAIGHT = 2
 _EXPANSION = 16  # of a file of more pixels than Pillow's limit against bombs
-_NODATA, _PROFILE, _ORIENTATION = 42113, 34675, 274
+_NODATA = 42113  # tags
+_PROFILE = 34675
+_ORIENTATION = 274
 
 ByPillow = Callable[[bytes, "list[int]"], Pixels]
 
@@ -127,10 +132,8 @@ def _numbers(series: list[Any]) -> list[int]:
 
 def _pages(series: Any) -> np.ndarray:
     """(N, H, W, C) of one series; other axes than rows, columns and samples are pages."""
-    array, axes = np.asarray(series.asarray()), series.axes
-    page = series.keyframe
-    if page.photometric.name == "YCBCR" and array.ndim == len(axes) + 1:
-        axes += "S"
+    array = np.asarray(series.asarray())
+    axes = series.axes
     channel = axes.find("S")
     if channel < 0 and "C" in axes and array.shape[axes.index("C")] in _COLOURS_OF_AXIS_C:
         channel = axes.index("C")

@@ -93,7 +93,8 @@ class Units:
     def joined(self, other: Units) -> Units:
         """Return units that span both, in the direction of these."""
         ends = (self.low, self.high, other.low, other.high)
-        low, high = min(ends), max(ends)
+        low = min(ends)
+        high = max(ends)
         return Units(high, low) if self.inverted else Units(low, high)
 
     @classmethod
@@ -109,7 +110,8 @@ class Units:
         """
         if not np.isfinite(values).all():
             raise InputError("found NaN or infinite values, expected finite ones")
-        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+        low = float(values.min()) if values.size else 0.0
+        high = float(values.max()) if values.size else 1.0
         high = high if high > low else low + 1
         return cls(high, low) if inverted else cls(low, high)
 

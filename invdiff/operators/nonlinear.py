@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invdiff.arguments import positive_number, seeded, whole
+from invdiff.arguments import number, seeded, whole
 from invdiff.operators.base import Operator
 from invdiff.operators.blur import CircularBlur, check_fit
 from invdiff.registry import register
@@ -30,11 +30,11 @@ class NonlinearBlur(Operator):
     Args:
         shape: (C, H, W) of the image.
         kernel_size: side of both kernels, in pixels; at most the image's.
-        gain: g; near 0 the response is a straight line.
+        gain: g, from 1e-6 to 1e6; near 0 the response is a straight line.
         seed: of the kernels.
 
     Raises:
-        InputError: the kernels do not fit the image, or `gain` is not positive and finite.
+        InputError: the kernels do not fit the image, or `gain` is out of range.
 
     Example:
         >>> blur = NonlinearBlur((1, 9, 9), kernel_size=3)
@@ -46,7 +46,9 @@ class NonlinearBlur(Operator):
         self, shape: Sequence[int], kernel_size: int = 9, gain: float = 4.0, seed: int = 0
     ) -> None:
         super().__init__(shape)
-        self.gain = positive_number("gain", gain)
+        self.gain = number(
+            "gain", gain, lambda v: 1e-6 <= v <= 1e6, "a positive number, from 1e-6 to 1e6"
+        )
         size = whole("kernel_size", kernel_size)
         check_fit((size, size), self.shape[1:], "circular")
         generator = seeded(seed)
