@@ -503,6 +503,8 @@ def test_the_covariance_of_draws_given_x() -> None:
 
 
 def test_counts_and_seeds_out_of_range() -> None:
+    with pytest.raises(InputError, match="n: found 1000001, expected at most 1000000$"):
+        generate(gaussian(), 1_000_001)
     for call, message in {
         lambda: generate(gaussian(), 10**30): "n: found 1e+30, expected at most 1000000",
         lambda: generate(gaussian(), 1.5): "n: found 1.5, expected an integer",

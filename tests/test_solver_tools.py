@@ -20,6 +20,7 @@ from invdiff.rng import Streams
 from invdiff.solvers import SITCOM, Gibbs, MCGDiff, PnPDM
 from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
+from invdiff.solvers.tmpd import projected_mean
 from invdiff.solvers.tools.adam import Adam
 from invdiff.solvers.tools.jumps import diffuse
 from invdiff.solvers.tools.langevin import log_density_gradient
@@ -240,6 +241,16 @@ def test_sitcom_leaves_alone_what_fits_within_the_margin(apart: float, fits: boo
     streams = Streams([(0, 0), (0, 1)])
     (step,) = solver.iterate(Linear(1.0), posed, x, (0.1, 0.0), streams)
     assert torch.equal(step.x0, x) == fits
+
+
+@pytest.mark.parametrize(("J", "row_sum"), [(0.5, 0.5 * 0.3**2), (-1.0, 0.0)])
+def test_negative_row_sums_of_tmpd_are_replaced_by_zero(J: float, row_sum: float) -> None:
+    x, y = images(seed=1), images(seed=2)
+    posed = Problem(Denoise(SHAPE).double(), Gaussian(0.1), y)
+    x0 = 0.5 + J * (x - 0.5)
+    expected = x0 + 0.3**2 * J * (y - x0) / (0.1**2 + row_sum)
+    found = projected_mean(Linear(J), posed, x, 0.3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 # Particle filters.
