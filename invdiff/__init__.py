@@ -1,6 +1,4 @@
-"""invdiff: images from incomplete, blurred, noisy measurements, as samples of p(x | y) under a
-diffusion prior.
-"""
+"""Images from incomplete, blurred, noisy measurements: samples of p(x | y) under a diffusion prior."""
 
 from __future__ import annotations
 

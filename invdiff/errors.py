@@ -147,7 +147,8 @@ def check_callback(name: str, value: Any) -> None:
 
 def warn(message: str) -> None:
     """Warn the nearest caller outside of this package, whatever decorators lie in between."""
-    frame, level = sys._getframe(1), 2
+    frame = sys._getframe(1)
+    level = 2
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INTERNAL:
         frame = frame.f_back
         level += 1

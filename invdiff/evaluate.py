@@ -77,6 +77,10 @@ class EvaluateSettings:
         out: folder of the results, made or continued.
         batch: images computed at once, of one size.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
+
+    Example:
+        >>> EvaluateSettings(task="inpaint").out
+        'results/evaluation'
     """
 
     task: str
@@ -324,9 +328,11 @@ def check(cell: Cell, images: Sequence[NumberedImage], prior: Denoiser) -> None:
 
 def check_identity(cell: Cell) -> None:
     """Raise InputError where the cell's folder holds results of other settings or weights."""
-    mine, stored = cell.identity(), config.read(cell.folder / RUN_FILE)
+    mine = cell.identity()
+    stored = config.read(cell.folder / RUN_FILE)
     for key in {**mine, **stored}:
-        expected, found = _plain(mine.get(key)), _plain(stored.get(key))
+        expected = _plain(mine.get(key))
+        found = _plain(stored.get(key))
         if found != expected:
             raise InputError(
                 f"out {cell.folder}: found results for {key}={found}, expected {expected}; "
@@ -352,7 +358,8 @@ def check_measurement(path: Path, y: Tensor) -> None:
 
 def pose(cell: Cell, truth: Tensor, images: Sequence[NumberedImage]) -> Problem:
     """Return the problem of some of the images, each with the mask or kernel of its number."""
-    numbers, among = [image.number for image in images], images[0].among
+    numbers = [image.number for image in images]
+    among = images[0].among
     described = numbered(cell.settings.operator, range(among))
     operator = config.build("operator", described, shape=tuple(truth.shape[1:]))
     operator.check_batch(among)
@@ -416,7 +423,8 @@ def chunks(
         room = batch or max(1, PIXELS_AT_ONCE // x.numel())
         if chunk and (x.shape != values[0].shape or len(chunk) >= room):
             yield chunk, torch.stack(values)
-            chunk, values = [], []
+            chunk = []
+            values = []
         chunk.append(image)
         values.append(x)
     if chunk:
@@ -427,22 +435,27 @@ def measure(
     cell: Cell, prior: Denoiser, chunk: Sequence[NumberedImage], truth: Tensor
 ) -> list[list[str]]:
     """Restore a chunk of images, and return their rows."""
-    s, numbers = cell.settings, [image.number for image in chunk]
+    s = cell.settings
+    numbers = [image.number for image in chunk]
     problem = pose(cell, truth, chunk)
     for image, y in zip(chunk, problem.y, strict=True):
         path = cell.measurements / f"{image.name}.npy"
         check_measurement(path, y)
         write_array(path, y)
-    calls, seconds = 0, 0.0
+    calls = 0
+    seconds = 0.0
     if cell.solver == "baseline":
-        samples, misfit = problem.baseline()[None], problem.misfit(problem.baseline())
+        samples = problem.baseline()[None]
+        misfit = problem.misfit(problem.baseline())
     else:
         solver = config.build("solver", s.solver)
         posterior = restore(
             problem, prior, solver, samples=s.samples, seed=s.seed, numbers=numbers, batch=s.batch
         )
-        calls, seconds = posterior.nfe, posterior.seconds / len(chunk)
-        samples, misfit = as_float(posterior.samples), as_float(posterior.misfit().mean(0))
+        calls = posterior.nfe
+        seconds = posterior.seconds / len(chunk)
+        samples = as_float(posterior.samples)
+        misfit = as_float(posterior.misfit().mean(0))
     judged = scores(samples.clamp(0, 1), truth)
     found = {name: values.mean(0).tolist() for name, values in judged.items()}
     found["misfit"] = misfit.tolist()

@@ -175,7 +175,9 @@ def restore_folder(
 
 def _free_name(path: Path) -> Path:
     """The first of NAME-2.SUFFIX, NAME-3.SUFFIX, ... that nothing has."""
-    stem, number, free = split_name(path)[0], 2, path
+    stem = split_name(path)[0]
+    number = 2
+    free = path
     while os.path.lexists(free):
         free = path.with_name(f"{stem}-{number}{path.name[len(stem) :]}")
         number += 1
@@ -195,9 +197,11 @@ def _made_for(operator: Operator | ForShape, measurement: tuple[int, ...]) -> Op
     expected = "an Operator, its class, or a function of the shape (C, H, W)"
     if not callable(operator) or isinstance(operator, nn.Module):
         raise InputError(f"operator: found {described(operator)}, expected {expected}")
-    kind, given = operator, {}
+    kind = operator
+    given = {}
     if isinstance(operator, partial):
-        kind, given = operator.func, operator.keywords
+        kind = operator.func
+        given = operator.keywords
     shape = measurement
     if isinstance(kind, type) and not issubclass(kind, Operator):
         raise InputError(f"operator: found the class {kind.__name__}, expected {expected}")

@@ -1,4 +1,4 @@
-"""restore(problem, prior, solver) -> Posterior: the one loop around every solver."""
+"""The one loop around every solver: `restore(problem, prior, solver)` draws a `Posterior`."""
 
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ def last_step(
     steps: Iterator[Step], finish: Callable[[Step], None]
 ) -> tuple[Tensor, Tensor | None]:
     """Return the last iterate and the smallest ESS of all steps; ``finish`` is told every step."""
-    x, smallest = None, None
+    x = None
+    smallest = None
     for step in steps:
         finish(step)
         x = step.x

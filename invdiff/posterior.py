@@ -18,7 +18,8 @@ from invdiff.io.pictures import Picture, first_line
 from invdiff.io.write import as_float, save_figure, write_array, write_arrays, write_picture
 from invdiff.problem import Problem
 
-PANEL_ROWS, PANEL_SAMPLES = 8, 4
+PANEL_ROWS = 8
+PANEL_SAMPLES = 4
 PANEL_PIXELS = 512  # of a picture's longer side
 PANEL_LETTERS = 24  # of a name beside a row
 
@@ -140,7 +141,8 @@ class Posterior:
             InputError: two images have one name, or ``posterior.npz`` cannot be written, after the
                 pictures were.
         """
-        folder, y = Path(folder), as_float(self.problem.y)
+        folder = Path(folder)
+        y = as_float(self.problem.y)
         samples, mean, std = (as_float(x) for x in (self.samples, self.mean, self.std))
         if pictures is None:
             chosen = names or [f"{b:03d}" for b in range(len(y))]
@@ -203,7 +205,8 @@ class Posterior:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        y, several = self.problem.y, len(self.samples) > 1
+        y = self.problem.y
+        several = len(self.samples) > 1
         columns: list[tuple[str, Tensor]] = [] if truth is None else [("truth", truth)]
         columns += [("measurement", y)] if self.problem.y_is_picture else []
         columns += [("baseline", self.baseline)]

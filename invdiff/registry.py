@@ -189,7 +189,8 @@ def _checked(kind: str, name: str, found: object) -> type:
     if not isinstance(found, type):
         raise InputError(f"{kind} {brief(name)}: found a {type(found).__name__}, expected a class")
     if kind in KINDS:
-        module, base = KINDS[kind].module, KINDS[kind].base
+        module = KINDS[kind].module
+        base = KINDS[kind].base
         if not issubclass(found, getattr(importlib.import_module(module), base)):
             raise InputError(
                 f"{kind} {brief(name)}: found the class {found.__name__}, "

@@ -87,6 +87,10 @@ class SolveSettings:
         recompute: solvers that need gradients through the prior (dps, pigdm) take less memory, and
             more time.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
+
+    Example:
+        >>> SolveSettings(task="inpaint", samples=8).prior
+        'fashion'
     """
 
     task: str | None = None
@@ -326,7 +330,8 @@ def pose_shape(
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
     operator = config.build("operator", described, shape=image_shape)
     operator.check_batch(len(every))
-    operator, numbers = operator.select(range(len(values))), every[: len(values)]
+    operator = operator.select(range(len(values)))
+    numbers = every[: len(values)]
     noise = config.build("noise", settings.noise)
     if settings.measurement:
         return Part(pictures, numbers, None, Problem(operator, noise, operator.measured(values)))

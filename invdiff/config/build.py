@@ -105,7 +105,8 @@ def describe(hint: Any) -> str:
         >>> describe(Literal["a", "b"])
         "'a' | 'b'"
     """
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if origin is Annotated:
         return describe(arguments[0])
     if origin is Literal:

@@ -73,8 +73,10 @@ class Calibration:
         middle where they are too wide. A pixel that equals samples counts in equal parts for every
         rank that it could take.
         """
-        samples, truth = self.posterior.samples, self.truth
-        below, above = (samples < truth).sum(0).flatten(1), (samples <= truth).sum(0).flatten(1) + 1
+        samples = self.posterior.samples
+        truth = self.truth
+        below = (samples < truth).sum(0).flatten(1)
+        above = (samples <= truth).sum(0).flatten(1) + 1
         part = 1 / ((above - below) * below[0].numel()).double()
         edges = part.new_zeros(len(truth), len(samples) + 2)
         edges.scatter_add_(1, below, part).scatter_add_(1, above, -part)
@@ -101,7 +103,8 @@ class Calibration:
         """
         from scipy.stats import chisquare
 
-        ranks, levels = self.likelihood_ranks(), len(self.posterior.samples) + 1
+        ranks = self.likelihood_ranks()
+        levels = len(self.posterior.samples) + 1
         bins = max(
             n for n in range(1, levels + 1) if levels % n == 0 and (n == 1 or 5 * n <= len(ranks))
         )

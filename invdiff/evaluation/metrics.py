@@ -49,7 +49,8 @@ def scores(samples: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> dict[str
         >>> scores(truth[None] + 0.1, truth)["PSNR"].round(decimals=2)
         tensor([[20.]])
     """
-    samples, truth = as_floats("scores", samples), as_floats("scores", truth)
+    samples = as_floats("scores", samples)
+    truth = as_floats("scores", truth)
     if samples.ndim != 5 or samples.shape[1:] != truth.shape:
         raise InputError(
             f"scores: found shapes {tuple(samples.shape)} and {tuple(truth.shape)}, expected "
@@ -98,7 +99,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         raise InputError(
             f"Fréchet distance: found {tuple(a.shape)}, {tuple(b.shape)}, expected (N, D) and (M, D)"
         )
-    a, b = a.double(), b.double()
+    a = a.double()
+    b = b.double()
     features = a.shape[1]
     A = a.T.cov().view(features, features)
     B = b.T.cov().view(features, features)

@@ -113,7 +113,8 @@ def seam_ratio(x: Tensor, rows: Sequence[int], columns: Sequence[int], period: i
         >>> seam_ratio(torch.arange(64.0).view(1, 1, 8, 8), rows=[4], columns=[]).item()
         1.0
     """
-    across, beside = [], []
+    across = []
+    beside = []
     for dim, lines in ((-2, rows), (-1, columns)):
         steepness = x.diff(dim=dim).abs().mean((1, -3 - dim))  # (B, side - 1), between i and i + 1
         for line in lines:

@@ -34,7 +34,8 @@ def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
     Args:
         found: (task, solver) -> a row per image, the images in the same order for all.
     """
-    markdown, latex = [], []
+    markdown = []
+    latex = []
     for task in dict.fromkeys(task for task, _ in found):
         of_task = {solver: rows for (t, solver), rows in found.items() if t == task}
         header, lines, best = table(of_task)
@@ -76,7 +77,8 @@ def table(of_task: Mapping[str, Rows]) -> tuple[list[str], list[list[str]], list
     scores = {name: values for name, values in scores.items() if not np.isnan(values).all()}
     judged = [name for name in scores if name in _BETTER]
     header = ["solver", *(name for name in scores), *(f"rank {name}" for name in judged)]
-    lines, best = [[solver] for solver in solvers], [[False] for _ in solvers]
+    lines = [[solver] for solver in solvers]
+    best = [[False] for _ in solvers]
     for name, values in scores.items():
         marks = among_best(_BETTER[name] * values) if name in _BETTER else [False] * len(solvers)
         for row, line, mark, marked in zip(values, lines, marks, best, strict=True):

@@ -83,7 +83,8 @@ def page_data(
     title: str,
 ) -> dict[str, Any]:
     """Return everything that the page shows, as JSON can hold it."""
-    problem, (count, batch, channels, height, width) = posterior.problem, posterior.samples.shape
+    problem = posterior.problem
+    (count, batch, channels, height, width) = posterior.samples.shape
     shown = min(batch, MOST_IMAGES)
     planes = {"samples": posterior.samples.transpose(0, 1), "baseline": posterior.baseline[:, None]}
     if truth is not None:

@@ -128,7 +128,8 @@ def read_pictures(path: str | Path, *, rule: FloatRule = IMAGES) -> list[Picture
     # Unlike Path.is_dir, false where permissions or the name's length forbid to look.
     if not os.path.isdir(path):
         return [read_picture(path, rule=rule)]
-    pictures, paths = [], []
+    pictures = []
+    paths = []
     for file in image_files(path):
         try:
             pictures.append(read_picture(file, rule=rule))

@@ -173,7 +173,9 @@ def _stored(image: Image.Image) -> Pixels:
 
 # Of 16-bit colour, Pillow keeps the upper 8 bits only: by the type of colour in a PNG's header, how
 # to read it.
-_PNG_RGB, PNG_GRAY_ALPHA, PNG_RGBA = 2, 4, 6
+_PNG_RGB = 2
+PNG_GRAY_ALPHA = 4
+PNG_RGBA = 6
 _PNG16 = {_PNG_RGB: "rgb", PNG_GRAY_ALPHA: "", PNG_RGBA: "rgba"}
 
 

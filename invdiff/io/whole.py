@@ -37,7 +37,8 @@ RUN_FILE = "config.yaml"  # what marks a folder as the results of a run
 
 _HIDDEN = re.compile(r"\.(tmp|old)-(\d+)-([0-9a-f]{8})-[0-9a-f]{8}-(.+)", re.DOTALL)
 _STALE_SECONDS = 3600  # after which a hidden name that nobody has locked belongs to nobody
-_NO_REPLACE, _EXCHANGE = 1, 2  # flags of Linux's renameat2
+_NO_REPLACE = 1  # flags of Linux's renameat2
+_EXCHANGE = 2
 _REMEDIES = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room within the disk quota",
@@ -227,7 +228,8 @@ class WholeFolder:
 
     def _check(self) -> None:
         """Raise InputError where the folder can have no place."""
-        place, name = self._place, f"{self.label} {self.final}"
+        place = self._place
+        name = f"{self.label} {self.final}"
         if len(os.fsencode(place.name)) > LONGEST_FOLDER:
             raise InputError(
                 f"{name}: found a name of {len(os.fsencode(place.name))} bytes, "
@@ -460,7 +462,8 @@ def _is_run(folder: Path) -> bool:
 
 def _first_free(path: Path) -> Path:
     """The first of NAME, NAME-2, NAME-3, ... that nothing has."""
-    number, free = 1, path
+    number = 1
+    free = path
     while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{path.name}-{number}")
@@ -522,6 +525,7 @@ def _libc_renameat2() -> ctypes._NamedFuncPointer | None:
         ctypes.CDLL(None, use_errno=True), "renameat2", None
     )
     if function is not None:
-        path, number = ctypes.c_char_p, ctypes.c_int
+        path = ctypes.c_char_p
+        number = ctypes.c_int
         function.argtypes = [number, path, number, path, ctypes.c_uint]
     return function

@@ -137,7 +137,8 @@ class _Apply(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, matvec: Any, rmatvec: Any, size: int, shape: Sequence[int]
     ) -> Tensor:
-        ctx.transpose, ctx.shape = (rmatvec, matvec), tuple(x.shape[1:])
+        ctx.transpose = (rmatvec, matvec)
+        ctx.shape = tuple(x.shape[1:])
         rows = [matvec(row) for row in x.detach().cpu().reshape(-1, size).numpy()]
         ctx.size = len(rows[0])
         return torch.from_numpy(np.stack(rows)).to(x).view(len(x), *shape)

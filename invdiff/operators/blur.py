@@ -359,7 +359,9 @@ class CircularBlur(SpectralOperator):
         impulse = F.pad(values.view(-1, 1, h, w), (0, width - w, 0, height - h)).roll(
             (-(h // 2), -(w // 2)), (-2, -1)
         )
-        response, half, each = torch.fft.fft2(impulse), width // 2 + 1, values.ndim == 3
+        response = torch.fft.fft2(impulse)
+        half = width // 2 + 1
+        each = values.ndim == 3
         s = response.abs()
         s = torch.where(
             s > 1e-14 * s.amax((-2, -1), keepdim=True), s, 0

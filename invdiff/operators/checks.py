@@ -180,10 +180,8 @@ def batches(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     """Test that an image is measured the same in a batch and alone."""
     x = draw(*operator.shape)
     parts = [operator.select([b]) for b in range(len(x))]
-    together, alone = (
-        operator(x),
-        torch.cat([part(image[None]) for part, image in zip(parts, x, strict=True)]),
-    )
+    together = operator(x)
+    alone = torch.cat([part(image[None]) for part, image in zip(parts, x, strict=True)])
     error = relative(together, alone)
     if isinstance(operator, LinearOperator):
         back = torch.cat(
@@ -195,7 +193,8 @@ def batches(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 def gradient(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     """Compare autograd's derivatives with the adjoint, or else with central differences."""
-    x, direction = draw(*operator.shape).abs().clamp(0.1, 0.9), draw(*operator.shape)
+    x = draw(*operator.shape).abs().clamp(0.1, 0.9)
+    direction = draw(*operator.shape)
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
         y = operator(leaf)
@@ -221,7 +220,8 @@ def gradient(operator: Operator, draw: Callable[..., Tensor]) -> Found:
 
 def linearity(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     """Test A(2x - 3z) = 2 A(x) - 3 A(z)."""
-    x, other = draw(*operator.shape), draw(*operator.shape)
+    x = draw(*operator.shape)
+    other = draw(*operator.shape)
     error = relative(operator(2 * x - 3 * other), 2 * operator(x) - 3 * operator(other))
     return error, 100 * eps(x), "A(2x - 3z) = 2 A(x) - 3 A(z)"
 
@@ -234,7 +234,8 @@ def dot_test(operator: Operator, draw: Callable[..., Tensor]) -> Found:
     y = (
         draw(*ax.shape[1:]) + ax
     )  # in part along A x, where the products are large and no error hides
-    left, right = float((ax * y).double().sum()), float((x * a.adjoint(y)).double().sum())
+    left = float((ax * y).double().sum())
+    right = float((x * a.adjoint(y)).double().sum())
     scale = float(ax.double().norm() * y.double().norm())
     ratio = f"{left / right:.9f}" if right else "undefined"
     words = f"<A x, y> = {left:.9g}, <x, A^T y> = {right:.9g}, ratio {ratio}"
@@ -332,7 +333,8 @@ def border(operator: Operator, seed: int) -> str:
         bright[..., height // 2, column] += 0.1
         return (operator(bright) - operator(gray)) / 0.1
 
-    edge, centre = response(0), response(width // 2)
+    edge = response(0)
+    centre = response(width // 2)
     if edge.ndim != 4:
         return f"of a border pixel |A e| = {float(edge.norm()):.4g}, of the centre's {float(centre.norm()):.4g}"
     far = edge.abs()[..., edge.shape[-1] // 2 :].sum() / edge.abs().sum().clamp_min(1e-300)
@@ -341,7 +343,8 @@ def border(operator: Operator, seed: int) -> str:
         if far > 0.01
         else "none of it in the far half"
     )
-    total, expected = float(edge.sum()), float(centre.sum())
+    total = float(edge.sum())
+    expected = float(centre.sum())
     return f"a bright border pixel measures {total:.4g} in all, one of the centre {expected:.4g}; {wraps}"
 
 

@@ -292,7 +292,9 @@ class TrajectoryKernel(Kernel):
             torch.rand(steps, generator=generator, dtype=torch.float64) < 2 * self.intensity / steps
         )
         angle = 2 * math.pi * float(torch.rand((), generator=generator, dtype=torch.float64))
-        velocity, position, path = complex(math.cos(angle), math.sin(angle)), 0j, []
+        velocity = complex(math.cos(angle), math.sin(angle))
+        position = 0j
+        path = []
         for push, turn in zip(torch.view_as_complex(pushes).tolist(), turns.tolist(), strict=True):
             path.append([position.real, position.imag])
             # In units of the path's length: a push of variance 1 over the whole path turns by about

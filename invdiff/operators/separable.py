@@ -92,7 +92,8 @@ def padded_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     u, s, v_t = torch.linalg.svd(matrix, full_matrices=True)
     h, size = matrix.shape
     s = torch.where(s > max(h, size) * torch.finfo(s.dtype).eps * s.max(), s, 0)
-    u_padded, s_padded = u.new_zeros(h, size), s.new_zeros(size)
+    u_padded = u.new_zeros(h, size)
+    s_padded = s.new_zeros(size)
     u_padded[:, : len(s)] = u[:, : len(s)] * (s > 0)
     s_padded[: len(s)] = s
     return u_padded, s_padded, v_t.mT.contiguous()

@@ -218,7 +218,8 @@ class Radon(LinearOperator):
         self.register_buffer(f"{name}_columns", columns.int(), persistent=False)
 
     def _matrix(self, name: str) -> Tensor:
-        rows, columns = self.get_buffer(f"{name}_rows"), self.get_buffer(f"{name}_columns")
+        rows = self.get_buffer(f"{name}_rows")
+        columns = self.get_buffer(f"{name}_columns")
         width = math.prod(self.shape[1:]) if name == "weights" else len(self.weights_rows) - 1
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")

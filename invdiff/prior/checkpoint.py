@@ -375,7 +375,8 @@ def _described(
             expected = {k: tuple(w.shape) for k, w in spec.make_network().state_dict().items()}
         for key in {**expected, **shapes}:
             if expected.get(key) != shapes.get(key):
-                found, wanted = shapes.get(key, "none"), expected.get(key, "none")
+                found = shapes.get(key, "none")
+                wanted = expected.get(key, "none")
                 raise InputError(f"weight {brief(key)}: found {found}, expected {wanted}")
     except (
         LookupError,
@@ -420,7 +421,8 @@ def _checked(what: str, entry: Any) -> dict[str, Any]:
     kind = "classifier" if entry["target"] == "label" else "prior"
     if kind != what:
         raise InputError(f"found a {kind}, expected a {what}")
-    network, shape = entry.get("network"), entry.get("shape")
+    network = entry.get("network")
+    shape = entry.get("shape")
     name = network.get("name") if isinstance(network, dict) else None
     if isinstance(name, str) and not known_code(name):
         raise InputError(f"network {brief(name)} is foreign code: import it first if you trust it")

@@ -64,7 +64,8 @@ def state_like(prior: Denoiser) -> Tensor:
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
     """Return x (B, C, H, W), mirrored below and on the right to multiples of ``stride``."""
     height, width = x.shape[-2:]
-    bottom, right = -height % stride, -width % stride
+    bottom = -height % stride
+    right = -width % stride
     if not bottom and not right:
         return x
     fits = bottom < height and right < width

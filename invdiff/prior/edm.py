@@ -75,7 +75,8 @@ class Preconditioning:
 
     def schedule(self, T: int = 1000) -> Schedule:
         """Return T noise levels from sigma_min to sigma_max, evenly spaced in their logarithm."""
-        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        low = math.log(self.sigma_min)
+        high = math.log(self.sigma_max)
         sigma = torch.linspace(low, high, T, dtype=torch.float64).exp()
         return Schedule(1 / (1 + sigma.square()))
 

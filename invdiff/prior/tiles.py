@@ -23,7 +23,8 @@ from invdiff.prior.denoiser import Denoiser, levels, pad_to_multiple
 from invdiff.prior.unet import SelfAttention
 from invdiff.prior.view import DenoiserView
 
-TILE, OVERLAP = 256, 32  # pixels
+TILE = 256  # pixels
+OVERLAP = 32
 LARGE = 2**20  # pixels: a larger image is tiled unless the caller says otherwise
 VALUES_AT_ONCE = 2**20  # of a batch of tiles
 

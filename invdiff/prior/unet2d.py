@@ -153,7 +153,8 @@ class TimedBlock(nn.Module):
             h = self.norm2(h + told)
         h = self.conv2(F.silu(h))
         around: Tensor = self.skip(self._resampled(x))
-        return (around + h) * self.scale
+        out: Tensor = (around + h) * self.scale
+        return out
 
 
 class PixelAttention(nn.Module):

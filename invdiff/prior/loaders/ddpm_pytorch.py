@@ -1,4 +1,4 @@
-"""denoising-diffusion-pytorch: the `model-N.pt` of its trainer.
+"""Priors of denoising-diffusion-pytorch: the `model-N.pt` of its trainer.
 
 https://github.com/lucidrains/denoising-diffusion-pytorch. The file holds the schedule as buffers;
 what the network predicts is not in it.

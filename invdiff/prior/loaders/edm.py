@@ -66,7 +66,7 @@ def _storage(data: bytes) -> Any:
 
 
 def _tensor(*args: Any) -> Tensor:
-    rebuilt: Tensor = torch._utils._rebuild_tensor_v2(*args)
+    rebuilt: Tensor = torch._utils._rebuild_tensor_v2(*args)  # type: ignore[no-untyped-call]
     return rebuilt
 
 

@@ -1,4 +1,4 @@
-"""guided-diffusion and improved-diffusion: `.pt` files of DPS, ILVR, RePaint, DDRM, DDNM, DiffPIR.
+"""Priors of guided-diffusion and improved-diffusion: the `.pt` files of DPS, RePaint, DDRM, DDNM.
 
 Dhariwal & Nichol 2021 (https://arxiv.org/abs/2105.05233, the network is "ADM"); Nichol & Dhariwal
 2021 (https://arxiv.org/abs/2102.09672). A file is a flat mapping of names to tensors. Names and
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.prior.loaders.common import Foreign, Weights, as_matrix
+from invdiff.prior.loaders.common import Foreign, Weights, as_matrix, count
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.prior.unet2d import count_heads
 
@@ -165,16 +165,10 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
             f"found {channels} channels in and {channels_out} out: an upsampler or a latent model; "
             f"expected {channels} or {2 * channels} out"
         )
-    ups = sorted(
-        {
-            int(m[1])
-            for k in weights
-            if (m := re.match(r"output_blocks\.(\d+)\.[12]\.(in_layers|conv)\.", k))
-        }
-    )
-    n_out = 1 + max(int(m[1]) for k in weights if (m := re.match(r"output_blocks\.(\d+)\.", k)))
-    n_in = 1 + max(int(m[1]) for k in weights if (m := re.match(r"input_blocks\.(\d+)\.", k)))
-    levels = len(ups) + 1
+    names = list(weights)
+    levels = count(names, r"output_blocks\.(\d+)\.[12]\.(?:in_layers|conv)\.") + 1
+    n_out = count(names, r"output_blocks\.(\d+)\.")
+    n_in = count(names, r"input_blocks\.(\d+)\.")
     blocks = n_out // levels - 1
     if blocks < 1 or n_out % levels or n_in != levels * (blocks + 1):
         raise InputError(
@@ -301,7 +295,9 @@ def _place(place: str, found: Architecture, weights: Mapping[str, Tensor]) -> st
     side = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", place)
     if side is None:
         return None
-    number, layer, inner = int(side[2]), int(side[3]), side[4]
+    number = int(side[2])
+    layer = int(side[3])
+    inner = side[4]
     if side[1] == "input":
         level, index = divmod(number - 1, found.blocks + 1)
         resampler = index == found.blocks and layer == 0

@@ -63,7 +63,8 @@ def _mapping(place: Path) -> Mapping[str, Any]:
 def _understood(place: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings under our names; flags that the weights tell by themselves are left out."""
     settings = {name: found[name] for name in NAMES if name in found}
-    heads, head_channels = found.get("num_heads"), found.get("num_head_channels")
+    heads = found.get("num_heads")
+    head_channels = found.get("num_head_channels")
     if isinstance(head_channels, int) and head_channels > 0:
         settings.setdefault("head_channels", head_channels)
     elif isinstance(heads, int) and heads > 0:

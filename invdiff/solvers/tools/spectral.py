@@ -1,4 +1,4 @@
-"""y as a measurement of single coefficients of x, in the basis V of A = U diag(s) V^T.
+"""Measurements of single coefficients of x, in the basis V of A = U diag(s) V^T.
 
 ybar = U^T y / s measures each coefficient of V^T x with noise of standard deviation sigma_y / s.
 Kawar et al. 2022, Eq. 6 (https://arxiv.org/abs/2201.11793).
@@ -16,7 +16,7 @@ from invdiff.problem import Problem
 
 
 class Coefficients(NamedTuple):
-    """y in the coordinates of V^T x.
+    """Measurement y in the coordinates of V^T x.
 
     Attributes:
         operator: A.
