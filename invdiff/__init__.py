@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from invdiff.problem import Problem
     from invdiff.training.trainer import TrainSettings, fit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported when first used: a command that prints its help should not wait for kornia or
 # TensorBoard.
