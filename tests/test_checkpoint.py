@@ -246,7 +246,7 @@ def test_a_file_without_our_header(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     for metadata in (None, {"format": "pt"}):
         save_file({"weight": torch.zeros(3)}, path, metadata=metadata)
-        assert "its header does not describe an invdiff prior" in refusal(path)
+        assert "found weights such as 'weight', expected those of invdiff" in refusal(path)
 
 
 BAD_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -652,4 +652,5 @@ def test_the_shipped_presets_are_valid() -> None:
         command = config.validate(
             TrainCommand, config.resolve([f"train={name}", "data=x", "out=y"], TrainCommand)
         )
-        assert command.spec((command.channels or 2,)).build() is not None
+        shape = (command.channels, 64, 64) if command.channels else (2,)
+        assert command.spec(shape).build() is not None

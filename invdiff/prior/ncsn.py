@@ -44,7 +44,9 @@ def score(prior: Denoiser, x: Tensor, sigma: float | Tensor) -> Tensor:
         expected = ", ".join(["B", *map(str, prior.shape)])
         raise InputError(f"x: found shape {tuple(x.shape)}, expected ({expected})")
     check_type("sigma", sigma, (Real, Tensor), "a noise level > 0, or one per image")
-    if not bool((torch.as_tensor(sigma) > 0).all()):
+    # A number is looked at on the host: a step must not wait for the device.
+    positive = bool((sigma > 0).all()) if isinstance(sigma, Tensor) else sigma > 0
+    if not positive:
         raise InputError(f"sigma: found {sigma}, expected a noise level > 0")
     if isinstance(sigma, Tensor) and tuple(sigma.shape) not in ((), (len(x),)):
         raise InputError(
