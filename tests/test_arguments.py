@@ -132,6 +132,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "name", "kind"), CASES)
 def test_wrong_objects_are_refused(
     function: str, name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -101,6 +101,7 @@ def test_line_masks() -> None:
 # Kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "angle"), [(1, 0), (6.3, 0), (9, 90), (12, 30), (7.5, 135), (0.4, 77), (5, -20)]
 )

@@ -333,6 +333,7 @@ UNET_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", UNET_HEADERS.values(), ids=UNET_HEADERS.keys())
 def test_a_small_file_takes_no_time_and_no_memory(
     tmp_path: Path, change: Callable[[dict[str, Any]], Any]

@@ -129,6 +129,7 @@ class Detached(Operator):
         return x.detach().square()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "failed"),
     [

@@ -168,6 +168,7 @@ def test_a_file_is_refused_by_python_s_own_doors_too(tmp_path: Path, marker: Pat
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_what_is_typed_counts_and_replays_when_it_is_typed_again(
     tmp_path: Path, marker: Path, prior: Path
 ) -> None:

@@ -35,6 +35,7 @@ def imported(process: subprocess.CompletedProcess[str]) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "words"),
     [

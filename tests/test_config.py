@@ -588,6 +588,7 @@ def random_value(rng: random.Random, depth: int) -> Any:
     return rng.choice(leaves)()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100))
 def test_dump_then_load_is_the_identity(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
@@ -728,6 +729,7 @@ HARM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HARM)
 def test_a_file_cannot_take_time_or_memory(tmp_path: Path, kind: str) -> None:
     text, line = HARM[kind]
@@ -740,6 +742,7 @@ def test_a_file_cannot_take_time_or_memory(tmp_path: Path, kind: str) -> None:
     assert line_of(lambda: config.resolve([f"task={path}"], Solve)) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HARM)
 def test_a_word_cannot_take_time_or_memory(kind: str) -> None:
     """What is no YAML is text, which is no number."""

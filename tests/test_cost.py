@@ -143,6 +143,7 @@ def steps(problem: Problem, solver: Solver) -> Iterator[Step]:
     return trajectory(problem, prior(), solver, streams, torch.empty(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in registry.names("solver") if name not in WAITING])
 def test_a_step_waits_for_nothing(name: str) -> None:
     met = 0
@@ -177,6 +178,7 @@ def test_waiting_is_noticed() -> None:
                 wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("solver"))
 def test_steps_leave_nothing_behind(name: str) -> None:
     def held() -> int:

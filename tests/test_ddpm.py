@@ -345,6 +345,7 @@ def quantised_normal(n: int) -> tuple[Tensor, Tensor, float]:
     return VALUES[index], -p[index].log2(), float(-(p * p.log2()).sum())
 
 
+@pytest.mark.slow
 @variances
 def test_bits_per_dim_of_a_gaussian(variance: Fixed) -> None:
     """With the ideal network, L_vlb exceeds the entropy by a gap that is known term by term.
@@ -645,6 +646,7 @@ def test_algorithm_2_written_out(variance: Fixed) -> None:
         torch.testing.assert_close(found[12 - t], x, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @variances
 def test_algorithm_2_draws_from_the_data(variance: Fixed) -> None:
     """Two correlated channels, independent pixels: the moments of the chain follow a linear

@@ -293,6 +293,7 @@ def moments(prior: GaussianDenoiser, sigmas: Tensor, eta: float) -> tuple[Tensor
     return prior.mean.flatten() + (m - centre) @ prior.eigenvectors.T, variance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("eta", "spacing", "steps", "bias"),
     [

@@ -67,6 +67,7 @@ SAMPLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", SAMPLE)
 def test_sample_refuses_before_the_work(
     folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, words: str

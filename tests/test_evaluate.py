@@ -74,6 +74,7 @@ def results(out: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str
     return [{key: value for key, value in row.items() if key not in without} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_a_stopped_run_goes_on_to_the_same_results(
     prior: Path, folder: Path, tmp_path: Path, restored
@@ -95,6 +96,7 @@ def test_a_stopped_run_goes_on_to_the_same_results(
             assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_processes_share_the_images(prior, folder, tmp_path, restored, monkeypatch, capsys) -> None:
     main(words(prior, folder, tmp_path / "one", "task=inpaint"))
@@ -317,6 +319,7 @@ def test_solve_and_evaluate_measure_alike(tmp_path: Path) -> None:
         assert torch.equal(alone.measured()[0], part.problem.measured()[b])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_dies_anywhere_goes_on(
     number: int, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -165,6 +165,7 @@ def test_a_guided_prior_is_clipped_where_its_prior_is() -> None:
 # What guided priors are for.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["free", "classifier"])
 @pytest.mark.parametrize("label", LABELS)
 def test_guided_samples_are_samples_of_the_class(kind: str, label: int) -> None:
@@ -201,6 +202,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", registry.names("solver"))
 @pytest.mark.parametrize("kind", ["free", "classifier"])
 def test_a_restoration_picks_the_mode_of_the_class(solver: str, kind: str) -> None:
@@ -441,6 +443,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_solve_and_sample_under_guidance(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     free = [f"prior={files / 'conditional.safetensors'}"]
     tilted = [

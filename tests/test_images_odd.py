@@ -333,6 +333,7 @@ ON_THE_COMMAND_LINE = (
 )
 
 
+@pytest.mark.slow
 def test_one_line_on_the_command_line(prior: Path, tmp_path: Path) -> None:
     """In one process, for it takes seconds to start: each of them as the command would end."""
     paths = []

@@ -217,6 +217,7 @@ def test_withholding_labels_leaves_all_other_draws_alone(patterns: Path, tmp_pat
         assert bool((batch.label == 3).all()) is expected
 
 
+@pytest.mark.slow
 def test_a_conditional_prior_learns_to_use_the_label(patterns: Path, tmp_path: Path) -> None:
     """After a short run samples of a class are of that class; before it they know nothing of
     classes.

@@ -146,6 +146,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [None, 6])
 def test_the_command_prints_the_split_and_writes_the_curve(
     prior: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], k: int | None

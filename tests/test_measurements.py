@@ -43,6 +43,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 SIZES = {"hadamard": (16, 32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("operator"))
 def test_what_a_run_stores_is_a_measurement(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -154,6 +154,7 @@ def test_poisson_gaussian_likelihood(peak: float, sigma: float) -> None:
     torch.testing.assert_close(slope, (above - below) / (2 * step), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "atoms"),
     [

@@ -283,6 +283,7 @@ def state(run: Path) -> dict[str, dict[str, Tensor]]:
     return torch.load(run / "state.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_importance_sampling_resumes_exactly(images: Path, tmp_path: Path) -> None:
     fit(settings(images, loss="vlb"), tmp_path / "whole", progress=False)
     fit(settings(images, loss="vlb", steps=8), tmp_path / "parts", progress=False)
@@ -295,6 +296,7 @@ def test_importance_sampling_resumes_exactly(images: Path, tmp_path: Path) -> No
         assert all(torch.equal(value, parts[part][name]) for name, value in whole[part].items())
 
 
+@pytest.mark.slow
 def test_a_learned_variance_is_trained_saved_and_sampled(images: Path, tmp_path: Path) -> None:
     fit(settings(images, eval_every=12), tmp_path, progress=False)
     prior = load_prior(tmp_path)
@@ -306,6 +308,7 @@ def test_a_learned_variance_is_trained_saved_and_sampled(images: Path, tmp_path:
     assert generate(prior, 2, steps=3).shape == (2, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_run_from_before_these_settings_goes_on(images: Path, tmp_path: Path) -> None:
     plain = {"variance": "small", "loss": "simple", "timesteps": "uniform"}
     fit(settings(images, **plain), tmp_path / "new", progress=False)

@@ -222,6 +222,7 @@ def test_adjoint_is_the_dense_transpose(make: Callable[[], LinearOperator]) -> N
     torch.testing.assert_close(transpose, dense(a), rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @every_linear
 @pytest.mark.parametrize("kind", ["zero", "number", "per image", "per measurement"])
 @both_dtypes
@@ -246,6 +247,7 @@ def test_pinv(
     torch.testing.assert_close(a.pinv(y.to(dtype), damp), expected.to(dtype), rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 @every_linear
 @pytest.mark.parametrize("kind", ["number", "per image", "per measurement"])
 def test_correction_is_the_pseudo_inverse_of_the_residual(
@@ -304,6 +306,7 @@ def test_svd_survives_a_change_of_dtype(
         torch.testing.assert_close(ours, expected, rtol=0, atol=tol * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @every_spectral
 def test_white_noise_has_white_coefficients(make: Callable[[], SpectralOperator]) -> None:
     a = make().double()
@@ -434,6 +437,7 @@ def test_mask_files(tmp_path: Path) -> None:
 # Batches
 
 
+@pytest.mark.slow
 @every_linear
 @pytest.mark.parametrize("damp", [0.0, 0.01, "per measurement"])
 def test_an_image_does_not_depend_on_its_batch(

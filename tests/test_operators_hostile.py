@@ -78,6 +78,7 @@ def build(kind: str, name: str, given: dict[str, Any]) -> object:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "setting"), settings())
 def test_any_value_builds_or_is_refused(kind: str, name: str, setting: str) -> None:
     refused = 0

@@ -198,6 +198,7 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "solver"),
     [

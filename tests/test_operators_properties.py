@@ -123,6 +123,7 @@ MAKE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_laws_hold_for_images_of_any_size(name: str) -> None:
     @quick

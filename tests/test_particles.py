@@ -88,6 +88,7 @@ def test_the_step_of_a_population() -> None:
 # Populations: image b's particles, and the choices among them, come from its one stream.
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("sigma", [0.02, 0.2])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])

@@ -61,6 +61,7 @@ def test_a_peer_that_is_missing_is_left_out_in_one_line(
     assert said.startswith("azula is left out: azula is missing") and "\n" not in said
 
 
+@pytest.mark.slow
 def test_azula_is_given_the_same_posterior() -> None:
     """MMPS of a Gaussian with its system solved has the exact mean, so prior, y, A and noise are
     ours on [-1, 1].

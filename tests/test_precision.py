@@ -82,6 +82,7 @@ class Shift(LinearOperator):
 # Half precision.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF)
 @short
 def test_only_the_network_computes_in_half_precision(solver: Solver, dtype: torch.dtype) -> None:
@@ -96,6 +97,7 @@ def test_only_the_network_computes_in_half_precision(solver: Solver, dtype: torc
         assert bool(posterior.samples.isfinite().all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_is_near_float32(dtype: torch.dtype) -> None:
     """The network rounds, and nothing else does: a few units of its precision after 8 steps."""
@@ -110,6 +112,7 @@ def test_half_precision_is_near_float32(dtype: torch.dtype) -> None:
     assert 0 < error < 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("operator"))
 def test_every_operator_serves_a_prior_in_half_precision(name: str, tmp_path: Any) -> None:
     operator = small(name, tmp_path)
@@ -184,6 +187,7 @@ class Users(Denoiser):
         return 0.5 + 0.1 * torch.tanh(self.conv(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
     "make",
@@ -256,6 +260,7 @@ def test_the_default_dtype_changes_nothing() -> None:
 # Inference mode.
 
 
+@pytest.mark.slow
 @short
 def test_inference_mode(solver: Solver) -> None:
     """Everything made inside of it, and everything but the call made outside: the same samples."""

@@ -11,6 +11,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_example_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,7 @@ def simulated(name: str = "mask", count: int = 3, noise: NoiseModel | None = Non
 # Independence of the batch, and streams.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "name"),
     [
@@ -245,6 +246,7 @@ def test_noise_never_lands_on_a_pixel_that_was_not_measured(noise: NoiseModel) -
     )
 
 
+@pytest.mark.slow
 @short
 def test_missing_pixels_may_hold_anything(solver: Solver, tmp_path: Path) -> None:
     problem = simulated(noise=Gaussian(0.05))
@@ -310,6 +312,7 @@ def test_a_large_picture_is_averaged_for_the_panel() -> None:
 # Poisson noise.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [PiGDM(steps=25), DDNM(steps=25), DiffPIR(steps=25), DPS(steps=100, zeta=0.3)],

@@ -445,6 +445,7 @@ def test_langevin_draws_from_a_gaussian() -> None:
     assert bool(((c.T @ c / n - v.diag()).abs() < 5 * error).all())
 
 
+@pytest.mark.slow
 def test_langevin_finds_the_weights_of_modes() -> None:
     prior = two_modes()
     x = langevin(prior, 700, sigma_1=1.0, sigma_L=0.02, epsilon=4e-5, L=10, T=40, seed=4)

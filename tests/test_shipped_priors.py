@@ -54,6 +54,7 @@ def test_64_example_images_ship() -> None:
     assert images[:, :, :2].sum() == 0 and images.mean() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.05, 0.2])
 def test_the_prior_denoises(sigma: float) -> None:
     """Far below the noise, and better than the best linear shrinkage of the pixels to their mean."""
@@ -66,6 +67,7 @@ def test_the_prior_denoises(sigma: float) -> None:
     assert error < 0.4 * sigma**2 * variance / (variance + sigma**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", GAIN)
 def test_restorations_beat_the_baseline_by_far(task: str) -> None:
     settings = config.validate(
@@ -100,6 +102,7 @@ def test_photos_denoises_a_photograph_of_any_size(sigma: int) -> None:
     assert float(psnr(found.clamp(0, 1), x)) > 1.5 + max(float(psnr(y, x)) for y in filtered)
 
 
+@pytest.mark.slow
 def test_photos_restores_a_photograph() -> None:
     x = read_image(EXAMPLES / "photos" / "chelsea.png")[None, :, 60:156, 90:186]
     problem = Problem.simulate(x, BlockAverage((3, 96, 96), 4), Gaussian(0.025), seed=0)
@@ -113,6 +116,7 @@ def test_photos_restores_a_photograph() -> None:
     assert float(lpips(sample, x)) < 0.8 * float(lpips(baseline, x))
 
 
+@pytest.mark.slow
 def test_faces_are_restored() -> None:
     """Held-out faces: those that others may not be given, where they are."""
     path = DATA / "celeba64_val.npz"

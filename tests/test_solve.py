@@ -243,6 +243,7 @@ def test_noise_levels_are_quoted_on_the_scales_in_use(task: str) -> None:
     assert symmetric is None or float(symmetric[1]) == 2 * sigma
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task", [name for name in config.preset_names("task") if name not in OF_PAPERS]
 )
@@ -263,6 +264,7 @@ def test_every_task_and_every_solver(task: str, prior: Path, picture: Path, tmp_
     assert commands
 
 
+@pytest.mark.slow
 def test_results_are_numbered_and_nothing_is_overwritten(
     prior: Path, picture: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -316,6 +318,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_colour_stays_colour_under_a_gray_prior_and_gray_stays_gray(
     prior: Path, tmp_path: Path
 ) -> None:
@@ -496,6 +499,7 @@ def test_numbers_that_json_lacks_are_null(prior: Path, tmp_path: Path, quick: No
     assert report["metrics"]["sample"]["PSNR"][0] == pytest.approx(20, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 4])
 def test_images_of_odd_channel_counts_are_kept(
     channels: int, prior: Path, tmp_path: Path, quick: None
@@ -574,6 +578,7 @@ def test_what_fails_after_the_samples_costs_a_line(
     assert {"posterior.npz", "picture_mean.png", "config.yaml"} <= found
 
 
+@pytest.mark.slow
 def test_names_of_any_kind(prior: Path, tmp_path: Path, quick: None) -> None:
     """Long ones, bytes that are no UTF-8, formulas, characters that no font has, line breaks."""
     (tmp_path / "in").mkdir()
@@ -648,6 +653,7 @@ def test_a_run_that_is_stopped_keeps_the_sizes_that_are_done(
     assert set(tmp_path.iterdir()) == before == {tmp_path / name for name in ("in", "run", "run-2")}
 
 
+@pytest.mark.slow
 def test_two_runs_to_one_place_both_leave_their_results(
     prior: Path, picture: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -687,6 +693,7 @@ config.run_command(solve.main, sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_limit_on_files_keeps_what_fits(prior: Path, tmp_path: Path) -> None:
     """As a full disk does: posterior.npz does not fit, the pictures do."""
     write_image(tmp_path / "x.png", torch.full((1, 64, 64), 0.5))
@@ -704,6 +711,7 @@ def test_a_limit_on_files_keeps_what_fits(prior: Path, tmp_path: Path) -> None:
     assert "report.html: left out" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
     number: int, prior: Path, picture: Path, tmp_path: Path, quick: None, monkeypatch
@@ -749,6 +757,7 @@ def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
     assert seen >= {(1, False), (2, True)} | ({(2, False)} if number == signal.SIGTERM else set())
 
 
+@pytest.mark.slow
 def test_help_from_any_folder(tmp_path: Path) -> None:
     for command in ("solve", "train", "sample", "likelihood", "check"):
         done = subprocess.run(
@@ -835,6 +844,7 @@ def test_sample_refuses_what_does_not_go_together(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_sample_draws_the_swiss_roll(tmp_path: Path) -> None:
     from invdiff.sample import main as sample
 

@@ -212,6 +212,7 @@ def test_samples_have_the_mean_and_covariance_of_the_closed_form(method: str, na
     assert max(abs(float(value)) for value in lagged) < 5 / math.sqrt((count - SAMPLES) * D)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "name"), BIAS)
 def test_bias_against_the_posterior(method: str, name: str) -> None:
     problem = problem_of(name)
@@ -272,6 +273,7 @@ def sampled_bias(
     return found._replace(error=math.sqrt(max(0.0, found.error**2 - found.spread**2 / samples)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DPS_BIAS)
 def test_bias_of_dps_against_the_posterior(name: str) -> None:
     found = sampled_bias(DPS(steps=100, zeta=0.3), problem_of(name), SAMPLES)
@@ -322,6 +324,7 @@ SAMPLED_BIAS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "name"), SAMPLED_BIAS)
 def test_bias_of_samples_against_the_posterior(method: str, name: str) -> None:
     found = sampled_bias(SAMPLED[method], problem_of(name), samples=64)
@@ -361,6 +364,7 @@ def split_posterior(problem: Problem, rho: float) -> oracles.Normal:
     return oracles.posterior(PRIOR, whiten.T @ A, problem.y.flatten(1) @ whiten, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rho_min", "apart"), [(0.6, 0.9), (0.2, 0.3)])
 def test_pnpdm_draws_from_the_posterior_of_the_split(rho_min: float, apart: float) -> None:
     """Which is apart from that of y, and nears it with rho. The spread is short by what DDPM's
@@ -464,6 +468,7 @@ def nearest_mode(x: Tensor) -> Tensor:
     return (x[..., None, :, :, :] - MODES).square().sum((-3, -2, -1)).argmin(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [

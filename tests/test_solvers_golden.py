@@ -144,6 +144,7 @@ def test_mcg(name: str, sigma: float) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize(("corrections", "sigma"), [(0, 0.0), (1, 0.05), (2, 0.0)])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
@@ -162,6 +163,7 @@ def test_ilvr(name: str, free: int, sigma: float) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("eta", "sigma"), [(1.0, 0.0), (1.0, 0.05), (0.3, 0.05), (0.0, 0.02)])
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
@@ -170,6 +172,7 @@ def test_pigdm(name: str, adaptive: bool, eta: float, sigma: float) -> None:
     agree("pigdm", solver, name, sigma, oracles.uniform_timesteps(20), eta=eta, adaptive=adaptive)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.0, 0.05, 0.4])
 @pytest.mark.parametrize(("eta", "eta_b"), [(0.85, 1.0), (0.6, 0.9)])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
@@ -215,6 +218,7 @@ def test_ddnm_damps_where_y_is_noisy(name: str) -> None:
     agree("ddnm", DDNM(steps=20), name, 0.05, oracles.uniform_timesteps(20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.0, 0.05, 0.4])
 @pytest.mark.parametrize("eta", [0.85, 0.4])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
@@ -319,6 +323,7 @@ def test_red_diff(name: str, sigma: float, clip: bool) -> None:
     agree("red_diff", solver, name, sigma, oracles.uniform_timesteps(30), clip, lam=0.3, lr=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("iterations", "sigma", "eta"), [(1, 0.05, 1.0), (3, 0.05, 0.3), (3, 0.0, 0.0)]
 )
@@ -343,6 +348,7 @@ def test_tmpd(name: str, sigma: float, eta: float) -> None:
     agree("tmpd", TMPD(steps=10, eta=eta), name, sigma, oracles.uniform_timesteps(10), eta=eta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lam", "sigma", "clip"), [(0.0, 0.05, False), (0.5, 0.0, True)])
 @pytest.mark.parametrize("name", ["mask", "blur"])
 def test_sitcom(name: str, lam: float, sigma: float, clip: bool) -> None:
@@ -391,6 +397,7 @@ class Opaque(Operator):
         return self.inner.measured(y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta_y", "sigma"), [(None, 0.05), (0.2, 0.0)])
 @pytest.mark.parametrize("momentum", [None, 0.6])
 @pytest.mark.parametrize("name", ["mask", "blur"])

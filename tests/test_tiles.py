@@ -278,6 +278,7 @@ def blocks(prior: Denoiser, x: Tensor, sigma: Tensor, side: int) -> Tensor:
     return torch.cat(rows, 2)
 
 
+@pytest.mark.slow
 def test_a_photograph_has_no_seams() -> None:
     """The ratio is 1 to 0.06, and the whole image's (0.965) to 0.01; of tiles side by side it is
     2.53.

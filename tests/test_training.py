@@ -101,6 +101,7 @@ def test_learning_rate() -> None:
     assert rates[90] == pytest.approx(0.5) and rates[99] == pytest.approx(0.05)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(images: Path, tmp_path: Path) -> None:
     fit(
         settings(images, steps=120, warmup=10, log_every=30, eval_every=120, save_every=120),
@@ -156,6 +157,7 @@ for attempt in range(2):
 """
 
 
+@pytest.mark.slow
 def test_the_loss_curve_does_not_depend_on_processes_and_micro_batches(
     images: Path, tmp_path: Path
 ) -> None:
@@ -292,6 +294,7 @@ def test_a_step_does_not_wait_for_the_gpu(images: Path, tmp_path: Path) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(images: Path, tmp_path: Path) -> None:
     """A process killed while it saves, continued, ends bit for bit where an unbroken one does."""
     s = settings(images, optimiser="muon")
@@ -323,6 +326,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
             assert torch.equal(weight, resumed[part][name]), name
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_saves_first(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +365,7 @@ config.run_command(train.main, sys.argv[3:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "nohup", "code", "step"),
     [
@@ -386,6 +391,7 @@ def test_a_command_that_is_told_to_stop_says_so(
     assert not list((tmp_path / "run").glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 3, 5, 6, 7])
 def test_the_logged_loss_does_not_know_of_a_resumption(
     images: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
@@ -408,6 +414,7 @@ def test_the_logged_loss_does_not_know_of_a_resumption(
     assert list(losses_in(tmp_path / "whole")) == [3, 6, 8]
 
 
+@pytest.mark.slow
 def test_the_logged_loss_is_the_mean_since_the_line_before(images: Path, tmp_path: Path) -> None:
     fit(settings(images, log_every=1), tmp_path / "all", progress=False)
     fit(settings(images, log_every=4), tmp_path / "fourth", progress=False)
@@ -436,6 +443,7 @@ def test_two_runs_do_not_share_a_folder(
     assert len(lines) == len({line.rpartition(",")[0] for line in lines})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["state.pt", "prior.safetensors"])
 def test_a_full_disk_leaves_the_last_good_files(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
@@ -462,6 +470,7 @@ def test_a_full_disk_leaves_the_last_good_files(
     )
 
 
+@pytest.mark.slow
 def test_a_run_can_begin_with_the_weights_of_a_prior(images: Path, tmp_path: Path) -> None:
     s = settings(images, steps=1)
     fit(s, tmp_path / "first", progress=False)
@@ -486,6 +495,7 @@ def test_a_run_can_begin_with_the_weights_of_a_prior(images: Path, tmp_path: Pat
         fit(replace(s, init=str(tmp_path / "first"), target="v"), tmp_path / "v", progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_says(images: Path, tmp_path: Path) -> None:
     fit(settings(images), tmp_path, progress=False)
     names = {path.name for path in tmp_path.iterdir()}
@@ -505,6 +515,7 @@ def test_a_run_leaves_what_it_says(images: Path, tmp_path: Path) -> None:
     assert prior.shape == (1, 8, 8) and not any(p.requires_grad for p in prior.parameters())
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_resume(images: Path, tmp_path: Path) -> None:
     fit(settings(images), tmp_path, progress=False)
     with pytest.raises(InputError, match="lr=0.001, this one has 0.01"):
@@ -546,6 +557,7 @@ def test_a_diverged_run_stops_and_keeps_its_last_state(images: Path, tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_bf16_and_channels_last_train(images: Path, tmp_path: Path) -> None:
     fit(settings(images, precision="bf16", channels_last=True), tmp_path, progress=False)
     assert all(w.isfinite().all() for w in load_prior(tmp_path).state_dict().values())

@@ -325,6 +325,7 @@ def tiny(data: Path, **changes: object) -> TrainSettings:
     return TrainSettings(**{**given, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [add, remove, rename, copy, replace])
 def test_a_run_whose_folder_changed_stops_or_keeps_held_out_images_out(
     tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
@@ -397,6 +398,7 @@ def test_files_are_read_once_while_they_stay_the_same(
     assert len(again[0]) + len(again[1]) == 43
 
 
+@pytest.mark.slow
 def test_data_that_moved_are_the_same_data(tmp_path: Path) -> None:
     folder, run = folder_of(tmp_path / "data", 40), tmp_path / "run"
     fit(tiny(folder), run, progress=False)

@@ -94,6 +94,7 @@ def test_draws_of_the_clean_image_choose_modes_by_their_probability() -> None:
     assert abs(float((found > 0.5).double().mean()) - high) < 5 * math.sqrt(0.25 / count) + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wider", [1.0, 5.0])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_sweep_leaves_the_target_of_its_level_as_it_is(name: str, wider: float) -> None:

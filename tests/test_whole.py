@@ -349,6 +349,7 @@ def renaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
     tmp_path: Path, number: int, renaming: str
@@ -375,6 +376,7 @@ def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
     assert {("old", False), ("new", True)} <= seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_file_whose_writer_dies_is_old_or_new(tmp_path: Path, number: int) -> None:
     for n in range(12):
