@@ -249,8 +249,11 @@ def _same_kind(value: Any, result: Any) -> bool:
 
 def _check_leaves(value: Any, where: str) -> None:
     """Raise InputError for NaN, for integers that no tensor can hold, and for empty text."""
-    if isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_leaves(part, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for part in value:
             _check_leaves(part, where)
     elif value == "":
         raise InputError(f"{where}: found no text, expected some (null for none)")
