@@ -500,7 +500,11 @@ def rows_of(cell: Cell) -> list[dict[str, str]]:
         InputError: a file holds no such rows.
     """
     found: dict[str, dict[str, str]] = {}
-    for file in sorted(cell.folder.glob("*.csv")):
+    try:
+        files = sorted(cell.folder.glob("*.csv"))
+    except OSError as error:  # a name that is too long
+        raise cannot_write(f"out {cell.folder}", error) from error
+    for file in files:
         try:
             text = io.StringIO(file.read_text(encoding="utf-8"), newline="")
             rows = list(csv.DictReader(text, strict=True))
