@@ -597,9 +597,7 @@ def test_a_command_that_is_stopped_leaves_one_line_and_its_status(
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
-def test_a_lack_of_memory_is_one_line(
-    error: Exception, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lack_of_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     def run(words: list[str]) -> None:
         raise error
 
