@@ -14,7 +14,6 @@ import oracles
 import pytest
 import tifffile
 import torch
-
 from kills import killed_at, operations
 
 from invdiff import files

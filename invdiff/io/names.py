@@ -26,8 +26,8 @@ def split_name(path: Path) -> tuple[str, str]:
 def label(name: str) -> str:
     """Return a file's name as text that can be printed and used in the names of results.
 
-    Bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD. A name that is too long is cut and ends in a checksum of
-    the whole.
+    Bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD. A name that is too long
+    is cut and ends in a checksum of the whole.
 
     Example:
         >>> label("photo")
