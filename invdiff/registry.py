@@ -208,7 +208,7 @@ def _checked(kind: str, name: str, found: object) -> type:
                 f"expected a subclass of {module}.{base}"
             )
     if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
+        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
         raise InputError(
             f"{kind} {brief(name)}: found the class {found.__name__}, which lacks {missing}, "
             "expected one that has all methods"
