@@ -421,7 +421,8 @@ def evaluate(
     done = {row["image"] for row in rows_of(cell)}
     todo = [image for image in images if image.name not in done]
     path = cell.folder / f"{rank}.csv"
-    lines = path.read_text(encoding="utf-8") if path.is_file() else table_of([ROW])
+    lines = (path.read_text(encoding="utf-8") if path.is_file() else "") or table_of([ROW])
+    lines += "" if lines.endswith("\n") else "\n"
     finished = len(done)
     for chunk, truth in chunks(todo, cell.settings.batch):
         lines += table_of(measure(cell, prior, chunk, truth))
@@ -530,14 +531,21 @@ def rows_of(cell: Cell) -> list[dict[str, str]]:
     for file in files:
         try:
             text = io.StringIO(file.read_text(encoding="utf-8"), newline="")
-            rows = list(csv.DictReader(text, strict=True))
+            reader = csv.DictReader(text, strict=True)
+            rows = list(reader)
         except (OSError, ValueError, csv.Error) as error:
             raise InputError(f"{file}: cannot be read ({first_line(error)}): remove it") from error
+        header = tuple(reader.fieldnames or ROW)  # an empty file has none
+        if header != ROW:
+            raise InputError(
+                f"{file}: found the columns {', '.join(header)[:300]}, "
+                f"expected {', '.join(ROW)}; choose another out"
+            )
         for row in rows:
             if tuple(row) != ROW or None in row.values():
                 raise InputError(
-                    f"{file}: found the columns {', '.join(map(str, row))}, "
-                    f"expected {', '.join(ROW)}; choose another out"
+                    f"{file}: found a line that has not {len(ROW)} columns, expected all of them "
+                    "to have; choose another out"
                 )
             found.setdefault(row["image"], row)
     return list(found.values())

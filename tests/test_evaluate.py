@@ -22,7 +22,16 @@ from torch import Tensor
 import invdiff.evaluate
 from invdiff import config, solve
 from invdiff.errors import InputError
-from invdiff.evaluate import Cell, EvaluateSettings, main, pose, read_cells, read_data
+from invdiff.evaluate import (
+    ROW,
+    Cell,
+    EvaluateSettings,
+    main,
+    pose,
+    read_cells,
+    read_data,
+    rows_of,
+)
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
 from invdiff.io.write import write_image
 from invdiff.posterior import Posterior
@@ -115,6 +124,28 @@ def test_a_folder_that_settings_name_is_told_by_its_content(tmp_path: Path) -> N
     assert changed != before
     (masks / "1.png").rename(masks / "2.png")
     assert identity() not in (before, changed)
+
+
+def test_rows_that_were_edited_by_hand(tmp_path: Path) -> None:
+    """An empty file has no rows; another header or a line cut short is refused before the work."""
+    settings = EvaluateSettings(task="inpaint", out=str(tmp_path))
+    cell = Cell("inpaint", "ddnm", settings, "")
+    cell.folder.mkdir(parents=True)
+    header = ",".join(ROW)
+    for text, message in (
+        ("", None),
+        (f"{header}\n", None),
+        ("x", "found the columns x"),
+        (f"{header[:20]}\n", "found the columns image"),
+        (f"{header}\na,b\n", "a line that has not"),
+        (f"{header}\na{',1' * len(ROW)}\n", "a line that has not"),
+    ):
+        (cell.folder / "0.csv").write_text(text)
+        if message is None:
+            assert rows_of(cell) == []
+        else:
+            with pytest.raises(InputError, match=message):
+                rows_of(cell)
 
 
 def test_a_prior_of_several_files_is_told_by_all_of_them(
