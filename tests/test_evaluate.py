@@ -117,6 +117,7 @@ def test_processes_share_the_images(prior, folder, tmp_path, restored, monkeypat
     assert (tmp_path / "two" / "inpaint" / "ddnm" / "1.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -138,6 +139,7 @@ def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     assert r"\begin{tabular}" in (out / "summary.tex").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_masks_of_their_own(prior: Path, tmp_path: Path) -> None:
     """The mask of an image is that of its number, in whatever chunk."""
@@ -191,6 +193,7 @@ def other_prior(path: Path) -> Path:
 ONE = ("task=denoise", "solver=ddnm", "solver.steps=1")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_other_weights_images_or_files_are_other_results(
     prior: Path, folder: Path, tmp_path: Path, restored: list[int]
