@@ -226,3 +226,36 @@ def test_lab_is_converted_by_itself(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         found = read_image(tmp_path / "x.tif").permute(1, 2, 0).numpy()
     assert np.abs(255 * found - CARD).max() < 6  # Lab of 8 bits is coarse
+
+
+@pytest.mark.parametrize("kind", ["RGB", "PALETTE COLOR"])
+def test_dicom_colours_are_converted(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("pydicom", reason="the optional reader of DICOM")
+    from test_medical import write_dicom
+
+    if kind == "RGB":
+        write_dicom(tmp_path / "x.dcm", CARD, ICCProfile=P3)
+    else:
+        numbers = np.arange(54, dtype=np.uint8).reshape(6, 9)
+        tables = {
+            f"{name}PaletteColorLookupTable{part}": value
+            for c, name in enumerate(("Red", "Green", "Blue"))
+            for part, value in (
+                ("Descriptor", [54, 0, 8]),
+                ("Data", np.ascontiguousarray(CARD[..., c]).tobytes()),
+            )
+        }
+        write_dicom(
+            tmp_path / "x.dcm", numbers, PhotometricInterpretation=kind, ICCProfile=P3, **tables
+        )
+    found = read_image(tmp_path / "x.dcm").permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(found, srgb_of_p3(CARD / 255), atol=0.006)
+
+
+def test_a_profile_goes_with_the_channels_that_it_is_for(tmp_path: Path) -> None:
+    picture = Picture(torch.rand(1, 3, 4, 5), bits=16, profile=P3)
+    gray = picture.with_values(picture.values.mean(1, keepdim=True))
+    assert gray.profile is None and picture.with_values(picture.values / 2).profile == P3
+    write_picture(tmp_path / "x.png", gray)
+    with Image.open(tmp_path / "x.png") as image:
+        assert "icc_profile" not in image.info
