@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image, ImageCms
 
 from invdiff.io.pictures import Picture, read_image, read_picture
-from invdiff.io.write import write_picture
+from invdiff.io.write import write_image, write_picture
 
 # Primaries as XYZ under D50 (the columns), from the profiles' specifications.
 DISPLAY_P3 = (
@@ -259,3 +260,23 @@ def test_a_profile_goes_with_the_channels_that_it_is_for(tmp_path: Path) -> None
     write_picture(tmp_path / "x.png", gray)
     with Image.open(tmp_path / "x.png") as image:
         assert "icc_profile" not in image.info
+
+
+@pytest.mark.parametrize("array", [CARD, CARD[..., 0], CARD.astype(np.uint16) * 257])
+def test_a_gamma_that_is_not_applied_is_told_of(tmp_path: Path, array: np.ndarray) -> None:
+    path = tmp_path / "x.png"
+    values = torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1)
+    write_image(path, values, bits=8 * array.dtype.itemsize)
+    data = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_image(path)
+        for gamma, told in ((45455, False), (100000, True)):
+            chunk = b"gAMA" + struct.pack(">I", gamma)
+            check = struct.pack(">I", zlib.crc32(chunk))
+            path.write_bytes(data[:33] + struct.pack(">I", 4) + chunk + check + data[33:])
+            if told:
+                with pytest.warns(UserWarning, match="found the gamma 1, expected 0.4545"):
+                    read_image(path)
+            else:
+                read_image(path)

@@ -409,6 +409,8 @@ def test_integers_are_scaled_and_clipping_is_told(tmp_path: Path) -> None:
         write_image(path, torch.from_numpy(values), bits=16)
         top = 1 if dtype == "bool" else np.iinfo(dtype).max
         np.testing.assert_allclose(read_image(path)[0], values / top, atol=1e-5)
+    with pytest.raises(InputError, match="expected a tensor"):
+        write_image(path, np.ones((4, 4, 3)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="found values of type torch.int64"):
         write_image(path, torch.ones(1, 4, 4, dtype=torch.int64))
     with pytest.warns(UserWarning, match=r"from 0 to 255, expected \[0, 1\].*clipped"):

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_type
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
 from invdiff.io.layout import FULL_SCALE
 from invdiff.io.names import split_name
@@ -67,6 +67,7 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
         raise InputError(
             f"{path}: found bits={bits}, expected one of {depths} for {split_name(path)[1]}"
         )
+    check_type(str(path), x, Tensor, "a tensor (C, H, W)")
     if x.dtype in FULL_SCALE:
         x = x.float() / FULL_SCALE[x.dtype]
     if not x.is_floating_point():

@@ -370,7 +370,7 @@ class FileKernel(Kernel):
     normalise: bool = True
 
     def tensor(self) -> Tensor:
-        if path_text("kernel path", self.path).endswith(".npy"):
+        if path_text("kernel path", self.path).lower().endswith(".npy"):
             name = f"kernel {self.path}"
             values = real_array(name, load_npy("kernel", self.path))
             values = values[None] if values.ndim == 2 else values
