@@ -8,12 +8,14 @@ of the padding value are background and do not stretch the range.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from invdiff.errors import InputError
+from invdiff.io.colour import to_srgb
 from invdiff.io.pixels import Pixels
 
 # The groups that a file begins with where it was stored without the 128 bytes and "DICM".
@@ -56,7 +58,7 @@ def decode_dicom(data: bytes) -> Pixels:
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
         colours = pixels.apply_color_lut(frames, dataset)
-        return Pixels(colours[..., :3], stack=True)
+        return _in_srgb(Pixels(colours[..., :3], stack=True), dataset)
     values = np.stack([_physical(frame, dataset, number) for number, frame in enumerate(frames)])
     return Pixels(
         values[..., None],
@@ -103,7 +105,14 @@ def _colours(array: np.ndarray, dataset: Any) -> Pixels:
         raise InputError(
             f"found {array.shape[-1]} samples of {array.dtype} per pixel, expected unsigned RGB"
         )
-    return Pixels(array, full_scale=float(2 ** int(dataset.BitsStored) - 1), stack=True)
+    full_scale = float(2 ** int(dataset.BitsStored) - 1)
+    return _in_srgb(Pixels(array, full_scale=full_scale, stack=True), dataset)
+
+
+def _in_srgb(pixels: Pixels, dataset: Any) -> Pixels:
+    """Colours as sRGB, by the file's ICC profile if it has one."""
+    values, profile, notes = to_srgb(pixels.values, dataset.get("ICCProfile"))
+    return replace(pixels, values=values, profile=profile, notes=notes)
 
 
 def _stored_bits(frames: np.ndarray, dataset: Any) -> np.ndarray:
