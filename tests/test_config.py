@@ -186,6 +186,9 @@ def test_unknown_presets() -> None:
         (b"a: [1,\n", "not valid YAML: "),
         (b"a: 1\na: 2\n", "'a' is given twice"),
         (b"a: \xff\xfe\n", "not text in UTF-8, expected YAML"),
+        (b"a: !!map 3\n", "found a value that is no mapping"),
+        (b"a: !!map [b]\n", "found a value that is no mapping"),
+        (b'a: "\\ud800"\n', "found half of a surrogate pair, which is no text"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, content: bytes, line: str) -> None:

@@ -392,6 +392,14 @@ def test_settings_out_of_range_are_refused(settings: dict, words: list[str]) -> 
     refused(lambda: restore(simulated(), gaussian_prior(), DDRM(steps=2), **settings), *words)
 
 
+def test_more_samples_than_any_memory_holds_are_refused_before_the_work() -> None:
+    refused(
+        lambda: restore(simulated(), gaussian_prior(), DDRM(steps=2), samples=10**9),
+        "samples: found 1000000000 of 3 images",
+        "expected at most 8.59e+09",
+    )
+
+
 def test_a_prior_for_other_channels_is_refused() -> None:
     """But gray ones under a colour prior and any under a gray one are served: test_channels.py."""
     two, colour = (2, 8, 8), oracles.denoiser(oracles.exponential_prior((3, 8, 8)), (3, 8, 8))
