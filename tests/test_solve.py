@@ -859,8 +859,11 @@ def test_sample_refuses_what_does_not_go_together(
 def test_sample_draws_the_swiss_roll(tmp_path: Path) -> None:
     from invdiff.sample import main as sample
 
-    sample(["prior=swissroll", f"out={tmp_path / 'roll.png'}"])
-    assert min(read_image(tmp_path / "roll.png").shape[1:]) > 400
+    sample(["prior=swissroll", "n=3", f"out={tmp_path / 'roll.png'}"])
+    picture = read_image(tmp_path / "roll.png")
+    assert min(picture.shape[1:]) > 400
+    # Three points do not show a density: at least 1,000 are drawn, a fiftieth of the picture and more.
+    assert float((picture.min(0).values < 0.9).float().mean()) > 0.02
 
 
 def test_defaults_are_valid_settings() -> None:
