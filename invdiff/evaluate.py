@@ -52,7 +52,7 @@ from invdiff.io.whole import RUN_FILE, cannot_write, sweep, write_whole
 from invdiff.io.write import as_float, write_array, write_picture
 from invdiff.operators.base import numbered
 from invdiff.prior.channels import match_channels
-from invdiff.prior.checkpoint import find_prior, load_prior
+from invdiff.prior.checkpoint import load_prior, prior_files
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
@@ -114,12 +114,35 @@ class EvaluateSettings:
 
 
 def named_files(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield each file that settings name, and the hash of its content."""
+    """Yield each file or folder that settings name, and the hash of its content."""
     if isinstance(value, Mapping):
-        for item in value.values():
-            yield from named_files(item)
+        for key, item in value.items():
+            if key != "name":
+                yield from named_files(item)
     elif isinstance(value, str) and os.path.isfile(value):
         yield value, content_hash(Path(value))
+    elif isinstance(value, str) and value and os.path.isdir(value):
+        yield value, hash_of_all(files_in(Path(value)))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files in a folder and its sub-folders, hidden ones left out, in a fixed order."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
+
+
+def hash_of_all(paths: Sequence[Path]) -> str:
+    """Return 16 letters that tell the names and the content of files; of one, `content_hash`.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    if len(paths) == 1:
+        return content_hash(paths[0])
+    return _letters("\n".join(f"{path.name} {content_hash(path)}" for path in paths))
 
 
 def content_hash(path: Path) -> str:
@@ -257,7 +280,7 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
         for number, solver in enumerate(solvers):
             merged = config.resolve([f"task={task}", f"solver={solver}", *rest], EvaluateSettings)
             settings = config.validate(EvaluateSettings, merged)
-            weights = weights or content_hash(find_prior(settings.prior))
+            weights = weights or hash_of_all(prior_files(settings.prior))
             name = label(Path(task).stem)
             if number == 0:
                 yield Cell(name, "baseline", settings, weights)
@@ -500,7 +523,11 @@ def rows_of(cell: Cell) -> list[dict[str, str]]:
         InputError: a file holds no such rows.
     """
     found: dict[str, dict[str, str]] = {}
-    for file in sorted(cell.folder.glob("*.csv")):
+    try:
+        files = sorted(cell.folder.glob("*.csv"))
+    except OSError as error:  # a name that is too long
+        raise cannot_write(f"out {cell.folder}", error) from error
+    for file in files:
         try:
             text = io.StringIO(file.read_text(encoding="utf-8"), newline="")
             rows = list(csv.DictReader(text, strict=True))

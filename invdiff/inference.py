@@ -27,6 +27,7 @@ from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
 
 PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
+MAX_VALUES = 2**33  # of all samples: 32 GiB in float32
 
 
 @torch.inference_mode(False)  # solvers take gradients, which inference mode forbids
@@ -172,6 +173,12 @@ def check(
         check_integer("batch", batch, 1)
     if len(problem) == 0:
         raise InputError("measurement: found 0 images, expected at least 1")
+    values = samples * len(problem) * math.prod(problem.operator.shape)
+    if values > MAX_VALUES:
+        raise InputError(
+            f"samples: found {samples} of {len(problem)} images, {values:.3g} values in all, "
+            f"expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
+        )
     solver.check(problem)
 
 

@@ -68,8 +68,7 @@ class Problem:
         check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
         operator = full_precision(operator).structured()
         values, layout = recognise(y, operator.measurement_shape, dtype_of(operator))
-        if values.dtype in _HALF:
-            values = values.to(dtype_of(operator))
+        operator, values = in_one_precision(operator, values)
         operator.check_measurement(values)
         # A file may mark missing pixels as NaN: they end here.
         values = operator.measured(values)
@@ -119,8 +118,7 @@ class Problem:
         if tuple(images.shape[1:]) != operator.shape:
             expected = ", ".join(["B", *map(str, operator.shape)])
             raise InputError(f"images: found shape {tuple(images.shape)}, expected ({expected})")
-        if images.dtype in _HALF:
-            images = images.to(dtype_of(operator))
+        operator, images = in_one_precision(operator, images)
         operator.check_batch(len(images))
         if layout.dtype.is_floating_point:
             check_scale(images, torch.ones(1), 0.0, "images")
@@ -253,6 +251,18 @@ def dtype_of(operator: Operator) -> torch.dtype:
 def full_precision(operator: Operator) -> Operator:
     """Return the operator, or a copy of it in float32 if it is in half precision."""
     return copy.deepcopy(operator).float() if dtype_of(operator) in _HALF else operator
+
+
+def in_one_precision(operator: Operator, values: Tensor) -> tuple[Operator, Tensor]:
+    """Return the operator and values in the wider of their precisions, and float32 at least.
+
+    The operator that is given stays as it is.
+    """
+    wider = torch.promote_types(dtype_of(operator), values.real.dtype)
+    dtype = torch.promote_types(wider, torch.float32)
+    if dtype_of(operator) != dtype:
+        operator = copy.deepcopy(operator).to(dtype)
+    return operator, values.to(torch.promote_types(values.dtype, dtype))
 
 
 def stream_numbers(numbers: Sequence[int] | None, count: int) -> list[int]:

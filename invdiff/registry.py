@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
@@ -102,7 +103,7 @@ def lookup(kind: str, name: str) -> type:
     plugin = _plugins(kind).get(name)
     if plugin is None:
         raise InputError(unknown(kind, name, names(kind)))
-    return _checked(kind, name, plugin.load())
+    return _checked(kind, name, _loaded_plugin(kind, plugin))
 
 
 def names(kind: str) -> list[str]:
@@ -157,6 +158,16 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"invdiff.{kind}")}
 
 
+def _loaded_plugin(kind: str, plugin: EntryPoint) -> object:
+    try:
+        return plugin.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"{kind} {brief(plugin.name)}: the plug-in {brief(plugin.value)} cannot be loaded "
+            f"({brief(str(error))}): repair or remove it"
+        ) from error
+
+
 def _import_class(kind: str, name: str) -> object:
     module_name, _, class_name = name.partition(":")
     shown_name = brief(name)
@@ -196,6 +207,12 @@ def _checked(kind: str, name: str, found: object) -> type:
                 f"{kind} {brief(name)}: found the class {found.__name__}, "
                 f"expected a subclass of {module}.{base}"
             )
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise InputError(
+            f"{kind} {brief(name)}: found the class {found.__name__}, which lacks {missing}, "
+            "expected one that has all methods"
+        )
     return found
 
 

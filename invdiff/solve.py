@@ -37,6 +37,7 @@ from invdiff import config, registry
 from invdiff.config.signals import held_back
 from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
+from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
 from invdiff.inference import restore
 from invdiff.io.collection import read_pictures
@@ -427,10 +428,8 @@ def judge(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 def table(report: dict[str, Any]) -> str:
     """Return the metrics as aligned columns, means over the images."""
-    columns = {"PSNR": "{:.2f}", "SSIM": "{:.3f}", "LPIPS": "{:.3f}", "misfit": "{:.2f}"}
-    columns = {
-        name: form for name, form in columns.items() if name in report["metrics"]["baseline"]
-    }
+    known = report["metrics"]["baseline"]
+    columns = {name: form for name, form in FORM.items() if name in known}
     lines = [["", *columns, "calls", "seconds"]]
     for name, values in report["metrics"].items():
         cells = [form.format(sum(values[c]) / len(values[c])) for c, form in columns.items()]

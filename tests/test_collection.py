@@ -143,6 +143,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         name.encode()
         write_image(tmp_path / f"{name}_measurement_of_something.png", torch.zeros(1, 4, 4))
     assert label("x" * 245) != label("x" * 246)
+    assert label("a\ud800b\udcff") == "a\ufffdb\ufffd"
 
 
 def test_a_name_with_a_nul(tmp_path: Path) -> None:

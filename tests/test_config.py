@@ -186,6 +186,9 @@ def test_unknown_presets() -> None:
         (b"a: [1,\n", "not valid YAML: "),
         (b"a: 1\na: 2\n", "'a' is given twice"),
         (b"a: \xff\xfe\n", "not text in UTF-8, expected YAML"),
+        (b"a: !!map 3\n", "found a value that is no mapping"),
+        (b"a: !!map [b]\n", "found a value that is no mapping"),
+        (b'a: "\\ud800"\n', "found half of a surrogate pair, which is no text"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, content: bytes, line: str) -> None:
@@ -753,6 +756,7 @@ def test_a_word_cannot_take_time_or_memory(kind: str) -> None:
     assert time.process_time() - started < 5
 
 
+@pytest.mark.slow
 def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
     path = tmp_path / "any.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n")

@@ -22,7 +22,7 @@ from torch import Tensor
 import invdiff.evaluate
 from invdiff import config, solve
 from invdiff.errors import InputError
-from invdiff.evaluate import Cell, EvaluateSettings, main, pose, read_data
+from invdiff.evaluate import Cell, EvaluateSettings, main, pose, read_cells, read_data
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
 from invdiff.io.write import write_image
 from invdiff.posterior import Posterior
@@ -96,6 +96,45 @@ def test_a_stopped_run_goes_on_to_the_same_results(
             assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-3)
 
 
+def test_a_folder_that_settings_name_is_told_by_its_content(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in ("0.png", "1.png"):
+        write_image(masks / name, torch.ones(1, 4, 4))
+
+    def identity() -> dict[str, Any]:
+        operator = {"name": "mask_file", "mask": str(masks)}
+        return EvaluateSettings(task="inpaint", operator=operator).identity()["files"]
+
+    before = identity()
+    assert list(before) == [str(masks)] and identity() == before
+    (masks / ".hidden").write_text("")
+    assert identity() == before
+    write_image(masks / "1.png", torch.eye(4)[None])
+    changed = identity()
+    assert changed != before
+    (masks / "1.png").rename(masks / "2.png")
+    assert identity() not in (before, changed)
+
+
+def test_a_prior_of_several_files_is_told_by_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invdiff.prior.checkpoint.foreign.recognise", lambda path: True)
+    unet = tmp_path / "model" / "unet"
+    unet.mkdir(parents=True)
+    (unet / "config.json").write_text("{}")
+    (unet / "weights.bin").write_bytes(b"1")
+
+    def weights() -> str:
+        return next(read_cells(["task=inpaint", f"prior={tmp_path / 'model'}"])).weights
+
+    before = weights()
+    assert weights() == before
+    (unet / "config.json").write_text('{"prediction_type": "sample"}')
+    assert weights() != before
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_processes_share_the_images(prior, folder, tmp_path, restored, monkeypatch, capsys) -> None:
@@ -117,6 +156,7 @@ def test_processes_share_the_images(prior, folder, tmp_path, restored, monkeypat
     assert (tmp_path / "two" / "inpaint" / "ddnm" / "1.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -138,6 +178,7 @@ def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     assert r"\begin{tabular}" in (out / "summary.tex").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_masks_of_their_own(prior: Path, tmp_path: Path) -> None:
     """The mask of an image is that of its number, in whatever chunk."""
@@ -191,6 +232,7 @@ def other_prior(path: Path) -> Path:
 ONE = ("task=denoise", "solver=ddnm", "solver.steps=1")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_other_weights_images_or_files_are_other_results(
     prior: Path, folder: Path, tmp_path: Path, restored: list[int]

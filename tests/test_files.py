@@ -4,6 +4,8 @@ half-written.
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +14,14 @@ import oracles
 import pytest
 import tifffile
 import torch
+from kills import killed_at, operations
 
 from invdiff import files
 from invdiff.errors import InputError
 from invdiff.files import restore_file, restore_folder
 from invdiff.inference import restore
 from invdiff.io.pictures import Picture, read_image, read_picture
+from invdiff.io.whole import sweep
 from invdiff.io.write import write_image, write_picture
 from invdiff.noise import Gaussian
 from invdiff.operators import Bicubic, Denoise, Mask, MaskFile
@@ -37,6 +41,7 @@ def prior(channels: int = 1, height: int = HEIGHT, width: int = WIDTH) -> Denois
     return oracles.denoiser(oracles.exponential_prior(shape), shape).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])
@@ -321,3 +326,44 @@ def test_a_folder_is_refused_before_the_work(
                 tmp_path / source, tmp_path / target, operator=whole, prior=prior(), **SETTINGS
             )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["y"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_folder_whose_process_dies_is_there_whole_or_not_at_all(
+    tmp_path: Path, number: int
+) -> None:
+    """At every file operation; what SIGKILL leaves under hidden names, the next run removes."""
+    source = tmp_path / "y"
+    source.mkdir()
+    for name in ("a.png", "b.tif"):
+        write_image(source / name, torch.rand(1, HEIGHT, WIDTH, generator=DRAW))
+    denoiser = prior()
+
+    def work(target: Path) -> None:
+        restore_folder(source, target, operator=Denoise, prior=denoiser, **SETTINGS)
+
+    count = operations(lambda: work(tmp_path / "count" / "x"))
+    assert count > 6
+    names = ["a.png", "b.tif"]
+    whole = 0
+    for n in range(count + 1):
+        folder = tmp_path / f"{number}-{n}"
+        folder.mkdir()
+        code = killed_at(n, number, partial(work, folder / "x"))
+        left = os.listdir(folder)
+        if number != signal.SIGKILL:
+            assert left in ([], ["x"]), n
+        sweep(folder)
+        left = os.listdir(folder)
+        assert left in ([], ["x"]) and (code != 0 or left), n
+        if left:
+            whole += 1
+            assert sorted(os.listdir(folder / "x")) == names, n
+            for name in names:
+                found = read_image(folder / "x" / name)
+                assert torch.equal(found, read_image(tmp_path / "count" / "x" / name)), n
+        else:
+            work(folder / "x")  # nothing is in its way
+            assert os.listdir(folder) == ["x"], n
+    assert 0 < whole <= count

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
-from invdiff.prior.checkpoint import load_network, load_prior
+from invdiff.prior.checkpoint import load_network, load_prior, prior_files
 from invdiff.prior.loaders import ddpm_pytorch, diffusers, foreign, guided, pesser, sidecar
 from invdiff.prior.loaders.common import Foreign, read_weights
 from invdiff.prior.schedule import Schedule
@@ -514,9 +514,17 @@ def test_a_yaml_file_beside_the_weights_tells_what_they_do_not(tmp_path: Path) -
         "schedule": "cosine",
         "size": 16,
     }
+    assert prior_files(path) == [path, path.with_suffix(".yaml")]
     path.with_suffix(".yaml").write_text("[1, 2]")
     with pytest.raises(InputError, match="expected settings"):
         sidecar.read(path)
+    bomb = ["a0: &a0 {x: 1, y: 2}"]
+    bomb += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]
+    path.with_suffix(".yaml").write_text("\n".join(bomb))
+    with pytest.raises(InputError, match="found an alias"):
+        sidecar.read(path)
+    path.with_suffix(".yaml").unlink()
+    assert prior_files(path) == [path]
 
 
 def test_the_trial_sees_a_wrong_target_and_a_wrong_schedule() -> None:

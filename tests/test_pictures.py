@@ -48,6 +48,7 @@ def stored(path: Path) -> np.ndarray:
 # 8 and 16 bits, with and without alpha.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])

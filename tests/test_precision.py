@@ -16,7 +16,18 @@ from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian, Poisson
-from invdiff.operators import CircularBlur, Denoise, LinearOperator, Mask, MaskRandom, Operator
+from invdiff.operators import (
+    Bicubic,
+    Blur,
+    CircularBlur,
+    Denoise,
+    Jpeg,
+    LinearOperator,
+    Mask,
+    MaskRandom,
+    Operator,
+    Radon,
+)
 from invdiff.operators.blur import VaryingBlur
 from invdiff.operators.kernels import GaussianKernel
 from invdiff.posterior import Posterior
@@ -257,6 +268,31 @@ def test_the_default_dtype_changes_nothing() -> None:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("of_values", [torch.float32, torch.float64])
+@pytest.mark.parametrize("of_operator", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["blur", "jpeg", "radon", "bicubic"])
+def test_images_and_operators_of_two_precisions(
+    name: str, of_operator: torch.dtype, of_values: torch.dtype
+) -> None:
+    """The wider of the two is taken, and the operator that was given stays as it is."""
+    operator = {
+        "blur": lambda: Blur(SHAPE, GaussianKernel(sigma=1.0, size=5)),
+        "jpeg": lambda: Jpeg(SHAPE),
+        "radon": lambda: Radon(SHAPE, angles=[0.0, 90.0]),
+        "bicubic": lambda: Bicubic(SHAPE, 2),
+    }[name]().to(of_operator)
+    wider = torch.promote_types(of_operator, of_values)
+    x = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0)).to(of_values)
+    simulated = Problem.simulate(x, operator, Gaussian(0.05))
+    given = Problem(operator, Gaussian(0.05), simulated.y.to(of_values))
+    for problem in (simulated, given):
+        assert problem.y.dtype == problem.baseline().dtype == wider
+        assert bool(problem.misfit(problem.baseline()).isfinite().all())
+    assert next(operator.buffers()).dtype == of_operator
+    solver = DPS(steps=2, zeta=0.1)
+    assert restore(given, random_unet(), solver).samples.dtype == torch.float32
+
+
 # Inference mode.
 
 
@@ -289,6 +325,7 @@ def test_inference_mode_with_operators_by_autograd_and_tensors_of_sigma() -> Non
                 torch.testing.assert_close(samples, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [True, False])
 def test_guidance_by_a_classifier_under_inference_mode(inside: bool) -> None:
     torch.manual_seed(0)

@@ -119,6 +119,37 @@ def test_a_plugin_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -
         registry.lookup("toy", "mnie")
 
 
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("no_such_module:X", "cannot be loaded .*no_such_module"),
+        ("json:NoSuchClass", "cannot be loaded"),
+        ("json:dumps", "found a function, expected a class"),
+        ("json:JSONDecoder", "found the class JSONDecoder, expected a subclass of"),
+        ("invdiff.solvers:Solver", "found the class Solver, which lacks iterate"),
+    ],
+)
+def test_a_plugin_that_is_no_class_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch, value: str, line: str
+) -> None:
+    points = EntryPoints([EntryPoint("mine", value, "invdiff.solver")])
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    with pytest.raises(InputError, match=line):
+        registry.lookup("solver", "mine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "missing"),
+    [
+        ("solver", "invdiff.solvers.base:Solver", "iterate"),
+        ("operator", "invdiff.operators.base:Operator", "forward"),
+    ],
+)
+def test_a_base_class_is_refused(kind: str, name: str, missing: str) -> None:
+    with pytest.raises(InputError, match=f"which lacks {missing}"):
+        registry.lookup(kind, name)
+
+
 def test_every_file_of_a_built_in_package_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

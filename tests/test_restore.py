@@ -145,6 +145,7 @@ def test_an_image_does_not_depend_on_its_batch(
     torch.testing.assert_close(chunked, together, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @short
 def test_more_samples_do_not_change_the_first(solver: Solver) -> None:
     problem, prior = simulated(), gaussian_prior()
@@ -155,6 +156,7 @@ def test_more_samples_do_not_change_the_first(solver: Solver) -> None:
     assert float((many[0] - many[1]).abs().max()) > 0.01
 
 
+@pytest.mark.slow
 @short
 def test_seeds(solver: Solver) -> None:
     """0 is a seed like any other; the same seed gives the same bits, whatever was drawn in between."""
@@ -390,6 +392,14 @@ def test_settings_out_of_range_are_refused(settings: dict, words: list[str]) -> 
     refused(lambda: restore(simulated(), gaussian_prior(), DDRM(steps=2), **settings), *words)
 
 
+def test_more_samples_than_any_memory_holds_are_refused_before_the_work() -> None:
+    refused(
+        lambda: restore(simulated(), gaussian_prior(), DDRM(steps=2), samples=10**9),
+        "samples: found 1000000000 of 3 images",
+        "expected at most 8.59e+09",
+    )
+
+
 def test_a_prior_for_other_channels_is_refused() -> None:
     """But gray ones under a colour prior and any under a gray one are served: test_channels.py."""
     two, colour = (2, 8, 8), oracles.denoiser(oracles.exponential_prior((3, 8, 8)), (3, 8, 8))
@@ -414,6 +424,7 @@ def test_an_operator_of_too_low_a_level_is_refused(
     refused(lambda: restore(problem, gaussian_prior(), solver), *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operator", "noise"),
     [

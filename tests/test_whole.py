@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from kills import killed_at, operations
 
+from invdiff.config.command import run_command
 from invdiff.config.signals import held_back, stopped_by_signals
 from invdiff.errors import InputError, Stopped
 from invdiff.io import whole
@@ -573,6 +575,7 @@ run_command(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_stopped_leaves_one_line_and_its_status(
     tmp_path: Path, number: int
@@ -585,3 +588,30 @@ def test_a_command_that_is_stopped_leaves_one_line_and_its_status(
     )
     assert done.returncode == 128 + number and os.listdir(tmp_path) == []
     assert done.stderr.startswith("invdiff: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(words: list[str]) -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match="2"):
+        run_command(run, [])
+    line = capsys.readouterr().err
+    assert line.startswith("invdiff: error: out of memory") and line.count("\n") == 1
+    assert "smaller batch" in line
+
+
+def test_another_runtime_error_keeps_its_traceback() -> None:
+    def run(words: list[str]) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_command(run, [])

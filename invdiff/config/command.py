@@ -37,7 +37,7 @@ def run_command(run: Callable[[list[str]], None], argv: list[str] | None = None)
 def run_guarded(run: Callable[[list[str]], None], words: list[str]) -> None:
     """Run `run(words)` as a command line, where a user's mistake is one line.
 
-    An InputError becomes one line and status 2, a signal (SIGINT, SIGTERM, SIGHUP) one line and
+    An InputError, or a lack of memory, becomes one line and status 2, a signal (SIGINT, SIGTERM, SIGHUP) one line and
     status 128 + its number, a warning one line; any other exception is a bug and keeps its
     traceback. Of the processes that torchrun starts, one prints the line.
     """
@@ -51,6 +51,14 @@ def run_guarded(run: Callable[[list[str]], None], words: list[str]) -> None:
             sys.stdout.flush()
     except InputError as error:
         _say_once(f"invdiff: error: {one_line(str(error))}")
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _say_once(
+            f"invdiff: error: out of memory ({one_line(str(error))[:200] or 'no more is free'}): "
+            "expected less work at once: a smaller batch or tile, fewer samples or particles"
+        )
         raise SystemExit(2) from None
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,6 +84,12 @@ def one_line(text: str) -> str:
 def _warn(message: str) -> None:
     if _rank() == 0:
         print(f"invdiff: warning: {one_line(message)}", file=sys.stderr)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is short: of Python, of a CPU or of a GPU in torch."""
+    named = type(error).__name__ == "OutOfMemoryError"  # torch.OutOfMemoryError, not imported here
+    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _say_once(line: str) -> None:

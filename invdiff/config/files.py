@@ -33,6 +33,8 @@ _FLOAT = re.compile(
 )
 _BOOL = re.compile("true|True|TRUE|false|False|FALSE")
 _NULL = re.compile("|~|null|Null|NULL")
+# U+DC80 to U+DCFF stand for bytes of names of files, as Python has them.
+_NO_TEXT = re.compile("[\\ud800-\\udc7f\\udd00-\\udfff]")
 _SCALARS = {"null": _NULL, "bool": _BOOL, "int": _INT, "float": _FLOAT, "merge": re.compile("<<")}
 
 
@@ -72,6 +74,8 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):  # it was said to be one: !!map 3
+            raise _fault("a value that is no mapping", node)
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         twice = next((key for key, count in keys.items() if count > 1), None)
         if twice is not None:
@@ -99,6 +103,8 @@ class _Loader(yaml.SafeLoader):
         text = str(self.construct_scalar(node))
         if "\0" in text:
             raise _fault("text with a NUL character", node)
+        if _NO_TEXT.search(text):
+            raise _fault("half of a surrogate pair, which is no text", node)
         return text
 
     def _matching(self, node: yaml.ScalarNode, kind: str) -> str:

@@ -18,7 +18,7 @@ Rows = Sequence[Mapping[str, str]]
 
 COLUMNS = ("PSNR", "SSIM", "LPIPS", "misfit", "calls", "seconds")
 _BETTER = {"PSNR": 1, "SSIM": 1, "LPIPS": -1}  # the sign of what is better
-_FORM = {
+FORM = {
     "PSNR": "{:.2f}",
     "SSIM": "{:.3f}",
     "LPIPS": "{:.3f}",
@@ -126,7 +126,7 @@ def mean_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _with_error(name: str, values: np.ndarray) -> str:
-    mean, error = (_FORM[name].format(value) for value in Estimate.over(values))
+    mean, error = (FORM[name].format(value) for value in Estimate.over(values))
     return mean if name in ("calls", "seconds") or len(values) < 2 else f"{mean} ± {error}"
 
 

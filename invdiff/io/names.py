@@ -26,8 +26,8 @@ def split_name(path: Path) -> tuple[str, str]:
 def label(name: str) -> str:
     """Return a file's name as text that can be printed and used in the names of results.
 
-    Bytes that are no UTF-8 become U+FFFD. A name that is too long is cut and ends in a checksum of
-    the whole.
+    Bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD. A name that is too long
+    is cut and ends in a checksum of the whole.
 
     Example:
         >>> label("photo")
@@ -35,8 +35,7 @@ def label(name: str) -> str:
         >>> len(label("x" * 250))
         180
     """
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return short_name(text.replace("\0", "\ufffd"), room=_ROOM)
+    return short_name(re.sub("[\0\ud800-\udfff]", "\ufffd", name), room=_ROOM)
 
 
 def short_name(name: str, room: int = 0) -> str:

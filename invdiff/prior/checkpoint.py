@@ -280,6 +280,28 @@ def find_prior(name: str | Path, what: str = "prior") -> Path:
     )
 
 
+def prior_files(name: str | Path) -> list[Path]:
+    """Return the files that tell what `load_prior` makes of a name, in a fixed order.
+
+    They are the file of weights, with the settings beside it for another program's, or all files of
+    a folder of diffusers.
+
+    Raises:
+        InputError: there is none.
+
+    Example:
+        >>> [path.name for path in prior_files("fashion")]
+        ['fashion.safetensors']
+    """
+    if not (isinstance(name, str | Path) and foreign.recognise(name)):
+        return [find_prior(name)]
+    path = Path(name)
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    place = sidecar.find(path)
+    return [path] if place is None else [path, place]
+
+
 def load_card(name: str | Path) -> dict[str, Any]:
     """Return the card of a prior, empty if it has none.
 

@@ -27,7 +27,7 @@ NAMES = (
     "variance",
     "check",
 )
-MAX_BYTES = 100_000
+MAX_BYTES = 20_000
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -36,14 +36,20 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the YAML file cannot be read, or holds something else than settings.
     """
-    for place in (
+    place = find(path)
+    return {} if place is None else _understood(place, _mapping(place))
+
+
+def find(path: Path) -> Path | None:
+    """Return the YAML file of settings that belongs to a file of weights, if there is one."""
+    if path.is_dir():
+        return None
+    places = (
         path.with_suffix(".yaml"),
         path.with_suffix(".yml"),
         path.parent / "model_config.yaml",
-    ):
-        if place.is_file() and place != path:
-            return _understood(place, _mapping(place))
-    return {}
+    )
+    return next((place for place in places if place.is_file() and place != path), None)
 
 
 def _mapping(place: Path) -> Mapping[str, Any]:
@@ -52,6 +58,8 @@ def _mapping(place: Path) -> Mapping[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise InputError(f"{place}: found more than {MAX_BYTES} bytes, expected settings")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise InputError(f"{place}: found an alias, which could stand for any number of values")
         found = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{place}: cannot be read ({error}), expected YAML") from None
