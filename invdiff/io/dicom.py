@@ -162,8 +162,8 @@ def _of_type(value: Any, dtype: np.dtype, bits: int) -> int:
 
     Files may give a negative one unsigned, in the bits that are stored or in those of the type.
     """
-    if dtype.kind == "i" and 2 ** (bits - 1) <= int(value) < 2**bits:
-        return int(value) - 2**bits
+    if dtype.kind == "i" and 1 << (bits - 1) <= int(value) < 1 << bits:
+        return int(value) - (1 << bits)
     numbers: int = 256**dtype.itemsize
     wrapped = int(value) % numbers
     return wrapped if wrapped <= np.iinfo(dtype).max else wrapped - numbers
