@@ -390,6 +390,14 @@ def test_every_padding_value_is_written_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(tifffile.imread(tmp_path / "z.tif"), expected[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("padding", [-32, 0xFE0])
+def test_padding_in_the_bits_that_are_stored(tmp_path: Path, padding: int) -> None:
+    signed = (np.arange(-32, 32).reshape(8, 8) & 0xFFF).astype(np.uint16)
+    more = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}
+    write_dicom(tmp_path / "y.dcm", signed, **more, PixelPaddingValue=padding)
+    assert read_picture(tmp_path / "y.dcm").units == Units(-31, 31)
+
+
 def test_nan_voxels_are_background(tmp_path: Path) -> None:
     data = np.linspace(-3, 5, 60).reshape(4, 5, 3).astype(np.float32)
     data[0, :2] = np.nan

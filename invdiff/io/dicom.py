@@ -151,13 +151,19 @@ def _padding(frames: np.ndarray, dataset: Any) -> np.ndarray:
     if first is None or frames.dtype.kind not in "iu":
         return np.zeros(frames.shape, bool)
     last = dataset.get("PixelPaddingRangeLimit", first)
-    low, high = sorted((_of_type(first, frames.dtype), _of_type(last, frames.dtype)))
+    bits = int(dataset.get("BitsStored", 8 * frames.dtype.itemsize))
+    low, high = sorted(_of_type(value, frames.dtype, bits) for value in (first, last))
     found: np.ndarray = (frames >= low) & (frames <= high)
     return found
 
 
-def _of_type(value: Any, dtype: np.dtype) -> int:
-    """A padding value as the stored integers have it: files may give a negative one unsigned."""
+def _of_type(value: Any, dtype: np.dtype, bits: int) -> int:
+    """A padding value as the stored integers have it.
+
+    Files may give a negative one unsigned, in the bits that are stored or in those of the type.
+    """
+    if dtype.kind == "i" and 1 << (bits - 1) <= int(value) < 1 << bits:
+        return int(value) - (1 << bits)
     numbers: int = 256**dtype.itemsize
     wrapped = int(value) % numbers
     return wrapped if wrapped <= np.iinfo(dtype).max else wrapped - numbers
