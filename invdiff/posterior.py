@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -160,9 +161,11 @@ class Posterior:
                 failed[name] = first_line(error)
 
         def draw(name: str, picture: Picture) -> None:
-            attempt(
-                name + picture.suffix, lambda path: write_picture(path, picture, overwrite=True)
-            )
+            with warnings.catch_warnings():  # all numbers are in the arrays
+                warnings.filterwarnings("ignore", message=".*what is beyond is clipped")
+                attempt(
+                    name + picture.suffix, lambda path: write_picture(path, picture, overwrite=True)
+                )
 
         attempt("posterior.npz", partial(write_arrays, arrays={"y": y, "samples": samples}))
         first = 0

@@ -107,12 +107,14 @@ def test_every_room_has_a_rank() -> None:
     assert not unknown, f"RANKS says nothing of {unknown}"
 
 
+@pytest.mark.slow
 def test_no_file_imports_relatively() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             assert not isinstance(node, ast.ImportFrom) or node.level == 0, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_imports_run_one_way(path: Path) -> None:
     for name in imported(path.read_text()):
@@ -186,6 +188,7 @@ def fault_of(docstring: str) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @kept_files
 def test_docstrings_begin_with_a_sentence(path: Path) -> None:
     module = importlib.import_module(module_name(path))
@@ -273,6 +276,7 @@ def walruses_in_formulas(source: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @kept_files
 def test_no_line_is_dense(path: Path) -> None:
     source = path.read_text()

@@ -366,6 +366,7 @@ def test_a_blur_by_a_product_has_an_svd(boundary) -> None:
     assert isinstance(Problem(blurred, noise, y).operator.inner, SpectralOperator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["reflect", "replicate", "zero", "valid"])
 def test_other_blurs_are_solved_to_the_residual_that_is_asked_for(boundary) -> None:
     shape = (1, 7, 9)

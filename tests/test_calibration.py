@@ -81,6 +81,7 @@ def test_the_errors_are_those_of_repetitions() -> None:
     assert float(means.std()) == pytest.approx(claimed, rel=0.25)  # 7 % is one standard error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "narrow"), [(0.6, True), (1.8, False)])
 def test_wrong_spread_is_found(spread: float, narrow: bool) -> None:
     calibration = found(spread)
@@ -113,6 +114,7 @@ def test_likelihood_ranks_of_known_samples() -> None:
     assert ranks.tolist() == [2, 0]
 
 
+@pytest.mark.slow
 def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The curve is the coverage, the bars are the ranks, each with two standard errors."""
     figures: list[Any] = []

@@ -435,6 +435,7 @@ def test_weights_lie_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {name: w.data_ptr() for name, w in loaded.items()} == read
 
 
+@pytest.mark.slow
 def test_a_network_s_own_tensors_are_computed(tmp_path: Path) -> None:
     """A network may hold tensors that are no weights: they are not in the file."""
 

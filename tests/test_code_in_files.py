@@ -106,6 +106,7 @@ def test_a_task_cannot_name_code(tmp_path: Path, marker: Path, door: str) -> Non
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["solve", "evaluate"])
 def test_a_component_s_preset_cannot_name_code(tmp_path: Path, marker: Path, door: str) -> None:
     path = tmp_path / "evil.yaml"
@@ -207,6 +208,7 @@ def test_what_is_typed_trusts_no_other_code(tmp_path: Path, marker: Path) -> Non
     assert "canary_module" not in sys.modules and not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image, ImageCms
 
 from invdiff.io.pictures import Picture, read_image, read_picture
-from invdiff.io.write import write_picture
+from invdiff.io.write import write_image, write_picture
 
 # Primaries as XYZ under D50 (the columns), from the profiles' specifications.
 DISPLAY_P3 = (
@@ -226,3 +227,56 @@ def test_lab_is_converted_by_itself(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         found = read_image(tmp_path / "x.tif").permute(1, 2, 0).numpy()
     assert np.abs(255 * found - CARD).max() < 6  # Lab of 8 bits is coarse
+
+
+@pytest.mark.parametrize("kind", ["RGB", "PALETTE COLOR"])
+def test_dicom_colours_are_converted(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("pydicom", reason="the optional reader of DICOM")
+    from test_medical import write_dicom
+
+    if kind == "RGB":
+        write_dicom(tmp_path / "x.dcm", CARD, ICCProfile=P3)
+    else:
+        numbers = np.arange(54, dtype=np.uint8).reshape(6, 9)
+        tables = {
+            f"{name}PaletteColorLookupTable{part}": value
+            for c, name in enumerate(("Red", "Green", "Blue"))
+            for part, value in (
+                ("Descriptor", [54, 0, 8]),
+                ("Data", np.ascontiguousarray(CARD[..., c]).tobytes()),
+            )
+        }
+        write_dicom(
+            tmp_path / "x.dcm", numbers, PhotometricInterpretation=kind, ICCProfile=P3, **tables
+        )
+    found = read_image(tmp_path / "x.dcm").permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(found, srgb_of_p3(CARD / 255), atol=0.006)
+
+
+def test_a_profile_goes_with_the_channels_that_it_is_for(tmp_path: Path) -> None:
+    picture = Picture(torch.rand(1, 3, 4, 5), bits=16, profile=P3)
+    gray = picture.with_values(picture.values.mean(1, keepdim=True))
+    assert gray.profile is None and picture.with_values(picture.values / 2).profile == P3
+    write_picture(tmp_path / "x.png", gray)
+    with Image.open(tmp_path / "x.png") as image:
+        assert "icc_profile" not in image.info
+
+
+@pytest.mark.parametrize("array", [CARD, CARD[..., 0], CARD.astype(np.uint16) * 257])
+def test_a_gamma_that_is_not_applied_is_told_of(tmp_path: Path, array: np.ndarray) -> None:
+    path = tmp_path / "x.png"
+    values = torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1)
+    write_image(path, values, bits=8 * array.dtype.itemsize)
+    data = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_image(path)
+        for gamma, told in ((45455, False), (100000, True)):
+            chunk = b"gAMA" + struct.pack(">I", gamma)
+            check = struct.pack(">I", zlib.crc32(chunk))
+            path.write_bytes(data[:33] + struct.pack(">I", 4) + chunk + check + data[33:])
+            if told:
+                with pytest.warns(UserWarning, match="found the gamma 1, expected 0.4545"):
+                    read_image(path)
+            else:
+                read_image(path)

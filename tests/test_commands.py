@@ -57,6 +57,7 @@ def test_help_waits_for_no_import(module: str, words: list[str]) -> None:
     assert seconds < 0.6  # of the CPU, under -X importtime, on a busy machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 def test_both_ways_to_a_command_give_the_same_help(
     door: str, capsys: pytest.CaptureFixture[str]
@@ -228,6 +229,7 @@ def test_of_several_processes_the_first_speaks(
         assert capsys.readouterr().err == f"invdiff: error: {line}\n" and waited == wait
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough() -> None:
     line = f"{sys.executable} -m invdiff list | head -1; echo ${{PIPESTATUS[0]}}"
     found = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
@@ -254,6 +256,7 @@ def third_party() -> Iterator[tuple[str, str]]:
                     yield str(path.relative_to(PACKAGE)), top
 
 
+@pytest.mark.slow
 def test_every_import_is_declared() -> None:
     import tomllib
 

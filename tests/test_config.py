@@ -756,6 +756,7 @@ def test_a_word_cannot_take_time_or_memory(kind: str) -> None:
     assert time.process_time() - started < 5
 
 
+@pytest.mark.slow
 def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
     path = tmp_path / "any.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n")

@@ -439,6 +439,7 @@ def test_the_stratified_estimate_is_unbiased(k: int) -> None:
     assert seen == set(range(1, T + 1))
 
 
+@pytest.mark.slow
 def test_the_stratified_estimate_of_real_images_is_unbiased() -> None:
     schedule = Schedule.linear(40)
     ddpm = DDPM(ideal(MEAN, STD, schedule), schedule)

@@ -162,6 +162,7 @@ TRAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", TRAIN)
 def test_train_refuses_before_the_work(folder: Path, words: str) -> None:
     base = {"data": "data", "size": "16", "out": "run", "steps": "1", "network.width": "8"}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from invdiff.errors import InputError
 from invdiff.prior.edm import EDMDenoiser, Preconditioning, iddpm_levels, iddpm_step
 from invdiff.prior.loaders import edm
+from invdiff.prior.unet_edm import UNetEDM, group_norm
 from invdiff.registry import lookup
 
 COMMON = dict(model_channels=128, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))
@@ -233,3 +234,24 @@ def test_pickles_that_are_something_else(content: str, tmp_path: Path) -> None:
         edm.load(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"width": 0},
+        {"multipliers": ()},
+        {"multipliers": (0, 1)},
+        {"blocks": 0},
+        {"size": 9, "multipliers": (1, 2)},
+        {"variant": "adm", "width": 32, "multipliers": (1,), "attention": (32,)},
+    ],
+)
+def test_networks_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="found"):
+        UNetEDM(3, **settings)
+
+
+def test_groups_of_norms() -> None:
+    """32 groups, but at least four channels in each: not torch's 32 where there are few channels."""
+    assert [group_norm(width, 1e-6).num_groups for width in (16, 64, 128, 512)] == [4, 16, 32, 32]

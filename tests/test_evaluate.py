@@ -187,6 +187,7 @@ def test_processes_share_the_images(prior, folder, tmp_path, restored, monkeypat
     assert (tmp_path / "two" / "inpaint" / "ddnm" / "1.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -206,8 +207,14 @@ def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     )
     assert (out / "summary.md").read_text().count("| ddrm |") == 1
     assert r"\begin{tabular}" in (out / "summary.tex").read_text()
+    # The two samples of an image count for as much as one: their metrics are averaged.
+    first, *_ = results(out)
+    main(words(prior, folder, tmp_path / "one", "task=inpaint", "samples=1"))
+    alone, *_ = results(tmp_path / "one")
+    assert float(first["PSNR"]) == pytest.approx(float(alone["PSNR"]), abs=6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_masks_of_their_own(prior: Path, tmp_path: Path) -> None:
     """The mask of an image is that of its number, in whatever chunk."""
@@ -261,6 +268,7 @@ def other_prior(path: Path) -> Path:
 ONE = ("task=denoise", "solver=ddnm", "solver.steps=1")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_other_weights_images_or_files_are_other_results(
     prior: Path, folder: Path, tmp_path: Path, restored: list[int]

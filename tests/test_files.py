@@ -41,6 +41,7 @@ def prior(channels: int = 1, height: int = HEIGHT, width: int = WIDTH) -> Denois
     return oracles.denoiser(oracles.exponential_prior(shape), shape).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])

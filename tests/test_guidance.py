@@ -302,6 +302,7 @@ def test_every_weight_of_the_classifier_learns_and_it_starts_undecided() -> None
         assert float(p.grad.abs().max()) > 1e-6, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_classifier_with_attention_guides_differentiably(layout: torch.memory_format) -> None:
     """Its Jacobian is a second derivative of the network, which fused attention does not have."""

@@ -400,3 +400,18 @@ def test_grid() -> None:
     torch.testing.assert_close(picture[:, 8:12, 10:16], x[4])
     assert (picture[:, 6:8] == 1).all() and (picture[:, :, -2:] == 1).all()
     assert (picture[:, 8:, 18:] == 1).all()
+
+
+def test_integers_are_scaled_and_clipping_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    for dtype in ("uint8", "uint16", "bool"):
+        values = (pixels()[..., 0] > 99) if dtype == "bool" else pixels(dtype)[..., 0]
+        write_image(path, torch.from_numpy(values), bits=16)
+        top = 1 if dtype == "bool" else np.iinfo(dtype).max
+        np.testing.assert_allclose(read_image(path)[0], values / top, atol=1e-5)
+    with pytest.raises(InputError, match="expected a tensor"):
+        write_image(path, np.ones((4, 4, 3)))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="found values of type torch.int64"):
+        write_image(path, torch.ones(1, 4, 4, dtype=torch.int64))
+    with pytest.warns(UserWarning, match=r"from 0 to 255, expected \[0, 1\].*clipped"):
+        write_image(path, torch.tensor([[0.0, 255.0]]))

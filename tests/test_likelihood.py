@@ -78,6 +78,7 @@ def test_the_curve_of_a_gaussian() -> None:
     assert bool((found.rate.diff(dim=1) < 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_the_estimated_curve_is_unbiased(k: int) -> None:
     """The mean point of a stratum of 2..T is the mean of the exact curve over it."""

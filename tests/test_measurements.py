@@ -214,3 +214,11 @@ def test_a_picture_that_is_measured_may_leave_the_unit_interval(tmp_path: Path) 
     with pytest.warns(UserWarning, match="they are rescaled"):
         [found] = read_measurements(tmp_path / "y.npy", picture=True)
     assert found.units is not None and found.values.min() == 0 and found.values.max() == 1
+
+
+def test_a_low_image_of_two_columns_is_no_pair_of_parts(tmp_path: Path) -> None:
+    """(3, 100, 2) is one measurement of three channels and two columns: no image is 3 pixels high."""
+    values = np.random.default_rng(0).standard_normal((3, 100, 2)).astype(np.float32)
+    np.save(tmp_path / "y.npy", values)
+    (found,) = read_measurements(tmp_path / "y.npy", picture=False)
+    assert torch.equal(found.values, torch.from_numpy(values)[None])

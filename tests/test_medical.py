@@ -343,6 +343,61 @@ def test_some_slices_of_a_volume(tmp_path: Path) -> None:
     assert tuple(again.header.get_zooms()) == (2, 3, 4)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_voxels_of_a_larger_image_are_smaller_and_cover_the_same_field(
+    tmp_path: Path, version: int
+) -> None:
+    image_class = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
+    data = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    affine = np.array([[0, -2, 0, 10], [2.5, 0, 0, -20], [0, 0, 4, 5], [0, 0, 0, 1.0]])
+    image = image_class(data, affine)
+    image.set_qform(affine, code="scanner")
+    image.header["descrip"] = b"made by hand"
+    nibabel.save(image, tmp_path / "x.nii")
+    picture = read_picture(tmp_path / "x.nii")
+    larger = picture.values.repeat_interleave(3, -1).repeat_interleave(3, -2)
+    write_picture(tmp_path / "y.nii", picture.with_values(larger))
+    again = nibabel.load(tmp_path / "y.nii")
+    assert again.shape == (12, 18, 3) and again.header["descrip"] == b"made by hand"
+    assert again.header.get_zooms() == pytest.approx((2.5 / 3, 2 / 3, 4))
+    for place in (again.get_qform(), again.get_sform()):  # outer corners, and a point inside
+        for old in ([-0.5, -0.5, 0], [3.5, 5.5, 2], [1, 2, 1]):
+            new = [3 * old[0] + 1, 3 * old[1] + 1, old[2]]
+            np.testing.assert_allclose(place @ [*new, 1], affine @ [*old, 1], atol=1e-5)
+
+
+def test_a_nifti_without_a_known_place_is_told_of(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "x.dcm", STORED, PixelSpacing=[0.5, 0.7])
+    with pytest.warns(UserWarning, match="size of its voxels are not known"):
+        write_picture(tmp_path / "y.nii", read_picture(tmp_path / "x.dcm"))
+
+
+def test_every_padding_value_is_written_back(tmp_path: Path) -> None:
+    stored = np.stack([STORED, STORED])
+    write_dicom(
+        tmp_path / "x.dcm",
+        stored,
+        PerFrameFunctionalGroupsSequence=[group(1, -1000), group(10, -1000)],
+        PixelPaddingValue=3,
+        PixelPaddingRangeLimit=9,
+    )
+    picture = read_picture(tmp_path / "x.dcm")
+    assert picture.background is not None and picture.background.mask.sum() == 14
+    write_picture(tmp_path / "y.tif", picture)
+    expected = stored * np.array([1, 10]).reshape(2, 1, 1) - 1000.0
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "y.tif"), expected, atol=1e-3)
+    write_picture(tmp_path / "z.tif", picture.select([1]))
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "z.tif"), expected[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("padding", [-32, 0xFE0])
+def test_padding_in_the_bits_that_are_stored(tmp_path: Path, padding: int) -> None:
+    signed = (np.arange(-32, 32).reshape(8, 8) & 0xFFF).astype(np.uint16)
+    more = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}
+    write_dicom(tmp_path / "y.dcm", signed, **more, PixelPaddingValue=padding)
+    assert read_picture(tmp_path / "y.dcm").units == Units(-31, 31)
+
+
 def test_nan_voxels_are_background(tmp_path: Path) -> None:
     data = np.linspace(-3, 5, 60).reshape(4, 5, 3).astype(np.float32)
     data[0, :2] = np.nan
@@ -354,7 +409,7 @@ def test_nan_voxels_are_background(tmp_path: Path) -> None:
     np.testing.assert_allclose(nibabel.load(tmp_path / "y.nii").get_fdata(), data, atol=1e-5)
     chosen = found.select([1])
     assert chosen.background is not None and chosen.background.mask.shape == (1, 1, 4, 5)
-    larger = found.with_values(torch.zeros(3, 1, 8, 10))
+    larger = found.with_values(torch.zeros(3, 1, 8, 11))
     assert larger.background is None and larger.header is None
     write_picture(tmp_path / "y.png", chosen)  # black
     data[1, 1, 1] = np.inf

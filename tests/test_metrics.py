@@ -305,6 +305,7 @@ def test_crps_equals_its_double_sum() -> None:
     torch.testing.assert_close(crps(samples, truth), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 3, 16])
 def test_crps_of_gaussian_samples_is_unbiased(number: int) -> None:
     """Gneiting and Raftery 2007, eq. 21: s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)), z = (y -
@@ -325,6 +326,7 @@ def test_crps_needs_two_samples() -> None:
         crps(torch.zeros(1, 2, 3), torch.zeros(2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("number", [1, 2, 5, 16, 19])
 def test_coverage_of_exchangeable_truth_is_the_level(number: int, level: float) -> None:
@@ -484,6 +486,7 @@ def test_scores_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     alexnet._missing_weights.cache_clear()
 
 
+@pytest.mark.slow
 @needs_alexnet
 def test_scores_of_any_channels() -> None:
     for channels, names in ((1, {"PSNR", "LPIPS", "SSIM"}), (3, {"PSNR", "LPIPS", "SSIM"})):

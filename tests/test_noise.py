@@ -276,6 +276,7 @@ def test_levels_go_with_their_images() -> None:
     assert torch.equal(pixels.select([1]).variance(y[:1]), pixels.variance(y)[1:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver", [DDRM(), DDNMPlus(), DDNM(), PiGDM(), DiffPIR()], ids=lambda s: type(s).__name__
 )
@@ -302,6 +303,7 @@ def noisy(folder: str, sigma: float, count: int = 64) -> Tensor:
     return Gaussian(sigma).sample(x, streams(len(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.01, 0.02, 0.05, 0.2])
 def test_the_noise_of_photographs_is_found(sigma: float) -> None:
     """At 0.01 texture is as strong as noise in one of the four: there it is overestimated."""

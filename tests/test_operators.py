@@ -199,6 +199,7 @@ both_dtypes = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_linear
 @both_dtypes
 def test_adjoint_and_linearity(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from skimage.transform import radon
@@ -18,6 +19,7 @@ from torch import Tensor
 from invdiff import Gaussian, Problem, operators, registry
 from invdiff.arguments import number, real_array, told, whole
 from invdiff.errors import InputError
+from invdiff.evaluation.pixels import psnr
 from invdiff.operators import (
     Blur,
     BlurDecimate,
@@ -537,3 +539,36 @@ def test_speckles_are_exponential_under_a_gaussian_window() -> None:
 def test_a_matrix_of_low_rank_has_exact_zeros() -> None:
     a = Separable((1, 6, 3), normal(6, 2) @ normal(2, 6, seed=1), torch.eye(3))
     assert int((a.exact("s") > 0).sum()) == 6
+
+
+def test_white_of_files_whose_zero_is_white(tmp_path: Path) -> None:
+    kept = np.arange(12).reshape(3, 4) % 3 == 0
+    for dtype in ("float32", "uint8", "uint16"):
+        for top in (1, 255) if dtype == "float32" else (np.iinfo(dtype).max,):
+            stored = ((~kept) * top).astype(dtype)
+            tifffile.imwrite(tmp_path / "x.tif", stored, photometric="miniswhite")
+            mask = operators.MaskFile((1, 3, 4), str(tmp_path / "x.tif"))
+            np.testing.assert_array_equal(mask.s.reshape(3, 4), kept)
+            weights = kernel_tensor(str(tmp_path / "x.tif"))
+            np.testing.assert_allclose(weights, kept / kept.sum(), atol=1e-7)
+
+
+def test_a_kernel_with_channels_last_is_no_batch(tmp_path: Path) -> None:
+    kernel = np.full((5, 5, 1), 0.04)
+    with pytest.raises(InputError, match="channels last, expected one plane"):
+        kernel_tensor(kernel)
+    np.save(tmp_path / "k.npy", kernel)
+    with pytest.raises(InputError, match="channels last, expected one plane"):
+        kernel_tensor(str(tmp_path / "k.npy"))
+
+
+def test_arrays_with_gaps_or_of_more_than_double_precision_are_refused() -> None:
+    operator = operators.Denoise((1, 3, 4))
+    holed = np.ma.masked_array(np.full((3, 4), 0.5), np.eye(3, 4, dtype=bool))
+    with pytest.raises(InputError, match=r"masked array.*filled\(np.nan\)"):
+        Problem(operator, Gaussian(0.1), holed)
+    with pytest.raises(InputError, match="masked array"):
+        psnr(holed, torch.full((3, 4), 0.5))
+    if np.dtype(np.longdouble).itemsize > 8:
+        with pytest.raises(InputError, match="found values of type float"):
+            Problem(operator, Gaussian(0.1), np.zeros((3, 4), np.longdouble))

@@ -74,6 +74,7 @@ def built(name: str, images: range | list[int] = IMAGES, **more: Any) -> LinearO
 every_drawn = pytest.mark.parametrize("name", DRAWN)
 
 
+@pytest.mark.slow
 @every_drawn
 def test_an_image_keeps_its_own_operator_in_any_batch(name: str) -> None:
     a, alone = built(name), built(name, [2])
@@ -98,6 +99,7 @@ def test_an_image_keeps_its_own_operator_in_any_batch(name: str) -> None:
     assert torch.equal(seventh(x[2:3])[0], y[2]) == ("kernel" in DRAWN[name][0])
 
 
+@pytest.mark.slow
 @every_drawn
 def test_all_claims_hold_for_each_image(name: str) -> None:
     report = check(built(name))

@@ -38,6 +38,7 @@ def test_no_gradient_moves_nothing() -> None:
     assert orthogonal_factor(torch.zeros(3, 4)).abs().max() == 0
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_torch_within_its_rounding() -> None:
     """torch.optim.Muon on the kernel as a matrix: three steps, with weight decay and its other
     learning rate.

@@ -325,6 +325,7 @@ def test_inference_mode_with_operators_by_autograd_and_tensors_of_sigma() -> Non
                 torch.testing.assert_close(samples, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [True, False])
 def test_guidance_by_a_classifier_under_inference_mode(inside: bool) -> None:
     torch.manual_seed(0)

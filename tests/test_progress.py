@@ -135,6 +135,7 @@ def seen(prior: Denoiser) -> int:
     return inside.network.images[threading.get_ident()]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 @pytest.mark.parametrize("name", ARRANGED)
 @pytest.mark.parametrize("solver", [DDNM(steps=4), DPS(steps=4)], ids=["ddnm", "dps"])

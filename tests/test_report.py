@@ -19,7 +19,7 @@ from invdiff.errors import InputError
 from invdiff.evaluation import report
 from invdiff.evaluation.report import PAGE, SCRIPT, STYLE, write_report
 from invdiff.noise import Gaussian, Poisson
-from invdiff.operators import Denoise, MaskBox, Operator
+from invdiff.operators import Denoise, GaussianBlur, MaskBox, Operator, PartialFourier, Radon
 from invdiff.posterior import Posterior
 from invdiff.problem import Problem
 
@@ -402,3 +402,17 @@ def test_the_browser_shows_every_kind_of_run(browser: Any, tmp_path: Path, width
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width, name
         assert_quiet(browser, path)
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_what_looks_like_the_image() -> None:
+    """A blur and a mask do; k-space, a sinogram and a measurement of nothing do not."""
+    shape = (1, 16, 16)
+
+    def looks_like_it(operator: Operator) -> bool:
+        y = torch.zeros(1, *operator.measurement_shape)
+        return report.is_of_the_scene(Problem(operator, Gaussian(0.1), y))
+
+    assert looks_like_it(GaussianBlur(shape, sigma=1.0))
+    assert looks_like_it(MaskBox(shape, height=4, width=4))
+    assert not looks_like_it(PartialFourier(shape, torch.ones(16, 16)))
+    assert not looks_like_it(Radon(shape, angles=8))

@@ -145,6 +145,7 @@ def test_an_image_does_not_depend_on_its_batch(
     torch.testing.assert_close(chunked, together, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @short
 def test_more_samples_do_not_change_the_first(solver: Solver) -> None:
     problem, prior = simulated(), gaussian_prior()
@@ -155,6 +156,7 @@ def test_more_samples_do_not_change_the_first(solver: Solver) -> None:
     assert float((many[0] - many[1]).abs().max()) > 0.01
 
 
+@pytest.mark.slow
 @short
 def test_seeds(solver: Solver) -> None:
     """0 is a seed like any other; the same seed gives the same bits, whatever was drawn in between."""
@@ -422,6 +424,7 @@ def test_an_operator_of_too_low_a_level_is_refused(
     refused(lambda: restore(problem, gaussian_prior(), solver), *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operator", "noise"),
     [

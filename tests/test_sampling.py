@@ -140,6 +140,7 @@ def ode_error(sampler: Sampler, sigmas: list[float]) -> float:
     return float((state.x - prior.mean - exact.view_as(x)).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", ["lambda", "karras"])
 @pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("heun", 2)])
 def test_order_of_convergence(sampler: Sampler, order: int, spacing: str) -> None:
@@ -211,6 +212,7 @@ def check_modes(x: Tensor, prior: MixtureDenoiser, variance: float, slack: float
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "heun"])
 def test_samplers_draw_from_a_mixture(sampler: Sampler) -> None:
     prior = two_modes()
@@ -430,6 +432,7 @@ def test_langevin_as_published() -> None:
     torch.testing.assert_close(langevin(prior, 5, L=4, T=6, seed=3), x, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_langevin_draws_from_a_gaussian() -> None:
     """Against N(mean, C + sigma_L^2 I), whose variances v the last level's step widens to v / (1 -
     alpha / (4 v)).

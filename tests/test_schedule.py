@@ -131,6 +131,7 @@ def test_respacing_to_all_steps_changes_nothing(name: ScheduleName, T: int) -> N
         assert torch.equal(same.abar, whole.abar) and torch.equal(same.timesteps, whole.timesteps)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("T", [1, 10, 1000])

@@ -331,6 +331,7 @@ def test_bias_of_samples_against_the_posterior(method: str, name: str) -> None:
     assert tuple(found) == pytest.approx(tuple(SAMPLED_BIAS[method, name]), abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [50.0, 1.0, 0.1, 0.01])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
@@ -346,6 +347,7 @@ def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
     torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_mmps_in_few_steps_is_right_for_a_gaussian_prior(name: str) -> None:
     """Ten steps of second order on E[x0 | x, y], the system solved: five standard errors."""
@@ -498,6 +500,7 @@ def test_the_mode_that_explains_y_is_found(solver: Solver, name: str) -> None:
     assert float((samples - truth)[right].square().mean().sqrt()) < 0.2
 
 
+@pytest.mark.slow
 def test_without_information_in_y_modes_come_in_the_prior_s_proportions() -> None:
     problem = Problem(OPERATORS["mask"], Gaussian(1e6), torch.zeros(1, *SHAPE, dtype=torch.float64))
     count = 1024

@@ -398,3 +398,20 @@ def test_jpeg_in_tiff(
     assert found.values.shape == (2, wanted.shape[2], 64, 64)
     stored = 255 * found.values.permute(0, 2, 3, 1).numpy()
     assert np.abs(stored - wanted).max() <= 3
+
+
+@pytest.mark.parametrize("what", ["bits", "orientations", "colour profiles"])
+def test_pages_that_mean_different_things_are_refused(tmp_path: Path, what: str) -> None:
+    pages: dict[str, list[dict[str, Any]]] = {
+        "bits": [{"bitspersample": 12}, {"bitspersample": 16}],
+        "orientations": [{"extratags": [(274, "H", 1, o, True)]} for o in (1, 3)],
+        "colour profiles": [{}, {"iccprofile": b"a profile"}],
+    }
+    if what == "bits":
+        pytest.importorskip("imagecodecs", reason="the optional reader of packed TIFF")
+    values = np.arange(63, dtype=np.uint16).reshape(9, 7)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for more in pages[what]:
+            file.write(values, photometric="minisblack", metadata=None, contiguous=False, **more)
+    with pytest.raises(InputError, match=f"pages of 2 different {what}"):
+        read_picture(tmp_path / "x.tif")

@@ -424,6 +424,7 @@ def test_the_logged_loss_is_the_mean_since_the_line_before(images: Path, tmp_pat
         assert loss == pytest.approx(mean, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +543,7 @@ def test_a_state_that_holds_code_is_not_run(images: Path, tmp_path: Path) -> Non
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_diverged_run_stops_and_keeps_its_last_state(images: Path, tmp_path: Path) -> None:
     s = settings(images, steps=20, warmup=10**9, log_every=20, save_every=2)
     fit(replace(s, steps=4), tmp_path, progress=False)
@@ -637,6 +639,7 @@ def test_an_out_that_is_no_folder_is_refused_before_the_data_are_read(tmp_path: 
 # The command line.
 
 
+@pytest.mark.slow
 def test_train_command_line(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -656,6 +659,7 @@ def test_train_command_line(
     assert (tmp_path / "run" / "prior.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_shipped_presets_are_valid() -> None:
     from invdiff import config
     from invdiff.train import TrainCommand

@@ -354,6 +354,7 @@ def test_a_run_whose_folder_changed_stops_or_keeps_held_out_images_out(
     assert not images_of(seen[0]) & secret
 
 
+@pytest.mark.slow
 def test_a_new_held_out_folder_does_not_hold_what_was_trained_on(tmp_path: Path) -> None:
     folder, run = folder_of(tmp_path / "data", 40), tmp_path / "run"
     fit(tiny(folder), run, progress=False)
@@ -368,6 +369,7 @@ def test_a_new_held_out_folder_does_not_hold_what_was_trained_on(tmp_path: Path)
     } and not images_of(again[0]) & images_of(held_out)
 
 
+@pytest.mark.slow
 def test_an_npz_that_changed_is_no_other(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 8, 8)).astype(np.uint8)

@@ -159,6 +159,7 @@ def test_the_solver_that_is_right(case: Case) -> None:
     assert 0.45 < found.half < 0.55, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "case"), [("ddnm", PATCHES), ("ddrm", MIXTURE)], ids=["ddnm", "ddrm"]
 )
@@ -177,6 +178,7 @@ def test_the_scores_of_exact_draws_are_those_of_the_truth() -> None:
     assert abs(shifted.gap - 10 * math.log10(2)) < 0.1 and shifted.ninety < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["laplace", "student"])
 def test_the_chain_denoiser_is_the_mean_of_the_gibbs_draws(law: str) -> None:
     """Two roads to E[x_0 | x]: the sum-product algorithm and draws of the continuous process, 300

@@ -41,6 +41,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (2, 6)])
 def test_the_output_is_zero_before_training(channels: int, size: tuple[int, int]) -> None:

@@ -84,6 +84,7 @@ def wrapped(channels: int, order: tuple[str, ...]) -> Denoiser:
     return prior
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (13, 18)])
 @pytest.mark.parametrize(("channels", "order"), ORDERS)
 def test_the_order_of_views_does_not_matter(

@@ -260,6 +260,8 @@ def as_floats(name: str, x: Tensor | np.ndarray) -> Tensor:
         >>> as_floats("CRPS", np.array([0, 255], np.uint8)).tolist()
         [0.0, 1.0]
     """
+    if np.ma.is_masked(x):
+        raise InputError(f"{name}: found a masked array, expected a plain array of images")
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "fub" or x.dtype.name not in _READABLE:
             raise InputError(f"{name}: found values of type {x.dtype}, expected {_EXPECTED}")

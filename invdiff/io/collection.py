@@ -175,13 +175,13 @@ def read_numbers(path: str | Path) -> Tensor:
     """Read what is no picture, such as masks and kernels: (B, C, H, W) float32 of one size.
 
     The file is as in `read_images`; integers are divided by their full scale, floats are taken as
-    they are, of any range.
+    they are, of any range, but for those of files whose zero is white (see `Picture.brightness`).
 
     Raises:
         InputError: as in `read_images`.
     """
     pictures = read_pictures(path, rule=AS_STORED)
-    return _one_batch(path, pictures, [picture.physical() for picture in pictures])
+    return _one_batch(path, pictures, [picture.brightness() for picture in pictures])
 
 
 def _one_batch(path: str | Path, pictures: Sequence[Picture], values: list[Tensor]) -> Tensor:

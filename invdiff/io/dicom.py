@@ -8,12 +8,14 @@ of the padding value are background and do not stretch the range.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from invdiff.errors import InputError
+from invdiff.io.colour import to_srgb
 from invdiff.io.pixels import Pixels
 
 # The groups that a file begins with where it was stored without the 128 bytes and "DICM".
@@ -56,7 +58,7 @@ def decode_dicom(data: bytes) -> Pixels:
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
         colours = pixels.apply_color_lut(frames, dataset)
-        return Pixels(colours[..., :3], stack=True)
+        return _in_srgb(Pixels(colours[..., :3], stack=True), dataset)
     values = np.stack([_physical(frame, dataset, number) for number, frame in enumerate(frames)])
     return Pixels(
         values[..., None],
@@ -103,7 +105,14 @@ def _colours(array: np.ndarray, dataset: Any) -> Pixels:
         raise InputError(
             f"found {array.shape[-1]} samples of {array.dtype} per pixel, expected unsigned RGB"
         )
-    return Pixels(array, full_scale=float(2 ** int(dataset.BitsStored) - 1), stack=True)
+    full_scale = float(2 ** int(dataset.BitsStored) - 1)
+    return _in_srgb(Pixels(array, full_scale=full_scale, stack=True), dataset)
+
+
+def _in_srgb(pixels: Pixels, dataset: Any) -> Pixels:
+    """Colours as sRGB, by the file's ICC profile if it has one."""
+    values, profile, notes = to_srgb(pixels.values, dataset.get("ICCProfile"))
+    return replace(pixels, values=values, profile=profile, notes=notes)
 
 
 def _stored_bits(frames: np.ndarray, dataset: Any) -> np.ndarray:
@@ -142,13 +151,19 @@ def _padding(frames: np.ndarray, dataset: Any) -> np.ndarray:
     if first is None or frames.dtype.kind not in "iu":
         return np.zeros(frames.shape, bool)
     last = dataset.get("PixelPaddingRangeLimit", first)
-    low, high = sorted((_of_type(first, frames.dtype), _of_type(last, frames.dtype)))
+    bits = int(dataset.get("BitsStored", 8 * frames.dtype.itemsize))
+    low, high = sorted(_of_type(value, frames.dtype, bits) for value in (first, last))
     found: np.ndarray = (frames >= low) & (frames <= high)
     return found
 
 
-def _of_type(value: Any, dtype: np.dtype) -> int:
-    """A padding value as the stored integers have it: files may give a negative one unsigned."""
+def _of_type(value: Any, dtype: np.dtype, bits: int) -> int:
+    """A padding value as the stored integers have it.
+
+    Files may give a negative one unsigned, in the bits that are stored or in those of the type.
+    """
+    if dtype.kind == "i" and 1 << (bits - 1) <= int(value) < 1 << bits:
+        return int(value) - (1 << bits)
     numbers: int = 256**dtype.itemsize
     wrapped = int(value) % numbers
     return wrapped if wrapped <= np.iinfo(dtype).max else wrapped - numbers

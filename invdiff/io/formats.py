@@ -33,6 +33,7 @@ MAX_CHANNELS = 4
 # Ghostscript).
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_SRGB_GAMMA = 1 / 2.2
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_BYTES = 2**32  # of what a compressed file holds
 
@@ -139,7 +140,19 @@ def _frame(image: Image.Image) -> Pixels:
     if image.mode == "LAB":
         profile = None  # it is for colours that Pillow has converted
     values, profile, notes = to_srgb(pixels.values, profile, cmyk=cmyk)
-    return replace(pixels, values=values, profile=profile, notes=notes)
+    return replace(pixels, values=values, profile=profile, notes=notes + _gamma_notes(image))
+
+
+def _gamma_notes(image: Image.Image) -> tuple[str, ...]:
+    """What is told of a PNG whose gamma is not that of sRGB and that has no profile."""
+    gamma = image.info.get("gamma")
+    better = "icc_profile" in image.info or "srgb" in image.info
+    if gamma is None or better or abs(gamma - _SRGB_GAMMA) < 0.05:
+        return ()
+    return (
+        f"found the gamma {gamma:g}, expected {_SRGB_GAMMA:.4f}: it is not applied, and the values "
+        "are read as sRGB",
+    )
 
 
 def _stored(image: Image.Image) -> Pixels:
@@ -186,7 +199,7 @@ def _png16(opened: Image.Image, data: bytes) -> Pixels:
     alpha = array.shape[-1] in (2, 4)
     pixels = split_alpha(array, alpha, opened.info.get("transparency"))
     values, profile, notes = to_srgb(pixels.values, opened.info.get("icc_profile"))
-    return replace(pixels, values=values, profile=profile, notes=notes)
+    return replace(pixels, values=values, profile=profile, notes=notes + _gamma_notes(opened))
 
 
 def _decode_png16(data: bytes) -> np.ndarray:

@@ -13,7 +13,7 @@ from invdiff.errors import InputError
 
 # Orders of axes: the library's own first.
 _AXES = ("BCHW", "CHW", "HWC", "BHWC", "HW", "BHW")
-_FULL_SCALE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
+FULL_SCALE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}
 _EXPECTED = "expected uint8, uint16, bool or floats in [0, 1]"
 _FAR = 10.0  # times what A makes of a white image: no measurement of a picture goes there
 _OVERSHOOT = 0.5  # of a picture beyond [0, 1], besides noise
@@ -60,8 +60,8 @@ class Layout:
             x = x.movedim(-3, -1)
         if self.dtype == torch.bool:
             x = x > 0.5
-        elif self.dtype in _FULL_SCALE:
-            x = (x.double().clamp(0, 1) * _FULL_SCALE[self.dtype]).round()
+        elif self.dtype in FULL_SCALE:
+            x = (x.double().clamp(0, 1) * FULL_SCALE[self.dtype]).round()
         x = x.to(self.device, self.dtype).contiguous()
         return x.numpy() if self.numpy else x
 
@@ -156,7 +156,12 @@ pictures in [0, 1]: divide 0..255 by 255
 def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype, what: str) -> tuple[Tensor, Layout]:
     """y as a tensor of floats, and its layout if it is the library's own."""
     if isinstance(y, np.ndarray):
-        if y.dtype.kind not in "fub":
+        if np.ma.is_masked(y):
+            raise InputError(
+                f"{what}: found a masked array, expected a plain one: fill what is missing with "
+                "NaN, y.filled(np.nan), where an operator's mask hides it"
+            )
+        if y.dtype.kind not in "fub" or y.dtype.itemsize > 8:
             raise InputError(f"{what}: found values of type {y.dtype}, {_EXPECTED}")
         # A copy: strides may be negative.
         values = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("=")))
@@ -166,8 +171,8 @@ def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype, what: str) -> tuple[Ten
         layout = Layout(dtype=y.dtype, device=y.device)
     else:
         raise InputError(f"{what}: found a {type(y).__name__}, expected a tensor or a NumPy array")
-    if values.dtype in _FULL_SCALE:
-        return values.to(dtype) / _FULL_SCALE[values.dtype], layout
+    if values.dtype in FULL_SCALE:
+        return values.to(dtype) / FULL_SCALE[values.dtype], layout
     if not values.is_floating_point():
         raise InputError(f"{what}: found values of type {values.dtype}, {_EXPECTED}")
     return values.to(dtype) if layout.numpy else values, layout

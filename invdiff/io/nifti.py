@@ -70,6 +70,25 @@ def encode_nifti(slices: np.ndarray, header: NiftiHeader | None, compress: bool)
     return gzip.compress(data, mtime=0) if compress else data
 
 
+def with_smaller_voxels(header: NiftiHeader, factor: int) -> NiftiHeader:
+    """Return the header of slices with `factor` times the rows and columns of the same field."""
+    kind = _image_class(header.data)
+    size = kind.header_class.sizeof_hdr
+    fields = kind.header_class(header.data[:size], check=False)
+    shift = (1 / factor - 1) / 2  # centre of the first new voxel, in old ones
+    if fields["sform_code"] > 0:
+        place = fields.get_sform()
+        place[:3, 3] += shift * place[:3, :2].sum(1)
+        place[:3, :2] /= factor
+        fields["srow_x"], fields["srow_y"], fields["srow_z"] = place[:3]
+    if fields["qform_code"] > 0:
+        origin = fields.get_qform()[:3, 3] + shift * fields.get_qform()[:3, :2].sum(1)
+        fields["qoffset_x"], fields["qoffset_y"], fields["qoffset_z"] = origin
+    fields["pixdim"][1:3] /= factor
+    start: bytes = fields.binaryblock
+    return NiftiHeader(start + header.data[size:], header.volume)
+
+
 def _with_voxels(header: NiftiHeader, volume: np.ndarray) -> bytes:
     """The file of this header with other voxels: stored values v that mean slope v + intercept."""
     kind = _image_class(header.data)

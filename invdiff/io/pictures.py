@@ -21,6 +21,7 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.io.formats import EXPECTED, decode
 from invdiff.io.names import label, split_name
+from invdiff.io.nifti import with_smaller_voxels
 from invdiff.io.pixels import NiftiHeader, Pixels
 from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
 
@@ -35,15 +36,20 @@ class Background:
 
     Attributes:
         mask: (B, 1, H, W), true where there is no picture.
-        value: what the file holds there, in its units.
+        values: (B, 1, H, W), what the file holds there, in its units; 0 elsewhere.
 
     Example:
-        >>> Background(torch.tensor([[[[True, False]]]]), float("nan")).mask.sum().item()
+        >>> mask = torch.tensor([[[[True, False]]]])
+        >>> Background(mask, torch.where(mask, -2000.0, 0.0)).select([0]).mask.sum().item()
         1
     """
 
     mask: Tensor
-    value: float
+    values: Tensor
+
+    def select(self, images: Sequence[int]) -> Background:
+        """Return the background of some of the images, by number."""
+        return Background(self.mask[list(images)], self.values[list(images)])
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Picture:
         chosen = list(images)
         background = self.background
         if background is not None:
-            background = replace(background, mask=background.mask[chosen])
+            background = background.select(chosen)
         return replace(
             self,
             values=self.values[chosen],
@@ -124,23 +130,39 @@ class Picture:
     def with_values(self, values: Tensor) -> Picture:
         """Return this picture with other values (B, C, H, W).
 
-        Values of another size get its alpha resampled; a NIfTI's header and the background are for
-        the file's own pixels, and go.
+        Values of another size get its alpha resampled; a NIfTI's header is for smaller voxels
+        where both sides are the same multiple of the file's, and goes otherwise; so does the
+        background, and a colour profile where the number of channels changes.
         """
+        profile = self.profile if values.shape[1] == self.values.shape[1] else None
         if values.shape[-2:] == self.values.shape[-2:]:
-            return replace(self, values=values)
+            return replace(self, values=values, profile=profile)
         alpha = self.alpha
         if alpha is not None:
             alpha = torch.nn.functional.interpolate(
                 alpha, values.shape[-2:], mode="bilinear", antialias=True
             )
-        return replace(self, values=values, alpha=alpha, header=None, background=None)
+        header = None
+        factor = values.shape[-1] // self.values.shape[-1]
+        sides = [factor * side for side in self.values.shape[-2:]]
+        if self.header is not None and list(values.shape[-2:]) == sides:
+            header = with_smaller_voxels(self.header, factor)
+        return replace(
+            self, values=values, alpha=alpha, header=header, background=None, profile=profile
+        )
 
     def physical(self) -> Tensor:
         """Return the values (B, C, H, W) in the file's units; without units, as they are."""
         if self.units is None:
             return self.values
         return torch.from_numpy(self.units.physical(self.values.double().numpy())).float()
+
+    def brightness(self) -> Tensor:
+        """Return the values (B, C, H, W) in the file's units, 0 black where its zero is white."""
+        physical = self.physical()
+        if self.units is None or not self.units.inverted:
+            return physical
+        return self.units.low - physical
 
     def in_units(self, units: Units) -> Picture:
         """Return this picture, which has units, on another scale: the same physical values."""
@@ -322,7 +344,9 @@ def _floats(pixels: Pixels, rule: FloatRule) -> tuple[np.ndarray, Units | None, 
         return values, units, None
     if pixels.physical:
         mask = torch.from_numpy(missing.all(-1))[:, None]
-        background = Background(mask, float(stored[missing][0]))
+        # Of a padding range, and of frames with slopes of their own, there are several values.
+        held = torch.from_numpy(np.where(missing, stored, 0.0)[..., 0])[:, None]
+        background = Background(mask, held)
         return np.where(missing, 0.0, values), units, background
     if rule.missing:
         return values, units, None

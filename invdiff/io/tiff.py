@@ -94,6 +94,15 @@ def _check_alike(series: list[Any]) -> None:
     if len(kinds) > 1:
         told = ", ".join(f"{kind} with {samples} x {dtype}" for kind, samples, dtype in kinds)
         raise InputError(f"found pages of different kinds, {told}, expected one kind")
+    pages = [page.aspage() for s in series for page in s.pages if page is not None]
+    for what, found in (
+        ("bits", {page.bitspersample for page in pages}),
+        ("orientations", {page.tags.valueof(_ORIENTATION, 1) for page in pages}),
+        ("colour profiles", {page.tags.valueof(_PROFILE) for page in pages}),
+        ("extra samples", {tuple(page.extrasamples) for page in pages}),
+    ):
+        if len(found) > 1:
+            raise InputError(f"found pages of {len(found)} different {what}, expected the same")
 
 
 def _kind(page: Any) -> str:

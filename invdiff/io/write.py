@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_type
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
+from invdiff.io.layout import FULL_SCALE
 from invdiff.io.names import split_name
 from invdiff.io.nifti import encode_nifti
 from invdiff.io.pictures import Picture, first_line
+from invdiff.io.units import IMAGES
 from invdiff.io.whole import whole_file
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
 
     Args:
         path: of the file, which is replaced if it exists.
-        x: the image. Integers are clamped to [0, 1] and rounded; floats are written as they are.
+        x: the image: floats on the [0, 1] scale, or uint8, uint16 or bool, which are scaled to it.
+            What is written as integers is clamped, with a warning where that is much.
         bits: 8 or 16 for .png (8 by default), 32, 16 or 8 for .tif (32, floats, by default), 32 for
             .npy (floats, (H, W) or (H, W, C)) and .nii.
 
@@ -64,6 +67,11 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
         raise InputError(
             f"{path}: found bits={bits}, expected one of {depths} for {split_name(path)[1]}"
         )
+    check_type(str(path), x, Tensor, "a tensor (C, H, W)")
+    if x.dtype in FULL_SCALE:
+        x = x.float() / FULL_SCALE[x.dtype]
+    if not x.is_floating_point():
+        raise InputError(f"{path}: found values of type {x.dtype}, expected floats in [0, 1]")
     x = x[None] if x.ndim == 2 else x
     if x.ndim != 3 or not 1 <= x.shape[0] <= MAX_CHANNELS or x.numel() == 0:
         raise InputError(
@@ -180,7 +188,8 @@ def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
         values = picture.units.physical(values.astype(np.float64)).astype(np.float32)
     if picture.background is not None:
         mask = picture.background.mask.permute(0, 2, 3, 1).numpy()
-        values = np.where(mask, picture.background.value if bits == 32 else 0, values)
+        held = picture.background.values.permute(0, 2, 3, 1).numpy() if bits == 32 else 0
+        values = np.where(mask, held, values)
         values = values.astype(np.float32)
     if picture.alpha is not None:
         values = np.concatenate([values, _array(picture.alpha)], -1)
@@ -189,6 +198,12 @@ def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
     if not np.isfinite(values).all():
         raise InputError(
             f"{path}: found NaN or infinite values, expected finite ones for {bits} bits"
+        )
+    if values.size and not IMAGES.holds(values):
+        warnings.warn(
+            f"{path}: found values from {values.min():g} to {values.max():g}, expected [0, 1]: "
+            "what is beyond is clipped",
+            stacklevel=4,
         )
     levels: np.ndarray = np.rint(np.clip(values.astype(np.float64), 0, 1) * (2**bits - 1))
     return levels.astype(np.uint8 if bits == 8 else np.uint16)
@@ -204,6 +219,12 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
     """Write (N, H, W, C), uint8, uint16 or float32, by the suffix of a path that may be replaced."""
     suffix = split_name(path)[1]
     if suffix.startswith(".nii"):
+        if picture.header is None:
+            warnings.warn(
+                f"{picture.name}: its place and the size of its voxels are not known: the NIfTI "
+                "file has voxels of 1 mm at the origin",
+                stacklevel=4,
+            )
         path.write_bytes(encode_nifti(array[..., 0], picture.header, compress=suffix == ".nii.gz"))
         return
     array = array[0] if len(array) == 1 else array

@@ -498,7 +498,7 @@ class VaryingBlur(LinearOperator):
 
 def kernel_array(kernels: Array | str) -> Tensor:
     """Return (K, h, w) or (rows, columns, h, w) in float64; integers are divided by their sums."""
-    if isinstance(kernels, str) and not kernels.endswith(".npy"):
+    if isinstance(kernels, str) and not kernels.lower().endswith(".npy"):
         values = kernel_tensor(kernels)
         return values if values.ndim == 3 else values[None]
     found = load_npy("kernels", kernels) if isinstance(kernels, str) else kernels

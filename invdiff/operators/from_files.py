@@ -33,7 +33,8 @@ def load_npy(name: str, path: str) -> np.ndarray:
 def opaque_pictures(name: str, path: str) -> Tensor:
     """Return the pictures of a file, folder or stack as (B, C, H, W) in float64.
 
-    Integers are divided by their full scale, and floats are taken as they are.
+    Integers are divided by their full scale, and floats are taken as they are, but for those of
+    files whose zero is white, which are subtracted from the largest.
 
     Args:
         name: of what the pictures are, for messages.
@@ -63,7 +64,7 @@ def opaque_pictures(name: str, path: str) -> Tensor:
                 f"{name} {path}: found {found} pixels in {picture.name}, "
                 f"expected {expected} as in {pictures[0].name}"
             )
-    values = [picture.physical() for picture in pictures]
+    values = [picture.brightness() for picture in pictures]
     if len({x.shape[1] for x in values}) > 1:
         values = [to_channels(x, 3) for x in values]
     return torch.cat(values).double()

@@ -87,13 +87,14 @@ def kernel_tensor(kernel: Kernel | Array | str) -> Tensor:
 
 
 def check_gray(name: str, values: Tensor) -> None:
-    """Raise InputError for a kernel in colour, (h, w, 3 or 4), which is no batch of kernels."""
+    """Raise InputError for a kernel (h, w, 1, 3 or 4), which is no batch of kernels."""
     if values.ndim != 3:
         return
     height, width, channels = values.shape
-    if channels in (3, 4) and height == width > 4:
+    if channels in (1, 3, 4) and height == width > 4:
+        found = "a kernel with channels last" if channels == 1 else "a kernel in colour"
         raise InputError(
-            f"{name}: found shape {tuple(values.shape)}, a kernel in colour, expected one plane, "
+            f"{name}: found shape {tuple(values.shape)}, {found}, expected one plane, "
             "(height, width)"
         )
 
@@ -369,7 +370,7 @@ class FileKernel(Kernel):
     normalise: bool = True
 
     def tensor(self) -> Tensor:
-        if path_text("kernel path", self.path).endswith(".npy"):
+        if path_text("kernel path", self.path).lower().endswith(".npy"):
             name = f"kernel {self.path}"
             values = real_array(name, load_npy("kernel", self.path))
             values = values[None] if values.ndim == 2 else values

@@ -486,7 +486,7 @@ def mask_from(path: str, shape: Sequence[int], kept: str = "white") -> Tensor:
 
 def _of_file(path: str) -> Tensor:
     """The pictures of a file, (B, C, H, W); one plane of an .npy may be of any real type."""
-    if path_text("mask", path).endswith(".npy") and not Path(path).is_dir():
+    if path_text("mask", path).lower().endswith(".npy") and not Path(path).is_dir():
         values = load_npy("mask", path)
         if values.ndim == 2:
             return real_array(f"mask {path}", values)[None, None]
