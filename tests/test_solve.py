@@ -12,6 +12,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from kills import killed_at, operations
 from PIL import Image
 
 from invdiff import config, registry, solve
+from invdiff.config.command import run_guarded
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.pictures import read_image, read_picture
@@ -559,10 +561,9 @@ def test_metrics_that_cannot_be_had_cost_a_line_before_the_work(
     lines: list[str] = []
     monkeypatch.setattr("invdiff.evaluation.lpips._lpips_network", missing)
     monkeypatch.setattr(solve, "say", lines.append)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        monkeypatch.setattr(warnings, "showwarning", lambda message, *_: lines.append(str(message)))
-        main(denoise(prior, picture, tmp_path / "run"))
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=lines.append, flush=lambda: None))
+    run_guarded(main, denoise(prior, picture, tmp_path / "run"))
+    lines = [line for line in lines if line.strip()]
     told = [number for number, line in enumerate(lines) if "neither installed" in line]
     assert told == [0] and lines[1].startswith("denoise on 1 images")
     assert (tmp_path / "run" / "picture_mean.png").is_file()

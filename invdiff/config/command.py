@@ -37,16 +37,19 @@ def run_command(run: Callable[[list[str]], None], argv: list[str] | None = None)
 def run_guarded(run: Callable[[list[str]], None], words: list[str]) -> None:
     """Run `run(words)` as a command line, where a user's mistake is one line.
 
-    An InputError, or a lack of memory, becomes one line and status 2, a signal (SIGINT, SIGTERM, SIGHUP) one line and
-    status 128 + its number, a warning one line; any other exception is a bug and keeps its
-    traceback. Of the processes that torchrun starts, one prints the line.
+    An InputError, or a lack of memory, becomes one line and status 2, a signal (SIGINT, SIGTERM,
+    SIGHUP) one line and status 128 + its number, a warning one line, once; any other exception is a
+    bug and keeps its traceback. Of the processes that torchrun starts, one prints the line.
     """
     for stream in (sys.stdout, sys.stderr):  # names of files may hold anything
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    told: set[str] = set()
     try:
         with warnings.catch_warnings(), stopped_by_signals():
-            warnings.showwarning = lambda message, *_: _warn(str(message))
+            # Python forgets what it has told when filters change: `told` does not.
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_: _warn(str(message), told)
             run(words)
             sys.stdout.flush()
     except InputError as error:
@@ -81,9 +84,12 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def _warn(message: str) -> None:
-    if _rank() == 0:
-        print(f"invdiff: warning: {one_line(message)}", file=sys.stderr)
+def _warn(message: str, told: set[str]) -> None:
+    """Print a warning, once in a run; of several processes the first prints it."""
+    line = f"invdiff: warning: {one_line(message)}"
+    if _rank() == 0 and line not in told:
+        told.add(line)
+        print(line, file=sys.stderr)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
