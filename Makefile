@@ -30,7 +30,7 @@ test: $(STAMP)
 	@$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
 quick: $(STAMP)
-	@$(RUN) -m pytest -n auto --dist worksteal -m "not slow and not golden and not browser" $(ARGS)
+	@$(RUN) -m pytest -n auto --dist worksteal -m "not slow and not golden and not browser" $(or $(ARGS),tests)
 
 lint: $(STAMP)
 	@$(RUN) -m ruff check invdiff tests benchmarks

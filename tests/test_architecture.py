@@ -122,6 +122,7 @@ def test_imports_run_one_way(path: Path) -> None:
         assert RANK[room(below)] <= RANK[room(path)], f"{module_name(path)} imports {name}"
 
 
+@pytest.mark.slow
 def test_there_are_no_circles_of_imports() -> None:
     graph = {name: imported(path.read_text()) - {name} for name, path in MODULES.items()}
     # What is never in a circle is taken away, until nothing is left.
@@ -230,6 +231,7 @@ def needs_example(cls: type) -> bool:
     return not (inspect.isabstract(cls) or is_tuple or is_typed_dict or is_protocol)
 
 
+@pytest.mark.slow
 @kept_files
 def test_public_classes_have_an_example(path: Path) -> None:
     module = importlib.import_module(module_name(path))
@@ -285,6 +287,7 @@ def test_no_line_is_dense(path: Path) -> None:
     assert not longest, f"{path}: lines {longest} are longer than {LONGEST_LINE} columns"
 
 
+@pytest.mark.slow
 def test_few_lines_are_long_and_few_do_two_things() -> None:
     sources = {path: path.read_text() for path in FILES if room(path) in KEPT}
     lines = [line for source in sources.values() for line in source.splitlines()]

@@ -400,6 +400,7 @@ def test_other_blurs_are_solved_to_the_residual_that_is_asked_for(boundary) -> N
 # Conjugate gradients
 
 
+@pytest.mark.slow
 def test_undamped_systems_are_solved_in_full_whatever_the_tolerance() -> None:
     blur = Blur(SHAPE, DefocusKernel(1.2)).double()
     y = blur(normal(2, *SHAPE))

@@ -59,6 +59,7 @@ def found(spread: float) -> Calibration:
     )
 
 
+@pytest.mark.slow
 def test_exact_samples_are_calibrated() -> None:
     calibration = found(1.0)
     for level in (0.1, 0.5, 0.9):

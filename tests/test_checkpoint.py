@@ -88,6 +88,7 @@ def refusal(path: str | Path) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [UNET, LEARNED, MLP], ids=["unet", "learned", "mlp"])
 def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     original, loaded = fresh(spec), load_prior(saved(tmp_path, spec))
@@ -305,6 +306,7 @@ BAD_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", BAD_HEADERS.values(), ids=BAD_HEADERS.keys())
 def test_a_header_that_does_not_match_its_weights(
     tmp_path: Path, change: Callable[[dict[str, Any]], Any]

@@ -44,6 +44,7 @@ class Square(Operator):
         return x.square()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -267,6 +268,7 @@ def test_a_real_pylops_operator() -> None:
     assert operator.measurement_shape == SHAPE and check(operator).ok
 
 
+@pytest.mark.slow
 def test_a_real_deepinv_physics() -> None:
     deepinv = pytest.importorskip("deepinv", reason="deepinv is optional")
     physics = deepinv.physics.Inpainting(SHAPE, mask=0.5)

@@ -93,6 +93,7 @@ def task_files(marker: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["solve", "evaluate"])
 def test_a_task_cannot_name_code(tmp_path: Path, marker: Path, door: str) -> None:
     data = {"solve": "input", "evaluate": "data"}[door]

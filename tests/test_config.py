@@ -768,6 +768,7 @@ def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
     assert len(config.load(path)["a"]) == 19_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "value"),
     [

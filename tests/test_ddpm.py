@@ -400,6 +400,7 @@ def test_bits_per_dim_of_a_gaussian(variance: Fixed) -> None:
     assert abs(float(bits.total.mean()) - entropy - chain) < last + 0.1
 
 
+@pytest.mark.slow
 def test_a_worse_network_has_more_bits_per_dim() -> None:
     x_0, _, _ = quantised_normal(8)
 
@@ -412,6 +413,7 @@ def test_a_worse_network_has_more_bits_per_dim() -> None:
     assert total(1.0) < total(0.9) - 0.05 and total(1.0) < total(1.1) - 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 4, 7, 99, 150])
 def test_the_stratified_estimate_is_unbiased(k: int) -> None:
     """Against the full sum of terms that depend on t alone, so that only the choice of t is random."""

@@ -100,6 +100,7 @@ def test_sample_of_points_refuses_before_the_work(
     assert line in message(sample.main, "prior=swissroll", words)
 
 
+@pytest.mark.slow
 def test_the_middle_timestep_is_the_default(folder: Path, prior: Path) -> None:
     words = [f"prior={prior}", "show=interpolate", "input=data/0.png,data/1.png", "steps=3"]
     sample.main([*words, "out=a.png"])
@@ -133,6 +134,7 @@ LIKELIHOOD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", LIKELIHOOD)
 def test_likelihood_refuses_before_the_work(
     folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, words: str

@@ -230,6 +230,7 @@ def test_masks_of_their_own(prior: Path, tmp_path: Path) -> None:
     assert np.array_equal(y[0], y[1]) and not np.array_equal(y[0][0] > 0, y[0][1] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_refusals(prior: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -312,6 +313,7 @@ def test_another_mask_under_the_name_of_the_old_one(
         main(words(prior, folder, tmp_path / "out", *more))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_a_file_that_cannot_be_read_is_skipped(prior: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "im1.png").write_bytes(b"no picture")
@@ -352,6 +354,7 @@ def test_tables_that_are_no_tables_are_one_line(prior: Path, folder: Path, tmp_p
                 main(words(prior, folder, tmp_path / "out", *ONE))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_two_runs_at_once_do_not_meet(
     prior: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

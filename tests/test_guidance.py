@@ -474,6 +474,7 @@ def test_solve_and_sample_under_guidance(files: Path, capsys: pytest.CaptureFixt
     assert not np.array_equal(found["free"], found["tilted"])
 
 
+@pytest.mark.slow
 def test_the_command_lines_say_what_is_wrong_with_a_label(files: Path) -> None:
     free, plain = (
         f"prior={files / 'conditional.safetensors'}",

@@ -241,6 +241,7 @@ def test_a_conditional_prior_learns_to_use_the_label(patterns: Path, tmp_path: P
     assert load_prior(tmp_path).classes == 3
 
 
+@pytest.mark.slow
 def test_a_classifier_learns(patterns: Path, tmp_path: Path) -> None:
     run = trainer(patterns, tmp_path, network=CLASSIFIER, target="label", schedule="cosine")
     _, held_out = load_data(str(patterns))
@@ -292,6 +293,7 @@ def test_accuracy_by_noise_level_counts(tmp_path: Path) -> None:
     assert list(found) == [1, 12, 25, 37] and found[1] == 1 > found[37]
 
 
+@pytest.mark.slow
 def test_a_conditional_run_begins_with_an_unconditional_prior(
     patterns: Path, tmp_path: Path
 ) -> None:
@@ -320,6 +322,7 @@ def test_accumulated_labels_go_with_their_images(patterns: Path, tmp_path: Path)
     torch.testing.assert_close(*losses)
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_were_labels_resumes(patterns: Path, tmp_path: Path) -> None:
     network = {k: v for k, v in NETWORK.items() if k != "classes"}
     run = trainer(patterns, tmp_path, network=network)

@@ -178,6 +178,7 @@ def test_lpips_of_gray_and_of_small_images() -> None:
     assert lpips(small[..., :1, :1], large[..., :1, :1]).isfinite().all()
 
 
+@pytest.mark.slow
 @needs_alexnet
 def test_lpips_is_silent_and_leaves_the_generator(capfd: pytest.CaptureFixture[str]) -> None:
     alexnet._lpips_network.cache_clear()

@@ -123,6 +123,7 @@ def test_salt_and_pepper_likelihood() -> None:
 PHOTONS = [(0.5, 0.3), (5.0, 0.02), (30.0, 0.1), (400.0, 0.01), (2e4, 0.004)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("peak", "sigma"), PHOTONS)
 def test_poisson_gaussian_likelihood(peak: float, sigma: float) -> None:
     """Against every term of the series, at likely y and at far-fetched ones; its slope against

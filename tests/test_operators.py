@@ -267,6 +267,7 @@ def test_correction_is_the_pseudo_inverse_of_the_residual(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @every_spectral
 def test_svd(make: Callable[[], SpectralOperator]) -> None:
     a = make().double()

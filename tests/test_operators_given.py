@@ -300,6 +300,7 @@ NUMPYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(31, 17), (16, 10), (7, 8), (1, 5)])
 @pytest.mark.parametrize("convention", NUMPYS)
 def test_k_space_of_other_libraries(convention, size: tuple[int, int]) -> None:

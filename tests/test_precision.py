@@ -239,6 +239,7 @@ def test_a_prior_in_float64_computes_in_float64() -> None:
     torch.testing.assert_close(posterior.samples.float(), single, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @short
 def test_float64_checks_float32(solver: Solver) -> None:
     """The same noise in both, so that samples differ by rounding alone."""

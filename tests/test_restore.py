@@ -199,6 +199,7 @@ def test_restoring_leaves_the_problem_as_it_was() -> None:
 # Counting.
 
 
+@pytest.mark.slow
 @short
 def test_every_step_is_reported_and_every_network_call_counted(solver: Solver) -> None:
     steps: list[tuple[int, int, Step]] = []

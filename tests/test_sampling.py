@@ -280,6 +280,7 @@ ENDS = (0.5 + 0.2 * normal(*SHAPE, seed=1), 0.5 + 0.2 * normal(*SHAPE, seed=2))
 WEIGHTS = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_encodings_are_those_of_q() -> None:
     """(1 - lambda) x_t + lambda x_t' has the mean of q at the mixed image and q's own variance, at
     every lambda.

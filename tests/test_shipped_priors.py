@@ -87,6 +87,7 @@ def test_restorations_beat_the_baseline_by_far(task: str) -> None:
     assert 0.4 < posterior.misfit().mean() < 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [15, 50])
 def test_photos_denoises_a_photograph_of_any_size(sigma: int) -> None:
     """Better than the best Gaussian filter, at a size that the network's stride does not divide."""

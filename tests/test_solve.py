@@ -401,6 +401,7 @@ NEEDS: dict[str, dict | None] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("operator"))
 def test_a_measurement_of_every_operator(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -427,6 +428,7 @@ def test_a_measurement_of_every_operator(
     assert torch.equal(part.problem.y, made) and part.names == ["y_0", "y_1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["radon", "coded_diffraction"])
 def test_a_measurement_that_is_no_picture(name: str, prior: Path, tmp_path: Path) -> None:
     operator = config.build("operator", {"name": name}, shape=(1, 16, 16))
@@ -501,6 +503,7 @@ def test_a_mask_is_for_the_operator_that_is_named(
     assert merged["operator"].get("mask", "m.png") == "m.png"
 
 
+@pytest.mark.slow
 def test_numbers_that_json_lacks_are_null(prior: Path, tmp_path: Path, quick: None) -> None:
     """A baseline that is the truth has an infinite PSNR."""
     write_image(tmp_path / "x.png", torch.rand(1, 16, 16))
@@ -538,6 +541,7 @@ def test_coils_are_refused_before_the_work(prior: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_posterior_of_many_channels_is_saved(tmp_path: Path) -> None:
     """As TIFF, the standard deviation too."""
     y = torch.rand(2, 15, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -789,6 +793,7 @@ def test_sample_writes_a_grid(prior: Path, tmp_path: Path) -> None:
     assert read_image(tmp_path / "grid.png").shape == (1, 2 + 2 * 18, 2 + 2 * 18)
 
 
+@pytest.mark.slow
 def test_sample_says_what_it_cost(
     prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

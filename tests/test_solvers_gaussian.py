@@ -387,6 +387,7 @@ def test_pnpdm_draws_from_the_posterior_of_the_split(rho_min: float, apart: floa
 # 3: limits.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "eta"),
     [

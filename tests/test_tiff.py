@@ -200,6 +200,7 @@ def test_other_numbers_are_refused(tmp_path: Path, kind: str) -> None:
         read_picture(tmp_path / "x.tif")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])

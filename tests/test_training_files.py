@@ -385,6 +385,7 @@ def test_an_npz_that_changed_is_no_other(tmp_path: Path) -> None:
     assert images_of(held_out) == secret and not images_of(train) & secret
 
 
+@pytest.mark.slow
 def test_files_are_read_once_while_they_stay_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

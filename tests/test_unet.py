@@ -49,6 +49,7 @@ def test_the_output_is_zero_before_training(channels: int, size: tuple[int, int]
     assert torch.equal(out, torch.zeros(2, channels, *size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -137,6 +137,7 @@ def write_often(path: Path, letter: str) -> None:
         write_whole(path, letter * 200_000)
 
 
+@pytest.mark.slow
 def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_whole(path, "0" * 200_000)
@@ -486,6 +487,7 @@ def add_one(folder: Path) -> None:
             path.write_text(str(count + 1))
 
 
+@pytest.mark.slow
 def test_waiting_for_a_lock_takes_turns(tmp_path: Path) -> None:
     processes = [FORK.Process(target=add_one, args=(tmp_path,)) for _ in range(4)]
     for process in processes:
