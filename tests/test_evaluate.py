@@ -211,7 +211,7 @@ def test_what_is_kept(prior: Path, folder: Path, tmp_path: Path) -> None:
     first, *_ = results(out)
     main(words(prior, folder, tmp_path / "one", "task=inpaint", "samples=1"))
     alone, *_ = results(tmp_path / "one")
-    assert float(first["PSNR"]) == pytest.approx(float(alone["PSNR"]), abs=6)
+    assert float(first["PSNR"]) == pytest.approx(float(alone["PSNR"]), rel=0.4)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, MaskBox
 from invdiff.prior.checkpoint import find_prior, load_card
 from invdiff.problem import Problem
-from invdiff.resources import EXAMPLES, WEIGHTS
+from invdiff.resources import EXAMPLES, WEIGHTS, shipped_priors
 from invdiff.solve import SolveSettings
 from invdiff.solvers import DDNM
 
@@ -141,3 +141,7 @@ def test_cards_are_json_and_honest_about_size() -> None:
     for card in WEIGHTS.glob("*.json"):
         assert card.with_suffix(".safetensors").is_file()
         assert isinstance(json.loads(card.read_text())["held_out_images"], int), Path(card).name
+
+
+def test_the_list_of_shipped_priors_is_in_order() -> None:
+    assert shipped_priors() == ["faces64", "fashion", "photos", "swissroll"]

@@ -416,3 +416,17 @@ def test_pages_that_mean_different_things_are_refused(tmp_path: Path, what: str)
             file.write(values, photometric="minisblack", metadata=None, contiguous=False, **more)
     with pytest.raises(InputError, match=f"pages of 2 different {what}"):
         read_picture(tmp_path / "x.tif")
+
+
+def test_one_page_above_the_limit_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "y.tif") as file:
+        file.write(np.zeros((4, 4), np.uint8))
+        file.write(np.zeros((20, 20), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="found 400 pixels, expected at most 200"):
+        read_picture(tmp_path / "y.tif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # exactly the limit: then the sizes count
+    with pytest.raises(InputError, match="different sizes"):
+        read_picture(tmp_path / "y.tif")
