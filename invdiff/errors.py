@@ -101,6 +101,11 @@ def shown(value: Any) -> str:
     return f"{brief(value)} ({type(value).__name__})"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type where there is none."""
+    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+
+
 def described(value: Any) -> str:
     """Return what a message says was found: a short value itself, else the kind of the object."""
     if isinstance(value, type):

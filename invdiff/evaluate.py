@@ -40,14 +40,14 @@ import torch
 from torch import Tensor
 
 from invdiff import config
-from invdiff.errors import InputError
+from invdiff.errors import InputError, first_line
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
 from invdiff.io.collection import Item, collect
 from invdiff.io.lock import run_lock
 from invdiff.io.names import label
-from invdiff.io.pictures import Picture, first_line
+from invdiff.io.pictures import Picture
 from invdiff.io.whole import RUN_FILE, cannot_write, sweep, write_whole
 from invdiff.io.write import as_float, write_array, write_picture
 from invdiff.operators.base import numbered

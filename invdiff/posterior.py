@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, described, warn
+from invdiff.errors import InputError, described, first_line, warn
 from invdiff.io.names import label
-from invdiff.io.pictures import Picture, first_line
+from invdiff.io.pictures import Picture
 from invdiff.io.write import as_float, save_figure, write_array, write_arrays, write_picture
 from invdiff.problem import Problem
 

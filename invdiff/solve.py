@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from invdiff import config, registry
 from invdiff.config.signals import held_back
-from invdiff.errors import InputError
+from invdiff.errors import InputError, first_line
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
@@ -43,7 +43,7 @@ from invdiff.inference import restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import label
-from invdiff.io.pictures import Picture, first_line
+from invdiff.io.pictures import Picture
 from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
@@ -421,7 +421,6 @@ def judge(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
     try:
         return scores(images.clamp(0, 1), truth)
     except InputError as error:
-        # The place in the code is that of this line, so that the warning is shown once.
         warnings.warn(f"metrics: left out: {error}", stacklevel=1)
         return {}
 

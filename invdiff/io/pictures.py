@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, first_line
 from invdiff.io.formats import EXPECTED, decode
 from invdiff.io.names import label, split_name
 from invdiff.io.nifti import with_smaller_voxels
@@ -270,11 +270,6 @@ def grid(x: Tensor, columns: int, *, border: int = 2) -> Tensor:
 def size(image: Tensor) -> str:
     """Return the size of an image (..., H, W) as a message shows it."""
     return f"{image.shape[-2]}x{image.shape[-1]} (height x width)"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its type where there is none."""
-    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from invdiff.errors import InputError, check_type
+from invdiff.errors import InputError, check_type, first_line
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
 from invdiff.io.layout import FULL_SCALE
 from invdiff.io.names import split_name
 from invdiff.io.nifti import encode_nifti
-from invdiff.io.pictures import Picture, first_line
+from invdiff.io.pictures import Picture
 from invdiff.io.units import IMAGES
 from invdiff.io.whole import whole_file
 

@@ -30,7 +30,7 @@ from invdiff.io.whole import write_whole
 from invdiff.prior.classifier import NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
-from invdiff.prior.loaders import foreign, sidecar
+from invdiff.prior.loaders import common, foreign, sidecar
 from invdiff.prior.mlp import MLP
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.prior.trial import check_denoises
@@ -195,7 +195,7 @@ def load_prior(
         (2,)
     """
     if isinstance(name, str | Path) and foreign.recognise(name):
-        return _load_foreign(Path(name), dict(told or {})).to(device)
+        return _load_foreign(Path(name), dict(told or {})).to(pick_device(str(device)))
     if told:
         raise InputError(
             f"prior {name}: found {', '.join(told)}, expected no settings for our own file"
@@ -394,12 +394,8 @@ def _described(
     try:
         spec = kind(**_checked(what, _json(header)))
         with torch.device("meta"), _parameters_at_most(2 * len(shapes) + 100):
-            expected = {k: tuple(w.shape) for k, w in spec.make_network().state_dict().items()}
-        for key in {**expected, **shapes}:
-            if expected.get(key) != shapes.get(key):
-                found = shapes.get(key, "none")
-                wanted = expected.get(key, "none")
-                raise InputError(f"weight {brief(key)}: found {found}, expected {wanted}")
+            expected = common.shapes(spec.make_network().state_dict())
+        common.check_shapes(shapes, expected)
     except (
         LookupError,
         ArithmeticError,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, brief, first_line
 from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.schedule import Schedule
 
@@ -62,7 +62,7 @@ def read_weights(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            reason = _first_line(error)
+            reason = first_line(error)[:200]
             raise InputError(f"prior {path}: not a readable safetensors file ({reason})") from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
@@ -73,7 +73,7 @@ def read_weights(path: Path) -> Any:
         ) from None
     except Exception as error:  # a damaged pickle fails as it likes
         raise InputError(
-            f"prior {path}: not a readable file of weights ({_first_line(error)})"
+            f"prior {path}: not a readable file of weights ({first_line(error)[:200]})"
         ) from None
 
 
@@ -82,14 +82,33 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0].strip()[:200] or type(error).__name__
-
-
 def _reason(error: BaseException) -> str:
     """Return the name that torch refused, where its message has one."""
     named = re.search(r"(?:Unsupported|GLOBAL|class|function)\s+[`']?([\w.]+)", str(error))
-    return named[1] if named else _first_line(error)
+    return named[1] if named else first_line(error)[:200]
+
+
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of weights by name."""
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise InputError unless weights have the names and shapes of a network's.
+
+    Example:
+        >>> check_shapes({"bias": (3,)}, {"bias": (4,)})
+        Traceback (most recent call last):
+        invdiff.errors.InputError: weight 'bias': found (3,), expected (4,)
+    """
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
+            raise InputError(
+                f"weight {brief(name)}: found {found.get(name, 'none')}, "
+                f"expected {expected.get(name, 'none')}"
+            )
 
 
 def is_state_dict(found: Any) -> bool:

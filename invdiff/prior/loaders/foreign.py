@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, brief
+from invdiff.errors import InputError, brief, first_line
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.edm import EDMDenoiser
 from invdiff.prior.loaders import ddpm_pytorch, diffusers, edm, guided, pesser
 from invdiff.prior.loaders.common import (
     Foreign,
     Weights,
+    check_shapes,
     is_state_dict,
     read_weights,
+    shapes,
     without_prefix,
 )
 from invdiff.registry import lookup, nearest
@@ -105,7 +107,7 @@ def _foreign(path: Path, told: dict[str, Any]) -> Foreign:
         message = str(error)
         raise InputError(message if str(path) in message else f"prior {path}: {message}") from None
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
+        reason = first_line(error)[:200]
         raise InputError(
             f"prior {path}: found weights that are not those of a whole network ({reason})"
         ) from None
@@ -125,8 +127,7 @@ def _weights(path: Path) -> Weights:
     if not is_state_dict(found):
         kind = type(found).__name__
         raise InputError(f"prior {path}: found a {kind}, expected weights by name")
-    weights = without_prefix(found, "module.")
-    return weights
+    return without_prefix(found, "module.")
 
 
 def _built(path: Path, settings: Mapping[str, Any], weights: Weights, channels: int) -> Any:
@@ -136,16 +137,9 @@ def _built(path: Path, settings: Mapping[str, Any], weights: Weights, channels: 
     try:
         with torch.device("meta"):
             network: nn.Module = cls(channels=channels, **own)
+        check_shapes(shapes(weights), shapes(network.state_dict()))
     except InputError as error:
         raise InputError(f"prior {path}: {error}") from None
-    expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
-    for name in {**expected, **weights}:
-        shape = tuple(weights[name].shape) if name in weights else "none"
-        if expected.get(name, "none") != shape:
-            raise InputError(
-                f"prior {path}: weight {brief(name)}: found {shape}, "
-                f"expected {expected.get(name, 'none')}"
-            )
     _check_values(path, weights)
     network.load_state_dict(
         {name: _in_float32(weight) for name, weight in weights.items()}, assign=True
@@ -176,7 +170,7 @@ def _is_plain_pickle(path: Path) -> bool:
     if path.suffix.lower() != ".pkl":
         return False
     with path.open("rb") as file:
-        return file.read(2)[:1] == b"\x80"
+        return file.read(1) == b"\x80"
 
 
 def _refuse(path: Path, told: Mapping[str, Any], known: tuple[str, ...]) -> None:
