@@ -37,7 +37,7 @@ from torch import Tensor
 
 from invdiff import config, registry
 from invdiff.errors import InputError
-from invdiff.evaluation.metrics import coverage, crps
+from invdiff.evaluation.metrics import rank_coverage, crps
 from invdiff.inference import restore
 from invdiff.noise import Gaussian
 from invdiff.operators import CircularBlur, Denoise, LinearOperator, MaskRandom
@@ -134,7 +134,7 @@ def score(samples: Tensor, truth: Truth) -> Scores:
     ours, theirs = ((x @ directions).sort(0).values for x in (samples, truth.draws[: len(samples)]))
     scale = (theirs.var(0).mean()).sqrt()
     cover = [
-        torch.stack([coverage(samples, x, level) for x in truth.draws]).mean()
+        torch.stack([rank_coverage(samples, x, level) for x in truth.draws]).mean()
         for level in (0.5, 0.9)
     ]
     return Scores(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from invdiff import config, load_prior, registry, restore
-from invdiff.evaluation.metrics import coverage, crps, lpips, psnr, ssim
+from invdiff.evaluation.metrics import rank_coverage, crps, lpips, psnr, ssim
 from invdiff.io.collection import read_images
 from invdiff.posterior import Posterior
 from invdiff.problem import Problem
@@ -65,7 +65,7 @@ def row(posterior: Posterior, truth: Tensor) -> dict[str, float]:
         "PSNR of mean": psnr(posterior.mean.clamp(0, 1), truth),
         "misfit": posterior.misfit(),
         "CRPS": crps(samples, truth) if len(samples) > 1 else torch.tensor(torch.nan),
-        "90 %": coverage(samples, truth, 0.9),
+        "90 %": rank_coverage(samples, truth, 0.9),
     }
     cost = {"calls": float(posterior.nfe), "s": posterior.seconds / len(flat)}
     return {name: float(value.mean()) for name, value in values.items()} | cost

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from invdiff.adjustment import Adjustment, adjustment_of
 from invdiff.errors import InputError, check_callback, check_integer, check_type, warn
+from invdiff.fingerprint import key_of
 from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
@@ -43,6 +46,7 @@ def restore(
     batch: int | None = None,
     numbers: Sequence[int] | None = None,
     tile: int | Literal["auto"] | None = "auto",
+    calibration: Adjustment | str | Path | None = None,
     on_step: Callable[[int, int, Step], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Posterior:
@@ -63,6 +67,9 @@ def restore(
         tile: side in pixels of the tiles in which the prior sees larger images, None for none; by
             default 256 above 2^20 pixels, and for a network with attention its training size,
             whenever images are larger than that.
+        calibration: what calibration found for this very prior, operator, noise, solver and number
+            of samples, or the file that ``invdiff calibrate`` made; it widens the intervals of the
+            result.
         on_step: called as (steps done, steps in all, step) after every step.
         on_progress: called with the share of the work that is done, at most 1, after every network
             call and every step: a step of a large image, in tiles, can take minutes.
@@ -73,8 +80,8 @@ def restore(
         samples contradict the noise level, or some are not finite, a warning says so.
 
     Raises:
-        InputError: the prior or the solver does not fit the problem, a value is out of range, or no
-            sample is finite.
+        InputError: the prior or the solver does not fit the problem, a value is out of range, the
+            calibration was made for another setting, or no sample is finite.
 
     Example:
         >>> from invdiff import Gaussian, operators, solvers
@@ -93,6 +100,9 @@ def restore(
     check_callback("on_step", on_step)
     check_callback("on_progress", on_progress)
     names = stream_numbers(numbers, len(problem))
+    adjustment = adjustment_of(calibration)
+    if adjustment is not None:
+        adjustment.check(key_of(problem, prior, solver, samples))
     shape = problem.operator.shape
     prior = match_channels(tiled(outside_inference_mode(prior), shape, tile), shape[0])
     like = state_like(prior)
@@ -128,6 +138,7 @@ def restore(
         nfe=round(meter.images / len(jobs)),
         seconds=time.perf_counter() - started,
         ess=gathered(sizes) if sizes else None,
+        adjustment=adjustment,
     )
     check_finite(posterior.samples)
     posterior.warn_of_misfit()

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.evaluation.lpips import alexnet_features, lpips, lpips_obstacle
-from invdiff.evaluation.pixels import SSIM_WINDOW, as_floats, coverage, crps, psnr, seam_ratio, ssim
+from invdiff.evaluation.pixels import (
+    SSIM_WINDOW,
+    as_floats,
+    coverage,
+    crps,
+    psnr,
+    rank_coverage,
+    seam_ratio,
+    ssim,
+)
 
 __all__ = [
     "alexnet_features",
@@ -23,6 +32,7 @@ __all__ = [
     "lpips",
     "lpips_obstacle",
     "psnr",
+    "rank_coverage",
     "scores",
     "seam_ratio",
     "ssim",

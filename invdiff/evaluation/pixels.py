@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.intervals import check_level, order_statistics, place_of
 from invdiff.io.units import IMAGES
 
 SSIM_WINDOW = 11
@@ -160,15 +161,40 @@ def crps(samples: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> Tensor:
 
 
 def coverage(samples: Tensor | np.ndarray, truth: Tensor | np.ndarray, level: float) -> Tensor:
-    """Return the share of pixels whose truth lies in the central credible interval, (B,).
+    """Return the share of pixels whose truth lies in the interval of the samples, (B,).
 
-    It is `level` if the samples are calibrated. If the truth is exchangeable with the samples, its
-    rank r among them is uniform on 0..K, and so the probability integral transform
+    It is the interval that `Posterior.interval` returns and the page of a run draws: from x_(l) to
+    x_(K + 1 - l), ends included, with the narrowest l whose exact level, 1 - 2 l / (K + 1), is at
+    least `level` (`invdiff.intervals`). Under exchangeable samples the expectation is that exact
+    level, and more where values tie.
+
+    Args:
+        samples: (K, B, ...), K >= 2.
+        truth: (B, ...).
+        level: in (0, 1), and one that K samples have: 90 % needs 19.
+
+    Raises:
+        InputError: a level that K samples do not have, or unequal shapes.
+
+    Example:
+        >>> coverage(torch.arange(4.0).view(4, 1, 1), torch.tensor([[2.5]]), 0.6).item()
+        1.0
+    """
+    samples, truth = _sample_pair("coverage", samples, truth)
+    low, high = order_statistics(samples, place_of(len(samples), level))
+    return ((low <= truth) & (truth <= high)).to(samples).flatten(1).mean(1)
+
+
+def rank_coverage(samples: Tensor | np.ndarray, truth: Tensor | np.ndarray, level: float) -> Tensor:
+    """Return the share of pixels whose truth has a rank in the middle, of any level and K, (B,).
+
+    It judges a sampler, not an interval that can be drawn. If the truth is exchangeable with the
+    samples, its rank r among them is uniform on 0..K, and so the probability integral transform
     u = (r + v) / (K + 1), v ~ U(0, 1), is uniform on (0, 1). A pixel counts with the probability
     over v that u falls in [(1 - level) / 2, (1 + level) / 2], that is, with
     (K + 1) |[r / (K + 1), (r + 1) / (K + 1)] cut with that interval|. The expectation is `level`
-    exactly, for every K, where intervals between interpolated sample quantiles cover less than
-    they say. Where samples equal the truth, the ranks that it could take are averaged.
+    exactly, for every K. Where samples equal the truth, the ranks that it could take are averaged.
+    For levels that K samples have, and values that do not tie, it is `coverage`.
 
     Args:
         samples: (K, B, ...), K >= 1.
@@ -179,12 +205,11 @@ def coverage(samples: Tensor | np.ndarray, truth: Tensor | np.ndarray, level: fl
         InputError: a level outside (0, 1), or unequal shapes.
 
     Example:
-        >>> coverage(torch.zeros(8, 1, 5), torch.zeros(1, 5), 0.5).item()
+        >>> rank_coverage(torch.zeros(8, 1, 5), torch.zeros(1, 5), 0.5).item()
         0.5
     """
     samples, truth = _sample_pair("coverage", samples, truth)
-    if not 0 < level < 1:
-        raise InputError(f"coverage: found level {level:g}, expected a number between 0 and 1")
+    check_level(level)
     ranks = len(samples) + 1
     below = (samples < truth).sum(0) / ranks
     above = ((samples <= truth).sum(0) + 1) / ranks

@@ -1,0 +1,273 @@
+"""What calibration found for one setting: how far to widen intervals, in a file that any parser reads.
+
+An adjustment belongs to one prior, operator, noise, solver and number of samples
+(`invdiff.fingerprint.Key`), and is refused for any other. It holds factors on the half-widths of
+`invdiff.intervals.band` by three rules, for several levels each, and one factor on deviations:
+
+- "mean": on average over images, at least this share of true pixels is inside.
+- "image": in at least 9 of 10 images, at least this share of true pixels is inside.
+- "sure": as "mean", and with 90 % confidence in the calibration itself.
+- "scale": deviations from the mean times one number, found by moments; no guarantee.
+
+How they are found: `invdiff.evaluation.conformal`, ``risk`` and ``scaling``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from invdiff.errors import InputError, check_type, first_line, shown
+from invdiff.fingerprint import Key
+from invdiff.intervals import (
+    Interval,
+    band,
+    check_level,
+    level_of,
+    order_statistics,
+    percent,
+    place_of,
+)
+from invdiff.io.whole import write_json
+
+FORMAT = 1
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_MOST_BYTES = 2**20
+
+Rule = Literal["samples", "mean", "image", "sure", "scale"]
+RULES: tuple[str, ...] = get_args(Rule)
+FACTOR_RULES = ("mean", "image", "sure")
+
+
+def not_calibrated(samples: Tensor, level: float) -> Interval:
+    """Return the interval between order statistics of samples (K, ...), rule "samples".
+
+    Args:
+        samples: (K, B, C, H, W).
+        level: that it has at least.
+
+    Raises:
+        InputError: K samples have no such level.
+
+    Example:
+        >>> import torch
+        >>> not_calibrated(torch.tensor([0.1, 0.2, 0.3, 0.4]), 0.5).label
+        '60 %, not calibrated'
+    """
+    place = place_of(len(samples), level)
+    exact = level_of(len(samples), place)
+    return Interval(
+        *order_statistics(samples, place), exact, f"{percent(exact)}, not calibrated"
+    )
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """How far to widen the intervals of one setting, found on images whose truth was known.
+
+    Attributes:
+        key: the setting.
+        images: N, that it was found on; a photograph counts once.
+        source: what these images were.
+        factors: rule -> level -> factor on the half-widths; levels that N images cannot show are
+            missing.
+        scale: factor c on the deviations from the mean.
+        scale_error: its standard error.
+        checks: what was measured: for each level, the coverage of the samples as they are and of
+            each rule on images that it was not found on, as [mean, standard error].
+        about: the setting in words, for people.
+
+    Raises:
+        InputError: a value is of no such kind.
+
+    Example:
+        >>> key = Key("a", "b", "c", "d", (1, 1, 2), 4)
+        >>> found = Adjustment(key, 64, "the prior", {"mean": {0.9: 1.5}}, 1.2, 0.1)
+        >>> import torch
+        >>> samples = torch.tensor([0.2, 0.4, 0.6, 0.8]).view(4, 1, 1, 1, 1)
+        >>> interval = found.interval(samples, 0.9, "mean")
+        >>> round(interval.low.item(), 3), round(interval.high.item(), 3), interval.label
+        (0.05, 0.95, '90 %, calibrated on 64 images')
+    """
+
+    key: Key
+    images: int
+    source: str
+    factors: Mapping[str, Mapping[float, float]]
+    scale: float
+    scale_error: float
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What intervals by this adjustment are called."""
+        return f"calibrated on {self.images} images"
+
+    def check(self, key: Key) -> None:
+        """Raise InputError, with what differs, unless a solve is the setting of this adjustment."""
+        different = self.key.differences(key)
+        if different:
+            raise InputError(
+                f"calibration: was made for another {', another '.join(different)}, expected one "
+                "for this solve: invdiff calibrate makes it"
+            )
+
+    def levels(self, rule: str) -> tuple[float, ...]:
+        """Return the levels that a rule of factors has."""
+        return tuple(sorted(self.factors.get(rule, {})))
+
+    def interval(self, samples: Tensor, level: float, rule: Rule) -> Interval:
+        """Return the intervals of samples at a level by a rule.
+
+        Args:
+            samples: (K, B, C, H, W).
+            level: share of pixels that are to be inside; what else holds depends on the rule.
+            rule: see this module; "samples" leaves the adjustment aside.
+
+        Raises:
+            InputError: there is no such rule, or it has no such level.
+        """
+        level = check_level(level)
+        if rule not in RULES:
+            raise InputError(f"rule: found {shown(rule)}, expected one of {', '.join(RULES)}")
+        if rule == "samples":
+            return not_calibrated(samples, level)
+        if rule == "scale":
+            mean = samples.mean(0)
+            found = not_calibrated(mean + self.scale * (samples - mean), level)
+            label = f"{percent(found.level)} if errors have one shape, {self.label}"
+            return found._replace(label=label)
+        known = self.factors.get(rule, {})
+        factor = known.get(level)
+        if factor is None:
+            have = ", ".join(f"{value:g}" for value in self.levels(rule)) or "none"
+            raise InputError(
+                f"level: found {level:g}, expected one of those that calibration on {self.images} "
+                f"images has by the rule {rule!r}: {have}"
+            )
+        low, high = band(samples, level).ends(factor)
+        return Interval(low, high, level, f"{percent(level)}{_ADDED[rule]}, {self.label}")
+
+    def write(self, path: str | Path) -> None:
+        """Write the adjustment as JSON, whole or not at all.
+
+        Raises:
+            InputError: the path cannot be written.
+        """
+        factors = {
+            rule: {f"{level:g}": factor for level, factor in known.items()}
+            for rule, known in self.factors.items()
+        }
+        entry = {"format": FORMAT, **asdict(self), "factors": factors}
+        write_json(path, entry)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Adjustment:
+        """Return the adjustment in a file.
+
+        Raises:
+            InputError: the file cannot be read, or is none of an adjustment.
+        """
+        path = Path(path)
+        try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise InputError(f"calibration {path}: is too large, expected less than 1 MiB")
+            entry = json.loads(path.read_bytes())
+        except OSError as error:
+            raise InputError(
+                f"calibration {path}: cannot be read ({error.strerror}), expected a file that "
+                "invdiff calibrate made"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"calibration {path}: is no JSON, expected a file that invdiff calibrate made"
+            ) from error
+        try:
+            return _read_entry(entry)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise InputError(
+                f"calibration {path}: is damaged ({first_line(error)}), expected a file that "
+                "invdiff calibrate made"
+            ) from error
+
+
+_ADDED = {
+    "mean": "",
+    "image": " of the pixels in 9 of 10 images",
+    "sure": " with 90 % confidence",
+}
+
+
+def _read_entry(entry: dict[str, Any]) -> Adjustment:
+    """An adjustment from parsed JSON; ValueError and its like where something is amiss."""
+    if entry["format"] != FORMAT:
+        raise ValueError(f"format {entry['format']!r}, not {FORMAT}")
+    key = entry["key"]
+    words = {name: _text(key[name]) for name in ("prior", "operator", "noise", "solver")}
+    shape = tuple(_count(side) for side in key["shape"])
+    factors = {
+        str(rule): {_between(float(level)): _positive(factor) for level, factor in known.items()}
+        for rule, known in entry["factors"].items()
+        if rule in FACTOR_RULES
+    }
+    return Adjustment(
+        Key(**words, shape=shape, samples=_count(key["samples"])),
+        _count(entry["images"]),
+        _text(entry["source"]),
+        factors,
+        _positive(entry["scale"]),
+        float(entry["scale_error"] or 0),
+        dict(entry["checks"]),
+        {str(name): str(text) for name, text in entry["about"].items()},
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is no text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{shown(value)} is no count")
+    return value
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{shown(value)} is no number")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{value} is no factor")
+    return float(value)
+
+
+def _between(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"{level} is no level")
+    return level
+
+
+def adjustment_of(given: Adjustment | str | Path | None) -> Adjustment | None:
+    """Return the adjustment that a caller gave, as one or as the path of its file.
+
+    Raises:
+        InputError: it is neither, or the file is none of an adjustment.
+
+    Example:
+        >>> adjustment_of(None) is None
+        True
+    """
+    if given is None or isinstance(given, Adjustment):
+        return given
+    check_type("calibration", given, (str, Path), "a file that invdiff calibrate made")
+    return Adjustment.read(given)
