@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from invdiff import operators, solvers
+    from invdiff.adjustment import Adjustment
     from invdiff.errors import InputError
-    from invdiff.evaluation.calibration import Calibration, calibrate
+    from invdiff.evaluation.calibration import Calibration
     from invdiff.files import restore_file, restore_folder
     from invdiff.inference import restore
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
@@ -24,6 +25,7 @@ __version__ = "0.2.0"
 # Imported when first used: a command that prints its help should not wait for kornia or
 # TensorBoard.
 _WHERE = {
+    "Adjustment": "invdiff.adjustment",
     "Calibration": "invdiff.evaluation.calibration",
     "InputError": "invdiff.errors",
     "Gaussian": "invdiff.noise",
@@ -34,7 +36,6 @@ _WHERE = {
     "Posterior": "invdiff.posterior",
     "Problem": "invdiff.problem",
     "TrainSettings": "invdiff.training.trainer",
-    "calibrate": "invdiff.evaluation.calibration",
     "fit": "invdiff.training.trainer",
     "generate": "invdiff.prior.reverse",
     "langevin": "invdiff.prior.ncsn",
@@ -46,6 +47,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Adjustment",
     "Calibration",
     "Gaussian",
     "InputError",
@@ -56,7 +58,6 @@ __all__ = [
     "Problem",
     "SaltAndPepper",
     "TrainSettings",
-    "calibrate",
     "fit",
     "generate",
     "langevin",

@@ -271,3 +271,18 @@ def adjustment_of(given: Adjustment | str | Path | None) -> Adjustment | None:
         return given
     check_type("calibration", given, (str, Path), "a file that invdiff calibrate made")
     return Adjustment.read(given)
+
+
+def fitting(key: Key, folder: Path) -> Adjustment | None:
+    """Return the first adjustment in a folder that was made for a setting, None if none was.
+
+    Args:
+        key: the setting.
+        folder: of .json files; others that are damaged are an error, not skipped.
+
+    Example:
+        >>> fitting(Key("a", "b", "c", "d", (1, 1, 1), 4), Path("nowhere")) is None
+        True
+    """
+    every = (Adjustment.read(path) for path in sorted(folder.glob("*.json")))
+    return next((found for found in every if found.key == key), None)

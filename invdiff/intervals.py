@@ -86,6 +86,24 @@ def levels(samples: int) -> tuple[float, ...]:
     return tuple(level_of(samples, place) for place in range(1, samples // 2 + 1))
 
 
+def shown_levels(samples: int) -> tuple[float, ...]:
+    """Return the levels of the two intervals that people are shown, the higher first.
+
+    They are what is nearest to 90 and 50 %: 90 % from 19 samples on, else the most that they have.
+
+    Example:
+        >>> shown_levels(19), shown_levels(9), shown_levels(4), shown_levels(1)
+        ((0.9, 0.5), (0.8, 0.6), (0.6,), ())
+    """
+    found = []
+    for level in (0.9, 0.5):
+        if samples_for(level) <= samples:
+            found.append(level_of(samples, place_of(samples, level)))
+        elif samples > 1:
+            found.append(level_of(samples, 1))
+    return tuple(sorted(set(found), reverse=True))
+
+
 def samples_for(level: float) -> int:
     """Return the fewest samples that have an interval of a level, or of a higher one.
 
@@ -197,6 +215,16 @@ class Band(NamedTuple):
         return ((self.centre - x) / self.below).maximum((x - self.centre) / self.above)
 
 
+def band_place(samples: int, level: float) -> int:
+    """Return the place l of the intervals that `band` begins with, 1 where K has no such level.
+
+    Example:
+        >>> band_place(39, 0.9), band_place(4, 0.9)
+        (2, 1)
+    """
+    return place_of(samples, level) if samples_for(level) <= samples else 1
+
+
 def band(samples: Tensor, level: float) -> Band:
     """Return the intervals around the median that calibration scales.
 
@@ -213,8 +241,6 @@ def band(samples: Tensor, level: float) -> Band:
         >>> [round(part.item(), 3) for part in found]
         [0.25, 0.15, 0.45]
     """
-    count = len(samples)
-    place = place_of(count, level) if samples_for(level) <= count else 1
-    low, high = order_statistics(samples, place)
+    low, high = order_statistics(samples, band_place(len(samples), level))
     centre = median(samples)
     return Band(centre, (centre - low).clamp_min(FLOOR), (high - centre).clamp_min(FLOOR))

@@ -30,6 +30,7 @@ TASKS = _ROOT / "tasks"
 PRESETS = _ROOT / "configs"
 EXAMPLES = _ROOT / "examples"
 WEIGHTS = PACKAGE / "prior" / "weights"
+CALIBRATIONS = PACKAGE / "calibrations"  # files of invdiff.calibrate
 
 
 def shipped_priors() -> list[str]:

@@ -22,7 +22,6 @@ from invdiff import (
     Problem,
     SaltAndPepper,
     TrainSettings,
-    calibrate,
     fit,
     generate,
     langevin,
@@ -34,6 +33,7 @@ from invdiff import (
     score,
     solvers,
 )
+from invdiff.evaluation.calibration import calibrate
 from invdiff.prior import GaussianDenoiser
 
 

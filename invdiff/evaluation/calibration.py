@@ -10,17 +10,30 @@ Modrák et al. 2023, Sec. 3 (https://arxiv.org/abs/2211.02383).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from invdiff.adjustment import FACTOR_RULES, LEVELS, Adjustment, Rule
 from invdiff.errors import InputError, check_callback, check_integer, check_type
 from invdiff.estimate import Estimate, mean_and_error
-from invdiff.evaluation.metrics import coverage
+from invdiff.evaluation.conformal import mean_pixel, mean_pixel_without_each, per_image
+from invdiff.evaluation.pixels import coverage
+from invdiff.evaluation.risk import mean_pixel_surely
+from invdiff.evaluation.scaling import (
+    held_out_coverage,
+    jackknife_error,
+    leave_one_out,
+    moment_factor,
+    moments,
+)
+from invdiff.fingerprint import Key, key_of
 from invdiff.inference import check_solver, restore
+from invdiff.intervals import band, levels, percent, samples_for, shown_levels
 from invdiff.io.write import save_figure
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
@@ -30,16 +43,20 @@ from invdiff.prior.reverse import generate
 from invdiff.problem import Problem
 from invdiff.solvers import Solver, Step
 
-LEVELS = tuple(i / 20 for i in range(1, 20))
+JUDGED = (0.5, 0.9)  # levels of intervals that are told of
+SHARE_OF_IMAGES = 0.9  # of the rule "image"
+DELTA = 0.1  # of the rule "sure": one minus the confidence
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images drawn from the prior, and a solver's samples given their measurements.
+    """Images whose truth is known, and a solver's samples given their measurements.
 
     Attributes:
-        truth: (N, C, H, W), the images drawn from the prior.
+        truth: (N, C, H, W), images drawn from the prior, or held-out pictures.
         posterior: the solver's samples, (K, N, C, H, W), and the problem.
+        key: the setting that the samples were drawn in, which `adjustment` stores.
+        source: what the images are.
 
     Example:
         >>> from invdiff.noise import Gaussian
@@ -56,13 +73,83 @@ class Calibration:
 
     truth: Tensor
     posterior: Posterior
+    key: Key | None = None
+    source: str = "drawn from the prior"
 
-    def coverage(self, level: float) -> Estimate:
-        """Return the share of true pixels inside the samples' central interval.
+    def coverage(self, level: float, rule: Rule | None = None) -> Estimate:
+        """Return the share of true pixels inside the intervals that ``Posterior.interval`` returns.
 
-        It is ``level`` if calibrated, for every K.
+        For samples of the posterior itself it is the level that the interval has, which is told
+        beside it and may be above the one that is asked for.
+
+        Args:
+            level: of the interval.
+            rule: as of ``Posterior.interval``.
+
+        Raises:
+            InputError: there is no such interval.
         """
-        return Estimate.over(coverage(self.posterior.samples, self.truth, level))
+        inside = self.posterior.interval(level, rule).holds(self.truth)
+        return Estimate.over(inside.double().flatten(1).mean(1))
+
+    def adjustment(self, about: Mapping[str, str] | None = None) -> Adjustment:
+        """Return how far intervals are to be widened in this setting, with what was checked.
+
+        The images are split for no check: coverage by the rules "mean" and "scale" is measured on
+        each image under the factor that the others give.
+
+        Args:
+            about: the setting in words, to store beside the hashes.
+
+        Raises:
+            InputError: it is not known which setting the samples are of, or they are all equal.
+        """
+        if self.key is None:
+            raise InputError("calibration: found samples without a key, expected those of a run")
+        samples = self.posterior.samples.cpu()
+        truth = self.truth.cpu().to(samples)
+        count = len(truth)
+        factors: dict[str, dict[float, float]] = {rule: {} for rule in FACTOR_RULES}
+        checks: dict[str, Any] = {"misfit": list(self.misfit())}
+        for level in LEVELS:
+            scores = band(samples, level).score(truth).flatten(1)
+            found = {
+                "mean": mean_pixel(scores, 1 - level),
+                "image": per_image(scores, 1 - SHARE_OF_IMAGES, level),
+                "sure": mean_pixel_surely(scores, 1 - level, DELTA),
+            }
+            for rule, factor in found.items():
+                if math.isfinite(factor):
+                    factors[rule][level] = factor
+            if level in JUDGED:
+                checks[f"{level:g}"] = self._checked(samples, truth, scores, level)
+        error, spread = moments(samples, truth)
+        scale_error = jackknife_error(leave_one_out(error, spread))
+        return Adjustment(
+            self.key,
+            count,
+            f"{count} images {self.source}",
+            factors,
+            moment_factor(error, spread),
+            scale_error,
+            checks,
+            dict(about or {}),
+        )
+
+    @staticmethod
+    def _checked(
+        samples: Tensor, truth: Tensor, scores: Tensor, level: float
+    ) -> dict[str, list[float]]:
+        """Coverage at a level, [mean, standard error] for each rule that has the level."""
+        found: dict[str, list[float]] = {}
+        if samples_for(level) <= len(samples):
+            found["samples"] = list(Estimate.over(coverage(samples, truth, level)))
+            found["scale"] = list(held_out_coverage(samples, truth, level))
+        without = mean_pixel_without_each(scores, 1 - level)
+        if bool(without.isfinite().all()):
+            inside = (scores <= without[:, None]).double().mean(1)
+            found["mean"] = list(Estimate.over(inside))
+        return found
 
     def rank_histogram(self) -> tuple[Tensor, Tensor]:
         """Return the share of pixels of each rank 0..K among the samples, and its standard error.
@@ -119,15 +206,17 @@ class Calibration:
         """Return what was found, in a few lines."""
         number, _, *shape = self.posterior.samples.shape
         lines = [
-            f"{len(self.truth)} images {'x'.join(map(str, shape))} drawn from the prior, {number} samples each",
-            *(
-                f"coverage of the {level:.0%} interval: {self.coverage(level)}"
-                for level in (0.5, 0.9)
-            ),
+            f"{len(self.truth)} images {'x'.join(map(str, shape))} {self.source}, {number} samples each",
+            *(self._sentence(level) for level in shown_levels(number)),
             f"misfit: {self.misfit()}, expected 1",
             f"likelihood ranks: p = {self.likelihood_p():.3g} that they are uniform",
         ]
         return "\n".join(lines)
+
+    def _sentence(self, level: float) -> str:
+        interval = self.posterior.interval(level, "samples")
+        inside = self.coverage(level, "samples")
+        return f"coverage of the {percent(interval.level)} interval: {inside}"
 
     def plot(self, path: str | Path) -> None:
         """Draw coverage against level, and the histogram of ranks, with two standard errors.
@@ -141,10 +230,11 @@ class Calibration:
         figure = Figure(figsize=(8, 3.8), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         curve, histogram = figure.subplots(1, 2)
-        found = [self.coverage(level) for level in LEVELS]
+        known = levels(len(self.posterior.samples))
+        found = [self.coverage(level, "samples") for level in known]
         curve.plot([0, 1], [0, 1], color="gray", linewidth=1, label="calibrated")
         curve.errorbar(
-            LEVELS, [e.mean for e in found], [2 * e.error for e in found], fmt="o-", markersize=3
+            known, [e.mean for e in found], [2 * e.error for e in found], fmt="o-", markersize=3
         )
         curve.set(
             xlabel="level of the central interval",
@@ -210,4 +300,4 @@ def calibrate(
     posterior = restore(
         problem, prior, solver, samples=samples, seed=seed, batch=batch, on_step=on_step
     )
-    return Calibration(truth, posterior)
+    return Calibration(truth, posterior, key_of(problem, prior, solver, samples))

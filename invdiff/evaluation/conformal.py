@@ -133,6 +133,34 @@ def mean_pixel(scores: Tensor, alpha: float) -> float:
     return float(ordered[min(outside, len(ordered) - 1)])
 
 
+def mean_pixel_without_each(scores: Tensor, alpha: float) -> Tensor:
+    """Return `mean_pixel` of all images but one, for each of them in turn, (N,).
+
+    Args:
+        scores: E, (N, d), N >= 2.
+        alpha: allowed miss, in (0, 1).
+
+    Raises:
+        InputError: there is one image alone.
+
+    Example:
+        >>> mean_pixel_without_each(torch.tensor([[1.0], [2.0], [3.0]]), 0.4).tolist()
+        [3.0, 3.0, 2.0]
+    """
+    _check(scores, alpha)
+    count, pixels = scores.shape
+    if count < 2:
+        raise InputError(f"images: found {count}, expected at least 2")
+    outside = math.floor(pixels * (alpha * count - 1) + _SLACK)
+    if outside < 0:
+        return scores.new_full((count,), math.inf)
+    ordered, place = scores.flatten().sort(descending=True)
+    image = place // pixels
+    last = (count - 1) * pixels - 1
+    found = [ordered[image != i][min(outside, last)] for i in range(count)]
+    return torch.stack(found)
+
+
 def beta_spread(images: int, alpha: float) -> tuple[float, float]:
     """Return mean and standard deviation of what rules A and B hold, given the calibration.
 

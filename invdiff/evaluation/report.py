@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from invdiff.adjustment import Adjustment
+from invdiff.intervals import FLOOR, band_place, percent, place_of, samples_for, shown_levels
 from invdiff.io.whole import write_whole
 from invdiff.noise import describe_sigma
 from invdiff.posterior import Posterior
@@ -106,8 +108,10 @@ def page_data(
         }
         for b in range(shown)
     ]
+    is_whole = block(height * width, pixels) == 1
     return {
         "title": title,
+        "intervals": intervals(count, posterior.adjustment if is_whole else None),
         "facts": {
             "operator": type(problem.operator).__name__,
             "image": f"{height} x {width}, {'1 channel' if channels == 1 else f'{channels} channels'}",
@@ -124,6 +128,48 @@ def page_data(
         "config": config,
         "images": images,
     }
+
+
+def intervals(samples: int, adjustment: Adjustment | None) -> dict[str, Any]:
+    """Return which intervals the page draws, the wider first, and what is said of them.
+
+    Each has a name, the place l of its order statistics, and a factor on its half-widths around the
+    median; null for the order statistics themselves.
+
+    Args:
+        samples: K.
+        adjustment: by which they are widened; None where they are not calibrated.
+
+    Example:
+        >>> found = intervals(4, None)
+        >>> [band["name"] for band in found["bands"]], found["label"]
+        (['60 %'], 'not calibrated')
+    """
+    levels = (0.9, 0.5)
+    if samples > 1 and adjustment is not None:
+        factors = adjustment.factors.get("mean", {})
+        bands = [
+            {"name": percent(level), "place": band_place(samples, level), "factor": factors[level]}
+            for level in levels
+            if level in factors
+        ]
+        if bands:
+            note = f"On average over images, this share of true pixels is inside: {adjustment.source}."
+            return {"label": adjustment.label, "note": note, "floor": FLOOR, "bands": bands}
+    shown = shown_levels(samples)
+    bands = [
+        {"name": percent(level), "place": place_of(samples, level), "factor": None}
+        for level in shown
+    ]
+    few = ""
+    if shown and shown[0] < levels[0]:
+        few = f" {samples} samples have at most {percent(shown[0])}: {percent(levels[0])} needs {samples_for(levels[0])}."
+    note = (
+        f"Between sorted samples: this share of true pixels is inside if the samples are right.{few}"
+        if shown
+        else ""
+    )
+    return {"label": "not calibrated", "note": note, "floor": FLOOR, "bands": bands}
 
 
 def is_of_the_scene(problem: Problem) -> bool:
@@ -221,7 +267,8 @@ def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:
     if side > 1:
         lines.append(
             f"Reduced for this page: each pixel here is the average of {side} x {side} pixels of the result. Intervals "
-            "and standard deviations are those of the averages, which vary less than single pixels do."
+            "and standard deviations are those of the averages, which vary less than single pixels do; they are not "
+            "calibrated."
         )
     if bits == 8:
         lines.append("Values are rounded to 254 steps over their range to keep the page small.")

@@ -55,9 +55,14 @@ function overChannels({ values, channels, height, width }) {
   return { values: result, channels: 1, height, width };
 }
 
-function quantile(sorted, q) { // linear between order statistics
-  const place = q * (sorted.length - 1), below = Math.floor(place), above = Math.min(below + 1, sorted.length - 1);
-  return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
+function median(sorted) {
+  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+}
+
+function interval(sorted, { place, factor }) { // between order statistics, or half-widths times what calibration found
+  const low = sorted[place - 1], high = sorted[sorted.length - place], centre = median(sorted), { floor } = data.intervals;
+  if (factor === null) return [low, high];
+  return [centre - factor * Math.max(centre - low, floor), centre + factor * Math.max(high - centre, floor)];
 }
 
 function largest(values) {
@@ -154,6 +159,7 @@ const SOURCES = {
   sample: { label: "the sample shown", get: () => image().samples.picture(chosen.sample) },
   truth: { label: "truth", get: () => image().truth?.picture() },
 };
+const [outer, inner] = data.intervals.bands; // the levels that these samples have, the wider first
 const known = Object.keys(SOURCES).filter(key => !["measurement", "truth"].includes(key) || images[0][key]);
 const sameShape = plane => plane && plane.height === height && plane.width === width;
 const measuredHere = data.scene && sameShape(images[0].measurement); // y has a value for each pixel
@@ -232,8 +238,7 @@ function readPixel(channel) {
   const std = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (count - 1));
   const y = image().measurement;
   return {
-    values, mean, std, median: quantile(sorted, .5),
-    fifty: [quantile(sorted, .25), quantile(sorted, .75)], ninety: [quantile(sorted, .05), quantile(sorted, .95)],
+    values, mean, std, median: median(sorted), outer: outer && interval(sorted, outer), inner: inner && interval(sorted, inner),
     measured: measuredHere && channel < y.channels ? pixel(y) : NaN,
     baseline: pixel(image().baseline), truth: pixel(image().truth),
   };
@@ -252,9 +257,8 @@ function showPixel() {
   needle();
   tabulate(readings);
   plot(readings);
-  const [{ median, ninety }] = readings;
-  $("#spoken").textContent = `Row ${row}, column ${column}: median ${fixed(median)}, `
-    + `90 % from ${ninety.map(fixed).join(" to ")}`;
+  const [reading] = readings, ends = outer ? `, ${outer.name} from ${reading.outer.map(fixed).join(" to ")}` : "";
+  $("#spoken").textContent = `Row ${row}, column ${column}: median ${fixed(reading.median)}${ends}`;
 }
 
 function channelName(c) {
@@ -265,9 +269,9 @@ function tabulate(readings) {
   const range = ([low, high]) => [node("span", {}, fixed(low)), " ", node("span", {}, `to ${fixed(high)}`)];
   const one = key => reading => [fixed(reading[key])];
   const rows = [["median", one("median"), "chief median"]];
-  if (count > 1) rows.push(
-    ["50 % interval", r => range(r.fifty), "fifty"], ["90 % interval", r => range(r.ninety), "ninety"],
-    ["mean", one("mean"), "mean"], ["standard deviation", one("std"), "std"]);
+  if (inner) rows.push([`${inner.name} interval`, r => range(r.inner), "inner"]);
+  if (outer) rows.push([`${outer.name} interval`, r => range(r.outer), "outer"]);
+  if (count > 1) rows.push(["mean", one("mean"), "mean"], ["standard deviation", one("std"), "std"]);
   rows.push([`sample ${chosen.sample + 1}`, reading => [fixed(reading.values[chosen.sample])], "now"]);
   if (measuredHere) rows.push(["measured", one("measured"), "measured"]);
   rows.push(["baseline", one("baseline"), "baseline"]);
@@ -280,9 +284,9 @@ function tabulate(readings) {
 }
 
 const MARKS = { // each is drawn around (x, y)
-  ninety: (x, y, [low, high] = [x - 10, x + 10]) => node("line", { class: "ninety", x1: low, x2: high, y1: y, y2: y }),
-  fifty: (x, y, [low, high] = [x - 10, x + 10]) =>
-    node("rect", { class: "fifty", x: low, y: y - 4, width: Math.max(high - low, 1), height: 8 }),
+  outer: (x, y, [low, high] = [x - 10, x + 10]) => node("line", { class: "outer", x1: low, x2: high, y1: y, y2: y }),
+  inner: (x, y, [low, high] = [x - 10, x + 10]) =>
+    node("rect", { class: "inner", x: low, y: y - 4, width: Math.max(high - low, 1), height: 8 }),
   median: (x, y) => node("line", { class: "median", x1: x, x2: x, y1: y - 4, y2: y + 4 }),
   dot: (x, y, now = false) => node("circle", { class: now ? "dot now" : "dot", cx: x, cy: y, r: 4 }),
   truth: (x, y) => node("path", { class: "truth", d: `M${x} ${y - 6}l5 6l-5 6l-5 -6z` }),
@@ -293,7 +297,7 @@ function plot(readings) {
   const svg = $("#plot"), full = svg.clientWidth || 400, edge = 12;
   const lane = channels === 1 ? 78 : 62, bottom = lane * channels + 4;
   let [low, high] = [0, 1];
-  const all = readings.flatMap(r => [...r.values, r.truth, r.measured].filter(Number.isFinite));
+  const all = readings.flatMap(r => [...r.values, ...(r.outer ?? []), r.truth, r.measured].filter(Number.isFinite));
   if (all.length) {
     const [least, most] = [Math.min(...all), Math.max(...all)], margin = Math.max(.05 * (most - least), .0005);
     if ($("#zoom").checked) [low, high] = [least - margin, most + margin];
@@ -309,7 +313,8 @@ function plot(readings) {
     const y = c * lane + (channels > 1 ? 26 : 22), dots = y + 24;
     if (channels > 1) parts.push(node("text", { x: 0, y: y - 13 }, channelName(c)));
     if (count > 1 && Number.isFinite(reading.median)) {
-      parts.push(MARKS.ninety(0, y, reading.ninety.map(at)), MARKS.fifty(0, y, reading.fifty.map(at)));
+      if (outer) parts.push(MARKS.outer(0, y, reading.outer.map(at)));
+      if (inner) parts.push(MARKS.inner(0, y, reading.inner.map(at)));
       parts.push(MARKS.median(at(reading.median), y));
     }
     const last = ([, k]) => k === chosen.sample; // over the others
@@ -482,7 +487,12 @@ function start() {
   $(".reading").classList.toggle("colour", channels > 1);
   $("#config pre").textContent = data.config;
   $(".ramp").style.background = `linear-gradient(to right, ${MAGMA.map(colour => `rgb(${colour})`).join(", ")})`;
-  const legend = { dot: "sample", ...(count > 1 && { fifty: "50 % interval, median", ninety: "90 %" }) };
+  const legend = { dot: "sample", ...(inner && { inner: `${inner.name} interval` }), ...(outer && { outer: `${outer.name} interval` }) };
+  if (count > 1) legend.median = "median";
+  $("#level").textContent = data.intervals.label;
+  $("#level").title = data.intervals.note;
+  $("#level-note").textContent = data.intervals.note;
+  $("#level").hidden = $("#level-note").hidden = !outer;
   if (measuredHere) legend.measured = "measured";
   if (images[0].truth) legend.truth = "truth";
   $("#legend").append(...Object.entries(legend).map(([key, label]) => {
