@@ -37,7 +37,7 @@ from torch import Tensor
 
 from invdiff import config, registry
 from invdiff.errors import InputError
-from invdiff.evaluation.metrics import rank_coverage, crps
+from invdiff.evaluation.metrics import crps, rank_coverage
 from invdiff.inference import restore
 from invdiff.noise import Gaussian
 from invdiff.operators import CircularBlur, Denoise, LinearOperator, MaskRandom

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from invdiff import config, load_prior, registry, restore
-from invdiff.evaluation.metrics import rank_coverage, crps, lpips, psnr, ssim
+from invdiff.evaluation.metrics import crps, lpips, psnr, rank_coverage, ssim
 from invdiff.io.collection import read_images
 from invdiff.posterior import Posterior
 from invdiff.problem import Problem

@@ -62,9 +62,7 @@ def not_calibrated(samples: Tensor, level: float) -> Interval:
     """
     place = place_of(len(samples), level)
     exact = level_of(len(samples), place)
-    return Interval(
-        *order_statistics(samples, place), exact, f"{percent(exact)}, not calibrated"
-    )
+    return Interval(*order_statistics(samples, place), exact, f"{percent(exact)}, not calibrated")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import math
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +260,8 @@ def main(words: list[str]) -> None:
     except OSError as error:
         raise cannot_write(f"out {out}", error) from error
     file = Path(settings.file or out / FILE)
+    if file.is_dir():
+        raise InputError(f"file {file}: is a folder, expected the name of a file")
     with run_lock(out), whole_file(file) as hidden:
         # Opened before the work, so that a place that cannot be written to is refused before it.
         check_identity(out, identity)
@@ -527,7 +529,9 @@ def table(found: Adjustment) -> str:
             lines.append(f"{percent(level):>6}, calibrated: none, more images are needed")
         for rule, sense in {"image": "in 9 of 10 images", "sure": "with 90 % confidence"}.items():
             factor = factors[rule]
-            text = f"widths times {factor:.3f}" if math.isfinite(factor) else "more images are needed"
+            text = (
+                f"widths times {factor:.3f}" if math.isfinite(factor) else "more images are needed"
+            )
             lines.append(f"{percent(level):>6} {sense}: {text}")
         if "scale" in known:
             lines.append(

@@ -72,9 +72,7 @@ class Key:
         return found
 
 
-def key_of(
-    problem: Problem, prior: Denoiser, solver: Solver, samples: int, law: Any = None
-) -> Key:
+def key_of(problem: Problem, prior: Denoiser, solver: Solver, samples: int, law: Any = None) -> Key:
     """Return the key of a solve.
 
     Args:

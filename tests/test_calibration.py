@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 import invdiff
-from invdiff.evaluation.calibration import LEVELS, Calibration, calibrate
+from invdiff.evaluation.calibration import Calibration, calibrate
 from invdiff.evaluation.metrics import coverage
+from invdiff.intervals import levels
 from invdiff.noise import Gaussian
 from invdiff.operators import Denoise, MaskRandom
 from invdiff.posterior import Posterior
@@ -63,6 +64,7 @@ def found(spread: float) -> Calibration:
 def test_exact_samples_are_calibrated() -> None:
     calibration = found(1.0)
     for level in (0.1, 0.5, 0.9):
+        assert calibration.posterior.interval(level).level == pytest.approx(level)
         mean, error = calibration.coverage(level)
         assert abs(mean - level) < 4.5 * error and error < 0.02
     share, error = calibration.rank_histogram()
@@ -126,9 +128,9 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     calibration.plot("x.png")
     monkeypatch.undo()
     curve, histogram = figures[0].axes
-    expected = [calibration.coverage(level) for level in LEVELS]
+    expected = [calibration.coverage(level) for level in levels(19)]
     points, _, (bars,) = curve.containers[0]
-    assert np.allclose(points.get_xdata(), LEVELS)
+    assert np.allclose(points.get_xdata(), levels(19))
     assert np.allclose(points.get_ydata(), [e.mean for e in expected])
     lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
     assert np.allclose(lengths, [4 * e.error for e in expected])
@@ -143,7 +145,7 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(invdiff.InputError, match="cannot be drawn"):
         calibration.plot(tmp_path / "calibration.nothing")
     text = str(calibration)
-    assert "200 images 1x6x5" in text and "coverage of the 90% interval" in text
+    assert "200 images 1x6x5" in text and "coverage of the 90 % interval" in text
 
 
 def test_refusals() -> None:
@@ -159,4 +161,58 @@ def test_refusals() -> None:
                 samples=samples,
             )
     with pytest.raises(invdiff.InputError, match="the prior's"):
-        invdiff.calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
+        calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.6, 1.0, 1.8])
+def test_the_adjustment_of_a_wrong_spread(spread: float) -> None:
+    """Widths times about 1 / spread, and then images that were not used are covered as they should."""
+    calibration = found(spread)
+    adjustment = calibration.adjustment({"solver": "x"})
+    assert adjustment.images == 200 and adjustment.key.samples == 19
+    exact = math.sqrt((1 + spread**2 / 19) / (spread**2 * (1 + 1 / 19)))
+    assert adjustment.scale == pytest.approx(exact, abs=5 * adjustment.scale_error)
+    for level in (0.5, 0.9):
+        checks = adjustment.checks[f"{level:g}"]
+        raw = float(coverage(calibration.posterior.samples, calibration.truth, level).mean())
+        assert checks["samples"][0] == pytest.approx(raw)
+        mean, error = checks["scale"]
+        assert abs(mean - level) < 4.5 * error
+        mean, error = checks["mean"]
+        assert level - 4.5 * error < mean < level + 1 / 200 + 4.5 * error
+        factors = {rule: known[level] for rule, known in adjustment.factors.items()}
+        assert factors["mean"] < factors["sure"] and factors["mean"] < factors["image"]
+        assert factors["mean"] == pytest.approx(exact, rel=0.12)
+    assert set(adjustment.factors["mean"]) == {0.5, 0.6, 0.7, 0.8, 0.9, 0.95}
+
+
+@pytest.mark.slow
+def test_adjusted_intervals_hold_on_new_images() -> None:
+    """Factors of half of the images, judged on the other half, by what people see."""
+    calibration = found(0.6)
+    key = calibration.key
+    posterior = calibration.posterior
+    first, second = (
+        Calibration(
+            calibration.truth[half],
+            Posterior(posterior.samples[:, half], posterior.problem.select(list(half)), 1, 0.0),
+            key,
+        )
+        for half in (range(100), range(100, 200))
+    )
+    adjustment = first.adjustment()
+    judged = Calibration(second.truth, replace(second.posterior, adjustment=adjustment))
+    for level in (0.5, 0.9):
+        assert second.coverage(level).mean < level - 0.1
+        for rule in ("mean", "scale"):
+            mean, error = judged.coverage(level, rule)
+            assert abs(mean - level) < 4.5 * error + 0.02
+        assert judged.coverage(level, "sure").mean > judged.coverage(level, "mean").mean
+        inside = judged.posterior.interval(level, "image").holds(second.truth).double()
+        enough = (inside.flatten(1).mean(1) >= level - 1e-9).double().mean()
+        assert 0.8 < float(enough) <= 1
+    assert judged.coverage(0.9) == judged.coverage(0.9, "mean")
+    assert judged.coverage(0.9, "samples") == second.coverage(0.9)
+    with pytest.raises(invdiff.InputError, match="without a key"):
+        judged.adjustment()

@@ -119,7 +119,9 @@ def test_the_fewest_images(alpha: float, fewest: int) -> None:
         assert math.isfinite(rule(scores[:fewest], alpha))
         if fewest > 1:
             assert rule(scores[: fewest - 1], alpha) == math.inf
-    assert bool(mean_pixel_without_each(scores[: max(2, fewest)], alpha).isinf().any()) is (fewest > 1)
+    assert bool(mean_pixel_without_each(scores[: max(2, fewest)], alpha).isinf().any()) is (
+        fewest > 1
+    )
     with pytest.raises(InputError, match=f"at least {fewest}"):
         beta_spread(fewest - 1, alpha)
 
@@ -162,7 +164,9 @@ def test_hoeffding_bentkus_in_numbers(images: int, largest: float) -> None:
 
 def test_hoeffding_bentkus_needs_22_images() -> None:
     assert risk.images_for(0.1, 0.1) == 22
-    assert hoeffding_bentkus_p(torch.zeros(22), 0.1) <= 0.1 < hoeffding_bentkus_p(torch.zeros(21), 0.1)
+    assert (
+        hoeffding_bentkus_p(torch.zeros(22), 0.1) <= 0.1 < hoeffding_bentkus_p(torch.zeros(21), 0.1)
+    )
     assert hoeffding_bentkus_p(torch.full((22,), 0.01), 0.1) > 0.1
 
 

@@ -68,7 +68,9 @@ def test_the_narrowest_place_that_has_the_level(samples: int, level: float, plac
     assert place == samples // 2 or level_of(samples, place + 1) < level
 
 
-@pytest.mark.parametrize(("level", "fewest"), [(0.9, 19), (0.5, 3), (0.8, 9), (0.95, 39), (0.6, 4), (0.1, 2)])
+@pytest.mark.parametrize(
+    ("level", "fewest"), [(0.9, 19), (0.5, 3), (0.8, 9), (0.95, 39), (0.6, 4), (0.1, 2)]
+)
 def test_how_many_samples_a_level_needs(level: float, fewest: int) -> None:
     assert samples_for(level) == fewest
     assert levels(fewest)[0] >= level - 1e-12
@@ -81,14 +83,18 @@ def test_how_many_samples_a_level_needs(level: float, fewest: int) -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="with 4 samples, which have at most 60 %"):
         place_of(4, 0.9)
-    with pytest.raises(InputError, match="with 1 sample, which has no interval, expected samples=3"):
+    with pytest.raises(
+        InputError, match="with 1 sample, which has no interval, expected samples=3"
+    ):
         place_of(1, 0.5)
     for wrong in (0, 1, 90, -0.1, float("nan"), "0.9", True, None):
         with pytest.raises(InputError, match="level: found .*expected a number between 0 and 1"):
             place_of(19, wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("samples", "level"), [(4, 0.6), (4, 0.2), (9, 0.8), (19, 0.9), (19, 0.5), (39, 0.95)])
+@pytest.mark.parametrize(
+    ("samples", "level"), [(4, 0.6), (4, 0.2), (9, 0.8), (19, 0.9), (19, 0.5), (39, 0.95)]
+)
 @pytest.mark.parametrize("law", [torch.Tensor.double, torch.Tensor.exp])
 def test_a_truth_among_exact_samples_is_inside_as_often_as_it_says(
     samples: int, level: float, law: object

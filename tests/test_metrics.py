@@ -34,6 +34,7 @@ from invdiff.evaluation.metrics import (
     lpips,
     lpips_obstacle,
     psnr,
+    rank_coverage,
     scores,
     ssim,
 )
@@ -330,28 +331,45 @@ def test_crps_needs_two_samples() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("number", [1, 2, 5, 16, 19])
-def test_coverage_of_exchangeable_truth_is_the_level(number: int, level: float) -> None:
+def test_rank_coverage_of_exchangeable_truth_is_the_level(number: int, level: float) -> None:
     generator = torch.Generator().manual_seed(number)
     draws = torch.randn(number + 1, 2, 100_000, generator=generator).exp()
     # The weight of a pixel lies in [0, 1]: the standard deviation of the mean is at most 0.0016.
-    found = coverage(draws[1:], draws[0], level)
+    found = rank_coverage(draws[1:], draws[0], level)
     torch.testing.assert_close(found, torch.full((2,), level), rtol=0, atol=0.006)
 
 
 @pytest.mark.parametrize("number", [1, 4, 19])
 @pytest.mark.parametrize("level", [0.3, 0.9])
-def test_coverage_averages_to_the_level_over_ranks(number: int, level: float) -> None:
+def test_rank_coverage_averages_to_the_level_over_ranks(number: int, level: float) -> None:
     """Each rank once: the expectation without Monte Carlo."""
     samples = torch.arange(number, dtype=torch.float64).view(-1, 1, 1).expand(-1, 1, number + 1)
     truth = torch.arange(number + 1, dtype=torch.float64)[None] - 0.5
-    assert coverage(samples, truth, level).item() == pytest.approx(level, abs=1e-6)
+    assert rank_coverage(samples, truth, level).item() == pytest.approx(level, abs=1e-6)
 
 
-def test_coverage_with_ties() -> None:
+def test_rank_coverage_with_ties() -> None:
     """Discrete values tie often; samples that all equal the truth count as calibrated."""
     draws = torch.randint(0, 3, (9, 1, 200_000), generator=torch.Generator().manual_seed(0)).float()
-    assert coverage(draws[1:], draws[0], 0.8).item() == pytest.approx(0.8, abs=0.006)
-    assert coverage(torch.zeros(8, 1, 5), torch.zeros(1, 5), 0.8).item() == pytest.approx(0.8)
+    assert rank_coverage(draws[1:], draws[0], 0.8).item() == pytest.approx(0.8, abs=0.006)
+    assert rank_coverage(torch.zeros(8, 1, 5), torch.zeros(1, 5), 0.8).item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("number", "level", "exact"), [(4, 0.6, 0.6), (4, 0.5, 0.6), (19, 0.9, 0.9), (19, 0.86, 0.9)]
+)
+def test_coverage_is_that_of_the_interval_people_see(
+    number: int, level: float, exact: float
+) -> None:
+    """Each rank once: the interval holds its exact level, which is the least that is not below."""
+    samples = torch.arange(number, dtype=torch.float64).view(-1, 1, 1).expand(-1, 1, number + 1)
+    truth = torch.arange(number + 1, dtype=torch.float64)[None] - 0.5
+    assert coverage(samples, truth, level).item() == pytest.approx(exact)
+    assert coverage(samples, truth.float() + 0.5, 0.2).item() >= 0.2  # at an end is inside
+    same = torch.zeros(number, 1, 5)
+    assert coverage(same, same[0], level).item() == 1.0
+    with pytest.raises(InputError, match=r"level: found 0.99 with .* samples=199 or more"):
+        coverage(samples, truth, 0.99)
 
 
 def test_coverage_shows_over_and_underconfidence() -> None:
@@ -359,8 +377,9 @@ def test_coverage_shows_over_and_underconfidence() -> None:
     draws = torch.randn(20, 1, 50_000, generator=generator)
     assert coverage(0.5 * draws[1:], draws[0], 0.9).item() < 0.65
     assert coverage(2.0 * draws[1:], draws[0], 0.9).item() > 0.98
-    with pytest.raises(InputError, match="level"):
-        coverage(draws[1:], draws[0], 90)
+    for judge in (coverage, rank_coverage):
+        with pytest.raises(InputError, match="level"):
+            judge(draws[1:], draws[0], 90)
 
 
 def test_a_mean_over_images_tells_its_error() -> None:

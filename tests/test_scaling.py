@@ -23,7 +23,9 @@ from invdiff.evaluation.scaling import (
 K = 19
 
 
-def narrow(spread: float, images: int = 100, pixels: int = 500, count: int = K) -> tuple[torch.Tensor, ...]:
+def narrow(
+    spread: float, images: int = 100, pixels: int = 500, count: int = K
+) -> tuple[torch.Tensor, ...]:
     """Samples (K, N, D) that are `spread` as wide as the truth (N, D) is around the same mean."""
     draws = torch.randn(count + 1, images, pixels, generator=torch.Generator().manual_seed(3))
     return spread * draws[1:], draws[0]
@@ -40,7 +42,9 @@ def test_the_factor_of_samples_that_are_too_narrow() -> None:
     calibrated = scaled(samples, exact)
     assert float(coverage(calibrated, truth, 0.9).mean()) == pytest.approx(0.9, abs=0.006)
     assert float(coverage(calibrated, truth, 0.5).mean()) == pytest.approx(0.5, abs=0.008)
-    assert float(coverage(scaled(samples, 1 / 0.6), truth, 0.9).mean()) == pytest.approx(0.906, abs=0.006)
+    assert float(coverage(scaled(samples, 1 / 0.6), truth, 0.9).mean()) == pytest.approx(
+        0.906, abs=0.006
+    )
 
 
 @pytest.mark.parametrize("count", [2, 4, 19])

@@ -154,7 +154,9 @@ def intervals(samples: int, adjustment: Adjustment | None) -> dict[str, Any]:
             if level in factors
         ]
         if bands:
-            note = f"On average over images, this share of true pixels is inside: {adjustment.source}."
+            note = (
+                f"On average over images, this share of true pixels is inside: {adjustment.source}."
+            )
             return {"label": adjustment.label, "note": note, "floor": FLOOR, "bands": bands}
     shown = shown_levels(samples)
     bands = [
@@ -163,7 +165,8 @@ def intervals(samples: int, adjustment: Adjustment | None) -> dict[str, Any]:
     ]
     few = ""
     if shown and shown[0] < levels[0]:
-        few = f" {samples} samples have at most {percent(shown[0])}: {percent(levels[0])} needs {samples_for(levels[0])}."
+        most = f"{samples} samples have at most {percent(shown[0])}"
+        few = f" {most}: {percent(levels[0])} needs {samples_for(levels[0])}."
     note = (
         f"Between sorted samples: this share of true pixels is inside if the samples are right.{few}"
         if shown

@@ -196,7 +196,9 @@ def mean_pixel_surely(scores: Tensor, alpha: float, delta: float = 0.1) -> float
     pixels = ordered.shape[1]
 
     def losses(factor: float) -> Tensor:
-        inside = torch.searchsorted(ordered, ordered.new_full((len(ordered), 1), factor), right=True)
+        inside = torch.searchsorted(
+            ordered, ordered.new_full((len(ordered), 1), factor), right=True
+        )
         return 1 - inside[:, 0].double() / pixels
 
     return risk_controlling(losses, alpha, delta, partial(betting_p, delta=delta))

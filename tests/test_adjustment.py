@@ -1,0 +1,318 @@
+"""Adjustments: what they do to intervals, which solve they fit, and their files."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from invdiff import Posterior, Problem, operators, restore, solvers
+from invdiff.adjustment import Adjustment, adjustment_of, fitting
+from invdiff.errors import InputError
+from invdiff.fingerprint import Key, fingerprint, key_of
+from invdiff.intervals import FLOOR
+from invdiff.noise import Gaussian, Poisson
+from invdiff.prior import GaussianDenoiser
+from invdiff.prior.schedule import Schedule
+
+PRIOR = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+SOLVER = solvers.DDNM(steps=2)
+PROBLEM = Problem(operators.MaskBox((1, 4, 4), 2, 2), Gaussian(0.1), torch.zeros(1, 1, 4, 4))
+FACTORS = {"mean": {0.5: 1.25, 0.9: 2.0}, "image": {0.9: 3.0}, "sure": {0.5: 1.5}}
+
+
+def adjustment(samples: int = 4, **other: Any) -> Adjustment:
+    key = key_of(PROBLEM, PRIOR, SOLVER, samples)
+    found = Adjustment(
+        key, 64, "64 images drawn from the prior", FACTORS, 1.5, 0.1, {"0.9": {}}, {"a": "b"}
+    )
+    return replace(found, **other)
+
+
+def drawn(samples: int = 4) -> Posterior:
+    values = torch.tensor([0.4, 0.1, 0.7, 0.2, 0.5])[:samples].view(-1, 1, 1, 1, 1).double()
+    return Posterior(values.expand(-1, 1, 1, 4, 4), PROBLEM, nfe=1, seconds=0.0)
+
+
+def test_intervals_without_a_calibration() -> None:
+    found = drawn(4).interval(0.5)
+    assert (found.level, found.label) == (0.6, "60 %, not calibrated")
+    assert found.low.unique().tolist() == pytest.approx([0.1])
+    assert found.high.unique().tolist() == pytest.approx([0.7])
+    assert drawn(4).interval(0.2, "samples").low.unique().tolist() == pytest.approx([0.2])
+    with pytest.raises(InputError, match="found 0.9 with 4 samples, which have at most 60 %"):
+        drawn(4).interval(0.9)
+    with pytest.raises(InputError, match="without a calibration, expected one in restore"):
+        drawn(4).interval(0.5, "mean")
+
+
+def test_intervals_of_each_rule() -> None:
+    """Sorted samples .1 .2 .4 .7: median .3; 4 samples have no 90 %, which begins with the range."""
+    posterior = replace(drawn(4), adjustment=adjustment())
+    ends = {
+        ("mean", 0.9): (0.3 - 2 * 0.2, 0.3 + 2 * 0.4),
+        ("mean", 0.5): (0.3 - 1.25 * 0.2, 0.3 + 1.25 * 0.4),
+        ("image", 0.9): (0.3 - 3 * 0.2, 0.3 + 3 * 0.4),
+        ("sure", 0.5): (0.3 - 1.5 * 0.2, 0.3 + 1.5 * 0.4),
+        ("scale", 0.6): (0.35 + 1.5 * (0.1 - 0.35), 0.35 + 1.5 * (0.7 - 0.35)),
+        ("samples", 0.6): (0.1, 0.7),
+    }
+    labels = {
+        ("mean", 0.9): "90 %, calibrated on 64 images",
+        ("mean", 0.5): "50 %, calibrated on 64 images",
+        ("image", 0.9): "90 % of the pixels in 9 of 10 images, calibrated on 64 images",
+        ("sure", 0.5): "50 % with 90 % confidence, calibrated on 64 images",
+        ("scale", 0.6): "60 % if errors have one shape, calibrated on 64 images",
+        ("samples", 0.6): "60 %, not calibrated",
+    }
+    for (rule, level), (low, high) in ends.items():
+        found = posterior.interval(level, rule)  # type: ignore[arg-type]
+        assert found.low.unique().tolist() == pytest.approx([low])
+        assert found.high.unique().tolist() == pytest.approx([high])
+        assert found.level == level and found.label == labels[rule, level]
+    assert torch.equal(posterior.interval(0.9).low, posterior.interval(0.9, "mean").low)
+
+
+def test_widths_have_a_floor() -> None:
+    same = Posterior(torch.full((4, 1, 1, 4, 4), 0.5).double(), PROBLEM, 1, 0.0)
+    found = replace(same, adjustment=adjustment()).interval(0.9)
+    assert found.high.unique().item() == pytest.approx(0.5 + 2 * FLOOR)
+    assert found.low.unique().item() == pytest.approx(0.5 - 2 * FLOOR)
+
+
+@pytest.mark.parametrize(
+    ("level", "rule", "line"),
+    [
+        (
+            0.8,
+            "mean",
+            "expected one of those that calibration on 64 images has by the rule 'mean': 0.5, 0.9",
+        ),
+        (0.9, "sure", "rule 'sure': 0.5"),
+        (0.9, "scale", "with 4 samples, which have at most 60 %"),
+        (
+            0.9,
+            "median",
+            "rule: found 'median' (str), expected one of samples, mean, image, sure, scale",
+        ),
+        (90, "mean", "level: found 90 (int), expected a number between 0 and 1"),
+    ],
+)
+def test_levels_that_there_are_not(level: float, rule: Any, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(drawn(4), adjustment=adjustment()).interval(level, rule)
+    assert line in str(caught.value)
+
+
+# Which solve an adjustment fits.
+
+
+def key(**other: Any) -> Key:
+    given = {"problem": PROBLEM, "prior": PRIOR, "solver": SOLVER, "samples": 4, **other}
+    return key_of(**given)
+
+
+def problem(
+    operator: Any = PROBLEM.operator, noise: Any = PROBLEM.noise, y: float = 0.0
+) -> Problem:
+    return Problem(operator, noise, torch.full((1, *operator.measurement_shape), y))
+
+
+OTHER_PRIOR = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.05 * torch.eye(16))
+OTHER_SCHEDULE = GaussianDenoiser(PRIOR.mean, 0.04 * torch.eye(16), Schedule.cosine())
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"problem": problem(y=0.5)},
+        {"problem": problem(operators.MaskBox((1, 4, 4), 2, 2).double())},
+        {"problem": PROBLEM.to("cpu", torch.float64)},
+        {"prior": copy.deepcopy(PRIOR).double().eval()},
+        {"solver": solvers.DDNM(steps=2)},
+        {"solver": solvers.DDNM(steps=2, eta=SOLVER.eta)},
+        {"samples": np.int64(4)},
+    ],
+)
+def test_what_does_not_change_the_key(same: dict[str, Any]) -> None:
+    assert key(**same) == key()
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"problem": problem(operators.MaskBox((1, 4, 4), 2, 1))}, ["operator"]),
+        ({"problem": problem(operators.MaskBox((1, 4, 4), 2, 2, top=0))}, ["operator"]),
+        ({"problem": problem(operators.Denoise((1, 4, 4)))}, ["operator"]),
+        ({"problem": problem(operators.HighDynamicRange((1, 4, 4), factor=3.0))}, ["operator"]),
+        ({"problem": problem(noise=Gaussian(0.11))}, ["noise"]),
+        ({"problem": problem(noise=Poisson(100.0))}, ["noise"]),
+        ({"prior": OTHER_PRIOR}, ["prior"]),
+        ({"prior": OTHER_SCHEDULE}, ["prior"]),
+        ({"solver": solvers.DDNM(steps=3)}, ["solver"]),
+        ({"solver": solvers.DDRM(steps=2)}, ["solver"]),
+        ({"samples": 5}, ["samples (4, not 5)"]),
+        ({"problem": problem(operators.MaskBox((1, 4, 6), 2, 2))}, ["size (1x4x4, not 1x4x6)"]),
+        ({"prior": OTHER_PRIOR, "samples": 5}, ["prior", "samples (4, not 5)"]),
+    ],
+)
+def test_what_differs_is_named(other: dict[str, Any], named: list[str]) -> None:
+    assert key().differences(key(**other)) == named
+    line = (
+        f"calibration: was made for another {', another '.join(named)}, expected one for this solve"
+    )
+    with pytest.raises(InputError) as caught:
+        adjustment().check(key(**other))
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+def test_a_setting_of_operators_without_tensors_counts() -> None:
+    found = {
+        fingerprint(operators.HighDynamicRange((1, 4, 4), factor=factor))
+        for factor in (2.0, 3.0, 2.0)
+    }
+    assert len(found) == 2
+    composed = operators.Denoise((1, 2, 2)) @ operators.BlockAverage((1, 4, 4), 2)
+    assert fingerprint(composed) == fingerprint(operators.BlockAverage((1, 4, 4), 2))
+    assert fingerprint(operators.BlockAverage((1, 4, 4), 2)) != fingerprint(
+        operators.BlockAverage((1, 4, 4), 4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (1, 1.0, True),
+        (1, True, False),
+        (0, None, False),
+        ("1", 1, False),
+        (2**60, 2**60 + 1, False),
+        ([1, 2], (1, 2), True),
+        ([1, 2], [12], False),
+        (["ab", "c"], ["a", "bc"], False),
+        ({"a": 1}, {"b": 1}, False),
+        ({"a": {"b": 1}}, {"a": 1, "b": 1}, False),
+        ({1, 2}, {2, 1}, True),
+        (np.float64(2), 2, True),
+        (np.zeros(2), torch.zeros(2), True),
+        (torch.zeros(2), torch.zeros(1, 2), False),
+        (torch.zeros(2, dtype=torch.int64), torch.zeros(2), False),
+        (torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]), False),
+        (Path("a"), Path("b"), False),
+        (b"a", b"b", False),
+        (solvers.DDNM, solvers.DPS, False),
+        (lambda x: x, lambda x: x + 1, False),
+    ],
+)
+def test_content_is_what_counts(first: Any, second: Any, same: bool) -> None:
+    assert (fingerprint(first) == fingerprint(second)) is same
+    assert len(fingerprint(first)) == 16
+
+
+def test_weights_count_wherever_they_are() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    before = fingerprint(network)
+    assert fingerprint(copy.deepcopy(network).eval()) == before
+    changed = copy.deepcopy(network)
+    changed[1].running_mean[0] = 0.5  # type: ignore[index, union-attr]
+    assert fingerprint(changed) != before
+
+
+# restore and files.
+
+
+def test_restore_takes_one_that_fits_and_refuses_others(tmp_path: Path) -> None:
+    found = adjustment()
+    found.write(tmp_path / "c.json")
+    for given in (found, str(tmp_path / "c.json"), tmp_path / "c.json"):
+        posterior = restore(PROBLEM, PRIOR, SOLVER, samples=4, calibration=given)
+        assert posterior.adjustment == found
+        assert posterior.interval(0.9).label == "90 %, calibrated on 64 images"
+    plain = restore(PROBLEM, PRIOR, SOLVER, samples=4)
+    assert plain.adjustment is None and torch.equal(plain.samples, posterior.samples)
+    with pytest.raises(InputError, match=r"another samples \(4, not 3\)"):
+        restore(PROBLEM, PRIOR, SOLVER, samples=3, calibration=found)
+    with pytest.raises(InputError, match="another noise"):
+        restore(problem(noise=Gaussian(0.2)), PRIOR, SOLVER, samples=4, calibration=found)
+    with pytest.raises(InputError, match="calibration: found 3"):
+        restore(PROBLEM, PRIOR, SOLVER, samples=4, calibration=3)  # type: ignore[arg-type]
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    found = adjustment()
+    found.write(tmp_path / "c.json")
+    assert Adjustment.read(tmp_path / "c.json") == found == adjustment_of(tmp_path / "c.json")
+    entry = json.loads((tmp_path / "c.json").read_text())
+    assert entry["factors"]["mean"] == {"0.5": 1.25, "0.9": 2.0}
+    assert entry["key"]["shape"] == [1, 4, 4] and entry["images"] == 64
+
+
+def test_the_one_that_fits_among_files(tmp_path: Path) -> None:
+    adjustment(samples=9).write(tmp_path / "a.json")
+    adjustment(samples=4).write(tmp_path / "b.json")
+    found = fitting(key(), tmp_path)
+    assert found is not None and found.key.samples == 4
+    assert fitting(key(samples=5), tmp_path) is None
+
+
+def entry_with(tmp_path: Path, change: Any) -> str:
+    adjustment().write(tmp_path / "c.json")
+    entry = json.loads((tmp_path / "c.json").read_text())
+    change(entry)
+    return json.dumps(entry)
+
+
+DAMAGES: dict[str, Any] = {
+    "another format": lambda e: e.update(format=2),
+    "no key": lambda e: e.pop("key"),
+    "a number for a hash": lambda e: e["key"].update(prior=3),
+    "a shape of words": lambda e: e["key"].update(shape=["a"]),
+    "samples of 0": lambda e: e["key"].update(samples=0),
+    "samples that are true": lambda e: e["key"].update(samples=True),
+    "images of a half": lambda e: e.update(images=1.5),
+    "a factor that is null": lambda e: e["factors"]["mean"].update({"0.9": None}),
+    "a factor that is text": lambda e: e["factors"]["mean"].update({"0.9": "2"}),
+    "a negative factor": lambda e: e["factors"]["mean"].update({"0.9": -1}),
+    "a level above 1": lambda e: e["factors"]["mean"].update({"90": 1.0}),
+    "a level that is text": lambda e: e["factors"]["mean"].update({"most": 1.0}),
+    "factors that are a list": lambda e: e.update(factors=[]),
+    "a scale that is true": lambda e: e.update(scale=True),
+    "no source": lambda e: e.pop("source"),
+    "words that are none": lambda e: e.update(about=3),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_one_line(tmp_path: Path, damage: str) -> None:
+    text = entry_with(tmp_path, DAMAGES[damage])
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match=r"calibration .*c\.json: is damaged \(") as caught:
+        Adjustment.read(tmp_path / "c.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", "is no JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b"[]", "is damaged"),
+        (b"3", "is damaged"),
+        (b" " * 2**21, "is too large"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, content: bytes, line: str) -> None:
+    (tmp_path / "c.json").write_bytes(content)
+    with pytest.raises(InputError, match=line):
+        Adjustment.read(tmp_path / "c.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        Adjustment.read(tmp_path / "no.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        Adjustment.read(tmp_path)
