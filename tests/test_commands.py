@@ -170,7 +170,10 @@ def test_the_version_and_the_lists(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["slove"], "command 'slove' is unknown; did you mean 'solve'? (known: solve, evaluate, "),
+        (
+            ["slove"],
+            "command 'slove' is unknown; did you mean 'solve'? (known: solve, calibrate, evaluate, ",
+        ),
         (["list", "solver"], "list 'solver' is unknown; did you mean 'solvers'? (known: tasks, "),
         (["solve", "task=inpant"], "task 'inpant' is unknown; did you mean 'inpaint'?"),
         (["solve", "--steps"], "found '--steps', expected key=value"),

@@ -215,7 +215,7 @@ def test_a_low_resolution_measurement_sets_the_size_of_the_image(
             "solver.steps=3",
         ]
     )
-    assert np.load(out / "posterior.npz")["samples"].shape == (4, 1, 1, 20, 24)
+    assert np.load(out / "posterior.npz")["samples"].shape == (19, 1, 1, 20, 24)
 
 
 # Tasks of the literature are for 256x256 and carry the name of the paper whose settings they have.
@@ -775,7 +775,7 @@ def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
 
 @pytest.mark.slow
 def test_help_from_any_folder(tmp_path: Path) -> None:
-    for command in ("solve", "train", "sample", "likelihood", "check"):
+    for command in ("solve", "calibrate", "train", "sample", "likelihood", "check"):
         done = subprocess.run(
             [sys.executable, "-m", f"invdiff.{command}", "--help"],
             cwd=tmp_path,
@@ -874,5 +874,6 @@ def test_sample_draws_the_swiss_roll(tmp_path: Path) -> None:
 
 def test_defaults_are_valid_settings() -> None:
     assert (
-        config.validate(SolveSettings, config.resolve(["task=inpaint"], SolveSettings)).samples == 4
+        config.validate(SolveSettings, config.resolve(["task=inpaint"], SolveSettings)).samples
+        == 19
     )
