@@ -7,9 +7,13 @@ An adjustment belongs to one prior, operator, noise, solver and number of sample
 - "mean": on average over images, at least this share of true pixels is inside.
 - "image": in at least 9 of 10 images, at least this share of true pixels is inside.
 - "sure": as "mean", and with 90 % confidence in the calibration itself.
+- "groups": as "sure", with an offset for each group of widths instead of a factor, which makes
+  intervals shorter.
 - "scale": deviations from the mean times one number, found by moments; no guarantee.
 
-How they are found: `invdiff.evaluation.conformal`, ``risk`` and ``scaling``.
+It may also hold a factor for intervals along principal directions (`invdiff.directions`), all of
+which hold the truth at once in 9 of 10 images. How they are found: `invdiff.evaluation.conformal`,
+``risk``, ``groups``, ``scaling`` and ``puq``.
 """
 
 from __future__ import annotations
@@ -23,9 +27,11 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from invdiff.directions import Directions, principal
 from invdiff.errors import InputError, check_type, first_line, shown
 from invdiff.fingerprint import Key
 from invdiff.intervals import (
+    Groups,
     Interval,
     band,
     check_level,
@@ -40,9 +46,10 @@ FORMAT = 1
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _MOST_BYTES = 2**20
 
-Rule = Literal["samples", "mean", "image", "sure", "scale"]
+Rule = Literal["samples", "mean", "image", "sure", "groups", "scale"]
 RULES: tuple[str, ...] = get_args(Rule)
 FACTOR_RULES = ("mean", "image", "sure")
+JOINT = 0.9  # probability that the truth is inside along all directions
 
 
 def not_calibrated(samples: Tensor, level: float) -> Interval:
@@ -75,6 +82,8 @@ class Adjustment:
         source: what these images were.
         factors: rule -> level -> factor on the half-widths; levels that N images cannot show are
             missing.
+        groups: level -> offsets by the width of a pixel's interval, likewise.
+        directions: r -> factor on the half-widths along the first r principal directions.
         scale: factor c on the deviations from the mean.
         scale_error: its standard error.
         checks: what was measured: for each level, the coverage of the samples as they are and of
@@ -102,6 +111,8 @@ class Adjustment:
     scale_error: float
     checks: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[float, Groups] = field(default_factory=dict)
+    directions: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -118,8 +129,8 @@ class Adjustment:
             )
 
     def levels(self, rule: str) -> tuple[float, ...]:
-        """Return the levels that a rule of factors has."""
-        return tuple(sorted(self.factors.get(rule, {})))
+        """Return the levels that a rule of factors or offsets has."""
+        return tuple(sorted(self.groups if rule == "groups" else self.factors.get(rule, {})))
 
     def interval(self, samples: Tensor, level: float, rule: Rule) -> Interval:
         """Return the intervals of samples at a level by a rule.
@@ -142,16 +153,39 @@ class Adjustment:
             found = not_calibrated(mean + self.scale * (samples - mean), level)
             label = f"{percent(found.level)} if errors have one shape, {self.label}"
             return found._replace(label=label)
-        known = self.factors.get(rule, {})
-        factor = known.get(level)
-        if factor is None:
+        if level not in self.levels(rule):
             have = ", ".join(f"{value:g}" for value in self.levels(rule)) or "none"
             raise InputError(
                 f"level: found {level:g}, expected one of those that calibration on {self.images} "
                 f"images has by the rule {rule!r}: {have}"
             )
-        low, high = band(samples, level).ends(factor)
+        bands = band(samples, level)
+        if rule == "groups":
+            low, high = self.groups[level].widened(*bands.ends(1.0))
+        else:
+            low, high = bands.ends(self.factors[rule][level])
         return Interval(low, high, level, f"{percent(level)}{_ADDED[rule]}, {self.label}")
+
+    def principal(self, samples: Tensor, count: int) -> Directions:
+        """Return the principal directions of samples, with intervals that hold the truth at once.
+
+        Args:
+            samples: (K, B, C, H, W).
+            count: r.
+
+        Raises:
+            InputError: this many directions were not calibrated.
+        """
+        factor = self.directions.get(count)
+        if factor is None:
+            have = ", ".join(map(str, sorted(self.directions))) or "none"
+            raise InputError(
+                f"count: found {count}, expected one of those that calibration on {self.images} "
+                f"images has: {have}"
+            )
+        found = principal(samples, count, JOINT, factor)
+        label = f"{percent(JOINT)} for all {count} at once, {self.label}"
+        return found._replace(level=JOINT, label=label)
 
     def write(self, path: str | Path) -> None:
         """Write the adjustment as JSON, whole or not at all.
@@ -163,7 +197,8 @@ class Adjustment:
             rule: {f"{level:g}": factor for level, factor in known.items()}
             for rule, known in self.factors.items()
         }
-        entry = {"format": FORMAT, **asdict(self), "factors": factors}
+        groups = {f"{level:g}": asdict(known) for level, known in self.groups.items()}
+        entry = {"format": FORMAT, **asdict(self), "factors": factors, "groups": groups}
         write_json(path, entry)
 
     @classmethod
@@ -202,6 +237,7 @@ _ADDED = {
     "mean": "",
     "image": " of the pixels in 9 of 10 images",
     "sure": " with 90 % confidence",
+    "groups": " with 90 % confidence, by groups",
 }
 
 
@@ -226,7 +262,17 @@ def _read_entry(entry: dict[str, Any]) -> Adjustment:
         float(entry["scale_error"] or 0),
         dict(entry["checks"]),
         {str(name): str(text) for name, text in entry["about"].items()},
+        {_between(float(level)): _groups(known) for level, known in entry["groups"].items()},
+        {_count(int(count)): _positive(factor) for count, factor in entry["directions"].items()},
     )
+
+
+def _groups(entry: Mapping[str, Any]) -> Groups:
+    edges = tuple(_positive(edge) for edge in entry["edges"])
+    offsets = tuple(_positive(offset) for offset in entry["offsets"])
+    if len(offsets) != len(edges) + 1 or list(edges) != sorted(edges):
+        raise ValueError("groups that do not fit their edges")
+    return Groups(edges, offsets)
 
 
 def _text(value: Any) -> str:

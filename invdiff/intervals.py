@@ -15,9 +15,12 @@ of K samples holds less than its name says: with exact Gaussian draws "90 %" hol
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from invdiff.errors import InputError, described
@@ -244,3 +247,47 @@ def band(samples: Tensor, level: float) -> Band:
     low, high = order_statistics(samples, band_place(len(samples), level))
     centre = median(samples)
     return Band(centre, (centre - low).clamp_min(FLOOR), (high - centre).clamp_min(FLOOR))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Offsets by the width of a pixel's interval.
+
+    Attributes:
+        edges: widths between the groups, increasing, (G - 1,).
+        offsets: lambda_g, (G,).
+
+    Example:
+        >>> found = Groups((0.1,), (0.0, 0.05))
+        >>> import torch
+        >>> low, high = found.widened(torch.tensor([0.2, 0.2]), torch.tensor([0.25, 0.6]))
+        >>> [round(value, 3) for value in high.tolist()]
+        [0.25, 0.65]
+    """
+
+    edges: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+    def widened(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ends of intervals with the offsets of their groups."""
+        offset = torch.tensor(self.offsets).to(low)[group_of(high - low, self.edges)]
+        return low - offset, high + offset
+
+    def shifted(self, t: float) -> Groups:
+        """Return the groups with offsets max(lambda_g + t, 0)."""
+        return Groups(self.edges, tuple(max(offset + t, 0.0) for offset in self.offsets))
+
+
+def group_of(widths: Tensor, edges: Sequence[float]) -> Tensor:
+    """Return the number of the group of each width.
+
+    Args:
+        widths: u - l.
+        edges: between the groups, increasing.
+
+    Example:
+        >>> import torch
+        >>> group_of(torch.tensor([0.05, 0.1, 0.3]), [0.1, 0.2]).tolist()
+        [0, 0, 2]
+    """
+    return torch.bucketize(widths.contiguous(), torch.tensor(edges).to(widths))

@@ -16,7 +16,7 @@ from invdiff import Posterior, Problem, operators, restore, solvers
 from invdiff.adjustment import Adjustment, adjustment_of, fitting
 from invdiff.errors import InputError
 from invdiff.fingerprint import Key, fingerprint, key_of
-from invdiff.intervals import FLOOR
+from invdiff.intervals import FLOOR, Groups
 from invdiff.noise import Gaussian, Poisson
 from invdiff.prior import GaussianDenoiser
 from invdiff.prior.schedule import Schedule
@@ -32,6 +32,8 @@ def adjustment(samples: int = 4, **other: Any) -> Adjustment:
     found = Adjustment(
         key, 64, "64 images drawn from the prior", FACTORS, 1.5, 0.1, {"0.9": {}}, {"a": "b"}
     )
+    groups = {0.9: Groups((0.3,), (0.01, 0.02)), 0.5: Groups((), (0.03,))}
+    found = replace(found, groups=groups, directions={1: 1.5, 2: 2.5})
     return replace(found, **other)
 
 
@@ -60,6 +62,8 @@ def test_intervals_of_each_rule() -> None:
         ("mean", 0.5): (0.3 - 1.25 * 0.2, 0.3 + 1.25 * 0.4),
         ("image", 0.9): (0.3 - 3 * 0.2, 0.3 + 3 * 0.4),
         ("sure", 0.5): (0.3 - 1.5 * 0.2, 0.3 + 1.5 * 0.4),
+        ("groups", 0.9): (0.1 - 0.02, 0.7 + 0.02),
+        ("groups", 0.5): (0.1 - 0.03, 0.7 + 0.03),
         ("scale", 0.6): (0.35 + 1.5 * (0.1 - 0.35), 0.35 + 1.5 * (0.7 - 0.35)),
         ("samples", 0.6): (0.1, 0.7),
     }
@@ -68,6 +72,8 @@ def test_intervals_of_each_rule() -> None:
         ("mean", 0.5): "50 %, calibrated on 64 images",
         ("image", 0.9): "90 % of the pixels in 9 of 10 images, calibrated on 64 images",
         ("sure", 0.5): "50 % with 90 % confidence, calibrated on 64 images",
+        ("groups", 0.9): "90 % with 90 % confidence, by groups, calibrated on 64 images",
+        ("groups", 0.5): "50 % with 90 % confidence, by groups, calibrated on 64 images",
         ("scale", 0.6): "60 % if errors have one shape, calibrated on 64 images",
         ("samples", 0.6): "60 %, not calibrated",
     }
@@ -99,7 +105,7 @@ def test_widths_have_a_floor() -> None:
         (
             0.9,
             "median",
-            "rule: found 'median' (str), expected one of samples, mean, image, sure, scale",
+            "rule: found 'median' (str), expected one of samples, mean, image, sure, groups, scale",
         ),
         (90, "mean", "level: found 90 (int), expected a number between 0 and 1"),
     ],
@@ -283,6 +289,11 @@ DAMAGES: dict[str, Any] = {
     "a level that is text": lambda e: e["factors"]["mean"].update({"most": 1.0}),
     "factors that are a list": lambda e: e.update(factors=[]),
     "a scale that is true": lambda e: e.update(scale=True),
+    "groups without edges": lambda e: e["groups"]["0.9"].pop("edges"),
+    "too few offsets": lambda e: e["groups"]["0.9"].update(offsets=[0.1]),
+    "edges that fall": lambda e: e["groups"]["0.9"].update(edges=[2, 1], offsets=[1, 1, 1]),
+    "directions that are a list": lambda e: e.update(directions=[1.5]),
+    "no direction": lambda e: e["directions"].update({"0": 1.5}),
     "no source": lambda e: e.pop("source"),
     "words that are none": lambda e: e.update(about=3),
 }

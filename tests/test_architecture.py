@@ -27,6 +27,7 @@ RANKS = [
         "registry",
         "resources",
         "estimate",
+        "directions",
         "intervals",
         "progress",
     ],

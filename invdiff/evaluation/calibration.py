@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invdiff.adjustment import FACTOR_RULES, LEVELS, Adjustment, Rule
+from invdiff.adjustment import FACTOR_RULES, JOINT, LEVELS, Adjustment, Rule
 from invdiff.errors import InputError, check_callback, check_integer, check_type
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.evaluation.conformal import mean_pixel, mean_pixel_without_each, per_image
+from invdiff.evaluation.groups import FEWEST, grouped
 from invdiff.evaluation.pixels import coverage
+from invdiff.evaluation.puq import joint_factor
 from invdiff.evaluation.risk import mean_pixel_surely
 from invdiff.evaluation.scaling import (
     held_out_coverage,
@@ -33,7 +35,7 @@ from invdiff.evaluation.scaling import (
 )
 from invdiff.fingerprint import Key, key_of
 from invdiff.inference import check_solver, restore
-from invdiff.intervals import band, levels, percent, samples_for, shown_levels
+from invdiff.intervals import Groups, band, levels, percent, samples_for, shown_levels
 from invdiff.io.write import save_figure
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
@@ -45,7 +47,9 @@ from invdiff.solvers import Solver, Step
 
 JUDGED = (0.5, 0.9)  # levels of intervals that are told of
 SHARE_OF_IMAGES = 0.9  # of the rule "image"
-DELTA = 0.1  # of the rule "sure": one minus the confidence
+DELTA = 0.1  # of the rules "sure" and "groups": one minus the confidence
+GROUPS = 4  # of widths
+MOST_DIRECTIONS = 5
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,10 @@ class Calibration:
                     factors[rule][level] = factor
             if level in JUDGED:
                 checks[f"{level:g}"] = self._checked(samples, truth, scores, level)
+        shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+        groups = self._groups(samples[:, shuffled], truth[shuffled])
+        most = min(MOST_DIRECTIONS, len(samples) - 1)
+        joint = {r: joint_factor(samples, truth, r, 1 - JOINT) for r in range(1, most + 1)}
         error, spread = moments(samples, truth)
         scale_error = jackknife_error(leave_one_out(error, spread))
         return Adjustment(
@@ -134,7 +142,24 @@ class Calibration:
             scale_error,
             checks,
             dict(about or {}),
+            groups,
+            {r: factor for r, factor in joint.items() if math.isfinite(factor)},
         )
+
+    @staticmethod
+    def _groups(samples: Tensor, truth: Tensor) -> dict[float, Groups]:
+        """Offsets by groups for the levels that so many images can show."""
+        found: dict[float, Groups] = {}
+        if len(truth) < FEWEST:
+            return found
+        for level in JUDGED:
+            low, high = (end.flatten(1) for end in band(samples, level).ends(1.0))
+            groups = grouped(
+                low, high, truth.flatten(1), groups=GROUPS, epsilon=1 - level, delta=DELTA
+            )
+            if groups is not None:
+                found[level] = groups
+        return found
 
     @staticmethod
     def _checked(

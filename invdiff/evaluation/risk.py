@@ -20,7 +20,7 @@ N >= ln(delta) / ln(1 - alpha) is necessary for either: 22 at alpha = delta = 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -129,9 +129,13 @@ def upper_bound(losses: Tensor, delta: float, p_value: Bound) -> float:
 
 
 def risk_controlling(
-    losses: Callable[[float], Tensor], alpha: float, delta: float, p_value: Bound
+    losses: Callable[[float], Tensor],
+    alpha: float,
+    delta: float,
+    p_value: Bound,
+    grid: Sequence[float] = GRID,
 ) -> float:
-    """Return lambda^, the least factor of `GRID` down to which the risk is shown to be below alpha.
+    """Return lambda^, the least value of a grid down to which the risk is shown to be below alpha.
 
     The walk begins at the largest factor and stops before the first at which R+ > alpha, that is,
     at which the p-value of E L >= alpha is above delta. It is infinite where the first one fails.
@@ -141,6 +145,7 @@ def risk_controlling(
         alpha: allowed risk, in (0, 1).
         delta: one minus the confidence, in (0, 1).
         p_value: of E L >= a.
+        grid: values from the safest down, chosen before the data.
 
     Raises:
         InputError: alpha or delta is outside (0, 1).
@@ -155,7 +160,7 @@ def risk_controlling(
         if not 0 < value < 1:
             raise InputError(f"{name}: found {value:g}, expected a number between 0 and 1")
     found = math.inf
-    for factor in GRID:
+    for factor in grid:
         if p_value(losses(factor), alpha) > delta:
             break
         found = factor
