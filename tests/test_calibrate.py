@@ -231,7 +231,7 @@ def test_a_photograph_counts_once(prior: Path) -> None:
     assert "skipped r: is 8x30, expected at least 16x16 (size=)" in lines
     assert any(line.startswith("images: found 6, expected at least 10") for line in lines)
     truth = task.truth([0])
-    assert torch.equal(truth[0], read_image(data / "p0.png")[0, :, 2:18, 2:18])
+    assert torch.equal(truth[0], read_image(data / "p0.png")[:, 2:18, 2:18])
     arrays = torch.rand(3, 20, 20).numpy()
     np.savez("many.npz", images=(255 * arrays).astype(np.uint8))
     with pytest.warns(UserWarning):

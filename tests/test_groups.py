@@ -89,7 +89,7 @@ def test_the_programme_against_a_general_solver() -> None:
 
     def mean(x: np.ndarray, gamma: float) -> float:
         return sum(
-            s * float(bounded_miss(e, w, float(o), gamma).mean())
+            s * float(bounded_miss(2 * e / (w + 2 * float(o)), gamma).mean())
             for s, e, w, o in zip(shares, errors, widths, x, strict=True)
         )
 
@@ -111,8 +111,8 @@ def test_the_bound_is_above_the_miss() -> None:
     error = torch.linspace(0, 0.5, 501).double()
     for gamma in (0.25, 0.5, 0.75):
         for offset in (0.0, 0.05):
-            bound = bounded_miss(error, torch.tensor(0.2), offset, gamma)
             half = 0.1 + offset
+            bound = bounded_miss(error / half, gamma)
             assert bool((bound >= (error > half).double() - 1e-9).all())
             assert float(bound[(error - half).abs().argmin()]) == pytest.approx(1, abs=1e-6)
             assert bool((bound[error <= gamma * half - 1e-9] == 0).all())

@@ -60,21 +60,19 @@ def edges_of(widths: Tensor, groups: int) -> tuple[float, ...]:
     return tuple(edge for edge in found if edge < float(ordered[-1]))
 
 
-def bounded_miss(error: Tensor, width: Tensor, offset: float, gamma: float) -> Tensor:
-    """Return the convex upper bound of a miss, [2 (1 + q) |x - c| / (w + 2 lambda) - q]_+.
+def bounded_miss(ratio: Tensor, gamma: float) -> Tensor:
+    """Return the convex upper bound of a miss, [(1 + q) ratio - q]_+.
 
     Args:
-        error: |x - c|.
-        width: w = u - l > 0.
-        offset: lambda.
+        ratio: |x - c| over the half-width of the interval, (w + 2 lambda) / 2.
         gamma: share of the half-width within which the bound is 0, in (0, 1).
 
     Example:
-        >>> bounded_miss(torch.tensor([0.1, 0.25]), torch.tensor(0.5), 0.0, 0.5).tolist()
-        [0.0, 1.0]
+        >>> bounded_miss(torch.tensor([0.25, 0.75, 1.0]), 0.5).tolist()
+        [0.0, 0.5, 1.0]
     """
     q = gamma / (1 - gamma)
-    return (2 * (1 + q) * error / (width + 2 * offset) - q).clamp_min(0)
+    return ((1 + q) * ratio - q).clamp_min(0)
 
 
 def least_offsets(
@@ -98,16 +96,13 @@ def least_offsets(
     least = math.inf
     weights = torch.tensor(shares, dtype=torch.float64)
     grid = torch.tensor(OFFSETS, dtype=torch.float64)
+    ratios = [
+        2 * e.double()[:, None] / (w.double()[:, None] + 2 * grid)
+        for e, w in zip(errors, widths, strict=True)
+    ]
     for gamma in GAMMAS:
         # f[g, n]: mean bound of group g at the n-th offset; it falls, and is convex.
-        bounds = torch.stack(
-            [
-                torch.stack(
-                    [bounded_miss(e, w, offset, gamma).double().mean() for offset in OFFSETS]
-                )
-                for e, w in zip(errors, widths, strict=True)
-            ]
-        )
+        bounds = torch.stack([bounded_miss(ratio, gamma).mean(0) for ratio in ratios])
         found = _priced(bounds, weights, grid, epsilon)
         if found is not None and float(weights @ grid[found]) < least:
             least = float(weights @ grid[found])
@@ -176,10 +171,16 @@ def grouped(
     errors, of_width, shares = zip(*parts, strict=True)
     chosen = Groups(edges, least_offsets(errors, of_width, shares, epsilon))
 
+    # The t that a pixel needs: -inf inside [l, u], where no offset is needed.
+    low, high, truth = (x[half:] for x in (low, high, truth))
+    beyond = (low - truth).maximum(truth - high)
+    offsets = torch.tensor(chosen.offsets).to(low)[group_of(high - low, edges)]
+    needed = torch.where(beyond > 0, beyond - offsets, -math.inf).sort(1).values
+
     def losses(t: float) -> Tensor:
-        ends = chosen.shifted(t).widened(low[half:], high[half:])
-        outside = (truth[half:] < ends[0]) | (truth[half:] > ends[1])
-        return outside.double().mean(1)
+        at = needed.new_full((len(needed), 1), t)
+        inside = torch.searchsorted(needed, at, right=True)[:, 0]
+        return 1 - inside.double() / needed.shape[1]
 
     bound = partial(betting_p, delta=delta)
     t = risk_controlling(losses, epsilon, delta, bound, grid=SHIFTS)
