@@ -131,6 +131,6 @@ def make_network(
     cls = lookup("network", kind)
     told = {"schedule": schedule} if getattr(cls, "told_schedule", False) else {}
     network: nn.Module = cls(channels=channels, **told, **given)
-    if not isinstance(getattr(network, "stride", None), int):
+    if all(weight.ndim != 4 for weight in network.parameters()):  # no convolution of images
         raise InputError(f"{name}: found the network {kind}, expected one of images")
     return network
