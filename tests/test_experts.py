@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.prior import Experts, NetworkDenoiser, PriorSpec, Schedule, load_prior
+from invdiff.prior import Experts, NetworkDenoiser, PriorSpec, Schedule
 from invdiff.prior.experts import smooth_step
 
 LOW = {"name": "gated", "widths": [8], "blocks": [1], "embedding": 4}
@@ -133,7 +133,10 @@ def test_it_is_part_of_a_schedule(tmp_path: Path) -> None:
         ({**NETWORK, "low": {"name": "os:system"}}, "low: found"),
         ({**NETWORK, "low": "gated"}, "low: found"),
         ({**NETWORK, "high": {**HIGH, "classes": 3}}, "high: found classes=3, expected no labels"),
-        ({**NETWORK, "high": {"name": "mlp"}}, "high: found the network mlp, expected one of images"),
+        (
+            {**NETWORK, "high": {"name": "mlp"}},
+            "high: found the network mlp, expected one of images",
+        ),
         ({**NETWORK, "low": {"name": "nothing"}}, "nothing"),
     ],
 )

@@ -33,7 +33,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine(50), Schedule.cosine(1000).respaced(20)])
+@pytest.mark.parametrize(
+    "schedule", [Schedule.linear(), Schedule.cosine(50), Schedule.cosine(1000).respaced(20)]
+)
 def test_the_noise_level_is_that_of_the_schedule(schedule: Schedule) -> None:
     told = LogSigma(schedule)
     at_steps = told(schedule.timesteps[1:].float())
@@ -84,7 +86,9 @@ def written_out(network: GatedNet, x: Tensor, sigma: Tensor) -> Tensor:
     # The mean 0.45 and the variance 0.06 of photographs in [0, 1].
     z = (x - 0.45) / (sigma[:, None, None, None] ** 2 + 0.06).sqrt()
     z = F.pixel_unshuffle(z, 2)
-    h = conv("stem", torch.cat([z, level[:, None, None, None].expand(-1, 1, *z.shape[2:])], 1), padding=1)
+    h = conv(
+        "stem", torch.cat([z, level[:, None, None, None].expand(-1, 1, *z.shape[2:])], 1), padding=1
+    )
     first = block(part("down.0.0."), h, e)
     h = conv("shrink.0", first, stride=2)
     h = block(part("middle.0."), h, e)
@@ -107,7 +111,9 @@ def test_the_network_is_its_formulas() -> None:
 
 def test_as_a_prior_it_takes_its_noise_off() -> None:
     network = small()
-    prior = NetworkDenoiser(network, (2, 8, 8), Schedule.cosine(), "eps", network.stride, clip=False)
+    prior = NetworkDenoiser(
+        network, (2, 8, 8), Schedule.cosine(), "eps", network.stride, clip=False
+    )
     x = noise(2, 2, 8, 8).float()
     sigma = torch.tensor([0.01, 0.2])
     expected = x - sigma[:, None, None, None] * written_out(network, x, sigma)
@@ -138,7 +144,9 @@ def test_weak_noise_survives_bfloat16() -> None:
     x = noise(1, 2, 8, 8).float()
     seen = []
     for layer in (network.stem, network.head, network.middle[0].widen1):
-        layer.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].dtype, out.dtype)))
+        layer.register_forward_hook(
+            lambda _, inputs, out: seen.append((inputs[0].dtype, out.dtype))
+        )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = network(x, torch.tensor([10.0]))
     assert out.dtype == torch.float32
@@ -166,4 +174,8 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
 def test_the_stride_is_that_of_all_levels() -> None:
     assert small().stride == 4
     assert small(patch=3, widths=(8, 8, 8), blocks=(1, 1, 1)).stride == 12
-    assert math.isclose(float(sum(p.numel() for p in GatedNet(3, Schedule.cosine()).parameters())), 1.07e6, rel_tol=0.01)
+    assert math.isclose(
+        float(sum(p.numel() for p in GatedNet(3, Schedule.cosine()).parameters())),
+        1.07e6,
+        rel_tol=0.01,
+    )

@@ -257,7 +257,9 @@ def test_a_shrunk_square_is_of_its_window() -> None:
     window = image[:, 10:20, 7:17]
     found = squares.of(image, u)
     bicubic = squares.of(image, torch.tensor([0.999, 0.5, 0.0, 0.7, 0.9]))
-    pillow = Image.fromarray(window.permute(1, 2, 0).numpy()).resize((4, 4), Image.Resampling.BICUBIC)
+    pillow = Image.fromarray(window.permute(1, 2, 0).numpy()).resize(
+        (4, 4), Image.Resampling.BICUBIC
+    )
     difference = bicubic.permute(1, 2, 0).int() - torch.from_numpy(np.array(pillow)).int()
     assert difference.abs().max() <= 1
     # Every pixel twice, then means over five: exact averages of windows of 2.5 pixels.

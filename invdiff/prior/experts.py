@@ -84,7 +84,7 @@ class Experts(nn.Module):
         share = smooth_step((log_sigma - self.begin) / self.width)  # of the network for high noise
         if torch.compiler.is_exporting():  # a graph cannot depend on the noise level
             mixed: Tensor = _column(1 - share, x_t) * self.v_low(x_t, t, log_sigma)
-            return mixed + _column(share, x_t) * self.high(x_t, t)
+            return mixed + _column(share, x_t) * torch.as_tensor(self.high(x_t, t))
         low = (share < 1).nonzero().flatten()
         high = (share > 0).nonzero().flatten()
         if len(low) == 0:

@@ -93,7 +93,9 @@ class GatedBlock(nn.Module):
         """Return features (B, C, H, W) of x (B, C, H, W)."""
         told = self.modulation(embedding).to(x.dtype)[:, None, None, :]
         scale1, shift1, scale2, shift2 = told.chunk(4, dim=-1)
-        left, right = self.depthwise(self.widen1(_modulated(self.norm1, x, scale1, shift1))).chunk(2, 1)
+        left, right = self.depthwise(self.widen1(_modulated(self.norm1, x, scale1, shift1))).chunk(
+            2, 1
+        )
         x = x + self.narrow1(left * right)
         left, right = self.widen2(_modulated(self.norm2, x, scale2, shift2)).chunk(2, 1)
         out: Tensor = x + self.narrow2(left * right)

@@ -478,9 +478,7 @@ def _load_folder(
 
     def data(chosen: list[DataFile], framing: Framing) -> FolderData:
         labels = class_labels(class_names(chosen), classes) if names else None
-        return FolderData(
-            chosen, size, channels, framing, labels, classes, value_range, crop_scale
-        )
+        return FolderData(chosen, size, channels, framing, labels, classes, value_range, crop_scale)
 
     check_range(folder, files, value_range)
     train = data(kept, "random" if crop else "fit")

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError, Stopped, check_path, check_type
+from invdiff.errors import InputError, Stopped, check_path, check_type, shown
 from invdiff.estimate import Estimate
 from invdiff.io.lock import run_lock
 from invdiff.io.pictures import grid
@@ -77,6 +77,8 @@ class TrainSettings:
         size: side in pixels to which images are resized; by default that of the data.
         channels: 1 for gray images, 3 for colour; by default those of the data.
         crop: take random squares of ``size`` pixels instead of resizing.
+        crop_scale: [low, high], the scales at which those squares are taken: at 0.2 a square is
+            five times as wide, and shrunk; [0.2, 1] teaches what large things look like, too.
         held_out: images that are not trained on, a folder or an .npz; by default a part of data.
         value_range: [low, high], the values that become 0 and 1 in every file of a folder; needed
             for floats and medical files whose values leave [0, 1].
@@ -91,8 +93,11 @@ class TrainSettings:
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
         min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; .inf weights
             every target like eps; null for the plain squared error of the target.
-        timesteps: "uniform"; "stratified", the same but spread evenly over a batch; or "importance"
-            by the size of the loss, which Nichol & Dhariwal advise for "vlb".
+        timesteps: "uniform"; "stratified", the same but spread evenly over a batch; "importance" by
+            the size of the loss, which Nichol & Dhariwal advise for "vlb"; or "log_sigma", whose
+            noise levels are log-uniform.
+        sigma_range: [low, high], the noise levels of images in [0, 1] that are trained, with
+            timesteps=log_sigma: for an expert of low noise, which is no prior by itself.
         p_uncond: share of the images whose label is withheld from a network with classes, so that
             it learns the unconditional model too (Ho & Salimans 2022, Alg. 1).
         init: a prior whose weights the run begins with: a name that ships, a file, or a run's
@@ -130,6 +135,7 @@ class TrainSettings:
     size: int | None = None
     channels: int | None = None
     crop: bool = False
+    crop_scale: tuple[float, float] = (1.0, 1.0)
     held_out: str | None = None
     value_range: ValueRange | None = None
     data_changed: bool = False
@@ -141,6 +147,7 @@ class TrainSettings:
     loss: Loss = "simple"
     min_snr: float | None = None
     timesteps: Timesteps = "uniform"
+    sigma_range: tuple[float, float] | None = None
     p_uncond: float = 0.1
     init: str | None = None
     steps: int = 10_000
@@ -167,6 +174,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_fields(self, _RANGES)
         check_value_range(self.value_range)
+        _check_increasing("crop_scale", self.crop_scale, highest=1)
+        if self.sigma_range is not None:
+            _check_increasing("sigma_range", self.sigma_range, highest=math.inf)
+            if self.timesteps != "log_sigma":
+                raise InputError(
+                    f"sigma_range: found it with timesteps={self.timesteps}, expected log_sigma"
+                )
         if self.loss != "vlb" and (self.loss == "hybrid") != (self.variance == "learned"):
             expected = "variance learned for the loss hybrid, small or large for simple"
             raise InputError(
@@ -231,6 +245,20 @@ _RANGES = {
 }
 
 
+def _check_increasing(name: str, pair: object, highest: float) -> None:
+    """Raise InputError unless something is two numbers, 0 < low <= high <= highest."""
+    numbers = (
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(each, int | float) and not isinstance(each, bool) for each in pair)
+    )
+    if not (numbers and 0 < pair[0] <= pair[1] <= highest):  # type: ignore[index]
+        most = "" if highest == math.inf else f" <= {highest:g}"
+        raise InputError(
+            f"{name}: found {shown(pair)}, expected [low, high] with 0 < low <= high{most}"
+        )
+
+
 def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
     """Check that the images of one step and their noise fit into the machine's memory.
 
@@ -285,6 +313,7 @@ def fit(
             settings.size,
             settings.channels,
             crop=settings.crop,
+            crop_scale=settings.crop_scale,
             held_out=settings.held_out,
             value_range=settings.value_range,
             before=before,
@@ -450,15 +479,17 @@ class Trainer:
         self.step = 0
         self.losses: list[float] = []  # of the last steps, whose mean is logged
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self.timesteps = timestep_sampler(settings.timesteps, settings.T).to(self.device)
+        schedule = self.spec.around(self.network).schedule
+        self.timesteps = timestep_sampler(settings.timesteps, schedule, settings.sigma_range).to(
+            self.device
+        )
         self._resume()
         # The network as it is trained: in bf16, compiled, its gradients averaged over the
         # processes.
         self.model = self.accelerator.prepare_model(self.network)
-        schedule = self.spec.around(self.network).schedule.to(self.device)
         # A classifier needs the forward process alone.
         target = "eps" if settings.target == "label" else settings.target
-        self.ddpm = DDPM(self.model, schedule, target, settings.variance)
+        self.ddpm = DDPM(self.model, schedule.to(self.device), target, settings.variance)
 
     def _built(self) -> nn.Module:
         """Return the network with the weights that it begins with.
@@ -732,6 +763,8 @@ class Trainer:
             return text + self.judge_classifier(prior, board)
         if len(prior.shape) == 1:
             return text
+        if self.settings.sigma_range is not None:  # no prior by itself: it has no samples
+            return text + self.judge_denoising(prior, board)
         if len(self.held_out):
             bits, error = held_out_bits_per_dim(prior, self.held_out, self.settings.eval_images)
             self.log(board, bits_per_dim=bits, bits_per_dim_error=error)
@@ -740,6 +773,18 @@ class Trainer:
         write_image(self.out / f"samples_{self.step:07d}.png", samples)
         board.add_image("samples", samples, self.step)
         return text
+
+    def judge_denoising(self, prior: NetworkDenoiser, board: SummaryWriter) -> str:
+        """Log the PSNR of denoised held-out images at the ends and the middle of the noise levels."""
+        if not len(self.held_out) or self.settings.sigma_range is None:
+            return ""
+        low, high = self.settings.sigma_range
+        sigmas = sorted({low, math.sqrt(low * high), high})
+        found = held_out_psnr(prior, self.held_out, self.settings.eval_images, sigmas)
+        self.log(board, **{f"psnr_{sigma:.3g}": each.mean for sigma, each in found.items()})
+        return ": " + ", ".join(
+            f"{each.mean:.2f} dB at sigma {sigma:.3g}" for sigma, each in found.items()
+        )
 
     def judge_classifier(self, classifier: NetworkClassifier, board: SummaryWriter) -> str:
         """Log a classifier's accuracy on held-out images at a few noise levels; return it as text."""
@@ -941,6 +986,35 @@ def held_out_accuracy(
             log_p = log_probabilities(ddpm, x_0, torch.full_like(label, t), noise(x_0))
             right[t] += int((log_p.argmax(1) == label).sum())
     return {t: count / number for t, count in right.items()}
+
+
+@torch.no_grad()
+def held_out_psnr(
+    prior: NetworkDenoiser, data: Data, images: int, sigmas: Sequence[float], batch: int = 64
+) -> dict[float, Estimate]:
+    """Return the PSNR in dB of the first ``images`` items, denoised at each noise level.
+
+    Args:
+        prior: the denoiser.
+        data: clean images.
+        images: how many of them.
+        sigmas: noise levels of images in [0, 1].
+        batch: images in each call.
+
+    Returns:
+        noise level -> mean over images.
+    """
+    device = next(prior.network.parameters()).device
+    found: dict[float, list[Tensor]] = {sigma: [] for sigma in sigmas}
+    number = min(images, len(data))
+    for start in range(0, number, batch):
+        index = torch.arange(start, min(start + batch, number))
+        x_0 = (data.batch(index).to(device) + 1) / 2
+        noise = Streams([(0, int(i)) for i in index])
+        for sigma, values in found.items():
+            error = prior(x_0 + sigma * noise(x_0), sigma).clamp(0, 1) - x_0
+            values.append(-10 * error.square().flatten(1).mean(1).log10().cpu())
+    return {sigma: Estimate.over(torch.cat(values)) for sigma, values in found.items()}
 
 
 @torch.no_grad()
