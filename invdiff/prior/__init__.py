@@ -39,6 +39,8 @@ __all__ = [
     "ClassifierGuided",
     "ClassifierSpec",
     "Denoiser",
+    "Experts",
+    "GatedNet",
     "GaussianDenoiser",
     "GrayView",
     "MixtureDenoiser",
