@@ -181,6 +181,7 @@ def test_the_loss_curve_does_not_depend_on_processes_and_micro_batches(
         "accumulate": 2,
         "out": tmp_path / "two",
     }
+    given["crop_scale"] = list(s.crop_scale)
     words = [f"{key}={value}" for key, value in given.items() if value is not None]
     run = subprocess.run(
         [sys.executable, "-c", TWO_PROCESSES, *words],

@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
@@ -61,11 +61,14 @@ from invdiff.prior.schedule import ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
 from invdiff.rng import Seed, Streams, stream_seed
+from invdiff.training import averages
 from invdiff.training.data import Data, epoch_order, load_data, physical_memory, to_device
 from invdiff.training.files import ValueRange, check_value_range, content_hash
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 from invdiff.training.optimiser import OptimiserName, optimisers
 from invdiff.training.record import RECORD_FILE, DataRecord
+
+SNAPSHOTS = "averages"  # folder in a run's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,9 @@ class TrainSettings:
         warmup, cooldown: steps over which the learning rate rises, and falls to zero.
         weight_decay: decoupled decay of the weights, as in AdamW.
         clip: largest norm of the gradient.
-        ema: decay of the averaged weights, reached gradually.
+        ema: decay of the averaged weights, reached gradually; or "auto", which keeps snapshots of two
+            averages in the run's folder, and makes of them the average that denoises held-out images
+            best, each time that the weights are judged (post-hoc EMA, Karras et al. 2024).
         flip: mirror images at random.
         seed: of every random number; the same seed gives the same weights.
         precision: "auto" is bf16 where the hardware computes in it, else float32.
@@ -159,7 +164,7 @@ class TrainSettings:
     cooldown: int = 0
     weight_decay: float = 0.0
     clip: float = 1.0
-    ema: float = 0.999
+    ema: float | Literal["auto"] = 0.999
     flip: bool = False
     seed: Seed = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
@@ -439,6 +444,8 @@ class Trainer:
         step: the number of steps done.
         network: the weights that are trained.
         averaged: their average over the steps.
+        running: the two running averages of which ema=auto makes it.
+        width: relative width of that average.
 
     Example:
         >>> import tempfile
@@ -473,6 +480,11 @@ class Trainer:
         if settings.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.averaged = deepcopy(self.network).eval().requires_grad_(False)
+        tracked = averages.TRACKED if settings.ema == "auto" else ()
+        self.running = [
+            averages.PowerAverage(self.network, averages.exponent(width)) for width in tracked
+        ]
+        self.width = averages.TRACKED[-1]
         self.optimisers = optimisers(
             self.network, settings.optimiser, settings.lr, settings.weight_decay
         )
@@ -639,7 +651,7 @@ class Trainer:
             *(values.chunk(s.accumulate) for values in batch), strict=True
         ):
             with self.accelerator.accumulate(self.model):
-                per_image = self.loss(x_0, t, eps, label)
+                per_image = self.loss(x_0, t, eps, label, self.ddpm)
                 loss = (weight * per_image).mean()
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
@@ -653,11 +665,11 @@ class Trainer:
         # NaN where the gradient overflowed, without asking the device.
         return torch.stack(losses).mean() + 0 * norm
 
-    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
-        """Return the loss of every item, (B,)."""
+    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor, ddpm: DDPM) -> Tensor:
+        """Return the loss of every item under a DDPM, (B,)."""
         if self.settings.target == "label":
-            return cross_entropy(self.ddpm, x_0, t, eps, label)
-        ddpm = self.ddpm.given(label) if self.settings.classes else self.ddpm
+            return cross_entropy(ddpm, x_0, t, eps, label)
+        ddpm = ddpm.given(label) if self.settings.classes else ddpm
         return training_loss(ddpm, x_0, t, eps, self.settings.loss, self.settings.min_snr)
 
     def draw_batch(self, step: int) -> Batch:
@@ -743,10 +755,53 @@ class Trainer:
 
         The decay grows as (1 + step) / (10 + step), so that the initial weights are forgotten.
         """
+        if self.settings.ema == "auto":
+            for average in self.running:
+                average.update(self.network)
+            return
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        averages: list[Tensor] = list(self.averaged.parameters())
+        average_weights: list[Tensor] = list(self.averaged.parameters())
         weights: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(average_weights, weights, 1 - decay)
+
+    def make_average(self, width: float) -> None:
+        """Make the average of a relative width over the steps so far, of ema=auto."""
+        known = averages.read_snapshots(self.out / SNAPSHOTS, self.step - 1)
+        known += [(average.profile, average.weights) for average in self.running]
+        gamma = averages.exponent(width)
+        made = averages.combined(known, averages.Profile(self.running[0].step, gamma))
+        self.averaged.load_state_dict({**self.network.state_dict(), **made})
+
+    @torch.no_grad()
+    def choose_average(self) -> str:
+        """Keep a snapshot, and take the average that has the least loss on held-out images."""
+        averages.write_snapshot(self.out / SNAPSHOTS, self.running)
+        losses = {}
+        for width in averages.WIDTHS if len(self.held_out) else ():
+            self.make_average(width)
+            losses[width] = self.held_out_loss()
+        self.width = min(losses, key=lambda width: losses[width], default=self.width)
+        self.make_average(self.width)
+        return f", an average of relative width {self.width:g}"
+
+    def held_out_loss(self) -> float:
+        """Return the mean loss of the averaged weights on held-out images, always on the same noise."""
+        s = self.settings
+        number = min(s.eval_images, len(self.held_out))
+        ddpm = copy(self.ddpm)
+        ddpm.network = self.averaged
+        total = 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(s.seed, 3))
+            for start in range(0, number, s.batch):
+                index = torch.arange(start, min(start + s.batch, number))
+                x_0 = self.held_out.batch(index)
+                t, weight = self.timesteps.draw(len(index), torch.device("cpu"))
+                eps = torch.randn(x_0.shape)
+                label = self.held_out.label(index) if s.classes else torch.zeros(len(index)).long()
+                on_device = (each.to(self.device) for each in (x_0, t, eps, label))
+                total += float((weight.to(self.device) * self.loss(*on_device, ddpm)).sum())
+        return total / number
 
     # Judging the weights.
 
@@ -758,6 +813,9 @@ class Trainer:
         classifier by its accuracy.
         """
         text = f"step {self.step}"
+        if self.settings.ema == "auto":
+            text += self.choose_average()
+            self.log(board, average_width=self.width)
         prior = self.spec.around(self.averaged)
         if isinstance(prior, NetworkClassifier):
             return text + self.judge_classifier(prior, board)
@@ -807,6 +865,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write state.pt and prior.safetensors, each whole or not at all."""
+        if self.settings.ema == "auto":
+            self.make_average(self.width)
         state = {
             "settings": self._identity(),
             "step": self.step,
@@ -815,6 +875,8 @@ class Trainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "timesteps": self.timesteps.state_dict(),
             "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "running": [average.weights for average in self.running],
+            "width": self.width,
         }
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
@@ -846,6 +908,9 @@ class Trainer:
                 optimiser.load_state_dict(held)
             self.timesteps.load_state_dict(state.get("timesteps", {}))
             self.losses = state.get("losses", torch.empty(0)).tolist()
+            for average, weights in zip(self.running, state.get("running", []), strict=True):
+                average.resume(self.step, weights)
+            self.width = state.get("width", self.width)
         elif self.settings.init is not None:
             self._take_weights_of(self.settings.init)
         if self.accelerator.is_main_process:
