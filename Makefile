@@ -11,7 +11,7 @@ STAMP  := .venv/.installed
 REFERENCES := azula==0.11.1 deepinv==0.5.0 denoising-diffusion-pytorch==2.3.4
 
 .DEFAULT_GOAL := help
-.PHONY: help solve test quick lint format wheel check-wheel
+.PHONY: help solve test quick lint format calibrations wheel check-wheel
 
 help:
 	@echo "make solve        restore an image; ARGS=\"task=inpaint samples=8\" (see: $(RUN) -m invdiff.solve --help)"
@@ -19,6 +19,7 @@ help:
 	@echo "make quick        the tests that take a moment, in less than a minute"
 	@echo "make lint         ruff check, ruff format --check and mypy; changes nothing"
 	@echo "make format       ruff format"
+	@echo "make calibrations SOLVER=NAME  calibrate the intervals of a solver, for the files that ship: hours on one core"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make check-wheel  build it, install it elsewhere, and restore an image with it from an empty folder"
 
@@ -40,6 +41,16 @@ lint: $(STAMP)
 
 format: $(STAMP)
 	@$(RUN) -m ruff format invdiff tests benchmarks
+
+# The files of invdiff/calibrations, PRIOR.TASK.SOLVER.json, which solve finds by itself. A run that was stopped goes on.
+PRIORS := fashion faces64 photos
+TASKS  := inpaint inpaint_random deblur_gaussian sr4
+SOLVER ?= mmps_2m
+calibrations: $(STAMP)
+	@mkdir -p invdiff/calibrations
+	@set -e; for prior in $(PRIORS); do for task in $(TASKS); do \
+		$(RUN) -m invdiff.calibrate prior=$$prior task=$$task solver=$(SOLVER) \
+			file=invdiff/calibrations/$$prior.$$task.$(SOLVER).json $(ARGS); done; done
 
 wheel: $(STAMP)
 	@rm -rf dist

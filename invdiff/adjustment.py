@@ -9,7 +9,8 @@ An adjustment belongs to one prior, operator, noise, solver and number of sample
 - "sure": as "mean", and with 90 % confidence in the calibration itself.
 - "groups": as "sure", with an offset for each group of widths instead of a factor, which makes
   intervals shorter.
-- "scale": deviations from the mean times one number, found by moments; no guarantee.
+- "scale": deviations from the mean times one number, found by moments; no guarantee, and
+  called calibrated only where images that were left out were covered within two standard errors.
 
 It may also hold a factor for intervals along principal directions (`invdiff.directions`), all of
 which hold the truth at once in 9 of 10 images. How they are found: `invdiff.evaluation.conformal`,
@@ -45,6 +46,7 @@ from invdiff.io.whole import write_json
 FORMAT = 1
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _MOST_BYTES = 2**20
+_CLEAR = 2  # standard errors by which coverage may be off
 
 Rule = Literal["samples", "mean", "image", "sure", "groups", "scale"]
 RULES: tuple[str, ...] = get_args(Rule)
@@ -128,6 +130,19 @@ class Adjustment:
                 "for this solve: invdiff calibrate makes it"
             )
 
+    def _of_scale(self) -> str:
+        """What intervals by the rule "scale" are called: calibrated only where its check says so."""
+        for name, known in self.checks.items():
+            held, error = (
+                known.get("scale", (0.0, 0.0)) if isinstance(known, Mapping) else (0.0, 0.0)
+            )
+            if error > 0 and abs(held - float(name)) > _CLEAR * error:
+                return (
+                    f"in name, not calibrated: on images that were left out, {percent(float(name))} "
+                    f"held {percent(held)}"
+                )
+        return f"if errors have one shape, {self.label}"
+
     def levels(self, rule: str) -> tuple[float, ...]:
         """Return the levels that a rule of factors or offsets has."""
         return tuple(sorted(self.groups if rule == "groups" else self.factors.get(rule, {})))
@@ -151,8 +166,7 @@ class Adjustment:
         if rule == "scale":
             mean = samples.mean(0)
             found = not_calibrated(mean + self.scale * (samples - mean), level)
-            label = f"{percent(found.level)} if errors have one shape, {self.label}"
-            return found._replace(label=label)
+            return found._replace(label=f"{percent(found.level)} {self._of_scale()}")
         if level not in self.levels(rule):
             have = ", ".join(f"{value:g}" for value in self.levels(rule)) or "none"
             raise InputError(
@@ -260,7 +274,7 @@ def _read_entry(entry: dict[str, Any]) -> Adjustment:
         factors,
         _positive(entry["scale"]),
         float(entry["scale_error"] or 0),
-        dict(entry["checks"]),
+        _checks(entry["checks"]),
         {str(name): str(text) for name, text in entry["about"].items()},
         {_between(float(level)): _groups(known) for level, known in entry["groups"].items()},
         {_count(int(count)): _positive(factor) for count, factor in entry["directions"].items()},
@@ -273,6 +287,26 @@ def _groups(entry: Mapping[str, Any]) -> Groups:
     if len(offsets) != len(edges) + 1 or list(edges) != sorted(edges):
         raise ValueError("groups that do not fit their edges")
     return Groups(edges, offsets)
+
+
+def _checks(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks, whose numbers may be null: JSON has no NaN."""
+    found: dict[str, Any] = {}
+    for name, known in entry.items():
+        if isinstance(known, Mapping):
+            _between(float(name))
+            found[name] = {rule: _pair(pair) for rule, pair in known.items()}
+        else:
+            found[name] = _pair(known)
+    return found
+
+
+def _pair(value: Any) -> list[float]:
+    mean, error = (math.nan if number is None else number for number in value)
+    for number in (mean, error):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(f"{shown(number)} is no number")
+    return [float(mean), float(error)]
 
 
 def _text(value: Any) -> str:

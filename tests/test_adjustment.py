@@ -85,6 +85,23 @@ def test_intervals_of_each_rule() -> None:
     assert torch.equal(posterior.interval(0.9).low, posterior.interval(0.9, "mean").low)
 
 
+@pytest.mark.parametrize(
+    ("held", "label"),
+    [
+        (0.58, "60 % if errors have one shape, calibrated on 64 images"),
+        (0.62, "60 % if errors have one shape, calibrated on 64 images"),
+        (0.57, "60 % in name, not calibrated: on images that were left out, 60 % held 57 %"),
+        (0.63, "60 % in name, not calibrated: on images that were left out, 60 % held 63 %"),
+    ],
+)
+def test_one_factor_is_called_calibrated_only_where_its_check_says_so(
+    held: float, label: str
+) -> None:
+    checks = {"misfit": [1.0, 0.1], "0.6": {"scale": [held, 0.0101], "mean": [0.1, 0.01]}}
+    posterior = replace(drawn(4), adjustment=adjustment(checks=checks))
+    assert posterior.interval(0.6, "scale").label == label
+
+
 def test_widths_have_a_floor() -> None:
     same = Posterior(torch.full((4, 1, 1, 4, 4), 0.5).double(), PROBLEM, 1, 0.0)
     found = replace(same, adjustment=adjustment()).interval(0.9)
@@ -294,6 +311,9 @@ DAMAGES: dict[str, Any] = {
     "edges that fall": lambda e: e["groups"]["0.9"].update(edges=[2, 1], offsets=[1, 1, 1]),
     "directions that are a list": lambda e: e.update(directions=[1.5]),
     "no direction": lambda e: e["directions"].update({"0": 1.5}),
+    "checks that are a list": lambda e: e.update(checks=[1]),
+    "a check that is a word": lambda e: e["checks"].update({"0.9": {"scale": "x"}}),
+    "a check of no level": lambda e: e["checks"].update({"most": {"scale": [0.9, 0.1]}}),
     "no source": lambda e: e.pop("source"),
     "words that are none": lambda e: e.update(about=3),
 }

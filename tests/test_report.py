@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from invdiff.adjustment import Adjustment
 from invdiff.errors import InputError
 from invdiff.evaluation import report
 from invdiff.evaluation.report import PAGE, SCRIPT, STYLE, write_report
+from invdiff.fingerprint import Key
 from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import Denoise, GaussianBlur, MaskBox, Operator, PartialFourier, Radon
 from invdiff.posterior import Posterior
@@ -264,6 +267,31 @@ def check_pixel(browser: Any, samples: Tensor, row: int, column: int) -> None:
     assert texts(browser, "#reading .outer th") == ["75 % interval"]
     assert texts(browser, "#reading .inner th") == ["50 % interval"]
     assert np.allclose(numbers(browser, "std"), values.std(0)[:, None], atol=9e-5, rtol=0)
+
+
+def test_the_browser_shows_calibrated_intervals(browser: Any, tmp_path: Path) -> None:
+    """Half-widths around the median times the factors; 4 samples have 90 % by calibration alone."""
+    _, posterior = made(MaskBox((1, 12, 16), 4, 6), samples=4)
+    key = Key("a", "b", "c", "d", (1, 12, 16), 4)
+    source = "64 images drawn from the prior"
+    adjustment = Adjustment(key, 64, source, {"mean": {0.5: 0.75, 0.9: 2.5}}, 1.0, 0.1)
+    posterior = replace(posterior, adjustment=adjustment)
+    write_report(tmp_path / "report.html", posterior)
+    visit(browser, tmp_path / "report.html")
+    assert texts(browser, "#level") == ["calibrated on 64 images"]
+    assert source in texts(browser, "#level-note")[0]
+    click_pixel(browser, "#compare .stage", 3, 13, (12, 16))
+    for row, level in {"outer": 0.9, "inner": 0.5}.items():
+        found = posterior.interval(level)
+        expected = [[float(end[0, 0, 3, 13]) for end in (found.low, found.high)]]
+        assert np.allclose(numbers(browser, row), expected, atol=2e-4, rtol=0)
+        assert texts(browser, f"#reading .{row} th") == [f"{100 * level:.0f} % interval"]
+    write_report(tmp_path / "report.html", replace(posterior, adjustment=None))
+    visit(browser, tmp_path / "report.html")
+    assert texts(browser, "#level") == ["not calibrated"]
+    assert texts(browser, "#reading .outer th") == ["60 % interval"]
+    assert texts(browser, "#reading .inner th") == []
+    assert "4 samples have at most 60 %: 90 % needs 19." in texts(browser, "#level-note")[0]
 
 
 def test_the_browser_shows_the_quantiles_of_the_clicked_pixel(browser: Any, tmp_path: Path) -> None:
