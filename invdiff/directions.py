@@ -156,6 +156,10 @@ def direction_scores(samples: Tensor, truth: Tensor, count: int, level: float) -
         >>> direction_scores(torch.rand(9, 4, 6), torch.rand(4, 6), 2, 0.8).shape
         torch.Size([4, 2])
     """
-    mean, axes, bands, _ = coordinate_bands(samples.flatten(2), count, level)
-    coordinates = torch.einsum("brd,bd->br", axes, truth.double().flatten(1) - mean)
-    return bands.score(coordinates)
+    found = []
+    for b in range(len(truth)):  # a batch in float64 would be large
+        of_image = samples[:, b : b + 1].flatten(2)
+        mean, axes, bands, _ = coordinate_bands(of_image, count, level)
+        deviation = truth[b : b + 1].double().flatten(1) - mean
+        found.append(bands.score(torch.einsum("brd,bd->br", axes, deviation)))
+    return torch.cat(found)

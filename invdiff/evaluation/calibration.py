@@ -116,7 +116,9 @@ class Calibration:
         factors: dict[str, dict[float, float]] = {rule: {} for rule in FACTOR_RULES}
         checks: dict[str, Any] = {"misfit": list(self.misfit())}
         for level in LEVELS:
-            scores = band(samples, level).score(truth).flatten(1)
+            scores = torch.stack(
+                [band(samples[:, i], level).score(truth[i]).flatten() for i in range(count)]
+            )
             found = {
                 "mean": mean_pixel(scores, 1 - level),
                 "image": per_image(scores, 1 - SHARE_OF_IMAGES, level),
@@ -153,7 +155,8 @@ class Calibration:
         if len(truth) < FEWEST:
             return found
         for level in JUDGED:
-            low, high = (end.flatten(1) for end in band(samples, level).ends(1.0))
+            ends = [band(samples[:, i], level).ends(1.0) for i in range(len(truth))]
+            low, high = (torch.stack(of).flatten(1) for of in zip(*ends, strict=True))
             groups = grouped(
                 low, high, truth.flatten(1), groups=GROUPS, epsilon=1 - level, delta=DELTA
             )
