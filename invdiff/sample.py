@@ -35,10 +35,11 @@ from invdiff.io.collection import read_images
 from invdiff.io.pictures import Picture, grid, read_image, to_channels
 from invdiff.io.whole import LONGEST_NAME, whole_file
 from invdiff.io.write import check_target, save_figure, write_image
-from invdiff.prior.checkpoint import load_classifier, load_network, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.ddpm import algorithm_2
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.guidance import guided
+from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of
 from invdiff.prior.ncsn import langevin
 from invdiff.prior.reverse import calls, generate, interpolate, progressive
 from invdiff.prior.schedule import Spacing
@@ -59,7 +60,8 @@ class SampleSettings:
     """Settings of ``python -m invdiff.sample``.
 
     Attributes:
-        prior: the name of one that ships, a .safetensors file, or a training run's folder. A prior
+        prior: the name of one that ships, a file or a folder, with words for another program's, as
+            in ``python -m invdiff.solve``. A prior
             of points always takes all its steps and draws its own figure.
         label, guidance, classifier: samples of a class, as in ``python -m invdiff.solve``.
         show: what is drawn, see above.
@@ -88,10 +90,10 @@ class SampleSettings:
         invdiff.errors.InputError: eta: found 0.5, expected none, since langevin has no such setting
     """
 
-    prior: str = "fashion"
+    prior: str | PriorWords = "fashion"
     label: int | None = None
     guidance: float | None = None
-    classifier: str | None = None
+    classifier: str | ClassifierWords | None = None
     show: Literal["samples", "progressive", "interpolate"] = "samples"
     n: int | None = None
     sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun", "langevin"] = "ddpm"
@@ -141,13 +143,18 @@ def main(words: list[str]) -> None:
     prior = load_prior(settings.prior, device)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     told = guided(prior, settings.label, settings.guidance, classifier)
-    out = Path(settings.out or f"{settings.show}_{Path(settings.prior).stem}.png")
+    out = Path(settings.out or f"{settings.show}_{Path(name_of(settings.prior)).stem}.png")
     check_out(out, prior)
     # Opened before the work, so that a place that cannot be written to is refused before it.
     with whole_file(out) as hidden:
         if len(prior.shape) == 1:
             check_points(settings)
-            save_figure(draw_trajectories(load_network(settings.prior, device), settings), hidden)
+            if not isinstance(prior, NetworkDenoiser):
+                raise InputError(
+                    f"prior '{name_of(settings.prior)}': found a {type(prior).__name__} of points, "
+                    "expected a DDPM"
+                )
+            save_figure(draw_trajectories(prior, settings), hidden)
         else:
             write_image(hidden, picture(told, settings))
     print(f"{settings.show}: {out}")
@@ -187,7 +194,7 @@ def picture(prior: Denoiser, settings: SampleSettings) -> Tensor:
     drawn, cost = draw[settings.show](prior, settings)
     if not bool(drawn.isfinite().all()):
         raise InputError(
-            f"prior '{settings.prior}': found samples with NaN or infinite values, expected finite "
+            f"prior '{name_of(settings.prior)}': found samples with NaN or infinite values, expected finite "
             "ones; less guidance, or another sampler, may help"
         )
     seconds = time.perf_counter() - started
@@ -259,7 +266,7 @@ def draw_interpolation(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]
 def images_to_mix(settings: SampleSettings, channels: int) -> tuple[Tensor, Tensor]:
     """Return the two images of ``input``, or the prior's first two examples, each (C, H, W)."""
     if settings.input is None:
-        found = list(read_images(example_images(settings.prior))[0][:2])
+        found = list(read_images(example_images(name_of(settings.prior)))[0][:2])
     else:
         found = [read_image(path) for path in settings.input.split(",")]
     if len(found) != 2:

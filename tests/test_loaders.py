@@ -110,7 +110,7 @@ def test_guided_diffusion(name: str) -> None:
     assert_same(network, found, labels)
     assert found.variance == ("learned" if case["out"] == 6 else "small")
     assert found.classes == (case["classes"] or 0)
-    assert [entry.split("=")[0] for entry in found.assumed] == ["schedule", "T"]
+    assert [entry.split("=")[0] for entry in found.assumed] == ["schedule", "T", "target", "size"]
 
 
 def test_the_table_of_public_guided_diffusion_files() -> None:
@@ -419,7 +419,7 @@ KINDS = ["guided-diffusion", "diffusers", "pesser", "denoising-diffusion-pytorch
 def test_a_file_becomes_the_denoiser_of_its_network(kind: str, tmp_path: Path) -> None:
     path, network = written(tmp_path, kind)
     assert foreign.recognise(path)
-    prior, assumed = foreign.load(path, {"target": "eps"} if kind.startswith("denoising") else None)
+    prior, read = foreign.load(path, {"target": "eps"} if kind.startswith("denoising") else None)
     # D at an integer timestep, from the network in the literature's coordinates.
     t = 500
     abar = float(prior.schedule.abar[t])
@@ -432,7 +432,7 @@ def test_a_file_becomes_the_denoiser_of_its_network(kind: str, tmp_path: Path) -
         x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         seen = prior(x, sigma)
     assert (seen - ((x_0 + 1) / 2).clamp(0, 1)).abs().max() < 1e-4
-    assert all(isinstance(line, str) for line in assumed)
+    assert all(isinstance(line, str) for line in read.assumed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -487,10 +487,10 @@ def test_load_prior_takes_any_file_and_tries_it_before_any_work(tmp_path: Path) 
     path, _ = written(tmp_path, "guided-diffusion")
     with (
         pytest.raises(InputError, match="one of these may be wrong: attention_order"),
-        pytest.warns(UserWarning, match="assumed schedule=linear"),
+        pytest.warns(UserWarning, match="assumed attention_order=legacy, schedule=linear, T=1000"),
     ):
         load_prior(path, told={"head_channels": 64})
-    with pytest.warns(UserWarning, match="assumed T=1000"):
+    with pytest.warns(UserWarning, match=r"size=16 \(the defaults of guided-diffusion\)"):
         prior = load_prior(path, told={"head_channels": 64, "check": False})
     assert prior.shape == (3, 16, 16)
     with pytest.raises(InputError, match="expected no settings for our own file"):

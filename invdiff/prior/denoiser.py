@@ -173,6 +173,11 @@ class Denoiser(nn.Module, ABC):
     stride: int = 1
     any_dtype: ClassVar[bool] = False
 
+    @property
+    def posterior_mean(self) -> bool:
+        """Whether D is E[x_0 | x], as of every prior but a consistency model."""
+        return True
+
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the estimate of E[x_0 | x_0 + sigma n = x], (B, C, H, W).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from invdiff.errors import InputError, brief, first_line
 from invdiff.prior.ddpm import Target, Variance
+from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.edm import EDMDenoiser, Preconditioning
 from invdiff.prior.schedule import Schedule
 
 Weights = dict[str, Tensor]
@@ -33,7 +35,10 @@ class Foreign:
         target: what the network predicts.
         variance: of the reverse process.
         classes: labels that the network knows.
-        assumed: what the file does not tell and was taken for granted, as words to print.
+        preconditioning: how a network of EDM or a consistency model is told an image; None for a
+            DDPM, which `schedule`, `target` and `variance` describe.
+        assumed: what the file does not tell and was taken for granted, as words (heads=4).
+        source: where the assumed words come from.
 
     Example:
         >>> Foreign({"name": "unet2d"}, {}, (3, 8, 8), Schedule.linear()).target
@@ -47,7 +52,47 @@ class Foreign:
     target: Target = "eps"
     variance: Variance = "small"
     classes: int = 0
-    assumed: tuple[str, ...] = field(default_factory=tuple)
+    preconditioning: Preconditioning | None = None
+    assumed: tuple[str, ...] = ()
+    source: str = ""
+
+    def denoiser(self, network: Any) -> NetworkDenoiser | EDMDenoiser:
+        """Return the prior around its network."""
+        if self.preconditioning is not None:
+            return EDMDenoiser(
+                network, self.shape, self.preconditioning, network.stride, classes=self.classes
+            )
+        return NetworkDenoiser(
+            network,
+            self.shape,
+            self.schedule,
+            self.target,
+            network.stride,
+            classes=self.classes,
+            variance=self.variance,
+        )
+
+
+@dataclass(frozen=True)
+class ForeignClassifier:
+    """A classifier of noisy images as it was read, before the network is built.
+
+    Attributes:
+        network, weights, shape, schedule, assumed, source: as in `Foreign`.
+        classes: number of labels.
+
+    Example:
+        >>> ForeignClassifier({}, {}, (3, 8, 8), Schedule.linear(), 10).classes
+        10
+    """
+
+    network: Mapping[str, Any]
+    weights: Weights
+    shape: tuple[int, int, int]
+    schedule: Schedule
+    classes: int
+    assumed: tuple[str, ...] = ()
+    source: str = ""
 
 
 def read_weights(path: Path) -> Any:
