@@ -53,7 +53,7 @@ from invdiff.io.write import as_float, write_array, write_picture
 from invdiff.operators.base import numbered
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior, prior_files
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
@@ -239,6 +239,7 @@ def main(words: list[str]) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prior = load_prior(settings.prior, pick_device(settings.device))
+    check_prior(prior)
     images = read_data(settings, {row["image"] for cell in cells for row in rows_of(cell)})
     for cell in cells:
         check(cell, images, prior)

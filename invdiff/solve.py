@@ -51,7 +51,7 @@ from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.guidance import guided
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of, plain
 from invdiff.problem import Problem
@@ -132,6 +132,7 @@ def main(words: list[str]) -> None:
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     network = load_prior(settings.prior, device)
     network.recompute(settings.recompute)
+    check_prior(network)
     prior = guided(network, settings.label, settings.guidance, classifier)
     parts = pose(settings)
     for part in parts:

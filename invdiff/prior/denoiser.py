@@ -233,8 +233,13 @@ def check_denoiser(prior: Any) -> None:
 
 
 def check_prior(prior: Any) -> None:
-    """Raise InputError unless an argument is a denoiser whose weights are finite."""
+    """Raise InputError unless an argument is a denoiser of finite weights, whose D is E[x_0 | x]."""
     check_denoiser(prior)
+    if not prior.posterior_mean:
+        raise InputError(
+            "prior: found a consistency model, whose D is not E[x_0 | x], expected a denoiser "
+            "(invdiff sample sampler=consistency draws its samples)"
+        )
     if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
         raise InputError("prior: found NaN or infinite weights, expected finite numbers")
 
