@@ -232,7 +232,7 @@ def draw_progressive(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
 
     A row shows x_0 as it is predicted at steps evenly spaced from the first to the last.
     """
-    assert s.sampler not in ("langevin", "consistency")
+    assert s.sampler != "langevin" and s.sampler != "consistency"
     steps = s.steps_or_default
     states = progressive(
         prior,
@@ -253,7 +253,7 @@ def draw_interpolation(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]
 
     It shows the first image, the mixtures from lambda = 0 to 1, and the second image.
     """
-    assert s.sampler not in ("langevin", "consistency")
+    assert s.sampler != "langevin" and s.sampler != "consistency"
     first, second = images_to_mix(s, prior.shape[0])
     states = interpolate(
         prior,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from foreign_files import DIFFUSERS, KINDS, as_pesser, filled, written
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,14 +24,6 @@ from invdiff.registry import lookup
 from invdiff.resources import WEIGHTS
 
 pytestmark = pytest.mark.slow
-
-
-def filled(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Return the network with random weights everywhere, zeroed layers included."""
-    torch.manual_seed(seed)
-    for weight in network.parameters():
-        nn.init.normal_(weight, std=0.05 if weight.ndim > 1 else 0.1)
-    return network.eval()
 
 
 def built(found: Foreign) -> nn.Module:
@@ -146,51 +139,6 @@ def test_rescaled_timesteps_are_told_on_the_scale_of_1000() -> None:
     assert torch.equal(found.schedule.timesteps[1:], torch.arange(4000.0, dtype=torch.float64) / 4)
 
 
-DIFFUSERS = {
-    "google/ddpm": dict(
-        block_out_channels=(32, 64, 64),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        freq_shift=1,
-        flip_sin_to_cos=False,
-        downsample_padding=0,
-        norm_eps=1e-6,
-        attention_head_dim=None,
-    ),
-    "labels": dict(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        num_class_embeds=5,
-    ),
-    "residual resampling": dict(
-        in_channels=1,
-        out_channels=2,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        downsample_type="resnet",
-        upsample_type="resnet",
-        resnet_time_scale_shift="scale_shift",
-        attn_norm_num_groups=32,
-        attention_head_dim=16,
-        center_input_sample=True,
-        mid_block_scale_factor=1.4,
-    ),
-    "attention one way": dict(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D"),
-        add_attention=False,
-        norm_num_groups=16,
-    ),
-}
-
-
 @pytest.mark.parametrize("name", DIFFUSERS)
 @pytest.mark.parametrize("layout", ["pipeline", "flat", "pickle"])
 def test_diffusers(name: str, layout: str, tmp_path: Path) -> None:
@@ -241,33 +189,6 @@ def test_old_names_of_attention_in_diffusers(tmp_path: Path) -> None:
     }
     torch.save(weights, path)
     assert_same(network, diffusers.load(tmp_path, {}))
-
-
-def as_pesser(name: str, levels: int) -> str:
-    """Return the name of a weight of diffusers in pesser/pytorch_diffusion."""
-    rules = [
-        (r"^time_embedding\.linear_1", "temb.dense.0"),
-        (r"^time_embedding\.linear_2", "temb.dense.1"),
-        (r"^conv_norm_out", "norm_out"),
-        (r"^mid_block\.resnets\.0", "mid.block_1"),
-        (r"^mid_block\.attentions\.0", "mid.attn_1"),
-        (r"^mid_block\.resnets\.1", "mid.block_2"),
-        (r"^down_blocks\.(\d)\.resnets", r"down.\1.block"),
-        (r"^down_blocks\.(\d)\.attentions", r"down.\1.attn"),
-        (r"^down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
-        ("time_emb_proj", "temb_proj"),
-        ("conv_shortcut", "nin_shortcut"),
-        ("group_norm", "norm"),
-        (r"to_([qkv])", r"\1"),
-        (r"to_out\.0", "proj_out"),
-    ]
-    up = re.match(r"up_blocks\.(\d)\.(resnets|attentions|upsamplers\.0)(.*)", name)
-    if up:
-        kind = {"resnets": "block", "attentions": "attn", "upsamplers.0": "upsample"}[up[2]]
-        name = f"up.{levels - 1 - int(up[1])}.{kind}{up[3]}"
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -368,51 +289,6 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(InputError, match="found a UNet2DConditionModel"):
         diffusers.load(tmp_path, {})
-
-
-def written(folder: Path, kind: str) -> tuple[Path, nn.Module]:
-    """Write a file of a format, and return its path and the network in it."""
-    torch.manual_seed(0)
-    if kind == "guided-diffusion":
-        unet = pytest.importorskip("azula.plugins.adm._src.unet")
-        network = filled(
-            unet.UNetModel(
-                16,
-                3,
-                32,
-                6,
-                1,
-                (2,),
-                channel_mult=(1, 2),
-                resblock_updown=True,
-                num_head_channels=64,
-                use_scale_shift_norm=True,
-            )
-        )
-        torch.save(network.state_dict(), folder / "ema.pt")
-        return folder / "ema.pt", network
-    if kind == "denoising-diffusion-pytorch":
-        package = pytest.importorskip("denoising_diffusion_pytorch")
-        network = filled(package.Unet(dim=16, dim_mults=(1, 2)))
-        diffusion = package.GaussianDiffusion(network, image_size=16)
-        torch.save({"step": 1, "model": diffusion.state_dict(), "ema": {}}, folder / "model-1.pt")
-        return folder / "model-1.pt", network
-    package = pytest.importorskip("diffusers")
-    network = filled(package.UNet2DModel(sample_size=16, **DIFFUSERS["google/ddpm"]))
-    if kind == "diffusers":
-        package.DDPMPipeline(network, package.DDPMScheduler()).save_pretrained(
-            folder / "repository"
-        )
-        return folder / "repository", network
-    weights = {as_pesser(name, 3): value for name, value in network.state_dict().items()}
-    for name, value in weights.items():
-        if re.search(r"attn.*\.(q|k|v|proj_out)\.weight$", name):
-            weights[name] = value[:, :, None, None]
-    torch.save(weights, folder / "model.ckpt")
-    return folder / "model.ckpt", network
-
-
-KINDS = ["guided-diffusion", "diffusers", "pesser", "denoising-diffusion-pytorch"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
