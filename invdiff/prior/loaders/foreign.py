@@ -72,6 +72,7 @@ def load(path: str | Path, told: Mapping[str, Any] | None = None) -> tuple[Denoi
         denoiser: Denoiser = EDMDenoiser(
             network, found.shape, found.preconditioning, network.stride, classes=found.classes
         )
+        denoiser.described = found.network
         return _ready(denoiser), []
     foreign = _foreign(path, told)
     network = _built(path, foreign.network, foreign.weights, foreign.shape[0])
@@ -84,6 +85,7 @@ def load(path: str | Path, told: Mapping[str, Any] | None = None) -> tuple[Denoi
         classes=foreign.classes,
         variance=foreign.variance,
     )
+    denoiser.described = foreign.network
     return _ready(denoiser), list(foreign.assumed)
 
 
