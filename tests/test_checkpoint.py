@@ -60,7 +60,7 @@ def fresh(spec: PriorSpec, seed: int = 0) -> NetworkDenoiser:
 def saved(
     folder: Path, spec: PriorSpec = MLP, name: str = "prior.safetensors", seed: int = 0
 ) -> Path:
-    save_prior(folder / name, fresh(spec, seed).network, spec)
+    save_prior(fresh(spec, seed), folder / name, dtype=torch.float16)
     return folder / name
 
 
@@ -113,7 +113,7 @@ def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     # Half precision keeps 11 bits of every weight.
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
     # Saved again, the file is the same to the byte: nothing is lost twice.
-    save_prior(tmp_path / "again.safetensors", loaded.network, spec)
+    save_prior(loaded, tmp_path / "again.safetensors", dtype=torch.float16)
     assert (tmp_path / "again.safetensors").read_bytes() == (
         tmp_path / "prior.safetensors"
     ).read_bytes()

@@ -48,7 +48,6 @@ from invdiff.prior.checkpoint import (
     PRIOR_FILE,
     ClassifierSpec,
     PriorSpec,
-    Spec,
     load_network,
     save_prior,
 )
@@ -195,7 +194,7 @@ class TrainSettings:
             )
         return found
 
-    def spec(self, shape: tuple[int, ...]) -> Spec:
+    def spec(self, shape: tuple[int, ...]) -> PriorSpec | ClassifierSpec:
         """Return the description of the prior or classifier to be trained, for items of a shape."""
         if self.target == "label":
             return ClassifierSpec(shape, self.network, self.schedule, self.T)
@@ -467,7 +466,7 @@ class Trainer:
             InputError: its settings do not fit, or it does not fit into memory.
         """
         try:
-            return self.spec.build().network
+            return self.spec.make_network()
         except (MemoryError, OverflowError, RuntimeError) as error:
             reason = (str(error).splitlines() or ["out of memory"])[0]
             raise InputError(
@@ -774,7 +773,8 @@ class Trainer:
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
         write_whole(self.out / "state.pt", content.getbuffer())
-        save_prior(self.out / PRIOR_FILE, self.averaged, self.spec)
+        prior = self.spec.around(self.averaged)
+        save_prior(prior, self.out / PRIOR_FILE, dtype=torch.float16)
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share.

@@ -58,19 +58,23 @@ class Foreign:
 
     def denoiser(self, network: Any) -> NetworkDenoiser | EDMDenoiser:
         """Return the prior around its network."""
+        made: NetworkDenoiser | EDMDenoiser
         if self.preconditioning is not None:
-            return EDMDenoiser(
+            made = EDMDenoiser(
                 network, self.shape, self.preconditioning, network.stride, classes=self.classes
             )
-        return NetworkDenoiser(
-            network,
-            self.shape,
-            self.schedule,
-            self.target,
-            network.stride,
-            classes=self.classes,
-            variance=self.variance,
-        )
+        else:
+            made = NetworkDenoiser(
+                network,
+                self.shape,
+                self.schedule,
+                self.target,
+                network.stride,
+                classes=self.classes,
+                variance=self.variance,
+            )
+        made.described = self.network
+        return made
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def load_classifier(
     classifier = NetworkClassifier(
         network, found.shape, found.schedule, found.classes, network.stride
     )
+    classifier.described = found.network
     return classifier.eval().requires_grad_(False), found
 
 
