@@ -474,6 +474,7 @@ def _tried(
     check: bool,
 ) -> Denoiser:
     """Return a prior of which a warning says what was assumed, once it has denoised a picture."""
+    prior.assumed = tuple(assumed)
     if assumed:
         warn(
             f"prior {name}: assumed {', '.join(assumed)} ({source}); prior.WORD=VALUE tells another"
@@ -547,6 +548,7 @@ def load_classifier(
     if foreign.recognise(path):
         beside = understood(ClassifierWords, words.name, sidecar.read_for_classifier(path)).told
         classifier, found = foreign.load_classifier(path, {**beside, **words.told})
+        classifier.assumed = found.assumed
         if found.assumed:
             warn(
                 f"classifier {words.name}: assumed {', '.join(found.assumed)} ({found.source}); "

@@ -209,6 +209,7 @@ class Denoiser(nn.Module, ABC):
             solvers begin at an estimate of the image, and generation from noise is refused.
         described: the registered name and the settings of its network, from which ``save_prior`` and
             ``load_prior`` build it again; None where nobody told.
+        assumed: words that its file did not tell and that were taken for granted, such as T=1000.
         any_dtype: whether ``forward`` takes x in any dtype; else one in half precision is given x
             in half precision.
 
@@ -235,6 +236,7 @@ class Denoiser(nn.Module, ABC):
     data_range: ValueRange | None = None
     starts_from_noise: bool = True
     described: Mapping[str, Any] | None = None
+    assumed: tuple[str, ...] = ()
     any_dtype: ClassVar[bool] = False
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from invdiff.errors import InputError, brief, first_line
 
 PREFIX = "hf:"
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _FORM = re.compile(r"hf:([\w.-]+/[\w.-]+)((?:/[\w .-]+)*)(?:@([\w./-]+))?")
 # What a folder of diffusers or one of ours is made of: no pictures, no logs, no code.
 _SETTINGS = ("model_index.json", "*config.json", "prior.safetensors", "prior.json")
@@ -94,6 +96,32 @@ def fetched(name: str) -> Path:
         raise InputError(f"prior {name}: {_reason(error)}") from None
 
 
+def is_weights(path: Path) -> bool:
+    """Return whether a file is one of weights, by its suffix.
+
+    Example:
+        >>> is_weights(Path("unet/diffusion_pytorch_model.bin")), is_weights(Path("config.json"))
+        (True, False)
+    """
+    return path.suffix.lower() in _SUFFIXES
+
+
+def pinned(name: str, files: Sequence[Path]) -> str:
+    """Return a name with the commit of the hub that its files are of; another name as it is.
+
+    Example:
+        >>> pinned("hf:a/b@main", [Path("hub/models--a--b/snapshots/0f3c/prior.safetensors")])
+        'hf:a/b@0f3c'
+    """
+    if not recognise(name):
+        return name
+    parts = files[0].parts if files else ()
+    if "snapshots" not in parts[:-1]:
+        return name
+    commit = parts[len(parts) - parts[::-1].index("snapshots")]
+    return f"{name.partition('@')[0]}@{commit}"
+
+
 def checksums(path: Path) -> dict[str, str]:
     """Return the sha256 of a file of weights, or of each in a folder, by name.
 
@@ -102,8 +130,7 @@ def checksums(path: Path) -> dict[str, str]:
         >>> list(checksums(WEIGHTS / "fashion.safetensors"))
         ['fashion.safetensors']
     """
-    suffixes = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in suffixes)
+    files = [path] if path.is_file() else sorted(filter(is_weights, path.rglob("*")))
     root = path.parent if path.is_file() else path
     return {file.relative_to(root).as_posix(): sha256(file) for file in files}
 
