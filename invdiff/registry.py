@@ -131,7 +131,8 @@ def is_full_name(name: str) -> bool:
         (True, False)
     """
     module, colon, cls = name.partition(":")
-    return bool(colon) and cls.isidentifier() and all(p.isidentifier() for p in module.split("."))
+    parts = module.split(".")
+    return module != "hf" and bool(colon) and all(each.isidentifier() for each in [*parts, cls])
 
 
 def imported(kind: str, name: str) -> object:

@@ -106,6 +106,7 @@ def written(folder: Path, kind: str, size: int = 16) -> tuple[Path, nn.Module]:
     other formats store it.
     """
     torch.manual_seed(0)
+    large = size > 64  # of images: attention over more pixels would take minutes
     if kind == "guided-diffusion":
         unet = pytest.importorskip("azula.plugins.adm._src.unet")
         network = filled(
@@ -115,8 +116,8 @@ def written(folder: Path, kind: str, size: int = 16) -> tuple[Path, nn.Module]:
                 32,
                 6,
                 1,
-                (2,),
-                channel_mult=(1, 2),
+                (16,) if large else (2,),
+                channel_mult=(1, 1, 1, 1, 2) if large else (1, 2),
                 resblock_updown=True,
                 num_head_channels=64,
                 use_scale_shift_norm=True,
@@ -126,26 +127,37 @@ def written(folder: Path, kind: str, size: int = 16) -> tuple[Path, nn.Module]:
         return folder / "ema.pt", network
     if kind == "denoising-diffusion-pytorch":
         package = pytest.importorskip("denoising_diffusion_pytorch")
-        network = filled(package.Unet(dim=16, dim_mults=(1, 2)))
+        network = filled(package.Unet(dim=16, dim_mults=(1, 1, 1, 2) if large else (1, 2)))
         diffusion = package.GaussianDiffusion(network, image_size=16)
         torch.save({"step": 1, "model": diffusion.state_dict(), "ema": {}}, folder / "model-1.pt")
         return folder / "model-1.pt", network
     if kind == "EDM":
         models = pytest.importorskip("deepinv.models")
-        parts = {"model_channels": 32, "channel_mult": (1, 2), "num_blocks": 1}
+        parts = {
+            "model_channels": 32,
+            "channel_mult": (1,) * 5 if large else (1, 2),
+            "num_blocks": 1,
+        }
         told = {"img_resolution": size, "img_channels": 3, "attn_resolutions": (8,), **parts}
         network = filled(models.NCSNpp(model_type="ddpm", pretrained=None, augment_dim=9, **told))
         settings = {"model_type": "SongUNet", "augment_dim": 9, "label_dim": 0, **told}
         write_edm(folder / "edm.pkl", network, "EDMPrecond", settings)
         return folder / "edm.pkl", network
     package = pytest.importorskip("diffusers")
-    network = filled(package.UNet2DModel(sample_size=size, **DIFFUSERS["google/ddpm"]))
+    settings = DIFFUSERS["google/ddpm"]
+    if large:
+        down = ["DownBlock2D"] * 4 + ["AttnDownBlock2D"]
+        up = ["AttnUpBlock2D"] + ["UpBlock2D"] * 4
+        settings = {**settings, "block_out_channels": (32,) * 5, "layers_per_block": 1}
+        settings |= {"down_block_types": down, "up_block_types": up}
+    levels = len(settings["block_out_channels"])
+    network = filled(package.UNet2DModel(sample_size=size, **settings))
     if kind == "diffusers":
         package.DDPMPipeline(network, package.DDPMScheduler()).save_pretrained(
             folder / "repository"
         )
         return folder / "repository", network
-    weights = {as_pesser(name, 3): value for name, value in network.state_dict().items()}
+    weights = {as_pesser(name, levels): value for name, value in network.state_dict().items()}
     for name, value in weights.items():
         if re.search(r"attn.*\.(q|k|v|proj_out)\.weight$", name):
             weights[name] = value[:, :, None, None]

@@ -115,14 +115,15 @@ def read_weights(path: Path) -> Any:
             raise InputError(f"prior {path}: not a readable safetensors file ({reason})") from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"prior {path}: holds more than tensors, which could run code ({_reason(error)}); "
-            "expected a file of weights alone"
-        ) from None
     except Exception as error:  # a damaged pickle fails as it likes
+        code = _refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
+        if code is not None:
+            raise InputError(
+                f"prior {path}: holds more than tensors, which could run code ({code}); expected a "
+                "file of weights alone"
+            ) from None
         raise InputError(
-            f"prior {path}: not a readable file of weights ({first_line(error)[:200]})"
+            f"prior {path}: not a readable file of weights ({_reason(error)[:200]})"
         ) from None
 
 
@@ -131,10 +132,16 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _reason(error: BaseException) -> str:
-    """Return the name that torch refused, where its message has one."""
-    named = re.search(r"(?:Unsupported|GLOBAL|class|function)\s+[`']?([\w.]+)", str(error))
-    return named[1] if named else first_line(error)[:200]
+def _refused_name(error: Exception) -> str | None:
+    """Return the name of code that torch refused, None where it failed for another reason."""
+    named = re.search(r"(?:GLOBAL|class|function)\s+[`']?([\w.]+)", str(error))
+    return named[1] if named else None
+
+
+def _reason(error: Exception) -> str:
+    """Return why torch could not read a file, without its advice."""
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    return found[1] if found else first_line(error)
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -58,7 +58,7 @@ class Address:
             InputError: it has another form.
         """
         found = _FORM.fullmatch(name)
-        if found is None or ".." in found[2].split("/"):
+        if found is None or ".." in name.split("/"):
             raise InputError(
                 f"prior {brief(name)}: expected hf:owner/name, with @revision if need be"
             )

@@ -49,6 +49,9 @@ def load(name: str, told: Mapping[str, Any]) -> tuple[Denoiser, list[str]]:
         for word in told:
             raise InputError(f"prior {name}: found {word}, expected no words for a Denoiser")
         return found.eval().requires_grad_(False), []
+    if isinstance(found, Classifier):
+        kind = type(found).__name__
+        raise InputError(f"prior {name}: found a {kind}, which is a classifier, expected a prior")
     if not isinstance(found, nn.Module):
         raise InputError(
             f"prior {name}: found {described(found)}, expected a Denoiser or a network, or a class "
