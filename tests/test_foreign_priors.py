@@ -816,7 +816,7 @@ def test_a_papers_task_at_256_pixels(
     steps = ["solver=daps", "solver.steps=1", "solver.ode_steps=1", "solver.inner_steps=1"]
     solve.main(["task=daps_sr4", *steps, *words])
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["nfe"] >= 1 and math.isfinite(metrics["metrics"]["sample"]["psnr"][0])
+    assert metrics["nfe"] >= 1 and math.isfinite(metrics["metrics"]["sample"]["PSNR"][0])
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)

@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +22,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from invdiff.errors import InputError, brief, first_line, shown, warn
 from invdiff.io.whole import write_whole
@@ -731,7 +728,7 @@ def _described(
     try:
         kind, settings = _checked(what, _json(header))
         spec: Spec = kind(**settings)
-        with torch.device("meta"), _parameters_at_most(2 * len(shapes) + 100):
+        with torch.device("meta"), common.parameters_at_most(2 * len(shapes) + 100):
             expected = common.shapes(spec.make_network().state_dict())
         common.check_shapes(shapes, expected)
     except (
@@ -789,25 +786,6 @@ def _checked(what: str, entry: Any) -> tuple[type[Spec], dict[str, Any]]:
         raise InputError(f"shape: found {shown(shape)}, expected [C, H, W] or [dims]")
     ranges = {key: tuple(entry[key]) for key in ("value_range", "data_range") if entry.get(key)}
     return kind, {**entry, "shape": tuple(shape), **ranges}
-
-
-@contextmanager
-def _parameters_at_most(limit: int) -> Iterator[None]:
-    """Stop whoever registers more parameters than this in this thread: even empty ones take time."""
-    thread = threading.get_ident()
-    count = 0
-
-    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        count += threading.get_ident() == thread
-        if count > limit:
-            raise InputError("its network has more weights than the file")
-
-    handle = register_module_parameter_registration_hook(registered)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _weight(what: str, path: Path, key: str, dtype: str, file: Any) -> Tensor:

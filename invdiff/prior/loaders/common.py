@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from invdiff.errors import InputError, brief, first_line
 from invdiff.prior.ddpm import Target, Variance
@@ -165,6 +168,29 @@ def check_shapes(
                 f"weight {brief(name)}: found {found.get(name, 'none')}, "
                 f"expected {expected.get(name, 'none')}"
             )
+
+
+@contextmanager
+def parameters_at_most(limit: int) -> Iterator[None]:
+    """Stop whoever registers more parameters than this in this thread: even empty ones take time.
+
+    Raises:
+        InputError: inside, at the first parameter too many.
+    """
+    thread = threading.get_ident()
+    count = 0
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > limit:
+            raise InputError("its network has more weights than the file")
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def is_state_dict(found: Any) -> bool:

@@ -24,6 +24,7 @@ from invdiff.prior.loaders.common import (
     Weights,
     check_shapes,
     is_state_dict,
+    parameters_at_most,
     read_weights,
     shapes,
     without_prefix,
@@ -44,6 +45,8 @@ _OTHERS = (
     ("conv_in.weight", "a network of diffusers without its config.json"),
     ("exp_avg", "the state of an optimiser"),
 )
+# How files of torch began before they were zips: a pickle of a number.
+_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _WRAPPERS = ("ema", "model_ema", "state_dict", "model", "ema_state_dict", "params_ema", "params")
 
 
@@ -196,7 +199,7 @@ def _built(settings: Mapping[str, Any], weights: Weights, channels: int) -> Any:
     """Return a network around these very tensors: nothing is allocated before they are compared."""
     own = {key: value for key, value in settings.items() if key != "name"}
     cls = lookup("network", settings["name"])
-    with torch.device("meta"):
+    with torch.device("meta"), parameters_at_most(2 * len(weights) + 100):
         network: nn.Module = cls(channels=channels, **own)
     check_shapes(shapes(weights), shapes(network.state_dict()))
     _check_values(weights)
@@ -222,10 +225,9 @@ def _in_float32(weight: Tensor) -> Tensor:
 
 def _is_plain_pickle(path: Path) -> bool:
     """Return whether a file is a pickle that torch did not write, as EDM's are."""
-    if path.suffix.lower() != ".pkl":
-        return False
     with path.open("rb") as file:
-        return file.read(1) == b"\x80"
+        start = file.read(len(_TORCH_MAGIC))
+    return start[:1] == b"\x80" and start != _TORCH_MAGIC
 
 
 def _refuse(told: Mapping[str, Any], known: tuple[str, ...]) -> None:
