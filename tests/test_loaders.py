@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -410,3 +412,54 @@ def test_the_trial_sees_a_wrong_target_and_a_wrong_schedule() -> None:
     other = load_network("fashion")
     other.schedule = Schedule.linear()
     assert min(gain(other, sigma) for sigma in LEVELS) < 1
+
+
+LOADING = """
+import os, resource, sys, warnings
+warnings.simplefilter("ignore")
+from invdiff.prior.checkpoint import load_prior
+load_prior("fashion")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_prior(sys.argv[1], told={"check": False})
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(1024 * (after - before) / os.path.getsize(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_loading_takes_little_more_memory_than_the_file(tmp_path: Path) -> None:
+    unet = pytest.importorskip("azula.plugins.adm._src.unet")
+    network = unet.UNetModel(
+        256, 3, 64, 6, 1, (16,), channel_mult=(1, 1, 2, 2, 4, 4), resblock_updown=True
+    )
+    path = tmp_path / "adm.pt"
+    torch.save(network.state_dict(), path)
+    assert path.stat().st_size > 80e6
+    line = [sys.executable, "-c", LOADING, str(path)]
+    process = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert float(process.stdout) < 1.3, process.stderr
+
+
+def test_a_format_is_told_by_what_the_file_holds(tmp_path: Path) -> None:
+    """No name of a file matters but that of safetensors."""
+    for kind in ("guided-diffusion", "EDM"):
+        path, _ = written(tmp_path, kind)
+        other = path.rename(tmp_path / f"{kind}.bin")
+        assert foreign.load(other)[0].shape == (3, 16, 16)
+    # Files of torch from before they were zips.
+    path, network = written(tmp_path, "pesser")
+    torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    assert foreign.load(path)[0].shape == (3, 32, 32)
+
+
+def test_settings_of_a_file_make_no_more_parameters_than_it_has(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "diffusers")
+    place = path / "unet" / "config.json"
+    settings = json.loads(place.read_text())
+    many = 500
+    settings["block_out_channels"] = [32] * many
+    settings["down_block_types"] = ["DownBlock2D"] * many
+    settings["up_block_types"] = ["UpBlock2D"] * many
+    place.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="its network has more weights than the file"):
+        foreign.load(path)
