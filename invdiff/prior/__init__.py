@@ -3,6 +3,7 @@
 from invdiff.prior.channels import ChannelView, GrayView, match_channels
 from invdiff.prior.checkpoint import (
     ClassifierSpec,
+    EDMSpec,
     PriorSpec,
     load_card,
     load_classifier,
@@ -15,6 +16,7 @@ from invdiff.prior.denoiser import Denoiser, GaussianDenoiser, MixtureDenoiser, 
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided, guided
 from invdiff.prior.mlp import MLP
 from invdiff.prior.ncsn import langevin, score
+from invdiff.prior.own import GivenDenoiser, prior_from, prior_from_denoiser
 from invdiff.prior.reverse import (
     State,
     calls,
@@ -37,7 +39,9 @@ __all__ = [
     "ClassifierGuided",
     "ClassifierSpec",
     "Denoiser",
+    "EDMSpec",
     "GaussianDenoiser",
+    "GivenDenoiser",
     "GrayView",
     "MixtureDenoiser",
     "NetworkClassifier",
@@ -59,6 +63,8 @@ __all__ = [
     "load_classifier",
     "load_prior",
     "match_channels",
+    "prior_from",
+    "prior_from_denoiser",
     "progressive",
     "reverse",
     "save_prior",

@@ -58,7 +58,8 @@ class PriorSpec:
     Attributes:
         shape: (C, H, W) of the images, or (dims,) of points.
         network: its registered name and its settings.
-        schedule: the noise schedule, by its name or as in ``Schedule.described``.
+        schedule: the noise schedule, by its name or as in ``Schedule.described``. For the target
+            "flow" it only says which noise levels there are.
         T: steps of a schedule with a name, at most 100,000.
         target: what the network predicts.
         variance: of the reverse process.
@@ -93,8 +94,9 @@ class PriorSpec:
         _check_optional_range(self.data_range)
 
     def make_schedule(self) -> Schedule:
-        """Return the noise schedule."""
-        return Schedule.described(self.schedule, self.T)
+        """Return the noise schedule, which is one of flow matching for the target "flow"."""
+        schedule = Schedule.described(self.schedule, self.T)
+        return schedule.as_flow() if self.target == "flow" else schedule
 
     def make_network(self) -> nn.Module:
         """Return the network with freshly initialised weights."""
@@ -221,6 +223,10 @@ class ClassifierSpec:
         _check_choice("target", self.target, ("label",))
         _check_count("classes", self.network.get("classes"), MAX_SIDE)
 
+    def make_schedule(self) -> Schedule:
+        """Return the noise schedule."""
+        return Schedule.described(self.schedule, self.T)
+
     def make_network(self) -> nn.Module:
         """Return the network with freshly initialised weights."""
         return _make_network(self, {})
@@ -231,9 +237,8 @@ class ClassifierSpec:
 
     def around(self, network: Any) -> NetworkClassifier:
         """Return a network of this kind as a classifier."""
-        schedule = Schedule.described(self.schedule, self.T)
         made = NetworkClassifier(
-            network, self.shape, schedule, self.network["classes"], network.stride
+            network, self.shape, self.make_schedule(), self.network["classes"], network.stride
         )
         made.described = self.network
         return made

@@ -319,7 +319,8 @@ class NetworkDenoiser(Denoiser):
             [-1, 1].
 
     Raises:
-        InputError: the target tells nothing at pure noise, where the schedule ends.
+        InputError: the target tells nothing at pure noise, where the schedule ends; or it is "flow",
+            and the schedule is not one of flow matching.
 
     Example:
         >>> from invdiff.prior import UNet
@@ -345,6 +346,11 @@ class NetworkDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         check_target(target, schedule)
+        if target == "flow" and schedule.flow is None:
+            raise InputError(
+                "target: found flow with the schedule of a DDPM, expected one of flow matching: "
+                "Schedule.flow_matching(), or schedule.as_flow()"
+            )
         self.network = network
         self.shape = shape
         self.schedule = schedule
