@@ -20,6 +20,7 @@ from invdiff.errors import InputError, check_integer, first_line, shown
 from invdiff.prior.ddpm import Target, Variance, check_target
 from invdiff.prior.denoiser import (
     CENTRED,
+    FROM_NOISE,
     Denoiser,
     NetworkDenoiser,
     ValueRange,
@@ -35,8 +36,6 @@ from invdiff.prior.schedule import Schedule, ScheduleName, check_levels
 from invdiff.prior.trial import SIDE, check_denoises
 
 Timesteps = Literal["step", "integer", "thousand", "unit", "log_sigma"]
-
-FROM_NOISE = 5.0  # a noise level on [0, 1] that hides an image
 LABELS = ("label", "labels", "class_labels", "class_label", "y", "classes", "c")
 # What a network raises that was given something else than it expects.
 _FAILURES = (
@@ -134,9 +133,11 @@ def prior_from(
             raise InputError(f"value_range: found {value_range}, expected (-1, 1), as in EDM")
         prior = EDMDenoiser(given, shape, preconditioning, step, clip=False, classes=classes)
     else:
-        made = schedule if isinstance(schedule, Schedule) else None
-        if made is None:
-            made = Schedule.described(schedule or ("flow" if flow else "linear"), T)  # type: ignore[arg-type]
+        default = "flow" if flow else "linear"
+        if isinstance(schedule, Schedule):
+            made = schedule
+        else:
+            made = Schedule.described(default if schedule is None else schedule, T)
         if flow:
             made = made.as_flow()
         check_target(target, made)
@@ -263,7 +264,7 @@ class GivenNetwork(nn.Module):
         if self.integer:
             told = told.round().long()
         if label is None and self.unlabelled is not None:
-            label = torch.full((len(x),), self.unlabelled, device=x.device)
+            label = torch.full((x.shape[0],), self.unlabelled, device=x.device)
         with nullcontext() if torch.compiler.is_compiling() else one_line(x):
             if label is None:
                 out = self.network(x, told)
