@@ -136,6 +136,8 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _check_choice(name: str, value: object, options: tuple[Any, ...]) -> None:
+    if isinstance(value, Mapping) and any(get_origin(option) is Mapping for option in options):
+        return
     choices = [c for option in options if get_origin(option) is Literal for c in get_args(option)]
     if options == (str,) and not isinstance(value, str):
         raise InputError(f"{name}: found {described(value)}, expected text")

