@@ -142,9 +142,11 @@ def test_what_a_flow_network_is_shown() -> None:
 
 
 def trained(target: Target, out: Path, **changes: object) -> NetworkDenoiser:
-    x_0 = MEAN + torch.randn(
-        4096, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    ) @ torch.linalg.cholesky(COVARIANCE).mT
+    x_0 = (
+        MEAN
+        + torch.randn(4096, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        @ torch.linalg.cholesky(COVARIANCE).mT
+    )
     settings = TrainSettings(
         data="gaussian",
         network={"name": "mlp", "width": 32, "layers": 2},

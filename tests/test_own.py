@@ -230,9 +230,7 @@ def test_pure_noise_at_the_end_of_a_schedule() -> None:
     """Zero terminal SNR: v and x_0 are right below it, the ladder is finite, eps is refused."""
     schedule = Schedule.linear().with_zero_terminal_snr()
     network = Ideal("v", lambda told: step_level(told.round(), schedule))
-    prior = prior_from(
-        network, shape=SHAPE, schedule=schedule, target="v", clip=False, check=False
-    )
+    prior = prior_from(network, shape=SHAPE, schedule=schedule, target="v", clip=False, check=False)
     sigma = schedule.sigma[[1, 30, 500, 999]] / 2
     x = noisy(sigma)
     torch.testing.assert_close(prior(x, sigma), gaussian()(x, sigma), rtol=0, atol=1e-8)
@@ -291,9 +289,7 @@ def by_name(name: str) -> Any:
 @pytest.mark.parametrize("name", ["label", "class_labels", "y", "whatever"])
 def test_labels_are_told(name: str) -> None:
     network = by_name(name)
-    prior = prior_from(
-        network, shape=(1, 2, 2), target="x0", classes=3, clip=False, check=False
-    )
+    prior = prior_from(network, shape=(1, 2, 2), target="x0", classes=3, clip=False, check=False)
     x = torch.rand(2, 1, 2, 2)
     found = prior(x, 0.5, torch.tensor([0, 2]))
     assert found[:, 0, 0, 0].tolist() == [0.5, 1.5]
@@ -346,9 +342,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a batch": ({"shape": (1, 3, 4, 4)}, "shape: found (1, 3, 4, 4) (tuple), expected (C, H, W)"),
     "no shape": ({"shape": 4}, "shape: found 4"),
     "a side of 0": ({"shape": (1, 0, 4)}, "shape: found (1, 0, 4)"),
-    "target": ({"target": "noise"}, "target: found 'noise' (str), expected one of eps, x0, v, flow"),
+    "target": (
+        {"target": "noise"},
+        "target: found 'noise' (str), expected one of eps, x0, v, flow",
+    ),
     "timesteps": ({"timesteps": "t"}, "timesteps: found 't' (str), expected one of step, integer"),
-    "schedule": ({"schedule": "quartic"}, "schedule: found 'quartic' (str), expected one of linear"),
+    "schedule": (
+        {"schedule": "quartic"},
+        "schedule: found 'quartic' (str), expected one of linear",
+    ),
     "schedule settings": ({"schedule": {"name": "cosine", "beta": 1}}, "schedule.beta: unknown"),
     "a bare table": ({"schedule": torch.linspace(0.9, 0.1, 5)}, "expected a name or settings"),
     "table": ({"schedule": {"abar": [0.5, 0.6]}}, "abar must be 1-D and decrease"),
@@ -417,7 +419,9 @@ def test_a_network_of_images_of_one_size_is_tried_at_that_size() -> None:
         sizes.append(tuple(x.shape[2:]))
         return x + torch.zeros(1, 1, 80, 72)
 
-    with pytest.raises(InputError, match="at sigma = 0.1 its estimate"):  # it ran, and is no denoiser
+    with pytest.raises(
+        InputError, match="at sigma = 0.1 its estimate"
+    ):  # it ran, and is no denoiser
         prior_from(fixed, shape=(1, 80, 72))
     assert sizes == [(64, 64), (80, 72), (80, 72)]
 
@@ -591,9 +595,7 @@ def test_solvers_begin_at_an_estimate_from_y(name: str) -> None:
 
     prior = prior_from_denoiser(D, shape=(1, 8, 8), sigma_max=0.1, check=False)
     seen.clear()
-    problem = Problem(
-        operators.Denoise((1, 8, 8)), Gaussian(0.01), torch.full((1, 1, 8, 8), 0.9)
-    )
+    problem = Problem(operators.Denoise((1, 8, 8)), Gaussian(0.01), torch.full((1, 1, 8, 8), 0.9))
     invdiff.restore(problem, prior, SHORT[name])
     x, sigma = seen[0]
     assert float(sigma[0]) == pytest.approx(0.1, rel=1e-5)
@@ -667,9 +669,7 @@ def test_clipping() -> None:
             lambda x, s: 10 * x, shape=(1, 2, 2), sigma_max=0.5, clip=clip, check=False
         )
         assert float(ten(torch.ones(1, 1, 2, 2), 0.1).max()) == (1 if clip else 10)
-        wide = prior_from(
-            lambda x, t: 10 * x, shape=(1, 2, 2), target="x0", clip=clip, check=False
-        )
+        wide = prior_from(lambda x, t: 10 * x, shape=(1, 2, 2), target="x0", clip=clip, check=False)
         assert (float(wide(torch.ones(1, 1, 2, 2), 0.1).max()) == 1) == clip
 
 
@@ -765,9 +765,11 @@ def test_export(kind: str) -> None:
     images = x if kind == "scalar sigma" else x[:2]
     with torch.no_grad():
         torch.testing.assert_close(program(images, other), prior(images, other), rtol=0, atol=1e-5)
-    again = prior_from_denoiser(
-        program, shape=prior.shape, sigma_max=1.0, check=kind == "shipped"
-    ) if kind != "scalar sigma" else None
+    again = (
+        prior_from_denoiser(program, shape=prior.shape, sigma_max=1.0, check=kind == "shipped")
+        if kind != "scalar sigma"
+        else None
+    )
     if again is not None:
         with torch.no_grad():
             torch.testing.assert_close(again(x, sigma), prior(x, sigma), rtol=0, atol=1e-5)

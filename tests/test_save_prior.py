@@ -66,10 +66,10 @@ SPECS: dict[str, PriorSpec | EDMSpec] = {
     "points": PriorSpec((2,), {"name": "mlp", "width": 8, "layers": 1}, T=20),
     "guided-diffusion": PriorSpec((1, 8, 8), UNET2D, "linear", 1000, "eps", "learned"),
     "table": PriorSpec((1, 8, 8), UNET_LINEAR, TABLE, 4, "v"),
-    "scaled": PriorSpec((1, 8, 8), UNET, {"name": "scaled_linear", "beta_T": 0.03}, 50, "x0", "large"),
-    "zero SNR": PriorSpec(
-        (1, 8, 8), UNET, {"name": "linear", "zero_terminal_snr": True}, 50, "v"
+    "scaled": PriorSpec(
+        (1, 8, 8), UNET, {"name": "scaled_linear", "beta_T": 0.03}, 50, "x0", "large"
     ),
+    "zero SNR": PriorSpec((1, 8, 8), UNET, {"name": "linear", "zero_terminal_snr": True}, 50, "v"),
     "flow": PriorSpec((1, 8, 8), UNET, "flow", 30, "flow"),
     "flow of a ddpm's levels": PriorSpec((1, 8, 8), UNET, "sigmoid", 30, "flow"),
     "other ranges": PriorSpec(

@@ -261,7 +261,8 @@ def test_names_of_diffusers(name: str, peer: str) -> None:
         num_train_timesteps=300, beta_schedule="linear", rescale_betas_zero_snr=True
     )
     ours = Schedule.described(
-        {"name": "linear", "beta_1": 1e-4 * 0.3, "beta_T": 0.02 * 0.3, "zero_terminal_snr": True}, 300
+        {"name": "linear", "beta_1": 1e-4 * 0.3, "beta_T": 0.02 * 0.3, "zero_terminal_snr": True},
+        300,
     )
     assert ours.abar[-1] == 0
     assert float((ours.abar[1:-1] - zero.alphas_cumprod.double()[:-1]).abs().max()) < 1e-5

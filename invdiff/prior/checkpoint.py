@@ -605,10 +605,34 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name}: found {shown(value)}, expected one of {', '.join(choices)}")
 
 
+def _ddpm_schedule(spec: Spec, name: str) -> Schedule:
+    """Return the schedule for a network that reads noise levels off its timesteps.
+
+    Raises:
+        InputError: it is not one of a DDPM, or has an infinite level.
+    """
+    schedule = None if isinstance(spec, EDMSpec) else spec.make_schedule()
+    if schedule is None or schedule.flow is not None or schedule.ends_in_noise:
+        raise InputError(
+            f"schedule: found one of flow matching, of EDM or that ends in pure noise, expected one "
+            f"of finite levels of a DDPM for {name}"
+        )
+    return schedule
+
+
 def _make_network(spec: Spec, extra: dict[str, Any]) -> nn.Module:
     settings = {key: value for key, value in spec.network.items() if key != "name"}
     cls = lookup("network", spec.network["name"])
+    if getattr(cls, "told_schedule", False):  # its tables are values, also on the device "meta"
+        with torch.device("cpu"):
+            extra = {**extra, "schedule": _ddpm_schedule(spec, cls.__name__)}
     network: nn.Module = cls(channels=spec.shape[0], **(settings | extra))
+    target = "none" if isinstance(spec, EDMSpec) else spec.target
+    predicts = getattr(network, "predicts", target)
+    if predicts != target:
+        raise InputError(
+            f"target: found {target}, expected {predicts}, which {cls.__name__} predicts"
+        )
     if len(spec.shape) == 1:
         fits = all(weight.ndim != 4 for weight in network.parameters())  # no convolution of images
     else:
