@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn

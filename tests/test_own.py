@@ -178,7 +178,7 @@ def test_everything_that_a_network_is_told(told: Any) -> None:
     assert (seen[-1].dtype == torch.long) == integer
     if told == "integer":  # between two steps the nearer one
         with torch.no_grad():
-            prior(x[:1], float((sigma[1] * 1.001)))
+            prior(x[:1], float(sigma[1] * 1.001))
         assert seen[-1].tolist() == [20 if T == 1000 else 1]
     if told == "unit":
         assert seen[-1].tolist() == pytest.approx([0.02, 0.04, 0.5, 0.98])
