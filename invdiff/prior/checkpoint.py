@@ -56,7 +56,8 @@ class PriorSpec:
     Attributes:
         shape: (C, H, W) of the images, or (dims,) of points.
         network: its registered name and its settings.
-        schedule: the noise schedule, by its name or as in ``Schedule.described``.
+        schedule: the noise schedule, by its name or as in ``Schedule.described``. For the target
+            "flow" it only says which noise levels there are.
         T: steps of a schedule with a name, at most 100,000.
         target: what the network predicts.
         variance: of the reverse process.
@@ -91,8 +92,9 @@ class PriorSpec:
         _check_optional_range(self.data_range)
 
     def make_schedule(self) -> Schedule:
-        """Return the noise schedule."""
-        return Schedule.described(self.schedule, self.T)
+        """Return the noise schedule, which is one of flow matching for the target "flow"."""
+        schedule = Schedule.described(self.schedule, self.T)
+        return schedule.as_flow() if self.target == "flow" else schedule
 
     def make_network(self) -> nn.Module:
         """Return the network with freshly initialised weights."""
@@ -219,6 +221,10 @@ class ClassifierSpec:
         _check_choice("target", self.target, ("label",))
         _check_count("classes", self.network.get("classes"), MAX_SIDE)
 
+    def make_schedule(self) -> Schedule:
+        """Return the noise schedule."""
+        return Schedule.described(self.schedule, self.T)
+
     def make_network(self) -> nn.Module:
         """Return the network with freshly initialised weights."""
         return _make_network(self, {})
@@ -229,9 +235,8 @@ class ClassifierSpec:
 
     def around(self, network: Any) -> NetworkClassifier:
         """Return a network of this kind as a classifier."""
-        schedule = Schedule.described(self.schedule, self.T)
         made = NetworkClassifier(
-            network, self.shape, schedule, self.network["classes"], network.stride
+            network, self.shape, self.make_schedule(), self.network["classes"], network.stride
         )
         made.described = self.network
         return made
@@ -687,17 +692,33 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name}: found {shown(value)}, expected one of {', '.join(choices)}")
 
 
+def _ddpm_schedule(spec: Spec, name: str) -> Schedule:
+    """Return the schedule for a network that reads noise levels off its timesteps.
+
+    Raises:
+        InputError: it is not one of a DDPM, or has an infinite level.
+    """
+    schedule = None if isinstance(spec, EDMSpec) else spec.make_schedule()
+    if schedule is None or schedule.flow is not None or schedule.ends_in_noise:
+        raise InputError(
+            f"schedule: found one of flow matching, of EDM or that ends in pure noise, expected one "
+            f"of finite levels of a DDPM for {name}"
+        )
+    return schedule
+
+
 def _make_network(spec: Spec, extra: dict[str, Any]) -> nn.Module:
     settings = {key: value for key, value in spec.network.items() if key != "name"}
     cls = lookup("network", spec.network["name"])
     if getattr(cls, "told_schedule", False):  # its tables are values, also on the device "meta"
         with torch.device("cpu"):
-            extra = {**extra, "schedule": Schedule.named(spec.schedule, spec.T)}
+            extra = {**extra, "schedule": _ddpm_schedule(spec, cls.__name__)}
     network: nn.Module = cls(channels=spec.shape[0], **(settings | extra))
-    predicts = getattr(network, "predicts", spec.target)
-    if predicts != spec.target:
+    target = "none" if isinstance(spec, EDMSpec) else spec.target
+    predicts = getattr(network, "predicts", target)
+    if predicts != target:
         raise InputError(
-            f"target: found {spec.target}, expected {predicts}, which {cls.__name__} predicts"
+            f"target: found {target}, expected {predicts}, which {cls.__name__} predicts"
         )
     if len(spec.shape) == 1:
         fits = all(weight.ndim != 4 for weight in network.parameters())  # no convolution of images

@@ -13,6 +13,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
@@ -42,7 +43,7 @@ def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
         level = x.new_full((), float(sigma))
     else:
         level = sigma.to(x)
-    return per_image(level.expand(len(x)), x)
+    return per_image(level.expand(x.shape[0]), x)
 
 
 def weights_like(module: nn.Module) -> Tensor | None:
@@ -77,6 +78,7 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
 
 ValueRange = tuple[float, float]
 CENTRED: ValueRange = (-1.0, 1.0)
+FROM_NOISE = 5.0  # the least noise level on [0, 1] that hides an image
 
 
 class NetworkInput(NamedTuple):
@@ -262,7 +264,7 @@ class Denoiser(nn.Module, ABC):
         weights = None if self.any_dtype else weights_like(self)
         half = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
         dtype = weights.dtype if weights is not None and half else x.dtype
-        with counted(len(x)):
+        with nullcontext() if torch.compiler.is_compiling() else counted(len(x)):
             return call_in(dtype, super().__call__, x, sigma, *told)
 
     def recompute(self, on: bool = True) -> Self:
@@ -331,7 +333,8 @@ class NetworkDenoiser(Denoiser):
             [-1, 1].
 
     Raises:
-        InputError: the target tells nothing at pure noise, where the schedule ends.
+        InputError: the target tells nothing at pure noise, where the schedule ends; or it is "flow",
+            and the schedule is not one of flow matching.
 
     Example:
         >>> from invdiff.prior import UNet
@@ -357,6 +360,11 @@ class NetworkDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         check_target(target, schedule)
+        if target == "flow" and schedule.flow is None:
+            raise InputError(
+                "target: found flow with the schedule of a DDPM, expected one of flow matching: "
+                "Schedule.flow_matching(), or schedule.as_flow()"
+            )
         self.network = network
         self.shape = shape
         self.schedule = schedule
@@ -366,6 +374,8 @@ class NetworkDenoiser(Denoiser):
         self.classes = classes
         self.variance = variance
         self.value_range = check_value_range(value_range)
+        low, high = self.value_range
+        self.starts_from_noise = bool(schedule.sigma[-1] >= FROM_NOISE * (high - low))
 
     def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients through the network; values stay the same.

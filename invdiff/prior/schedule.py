@@ -293,6 +293,14 @@ class Schedule:
         shifted = (root - root[-1]) * root[0] / (root[0] - root[-1])
         return Schedule(shifted.square(), self.timesteps[1:], self.flow)
 
+    def as_flow(self, flow: float = 1000.0) -> Schedule:
+        """Return the schedule with the same noise levels as one of flow matching.
+
+        Args:
+            flow: as of the class; one that is a schedule of flow matching stays as it is.
+        """
+        return self if self.flow is not None else Schedule(self.abar[1:], flow=flow)
+
     def seen(self, x_t: Tensor, abar: Tensor) -> Tensor:
         """Return what the network sees of x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
 
