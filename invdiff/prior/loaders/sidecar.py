@@ -28,6 +28,7 @@ NAMES = (
     "check",
 )
 MAX_BYTES = 20_000
+_MAX_BRACKETS = 100  # that open: the time of reading YAML grows with the square of their depth
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -58,6 +59,11 @@ def _mapping(place: Path) -> Mapping[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise InputError(f"{place}: found more than {MAX_BYTES} bytes, expected settings")
+        brackets = text.count(b"[") + text.count(b"{")
+        if brackets > _MAX_BRACKETS:
+            raise InputError(
+                f"{place}: found {brackets} brackets, expected at most {_MAX_BRACKETS}"
+            )
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise InputError(f"{place}: found an alias, which could stand for any number of values")
         found = yaml.safe_load(text)
