@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import io
+import itertools
 import math
+import os
+import re
+import socket
 import struct
+import subprocess
+import time
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +41,7 @@ from invdiff.io import (
     pixels,
     tiff,
     units,
+    whole,
     write,
 )
 from invdiff.io.pictures import Background, Picture
@@ -580,7 +590,7 @@ def test_a_padding_value_in_any_notation(bits: int, width: int, signed: bool) ->
     dtype = np.dtype(f"{'i' if signed else 'u'}{width // 8}")
     half = 2 ** (bits - 1)
     if signed:
-        for value in range(-half, half):
+        for value in {-half, 1 - half, -2, -1, 0, 1, half - 2, half - 1} & set(range(-half, half)):
             for given in {value, value % 2**bits, value % 2**width}:
                 if given >= half and bits == 1:
                     continue
@@ -773,10 +783,10 @@ def test_the_shape_in_a_header_follows_the_slices() -> None:
     data = nifti_file(np.zeros((2, 3, 2, 2), np.int16))
     header = pixels.NiftiHeader(data[:352], (2, 2))
     slices = np.random.default_rng(0).random((4, 2, 3)).astype(np.float32)
-    whole = nibabel.Nifti1Image.from_bytes(nifti.encode_nifti(slices, header, compress=False))
-    assert whole.shape == (2, 3, 2, 2)
-    assert np.array_equal(whole.get_fdata()[:, :, 0, 1], slices[1])
-    assert np.array_equal(whole.get_fdata()[:, :, 1, 0], slices[2])
+    full = nibabel.Nifti1Image.from_bytes(nifti.encode_nifti(slices, header, compress=False))
+    assert full.shape == (2, 3, 2, 2)
+    assert np.array_equal(full.get_fdata()[:, :, 0, 1], slices[1])
+    assert np.array_equal(full.get_fdata()[:, :, 1, 0], slices[2])
     part = nibabel.Nifti1Image.from_bytes(nifti.encode_nifti(slices[:3], header, compress=False))
     assert part.shape == (2, 3, 3)
     assert part.header["dim"].tolist() == [3, 2, 3, 3, 1, 1, 1, 1]
@@ -906,12 +916,12 @@ def test_a_picture_with_other_values() -> None:
     header = pixels.NiftiHeader(data, (1,))
     values = torch.rand(1, 1, 4, 6)
     background = Background(torch.zeros(1, 1, 4, 6, dtype=torch.bool), torch.zeros(1, 1, 4, 6))
-    whole = Picture(values, values, header=header, background=background, profile=b"p")
-    same = whole.with_values(values + 1)
+    given = Picture(values, values, header=header, background=background, profile=b"p")
+    same = given.with_values(values + 1)
     assert torch.equal(same.values, values + 1)
-    assert same.alpha is whole.alpha
+    assert same.alpha is given.alpha
     assert (same.header, same.background, same.profile) == (header, background, b"p")
-    assert whole.with_values(torch.zeros(1, 3, 4, 6)).profile is None
+    assert given.with_values(torch.zeros(1, 3, 4, 6)).profile is None
     for shape, factor in {
         (8, 12): 2,
         (12, 18): 3,
@@ -920,7 +930,7 @@ def test_a_picture_with_other_values() -> None:
         (9, 13): 0,
         (2, 3): 0,
     }.items():
-        other = whole.with_values(torch.zeros(1, 1, *shape))
+        other = given.with_values(torch.zeros(1, 1, *shape))
         assert (other.header is not None) == (factor > 0), shape
         if factor:
             assert other.header == nifti.with_smaller_voxels(header, factor)
@@ -929,7 +939,7 @@ def test_a_picture_with_other_values() -> None:
         assert other.alpha is not None
         expected = torch.nn.functional.interpolate(values, shape, mode="bilinear", antialias=True)
         assert torch.equal(other.alpha, expected)
-    assert whole.with_values(torch.zeros(1, 3, 8, 12)).profile is None
+    assert given.with_values(torch.zeros(1, 3, 8, 12)).profile is None
     assert Picture(values).with_values(torch.zeros(1, 1, 8, 12)).header is None
 
 
@@ -1368,8 +1378,6 @@ def test_what_is_refused_before_it_is_written(tmp_path: Path) -> None:
 def test_a_profile_lies_behind_the_header_of_a_png(
     channels: int, bits: int, tmp_path: Path
 ) -> None:
-    import zlib
-
     x = torch.rand(1, channels, 3, 4)
     alpha = channels in (2, 4)
     given = Picture(
@@ -1412,9 +1420,6 @@ def test_arrays_in_types_that_numpy_has(tmp_path: Path) -> None:
 
 
 def test_a_lock_file_says_who_holds_it_and_nothing_older(tmp_path: Path) -> None:
-    import os
-    import socket
-
     path = tmp_path / ".lock"
     path.write_text("pid 1 on a machine of a very long name" * 20)
     with lock.run_lock(tmp_path):
@@ -1442,3 +1447,271 @@ def test_a_lock_file_says_who_holds_it_and_nothing_older(tmp_path: Path) -> None
         with lock.run_lock(tmp_path, "other"):
             raise OSError("mine")
     assert not (tmp_path / "other").exists()
+
+
+# Whole files and folders.
+
+
+def test_why_a_file_cannot_be_written_and_what_to_do() -> None:
+    folder = "choose a folder that you may write to"
+    remedies = {
+        errno.ENOSPC: "make room on that disk",
+        errno.EDQUOT: "make room within the disk quota",
+        errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+        errno.EACCES: folder,
+        errno.EPERM: folder,
+        errno.EROFS: folder,
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.ENOENT: "make that folder first",
+        errno.ENOTDIR: "choose a name in a folder, not in a file",
+        errno.EISDIR: "choose a name that is no folder",
+    }
+    for code, remedy in remedies.items():
+        told = str(whole.cannot_write("x", OSError(code, os.strerror(code))))
+        assert told == f"x: cannot be written ({os.strerror(code)}): {remedy}"
+    assert str(whole.cannot_write("x", OSError(errno.EIO, "a"))) == "x: cannot be written (a)"
+    assert str(whole.cannot_write("x", OSError("b\nc"))) == "x: cannot be written (b)"
+    assert str(whole.cannot_write("x", OSError())) == "x: cannot be written (OSError)"
+
+
+def test_a_hidden_name_says_whose_it_is() -> None:
+    start = f".tmp-{os.getpid()}-{zlib.crc32(socket.gethostname().encode()):08x}-"
+    made = [whole._hidden_name(Path("/a/B.PNG")) for _ in range(2)]
+    made.append(whole._hidden_name(Path("/a/B.PNG"), "old"))
+    try:
+        assert len({path.name for path in made}) == 3
+        assert all(path.parent == Path("/a") for path in made)
+        for path, end in zip(made, ("b.png", "b.png", "B.PNG"), strict=True):
+            begin = start if end == "b.png" else start.replace("tmp", "old")
+            assert path.name.startswith(begin)
+            assert re.fullmatch(r"[0-9a-f]{8}-", path.name[len(begin) : -len(end)])
+            assert path.name.endswith(end)
+            assert whole._LIVE[path] == os.getpid()
+            match = whole._HIDDEN.fullmatch(path.name)
+            assert match is not None
+            assert match[4] == end
+        for length in (200, 255):
+            made.append(whole._hidden_name(Path("/a") / ("x" * (length - 4) + ".png")))
+            expected = min(length, 255 - len(start) - 9)
+            assert made[-1].name[len(start) + 9 :] == "x" * (expected - 4) + ".png"
+    finally:
+        for path in made:
+            whole._LIVE.pop(path, None)
+
+
+def test_values_that_json_has() -> None:
+    given = {
+        "a": [1, 2.5, True, None, "x\ud800"],
+        3: (math.nan, math.inf, -math.inf, 0.0),
+        "\udc80": {"b": {}},
+    }
+    assert whole._plain(given) == {
+        "a": [1, 2.5, True, None, "x\\ud800"],
+        "3": [None, None, None, 0.0],
+        "\\udc80": {"b": {}},
+    }
+
+
+def test_the_first_name_that_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for name in ("run", "run-2", "run-3"):
+        assert whole._first_free(path).name == name
+        (tmp_path / name).symlink_to("nowhere")
+    (tmp_path / "run-2").unlink()
+    assert whole._first_free(path).name == "run-2"
+
+
+@pytest.mark.parametrize("by_system", [True, False])
+def test_renaming_where_nothing_may_be_replaced(
+    by_system: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not by_system:
+        monkeypatch.setattr(whole, "_libc_renameat2", lambda: None)
+
+    def made(name: str, content: str, folder: bool = False) -> Path:
+        path = tmp_path / name
+        if folder:
+            path.mkdir()
+        (path / "x" if folder else path).write_text(content)
+        return path
+
+    source, old = made("a", "new"), made("b", "old")
+    with pytest.raises(FileExistsError):
+        whole._rename_new(source, old)
+    assert old.read_text() == "old"
+    whole._rename_new(source, tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "new"
+    assert not source.exists()
+    source, old = made("d", "new", True), made("e", "old", True)
+    with pytest.raises(FileExistsError):
+        whole._rename_new(source, old)
+    assert (old / "x").read_text() == "old"
+    whole._rename_new(source, tmp_path / "f")
+    assert (tmp_path / "f" / "x").read_text() == "new"
+    assert not source.exists()
+    new = made("g", "newer", True)
+    whole._exchange(new, old)
+    assert (old / "x").read_text() == "newer"
+    if by_system:
+        assert (new / "x").read_text() == "old"
+    else:
+        assert not new.exists()
+    assert not [name for name in os.listdir(tmp_path) if name[0] == "."]
+    with pytest.raises(OSError):
+        whole._rename_new(tmp_path / "none", tmp_path / "h")
+
+
+@pytest.mark.parametrize(
+    "code, falls_back",
+    [(errno.ENOSYS, True), (errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EXDEV, False)],
+)
+def test_where_the_system_cannot_rename_in_one_step(
+    code: int, falls_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def function(*given: Any) -> int:
+        seen.append(given)
+        return -1
+
+    monkeypatch.setattr(whole, "_libc_renameat2", lambda: function)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: code)
+    if falls_back:
+        assert whole._renameat2(Path("a"), Path("b"), 2) is False
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)) as caught:
+            whole._renameat2(Path("a"), Path("b"), 2)
+        assert caught.value.errno == code
+    assert seen == [(-100, b"a", -100, b"b", 2)]
+
+
+def test_what_a_killed_process_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = itertools.product(
+        ("tmp", "old"), (True, False), (True, False), (0, 3500, 3700), (True, False, None)
+    )
+    for number, (kind, lives, here, age, locked) in enumerate(cases):
+        folder = tmp_path / str(number)
+        host = whole._host() if here else "0" * 8
+        path = folder / f".{kind}-4194999-{host}-{'a' * 8}-Run"
+        path.mkdir(parents=True)
+        (path / "x").touch()
+        os.utime(path, (0, time.time() - age))
+        with monkeypatch.context() as patch:
+            patch.setattr(whole, "_lives", lambda process, n=lives: n and process == 4194999)
+            free = None if locked is None else not locked
+            patch.setattr(whole, "try_lock", lambda held, free=free: free)
+            whole.sweep(folder)
+        if locked is None:
+            gone = here and not lives
+        else:
+            gone = not locked and ((here and not lives) or age > 3600)
+        assert path.exists() != gone, (kind, lives, here, age, locked)
+        # An old run whose place nothing has taken gets its name back.
+        assert (folder / "Run" / "x").exists() == (gone and kind == "old")
+
+
+def test_an_old_run_whose_place_is_taken_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / f".old-1-{'0' * 8}-{'a' * 8}-Run"
+    path.mkdir()
+    (tmp_path / "Run").mkdir()
+    whole._discard(path)
+    assert os.listdir(tmp_path) == ["Run"]
+    target = tmp_path / "Run"
+    link = tmp_path / f".tmp-1-{'0' * 8}-{'a' * 8}-Run"
+    link.symlink_to(target)
+    whole._discard(link)
+    assert os.listdir(tmp_path) == ["Run"]
+    whole.sweep(tmp_path / "none")
+    for name in (".tmp-x", ".tmp-1-2-3-4", f".new-1-{'0' * 8}-{'a' * 8}-Run", "tmp"):
+        (tmp_path / name).touch()
+    assert len(os.listdir(tmp_path)) == 5
+    whole.sweep(tmp_path)
+    assert len(os.listdir(tmp_path)) == 5
+
+
+def test_which_processes_live() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert not whole._lives(child.pid)
+    assert whole._lives(os.getpid())
+    assert whole._lives(1)  # perhaps another's
+    assert whole._lives(10**30)
+
+
+def test_the_longest_name_of_a_folder(tmp_path: Path) -> None:
+    with whole.WholeFolder(tmp_path / ("x" * 220)) as folder:
+        assert folder.path.name.endswith("-" + "x" * 220)
+    assert folder.final.is_dir()
+    for name in ("x" * 221, "\u00e9" * 111):
+        with pytest.raises(InputError, match="found a name of 22[12] bytes, expected at most 220"):
+            whole.WholeFolder(tmp_path / name)
+
+
+def test_a_folder_and_the_parents_that_it_made_go_together(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        with whole.WholeFolder(tmp_path / "a" / "b" / "run"):
+            assert (tmp_path / "a" / "b").is_dir()
+            raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+    with whole.WholeFolder(tmp_path / "a" / "b" / "run") as folder:
+        pass
+    assert folder.final == tmp_path / "a" / "b" / "run"
+    assert os.listdir(folder.final.parent) == ["run"]
+    # An empty folder is taken; a folder above the current one is not.
+    with whole.WholeFolder(folder.final) as folder:
+        (folder.path / "x").touch()
+    assert os.listdir(folder.final) == ["x"]
+    with pytest.raises(InputError, match="found the current folder or one above it"):
+        whole.WholeFolder(Path.cwd().parent, overwrite=True)
+    with pytest.raises(InputError, match="found a mount point"):
+        whole.WholeFolder("/proc", overwrite=True)
+
+
+def test_cleaning_up_takes_the_locks_that_nobody_holds(tmp_path: Path) -> None:
+    for name in ("free", "held", "other"):
+        (tmp_path / name).touch()
+        lock._TOUCHED[tmp_path / name] = os.getpid() - (name == "other")
+    held = os.open(tmp_path / "held", os.O_RDWR)
+    assert lock.try_lock(held) is True
+    other = os.open(tmp_path / "held", os.O_RDWR)
+    assert lock.try_lock(other) is False
+    try:
+        lock.clean_up()
+        assert sorted(os.listdir(tmp_path)) == ["held", "other"]
+        assert tmp_path / "free" not in lock._TOUCHED
+        assert tmp_path / "held" not in lock._TOUCHED
+        assert tmp_path / "other" in lock._TOUCHED
+    finally:
+        lock._TOUCHED.pop(tmp_path / "other", None)
+        lock.release(other)
+        lock.release(held)
+
+
+def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "a").open("w") as file:
+        monkeypatch.setattr(lock, "fcntl", None)
+        assert lock.try_lock(file.fileno()) is None
+    with lock.run_lock(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith("pid ")
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_which_failures_of_a_lock_mean_that_another_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flags = []
+    codes = [errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOLCK]
+
+    def flock(descriptor: int, flag: int) -> None:
+        flags.append(flag)
+        raise OSError(codes[len(flags) - 1], "")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (tmp_path / "a").open("w") as file:
+        assert [lock.try_lock(file.fileno()) for _ in range(3)] == [False, False, None]
+        assert lock.try_lock(file.fileno(), wait=True) is None
+    assert flags == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 3 + [fcntl.LOCK_EX]
