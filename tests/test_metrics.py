@@ -35,6 +35,7 @@ from invdiff.evaluation.metrics import (
     lpips_obstacle,
     psnr,
     scores,
+    seam_ratio,
     ssim,
 )
 from invdiff.io.pictures import read_image
@@ -539,3 +540,61 @@ def test_scores_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == [4, 2]
     torch.testing.assert_close(parts["PSNR"], whole["PSNR"])
     torch.testing.assert_close(parts["LPIPS"], whole["LPIPS"], rtol=1e-4, atol=1e-5)
+
+
+# Seams
+
+
+@pytest.mark.parametrize("period", [1, 2])
+def test_the_seam_ratio_line_by_line(period: int) -> None:
+    """Each line against the lines 2 and 3 periods away that the image has, written out."""
+    x = torch.rand(2, 3, 9, 8, generator=torch.Generator().manual_seed(0)).double()
+    array = x.numpy()
+    rows, columns = [1, 4, 8], [3, 7]
+    for image, found in zip(array, seam_ratio(x, rows, columns, period), strict=True):
+        across, beside = 0.0, 0.0
+        for axis, lines in ((1, rows), (2, columns)):
+            values = np.moveaxis(image, axis, 0)
+            for line in lines:
+                others = [line + k * period for k in (-3, -2, 2, 3)]
+                near = [i for i in others if 1 <= i < len(values)]
+                if near:
+                    across += np.abs(values[line] - values[line - 1]).mean()
+                    steps = [np.abs(values[i] - values[i - 1]).mean() for i in near]
+                    beside += np.mean(steps)
+        assert float(found) == pytest.approx(across / beside, rel=1e-12)
+    assert seam_ratio(x, [], [4]).shape == (2,)
+    with pytest.raises(InputError, match="found no line with others beside it"):
+        seam_ratio(x[..., :3, :3], [1], [1])
+
+
+def test_images_of_any_layout_are_those_of_the_first() -> None:
+    """Up to four channels may come last; five are none."""
+    for channels in (1, 4):
+        x = torch.rand(2, channels, 9, 7, generator=torch.Generator().manual_seed(0))
+        last = x.movedim(1, -1).numpy()
+        assert torch.equal(pixels.image_batch("X", last), x)
+        assert torch.equal(pixels.image_batch("X", last[0]), x[:1])
+        assert torch.equal(pixels.image_batch("X", x[0]), x[:1])
+    five = torch.zeros(2, 9, 7, 5)
+    assert pixels.image_batch("X", five).shape == (2, 9, 7, 5)
+    for x in (five[0], torch.zeros(3, 9, 4), torch.zeros(9), torch.zeros(1, 1, 1, 9, 7)):
+        with pytest.raises(InputError, match="X: found shape"):
+            pixels.image_batch("X", x)
+
+
+def test_crps_and_coverage_of_many_shapes_written_out() -> None:
+    draw = torch.Generator().manual_seed(3)
+    samples, truth = torch.rand(5, 2, 3, 4, generator=draw), torch.rand(2, 3, 4, generator=draw)
+    pairs = (samples[:, None] - samples[None]).abs().sum((0, 1)) / (2 * 5 * 4)
+    expected = ((samples - truth).abs().mean(0) - pairs).mean((1, 2))
+    torch.testing.assert_close(crps(samples, truth), expected)
+    rank = (samples < truth).sum(0).double()
+    for level in (0.3, 0.8):
+        low, high = (1 - level) / 2, (1 + level) / 2
+        overlap = ((rank + 1) / 6).clamp(max=high) - (rank / 6).clamp(min=low)
+        expected = (6 * overlap.clamp(min=0)).mean((1, 2))
+        torch.testing.assert_close(coverage(samples, truth, level).double(), expected)
+    for level in (0.0, 1.0):
+        with pytest.raises(InputError, match="expected a number between 0 and 1"):
+            coverage(samples, truth, level)
