@@ -598,3 +598,17 @@ def test_crps_and_coverage_of_many_shapes_written_out() -> None:
     for level in (0.0, 1.0):
         with pytest.raises(InputError, match="expected a number between 0 and 1"):
             coverage(samples, truth, level)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 100), (100, 63), (64, 70), (17, 20)])
+def test_what_lpips_sees(height: int, width: int) -> None:
+    """[-1, 1] in three channels; enlarged only where the shorter side is below 64, aspect kept."""
+    x = torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(0)).double()
+    expected = x.float()
+    if min(height, width) < 64:
+        size = tuple(round(64 * side / min(height, width)) for side in (height, width))
+        expected = torch.nn.functional.interpolate(expected, size, mode="bilinear")
+    found = alexnet._lpips_input(x)
+    assert found.dtype == torch.float32 and found.shape[1] == 3
+    for channel in range(3):
+        torch.testing.assert_close(found[:, channel], 2 * expected[:, 0] - 1)
