@@ -126,6 +126,7 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     calibration.plot("x.png")
     monkeypatch.undo()
     curve, histogram = figures[0].axes
+    assert figures[0].get_size_inches().tolist() == [8.0, 3.8] and figures[0].dpi == 120
     expected = [calibration.coverage(level) for level in LEVELS]
     points, _, (bars,) = curve.containers[0]
     assert np.allclose(points.get_xdata(), LEVELS)

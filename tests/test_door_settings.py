@@ -173,8 +173,10 @@ def test_the_settings_and_the_bar_of_a_run(
     assert objects == (part.problem, "prior", "solver")
     assert given == {"samples": 3, "seed": 7, "batch": 5, "tile": 64, "numbers": [1, 4]}
     assert bars[0].n == 0.75 and bars[0].told == ["step 2/5 "]
-    options = {key: bars[0].options[key] for key in ("total", "mininterval", "leave")}
-    assert options == {"total": 1.0, "mininterval": interval, "leave": False}
+    keys = ("total", "mininterval", "leave", "delay", "smoothing")
+    options = {key: bars[0].options[key] for key in keys}
+    expected = {"total": 1.0, "mininterval": interval, "leave": False}
+    assert options == {**expected, "delay": 1.0, "smoothing": 0.0}
 
 
 def test_what_solve_is_told_reaches_the_prior(
@@ -466,7 +468,8 @@ def test_the_figure_of_points(n: int | None, drawn: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(sample, "trajectories", fake)
     figure = sample.draw_trajectories(prior, SampleSettings(n=n, seed=8))  # type: ignore[arg-type]
     assert asked == [(prior, drawn, times, 8)]
-    assert len(figure.axes) == 10
+    assert len(figure.axes) == 10 and figure.dpi == 100
+    assert figure.get_size_inches().tolist() == pytest.approx([11.0, 4.6])
     for number, axis in enumerate(figure.axes):
         row, column = divmod(number, 5)
         t = times[column]
@@ -488,7 +491,8 @@ def test_the_curves_that_likelihood_draws() -> None:
     figure = likelihood.draw(steps, rate, distortion)
     names = ("Reverse process steps (T - t)", "Rate (bits/dim)", "Distortion (RMSE)")
     expected = [(steps, distortion, 0, 2), (steps, rate, 0, 1), (rate, distortion, 1, 2)]
-    assert len(figure.axes) == 3
+    assert len(figure.axes) == 3 and figure.dpi == 100
+    assert figure.get_size_inches().tolist() == pytest.approx([11.0, 3.4])
     for number, (axis, (x, y, i, j)) in enumerate(zip(figure.axes, expected, strict=True)):
         (line,) = axis.lines
         assert np.allclose(line.get_xdata(), x) and np.allclose(line.get_ydata(), y)

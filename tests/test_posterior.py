@@ -70,6 +70,7 @@ def test_the_panel_shows_every_estimate(channels: int, monkeypatch: pytest.Monke
     }
     assert [axis.get_title() for axis in rows[0]] == list(columns)
     assert [axis.get_title() for axis in rows[1]] == [""] * 8
+    assert figure.get_size_inches().tolist() == pytest.approx([12.0, 3.3]) and figure.dpi == 100
     assert len(rows) == 2
     for b, row in enumerate(rows):
         for axis, (title, x) in zip(row, columns.items(), strict=True):
