@@ -649,12 +649,23 @@ def test_an_interrupt_is_one_line_and_status_130(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr() == ("", "invdiff: interrupted\n")
 
 
-def test_any_other_exception_is_a_bug_and_shows_itself() -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, RuntimeError, OSError, KeyError])
+def test_any_other_exception_is_a_bug_and_shows_itself(kind: type[Exception]) -> None:
     def run(words: list[str]) -> None:
-        raise ZeroDivisionError
+        raise kind("a bug")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(kind, match="a bug"):
         config.run_command(run, [])
+
+
+def test_a_class_without_settings_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        pass
+
+    monkeypatch.setitem(TOYS["noise"], "plain", Plain)
+    line = line_of(lambda: config.build("noise", {"name": "plain", "sigma": 1}))
+    assert line == "noise plain has no setting 'sigma' (settings: none)"
+    assert isinstance(config.build("noise", {"name": "plain"}), Plain)
 
 
 def test_the_words_of_the_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -775,3 +775,27 @@ def test_the_files_that_settings_name(tmp_path: Path, monkeypatch: pytest.Monkey
     assert one == found["a.txt"] != found["folder"]
     with pytest.raises(InputError, match=r"none: cannot be read \(No such file"):
         content_hash(Path("none"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("prior", "faces64"), ("data", "photos"), ("images", 3), ("out", "there"), ("device", "cpu")],
+)
+def test_tasks_that_share_no_table(
+    key: str, value: Any, tmp_path: Path, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of two tasks that set another prior, say: none of them would be ignored in silence."""
+    monkeypatch.chdir(tmp_path)
+    task = "operator: {name: denoise}\nnoise: {name: gaussian, sigma: 0.1}\n"
+    Path("a.yaml").write_text(task)
+    Path("b.yaml").write_text(f"{task}{key}: {value}\n")
+    words = ["task=a.yaml,b.yaml"]
+    if key != "prior":
+        words.append(f"prior={prior}")
+    before = EvaluateSettings(task="t", prior="fashion" if key == "prior" else str(prior))
+    message = f"task b.yaml: found {key}={value}, expected {getattr(before, key)}, as in the first"
+    with pytest.raises(InputError) as caught:
+        list(read_cells(words))
+    assert str(caught.value).startswith(message)
+    cells = list(read_cells([*words, f"{key}={prior if key == 'prior' else value}"]))
+    assert [cell.task for cell in cells] == ["a", "a", "b", "b"]

@@ -612,3 +612,12 @@ def test_what_lpips_sees(height: int, width: int) -> None:
     assert found.dtype == torch.float32 and found.shape[1] == 3
     for channel in range(3):
         torch.testing.assert_close(found[:, channel], 2 * expected[:, 0] - 1)
+
+
+def test_masked_images_are_refused() -> None:
+    """What lies under a mask is no value; a masked array in which all is valid is an array."""
+    plain = np.full((1, 8, 8), 0.5)
+    masked = np.ma.masked_array(plain, np.arange(64).reshape(1, 8, 8) == 3)
+    with pytest.raises(InputError, match="PSNR: found a masked array, expected a plain array"):
+        psnr(plain, masked)
+    assert psnr(np.ma.masked_array(plain, False), plain + 0.1).item() == pytest.approx(20, abs=1e-3)
