@@ -418,6 +418,10 @@ def test_the_whole_overview() -> None:
         assert line.split(": ")[1].split()[:1] == doc.split()[:1]
     assert commands.listed("noises", titled=True).startswith("noises:\n  gaussian: Gaussian noise")
     assert not commands.listed("noises").startswith("noises")
+    for what in commands.LISTS:
+        listed = commands.listed(what).splitlines()
+        names = [line.split(":")[0] for line in listed if not line.startswith(" ")]
+        assert names == sorted(names) and len(names) > 1
     assert "\nswissroll: Points in 2 dimensions, trained on " in commands.listed("priors")
 
 
