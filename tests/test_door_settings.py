@@ -263,8 +263,10 @@ def test_what_solve_says_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
-def test_what_solve_measures() -> None:
+@pytest.mark.filterwarnings("ignore:LPIPS is left out")
+def test_what_solve_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     """PSNR and misfit written out: of the baseline, of samples one by one, and of their mean."""
+    monkeypatch.setattr("invdiff.evaluation.metrics.lpips_obstacle", lambda channels: "LPIPS: off")
     draw = torch.Generator().manual_seed(0)
     truth = torch.rand(2, 1, 8, 8, generator=draw)
     y = truth + 0.1 * torch.randn(2, 1, 8, 8, generator=draw)
@@ -454,6 +456,7 @@ def test_sample_tells_the_prior_the_class(
     assert told == [(3, 2.0, ("c", "cpu")), (None, None, None)]
 
 
+@pytest.mark.slow
 def test_the_trajectories_of_points() -> None:
     """q(x_t) and Algorithm 2 written out, on the same noise."""
     prior = load_network("swissroll")

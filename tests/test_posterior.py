@@ -94,6 +94,7 @@ def test_the_panel_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [axis.get_ylabel() for axis in figure.axes] == [""] * 4
 
 
+@pytest.mark.slow
 def test_the_panel_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight rows, four samples; the scale of the deviation is that of the rows that are shown."""
     posterior = made(samples=6, images=10)
