@@ -80,7 +80,8 @@ class Profile:
         early, late = sorted((self, other), key=lambda profile: profile.step)
         share = early.step / late.step
         total = early.gamma + late.gamma + 1
-        return (early.gamma + 1) * (late.gamma + 1) * share**late.gamma / (total * late.step)
+        overlap: float = (early.gamma + 1) * (late.gamma + 1) * share**late.gamma
+        return overlap / (total * late.step)
 
 
 def combination(snapshots: list[Profile], wanted: Profile) -> np.ndarray:

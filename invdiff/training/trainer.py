@@ -799,8 +799,10 @@ class Trainer:
                 t, weight = self.timesteps.draw(len(index), torch.device("cpu"))
                 eps = torch.randn(x_0.shape)
                 label = self.held_out.label(index) if s.classes else torch.zeros(len(index)).long()
-                on_device = (each.to(self.device) for each in (x_0, t, eps, label))
-                total += float((weight.to(self.device) * self.loss(*on_device, ddpm)).sum())
+                x_0, t, weight, eps, label = (
+                    each.to(self.device) for each in (x_0, t, weight, eps, label)
+                )
+                total += float((weight * self.loss(x_0, t, eps, label, ddpm)).sum())
         return total / number
 
     # Judging the weights.
