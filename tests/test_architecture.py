@@ -45,6 +45,7 @@ RANKS = [
         "sample",
         "likelihood",
         "check",
+        "convert",
         "commands",
         "__init__",
         "__main__",

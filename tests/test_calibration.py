@@ -128,6 +128,7 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     calibration.plot("x.png")
     monkeypatch.undo()
     curve, histogram = figures[0].axes
+    assert figures[0].get_size_inches().tolist() == [8.0, 3.8] and figures[0].dpi == 120
     expected = [calibration.coverage(level) for level in levels(19)]
     points, _, (bars,) = curve.containers[0]
     assert np.allclose(points.get_xdata(), levels(19))
@@ -144,8 +145,18 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert os.listdir(tmp_path) == ["calibration.png"]
     with pytest.raises(invdiff.InputError, match="cannot be drawn"):
         calibration.plot(tmp_path / "calibration.nothing")
-    text = str(calibration)
-    assert "200 images 1x6x5" in text and "coverage of the 90 % interval" in text
+    assert np.allclose(curve.lines[0].get_xydata(), [[0, 0], [1, 1]])
+    assert curve.get_xlim() == curve.get_ylim() == (0, 1) and curve.get_aspect() == 1
+    assert [bar.get_x() + bar.get_width() / 2 for bar in histogram.patches] == list(range(20))
+    half, most = calibration.coverage(0.5), calibration.coverage(0.9)
+    p = calibration.likelihood_p()
+    assert str(calibration).splitlines() == [
+        "200 images 1x6x5 drawn from the prior, 19 samples each",
+        f"coverage of the 50% interval: {half.mean:.3f} +- {half.error:.3f}",
+        f"coverage of the 90% interval: {most.mean:.3f} +- {most.error:.3f}",
+        f"misfit: {calibration.misfit()}, expected 1",
+        f"likelihood ranks: p = {p:.3g} that they are uniform",
+    ]
 
 
 def test_refusals() -> None:
@@ -161,58 +172,72 @@ def test_refusals() -> None:
                 samples=samples,
             )
     with pytest.raises(invdiff.InputError, match="the prior's"):
-        calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
+        invdiff.calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("spread", [0.6, 1.0, 1.8])
-def test_the_adjustment_of_a_wrong_spread(spread: float) -> None:
-    """Widths times about 1 / spread, and then images that were not used are covered as they should."""
-    calibration = found(spread)
-    adjustment = calibration.adjustment({"solver": "x"})
-    assert adjustment.images == 200 and adjustment.key.samples == 19
-    exact = math.sqrt((1 + spread**2 / 19) / (spread**2 * (1 + 1 / 19)))
-    assert adjustment.scale == pytest.approx(exact, abs=5 * adjustment.scale_error)
-    for level in (0.5, 0.9):
-        checks = adjustment.checks[f"{level:g}"]
-        raw = float(coverage(calibration.posterior.samples, calibration.truth, level).mean())
-        assert checks["samples"][0] == pytest.approx(raw)
-        mean, error = checks["scale"]
-        assert abs(mean - level) < 4.5 * error
-        mean, error = checks["mean"]
-        assert level - 4.5 * error < mean < level + 1 / 200 + 4.5 * error
-        factors = {rule: known[level] for rule, known in adjustment.factors.items()}
-        assert factors["mean"] < factors["sure"] and factors["mean"] < factors["image"]
-        assert factors["mean"] == pytest.approx(exact, rel=0.12)
-    assert set(adjustment.factors["mean"]) == {0.5, 0.6, 0.7, 0.8, 0.9, 0.95}
+def test_levels_of_the_curve() -> None:
+    assert np.allclose(LEVELS, np.arange(0.05, 0.96, 0.05)) and len(LEVELS) == 19
 
 
-@pytest.mark.slow
-def test_adjusted_intervals_hold_on_new_images() -> None:
-    """Factors of half of the images, judged on the other half, by what people see."""
-    calibration = found(0.6)
-    key = calibration.key
-    posterior = calibration.posterior
-    first, second = (
-        Calibration(
-            calibration.truth[half],
-            Posterior(posterior.samples[:, half], posterior.problem.select(list(half)), 1, 0.0),
-            key,
-        )
-        for half in (range(100), range(100, 200))
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_what_a_calibration_is_made_of() -> None:
+    """x* of the ancestral sampler, y simulated of them, samples of both; the same seed for all."""
+    prior, operator = oracles.denoiser(PRIOR, SHAPE), Denoise(SHAPE).double()
+    solver, steps = ExactPosterior(), []
+    made = calibrate(
+        prior,
+        operator,
+        Gaussian(0.2),
+        solver,
+        images=3,
+        samples=2,
+        prior_steps=5,
+        seed=4,
+        batch=2,
+        on_step=lambda *step: steps.append(step[:2]),
     )
-    adjustment = first.adjustment()
-    judged = Calibration(second.truth, replace(second.posterior, adjustment=adjustment))
-    for level in (0.5, 0.9):
-        assert second.coverage(level).mean < level - 0.1
-        for rule in ("mean", "scale"):
-            mean, error = judged.coverage(level, rule)
-            assert abs(mean - level) < 4.5 * error + 0.02
-        assert judged.coverage(level, "sure").mean > judged.coverage(level, "mean").mean
-        inside = judged.posterior.interval(level, "image").holds(second.truth).double()
-        enough = (inside.flatten(1).mean(1) >= level - 1e-9).double().mean()
-        assert 0.8 < float(enough) <= 1
-    assert judged.coverage(0.9) == judged.coverage(0.9, "mean")
-    assert judged.coverage(0.9, "samples") == second.coverage(0.9)
-    with pytest.raises(invdiff.InputError, match="without a key"):
-        judged.adjustment()
+    truth = invdiff.generate(prior, 3, steps=5, seed=4)
+    problem = Problem.simulate(truth, operator, Gaussian(0.2), 4)
+    samples = invdiff.restore(problem, prior, solver, samples=2, seed=4).samples
+    assert torch.equal(made.truth, truth) and torch.equal(made.posterior.problem.y, problem.y)
+    torch.testing.assert_close(made.posterior.samples, samples, rtol=0, atol=1e-12)
+    assert steps == [(1, 3), (2, 3), (3, 3)]  # six samples, two at once
+
+
+@pytest.mark.parametrize(
+    ("images", "samples", "bins"),
+    [(9, 3, 1), (10, 3, 2), (19, 3, 2), (20, 3, 4), (24, 4, 1), (25, 4, 5), (30, 5, 6), (29, 5, 3)],
+)
+def test_bins_of_the_likelihood_ranks(images: int, samples: int, bins: int) -> None:
+    """As many equal ones as divide K + 1 and leave five images in each."""
+    from scipy.stats import chisquare
+
+    ranks = torch.randint(samples + 1, (images,), generator=torch.Generator().manual_seed(images))
+
+    class Known(Calibration):
+        def likelihood_ranks(self) -> Tensor:
+            return ranks
+
+    problem = Problem(Denoise((1, 1, 1)), Gaussian(1.0), torch.zeros(images, 1, 1, 1))
+    drawn = torch.zeros(samples, images, 1, 1, 1)
+    p = Known(problem.y, Posterior(drawn, problem, 1, 0.0)).likelihood_p()
+    if bins == 1:
+        assert math.isnan(p)
+        return
+    width = (samples + 1) // bins
+    counts = [int(((ranks // width) == b).sum()) for b in range(bins)]
+    assert p == pytest.approx(float(chisquare(counts).pvalue))
+
+
+def test_fewest_images_and_samples() -> None:
+    prior = oracles.denoiser(PRIOR, SHAPE)
+    made = calibrate(
+        prior,
+        MaskRandom(SHAPE, missing=0.4, seed=2).double(),
+        Gaussian(0.05),
+        ExactPosterior(),
+        images=2,
+        samples=2,
+        prior_steps=2,
+    )
+    assert made.posterior.samples.shape == (2, 2, *SHAPE)
