@@ -175,10 +175,6 @@ def test_refusals() -> None:
         invdiff.calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
 
 
-def test_levels_of_the_curve() -> None:
-    assert np.allclose(LEVELS, np.arange(0.05, 0.96, 0.05)) and len(LEVELS) == 19
-
-
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_what_a_calibration_is_made_of() -> None:
     """x* of the ancestral sampler, y simulated of them, samples of both; the same seed for all."""
@@ -241,3 +237,57 @@ def test_fewest_images_and_samples() -> None:
         prior_steps=2,
     )
     assert made.posterior.samples.shape == (2, 2, *SHAPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.6, 1.0, 1.8])
+def test_the_adjustment_of_a_wrong_spread(spread: float) -> None:
+    """Widths times about 1 / spread, and then images that were not used are covered as they should."""
+    calibration = found(spread)
+    adjustment = calibration.adjustment({"solver": "x"})
+    assert adjustment.images == 200 and adjustment.key.samples == 19
+    exact = math.sqrt((1 + spread**2 / 19) / (spread**2 * (1 + 1 / 19)))
+    assert adjustment.scale == pytest.approx(exact, abs=5 * adjustment.scale_error)
+    for level in (0.5, 0.9):
+        checks = adjustment.checks[f"{level:g}"]
+        raw = float(coverage(calibration.posterior.samples, calibration.truth, level).mean())
+        assert checks["samples"][0] == pytest.approx(raw)
+        mean, error = checks["scale"]
+        assert abs(mean - level) < 4.5 * error
+        mean, error = checks["mean"]
+        assert level - 4.5 * error < mean < level + 1 / 200 + 4.5 * error
+        factors = {rule: known[level] for rule, known in adjustment.factors.items()}
+        assert factors["mean"] < factors["sure"] and factors["mean"] < factors["image"]
+        assert factors["mean"] == pytest.approx(exact, rel=0.12)
+    assert set(adjustment.factors["mean"]) == {0.5, 0.6, 0.7, 0.8, 0.9, 0.95}
+
+
+@pytest.mark.slow
+def test_adjusted_intervals_hold_on_new_images() -> None:
+    """Factors of half of the images, judged on the other half, by what people see."""
+    calibration = found(0.6)
+    key = calibration.key
+    posterior = calibration.posterior
+    first, second = (
+        Calibration(
+            calibration.truth[half],
+            Posterior(posterior.samples[:, half], posterior.problem.select(list(half)), 1, 0.0),
+            key,
+        )
+        for half in (range(100), range(100, 200))
+    )
+    adjustment = first.adjustment()
+    judged = Calibration(second.truth, replace(second.posterior, adjustment=adjustment))
+    for level in (0.5, 0.9):
+        assert second.coverage(level).mean < level - 0.1
+        for rule in ("mean", "scale"):
+            mean, error = judged.coverage(level, rule)
+            assert abs(mean - level) < 4.5 * error + 0.02
+        assert judged.coverage(level, "sure").mean > judged.coverage(level, "mean").mean
+        inside = judged.posterior.interval(level, "image").holds(second.truth).double()
+        enough = (inside.flatten(1).mean(1) >= level - 1e-9).double().mean()
+        assert 0.8 < float(enough) <= 1
+    assert judged.coverage(0.9) == judged.coverage(0.9, "mean")
+    assert judged.coverage(0.9, "samples") == second.coverage(0.9)
+    with pytest.raises(invdiff.InputError, match="without a key"):
+        judged.adjustment()

@@ -17,8 +17,9 @@ import torch
 from conftest import NETWORK
 from torch import Tensor
 
-from invdiff import calibrate, check, evaluate, files, likelihood, restore, sample, solve, train
+from invdiff import check, evaluate, files, likelihood, restore, sample, solve, train
 from invdiff.errors import InputError
+from invdiff.evaluation.calibration import calibrate
 from invdiff.evaluation.report import write_report
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import Picture, grid, read_image
