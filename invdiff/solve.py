@@ -408,7 +408,8 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             ),
             on_progress=lambda share: bar.update(share - bar.n),
         )
-    return replace(posterior, adjustment=calibration_of(settings, part, prior, solver))
+    adjustment = calibration_of(settings, part, prior, solver)
+    return posterior if adjustment is None else replace(posterior, adjustment=adjustment)
 
 
 def calibration_of(

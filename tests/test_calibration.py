@@ -152,8 +152,8 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     p = calibration.likelihood_p()
     assert str(calibration).splitlines() == [
         "200 images 1x6x5 drawn from the prior, 19 samples each",
-        f"coverage of the 50% interval: {half.mean:.3f} +- {half.error:.3f}",
-        f"coverage of the 90% interval: {most.mean:.3f} +- {most.error:.3f}",
+        f"coverage of the 50 % interval: {half.mean:.3f} +- {half.error:.3f}",
+        f"coverage of the 90 % interval: {most.mean:.3f} +- {most.error:.3f}",
         f"misfit: {calibration.misfit()}, expected 1",
         f"likelihood ranks: p = {p:.3g} that they are uniform",
     ]
@@ -172,7 +172,7 @@ def test_refusals() -> None:
                 samples=samples,
             )
     with pytest.raises(invdiff.InputError, match="the prior's"):
-        invdiff.calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
+        calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
 
 
 @pytest.mark.filterwarnings("ignore:misfit")

@@ -45,7 +45,8 @@ from invdiff.training.data import swiss_roll
 COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
-        {"prior": "fashion", "images": 8, "samples": 4, "seed": 0, "overwrite": False}
+        {"prior": "fashion", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
+        | {"calibration": "auto"}
         | {"batch": None, "tile": "auto", "recompute": False, "device": "auto", "out": None}
         | {"label": None, "guidance": None, "classifier": None, "input": None, "task": None},
     ),
@@ -79,7 +80,7 @@ def test_the_defaults_of_a_command(kind: type) -> None:
 
 FUNCTIONS: dict[Any, dict[str, Any]] = {
     restore: {"samples": 1, "seed": 0, "batch": None, "numbers": None, "tile": "auto"}
-    | {"on_step": None, "on_progress": None},
+    | {"calibration": None, "on_step": None, "on_progress": None},
     calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": None}
     | {"on_step": None},
     files.restore_file: {"samples": 1, "seed": 0, "overwrite": False},

@@ -235,7 +235,7 @@ class Calibration:
         number, _, *shape = self.posterior.samples.shape
         lines = [
             f"{len(self.truth)} images {'x'.join(map(str, shape))} {self.source}, {number} samples each",
-            *(self._sentence(level) for level in shown_levels(number)),
+            *(self._sentence(level) for level in reversed(shown_levels(number))),
             f"misfit: {self.misfit()}, expected 1",
             f"likelihood ranks: p = {self.likelihood_p():.3g} that they are uniform",
         ]
