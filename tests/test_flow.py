@@ -20,7 +20,7 @@ from invdiff.prior.ddpm import DDPM, Target, x_0_from
 from invdiff.prior.denoiser import GaussianDenoiser, NetworkDenoiser
 from invdiff.prior.schedule import Schedule
 from invdiff.training import Trainer, TrainingData, TrainSettings
-from invdiff.training.objective import training_loss
+from invdiff.training.objective import timestep_sampler, training_loss
 
 targets = pytest.mark.parametrize("target", get_args(Target))
 COVARIANCE = torch.tensor([[0.3, 0.12], [0.12, 0.1]], dtype=torch.float64)  # on [-1, 1]
@@ -223,3 +223,20 @@ def test_training_on_a_table_and_its_range(tmp_path: Path) -> None:
     assert prior.data_range == (-1000.0, 2000.0)
     assert prior.value_range == (-1.0, 1.0)
     fit(settings, tmp_path, progress=False)  # the run knows itself again
+
+
+def test_networks_that_read_noise_levels_off_timesteps_need_those_of_a_ddpm() -> None:
+    network = {"name": "gated", "widths": [8], "blocks": [1]}
+    PriorSpec((1, 8, 8), network, "cosine", 20, "eps").make_network()
+    for schedule, target in (("flow", "x0"), ("cosine", "flow")):
+        spec = PriorSpec((1, 8, 8), network, schedule, 20, target)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="expected one of finite levels of a DDPM"):
+            spec.make_network()
+
+
+def test_log_uniform_levels_end_at_the_last_finite_one() -> None:
+    schedule = Schedule.flow_matching(50)
+    sampler = timestep_sampler("log_sigma", schedule)
+    torch.manual_seed(0)
+    t, _ = sampler.draw(4000, torch.device("cpu"))
+    assert int(t.min()) == 1 and int(t.max()) == 49
