@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +22,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from invdiff.errors import InputError, brief, first_line, shown, warn
 from invdiff.io.whole import write_whole
@@ -38,7 +35,8 @@ from invdiff.prior.denoiser import (
     check_value_range,
 )
 from invdiff.prior.edm import EDMDenoiser, Preconditioning
-from invdiff.prior.loaders import common, foreign, sidecar
+from invdiff.prior.loaders import common, foreign, hub, plugins, sidecar, typed
+from invdiff.prior.loaders.words import ClassifierWords, PriorWords, understood, with_words
 from invdiff.prior.mlp import MLP
 from invdiff.prior.schedule import MAX_T, Schedule, ScheduleName
 from invdiff.prior.trial import check_denoises
@@ -397,23 +395,25 @@ def _card_text(card: Mapping[str, Any]) -> str:
 
 
 def load_prior(
-    name: str | Path,
+    name: str | Path | PriorWords,
     device: str | torch.device = "cpu",
     told: Mapping[str, Any] | None = None,
 ) -> Denoiser:
     """Load a prior: one that ships, one of our files, or one of another program.
 
     Files of guided-diffusion, pesser/pytorch_diffusion, diffusers, denoising-diffusion-pytorch and
-    EDM are told apart by what they hold (`invdiff.prior.loaders`). What such a file does not tell is
-    taken from `told`, from a YAML file beside it (`NAME.yaml`), from a table of public files, and
-    from defaults, which a warning names.
+    EDM are told apart by what they hold (`invdiff.prior.loaders`), after those of plug-ins. What
+    such a file does not tell is taken from `told`, from a YAML file beside it (`NAME.yaml`), from a
+    table of public files, and from defaults, which a warning names.
 
     Args:
-        name: the name of one that ships, a file, a training run's folder, or a folder of diffusers.
+        name: the name of one that ships, a file, a training run's folder, a folder of diffusers,
+            ``hf:owner/name[@revision]`` of the Hugging Face hub, or ``package.module:Class``, a
+            denoiser or a network of one's own, which is imported; maybe with words.
         device: where its weights are to lie.
-        told: settings of another program's file: heads, head_channels, attention_order, schedule,
-            T, rescale_timesteps, size, target, variance; and check=False, to use a prior that does
-            not denoise a simple picture.
+        told: words for another program's file, as in `invdiff.prior.loaders.words.PriorWords`:
+            heads, head_channels, attention_order, schedule, T, rescale_timesteps, size, target,
+            variance, kind; and check=False, to use a prior that does not denoise a simple picture.
 
     Returns:
         the prior in float32, in evaluation mode, without gradients for its weights.
@@ -426,23 +426,64 @@ def load_prior(
         >>> load_prior("swissroll").shape
         (2,)
     """
-    if isinstance(name, str | Path) and foreign.recognise(name):
-        return _load_foreign(Path(name), dict(told or {})).to(pick_device(str(device)))
-    if told:
+    if not isinstance(name, str | Path | PriorWords):
+        find_prior(name)  # which says what was expected
+    words = with_words(PriorWords, name, told)
+    place = pick_device(str(device))
+    given = {word: value for word, value in words.told.items() if word != "check"}
+    check = words.check is not False
+    if typed.recognise(words.name):
+        prior, assumed = typed.load(words.name, given)
+        return _tried(prior, words.name, assumed, "the defaults", given, check).to(place)
+    path = _on_this_machine(words.name)
+    if foreign.recognise(path):
+        return _load_foreign(path, words.name, words.told).to(place)
+    if words.told:
         raise InputError(
-            f"prior {name}: found {', '.join(told)}, expected no settings for our own file"
+            f"prior {words.name}: found {', '.join(words.told)}, expected no settings for our own file"
         )
-    return _load_own(name, device)
+    return _load_own(path, device)
 
 
-def _load_foreign(path: Path, told: dict[str, Any]) -> Denoiser:
-    settings = {**sidecar.read(path), **told}
-    check = settings.pop("check", True)
-    prior, assumed = foreign.load(path, settings)
-    for line in assumed:
-        warn(f"prior {path}: assumed {line}")
-    if check:
-        check_denoises(prior, str(path), ", ".join(assumed) or "its settings")
+def _on_this_machine(name: str) -> Path:
+    """Return where a prior lies; one of the hub is downloaded, and its checksum told."""
+    if not hub.recognise(name):
+        return Path(name)
+    path = hub.fetched(name)
+    sums = ", ".join(f"{file} {digest}" for file, digest in hub.checksums(path).items())
+    warn(f"prior {name}: sha256 of {sums}")
+    return path
+
+
+def _load_foreign(path: Path, name: str, told: Mapping[str, Any]) -> Denoiser:
+    beside = understood(PriorWords, name, sidecar.read(path), str(sidecar.find(path))).told
+    given = {**beside, **told}
+    check = given.pop("check", True)
+    plugin = plugins.find(path)
+    if plugin is not None:
+        prior = plugins.load(*plugin, path, given)
+        return _tried(prior, name, [], f"the plug-in {plugin[0]}", given, check)
+    prior, found = foreign.load(path, given)
+    return _tried(prior, name, found.assumed, found.source, given, check)
+
+
+def _tried(
+    prior: Denoiser,
+    name: str,
+    assumed: Sequence[str],
+    source: str,
+    given: Mapping[str, Any],
+    check: bool,
+) -> Denoiser:
+    """Return a prior of which a warning says what was assumed, once it has denoised a picture."""
+    prior.assumed = tuple(assumed)
+    if assumed:
+        warn(
+            f"prior {name}: assumed {', '.join(assumed)} ({source}); prior.WORD=VALUE tells another"
+        )
+    if check and len(prior.shape) == 3:
+        words = [*assumed, *(f"{word}={value}" for word, value in given.items())]
+        check_denoises(prior, name, ", ".join(words) or "its settings")
     return prior
 
 
@@ -479,11 +520,51 @@ def _load_own(name: str | Path, device: str | torch.device) -> Denoiser:
     return spec.around(network).eval().requires_grad_(False).to(pick_device(str(device)))
 
 
-def load_classifier(name: str | Path, device: str | torch.device = "cpu") -> NetworkClassifier:
-    """Load a classifier of noisy images, as ``load_prior`` loads a prior."""
-    spec, network = _load("classifier", name)
+def load_classifier(
+    name: str | Path | ClassifierWords,
+    device: str | torch.device = "cpu",
+    told: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """Load a classifier of noisy images: one of our files, or one of guided-diffusion.
+
+    Args:
+        name: a file, a training run's folder, ``hf:owner/name/FILE`` of the Hugging Face hub, or
+            ``package.module:Class``; maybe with words.
+        device: where its weights are to lie.
+        told: words for another program's file, as in `ClassifierWords`: heads, head_channels,
+            attention_order, schedule, T, rescale_timesteps, size.
+
+    Returns:
+        the classifier in float32, in evaluation mode, without gradients for its weights.
+
+    Raises:
+        InputError: there is no such classifier, or the file is damaged or holds something else.
+    """
+    if not isinstance(name, str | Path | ClassifierWords):
+        find_prior(name, "classifier")
+    words = with_words(ClassifierWords, name, told)
+    place = pick_device(str(device))
+    if typed.recognise(words.name):
+        return typed.load_classifier(words.name, words.told).to(place)
+    path = _on_this_machine(words.name)
+    if foreign.recognise(path):
+        beside = understood(ClassifierWords, words.name, sidecar.read_for_classifier(path)).told
+        classifier, found = foreign.load_classifier(path, {**beside, **words.told})
+        classifier.assumed = found.assumed
+        if found.assumed:
+            warn(
+                f"classifier {words.name}: assumed {', '.join(found.assumed)} ({found.source}); "
+                "classifier.WORD=VALUE tells another"
+            )
+        return classifier.to(place)
+    if words.told:
+        raise InputError(
+            f"classifier {words.name}: found {', '.join(words.told)}, expected no settings for our "
+            "own file"
+        )
+    spec, network = _load("classifier", path)
     assert isinstance(spec, ClassifierSpec)
-    return spec.around(network).eval().requires_grad_(False).to(pick_device(str(device)))
+    return spec.around(network).eval().requires_grad_(False).to(place)
 
 
 def known_code(name: str) -> bool:
@@ -524,11 +605,11 @@ def find_prior(name: str | Path, what: str = "prior") -> Path:
     )
 
 
-def prior_files(name: str | Path) -> list[Path]:
+def prior_files(name: str | Path | PriorWords) -> list[Path]:
     """Return the files that tell what `load_prior` makes of a name, in a fixed order.
 
-    They are the file of weights, with the settings beside it for another program's, or all files of
-    a folder of diffusers.
+    They are the file of weights, with the settings beside it for another program's, all files of
+    a folder of diffusers, or the module of ``package.module:Class``.
 
     Raises:
         InputError: there is none.
@@ -537,6 +618,12 @@ def prior_files(name: str | Path) -> list[Path]:
         >>> [path.name for path in prior_files("fashion")]
         ['fashion.safetensors']
     """
+    name = name.name if isinstance(name, PriorWords) else name
+    if typed.recognise(name):
+        file = typed.source_file(str(name))
+        return [] if file is None else [file]
+    if hub.recognise(name):
+        name = hub.fetched(str(name))
     if not (isinstance(name, str | Path) and foreign.recognise(name)):
         return [find_prior(name)]
     path = Path(name)
@@ -670,7 +757,7 @@ def _described(
     try:
         kind, settings = _checked(what, _json(header))
         spec: Spec = kind(**settings)
-        with torch.device("meta"), _parameters_at_most(2 * len(shapes) + 100):
+        with torch.device("meta"), common.parameters_at_most(2 * len(shapes) + 100):
             expected = common.shapes(spec.make_network().state_dict())
         common.check_shapes(shapes, expected)
     except (
@@ -728,25 +815,6 @@ def _checked(what: str, entry: Any) -> tuple[type[Spec], dict[str, Any]]:
         raise InputError(f"shape: found {shown(shape)}, expected [C, H, W] or [dims]")
     ranges = {key: tuple(entry[key]) for key in ("value_range", "data_range") if entry.get(key)}
     return kind, {**entry, "shape": tuple(shape), **ranges}
-
-
-@contextmanager
-def _parameters_at_most(limit: int) -> Iterator[None]:
-    """Stop whoever registers more parameters than this in this thread: even empty ones take time."""
-    thread = threading.get_ident()
-    count = 0
-
-    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        count += threading.get_ident() == thread
-        if count > limit:
-            raise InputError("its network has more weights than the file")
-
-    handle = register_module_parameter_registration_hook(registered)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _weight(what: str, path: Path, key: str, dtype: str, file: Any) -> Tensor:

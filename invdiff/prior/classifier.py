@@ -38,6 +38,7 @@ class Classifier(nn.Module, ABC):
     Attributes:
         shape: image shape (C, H, W).
         classes: number of labels, 0..classes - 1.
+        assumed: words that its file did not tell and that were taken for granted, such as T=1000.
 
     Example:
         >>> import torch
@@ -51,6 +52,7 @@ class Classifier(nn.Module, ABC):
 
     shape: tuple[int, ...]
     classes: int
+    assumed: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:

@@ -211,6 +211,7 @@ class Denoiser(nn.Module, ABC):
             solvers begin at an estimate of the image, and generation from noise is refused.
         described: the registered name and the settings of its network, from which ``save_prior`` and
             ``load_prior`` build it again; None where nobody told.
+        assumed: words that its file did not tell and that were taken for granted, such as T=1000.
         any_dtype: whether ``forward`` takes x in any dtype; else one in half precision is given x
             in half precision.
 
@@ -237,7 +238,13 @@ class Denoiser(nn.Module, ABC):
     data_range: ValueRange | None = None
     starts_from_noise: bool = True
     described: Mapping[str, Any] | None = None
+    assumed: tuple[str, ...] = ()
     any_dtype: ClassVar[bool] = False
+
+    @property
+    def posterior_mean(self) -> bool:
+        """Whether D is E[x_0 | x], as of every prior but a consistency model."""
+        return True
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -298,8 +305,13 @@ def check_denoiser(prior: Any) -> None:
 
 
 def check_prior(prior: Any) -> None:
-    """Raise InputError unless an argument is a denoiser whose weights are finite."""
+    """Raise InputError unless an argument is a denoiser of finite weights, whose D is E[x_0 | x]."""
     check_denoiser(prior)
+    if not prior.posterior_mean:
+        raise InputError(
+            "prior: found a consistency model, whose D is not E[x_0 | x], expected a denoiser "
+            "(invdiff sample sampler=consistency draws its samples)"
+        )
     if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
         raise InputError("prior: found NaN or infinite weights, expected finite numbers")
 

@@ -58,6 +58,11 @@ class DenoiserView(Denoiser):
         """Return the timestep at which the prior is asked for a noise level."""
         return self.prior.t_at(sigma)
 
+    @property
+    def posterior_mean(self) -> bool:
+        """Whether the prior's D is E[x_0 | x]."""
+        return self.prior.posterior_mean
+
     def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients through the prior's network."""
         self.prior.recompute(on)
