@@ -67,6 +67,8 @@ from invdiff.training.objective import Loss, Timesteps, timestep_sampler, traini
 from invdiff.training.optimiser import OptimiserName, optimisers
 from invdiff.training.record import RECORD_FILE, DataRecord
 
+LOG_FILE = "log.csv"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -313,7 +315,7 @@ def run_folder(out: Path) -> Iterator[None]:
         raise InputError(f"out {out}: cannot be written (found a file, expected a folder)")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "log.csv").touch()
+        (out / LOG_FILE).touch()
     except OSError as error:
         raise cannot_write(f"out {out}", error) from None
     except ValueError:
@@ -322,7 +324,7 @@ def run_folder(out: Path) -> Iterator[None]:
         with run_lock(out):
             yield
     finally:
-        if made and [path.name for path in out.iterdir()] == ["log.csv"]:  # nothing was trained
+        if made and [path.name for path in out.iterdir()] == [LOG_FILE]:  # nothing was trained
             shutil.rmtree(out, ignore_errors=True)
 
 
@@ -449,6 +451,7 @@ class Trainer:
         )
         self.step = 0
         self.losses: list[float] = []  # of the last steps, whose mean is logged
+        self.judged = True  # as far as the step asks for it
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.timesteps = timestep_sampler(settings.timesteps, settings.T).to(self.device)
         self._resume()
@@ -548,6 +551,10 @@ class Trainer:
                     mininterval=0.1 if sys.stderr.isatty() else 30.0,
                 ) as bar,
             ):
+                if board is not None and not self.judged:
+                    self.judge(board)
+                    self.judged = True
+                    self.save()
                 stopping = False
                 while self.step < s.steps and not stopping:
                     pending.append(self.train_step())
@@ -566,6 +573,8 @@ class Trainer:
                     self.losses = (self.losses + self.finite_losses(pending))[-s.log_every :]
                     pending.clear()
                     stopping = self.in_any_process(bool(signals))
+                    # Judging takes long: a run that is told to stop leaves it to the next one.
+                    self.judged = not (stopping and due[s.eval_every])
                     if board is None:
                         continue
                     if due[s.log_every]:
@@ -588,7 +597,7 @@ class Trainer:
             raise InputError(
                 f"{reason}; stopped at step {self.step}, the run as it was last saved is intact"
             ) from None
-        if self.step < s.steps:
+        if stopping and not (self.step == s.steps and self.judged):
             raise Stopped(
                 signals[0] if signals else signal.SIGINT,
                 f"saved at step {self.step} of {s.steps}; the same command continues",
@@ -753,7 +762,7 @@ class Trainer:
 
     def log(self, board: SummaryWriter, **values: float) -> None:
         """Append to log.csv (step, name, value) and to the TensorBoard events."""
-        with (self.out / "log.csv").open("a", newline="") as file:
+        with (self.out / LOG_FILE).open("a", newline="") as file:
             for name, value in values.items():
                 csv.writer(file).writerow([self.step, name, f"{value:.6g}"])
                 board.add_scalar(name, value, self.step)
@@ -761,10 +770,17 @@ class Trainer:
     # Saving.
 
     def save(self) -> None:
-        """Write state.pt and prior.safetensors, each whole or not at all."""
+        """Write prior.safetensors and state.pt, each whole or not at all.
+
+        The state is the last to be written: a run that is killed between the two does its last
+        steps again, and ends with a prior that belongs to its state.
+        """
+        save_prior(self.out / PRIOR_FILE, self.averaged, self.spec)
         state = {
             "settings": self._identity(),
             "step": self.step,
+            "judged": self.judged,
+            "logged": (self.out / LOG_FILE).stat().st_size,
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -774,7 +790,6 @@ class Trainer:
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
         write_whole(self.out / "state.pt", content.getbuffer())
-        save_prior(self.out / PRIOR_FILE, self.averaged, self.spec)
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share.
@@ -801,16 +816,17 @@ class Trainer:
                 optimiser.load_state_dict(held)
             self.timesteps.load_state_dict(state.get("timesteps", {}))
             self.losses = state.get("losses", torch.empty(0)).tolist()
+            self.judged = state.get("judged", True)
         elif self.settings.init is not None:
             self._take_weights_of(self.settings.init)
-        if self.accelerator.is_main_process:
-            self._shorten_log()
+        if main:
+            self._shorten_log(None if state is None else state.get("logged"))
 
     def _saved_state(self) -> dict[str, Any] | None:
         """Return the state in ``out``, which must be writable; None where there is none."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "log.csv").touch()
+            (self.out / LOG_FILE).touch()
         except OSError as error:
             raise cannot_write(f"out {self.out}", error) from None
         path = self.out / "state.pt"
@@ -831,16 +847,22 @@ class Trainer:
                 )
         return state
 
-    def _shorten_log(self) -> None:
-        """Remove the lines that a killed run logged after its last state; they are logged again."""
-        lines = (self.out / "log.csv").read_bytes().splitlines(keepends=True)
+    def _shorten_log(self, size: int | None) -> None:
+        """Remove what a killed run logged after its last state, which is logged again.
+
+        Args:
+            size: of the log when the state was written, in bytes; None where the state does not
+                say so, or where there is none.
+        """
+        content = (self.out / LOG_FILE).read_bytes()
+        lines = content[:size].splitlines(keepends=True)
         kept = [
             line
             for line in lines
             if line.endswith(b"\n") and int(line.partition(b",")[0]) <= self.step
         ]
-        if kept != lines:
-            write_whole(self.out / "log.csv", b"".join(kept))
+        if b"".join(kept) != content:
+            write_whole(self.out / LOG_FILE, b"".join(kept))
 
     def _take_weights_of(self, name: str) -> None:
         """Begin with the weights of another prior, each of which must fit."""
