@@ -127,10 +127,12 @@ LIKELIHOOD = {
     "seed=-1": "seed: found -1",
     "data=no": "no: No such file or directory",
     "device=cuda:99": "device: found 'cuda:99', expected a device of this machine: auto, cpu",
-    "out=file": "out file: cannot be written",
+    "out=file": "out file: exists already and is no folder",
+    "out=data": "out data: exists already; expected another folder, or overwrite=true",
+    "out=data overwrite=true": "out data: holds no config.yaml and so no run",
     "out=file/x": "out file/x: cannot be written",
-    f"out={'x' * 300}": "cannot be written (File name too long)",
-    "out=dangling.png": "out dangling.png: cannot be written",
+    f"out={'x' * 300}": "found a name of 300 bytes, expected at most 220",
+    "out=dangling.png": "out dangling.png: found a link to ",
 }
 
 
@@ -140,7 +142,7 @@ def test_likelihood_refuses_before_the_work(
     folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.setattr(likelihood, "evaluate", None)
-    given = [f"prior={prior}", words]
+    given = [f"prior={prior}", *words.split(" ")]
     if not words.startswith("data="):
         given.append("data=data")
     assert LIKELIHOOD[words] in message(likelihood.main, *given)

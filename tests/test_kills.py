@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -18,12 +19,14 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from conftest import NETWORK
-from kills import fingerprint, killed_at, operations, states_of
+from matplotlib.figure import Figure
+from kills import killed_at, operations, states_of
 
+from invdiff import evaluate, likelihood, sample
+from invdiff.io import whole
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
-from invdiff.prior.checkpoint import PriorSpec, save_prior
+from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.training import TrainSettings, fit, trainer
 
 pytestmark = pytest.mark.slow
@@ -73,7 +76,7 @@ TINY = {"name": "unet", "width": 8, "multipliers": [1], "blocks": 1, "patch": 2}
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
     monkeypatch.setattr(trainer, "draw_samples", lambda prior: torch.zeros(4, 1, 8, 8))
     draw = np.random.default_rng(0)
-    for name, number in (("data", 20), ("others", 4)):
+    for name, number in (("data", 8), ("others", 4)):
         (tmp_path / name).mkdir()
         for n in range(number):
             values = torch.from_numpy(draw.random((1, 8, 8), np.float32))
@@ -83,7 +86,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
         channels=1,
         network=TINY,
         T=10,
-        steps=4,
+        steps=3,
         batch=4,
         warmup=1,
         precision="float32",
@@ -136,22 +139,20 @@ def training_cases(
     spec = PriorSpec((1, 8, 8), TINY, "linear", 10, "eps")
     torch.manual_seed(1)
     save_prior(tmp_path / "first.safetensors", spec.build().network, spec)
-    half = replace(settings, steps=2)
     return {
-        "fresh": (settings, lambda run: None),
-        "resumed": (settings, partial(resumed, half)),
-        "init": (
-            replace(settings, init=str(tmp_path / "first.safetensors")),
+        "fresh": (
+            replace(
+                settings,
+                init=str(tmp_path / "first.safetensors"),
+                held_out=str(tmp_path / "others"),
+            ),
             lambda run: None,
         ),
-        "held out": (
-            replace(settings, held_out=str(tmp_path / "others"), save_every=3),
-            lambda run: run.mkdir(),
-        ),
+        "resumed": (settings, partial(resumed, replace(settings, steps=2))),
     }
 
 
-@pytest.mark.parametrize("case", ["fresh", "resumed", "init", "held out"])
+@pytest.mark.parametrize("case", ["fresh", "resumed"])
 def test_training_that_is_killed_anywhere_ends_as_if_it_was_not(
     training: TrainSettings, tmp_path: Path, case: str
 ) -> None:
@@ -177,10 +178,17 @@ def test_training_that_is_killed_anywhere_ends_as_if_it_was_not(
         shutil.rmtree(state)
 
 
-@pytest.mark.parametrize("case", ["fresh", "resumed"])
-@pytest.mark.parametrize("number", [signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("case", "number", "every"),
+    [
+        ("fresh", signal.SIGTERM, 1),
+        ("resumed", signal.SIGTERM, 1),
+        ("fresh", signal.SIGHUP, 9),
+        ("fresh", signal.SIGINT, 9),
+    ],
+)
 def test_training_that_is_stopped_anywhere_ends_as_if_it_was_not(
-    training: TrainSettings, tmp_path: Path, case: str, number: int
+    training: TrainSettings, tmp_path: Path, case: str, number: int, every: int
 ) -> None:
     settings, prepare = training_cases(training, tmp_path)[case]
     place = tmp_path / "place"
@@ -191,7 +199,7 @@ def test_training_that_is_stopped_anywhere_ends_as_if_it_was_not(
     )
     expected = results_of_training(tmp_path / "whole" / "run")
     seen = set()
-    for n in range(count):
+    for n in range(0, count, every):
         folder = shutil.copytree(place, tmp_path / f"{n}")
         killed_at(n, number, partial(resumed, settings, folder / "run"))
         assert not hidden(folder), n
@@ -204,3 +212,216 @@ def test_training_that_is_stopped_anywhere_ends_as_if_it_was_not(
             resumed(settings, folder / "run")
             assert differences(results_of_training(folder / "run"), expected) == [], n
         shutil.rmtree(folder)
+
+
+# Sampling and the likelihood: one result, old or new.
+
+
+def likelihood_of(prior: Path, data: Path) -> Callable[[Path, int], None]:
+    def work(out: Path, seed: int) -> None:
+        likelihood.main(
+            [
+                f"prior={prior}",
+                f"data={data}",
+                f"out={out}",
+                "images=2",
+                "steps_per_image=2",
+                f"seed={seed}",
+                "overwrite=true",
+                "device=cpu",
+            ]
+        )
+
+    return work
+
+
+def sample_of(prior: Path, *words: str) -> Callable[[Path, int], None]:
+    def work(out: Path, seed: int) -> None:
+        sample.main([f"prior={prior}", f"out={out}", f"seed={seed}", "device=cpu", *words])
+
+    return work
+
+
+def content(place: Path) -> dict[str, bytes]:
+    files = [place] if place.is_file() else sorted(place.rglob("*"))
+    return {
+        str(file.relative_to(place.parent)): file.read_bytes() for file in files if file.is_file()
+    }
+
+
+@pytest.fixture
+def points(tmp_path: Path) -> Path:
+    """A prior of points in the plane."""
+    spec = PriorSpec((2,), {"name": "mlp", "width": 4}, "linear", 10, "eps")
+    torch.manual_seed(2)
+    save_prior(tmp_path / "points.safetensors", spec.build().network, spec)
+    return tmp_path / "points.safetensors"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two pictures of 16x16."""
+    (tmp_path / "pictures").mkdir()
+    for n in range(2):
+        generator = torch.Generator().manual_seed(n)
+        values = torch.rand(1, 16, 16, generator=generator)
+        write_image(tmp_path / "pictures" / f"{n}.png", values)
+    return tmp_path / "pictures"
+
+
+def small_figure(*values: object) -> Figure:
+    """A figure that is drawn in a moment; its colour tells the values."""
+    told = str([getattr(value, "seed", value) for value in values if not callable(value)])
+    shade = sum(hashlib.sha256(told.encode()).digest()[:4]) / 1020
+    return Figure(figsize=(0.2, 0.2), dpi=50, facecolor=(shade, shade, shade))
+
+
+@pytest.mark.parametrize("case", ["grid", "interpolation", "points.png", "points.pdf", "likelihood"])
+def test_a_result_is_old_or_new_wherever_its_command_dies(
+    prior: Path,
+    points: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+) -> None:
+    """kill -9, SIGTERM, SIGHUP and SIGINT before every file operation."""
+    monkeypatch.setattr(sample, "draw_trajectories", small_figure)
+    monkeypatch.setattr(likelihood, "draw", small_figure)
+    both = ",".join(str(pictures / f"{n}.png") for n in range(2))
+    name, work = {
+        "grid": ("x.png", sample_of(prior, "n=2", "steps=2")),
+        "interpolation": (
+            "x.png",
+            sample_of(prior, "show=interpolate", f"input={both}", "steps=2", "t=50"),
+        ),
+        "points.png": ("x.png", sample_of(points)),
+        "points.pdf": ("x.pdf", sample_of(points)),
+        "likelihood": ("run", likelihood_of(prior, pictures)),
+    }[case]
+    place = tmp_path / "place"
+    place.mkdir()
+    work(place / name, 1)
+    old = content(place / name)
+    shutil.copytree(place, tmp_path / "new")
+    count = operations(partial(work, tmp_path / "new" / name, 2))
+    new = content(tmp_path / "new" / name)
+    assert count >= 5 and old.keys() == new.keys()
+    comparable = case != "points.pdf"  # which holds the time
+    assert old != new
+    kept = content(place / name)
+
+    def check(folder: Path) -> bool:
+        check_readable(folder)
+        found = content(folder / name)
+        assert found == old or (found == new if comparable else found.keys() == new.keys()), folder
+        return found != old
+
+    shutil.copytree(place, tmp_path / "killed")
+    states = states_of(
+        tmp_path / "killed", tmp_path / "states", partial(work, tmp_path / "killed" / name, 2)
+    )
+    assert len(states) > 2
+    for state in states:
+        check(state)
+        if hidden(state):
+            whole.sweep(state)
+            assert not hidden(state), state
+    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    seen = set()
+    for number, first in zip(signals, range(3), strict=True):
+        for n in range(0 if number == signal.SIGTERM else first, count, 1 if first == 0 else 3):
+            folder = shutil.copytree(place, tmp_path / f"{number}-{n}")
+            code = killed_at(n, number, partial(work, folder / name, 2))
+            assert not hidden(folder), (number, n)
+            seen.add((check(folder), code == 0))
+            shutil.rmtree(folder)
+    assert (False, False) in seen and content(place / name) == kept
+
+
+# Evaluation.
+
+
+@pytest.fixture
+def evaluation(
+    prior: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], None]:
+    """A command of two solvers and two images into a folder, in a moment."""
+
+    def judged(samples: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"PSNR": (samples - truth).square().mean((2, 3, 4))}
+
+    loaded = load_prior(str(prior), "cpu")
+    monkeypatch.setattr(evaluate, "scores", judged)  # LPIPS takes a second
+    monkeypatch.setattr(evaluate, "load_prior", lambda *_: loaded)
+    monkeypatch.setattr(evaluate, "say", lambda text: None)
+    words = [
+        "task=denoise,sr4",
+        "solver=ddnm",
+        f"prior={prior}",
+        f"data={pictures}",
+        "solver.steps=2",
+        "batch=1",
+        "device=cpu",
+    ]
+    return lambda out: evaluate.main([*words, f"out={out}"])
+
+
+def table_of(out: Path) -> dict[str, object]:
+    """All that an evaluation leaves, but its times."""
+    found: dict[str, object] = {}
+    for path in out.rglob("*"):
+        name = str(path.relative_to(out))
+        if path.suffix == ".csv":
+            with path.open() as file:
+                rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
+            found[name] = rows
+        elif path.suffix in (".md", ".tex"):
+            found[name] = len(path.read_text().splitlines())
+        elif path.is_file() and path.name[0] != ".":
+            found[name] = path.read_bytes()
+    return found
+
+
+def test_an_evaluation_that_is_killed_anywhere_ends_as_if_it_was_not(
+    evaluation: Callable[[Path], None], tmp_path: Path
+) -> None:
+    evaluation(tmp_path / "whole")
+    expected = table_of(tmp_path / "whole")
+    (tmp_path / "place").mkdir()
+    states = states_of(
+        tmp_path / "place", tmp_path / "states", partial(evaluation, tmp_path / "place" / "out")
+    )
+    assert len(states) > 60
+    seen = set()
+    for state in states:
+        check_readable(state)
+        before = str(sorted(table_of(state / "out").items()))
+        if before not in seen or hidden(state):
+            seen.add(before)
+            evaluation(state / "out")
+            assert differences(table_of(state / "out"), expected) == [], state
+            assert not hidden(state), state
+        shutil.rmtree(state)
+
+
+@pytest.mark.parametrize(
+    ("number", "every"), [(signal.SIGTERM, 1), (signal.SIGHUP, 11), (signal.SIGINT, 11)]
+)
+def test_an_evaluation_that_is_stopped_anywhere_ends_as_if_it_was_not(
+    evaluation: Callable[[Path], None], tmp_path: Path, number: int, every: int
+) -> None:
+    count = operations(partial(evaluation, tmp_path / "whole"))
+    expected = table_of(tmp_path / "whole")
+    seen = set()
+    for n in range(0, count, every):
+        out = tmp_path / f"{n}"
+        killed_at(n, number, partial(evaluation, out))
+        assert not hidden(out), n
+        check_readable(out)
+        before = str(sorted(table_of(out).items()))
+        if before not in seen:
+            seen.add(before)
+            evaluation(out)
+            assert differences(table_of(out), expected) == [], n
+        shutil.rmtree(out, ignore_errors=True)
