@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -19,8 +20,8 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from kills import failing_at, killed_at, limited_to, operations, states_of
 from matplotlib.figure import Figure
-from kills import killed_at, operations, states_of
 
 from invdiff import evaluate, likelihood, sample
 from invdiff.io import whole
@@ -276,7 +277,9 @@ def small_figure(*values: object) -> Figure:
     return Figure(figsize=(0.2, 0.2), dpi=50, facecolor=(shade, shade, shade))
 
 
-@pytest.mark.parametrize("case", ["grid", "interpolation", "points.png", "points.pdf", "likelihood"])
+@pytest.mark.parametrize(
+    "case", ["grid", "interpolation", "points.png", "points.pdf", "likelihood"]
+)
 def test_a_result_is_old_or_new_wherever_its_command_dies(
     prior: Path,
     points: Path,
@@ -425,3 +428,100 @@ def test_an_evaluation_that_is_stopped_anywhere_ends_as_if_it_was_not(
             evaluation(out)
             assert differences(table_of(out), expected) == [], n
         shutil.rmtree(out, ignore_errors=True)
+
+
+# File operations that are refused.
+
+
+def check_line(said: str | None) -> None:
+    """Nothing, or one line that says what cannot be written."""
+    assert said is None or (said.startswith("InputError: ") and "\n" not in said), said
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
+def test_refusals_anywhere_in_training_are_one_line(
+    training: TrainSettings, tmp_path: Path, error: int
+) -> None:
+    """What was saved before is there, and the run goes on from it."""
+    settings, prepare = training_cases(training, tmp_path)["resumed"]
+    place = tmp_path / "place"
+    place.mkdir()
+    prepare(place / "run")
+    whole_run = shutil.copytree(place, tmp_path / "whole") / "run"
+    count = operations(partial(resumed, settings, whole_run))
+    expected = results_of_training(whole_run)
+    seen = set()
+    for n in range(count):
+        folder = shutil.copytree(place, tmp_path / f"{n}")
+        work = partial(resumed, settings, folder / "run")
+        check_line(failing_at(n, error, work, creating=error == errno.ENOSPC))
+        check_readable(folder)
+        assert (folder / "run" / "state.pt").is_file()
+        before = str(sorted(results_of_training(folder / "run").items()))
+        if before not in seen:
+            seen.add(before)
+            whole.sweep(folder / "run")
+            resumed(settings, folder / "run")
+            assert differences(results_of_training(folder / "run"), expected) == [], n
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
+def test_refusals_anywhere_in_an_evaluation_are_one_line(
+    evaluation: Callable[[Path], None], tmp_path: Path, error: int
+) -> None:
+    count = operations(partial(evaluation, tmp_path / "whole"))
+    expected = table_of(tmp_path / "whole")
+    seen = set()
+    for n in range(count):
+        out = tmp_path / "now" / "out"
+        said = failing_at(n, error, partial(evaluation, out), creating=error == errno.ENOSPC)
+        check_line(said)
+        check_readable(out)
+        before = str(sorted(table_of(out).items()))
+        if before not in seen:
+            seen.add(before)
+            evaluation(out)
+            assert differences(table_of(out), expected) == [] and not hidden(out), n
+        shutil.rmtree(tmp_path / "now", ignore_errors=True)
+
+
+@pytest.mark.parametrize("case", ["grid", "points", "likelihood"])
+def test_refusals_anywhere_leave_the_old_result(
+    prior: Path,
+    points: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+) -> None:
+    monkeypatch.setattr(sample, "draw_trajectories", small_figure)
+    monkeypatch.setattr(likelihood, "draw", small_figure)
+    name, work = {
+        "grid": ("x.png", sample_of(prior, "n=2", "steps=2")),
+        "points": ("x.svg", sample_of(points)),
+        "likelihood": ("run", likelihood_of(prior, pictures)),
+    }[case]
+    place = tmp_path / "place"
+    place.mkdir()
+    work(place / name, 1)
+    old = content(place / name)
+    count = operations(partial(work, shutil.copytree(place, tmp_path / "new") / name, 2))
+    for error in (errno.ENOSPC, errno.EACCES):
+        for n in range(count):
+            folder = shutil.copytree(place, tmp_path / f"{error}-{n}")
+            new = partial(work, folder / name, 2)
+            said = failing_at(n, error, new, creating=error == errno.ENOSPC)
+            check_line(said)
+            check_readable(folder)
+            assert (content(folder / name) == old) == (said is not None), (error, n, said)
+            if (
+                error == errno.ENOSPC
+            ):  # with EACCES, what is hidden may be what could not be removed
+                assert not hidden(folder), n
+            shutil.rmtree(folder)
+    for size in (0, 1, 100):
+        said = limited_to(size, partial(work, place / name, 2))
+        assert said is not None and "File too large" in said, said
+        check_line(said)
+        assert content(place / name) == old and not hidden(place), size

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and files of JSON.
 
 Content is written under a hidden name beside its place, and renamed once it is complete: a reader
 sees the old content or the new, and a killed process leaves nothing but a hidden name, which the
@@ -21,13 +21,13 @@ import shutil
 import socket
 import sys
 import time
-import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, first_line, shown, warn
 from invdiff.io import lock
 from invdiff.io.lock import release, try_lock
 
@@ -154,6 +154,28 @@ def write_json(path: str | Path, value: object) -> None:
         {'PSNR': [20.5, None]}
     """
     write_whole(path, json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "card.json"
+        >>> write_json(path, {"T": 1000})
+        >>> read_json(path)
+        {'T': 1000}
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}), expected JSON") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found {shown(found)}, expected a JSON object")
+    return found
 
 
 def _plain(value: object) -> object:
@@ -338,10 +360,7 @@ class WholeFolder:
         is_link = self._place.name != self.final.name
         final = place if is_link else self.final.with_name(place.name)
         if not self.numbered:
-            warnings.warn(
-                f"{self.label} {self.final}: exists meanwhile; the results are in {final}",
-                stacklevel=3,
-            )
+            warn(f"{self.label} {self.final}: exists meanwhile; the results are in {final}")
         self.final = final
 
     def _clean(self) -> None:

@@ -21,7 +21,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -38,7 +37,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError, Stopped, check_path, check_type
+from invdiff.errors import InputError, Stopped, check_path, check_type, first_line, warn
 from invdiff.estimate import Estimate
 from invdiff.io.lock import run_lock
 from invdiff.io.pictures import grid
@@ -59,9 +58,9 @@ from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
-from invdiff.resources import pick_device
+from invdiff.resources import physical_memory, pick_device, this_process
 from invdiff.rng import Seed, Streams, stream_seed
-from invdiff.training.data import Data, epoch_order, load_data, physical_memory, to_device
+from invdiff.training.data import Data, epoch_order, load_data, to_device
 from invdiff.training.files import ValueRange, check_value_range, content_hash
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 from invdiff.training.optimiser import OptimiserName, optimisers
@@ -344,18 +343,27 @@ def computes_bf16(device: torch.device) -> bool:
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:
     """Return the processes of this run: one, or those that torchrun started."""
+    process = this_process()
     device = pick_device(settings.device)
     if device.index is not None:
         torch.cuda.set_device(device)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
     # Accelerate keeps one precision and one device per program; here each run has its own.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
-        gradient_accumulation_steps=settings.accumulate,
-        dynamo_backend="inductor" if settings.compile else "no",
-    )
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="bf16" if bf16 else "no",
+            gradient_accumulation_steps=settings.accumulate,
+            dynamo_backend="inductor" if settings.compile else "no",
+        )
+    except (ValueError, RuntimeError) as error:  # of what the environment says
+        if process.count == 1 and "LOCAL_RANK" not in os.environ:
+            raise
+        raise InputError(
+            f"processes: found {process.count} (WORLD_SIZE), which cannot meet "
+            f"({first_line(error)}): expected the environment that torchrun sets"
+        ) from None
 
 
 @contextmanager
@@ -913,11 +921,10 @@ def check_labels(settings: TrainSettings, data: Data) -> None:
             f"data {settings.data}: found labels up to {int(data.labels.max())}, {expected}"
         )
     if 0 < len(data.classes) < settings.classes:
-        warnings.warn(
+        warn(
             f"data {settings.data}: found {len(data.classes)} sub-folders "
             f"({', '.join(data.classes[:20])}) for network.classes={settings.classes}; the other "
-            "labels are never met",
-            stacklevel=2,
+            "labels are never met"
         )
 
 
