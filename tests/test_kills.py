@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,18 +18,24 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import oracles
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from kills import failing_at, killed_at, limited_to, operations, states_of
+from kills import at_once, failing_at, killed_at, limited_to, operations, states_of
 from matplotlib.figure import Figure
 
-from invdiff import evaluate, likelihood, sample
+from invdiff import evaluate, likelihood, sample, solve
+from invdiff.files import restore_folder
 from invdiff.io import whole
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
+from invdiff.noise import Gaussian
+from invdiff.operators import Denoise
+from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
+from invdiff.solvers import DDNM
 from invdiff.training import TrainSettings, fit, trainer
 
 pytestmark = pytest.mark.slow
@@ -525,3 +533,146 @@ def test_refusals_anywhere_leave_the_old_result(
         assert said is not None and "File too large" in said, said
         check_line(said)
         assert content(place / name) == old and not hidden(place), size
+
+
+# Two at once.
+
+
+def check_others(ends: list[str | None], *lines: str) -> None:
+    """At least one came to its end; the others say one of these lines."""
+    assert None in ends, ends
+    for said in ends:
+        assert said is None or any(line in said and "\n" not in said for line in lines), said
+
+
+def test_two_trainings_at_once(training: TrainSettings, tmp_path: Path) -> None:
+    resumed(training, tmp_path / "whole")
+    ends = at_once([partial(resumed, training, tmp_path / "run")] * 2)
+    check_others(ends, "another run (")
+    expected = results_of_training(tmp_path / "whole")
+    assert differences(results_of_training(tmp_path / "run"), expected) == []
+    assert not hidden(tmp_path / "run")
+
+
+def test_two_evaluations_at_once(evaluation: Callable[[Path], None], tmp_path: Path) -> None:
+    evaluation(tmp_path / "whole")
+    ends = at_once([partial(evaluation, tmp_path / "out")] * 2)
+    check_others(ends, "another run (")
+    assert differences(table_of(tmp_path / "out"), table_of(tmp_path / "whole")) == []
+    assert not hidden(tmp_path / "out")
+
+
+def test_two_samples_at_once(prior: Path, tmp_path: Path) -> None:
+    """Each replaces the picture whole; the last one stays."""
+    work = sample_of(prior, "n=2", "steps=2")
+    (tmp_path / "out").mkdir()
+    for seed in (1, 2):
+        work(tmp_path / f"{seed}.png", seed)
+    ends = at_once([partial(work, tmp_path / "out" / "x.png", seed) for seed in (1, 2)])
+    assert ends == [None, None]
+    found = (tmp_path / "out" / "x.png").read_bytes()
+    assert found in [(tmp_path / f"{seed}.png").read_bytes() for seed in (1, 2)]
+    assert os.listdir(tmp_path / "out") == ["x.png"]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_two_likelihoods_and_two_solves_at_once(
+    prior: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: bool,
+) -> None:
+    """Without out= each has a number; with it, nothing is replaced."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(likelihood, "draw", small_figure)
+    monkeypatch.setattr(solve, "scores", lambda images, truth: {})
+    monkeypatch.setattr(solve, "table", lambda report: "")
+    monkeypatch.setattr(solve, "write_report", lambda path, *_, **__: whole.write_whole(path, "1"))
+    black = torch.zeros(1, 2, 2)
+    monkeypatch.setattr(Posterior, "plot", lambda self, path, *_: write_image(path, black))
+    doors = {
+        "likelihood_small": (
+            likelihood.main,
+            ["images=2", "steps_per_image=2", f"data={pictures}"],
+        ),
+        "denoise": (solve.main, ["task=denoise", "solver.steps=2", f"input={pictures}"]),
+    }
+    for name, (main, words) in doors.items():
+        words += [f"prior={prior}", "device=cpu", *([f"out=results/{name}"] if given else [])]
+        ends = at_once([partial(main, [*words, f"seed={seed}"]) for seed in (1, 2)])
+        check_others(ends, "exists already; expected another folder, or overwrite=true")
+        made = sorted(path for path in Path("results").iterdir() if path.name.startswith(name))
+        assert [path.name for path in made] == [name, f"{name}-2"][: ends.count(None)]
+        assert given or ends == [None, None]
+        seeds = {yaml.safe_load((path / "config.yaml").read_text())["seed"] for path in made}
+        assert seeds == {seed for seed, said in zip((1, 2), ends, strict=True) if said is None}
+        assert len({len(content(path)) for path in made}) == 1
+        for path in made:
+            check_readable(path)
+    assert not hidden(Path("results"))
+
+
+def restored(source: Path, target: Path) -> None:
+    shape = (1, 16, 16)
+    denoiser = oracles.denoiser(oracles.exponential_prior(shape), shape).float()
+    noise = Gaussian(0.1)
+    restore_folder(
+        source, target, operator=Denoise, noise=noise, prior=denoiser, solver=DDNM(steps=2)
+    )
+
+
+def test_two_folders_are_restored_at_once(pictures: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    restored(pictures, tmp_path / "whole")
+    ends = at_once([partial(restored, pictures, place / "x")] * 2)
+    check_others(ends, "exists already, expected a new folder")
+    names = sorted(os.listdir(place))
+    assert names == ["x", "x-2"][: ends.count(None)]
+    for name in names:
+        files = {path.name: path.read_bytes() for path in (place / name).iterdir()}
+        assert files == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+
+
+SCRIPT = """
+import os, signal, sys
+from invdiff.io.whole import WholeFolder, whole_file
+
+number = int(sys.argv[1])
+with WholeFolder(sys.argv[2]) as folder, whole_file(folder.path / "x") as hidden:
+    os.kill(os.getpid(), number)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_script_that_is_stopped_leaves_nothing_and_dies_of_the_signal(
+    tmp_path: Path, number: int
+) -> None:
+    """No command is around it, which would turn the signal into an exception."""
+    words = [sys.executable, "-c", SCRIPT, str(int(number)), str(tmp_path / "run")]
+    env = {**os.environ, "PYTHONPATH": str(Path(whole.__file__).parents[2])}
+    done = subprocess.run(words, capture_output=True, env=env)
+    assert done.returncode == -number and done.stderr == b""
+    assert os.listdir(tmp_path) == []
+
+
+def test_signals_that_have_a_handler_are_left_alone(tmp_path: Path) -> None:
+    seen: list[int] = []
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with whole.whole_file(tmp_path / "x") as hidden_file:
+            hidden_file.write_text("1")
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGHUP)
+        assert seen == [signal.SIGTERM] and (tmp_path / "x").read_text() == "1"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with whole.WholeFolder(tmp_path / "run"):
+            assert callable(signal.getsignal(signal.SIGTERM))
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

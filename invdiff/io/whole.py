@@ -18,13 +18,15 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from invdiff.errors import InputError, first_line, shown, warn
@@ -96,15 +98,16 @@ def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     hidden = _hidden_name(target)
     held = None
     try:
-        _sweep_once(target.parent, os.getpid())
-        held = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        try_lock(held)
-        yield hidden
-        _to_disk(hidden)
-        if replace:
-            os.replace(hidden, target)
-        else:
-            _rename_new(hidden, target)
+        with cleaned_by_signals():
+            _sweep_once(target.parent, os.getpid())
+            held = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            try_lock(held)
+            yield hidden
+            _to_disk(hidden)
+            if replace:
+                os.replace(hidden, target)
+            else:
+                _rename_new(hidden, target)
     except FileExistsError:
         raise
     except OSError as error:
@@ -246,6 +249,7 @@ class WholeFolder:
         self._was_empty = os.path.isdir(self._place) and not overwrite
         self._made: list[Path] = []
         self._held: int | None = None
+        self._signals = contextlib.ExitStack()
         self.path = self._place  # until the block begins
 
     def _check(self) -> None:
@@ -292,6 +296,7 @@ class WholeFolder:
     def __enter__(self) -> WholeFolder:
         self.path = _hidden_name(self._place)
         try:
+            self._signals.enter_context(cleaned_by_signals())
             self._make_parents()
             sweep(self._place.parent)
             self.path.mkdir()
@@ -372,6 +377,7 @@ class WholeFolder:
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        self._signals.close()
 
 
 _LIVE: dict[Path, int] = {}  # the hidden names of this process, and its number
@@ -387,6 +393,33 @@ def clean_up() -> None:
         if process == os.getpid():
             _remove(hidden)
     lock.clean_up()
+
+
+@contextlib.contextmanager
+def cleaned_by_signals() -> Iterator[None]:
+    """Call `clean_up` where SIGTERM or SIGHUP ends the process inside the block.
+
+    The process ends as it would without this. Signals that have a handler, or are ignored, are left
+    alone; so are all of them outside of the main thread, where Python allows no handlers.
+    """
+
+    def clean(number: int, frame: FrameType | None) -> None:
+        clean_up()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        named = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+        ours = [n for n in named if n is not None and signal.getsignal(n) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, clean)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is clean:  # nobody has set another one meanwhile
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _remove(hidden: Path) -> None:

@@ -16,13 +16,12 @@ import csv
 import io
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
@@ -324,7 +323,9 @@ def run_folder(out: Path) -> Iterator[None]:
             yield
     finally:
         if made and [path.name for path in out.iterdir()] == [LOG_FILE]:  # nothing was trained
-            shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):  # another run may have begun here
+                (out / LOG_FILE).unlink()
+                out.rmdir()
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
