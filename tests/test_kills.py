@@ -490,7 +490,10 @@ def test_refusals_anywhere_in_an_evaluation_are_one_line(
         if before not in seen:
             seen.add(before)
             evaluation(out)
-            assert differences(table_of(out), expected) == [] and not hidden(out), n
+            missing = differences(table_of(out), expected)
+            # Where a picture alone is refused, the numbers are kept, and a warning says so.
+            pictures = [name for name in missing if name.endswith(".png")]
+            assert missing == (pictures if error == errno.EACCES else []) and not hidden(out), n
         shutil.rmtree(tmp_path / "now", ignore_errors=True)
 
 

@@ -119,3 +119,39 @@ def test_populations(method: Callable, kind: type[Population], name: str, sigma:
         torch.testing.assert_close(
             x, (expected + 1) / 2, rtol=1e-7, atol=1e-8, msg=lambda m, k=k: f"step {k + 1}: {m}"
         )
+
+
+def test_particles_that_do_not_fit_are_refused_and_many_are_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 1x4x4 in float32, 16 tensors of 5,000 particles need 5.12 MB."""
+    check = inference.check_particles
+    for kind in (TDS, MCGDiff):
+        solver = kind(steps=2, particles=5000)
+        monkeypatch.setattr(inference, "physical_memory", lambda: 5_120_000)
+        with pytest.warns(UserWarning, match="solver particles: found 5000 behind each sample"):
+            check(solver, (1, 4, 4))
+        monkeypatch.setattr(inference, "physical_memory", lambda: 5_119_999)
+        with pytest.raises(InputError, match="solver particles: found 5000 of 1x4x4, which need"):
+            check(solver, (1, 4, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(TDS(steps=2, particles=1000), (1, 4, 4))
+
+
+def test_restore_looks_at_the_particles_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "physical_memory", lambda: 10_000)
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(0.1), torch.zeros(1, 1, 4, 4))
+    prior = oracles.denoiser(oracles.exponential_prior((1, 4, 4)), (1, 4, 4)).float()
+    with pytest.raises(InputError, match="solver particles: found 50"):
+        inference.restore(problem, prior, TDS(steps=2, particles=50))
+
+
+def test_the_misfit_under_the_widest_noise_is_a_number() -> None:
+    problem = Problem.simulate(
+        torch.full((2, 3, 64, 64), 0.5), Denoise((3, 64, 64)), Gaussian(1e15), 0
+    )
+    misfit = problem.misfit(torch.full((2, 3, 64, 64), 0.5))
+    assert bool(((misfit - 1).abs() < 0.1).all()), misfit
+    with pytest.raises(InputError, match="found 1e\\+30, expected at most"):
+        Gaussian(1e30)
