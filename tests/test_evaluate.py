@@ -6,9 +6,6 @@ import csv
 import io
 import os
 import shutil
-import signal
-import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import NETWORK
-from torch import Tensor
 
 import invdiff.evaluate
 from invdiff import config, solve
@@ -33,9 +29,7 @@ from invdiff.evaluate import (
 )
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
 from invdiff.io.write import write_image
-from invdiff.posterior import Posterior
-from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
-from invdiff.problem import Problem
+from invdiff.prior.checkpoint import PriorSpec, save_prior
 
 
 @pytest.fixture

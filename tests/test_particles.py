@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 
 import oracles
@@ -13,7 +14,11 @@ import pytest
 import torch
 from test_solvers_golden import BATCH, OPERATORS, PRIOR, SHAPE, run
 
+from invdiff import inference
+from invdiff.errors import InputError
 from invdiff.noise import Gaussian
+from invdiff.operators import Denoise
+from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import TDS, MCGDiff
 from invdiff.solvers.tools.smc import Particles, Population
