@@ -16,7 +16,7 @@ from test_solvers_golden import BATCH, OPERATORS, PRIOR, SHAPE, run
 
 from invdiff import inference
 from invdiff.errors import InputError
-from invdiff.noise import Gaussian
+from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import Denoise
 from invdiff.problem import Problem
 from invdiff.rng import Streams
@@ -158,5 +158,11 @@ def test_the_misfit_under_the_widest_noise_is_a_number() -> None:
     )
     misfit = problem.misfit(torch.full((2, 3, 64, 64), 0.5))
     assert bool(((misfit - 1).abs() < 0.1).all()), misfit
-    with pytest.raises(InputError, match="found 1e\\+30, expected at most"):
+    with pytest.raises(InputError, match="found 1e\\+30.*, expected a number from 0 to 1e\\+15"):
         Gaussian(1e30)
+    for peak in (1e-30, 1e30):
+        with pytest.raises(InputError, match="noise peak: found .*, from 1e-15 to 1e\\+15"):
+            Poisson(peak)
+    for peak in (1e-15, 1e15):
+        problem = Problem(Denoise((1, 4, 4)), Poisson(peak), torch.zeros(1, 1, 4, 4))
+        assert bool(problem.misfit(torch.full((1, 1, 4, 4), 0.5)).isfinite().all())
