@@ -243,7 +243,9 @@ def main(words: list[str]) -> None:
             for folder in (cell.folder, cell.measurements):
                 sweep(folder)
         for cell in cells:
-            evaluate(cell, prior, images[rank :: process.count], rank, chatty=process.count == 1)
+            evaluate(
+                cell, prior, images[rank :: process.processes], rank, chatty=process.processes == 1
+            )
     finish(cells, images)
 
 

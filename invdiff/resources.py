@@ -109,16 +109,16 @@ class Process(NamedTuple):
     Attributes:
         rank: its number among all.
         local_rank: its number among those of its machine.
-        count: how many there are.
+        processes: how many there are.
 
     Example:
-        >>> Process(0, 0, 1).count
+        >>> Process(0, 0, 1).processes
         1
     """
 
     rank: int
     local_rank: int
-    count: int
+    processes: int
 
 
 def this_process() -> Process:

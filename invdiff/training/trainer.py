@@ -392,10 +392,10 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
             dynamo_backend="inductor" if settings.compile else "no",
         )
     except (ValueError, RuntimeError) as error:  # of what the environment says
-        if process.count == 1 and "LOCAL_RANK" not in os.environ:
+        if process.processes == 1 and "LOCAL_RANK" not in os.environ:
             raise
         raise InputError(
-            f"processes: found {process.count} (WORLD_SIZE), which cannot meet "
+            f"processes: found {process.processes} (WORLD_SIZE), which cannot meet "
             f"({first_line(error)}): expected the environment that torchrun sets"
         ) from None
 
