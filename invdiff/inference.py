@@ -26,6 +26,7 @@ from invdiff.progress import Meter, metering
 from invdiff.resources import physical_memory
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
+from invdiff.solvers.base import first_image
 
 PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
 TENSORS_AT_ONCE = 16  # of the size of all particles: states, estimates, gradients, first features
@@ -140,10 +141,10 @@ def restore(
 def trajectory(
     problem: Problem, prior: Denoiser, solver: Solver, noise: Streams, like: Tensor
 ) -> Iterator[Step]:
-    """Yield the solver's steps, from x ~ N(1/2, sigma_max^2 I), in the dtype of ``like``."""
+    """Yield the solver's steps, from noise around ``first_image``, in the dtype of ``like``."""
     sigmas = solver.ladder(prior)
     x = like.new_zeros(len(problem), *problem.operator.shape)
-    x = 0.5 + sigmas[0] * noise(x)
+    x = first_image(prior, problem, x) + sigmas[0] * noise(x)
     yield from solver.iterate(prior, problem, x, sigmas, noise)
 
 
@@ -184,6 +185,12 @@ def check(
         )
     solver.check(problem)
     check_particles(solver, problem.operator.shape)
+    if not (prior.starts_from_noise or solver.starts_from_estimate):
+        raise InputError(
+            f"solver {type(solver).__name__}: begins at pure noise, found a prior that knows sigma up "
+            f"to {prior.ladder(1)[0]:.3g} only, expected a solver that begins at an estimate, such as "
+            "PnPDM, DiffPIR or DDRM"
+        )
 
 
 def check_particles(solver: Solver, shape: tuple[int, ...]) -> None:

@@ -147,7 +147,7 @@ def training_cases(
     """Settings, and what prepares the folder of the run."""
     spec = PriorSpec((1, 8, 8), TINY, "linear", 10, "eps")
     torch.manual_seed(1)
-    save_prior(tmp_path / "first.safetensors", spec.build().network, spec)
+    save_prior(spec.build(), tmp_path / "first.safetensors")
     return {
         "fresh": (
             replace(
@@ -263,7 +263,7 @@ def points(tmp_path: Path) -> Path:
     """A prior of points in the plane."""
     spec = PriorSpec((2,), {"name": "mlp", "width": 4}, "linear", 10, "eps")
     torch.manual_seed(2)
-    save_prior(tmp_path / "points.safetensors", spec.build().network, spec)
+    save_prior(spec.build(), tmp_path / "points.safetensors")
     return tmp_path / "points.safetensors"
 
 
