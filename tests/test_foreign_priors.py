@@ -211,7 +211,7 @@ def test_a_word_reaches_the_prior(
 def test_a_word_that_a_format_does_not_know(kind: str, tmp_path: Path) -> None:
     path, _ = written(tmp_path, kind)
     found = refused(load_prior, path, told={"channels": 1})
-    assert re.match(rf"prior {path}: 'channels' is no setting of this file \(settings: ", found)
+    assert re.match(rf"prior {path}: 'channels' is no setting of this file.* \(settings: ", found)
 
 
 # Code by its name.
