@@ -505,6 +505,13 @@ def test_a_repository_of_the_hub(hub_of_files: tuple[Path, list[Any]]) -> None:
     card = load_card(out)
     assert card["source"] == "hf:owner/repository@c0ffee"
     assert card["sha256"] == {"diffusion_pytorch_model.safetensors": digest}
+    # A run records which weights it had.
+    write_image(root / "a.png", torch.rand(3, 16, 16))
+    words = ["operator.name=denoise", "noise.name=gaussian", "noise.sigma=0.1", "solver.steps=1"]
+    words += ["prior=hf:owner/repository@v1", "prior.check=false", f"input={root / 'a.png'}"]
+    solve.main([*words, "samples=1", f"out={root / 'run'}"])
+    stored = json.loads((root / "run" / "prior.json").read_text())
+    assert stored == {"source": card["source"], "sha256": card["sha256"]}
 
 
 def test_pickles_of_the_hub_only_where_there_is_nothing_else(
