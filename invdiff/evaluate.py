@@ -59,6 +59,8 @@ from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed
 
+OF_ALL = ("prior", "data", "images", "out", "device")  # what all cells of a table share
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
@@ -258,7 +260,8 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
     """Yield every task with every solver, the baseline first.
 
     Raises:
-        InputError: a task or a solver is unknown, or named twice.
+        InputError: a task or a solver is unknown, or named twice; or the files of two tasks set
+            another prior, data, number of images, folder or device.
     """
 
     def listed(key: str, default: str) -> list[str]:
@@ -281,10 +284,20 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
     rest = [word for word in words if not word.startswith(("task=", "solver="))]
     solvers = listed("solver", "ddnm")
     weights = ""
+    first: EvaluateSettings | None = None
     for task in listed("task", ""):
         for number, solver in enumerate(solvers):
             merged = config.resolve([f"task={task}", f"solver={solver}", *rest], EvaluateSettings)
             settings = config.validate(EvaluateSettings, merged)
+            first = first or settings
+            for key in OF_ALL:  # a task's file may set them
+                found = getattr(settings, key)
+                expected = getattr(first, key)
+                if found != expected:
+                    raise InputError(
+                        f"task {task}: found {key}={found}, expected {expected}, as in the first "
+                        f"task; give {key}= on the command line, or run the tasks apart"
+                    )
             weights = weights or hash_of_all(prior_files(settings.prior))
             name = label(Path(task).stem)
             if number == 0:

@@ -201,7 +201,9 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", data)
-    assert "not a readable safetensors file" in refusal(path)
+    # A bare pickle may be one of EDM, whose reader runs nothing.
+    expected = "could run code" if kind == "pickle" else "not a readable safetensors file"
+    assert expected in refusal(path)
     assert not marker.exists()
     pickle.loads(data)  # the bomb is live
     assert marker.exists()

@@ -18,6 +18,7 @@ from invdiff.prior.loaders.words import ClassifierWords, PriorWords
 
 NAMES = tuple(word.name for word in fields(PriorWords) if word.name != "name")
 MAX_BYTES = 20_000
+_MAX_BRACKETS = 100  # that open: the time of reading YAML grows with the square of their depth
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -54,6 +55,11 @@ def _mapping(place: Path) -> Mapping[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise InputError(f"{place}: found more than {MAX_BYTES} bytes, expected settings")
+        brackets = text.count(b"[") + text.count(b"{")
+        if brackets > _MAX_BRACKETS:
+            raise InputError(
+                f"{place}: found {brackets} brackets, expected at most {_MAX_BRACKETS}"
+            )
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise InputError(f"{place}: found an alias, which could stand for any number of values")
         found = yaml.safe_load(text)
