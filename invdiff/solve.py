@@ -7,7 +7,8 @@
 input= takes clean images, simulates their measurements and reports metrics against them;
 measurement= takes real measurements and needs no ground truth. Without either, the example images
 of the prior are the input. Every run leaves a folder: pictures, posterior.npz, panel.png,
-report.html (to open in a browser), metrics.json and config.yaml, which repeats the run; where
+report.html (to open in a browser), metrics.json and config.yaml, which repeats the run; prior.json,
+the commit and the SHA-256 of a prior of the Hugging Face hub; where
 images differ in size, a folder in it for each size. In metrics.json, numbers that JSON does not have
 (an infinite PSNR) are null. A run that is stopped leaves the sizes that are done, if any, and
 "interrupted": true in its metrics.json.
@@ -49,9 +50,10 @@ from invdiff.operators import Operator
 from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
-from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_prior, prior_files
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.guidance import guided
+from invdiff.prior.loaders import hub
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of, plain
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
@@ -180,6 +182,9 @@ def solve_parts(
     folder = WholeFolder(place, overwrite=settings.overwrite, numbered=settings.out is None)
     with contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
+        name = name_of(settings.prior)
+        if hub.recognise(name):
+            write_json(folder.path / "prior.json", hub.origin(name, prior_files(name)))
         text = (folder.path / RUN_FILE).read_text(encoding="utf-8")
         try:
             for part in parts:
