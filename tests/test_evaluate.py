@@ -268,7 +268,7 @@ def other_prior(path: Path) -> Path:
     """Another network under a name."""
     torch.manual_seed(9)
     spec = PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v")
-    save_prior(path, spec.build().network, spec)
+    save_prior(spec.build(), path)
     return path
 
 
