@@ -370,7 +370,7 @@ def test_presets_and_classes_in_a_help(tmp_path: Path, monkeypatch: pytest.Monke
         '"""Do."""\nfrom dataclasses import dataclass\n\n@dataclass\nclass S_Settings:\n'
         '    """S."""\n    task: str\n    operator: dict[str, int]\n'
     )
-    monkeypatch.setattr(help, "presets", lambda kind: {"p": f"{kind}."} if kind == "task" else {})
+    monkeypatch.setattr(help, "presets", lambda kind: {"p": f"{kind}."})
     monkeypatch.setattr(
         help,
         "classes",
@@ -389,6 +389,9 @@ def test_presets_and_classes_in_a_help(tmp_path: Path, monkeypatch: pytest.Monke
         "",
         "task=NAME, presets:",
         "  p: task.",
+        "",
+        "operator=NAME, presets:",
+        "  p: operator.",
         "",
         "operator.name=NAME, and its settings:",
         "",

@@ -207,7 +207,10 @@ def test_what_solve_is_told_reaches_the_prior(
     """The class, its weight, the classifier and recompute; metrics are tried on a corner."""
     told: dict[str, Any] = {}
 
-    class Network:
+    class Network(GaussianDenoiser):
+        def __init__(self) -> None:
+            super().__init__(torch.zeros(3, 1, 1), torch.eye(3))
+
         def recompute(self, on: bool) -> None:
             told["recompute"] = on
 
@@ -555,7 +558,7 @@ def test_what_likelihood_sees_and_says(
     monkeypatch.chdir(tmp_path)
     spec = PriorSpec((1, 16, 16), NETWORK, "linear", 30, "eps", "learned")
     torch.manual_seed(0)
-    save_prior("small.safetensors", spec.build().network, spec)
+    save_prior(spec.around(spec.build().network), "small.safetensors")
     prior = load_network("small.safetensors", torch.device("cpu"))
     images = torch.rand(5, 1, 16, 12, generator=torch.Generator().manual_seed(1))
     images[0, 0, 0, :2] = torch.tensor([1.01, -0.01])  # what noise has carried beyond is cut
