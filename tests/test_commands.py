@@ -438,3 +438,10 @@ def test_the_first_comment_of_a_file(tmp_path: Path) -> None:
     ):
         (tmp_path / "x.yaml").write_text(text)
         assert help.first_comment(tmp_path / "x.yaml") == found
+
+
+def test_a_name_with_hyphens_is_not_broken() -> None:
+    text = " ".join(["word"] * 18) + " one-two-three-four"  # 89 columns, and 18
+    first, second = help.wrapped(text, "", "  ")
+    assert second == "  one-two-three-four" and first == " ".join(["word"] * 18)
+    assert help.wrapped("x" * 98, "  ", "") == ["  " + "x" * 98]
