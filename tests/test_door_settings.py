@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import NETWORK
 from torch import Tensor
@@ -206,7 +207,10 @@ def test_what_solve_is_told_reaches_the_prior(
     """The class, its weight, the classifier and recompute; metrics are tried on a corner."""
     told: dict[str, Any] = {}
 
-    class Network:
+    class Network(GaussianDenoiser):
+        def __init__(self) -> None:
+            super().__init__(torch.zeros(3, 1, 1), torch.eye(3))
+
         def recompute(self, on: bool) -> None:
             told["recompute"] = on
 
@@ -331,6 +335,29 @@ def test_pages_and_files_are_counted_together(tmp_path: Path) -> None:
     assert one.names == ["a_0"] and len(one.problem) == 1
     with pytest.raises(InputError, match="images: found 0, expected at least 1"):
         solve.pose(SolveSettings(**{**vars(settings), "images": 0}))
+
+
+def test_a_stack_stays_one_file_of_numbered_images(tmp_path: Path) -> None:
+    """Pages of a TIFF: each meets the mask and the noise of its number, as far as images= goes."""
+    stack = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    write_image(tmp_path / "a.png", torch.full((1, 6, 5), 0.25))
+    tifffile.imwrite(tmp_path / "b.tif", stack.numpy(), photometric="minisblack")
+    write_image(tmp_path / "c.png", torch.full((1, 6, 5), 0.75))
+    settings = SolveSettings(
+        operator={"name": "mask_random", "missing": 0.5, "per_image": True},
+        noise={"name": "gaussian", "sigma": 0.1},
+        input=str(tmp_path),
+    )
+    (part,) = solve.pose(settings)
+    assert part.numbers == [0, 1, 2, 3, 4] and len(part.names) == 5
+    assert [len(picture) for picture in part.pictures] == [1, 3, 1]
+    assert part.truth is not None and torch.equal(part.truth[1:4, 0], stack)
+    masks = part.problem.measured()
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 5
+    (three,) = solve.pose(SolveSettings(**{**vars(settings), "images": 3}))
+    assert three.numbers == [0, 1, 2] and [len(picture) for picture in three.pictures] == [1, 2]
+    assert torch.equal(three.problem.y, part.problem.y[:3])
+    assert torch.equal(three.problem.measured(), masks[:3])
 
 
 # sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import os
@@ -747,3 +748,19 @@ def test_tasks_that_share_no_table(
     assert str(caught.value).startswith(message)
     cells = list(read_cells([*words, f"{key}={prior if key == 'prior' else value}"]))
     assert [cell.task for cell in cells] == ["a", "a", "b", "b"]
+
+
+def test_a_folder_that_another_run_claimed_meanwhile(tmp_path: Path) -> None:
+    """Between the checks and the work: its settings stay, and the run is refused."""
+    mine, other = cell_of(tmp_path, seed=1), cell_of(tmp_path, seed=2)
+    invdiff.evaluate.claim(other)
+    stored = (other.folder / "config.yaml").read_text()
+    with pytest.raises(InputError, match="found results for seed=2, expected 1; choose another"):
+        invdiff.evaluate.claim(mine)
+    assert (other.folder / "config.yaml").read_text() == stored
+    invdiff.evaluate.claim(other)
+    (tmp_path / "file").write_text("")
+    nowhere = cell_of(tmp_path)
+    nowhere = Cell("t", "s", dataclasses.replace(nowhere.settings, out=f"{tmp_path}/file"), "w")
+    with pytest.raises(InputError, match=r"out .*file/t/s: cannot be written"):
+        invdiff.evaluate.claim(nowhere)
