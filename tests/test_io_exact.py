@@ -1211,6 +1211,25 @@ def test_names_and_numbers_of_a_collection(tmp_path: Path) -> None:
     assert [n for p in found for n in p.names] == names_now
 
 
+def test_sub_folders_are_entered_where_it_is_asked(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", 1)
+    (tmp_path / "below").mkdir()
+    png(tmp_path / "below" / "b.png", 2)
+    for found in (
+        [item.file for item in collection.collect(tmp_path)],
+        collection.image_files(tmp_path),
+        collection.listed(tmp_path),
+    ):
+        assert [file.name for file in found] == ["a.png"]
+    assert len(collection.read_pictures(tmp_path)) == 1
+    for found in (
+        [item.file for item in collection.collect(tmp_path, recursive=True)],
+        collection.image_files(tmp_path, recursive=True),
+        collection.listed(tmp_path, True),
+    ):
+        assert [file.name for file in found] == ["a.png", "b.png"]
+
+
 def test_a_file_that_shrank_since_it_was_counted(tmp_path: Path) -> None:
     path = tmp_path / "b.tif"
     tifffile.imwrite(path, np.zeros((3, 2, 3), np.uint8), photometric="minisblack")
