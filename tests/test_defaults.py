@@ -377,7 +377,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "held_out": None,
         "value_range": None,
         "data_changed": False,
-        "schedule": "linear",
         "T": 1000,
         "target": "eps",
         "variance": "small",
