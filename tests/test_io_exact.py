@@ -6,6 +6,7 @@ import ctypes
 import errno
 import io
 import itertools
+import logging
 import math
 import os
 import re
@@ -39,6 +40,7 @@ from invdiff.io import (
     nifti,
     pictures,
     pixels,
+    quiet,
     tiff,
     units,
     whole,
@@ -1734,3 +1736,14 @@ def test_which_failures_of_a_lock_mean_that_another_holds_it(
         assert [lock.try_lock(file.fileno()) for _ in range(3)] == [False, False, None]
         assert lock.try_lock(file.fileno(), wait=True) is None
     assert flags == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 3 + [fcntl.LOCK_EX]
+
+
+def test_loggers_of_decoders_speak_again_afterwards(caplog: pytest.LogCaptureFixture) -> None:
+    for name in quiet._LOGGERS:
+        with quiet.quiet():
+            logging.getLogger(name).error("inside")
+            with quiet.quiet():
+                logging.getLogger(name).error("inside")
+            logging.getLogger(name).error("inside")
+        logging.getLogger(name).error("outside")
+    assert [record.message for record in caplog.records] == ["outside"] * len(quiet._LOGGERS)
