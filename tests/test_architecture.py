@@ -28,6 +28,7 @@ RANKS = [
         "resources",
         "estimate",
         "progress",
+        "memory",
     ],
     ["io"],
     ["prior", "noise", "operators"],

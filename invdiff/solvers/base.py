@@ -103,6 +103,8 @@ class Solver(ABC):
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
     # One variance for all entries of an image's y: not Poisson.
     requires_white_noise: ClassVar[bool] = False
+    # Differences of D are taken, which a network in bf16 is too coarse for.
+    differences: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, Range]] = {"steps": COUNT}
 
     def __post_init__(self) -> None:
