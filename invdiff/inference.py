@@ -65,7 +65,7 @@ class Drawn:
     jobs: list[Job]
     samples: Tensor
     ess: Tensor | None
-    calls: int
+    calls: float
 
 
 @torch.inference_mode(False)

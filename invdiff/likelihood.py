@@ -21,7 +21,7 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ from invdiff.io.write import save_figure
 from invdiff.prior.checkpoint import load_network
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.execution import Execution
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed, Streams
 from invdiff.training.data import to_model_range
@@ -58,6 +59,9 @@ class LikelihoodSettings:
         seed: of every random number; the same seed gives the same numbers.
         out: folder of the curve; by default results/likelihood_PRIOR.
         batch: images computed at once.
+        precision: of the network: float32, bf16 or tf32, of which the last two are no reference for
+            a likelihood.
+        compile: compile the network first (torch.compile), for long runs.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
 
     Raises:
@@ -77,6 +81,8 @@ class LikelihoodSettings:
     seed: Seed = 0
     out: str | None = None
     batch: int = 16
+    precision: Literal["float32", "bf16", "tf32"] = "float32"
+    compile: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -89,7 +95,9 @@ class LikelihoodSettings:
 def main(words: list[str]) -> None:
     """Measure what the words of a command line ask for, print it and draw the curve."""
     settings = config.validate(LikelihoodSettings, config.resolve(words, LikelihoodSettings))
-    prior = load_network(settings.prior, pick_device(settings.device))
+    loaded = load_network(settings.prior, pick_device(settings.device))
+    prior = Execution(precision=settings.precision, compile=settings.compile).around(loaded)
+    assert isinstance(prior, NetworkDenoiser)
     x_0 = held_out(settings, prior)
     out = Path(settings.out or f"results/likelihood_{Path(settings.prior).stem}")
     try:

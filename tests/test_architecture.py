@@ -34,7 +34,7 @@ RANKS = [
     ["prior", "noise", "operators"],
     ["problem"],
     ["solvers"],
-    ["posterior", "inference", "files", "training", "evaluation"],
+    ["posterior", "inference", "sharing", "files", "training", "evaluation"],
     ["config"],
     [
         "solve",

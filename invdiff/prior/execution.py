@@ -151,7 +151,9 @@ class Executed(nn.Module):
         self.precision = precision
         self._format = torch.channels_last
         # Not the module itself, which would be registered as one more part of this one.
-        self._compiled = torch.compile(network).__call__ if compiled else None
+        self._compiled: Callable[..., Any] | None = (
+            torch.compile(network).__call__ if compiled else None
+        )
         for parameter in network.parameters():
             if parameter.ndim == 4 and not parameter.is_inference():
                 parameter.data = parameter.data.contiguous(memory_format=self._format)
