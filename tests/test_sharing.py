@@ -53,7 +53,9 @@ def test_a_word_and_torchrun_name_the_share(monkeypatch: pytest.MonkeyPatch) -> 
     assert Share.of("3/8").speaks
 
 
-@pytest.mark.parametrize("part", ["0/8", "9/8", "3", "3/", "/8", "3/0", "a/b", "-1/8", "1/8/2", 3, ""])
+@pytest.mark.parametrize(
+    "part", ["0/8", "9/8", "3", "3/", "/8", "3/0", "a/b", "-1/8", "1/8/2", 3, ""]
+)
 def test_what_is_no_part_is_refused(part: Any) -> None:
     with pytest.raises(InputError, match=r"part: found .*, expected N/M with 1 <= N <= M"):
         Share.of(part)
@@ -116,7 +118,12 @@ def test_particles_keep_their_sample_size(tmp_path: Path) -> None:
     published: list[Any] = []
     for rank in range(2):
         run = SharedRun(
-            final=tmp_path / "x", share=Share(rank, 2), prior=PRIOR, solver=solver, samples=2, batch=1
+            final=tmp_path / "x",
+            share=Share(rank, 2),
+            prior=PRIOR,
+            solver=solver,
+            samples=2,
+            batch=1,
         )
         run.finish([task], published.append)
     alone = restore(task.problem, PRIOR, solver, samples=2, batch=1)
@@ -256,8 +263,8 @@ def folder(tmp_path: Path) -> Path:
     """Pictures of two sizes in y/."""
     (tmp_path / "y").mkdir()
     draw = torch.Generator().manual_seed(0)
-    for name, height in (("a", 4), ("b", 6), ("c", 4)):
-        write_image(tmp_path / "y" / f"{name}.png", torch.rand(1, height, 4, generator=draw))
+    for name, height in (("a", 8), ("b", 12), ("c", 8)):
+        write_image(tmp_path / "y" / f"{name}.png", torch.rand(1, height, 8, generator=draw))
     return tmp_path
 
 
@@ -310,8 +317,8 @@ def test_parts_of_solve_make_one_run(
     assert not (folder / "x").exists()
     solve.main([*shared, "part=1/2"])
     said = capsys.readouterr().out
-    assert said.count("denoise on 2 images 1x4x4") == 1 == said.count("denoise on 1 images 1x6x4")
-    for size in ("1x4x4", "1x6x4"):
+    assert said.count("denoise on 2 images 1x8x8") == 1 == said.count("denoise on 1 images 1x12x8")
+    for size in ("1x8x8", "1x12x8"):
         one, two = (np.load(folder / out / size / "posterior.npz") for out in ("alone", "x"))
         assert np.array_equal(one["samples"], two["samples"]) and np.array_equal(one["y"], two["y"])
     texts = [(folder / out / "config.yaml").read_text() for out in ("alone", "x")]
@@ -335,9 +342,9 @@ def test_two_processes_of_torchrun(folder: Path, prior: Path) -> None:
 
     code, out, err = launched()
     assert code == 0, err
-    assert out.count("denoise on 2 images 1x4x4") == 1 and out.count("baseline") == 2
+    assert out.count("denoise on 2 images 1x8x8") == 1 and out.count("baseline") == 2
     solve.main([*words, f"out={folder / 'alone'}"])
-    for size in ("1x4x4", "1x6x4"):
+    for size in ("1x8x8", "1x12x8"):
         one, two = (np.load(folder / out / size / "posterior.npz") for out in ("alone", "x"))
         assert np.array_equal(one["samples"], two["samples"])
     code, out, err = launched()
