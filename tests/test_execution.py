@@ -18,11 +18,11 @@ from invdiff.prior import (
     ClassifierFree,
     Denoiser,
     GaussianDenoiser,
-    GrayView,
     NetworkDenoiser,
     Schedule,
     UNet,
     execution,
+    match_channels,
 )
 from invdiff.prior.execution import Executed, Execution, computing_in
 
@@ -136,9 +136,8 @@ def test_the_rule_of_auto(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     for device, on_gpu in ((torch.device("cuda"), True), (CPU, False)):
-        weights = torch.empty(0).new_empty(0)
         monkeypatch.setattr(
-            execution, "weights_like", lambda prior, d=device: _On(weights.dtype, d)
+            execution, "weights_like", lambda prior, d=device: _On(torch.float32, d)
         )
         expected = "bf16" if on_gpu and capability >= (8, 0) and not exact else "float32"
         assert Execution().resolved(unet(), exact=exact) == expected
@@ -175,11 +174,13 @@ def test_tf32_is_set_for_the_network_alone() -> None:
 
 
 def test_networks_inside_views_are_reached() -> None:
-    prior = GrayView(ClassifierFree(unet(classes=3), 1, weight=2.0))
+    prior = match_channels(ClassifierFree(unet(classes=3), 1, weight=2.0), 3)
+    assert prior.shape[0] == 3
+    x = X.expand(3, 3, 8, 8)
     fast = Execution(precision="bf16").around(prior)
     assert [m.precision for m in fast.modules() if isinstance(m, Executed)] == ["bf16"]
     assert not any(isinstance(m, Executed) for m in prior.modules())
-    torch.testing.assert_close(fast(X, 0.3), prior(X, 0.3), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(fast(x, 0.3), prior(x, 0.3), rtol=0.1, atol=0.1)
 
 
 def test_a_prepared_prior_stays_prepared_or_is_prepared_anew() -> None:
@@ -372,7 +373,7 @@ def test_what_is_no_batch_is_refused(batch: Any) -> None:
 def test_the_peak_of_a_piece_of_work() -> None:
     gc.collect()
     size = 2**27
-    found = memory.peak_of(lambda: torch.ones(size, dtype=torch.uint8).sum(), CPU)
+    found = memory.peak_of(lambda: torch.ones(size // 4).sum(), CPU)
     if found is None:
         pytest.skip("this system does not tell")
     assert 0.8 * size < found < 2 * size
@@ -393,13 +394,19 @@ def test_finished_samples_leave_the_gpu() -> None:
     assert peaks[1] <= 1.01 * peaks[0]
 
 
+class Small(nn.Conv2d):
+    """The least that a compiler can be given."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return super().forward(x).sin()
+
+
 @pytest.mark.slow
 def test_a_network_is_really_compiled() -> None:
-    """By torch's own compiler, where there is one: the same to rounding, without a warning."""
-    prior = unet()
+    """By torch's own compiler, where there is one: the same to rounding."""
+    torch.manual_seed(0)
+    network = Small(1, 1, 3, padding=1).requires_grad_(False)
+    prior = NetworkDenoiser(network, (1, 8, 8), Schedule.linear(), clip=False)
     fast = Execution(compile=True).around(prior)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        found = fast(X, 0.3)
-    torch.testing.assert_close(found, prior(X, 0.3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(fast(X, 0.3), prior(X, 0.3), rtol=0, atol=1e-5)
     assert fast.network._compiled is not None

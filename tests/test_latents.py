@@ -59,7 +59,7 @@ def test_a_measured_image_is_that_of_its_latents() -> None:
 def test_a_solver_finds_the_latents() -> None:
     """A linear decoder and a Gaussian prior: the posterior mean is known."""
     prior = GaussianDenoiser(torch.full((2, 3, 4), 0.5), 0.04 * torch.eye(24))
-    decoder = Decoder((2, 3, 4), Enlarged())
+    decoder = Decoder((2, 3, 4), Enlarged(), scale=2.0)
     truth = 0.5 + 0.2 * torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(2))
     problem = Problem.simulate(truth, decoder, Gaussian(0.05))
     basis = torch.eye(24).view(24, 2, 3, 4)
@@ -70,7 +70,7 @@ def test_a_solver_finds_the_latents() -> None:
     mean = 0.5 + torch.linalg.solve(precision, A.T @ residual / 0.05**2)
     found = restore(problem, prior, DPS(steps=200, zeta=1.0), samples=8).mean.flatten().double()
     start = (torch.full_like(mean, 0.5) - mean).square().mean().sqrt()
-    assert (found - mean).square().mean().sqrt() < 0.3 * start
+    assert (found - mean).square().mean().sqrt() < 0.4 * start
 
 
 WRONG: dict[str, Any] = {
