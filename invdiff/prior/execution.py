@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +152,7 @@ class Executed(nn.Module):
         self._format = torch.channels_last
         # Not the module itself, which would be registered as one more part of this one.
         self._compiled: Callable[..., Any] | None = (
-            torch.compile(network).__call__ if compiled else None
+            cast(nn.Module, torch.compile(network)).__call__ if compiled else None
         )
         for parameter in network.parameters():
             if parameter.ndim == 4 and not parameter.is_inference():
