@@ -160,8 +160,9 @@ def restore_folder(
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     pictures = read_pictures(source, rule=MEASUREMENTS)
     problems = [_posed(picture, operator, noise) for picture in pictures]
-    for problem in problems:  # refused before the work
-        check(problem, denoiser, solver, samples, seed, batch)
+    check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
+    for problem in problems[1:]:
+        solver.check(problem)
     names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
     tasks = []
     number = 0

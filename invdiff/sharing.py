@@ -20,7 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,7 @@ class SharedRun:
         prior, solver, samples, seed, batch, tile, precision, compile: as in
             `invdiff.inference.restore`.
         label: of the setting that messages name.
+        show: called with the share of this process's work that is done, at most 1.
 
     Example:
         >>> import tempfile
@@ -205,7 +206,7 @@ class SharedRun:
     precision: Precision = "auto"
     compile: bool = False
     label: str = "out"
-    show: Callable[[float], None] | None = field(default=None)
+    show: Callable[[float], None] | None = None
 
     @property
     def folder(self) -> Path:
@@ -239,10 +240,11 @@ class SharedRun:
             if self.count(tasks) < sum(self.samples * len(task.problem) for task in tasks):
                 return False
             try:
-                publish([self._posterior(task) for task in tasks])
-            except InputError:
+                posteriors = [self._posterior(task) for task in tasks]
+            except InputError:  # of samples that are good for nothing
                 shutil.rmtree(self.folder, ignore_errors=True)
                 raise
+            publish(posteriors)
             shutil.rmtree(self.folder, ignore_errors=True)
         return True
 

@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invdiff import Gaussian, Problem, inference, memory, restore, solvers
+from invdiff import (
+    Gaussian,
+    Problem,
+    evaluate,
+    generate,
+    inference,
+    memory,
+    restore,
+    sample,
+    solve,
+    solvers,
+)
 from invdiff.errors import InputError
 from invdiff.inference import even_chunks, fitting
 from invdiff.operators import Denoise
@@ -392,6 +403,49 @@ def test_finished_samples_leave_the_gpu() -> None:
         peaks.append(torch.cuda.max_memory_allocated())
         assert found.samples.is_cpu and found.problem.y.is_cpu
     assert peaks[1] <= 1.01 * peaks[0]
+
+
+# ----------------------------------------------------------------------------------------- the doors
+
+
+def test_samples_of_a_prior_do_not_depend_on_the_batch() -> None:
+    whole = generate(unet(), 5, steps=3, seed=4)
+    for batch in (1, 2, 5, 9):
+        torch.testing.assert_close(
+            generate(unet(), 5, steps=3, seed=4, batch=batch), whole, rtol=0, atol=1e-4
+        )
+    assert sample.samples_at_once(unet(), 5, 3) == 3
+    assert sample.samples_at_once(unet(), 5, "auto") == 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda **more: solve.SolveSettings(**more),
+        lambda **more: sample.SampleSettings(**more),
+        lambda **more: evaluate.EvaluateSettings(task="inpaint", **more),
+    ],
+)
+def test_commands_refuse_a_batch_of_none(settings: Any) -> None:
+    assert settings().batch == "auto" and settings(batch=3).batch == 3
+    with pytest.raises(InputError, match="batch: found 0"):
+        settings(batch=0)
+
+
+def test_a_table_knows_the_precision_of_its_results() -> None:
+    """Results in bf16 are not continued in float32, and "auto" is what it stands for."""
+    prior = unet()
+
+    def identity(solver: str, **more: Any) -> Any:
+        settings = evaluate.EvaluateSettings(task="t", solver={"name": solver}, **more)
+        cell = evaluate.in_one_precision(evaluate.Cell("t", solver, settings, ""), prior)
+        return cell.identity()["precision"]
+
+    assert identity("ddnm") == "float32" == identity("ddnm", precision="float32")
+    assert identity("ddnm", precision="bf16") == "bf16"
+    assert identity("gibbs", precision="bf16") == "bf16"
+    prior.double()
+    assert identity("ddnm") == "auto"
 
 
 class Small(nn.Conv2d):

@@ -173,6 +173,40 @@ def test_nothing_is_left_where_nothing_was_drawn(
     assert os.listdir(tmp_path) == []
 
 
+def test_samples_outlive_results_that_cannot_be_written(tmp_path: Path) -> None:
+    task = Task("a", problem(2), [0, 1])
+
+    def fails(posteriors: Any) -> None:
+        raise InputError("no room")
+
+    with pytest.raises(InputError, match="no room"):
+        run_of(tmp_path / "x", 0, 1).finish([task], fails)
+    assert run_of(tmp_path / "x", 0, 1).count([task]) == 6
+    published: list[Any] = []
+    assert run_of(tmp_path / "x", 0, 1).finish([task], published.append)
+    assert len(published) == 1 and os.listdir(tmp_path) == []
+
+
+def test_samples_that_are_good_for_nothing_are_not_kept(tmp_path: Path) -> None:
+    class Infinite(GaussianDenoiser):
+        def forward(self, x: Any, sigma: Any) -> Any:
+            return super().forward(x, sigma) * torch.inf
+
+    prior = Infinite(torch.full(SHAPE, 0.5), torch.eye(24))
+    run = SharedRun(final=tmp_path / "x", share=Share(), prior=prior, solver=SOLVER)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        run.finish([Task("a", problem(1), [0])], print)
+    assert os.listdir(tmp_path) == []
+
+
+def test_progress_is_that_of_this_process(tmp_path: Path) -> None:
+    shares: list[float] = []
+    tasks = [Task("a", problem(2), [0, 1]), Task("b", problem(1), [2])]
+    run_of(tmp_path / "x", 0, 1, batch=1, show=shares.append).finish(tasks, print)
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert any(share == pytest.approx(6 / 9) for share in shares)
+
+
 CHANGES: dict[str, Any] = {
     "seed": lambda run, task: (sharing.dataclasses.replace(run, seed=1), task),
     "samples": lambda run, task: (sharing.dataclasses.replace(run, samples=4), task),
