@@ -9,7 +9,9 @@ The rule of ``precision="auto"``: bf16 on a GPU that computes in it itself (comp
 later), and float32 on everything else. On CPUs it is float32 even where they have instructions
 for bf16: what bf16 gains there depends on the network (docs/results.md), and a seed gives the same
 picture on every CPU. A solver that takes differences of D (``Solver.differences``) is always
-given float32 by "auto", since rounding in bf16 is as large as the differences.
+given float32 by "auto": rounding in bf16 is as large as they are where a network predicts x_0.
+
+Gradients through a network in float32 or tf32 on a GPU follow torch's own settings of tf32.
 """
 
 from __future__ import annotations
