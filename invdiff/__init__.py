@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from invdiff.inference import restore
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.posterior import Posterior
-    from invdiff.prior.checkpoint import load_prior
+    from invdiff.prior.checkpoint import load_prior, save_prior
     from invdiff.prior.ncsn import langevin, score
+    from invdiff.prior.own import prior_from, prior_from_denoiser
     from invdiff.prior.reverse import generate
     from invdiff.problem import Problem
     from invdiff.training.trainer import TrainSettings, fit
@@ -39,9 +40,12 @@ _WHERE = {
     "generate": "invdiff.prior.reverse",
     "langevin": "invdiff.prior.ncsn",
     "load_prior": "invdiff.prior.checkpoint",
+    "prior_from": "invdiff.prior.own",
+    "prior_from_denoiser": "invdiff.prior.own",
     "restore": "invdiff.inference",
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
+    "save_prior": "invdiff.prior.checkpoint",
     "score": "invdiff.prior.ncsn",
 }
 
@@ -62,9 +66,12 @@ __all__ = [
     "langevin",
     "load_prior",
     "operators",
+    "prior_from",
+    "prior_from_denoiser",
     "restore",
     "restore_file",
     "restore_folder",
+    "save_prior",
     "score",
     "solvers",
 ]

@@ -25,7 +25,7 @@ from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import load_prior
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
@@ -80,6 +80,7 @@ def restore_file(
     check_path("source", source)
     check_path("target", target)
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    check_prior(denoiser)
     picture = read_picture(source, rule=MEASUREMENTS)
     problem = _posed(picture, operator, noise)
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
@@ -158,6 +159,7 @@ def restore_folder(
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    check_prior(denoiser)
     pictures = read_pictures(source, rule=MEASUREMENTS)
     problems = [_posed(picture, operator, noise) for picture in pictures]
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work

@@ -43,6 +43,7 @@ RANKS = [
         "sample",
         "likelihood",
         "check",
+        "convert",
         "commands",
         "__init__",
         "__main__",

@@ -3,7 +3,7 @@
 Only networks are touched: the state of a solver, operators and D(x, sigma) around the network stay
 in float32. Weights are never copied and keep their type; bfloat16 is autocast's, which leaves
 normalisations, softmax and sums in float32. Convolutions of weights and features whose channels lie
-together in memory (channels_last) are faster on CPUs and on GPUs; how much is in docs/results.md.
+together in memory (channels_last) are faster on CPUs (docs/results.md), and what GPUs take in bf16.
 
 The rule of ``precision="auto"``: bf16 on a GPU that computes in it itself (compute capability 8.0 and
 later), and float32 on everything else. On CPUs it is float32 even where they have instructions
