@@ -228,6 +228,9 @@ def test_what_solve_is_told_reaches_the_prior(
         solve, "match_channels", lambda prior, channels: told.update(match=channels)
     )
     monkeypatch.setattr(solve, "judge", judge)
+    monkeypatch.setattr(
+        solve, "Execution", lambda **words: SimpleNamespace(resolved=lambda *given, **more: "")
+    )
     monkeypatch.setattr(solve, "solve_parts", lambda settings, parts, *rest: told.update(rest=rest))
     images = torch.rand(2, 3, 70, 66, generator=torch.Generator().manual_seed(0))
     for name, image in zip("ab", images, strict=True):
@@ -458,6 +461,9 @@ def test_sample_tells_the_prior_the_class(
     monkeypatch.setattr(sample, "guided", lambda network, *rest: told.append(rest) or rest)
     monkeypatch.setattr(sample, "picture", lambda told, _: torch.zeros(1, 4, 4))
     out = f"out={tmp_path / 'x.png'}"
+    monkeypatch.setattr(
+        sample, "Execution", lambda **words: SimpleNamespace(around=lambda told: told)
+    )
     sample.main([f"prior={prior}", out, "label=3", "guidance=2", "classifier=c", "device=cpu"])
     sample.main([f"prior={prior}", out])
     assert told == [(3, 2.0, ("c", "cpu")), (None, None, None)]
