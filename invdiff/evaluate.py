@@ -30,7 +30,6 @@ import functools
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,7 +40,7 @@ import torch
 from torch import Tensor
 
 from invdiff import config
-from invdiff.errors import InputError, first_line
+from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, check_batch, restore
@@ -352,7 +351,7 @@ def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[Nu
             found.append((item, f"{_hash_of_last(item.file)} {item.image} {scale}"))
         except (InputError, OSError) as error:
             skipped += 1
-            warnings.warn(f"skipped {error}", stacklevel=2)
+            warn(f"skipped {error}")
     if not found:
         raise InputError(f"data {source}: found no image that can be read")
     return [
@@ -490,7 +489,7 @@ def chunks(
         try:
             x = image.item.read()
         except (InputError, OSError) as error:  # it could be read when the run began
-            warnings.warn(f"skipped {image.name}: {first_line(error)}", stacklevel=2)
+            warn(f"skipped {image.name}: {first_line(error)}")
             continue
         if chunk and (x.shape != values[0].shape or len(chunk) >= room_for(x.numel())):
             yield chunk, torch.stack(values)
@@ -546,7 +545,7 @@ def measure(
             path = cell.folder / f"{image.name}{picture.suffix}"
             write_picture(path, picture, overwrite=True)
         except InputError as error:  # the numbers are worth more than the picture
-            warnings.warn(str(error), stacklevel=2)
+            warn(str(error))
     return [
         [
             image.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from invdiff.errors import InputError, check_path, check_type, described
+from invdiff.errors import InputError, check_path, check_type, described, warn
 from invdiff.inference import Batch, check, restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.names import split_name
@@ -99,7 +98,7 @@ def restore_file(
     place = Path(target)
     if not overwrite and os.path.lexists(place):  # since the work began
         place = _free_name(place)
-        warnings.warn(f"{target}: exists meanwhile; the result is in {place}", stacklevel=2)
+        warn(f"{target}: exists meanwhile; the result is in {place}")
     write_picture(place, restored, overwrite=overwrite)
     return posterior
 

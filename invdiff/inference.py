@@ -34,6 +34,7 @@ from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.tiles import tiled
 from invdiff.problem import Problem, stream_numbers
 from invdiff.progress import Meter, metering
+from invdiff.resources import physical_memory
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
 from invdiff.solvers.base import first_image
@@ -45,6 +46,8 @@ VALUES_AT_ONCE = 2**18  # of a batch on a CPU, which is not faster with more
 VALUES_ON_GPU = 2**22
 AMPLE = 2**16  # bytes for each value of a batch: where so many are free, nothing is measured
 SHARE_OF_FREE = 0.6  # of the memory that is free: the rest is for what the first step does not show
+TENSORS_AT_ONCE = 16  # of the size of all particles: states, estimates, gradients, first features
+MANY_PARTICLES = 1000
 MAX_VALUES = 2**33  # of all samples: 32 GiB in float32
 
 
@@ -344,6 +347,7 @@ def check(
             f"expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
         )
     solver.check(problem)
+    check_particles(solver, problem.operator.shape)
     if not (prior.starts_from_noise or solver.starts_from_estimate):
         raise InputError(
             f"solver {type(solver).__name__}: begins at pure noise, found a prior that knows sigma up "
@@ -359,6 +363,27 @@ def check_batch(batch: Any) -> None:
             raise InputError(f"batch: found {described(batch)}, expected an integer or 'auto'")
     else:
         check_integer("batch", batch, 1)
+
+
+def check_particles(solver: Solver, shape: tuple[int, ...]) -> None:
+    """Check that the particles behind one sample fit into this machine's memory.
+
+    Raises:
+        InputError: they do not; many that do are a warning, for the prior is called on each.
+    """
+    needed = TENSORS_AT_ONCE * 4 * solver.width * math.prod(shape)
+    memory = physical_memory()
+    size = "x".join(map(str, shape))
+    if needed > memory:
+        raise InputError(
+            f"solver particles: found {solver.width} of {size}, which need {needed / 2**30:.0f} GiB "
+            f"or more, expected at most the {memory / 2**30:.0f} GiB of this machine"
+        )
+    if solver.width > MANY_PARTICLES:
+        warn(
+            f"solver particles: found {solver.width} behind each sample: in every step the prior "
+            f"sees as many images of {size} at once, which takes much time and memory"
+        )
 
 
 def check_solver(solver: Any) -> None:

@@ -37,7 +37,7 @@ from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
-from invdiff.resources import pick_device
+from invdiff.resources import pick_device, this_process
 from invdiff.solvers import Solver
 
 SUFFIX = ".unfinished"
@@ -85,14 +85,13 @@ class Share:
             jobs = int(match[2])
             if not 0 <= job < jobs <= MOST_PROCESSES:
                 raise InputError(f"part: found {part}, expected {expected}")
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        rank = int(os.environ.get("RANK", "0"))
-        return cls(job * world + rank, jobs * world)
+        process = this_process()
+        return cls(job * process.processes + process.rank, jobs * process.processes)
 
     @property
     def speaks(self) -> bool:
         """Whether this process shows its progress: of those of torchrun, the first."""
-        return os.environ.get("RANK", "0") == "0"
+        return this_process().rank == 0
 
     def device(self, name: str) -> torch.device:
         """Return the device of a name; "auto" and "cuda" are this process's own GPU.
@@ -101,9 +100,8 @@ class Share:
             InputError: this machine has no such device.
         """
         device = pick_device(name)
-        local = int(os.environ.get("LOCAL_RANK", "0"))
         if device.type == "cuda" and device.index is None:
-            return torch.device("cuda", local % torch.cuda.device_count())
+            return torch.device("cuda", this_process().local_rank % torch.cuda.device_count())
         return device
 
     def of_jobs(self, images: Sequence[int], samples: int, batch: Batch) -> list[list[Job]]:
@@ -138,7 +136,7 @@ class Share:
 
 def wait_for_all() -> None:
     """Wait until all processes of torchrun are here: none begins what another refuses."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ:
+    if this_process().processes == 1 or "MASTER_ADDR" not in os.environ:
         return
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(hours=1))
     torch.distributed.barrier()
