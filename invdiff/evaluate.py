@@ -474,9 +474,10 @@ def evaluate(
 
 def images_at_once(batch: Batch, prior: Denoiser) -> Callable[[int], int]:
     """Return the function from the values of an image to how many are restored together."""
-    on_gpu = state_like(prior).is_cuda
-    at_most = VALUES_ON_GPU if on_gpu else VALUES_AT_ONCE
-    return lambda values: max(1, at_most // values) if batch == "auto" else batch
+    if batch != "auto":
+        return lambda values: batch
+    at_most = VALUES_ON_GPU if state_like(prior).is_cuda else VALUES_AT_ONCE
+    return lambda values: max(1, at_most // values)
 
 
 def chunks(
