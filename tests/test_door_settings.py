@@ -228,6 +228,7 @@ def test_what_solve_is_told_reaches_the_prior(
         solve, "match_channels", lambda prior, channels: told.update(match=channels)
     )
     monkeypatch.setattr(solve, "judge", judge)
+    monkeypatch.setattr(solve, "check_prior", lambda prior: None)
     monkeypatch.setattr(
         solve, "Execution", lambda **words: SimpleNamespace(resolved=lambda *given, **more: "")
     )
