@@ -221,7 +221,10 @@ def test_of_several_processes_the_first_speaks(
     """The others wait, and are stopped meanwhile if the first failed too."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    for rank, line, wait in [("0", "no", []), ("3", "no (process 3)", [2.0])]:
+    for rank, line, wait in [
+        ("0", "no", []),
+        ("3", "no (process 3)", [command.SECONDS_FOR_OTHERS]),
+    ]:
         monkeypatch.setenv("RANK", rank)
         waited.clear()
         with pytest.raises(SystemExit):

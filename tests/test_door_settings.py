@@ -46,24 +46,27 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
         {"prior": "fashion", "images": 8, "samples": 4, "seed": 0, "overwrite": False}
-        | {"batch": None, "tile": "auto", "recompute": False, "device": "auto", "out": None}
+        | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
+        | {"precision": "auto", "compile": False, "part": None}
         | {"label": None, "guidance": None, "classifier": None, "input": None, "task": None},
     ),
     evaluate.EvaluateSettings: (
         {"task": "inpaint"},
         {"prior": "fashion", "data": None, "images": None, "samples": 1, "seed": 0}
-        | {"out": "results/evaluation", "batch": None, "device": "auto"},
+        | {"out": "results/evaluation", "batch": "auto", "device": "auto"}
+        | {"precision": "auto", "compile": False, "part": None},
     ),
     sample.SampleSettings: (
         {},
         {"prior": "fashion", "show": "samples", "n": None, "sampler": "ddpm", "steps": None}
         | {"eta": None, "spacing": None, "seed": 0, "input": None, "t": None, "out": None}
-        | {"label": None, "guidance": None, "classifier": None, "device": "auto"},
+        | {"label": None, "guidance": None, "classifier": None, "device": "auto"}
+        | {"batch": "auto", "precision": "auto", "compile": False},
     ),
     likelihood.LikelihoodSettings: (
         {},
         {"prior": "fashion", "data": None, "images": 64, "steps_per_image": 50, "seed": 0}
-        | {"out": None, "batch": 16, "device": "auto"},
+        | {"out": None, "batch": 16, "device": "auto", "precision": "float32", "compile": False},
     ),
     check.CheckSettings: ({}, {"operator": {}, "shape": (3, 64, 64), "seed": 0}),
     train.TrainCommand: ({"data": "x", "out": "y"}, {"train": None, "steps": 10_000, "batch": 64}),
@@ -77,13 +80,16 @@ def test_the_defaults_of_a_command(kind: type) -> None:
     assert {name: getattr(made, name) for name in expected} == expected
 
 
+EXECUTED = {"batch": "auto", "tile": "auto", "precision": "auto", "compile": False}
+
 FUNCTIONS: dict[Any, dict[str, Any]] = {
-    restore: {"samples": 1, "seed": 0, "batch": None, "numbers": None, "tile": "auto"}
+    restore: EXECUTED
+    | {"samples": 1, "seed": 0, "numbers": None}
     | {"on_step": None, "on_progress": None},
-    calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": None}
+    calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": "auto"}
     | {"on_step": None},
-    files.restore_file: {"samples": 1, "seed": 0, "overwrite": False},
-    files.restore_folder: {"samples": 1, "seed": 0},
+    files.restore_file: {"samples": 1, "seed": 0, "overwrite": False} | EXECUTED,
+    files.restore_folder: {"samples": 1, "seed": 0, "part": None} | EXECUTED,
     Problem.simulate: {"seed": 0, "numbers": None},
     write_report: {"truth": None, "names": None, "metrics": None, "config": ""}
     | {"title": "Posterior samples"},
@@ -190,10 +196,11 @@ def test_the_settings_and_the_bar_of_a_run(
     monkeypatch.setattr(solve, "restore", restored)
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
     part = part_of(torch.full((2, 1, 4, 4), 0.5))
-    settings = SolveSettings(samples=3, seed=7, batch=5, tile=64)
+    settings = SolveSettings(samples=3, seed=7, batch=5, tile=64, precision="float32", compile=True)
     objects, given = solve.run(settings, part, "prior", "solver")  # type: ignore[arg-type,misc]
     assert objects == (part.problem, "prior", "solver")
-    assert given == {"samples": 3, "seed": 7, "batch": 5, "tile": 64, "numbers": [1, 4]}
+    expected = {"samples": 3, "seed": 7, "batch": 5, "tile": 64, "numbers": [1, 4]}
+    assert given == {**expected, "precision": "float32", "compile": True}
     assert bars[0].n == 0.75 and bars[0].told == ["step 2/5 "]
     keys = ("total", "mininterval", "leave", "delay", "smoothing")
     options = {key: bars[0].options[key] for key in keys}
@@ -225,6 +232,10 @@ def test_what_solve_is_told_reaches_the_prior(
         solve, "match_channels", lambda prior, channels: told.update(match=channels)
     )
     monkeypatch.setattr(solve, "judge", judge)
+    monkeypatch.setattr(solve, "check_prior", lambda prior: None)
+    monkeypatch.setattr(
+        solve, "Execution", lambda **words: SimpleNamespace(resolved=lambda *given, **more: "")
+    )
     monkeypatch.setattr(solve, "solve_parts", lambda settings, parts, *rest: told.update(rest=rest))
     images = torch.rand(2, 3, 70, 66, generator=torch.Generator().manual_seed(0))
     for name, image in zip("ab", images, strict=True):
@@ -478,6 +489,9 @@ def test_sample_tells_the_prior_the_class(
     monkeypatch.setattr(sample, "guided", lambda network, *rest: told.append(rest) or rest)
     monkeypatch.setattr(sample, "picture", lambda told, _: torch.zeros(1, 4, 4))
     out = f"out={tmp_path / 'x.png'}"
+    monkeypatch.setattr(
+        sample, "Execution", lambda **words: SimpleNamespace(around=lambda told: told)
+    )
     sample.main([f"prior={prior}", out, "label=3", "guidance=2", "classifier=c", "device=cpu"])
     sample.main([f"prior={prior}", out])
     assert told == [(3, 2.0, ("c", "cpu")), (None, None, None)]

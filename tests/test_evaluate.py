@@ -535,7 +535,8 @@ def test_images_are_restored_in_chunks_of_one_size(monkeypatch: pytest.MonkeyPat
 
     def sizes(batch: int | None) -> list[list[int]]:
         with pytest.warns(UserWarning, match="^skipped im2: im2: gone$"):
-            found = list(invdiff.evaluate.chunks(images, batch))
+            room = invdiff.evaluate.images_at_once(batch or "auto", torch.nn.Identity())
+            found = list(invdiff.evaluate.chunks(images, room))
         for chunk, values in found:
             assert torch.equal(values, torch.stack([image.item.read() for image in chunk]))
         return [[image.number for image in chunk] for chunk, _ in found]
@@ -543,11 +544,11 @@ def test_images_are_restored_in_chunks_of_one_size(monkeypatch: pytest.MonkeyPat
     assert sizes(None) == [[0, 1, 3], [4], [5, 6]]
     assert sizes(2) == [[0, 1], [3], [4], [5, 6]]
     assert sizes(1) == [[0], [1], [3], [4], [5], [6]]
-    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 13)  # two images of six pixels
+    monkeypatch.setattr(invdiff.evaluate, "VALUES_AT_ONCE", 13)  # two images of six pixels
     assert sizes(None) == [[0, 1], [3], [4], [5, 6]]
-    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(invdiff.evaluate, "VALUES_AT_ONCE", 1)
     assert sizes(None) == [[0], [1], [3], [4], [5], [6]]
-    assert list(invdiff.evaluate.chunks([], None)) == []
+    assert list(invdiff.evaluate.chunks([], lambda values: 1)) == []
 
 
 def cell_of(tmp_path: Path, solver: str = "ddnm", **more: Any) -> Cell:
@@ -588,6 +589,7 @@ def test_the_row_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     rows = invdiff.evaluate.measure(cell, "prior", images, truth)  # type: ignore[arg-type]
     assert asked == [
         {"solver": "DDNM", "prior": "prior", "samples": 3, "seed": 6, "numbers": [1, 0], "batch": 4}
+        | {"precision": "auto", "compile": False}
     ]
     y = Problem.simulate(truth, Denoise((1, 12, 13)), Gaussian(0.1), 6, [1, 0]).y
     drawn = truth + noise
