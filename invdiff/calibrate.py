@@ -32,7 +32,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ from invdiff.evaluate import named_files
 from invdiff.evaluation.calibration import JUDGED, Calibration
 from invdiff.evaluation.scaling import FEW
 from invdiff.fingerprint import fingerprint, key_of
-from invdiff.inference import restore
+from invdiff.inference import check_batch, restore
 from invdiff.intervals import percent, samples_for
 from invdiff.io.collection import Item, collect
 from invdiff.io.lock import run_lock
@@ -91,7 +91,7 @@ class CalibrateSettings:
         out: folder of the results, made or continued; by default
             results/calibration_TASK_SOLVER_PRIOR.
         file: where the calibration is written; by default calibration.json in ``out``.
-        batch: images computed at once.
+        batch: samples computed at once; "auto" is as many as suit the device and its memory.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
 
     Raises:
@@ -117,15 +117,16 @@ class CalibrateSettings:
     seed: Seed = 0
     out: str | None = None
     file: str | None = None
-    batch: int | None = None
+    batch: int | Literal["auto"] = "auto"
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        least = {"images": 2, "samples": 2, "size": 1, "prior_steps": 1, "batch": 1}
+        least = {"images": 2, "samples": 2, "size": 1, "prior_steps": 1}
         for name, fewest in least.items():
             found = getattr(self, name)
             if found is not None and found < fewest:
                 raise InputError(f"{name}: found {found}, expected at least {fewest}")
+        check_batch(self.batch)
 
     @property
     def folder(self) -> Path:

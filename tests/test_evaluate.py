@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import os
 import shutil
-import signal
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import NETWORK
-from kills import killed_at, operations
 from torch import Tensor
 
 import invdiff.evaluate
@@ -41,7 +39,7 @@ from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
 from invdiff.operators import Denoise
 from invdiff.posterior import Posterior
-from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
+from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.problem import Problem
 
 
@@ -406,55 +404,6 @@ def test_solve_and_evaluate_measure_alike(tmp_path: Path) -> None:
         assert torch.equal(alone.measured()[0], part.problem.measured()[b])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_dies_anywhere_goes_on(
-    number: int, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At every file operation: what is there is whole, and the next run ends as if nothing was."""
-
-    def judged(samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        return {"PSNR": (samples - truth).square().mean((2, 3, 4))}
-
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-    def restored(problem: Problem, *_: object, **__: object) -> Posterior:
-        return Posterior(problem.y[None], problem, 1, 0.0)
-
-    monkeypatch.setattr(invdiff.evaluate, "scores", judged)
-    monkeypatch.setattr(invdiff.evaluate, "restore", restored)
-    monkeypatch.setattr(invdiff.evaluate, "say", lambda text: None)
-    (tmp_path / "data").mkdir()
-    for n in range(2):
-        write_image(tmp_path / "data" / f"{n}.png", torch.full((1, 16, 16), 0.3 + n / 3))
-    loaded = load_prior(str(prior))
-    monkeypatch.setattr(invdiff.evaluate, "load_prior", lambda *_: loaded)
-
-    def work(out: Path) -> None:
-        main(words(prior, tmp_path / "data", out, *ONE, "batch=1"))
-
-    def content(out: Path) -> dict[str, object]:
-        found = {
-            path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()
-        }
-        rows = results(out, ("seconds",))
-        return {str(k): v for k, v in found.items() if k.suffix in (".png", ".npy", ".yaml")} | {
-            "rows": rows
-        }
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        count = operations(partial(work, tmp_path / "whole"))
-        expected = content(tmp_path / "whole")
-        for n in range(number % 5, count, 6):
-            out = tmp_path / f"{number}-{n}"
-            killed_at(n, number, partial(work, out))
-            if number == signal.SIGTERM:
-                assert not list(out.rglob(".*")), n
-            assert killed_at(10**9, number, partial(work, out)) == 0
-            assert content(out) == expected and not list(out.rglob(".*")), n
-
-
 def test_among_the_best_is_decided_by_paired_differences() -> None:
     """Images differ far more than solvers do: only their differences tell."""
     generator = np.random.default_rng(0)
@@ -586,7 +535,8 @@ def test_images_are_restored_in_chunks_of_one_size(monkeypatch: pytest.MonkeyPat
 
     def sizes(batch: int | None) -> list[list[int]]:
         with pytest.warns(UserWarning, match="^skipped im2: im2: gone$"):
-            found = list(invdiff.evaluate.chunks(images, batch))
+            room = invdiff.evaluate.images_at_once(batch or "auto", torch.nn.Identity())
+            found = list(invdiff.evaluate.chunks(images, room))
         for chunk, values in found:
             assert torch.equal(values, torch.stack([image.item.read() for image in chunk]))
         return [[image.number for image in chunk] for chunk, _ in found]
@@ -594,11 +544,11 @@ def test_images_are_restored_in_chunks_of_one_size(monkeypatch: pytest.MonkeyPat
     assert sizes(None) == [[0, 1, 3], [4], [5, 6]]
     assert sizes(2) == [[0, 1], [3], [4], [5, 6]]
     assert sizes(1) == [[0], [1], [3], [4], [5], [6]]
-    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 13)  # two images of six pixels
+    monkeypatch.setattr(invdiff.evaluate, "VALUES_AT_ONCE", 13)  # two images of six pixels
     assert sizes(None) == [[0, 1], [3], [4], [5, 6]]
-    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(invdiff.evaluate, "VALUES_AT_ONCE", 1)
     assert sizes(None) == [[0], [1], [3], [4], [5], [6]]
-    assert list(invdiff.evaluate.chunks([], None)) == []
+    assert list(invdiff.evaluate.chunks([], lambda values: 1)) == []
 
 
 def cell_of(tmp_path: Path, solver: str = "ddnm", **more: Any) -> Cell:
@@ -639,6 +589,7 @@ def test_the_row_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     rows = invdiff.evaluate.measure(cell, "prior", images, truth)  # type: ignore[arg-type]
     assert asked == [
         {"solver": "DDNM", "prior": "prior", "samples": 3, "seed": 6, "numbers": [1, 0], "batch": 4}
+        | {"precision": "auto", "compile": False}
     ]
     y = Problem.simulate(truth, Denoise((1, 12, 13)), Gaussian(0.1), 6, [1, 0]).y
     drawn = truth + noise
@@ -799,3 +750,19 @@ def test_tasks_that_share_no_table(
     assert str(caught.value).startswith(message)
     cells = list(read_cells([*words, f"{key}={prior if key == 'prior' else value}"]))
     assert [cell.task for cell in cells] == ["a", "a", "b", "b"]
+
+
+def test_a_folder_that_another_run_claimed_meanwhile(tmp_path: Path) -> None:
+    """Between the checks and the work: its settings stay, and the run is refused."""
+    mine, other = cell_of(tmp_path, seed=1), cell_of(tmp_path, seed=2)
+    invdiff.evaluate.claim(other)
+    stored = (other.folder / "config.yaml").read_text()
+    with pytest.raises(InputError, match="found results for seed=2, expected 1; choose another"):
+        invdiff.evaluate.claim(mine)
+    assert (other.folder / "config.yaml").read_text() == stored
+    invdiff.evaluate.claim(other)
+    (tmp_path / "file").write_text("")
+    nowhere = cell_of(tmp_path)
+    nowhere = Cell("t", "s", dataclasses.replace(nowhere.settings, out=f"{tmp_path}/file"), "w")
+    with pytest.raises(InputError, match=r"out .*file/t/s: cannot be written"):
+        invdiff.evaluate.claim(nowhere)

@@ -34,7 +34,7 @@ from invdiff.evaluation.scaling import (
     moments,
 )
 from invdiff.fingerprint import Key, key_of
-from invdiff.inference import check_solver, restore
+from invdiff.inference import Batch, check_solver, restore
 from invdiff.intervals import Groups, band, levels, percent, samples_for, shown_levels
 from invdiff.io.write import save_figure
 from invdiff.noise import NoiseModel
@@ -289,7 +289,7 @@ def calibrate(
     samples: int = 19,
     prior_steps: int = 250,
     seed: int = 0,
-    batch: int | None = None,
+    batch: Batch = "auto",
     on_step: Callable[[int, int, Step], None] | None = None,
 ) -> Calibration:
     """Calibrate a solver on images drawn from the prior itself.
