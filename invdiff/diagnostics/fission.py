@@ -1,0 +1,270 @@
+"""Data fission: is this prior right for this y? Sample from one part of y, score on the other.
+
+Sprunck, Pereyra & Liaudat 2025 (https://arxiv.org/abs/2510.27663). The two parts of y are
+independent given x and add up to it: fission of Gaussian data, Leiner et al. 2023
+(https://arxiv.org/abs/2112.11079), and thinning of counts, Neufeld et al. 2024
+(https://arxiv.org/abs/2301.07276). With a share a of the information,
+
+    Gaussian:  y- = y - sqrt((1 - a) / a) w,  y+ = y + sqrt(a / (1 - a)) w,  w ~ N(0, sigma^2)
+    Poisson:   n- ~ Bin(n, a),  n+ = n - n-
+
+so that y- has the variance sigma^2 / a, or the peak a * peak, and y+ that of 1 - a. Samples of
+p(x | y-) predict y+; a prior that does not know such images predicts it badly. The p-value is a
+rank: y+ among simulated ones, each measured on a further sample of p(x | y-). It is exact for
+finitely many samples if prior, noise, operator and solver are right.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invdiff.arguments import number
+from invdiff.errors import InputError, check_integer, check_type
+from invdiff.inference import check_solver, restore
+from invdiff.io.layout import FULL_SCALE
+from invdiff.noise import Gaussian, NoiseModel, Poisson
+from invdiff.prior.denoiser import Denoiser, check_prior
+from invdiff.problem import Problem, stream_numbers
+from invdiff.rng import Streams, stream_seed
+from invdiff.solvers import Solver
+
+LEVEL = 0.05  # below which a p-value counts against a prior
+CLIPPED = 0.01  # share of values at exactly 0 or 1 from which a Gaussian y counts as clipped
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """The two parts of a measurement, independent of each other given the image.
+
+    Attributes:
+        given: the problem of y-, which samples are drawn from.
+        held_out: the problem of y+, which they are scored on.
+
+    Example:
+        >>> from invdiff import Gaussian, Problem, operators
+        >>> y = torch.full((1, 1, 2, 2), 0.5)
+        >>> parts = split_measurement(Problem(operators.Denoise((1, 2, 2)), Gaussian(0.1), y), 0.2)
+        >>> round(parts.given.noise.sigma, 4), round(parts.held_out.noise.sigma, 4)
+        (0.2236, 0.1118)
+    """
+
+    given: Problem
+    held_out: Problem
+
+
+def split_measurement(
+    problem: Problem,
+    share: float = 0.1,
+    *,
+    seed: int = 0,
+    split: int = 0,
+    numbers: Sequence[int] | None = None,
+) -> DataSplit:
+    """Return two measurements that are independent given x and together hold what y held.
+
+    Args:
+        problem: with Gaussian noise, or Poisson noise of whole counts.
+        share: a, the share of the information that y- has, between 0 and 1.
+        seed: of the split's random numbers.
+        split: number of the split; others are other random splits of the same y.
+        numbers: the numbers that name the images' streams, by default 0..B-1.
+
+    Raises:
+        InputError: no exact split is known: other noise, counts that are no integers, a y that was
+            clipped or rounded, or an exact one.
+
+    Example:
+        >>> from invdiff import Poisson, Problem, operators
+        >>> y = torch.tensor([[[[3.0, 8.0]]]]) / 10
+        >>> parts = split_measurement(Problem(operators.Denoise((1, 1, 2)), Poisson(10.0), y), 0.5)
+        >>> (5 * (parts.given.y + parts.held_out.y)).flatten().tolist()
+        [3.0, 8.0]
+    """
+    check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
+    share = number("share", share, lambda v: 0 < v < 1, "a number between 0 and 1")
+    check_integer("seed", seed, 0)
+    check_integer("split", split, 0)
+    keys = [(seed, b, split, 1) for b in stream_numbers(numbers, len(problem))]
+    noise = problem.noise
+    if isinstance(noise, Gaussian):
+        check_gaussian(problem, noise)
+        return split_gaussian(problem, noise, share, keys)
+    if isinstance(noise, Poisson):
+        return split_poisson(problem, noise, share, keys)
+    raise InputError(
+        f"noise: found {type(noise).__name__}, expected Gaussian or Poisson: no exact split of "
+        "other noise is known"
+    )
+
+
+def check_gaussian(problem: Problem, noise: Gaussian) -> None:
+    """Raise InputError unless y can hold unclipped, hardly rounded Gaussian noise."""
+    y = problem.y
+    variance = torch.as_tensor(noise.variance(y))
+    if not bool((variance > 0).all()):
+        raise InputError(
+            "noise sigma: found 0, expected > 0: an exact measurement cannot be split into two"
+        )
+    measured = problem.measured().expand_as(y) != 0
+    extreme = ((y == 0) | (y == 1)) & measured
+    share = float(extreme.sum() / measured.sum().clamp_min(1))
+    if share > CLIPPED:
+        raise InputError(
+            f"measurement: found {share:.0%} of the values at exactly 0 or 1, expected Gaussian "
+            "noise that was not clipped: give y as floats, before it was cut to [0, 1]"
+        )
+    top = FULL_SCALE.get(problem.layout.dtype)
+    if top is not None and float(variance.min()) < 1 / top**2:
+        raise InputError(
+            f"measurement: found integers of 0..{top} with noise below one step of 1/{top}, "
+            "expected noise that is coarser than the rounding: give y as floats"
+        )
+
+
+def split_gaussian(
+    problem: Problem, noise: Gaussian, share: float, keys: list[tuple[int, int, int, int]]
+) -> DataSplit:
+    """Return the parts of a measurement with Gaussian noise."""
+    w = noise.level(problem.y) * Streams(keys).normal(problem.y)
+    minus = problem.y - ((1 - share) / share) ** 0.5 * w
+    plus = problem.y + (share / (1 - share)) ** 0.5 * w
+    return DataSplit(
+        Problem(problem.operator, Gaussian(_scaled(noise, share**-0.5)), minus),
+        Problem(problem.operator, Gaussian(_scaled(noise, (1 - share) ** -0.5)), plus),
+    )
+
+
+def _scaled(noise: Gaussian, factor: float) -> float | Tensor:
+    """The levels of a noise, times a factor."""
+    sigma = noise.sigma
+    if isinstance(sigma, Tensor):
+        return sigma * factor
+    return float(sigma) * factor
+
+
+def split_poisson(
+    problem: Problem, noise: Poisson, share: float, keys: list[tuple[int, int, int, int]]
+) -> DataSplit:
+    """Return the parts of counts.
+
+    Raises:
+        InputError: peak * y are no counts.
+    """
+    counts = (noise.peak * problem.y).double().cpu()
+    whole = counts.round()
+    room = 1e-3 + 4 * torch.finfo(problem.y.dtype).eps * whole.abs()
+    if bool(((counts - whole).abs() > room).any()) or bool((whole < 0).any()):
+        raise InputError(
+            "measurement: found values that are no whole counts over the peak, expected counts "
+            f"0, 1, 2, .. divided by {noise.peak:g}: y must not be scaled or have its background "
+            "subtracted"
+        )
+    drawn = [
+        np.random.default_rng(stream_seed(*key)).binomial(n.numpy().astype(np.int64), share)
+        for key, n in zip(keys, whole, strict=True)
+    ]
+    minus = torch.from_numpy(np.stack(drawn)).double()
+    plus = whole - minus
+    low = share * noise.peak
+    high = (1 - share) * noise.peak
+    return DataSplit(
+        Problem(problem.operator, Poisson(low), (minus / low).to(problem.y)),
+        Problem(problem.operator, Poisson(high), (plus / high).to(problem.y)),
+    )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What samples of p(x | y-) predict for y+: mean and variance of every measured value.
+
+    Attributes:
+        mean: (B, ...), of A x over the samples.
+        variance: (B, ...), of A x, and of the noise of y+.
+        measured: 1 where y was measured, in the shape of y.
+
+    Example:
+        >>> one = torch.ones(1, 1, 2, 2)
+        >>> Prediction(0 * one, 4 * one, one).chi_square(4 * one)
+        tensor([4.])
+    """
+
+    mean: Tensor
+    variance: Tensor
+    measured: Tensor
+
+    @classmethod
+    def of(cls, samples: Tensor, problem: Problem) -> Prediction:
+        """Return the prediction of samples (K, B, C, H, W), K >= 2, for a problem's y."""
+        clean = torch.stack([problem.operator(x) for x in samples])
+        mean = clean.mean(0)
+        spread = (1 + 1 / len(clean)) * clean.var(0)
+        return cls(mean, spread + problem.noise.variance(mean), problem.measured())
+
+    def chi_square(self, y: Tensor) -> Tensor:
+        """Return the mean over the m measured values of (y - mean)^2 / variance, (B,).
+
+        It is 1 in expectation if y is as predicted.
+        """
+        count = self.measured.expand_as(y).flatten(1).sum(1)
+        return self._total((y - self.mean).square() / self.variance) / count
+
+    def log_score(self, y: Tensor) -> Tensor:
+        """Return log p(y) of independent Gaussians of this mean and variance, in nats, (B,).
+
+        It is a proper score of means and variances: the higher, the better the prediction.
+        """
+        log_p = torch.distributions.Normal(self.mean, self.variance.sqrt()).log_prob(y)
+        return self._total(log_p)
+
+    def _total(self, values: Tensor) -> Tensor:
+        """The sum over the measured values of every image, (B,)."""
+        return torch.where(self.measured != 0, values, 0).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Fission:
+    """How well samples from one part of y predict the other part, for every image and split.
+
+    Attributes:
+        chi_square: of y+, (S, B) for S splits of B images: 1 in expectation if y is as predicted.
+        simulated: chi_square of J measurements that were simulated from samples, (J, S, B).
+        log_score: log predictive density of y+ in nats, (S, B): of two priors, the better one has
+            the higher score on average, on the same splits.
+        misfit: of the samples to the y- that they were drawn from, (S, B): about 1 if the solver
+            did its work.
+        share: a, the share of the information that y- had.
+
+    Example:
+        >>> simulated = torch.linspace(0.9, 1.1, 39).view(39, 1, 1)
+        >>> one = torch.ones(1, 1)
+        >>> found = Fission(2 * one, simulated, 0 * one, one, share=0.1)
+        >>> found.p.tolist()
+        [0.05000000074505806]
+        >>> print(found)
+        image 0: p = 0.05, misfit of the held-out part 2.00 instead of 1.00 +- 0.06: the prior does \
+not know such images, or its samples are too sure of themselves. Use a prior of such images, or check sigma.
+    """
+
+    chi_square: Tensor
+    simulated: Tensor
+    log_score: Tensor
+    misfit: Tensor
+    share: float
+
+    @property
+    def p(self) -> Tensor:
+        """The p-value that prior, noise, operator and solver are right, (B,).
+
+        It is two-sided. Those of several splits of one y are dependent: twice their mean is a valid
+        p-value (Vovk & Wang 2020, https://doi.org/10.1093/biomet/asaa027).
+        """
+        above = 1 + (self.simulated >= self.chi_square).sum(0)
+        below = 1 + (self.simulated <= self.chi_square).sum(0)
+        p = (2 * torch.minimum(above, below) / (1 + len(self.simulated))).clamp_max(1)
+        return p[0] if len(p) == 1 else (2 * p.mean(0)).clamp_max(1)
