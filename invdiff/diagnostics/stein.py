@@ -310,14 +310,15 @@ def stein(
         InputError: as from `scored`.
 
     Example:
-        >>> from invdiff import Gaussian, operators, restore, solvers
+        >>> from invdiff import Gaussian, operators
         >>> from invdiff.prior import GaussianDenoiser
-        >>> prior = GaussianDenoiser(torch.full((1, 8, 8), 0.5), 0.04 * torch.eye(64))
-        >>> y = torch.full((1, 1, 8, 8), 0.6)
-        >>> problem = Problem(operators.Denoise((1, 8, 8)), Gaussian(0.1), y)
-        >>> solver = solvers.Gibbs(steps=4, particles=1, inner=2)
-        >>> print(stein(restore(problem, prior, solver, samples=8), prior))
-        image 0
+        >>> prior = GaussianDenoiser(torch.full((1, 16, 16), 0.5), 0.04 * torch.eye(256))
+        >>> y = torch.full((1, 1, 16, 16), 0.6)
+        >>> problem = Problem(operators.Denoise((1, 16, 16)), Gaussian(0.1), y)
+        >>> z = torch.randn(16, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> posterior = Posterior(0.58 + 0.6 * 0.008**0.5 * z, problem, nfe=0, seconds=0.0)
+        >>> print(stein(posterior, prior).says()[:29])
+        image 0: samples have 0.61 of
     """
     return stein_of(scored(posterior, prior, blur=blur, seed=seed, numbers=numbers))
 
