@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from invdiff import operators, solvers
+    from invdiff.diagnostics.fission import Fission, fission, split_measurement
+    from invdiff.diagnostics.ksd import KSD, ksd
+    from invdiff.diagnostics.priors import PriorComparison, compare_priors
+    from invdiff.diagnostics.repeated import PosteriorSBC, posterior_sbc
+    from invdiff.diagnostics.stein import Stein, stein
+    from invdiff.diagnostics.tarp import TARP, tarp
     from invdiff.errors import InputError
     from invdiff.evaluation.calibration import Calibration, calibrate
     from invdiff.files import restore_file, restore_folder
@@ -25,48 +31,74 @@ __version__ = "0.2.0"
 # TensorBoard.
 _WHERE = {
     "Calibration": "invdiff.evaluation.calibration",
-    "InputError": "invdiff.errors",
+    "Fission": "invdiff.diagnostics.fission",
     "Gaussian": "invdiff.noise",
+    "InputError": "invdiff.errors",
+    "KSD": "invdiff.diagnostics.ksd",
     "Laplace": "invdiff.noise",
     "Poisson": "invdiff.noise",
     "PoissonGaussian": "invdiff.noise",
-    "SaltAndPepper": "invdiff.noise",
     "Posterior": "invdiff.posterior",
+    "PosteriorSBC": "invdiff.diagnostics.repeated",
+    "PriorComparison": "invdiff.diagnostics.priors",
     "Problem": "invdiff.problem",
+    "SaltAndPepper": "invdiff.noise",
+    "Stein": "invdiff.diagnostics.stein",
+    "TARP": "invdiff.diagnostics.tarp",
     "TrainSettings": "invdiff.training.trainer",
     "calibrate": "invdiff.evaluation.calibration",
+    "compare_priors": "invdiff.diagnostics.priors",
+    "fission": "invdiff.diagnostics.fission",
     "fit": "invdiff.training.trainer",
     "generate": "invdiff.prior.reverse",
+    "ksd": "invdiff.diagnostics.ksd",
     "langevin": "invdiff.prior.ncsn",
     "load_prior": "invdiff.prior.checkpoint",
+    "posterior_sbc": "invdiff.diagnostics.repeated",
     "restore": "invdiff.inference",
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
     "score": "invdiff.prior.ncsn",
+    "split_measurement": "invdiff.diagnostics.fission",
+    "stein": "invdiff.diagnostics.stein",
+    "tarp": "invdiff.diagnostics.tarp",
 }
 
 __all__ = [
     "Calibration",
+    "Fission",
     "Gaussian",
     "InputError",
+    "KSD",
     "Laplace",
     "Poisson",
     "PoissonGaussian",
     "Posterior",
+    "PosteriorSBC",
+    "PriorComparison",
     "Problem",
     "SaltAndPepper",
+    "Stein",
+    "TARP",
     "TrainSettings",
     "calibrate",
+    "compare_priors",
+    "fission",
     "fit",
     "generate",
+    "ksd",
     "langevin",
     "load_prior",
     "operators",
+    "posterior_sbc",
     "restore",
     "restore_file",
     "restore_folder",
     "score",
     "solvers",
+    "split_measurement",
+    "stein",
+    "tarp",
 ]
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, check_callback, check_integer, check_type, warn
+from invdiff.diagnostics.fit import not_finite
+from invdiff.errors import InputError, check_callback, check_integer, check_type
 from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
@@ -188,14 +189,7 @@ def check_solver(solver: Any) -> None:
 
 
 def check_finite(samples: Tensor) -> None:
-    """Warn if some samples (K, B, ...) are not finite, and raise InputError if none is."""
+    """Raise InputError if no sample (K, B, ...) is finite."""
     finite = samples.isfinite().flatten(2).all(2)
-    bad = int((~finite).sum())
-    message = (
-        f"samples: found NaN or infinite values in {bad} of {finite.numel()}, expected finite "
-        "numbers: the prior's values overflow, or the solver's steps are too large"
-    )
-    if bad == finite.numel():
-        raise InputError(message)
-    if bad:
-        warn(message)
+    if not bool(finite.any()):
+        raise InputError(not_finite(finite))

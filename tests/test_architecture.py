@@ -33,7 +33,7 @@ RANKS = [
     ["prior", "noise", "operators"],
     ["problem"],
     ["solvers"],
-    ["posterior", "inference", "files", "training", "evaluation"],
+    ["posterior", "inference", "files", "training", "diagnostics", "evaluation"],
     ["config"],
     [
         "solve",

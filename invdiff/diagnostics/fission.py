@@ -30,6 +30,7 @@ from invdiff.errors import InputError, check_integer, check_type
 from invdiff.inference import check_solver, restore
 from invdiff.io.layout import FULL_SCALE
 from invdiff.noise import Gaussian, Poisson
+from invdiff.noise.models import normal_log_density
 from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.problem import Problem, stream_numbers
@@ -223,8 +224,7 @@ class Prediction:
 
         It is a proper score of means and variances: the higher, the better the prediction.
         """
-        log_p = torch.distributions.Normal(self.mean, self.variance.sqrt()).log_prob(y)
-        return self._total(log_p)
+        return self._total(normal_log_density(y - self.mean, self.variance.sqrt()))
 
     def _total(self, values: Tensor) -> Tensor:
         """The sum over the measured values of every image, (B,)."""
@@ -296,7 +296,9 @@ compare_priors tells the best of several.
                 "tells the best of several."
             )
         else:
-            said = f"no sign against the prior (p = {p:.2g}): predictions of held-out data {figures}."
+            said = (
+                f"no sign against the prior (p = {p:.2g}): predictions of held-out data {figures}."
+            )
         if not 1 / FAR < misfit < FAR:
             said += (
                 f" The solver did not do its work, though: its samples have a misfit of "

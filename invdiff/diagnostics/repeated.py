@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from invdiff.diagnostics.fission import silent_misfit
-from invdiff.errors import InputError, check_integer, check_type
+from invdiff.errors import check_integer, check_type
 from invdiff.estimate import Estimate
 from invdiff.inference import check_solver, restore
 from invdiff.noise import Gaussian, NoiseModel, Poisson

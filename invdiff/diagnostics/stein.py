@@ -192,7 +192,9 @@ def _split(
         x0 = prior(z, split.last.flatten())
         score = (x0 - z) / rho2 + _remaining(problem, split, z)
         rows.append((z, score, moved, zeta * (x0 - x) / rho2))
-    points, scores, moved_parts, gains = (torch.stack(list(part)) for part in zip(*rows, strict=True))
+    points, scores, moved_parts, gains = (
+        torch.stack(list(part)) for part in zip(*rows, strict=True)
+    )
     return Scored(points, scores, moved_parts, gains, split.last.flatten(), exact=True)
 
 
@@ -216,7 +218,9 @@ def _blurred(samples: Tensor, problem: Problem, prior: Denoiser, blur: float) ->
         gradient = pull(torch.ones(len(x)).to(x))
         scores.append(gradient + (prior(x, blur) - x) / blur**2)
     level = torch.full((len(problem),), blur)
-    return Scored(samples, torch.stack(scores), samples, samples.new_ones(samples.shape), level, exact=False)
+    return Scored(
+        samples, torch.stack(scores), samples, samples.new_ones(samples.shape), level, exact=False
+    )
 
 
 @dataclass(frozen=True)
