@@ -41,7 +41,7 @@ from invdiff.solvers.tools.split import Split
 RIGHT = 0.1  # of the spread: samples that are so little too narrow or too wide are called right
 SHIFT = 0.3  # standard deviations off: as little is called right
 SURE = 3.0  # standard errors
-TERMS = 40  # of a geometric series with ratio 1/2: what is left is 1e-12 of it
+TERMS = 26  # of a geometric series with ratio 1/2: what is left is 1e-8 of it
 
 
 def without_own(x: Tensor) -> Tensor:
