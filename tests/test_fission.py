@@ -200,9 +200,7 @@ def test_mean_log_score_in_closed_form() -> None:
         - (1 - a) * s2 * float(y.square().sum()) / (2 * t * S)
         - a * S * m / (2 * t)
     )
-    assert float(scores.mean()) == pytest.approx(
-        expected, abs=4 * float(scores.std()) / 3000**0.5
-    )
+    assert float(scores.mean()) == pytest.approx(expected, abs=4 * float(scores.std()) / 3000**0.5)
 
 
 # The check.

@@ -144,16 +144,14 @@ def test_points_have_the_law_whose_score_is_given(name: str) -> None:
         y = y[:, oracles.dense(operator).abs().sum(1) > 0]
     precision = torch.linalg.inv(prior_of_z) + A.T @ torch.linalg.inv(S) @ A
     z = found.points.flatten(2)
-    expected = -(z - PRIOR.mean) @ torch.linalg.inv(prior_of_z) + (y - z @ A.T) @ torch.linalg.inv(
-        S
-    ) @ A
+    expected = (
+        -(z - PRIOR.mean) @ torch.linalg.inv(prior_of_z) + (y - z @ A.T) @ torch.linalg.inv(S) @ A
+    )
     torch.testing.assert_close(found.scores.flatten(2), expected, rtol=1e-6, atol=1e-6)
     # And z has that covariance: F P F^T + R with F = I - rho^2 A^T A / sigma^2.
     F = torch.eye(30, dtype=torch.float64) - rho2 / 0.1**2 * A.T @ A
     exact = oracles.posterior(PRIOR, oracles.dense(operator), posterior.problem.y.flatten(1), 0.1)
-    R = torch.linalg.inv(
-        torch.eye(30, dtype=torch.float64) / rho2 + A.T @ torch.linalg.inv(S) @ A
-    )
+    R = torch.linalg.inv(torch.eye(30, dtype=torch.float64) / rho2 + A.T @ torch.linalg.inv(S) @ A)
     torch.testing.assert_close(
         F @ exact.covariance @ F.T + R, torch.linalg.inv(precision), rtol=1e-6, atol=1e-9
     )
@@ -172,9 +170,7 @@ def test_the_noise_of_points_has_the_covariance_of_z_given_x_and_y() -> None:
     A = oracles.dense(operator)
     rho2 = float(found.blur[0]) ** 2
     S = 0.1**2 * torch.eye(30, dtype=torch.float64) - rho2 * A @ A.T
-    R = torch.linalg.inv(
-        torch.eye(30, dtype=torch.float64) / rho2 + A.T @ torch.linalg.inv(S) @ A
-    )
+    R = torch.linalg.inv(torch.eye(30, dtype=torch.float64) / rho2 + A.T @ torch.linalg.inv(S) @ A)
     assert float((torch.cov(zeta.T) - R).abs().max()) < 6 * float(R.max()) * (2 / 600) ** 0.5
     assert float(torch.cov(zeta.T).trace() / R.trace()) == pytest.approx(1, abs=0.03)
 
