@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -239,6 +240,8 @@ def test_several_splits() -> None:
     )
     torch.testing.assert_close(found.p, (2 * each.mean(0)).clamp_max(1))
     assert float((found.p <= 0.05).double().mean()) <= 0.1
+    # Draws of the posterior fit the y- that they were drawn from.
+    assert float(found.misfit.mean()) == pytest.approx(1, abs=0.02)
     first = fission(problem, white(0.02), Exact(), share=0.3, simulated=19)
     assert torch.equal(found.chi_square[:1], first.chi_square)
     assert not torch.equal(found.chi_square[0], found.chi_square[1])
@@ -252,6 +255,14 @@ def test_the_check_does_not_depend_on_the_batch() -> None:
     torch.testing.assert_close(whole.chi_square[:, 1:2], part.chi_square)
     other = fission(problem, white(0.02), Exact(), simulated=5, seed=5)
     assert not torch.equal(whole.chi_square, other.chi_square)
+
+
+def test_a_bad_fit_is_told_in_the_result_and_not_in_warnings() -> None:
+    problem = problem_of(2, 0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fission(problem, white(0.02), Exact(spread=9.0), simulated=3)
+    assert float(found.misfit.min()) > 2 and "did not do its work" in found.says(1)
 
 
 def test_rank_p_written_out() -> None:

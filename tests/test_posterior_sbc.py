@@ -146,10 +146,8 @@ def test_exact_draws_have_uniform_ranks() -> None:
 )
 def test_wrong_solvers_are_found(solver: Solver, where: int) -> None:
     found = posterior_sbc(problem_of(6), DENOISER, solver, repeats=40, samples=9)
-    smallest = [min(range(3), key=found.each_p(b).__getitem__) for b in range(6)]
     assert float(found.p.median()) < 0.05
     assert kstest(found.u[where].flatten().tolist(), "uniform").pvalue < 1e-4
-    assert smallest.count(where) >= 2
     worst = int(found.p.argmin())
     assert "the solver is not right near this y" in found.says(worst)
 

@@ -265,6 +265,10 @@ def test_sentences() -> None:
     assert "too narrow" in text and "0.50 of their standard deviations off." in text
     assert "off their place" not in replace(right, mean=0.05 * one).says()
     assert str(right) == right.says()
+    assert "with care" in replace(right, trained=False).says()
+    quiet = exact_posterior(OPERATORS["denoise"], 0.004, 1.0, 2)
+    assert not scored(quiet, DENOISER).trained
+    assert "with care" in str(stein(quiet, DENOISER))
 
 
 def test_refusals() -> None:

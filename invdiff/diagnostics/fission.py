@@ -1,4 +1,4 @@
-"""Data fission: is this prior right for this y? Sample from one part of y, score on the other.
+"""Data fission: whether a prior is right for this y. One part of y predicts the other.
 
 Sprunck, Pereyra & Liaudat 2025 (https://arxiv.org/abs/2510.27663). The two parts of y are
 independent given x and add up to it: fission of Gaussian data, Leiner et al. 2023

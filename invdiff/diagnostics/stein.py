@@ -1,4 +1,4 @@
-"""Stein's identity as a check of samples: are they as wide as the posterior, and in its place?
+"""Stein's identity as a check of samples: as wide as the posterior, and in its place.
 
 For the score s = grad log p of a smooth density and any function g, E[s g + div g] = 0. With g = x
 - m this tells width: E[-s . (x - m)] = d, and a^2 d for Gaussian draws that are a times as wide;
@@ -100,6 +100,7 @@ class Scored:
         gain: what a pixel of width 1 has in -s (moved - its mean), on average, (K, B, C, H, W).
         blur: rho of each image, (B,).
         exact: whether the score is that of the points, not of a blurred prior.
+        trained: whether the prior was trained on noise as low as rho.
 
     Example:
         >>> x = torch.zeros(2, 1, 1, 2, 2)
@@ -113,6 +114,7 @@ class Scored:
     gain: Tensor
     blur: Tensor
     exact: bool
+    trained: bool = True
 
 
 @torch.inference_mode(False)
@@ -195,7 +197,9 @@ def _split(
     points, scores, moved_parts, gains = (
         torch.stack(list(part)) for part in zip(*rows, strict=True)
     )
-    return Scored(points, scores, moved_parts, gains, split.last.flatten(), exact=True)
+    rho = split.last.flatten()
+    trained = bool((rho >= prior.ladder(2)[1]).all())
+    return Scored(points, scores, moved_parts, gains, rho, exact=True, trained=trained)
 
 
 def _remaining(problem: Problem, split: Split, z: Tensor) -> Tensor:
@@ -240,6 +244,7 @@ class Stein:
         exact: whether the score is exact but for the network. If not, right samples have a width
             below 1 where images vary by less than rho.
         samples: K.
+        trained: whether the prior was trained on noise as low as rho.
 
     Example:
         >>> one = torch.ones(1)
@@ -258,6 +263,7 @@ expected 1): error bars are too narrow. Use another solver, or calibrate this on
     blur: Tensor
     exact: bool
     samples: int
+    trained: bool = True
 
     def says(self, image: int = 0) -> str:
         """Return what was found for an image, in words."""
@@ -286,6 +292,11 @@ expected 1): error bars are too narrow. Use another solver, or calibrate this on
             said += (
                 f" The score is that of a prior blurred by {float(self.blur[image]):.2g}: right "
                 "samples have a width below 1 where images vary by less; compare solvers on one y."
+            )
+        if not self.trained:
+            said += (
+                " The noise of y is lower than any that the prior was trained on: take these "
+                "figures with care."
             )
         return f"image {image}: {said}"
 
@@ -353,4 +364,5 @@ def stein_of(found: Scored) -> Stein:
         blur=found.blur,
         exact=found.exact,
         samples=count,
+        trained=found.trained,
     )

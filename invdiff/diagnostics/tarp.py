@@ -1,4 +1,4 @@
-"""TARP: are samples nearer to reference points than the truth is, as often as they should be?
+"""TARP: whether samples are nearer to reference points than the truth is, as often as they should.
 
 Lemos et al. 2023 (https://arxiv.org/abs/2302.03026). For K samples x_k of p(x | y), the truth x*
 and a reference r, the rank #{k : |x_k - r| < |x* - r|} is uniform on 0..K if truth and samples are
