@@ -118,6 +118,8 @@ def check_fields(settings: Any, ranges: Mapping[str, Range], where: str = "") ->
         if value is None and NoneType in options:
             continue
         name = where + field.name
+        if isinstance(value, str) and value in _choices(options):
+            continue
         if field.name in ranges:
             ranges[field.name].check(name, value)
         elif float in options:
@@ -135,8 +137,13 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
+def _choices(options: tuple[Any, ...]) -> list[Any]:
+    """Return the values that are named by literal types."""
+    return [c for option in options if get_origin(option) is Literal for c in get_args(option)]
+
+
 def _check_choice(name: str, value: object, options: tuple[Any, ...]) -> None:
-    choices = [c for option in options if get_origin(option) is Literal for c in get_args(option)]
+    choices = _choices(options)
     if options == (str,) and not isinstance(value, str):
         raise InputError(f"{name}: found {described(value)}, expected text")
     if choices and not (isinstance(value, (str, int)) and value in choices):

@@ -56,7 +56,7 @@ def main(words: list[str]) -> None:
     """Train, or go on training, what the words of a command line ask for."""
     command = config.validate(TrainCommand, config.resolve(words, TrainCommand))
     # Refuse settings that the network does not have before anything is read or written.
-    config.resolve_class("network", command.network, channels=0, channels_out=None)
+    config.resolve_class("network", command.network, channels=0, channels_out=None, schedule=None)
     settings = TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
     fit(settings, command.out)
     if PartialState().is_main_process:

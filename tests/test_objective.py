@@ -27,6 +27,7 @@ from invdiff.training.objective import (
     ImportanceTimesteps,
     StratifiedTimesteps,
     UniformTimesteps,
+    timestep_sampler,
     training_loss,
 )
 
@@ -356,3 +357,51 @@ def test_the_largest_random_number_is_the_last_timestep(
     assert int(sampler.draw(1, CPU)[0]) in (1, 7)
     if isinstance(sampler, ImportanceTimesteps):
         assert sampler.draw(3, CPU)[0].tolist() == [7, 7, 7]
+
+
+# Log-uniform noise levels, for an expert.
+
+
+def test_log_sigma_is_log_uniform_within_its_range() -> None:
+    schedule = Schedule.cosine()
+    low, high = 0.01, 0.3
+    sampler = timestep_sampler("log_sigma", schedule, (low, high))
+    torch.manual_seed(0)
+    t, weight = sampler.draw(20_000, CPU)
+    assert weight.unique().tolist() == [1.0]
+    sigma = schedule.sigma[t] / 2
+    # The nearest timestep: at most half a step of ln sigma outside of the range.
+    step = schedule.log_sigma.diff()
+    first = int(schedule.t_at(torch.tensor(2 * low)).round())
+    last = int(schedule.t_at(torch.tensor(2 * high)).round())
+    assert (int(t.min()), int(t.max())) == (first, last)
+    place = (sigma.log() - math.log(low)) / math.log(high / low)
+    levels = torch.arange(0.1, 1, 0.1, dtype=torch.float64)
+    share = (place[:, None] < levels).double().mean(0)
+    resolution = float(step[first:last].max()) / math.log(high / low)
+    assert (share - levels).abs().max() < resolution
+
+
+def test_log_sigma_is_spread_over_a_batch_in_random_order() -> None:
+    sampler = timestep_sampler("log_sigma", Schedule.cosine(), (0.01, 0.3))
+    torch.manual_seed(1)
+    t, _ = sampler.draw(16, CPU)
+    assert not torch.equal(t, t.sort().values)
+    schedule = Schedule.cosine()
+    place = (schedule.sigma[t.sort().values] / 2 / 0.01).log() / math.log(30) * 16
+    assert ((place - torch.arange(16) - 0.5).abs() < 0.7).all()  # one in each sixteenth
+
+
+def test_log_sigma_takes_the_whole_schedule_by_default() -> None:
+    sampler = timestep_sampler("log_sigma", Schedule.cosine(20))
+    torch.manual_seed(2)
+    t, _ = sampler.draw(5000, CPU)
+    assert t.unique().tolist() == list(range(1, 21))
+
+
+@pytest.mark.parametrize("sigma_range", [(0.001, 0.002), (1e5, 1e6), (0.1, 0.1)])
+def test_log_sigma_needs_a_range_of_the_schedule(sigma_range: tuple[float, float]) -> None:
+    with pytest.raises(
+        InputError, match=r"sigma_range: found \[.*the 0.00321 to 1.01e\+04 of the schedule"
+    ):
+        timestep_sampler("log_sigma", Schedule.cosine(), sigma_range)

@@ -19,7 +19,7 @@ from PIL import Image
 from invdiff import load_prior
 from invdiff.errors import InputError
 from invdiff.prior.ddpm import algorithm_1
-from invdiff.rng import stream_seed
+from invdiff.rng import Streams, stream_seed
 from invdiff.training import Trainer, TrainSettings, fit, load_data
 from invdiff.training.data import epoch_order
 from invdiff.training.trainer import computes_bf16, learning_rate
@@ -181,6 +181,7 @@ def test_the_loss_curve_does_not_depend_on_processes_and_micro_batches(
         "accumulate": 2,
         "out": tmp_path / "two",
     }
+    given["crop_scale"] = list(s.crop_scale)
     words = [f"{key}={value}" for key, value in given.items() if value is not None]
     run = subprocess.run(
         [sys.executable, "-c", TWO_PROCESSES, *words],
@@ -670,3 +671,86 @@ def test_the_shipped_presets_are_valid() -> None:
         )
         shape = (command.channels, 64, 64) if command.channels else (2,)
         assert command.spec(shape).build() is not None
+
+
+# An expert of low noise.
+
+
+EXPERT = {"name": "gated", "widths": [8], "blocks": [1], "embedding": 4}
+
+
+def test_an_expert_is_judged_by_what_it_denoises(images: Path, tmp_path: Path) -> None:
+    given = settings(
+        images,
+        network=EXPERT,
+        schedule="cosine",
+        T=100,
+        timesteps="log_sigma",
+        sigma_range=(0.01, 0.25),
+    )
+    prior = fit(given, tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        logged = {(int(step), name): float(value) for step, name, value in csv.reader(file)}
+    _, held_out = load_data(str(images))
+    x_0 = (held_out.batch(torch.arange(3)) + 1) / 2
+    # The three levels share the streams of the images, one after the other.
+    noise = Streams([(0, i) for i in range(3)])
+    for sigma in (0.01, 0.05, 0.25):
+        found = prior(x_0 + sigma * noise(x_0), sigma).clamp(0, 1)
+        psnr = -10 * (found - x_0).square().flatten(1).mean(1).log10()
+        assert logged[12, f"psnr_{sigma:.3g}"] == pytest.approx(float(psnr.mean()), abs=1e-3)
+    assert not list((tmp_path / "run").glob("samples_*.png"))
+    assert not any(name == "bits_per_dim" for _, name in logged)
+
+
+def test_an_expert_meets_only_its_noise_levels(images: Path, tmp_path: Path) -> None:
+    given = settings(
+        images, network=EXPERT, schedule="cosine", timesteps="log_sigma", sigma_range=(0.02, 0.1)
+    )
+    train, held_out = load_data(given.data)
+    trainer = Trainer(given, train, held_out, tmp_path)
+    schedule = trainer.ddpm.schedule
+    sigma = torch.cat([schedule.sigma[trainer.draw_batch(step).t] / 2 for step in range(20)])
+    step = (schedule.sigma[2:] / schedule.sigma[1:-1]).max().sqrt()  # half of a step of T = 50
+    assert sigma.min() > 0.02 / step and sigma.max() < 0.1 * step
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"sigma_range": (0.1, 0.2)},
+            "sigma_range: found it with timesteps=uniform, expected log_sigma",
+        ),
+        (
+            {"sigma_range": (0.2, 0.1), "timesteps": "log_sigma"},
+            r"sigma_range: found .* expected \[low",
+        ),
+        ({"sigma_range": (0, 0.1), "timesteps": "log_sigma"}, "sigma_range: found"),
+        ({"sigma_range": 0.1, "timesteps": "log_sigma"}, "sigma_range: found"),
+        ({"crop_scale": (0.5, 1.5)}, r"crop_scale: found .* 0 < low <= high <= 1"),
+        ({"crop_scale": (0.0, 1.0)}, "crop_scale: found"),
+        ({"crop_scale": (True, 1.0)}, "crop_scale: found"),
+        ({"crop_scale": ("a", 1.0)}, "crop_scale: found"),
+    ],
+)
+def test_ranges_of_an_expert(images: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        settings(images, **changes)
+
+
+def test_squares_at_all_scales_come_from_the_numbers_of_a_step(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for i in range(30):
+        picture = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    given = settings(tmp_path, crop=True, size=16, channels=3, crop_scale=(0.4, 1.0))
+    train, held_out = load_data(given.data, 16, 3, crop=True, crop_scale=(0.4, 1.0))
+    assert train.uniforms_per_item == 5
+    trainer = Trainer(given, train, held_out, tmp_path / "run")
+    again = Trainer(given, train, held_out, tmp_path / "other")
+    for step in (0, 3):
+        assert torch.equal(trainer.draw_batch(step).x_0, again.draw_batch(step).x_0)
+    # Averages of noise are less noisy: some of the squares were shrunk, some were not.
+    spread = trainer.draw_batch(0).x_0.std((1, 2, 3))
+    assert spread.max() > 0.5 and spread.min() < 0.4

@@ -15,7 +15,7 @@ from invdiff.io import formats
 from invdiff.io.pictures import Picture
 from invdiff.training import DataFile, FolderData, TrainingData, load_data
 from invdiff.training import data as data_module
-from invdiff.training.data import epoch_order, swiss_roll
+from invdiff.training.data import Squares, averages, epoch_order, swiss_roll
 from invdiff.training.record import held_out_contents
 
 
@@ -214,3 +214,70 @@ def test_swiss_roll_is_a_spiral() -> None:
     # Along the spiral the radius is the angle up to whole turns, to the noise of 0.25 across it.
     turns = (radius - angle) / (2 * torch.pi)
     assert ((turns - turns.round()).abs() * 2 * torch.pi).mean() < 0.3
+
+
+def test_squares_at_scale_one_are_cut_as_they_are() -> None:
+    image = torch.randint(0, 256, (3, 9, 13), generator=torch.Generator().manual_seed(0)).byte()
+    plain = Squares(4)
+    assert plain.uniforms == 2
+    for top in range(6):
+        for left in range(10):
+            place = torch.tensor([(top + 0.5) / 6, (left + 0.5) / 10])
+            assert torch.equal(plain.of(image, place), image[:, top : top + 4, left : left + 4])
+
+
+def test_the_scales_of_squares_are_uniform_and_a_third_is_cut_as_it_is() -> None:
+    image = torch.empty(1, 400, 500, dtype=torch.uint8)
+    squares = Squares(40, (0.2, 1.0))
+    u = torch.rand(4000, squares.uniforms, generator=torch.Generator().manual_seed(1))
+    sides = torch.tensor([squares.side(image, row) for row in u])
+    plain = u[:, 2] < 1 / 3
+    assert (sides[plain] == 40).all()
+    scales = 40 / sides[~plain].double()
+    expected = 0.2 + 0.8 * u[~plain, 3].double()
+    assert (scales / expected - 1).abs().max() < 0.5 / 40 + 0.001
+    # An image of 50 pixels has no square of scale 0.2: its smallest is 40/50.
+    small = torch.empty(1, 50, 60, dtype=torch.uint8)
+    sides = torch.tensor([squares.side(small, row) for row in u])
+    assert sides.max() == 50 and sides.min() == 40
+
+
+def test_squares_of_a_range_below_one_are_all_shrunk() -> None:
+    image = torch.empty(1, 64, 64, dtype=torch.uint8)
+    squares = Squares(16, (0.5, 0.5))
+    u = torch.rand(50, squares.uniforms, generator=torch.Generator().manual_seed(2))
+    assert {squares.side(image, row) for row in u} == {32}
+
+
+def test_a_shrunk_square_is_of_its_window() -> None:
+    generator = torch.Generator().manual_seed(3)
+    image = torch.randint(0, 256, (3, 20, 24), generator=generator).byte()
+    squares = Squares(4, (0.4, 0.4))  # windows of 10 pixels
+    u = torch.tensor([0.999, 0.5, 0.0, 0.7, 0.2])
+    window = image[:, 10:20, 7:17]
+    found = squares.of(image, u)
+    bicubic = squares.of(image, torch.tensor([0.999, 0.5, 0.0, 0.7, 0.9]))
+    pillow = Image.fromarray(window.permute(1, 2, 0).numpy()).resize(
+        (4, 4), Image.Resampling.BICUBIC
+    )
+    difference = bicubic.permute(1, 2, 0).int() - torch.from_numpy(np.array(pillow)).int()
+    assert difference.abs().max() <= 1
+    # Every pixel twice, then means over five: exact averages of windows of 2.5 pixels.
+    doubled = window.double().repeat_interleave(2, 1).repeat_interleave(2, 2)
+    expected = torch.nn.functional.avg_pool2d(doubled, 5)
+    assert (found - expected).abs().max() <= 0.5001
+
+
+def test_averages_are_exact_for_whole_and_broken_factors() -> None:
+    row = torch.tensor([1.0, 2, 3, 4, 5, 6])
+    assert (averages(3, 6) @ row).tolist() == [1.5, 3.5, 5.5]
+    torch.testing.assert_close(averages(4, 6) @ row, torch.tensor([4 / 3, 8 / 3, 13 / 3, 17 / 3]))
+
+
+def test_crop_scale_needs_a_folder_and_crop(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "0.png")
+    with pytest.raises(InputError, match=r"crop_scale: found \[0.2, 1.0\], expected it with crop"):
+        load_data(str(tmp_path), size=16, crop_scale=(0.2, 1.0))
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8))
+    with pytest.raises(InputError, match="crop_scale: found .* expected a folder"):
+        load_data(str(tmp_path / "a.npz"), crop_scale=(0.2, 1.0))

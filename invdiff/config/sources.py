@@ -21,7 +21,7 @@ from invdiff.resources import PACKAGE
 # The program gives these to a class; nobody sets them.
 FROM_THE_PROGRAM = {
     "operator": ("shape", "images", "numbers"),
-    "network": ("channels", "channels_out"),
+    "network": ("channels", "channels_out", "schedule"),
 }
 # Types whose values can only be given from Python.
 _PYTHON_ONLY = {"Tensor", "ndarray", "ArrayLike", "Module", "Callable", "Generator", "Denoiser"}

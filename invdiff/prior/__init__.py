@@ -12,6 +12,8 @@ from invdiff.prior.checkpoint import (
 from invdiff.prior.classifier import Classifier, NetworkClassifier, UNetClassifier
 from invdiff.prior.ddpm import DDPM, algorithm_1, algorithm_2
 from invdiff.prior.denoiser import Denoiser, GaussianDenoiser, MixtureDenoiser, NetworkDenoiser
+from invdiff.prior.experts import Experts
+from invdiff.prior.gated import GatedNet
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided, guided
 from invdiff.prior.mlp import MLP
 from invdiff.prior.ncsn import langevin, score
@@ -37,6 +39,8 @@ __all__ = [
     "ClassifierGuided",
     "ClassifierSpec",
     "Denoiser",
+    "Experts",
+    "GatedNet",
     "GaussianDenoiser",
     "GrayView",
     "MixtureDenoiser",

@@ -355,7 +355,15 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def _make_network(spec: Spec, extra: dict[str, Any]) -> nn.Module:
     settings = {key: value for key, value in spec.network.items() if key != "name"}
     cls = lookup("network", spec.network["name"])
+    if getattr(cls, "told_schedule", False):  # its tables are values, also on the device "meta"
+        with torch.device("cpu"):
+            extra = {**extra, "schedule": Schedule.named(spec.schedule, spec.T)}
     network: nn.Module = cls(channels=spec.shape[0], **(settings | extra))
+    predicts = getattr(network, "predicts", spec.target)
+    if predicts != spec.target:
+        raise InputError(
+            f"target: found {spec.target}, expected {predicts}, which {cls.__name__} predicts"
+        )
     if len(spec.shape) == 1:
         fits = all(weight.ndim != 4 for weight in network.parameters())  # no convolution of images
     else:

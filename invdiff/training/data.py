@@ -38,6 +38,7 @@ from invdiff.training.files import (
 from invdiff.training.record import DataRecord, held_out_contents
 
 Framing = Literal["fit", "random", "middle"]
+CropScale = tuple[float, float]
 
 MEMORY = 4 * 2**30  # bytes of decoded images that a folder keeps
 
@@ -149,6 +150,7 @@ class FolderData(Data):
         file_labels: of the files, (F,).
         classes: names of the labels.
         value_range: the values that become 0 and 1, for floats and medical files.
+        crop_scale: (low, high), the range of scales of random squares; see `Squares`.
 
     Example:
         >>> from invdiff.resources import EXAMPLES
@@ -167,6 +169,7 @@ class FolderData(Data):
         file_labels: Tensor | None = None,
         classes: Sequence[str] = (),
         value_range: ValueRange | None = None,
+        crop_scale: CropScale = (1.0, 1.0),
     ) -> None:
         self.files = {file.name or str(file.path): file for file in files}
         self.contents = {name: file.content for name, file in self.files.items()}
@@ -174,7 +177,8 @@ class FolderData(Data):
         self.framing = framing
         self.value_range = value_range
         self.shape = (channels, size, size)
-        self.uniforms_per_item = 2 if framing == "random" else 0
+        self.squares = Squares(size, crop_scale)
+        self.uniforms_per_item = self.squares.uniforms if framing == "random" else 0
         self.device = torch.device("cpu")
         self._files = list(files)
         # Item number -> number of its file, and of its page.
@@ -205,14 +209,14 @@ class FolderData(Data):
         return self
 
     def batch(self, indices: Tensor, u: Tensor | None = None) -> Tensor:
-        """Return images by index, (B, C, size, size) in [-1, 1]; ``u`` (B, 2) places the crops."""
+        """Return images by index, (B, C, size, size) in [-1, 1]; ``u`` places the random squares."""
         self.prefetch(indices)
         numbers = [self._readable(index) for index in indices.tolist()]
         images = [self._image(number) for number in numbers]
         self._forget(keep={self._places[number][0] for number in numbers})
         if self.framing == "random":
-            u = torch.rand(len(images), 2) if u is None else u
-            images = [self._crop(image, place) for image, place in zip(images, u, strict=True)]
+            u = torch.rand(len(images), self.uniforms_per_item) if u is None else u
+            images = [self.squares.of(image, row) for image, row in zip(images, u, strict=True)]
         return to_model_range(to_device(torch.stack(images), self.device))
 
     def label(self, indices: Tensor) -> Tensor:
@@ -279,11 +283,87 @@ class FolderData(Data):
         images = self._request(file).result()
         return images if isinstance(images, Tensor) else torch.empty(1)
 
-    def _crop(self, image: Tensor, place: Tensor) -> Tensor:
-        """Return the square of (C, h, w) at a relative place (top, left) in [0, 1)."""
-        room = torch.tensor(image.shape[-2:]) - self.size + 1
-        top, left = (place * room).long().tolist()
-        return image[:, top : top + self.size, left : left + self.size]
+
+@dataclass(frozen=True)
+class Squares:
+    """Random squares of images, at random scales: a photograph that was halved is one, too.
+
+    A scale of 1/2 takes a square twice as wide and halves it. A third of the squares are cut as they
+    are where the scales reach 1; the scale of the others is uniform. They are shrunk by averages or
+    by an antialiased bicubic filter, half of them each, so that no filter's marks are learned.
+
+    Attributes:
+        size: side of the squares.
+        scale: (low, high), the range of scales within (0, 1]; an image that is too small for a scale
+            is taken at its smallest.
+
+    Example:
+        >>> image = torch.arange(64, dtype=torch.uint8).view(1, 8, 8)
+        >>> Squares(4).of(image, torch.tensor([0.0, 0.99]))[0, 0].tolist()  # above, right
+        [4, 5, 6, 7]
+        >>> Squares(4, (0.5, 0.5)).of(image, torch.tensor([0.0, 0.0, 0.9, 0.5, 0.2])).shape
+        torch.Size([1, 4, 4])
+    """
+
+    size: int
+    scale: CropScale = (1.0, 1.0)
+
+    @property
+    def uniforms(self) -> int:
+        """Random numbers in [0, 1) that a square is a function of."""
+        return 2 if self.scale == (1.0, 1.0) else 5
+
+    def of(self, image: Tensor, u: Tensor) -> Tensor:
+        """Return one square, 8-bit (C, size, size).
+
+        Args:
+            image: 8-bit (C, h, w), at least as large as the square.
+            u: (``uniforms``,) in [0, 1): the place (top, left), then whether the square is cut as it
+                is, its scale, and its filter.
+        """
+        side = self.side(image, u)
+        room = torch.tensor(image.shape[-2:]) - side + 1
+        top, left = (u[:2] * room).long().tolist()
+        square = image[:, top : top + side, left : left + side]
+        if side == self.size:
+            return square
+        return shrunk(square, self.size, "average" if u[4] < 0.5 else "bicubic")
+
+    def side(self, image: Tensor, u: Tensor) -> int:
+        """Return the side of a square in the pixels of its image."""
+        low, high = self.scale
+        if self.uniforms == 2 or (high == 1 and u[2] < 1 / 3):
+            return self.size
+        shortest = min(image.shape[-2:])
+        low = max(low, self.size / shortest)
+        scale = low + max(0.0, high - low) * float(u[3])
+        return min(shortest, round(self.size / scale))
+
+
+def shrunk(square: Tensor, size: int, kind: Literal["average", "bicubic"]) -> Tensor:
+    """Return an 8-bit square (C, h, h) shrunk to ``size`` by averages or an antialiased bicubic.
+
+    Example:
+        >>> image = torch.tensor([[0, 100, 200], [0, 100, 200], [0, 100, 200]], dtype=torch.uint8)
+        >>> shrunk(image[None], 2, "average")[0, 0].tolist()  # 2/3 of 0 and 1/3 of 100, and so on
+        [33, 167]
+    """
+    values = square.float()
+    if kind == "average":
+        means = averages(size, square.shape[-1])
+        small = means @ values @ means.T
+    else:
+        small = F.interpolate(values[None], (size, size), mode="bicubic", antialias=True)[0]
+    return small.clamp(0, 255).round().byte()
+
+
+def averages(size: int, side: int) -> Tensor:
+    """Return the matrix (size, side) of the means over equal parts of a row of pixels."""
+    edges = torch.arange(size + 1, dtype=torch.float64) * side / size
+    pixel = torch.arange(side, dtype=torch.float64)
+    end = edges[1:, None].minimum(pixel + 1)
+    start = edges[:-1, None].maximum(pixel)
+    return ((end - start).clamp_min(0) * size / side).float()
 
 
 def physical_memory() -> int:
@@ -314,6 +394,7 @@ def load_data(
     channels: int | None = None,
     *,
     crop: bool = False,
+    crop_scale: CropScale = (1.0, 1.0),
     held_out: str | None = None,
     value_range: ValueRange | None = None,
     before: DataRecord | None = None,
@@ -336,6 +417,7 @@ def load_data(
         channels: 1 or 3; by default those of the .npz, or 3.
         crop: images of a folder are not resized: training takes random squares of them, held-out
             data the middle.
+        crop_scale: (low, high), the scales at which those squares are taken; see `Squares`.
         held_out: a folder or an .npz that is held out; a folder inside ``source`` is left out
             there.
         value_range: (low, high), the values that become 0 and 1 in every file of a folder; needed
@@ -347,8 +429,15 @@ def load_data(
     """
     if source == "swissroll":
         return TrainingData(swiss_roll(20_000, seed=0)), TrainingData(swiss_roll(20_000, seed=1))
-    load = _load_folder if os.path.isdir(source) else _load_npz
-    return load(Path(source), size, channels, crop, held_out, value_range, before)
+    if os.path.isdir(source):
+        return _load_folder(
+            Path(source), size, channels, crop, crop_scale, held_out, value_range, before
+        )
+    if crop_scale != (1.0, 1.0):
+        raise InputError(
+            f"crop_scale: found {list(crop_scale)} for {source}, expected a folder and crop=true"
+        )
+    return _load_npz(Path(source), size, channels, crop, held_out, value_range, before)
 
 
 def _load_folder(
@@ -356,6 +445,7 @@ def _load_folder(
     size: int | None,
     channels: int | None,
     crop: bool,
+    crop_scale: CropScale,
     held_out: str | None,
     value_range: ValueRange | None,
     before: DataRecord | None,
@@ -363,6 +453,8 @@ def _load_folder(
     """Return the training data and the held-out data of a folder."""
     size = size or 64
     channels = channels or 3
+    if crop_scale != (1.0, 1.0) and not crop:
+        raise InputError(f"crop_scale: found {list(crop_scale)}, expected it with crop=true")
     paths = image_files(folder, recursive=True)
     if held_out is not None:
         apart = Path(held_out).resolve()
@@ -386,7 +478,7 @@ def _load_folder(
 
     def data(chosen: list[DataFile], framing: Framing) -> FolderData:
         labels = class_labels(class_names(chosen), classes) if names else None
-        return FolderData(chosen, size, channels, framing, labels, classes, value_range)
+        return FolderData(chosen, size, channels, framing, labels, classes, value_range, crop_scale)
 
     check_range(folder, files, value_range)
     train = data(kept, "random" if crop else "fit")

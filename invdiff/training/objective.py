@@ -12,10 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from invdiff.errors import InputError
 from invdiff.prior.ddpm import DDPM
+from invdiff.prior.schedule import Schedule
 
 Loss = Literal["simple", "hybrid", "vlb"]
-Timesteps = Literal["uniform", "stratified", "importance"]
+Timesteps = Literal["uniform", "stratified", "importance", "log_sigma"]
 
 
 def training_loss(
@@ -144,11 +146,62 @@ class ImportanceTimesteps(UniformTimesteps):
         self.count.index_add_(0, row, torch.ones_like(row))
 
 
-def timestep_sampler(name: Timesteps, T: int) -> UniformTimesteps:
-    """Return the sampler of timesteps of a name."""
+class LogSigmaTimesteps(UniformTimesteps):
+    """Timesteps whose noise levels are log-uniform within a range, evenly spread over a batch.
+
+    For an expert of one range of noise levels. The losses have weight 1: the distribution of the
+    noise levels is what is wanted.
+
+    Args:
+        schedule: whose timesteps are drawn.
+        sigma_range: (low, high), noise levels of images in [0, 1].
+
+    Raises:
+        InputError: no timestep of the schedule lies in the range.
+
+    Example:
+        >>> schedule = Schedule.cosine()
+        >>> t, _ = LogSigmaTimesteps(schedule, (0.01, 0.1)).draw(1000, torch.device("cpu"))
+        >>> sigma = schedule.sigma[t] / 2  # of images in [0, 1]
+        >>> bool(sigma.min() > 0.009) and bool(sigma.max() < 0.11)
+        True
+    """
+
+    between: Tensor
+
+    def __init__(self, schedule: Schedule, sigma_range: tuple[float, float]) -> None:
+        super().__init__(schedule.T)
+        levels = (schedule.sigma[1:] / 2).log()  # of images in [0, 1]
+        ends = torch.tensor(sigma_range, dtype=torch.float64).log()
+        self.low, self.high = ends.clamp(levels[0], levels[-1]).tolist()
+        if not self.low < self.high:
+            low, high = (float(level.exp()) for level in levels[[0, -1]])
+            raise InputError(
+                f"sigma_range: found {list(sigma_range)}, expected an increasing range that meets "
+                f"the {low:.3g} to {high:.3g} of the schedule"
+            )
+        # Halfway between two levels the nearer one changes.
+        self.register_buffer("between", (levels[1:] + levels[:-1]) / 2, persistent=False)
+
+    def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return n timesteps of evenly spread ln sigma, in random order, and their weights, 1."""
+        place = torch.randperm(n, device=device)
+        u = (place + torch.rand(n, device=device, dtype=torch.float64)) / n
+        log_sigma = self.low + (self.high - self.low) * u
+        t = 1 + torch.searchsorted(self.between.to(device), log_sigma)
+        return t, torch.ones(n, device=device)
+
+
+def timestep_sampler(
+    name: Timesteps, schedule: Schedule, sigma_range: tuple[float, float] | None = None
+) -> UniformTimesteps:
+    """Return the sampler of timesteps of a name; ``sigma_range`` is that of "log_sigma"."""
+    if name == "log_sigma":
+        low, high = schedule.sigma[[1, -1]].tolist()
+        return LogSigmaTimesteps(schedule, sigma_range or (low / 2, high / 2))
     samplers = {
         "uniform": UniformTimesteps,
         "stratified": StratifiedTimesteps,
         "importance": ImportanceTimesteps,
     }
-    return samplers[name](T)
+    return samplers[name](schedule.T)

@@ -22,9 +22,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError, Stopped, check_path, check_type
+from invdiff.errors import InputError, Stopped, check_path, check_type, shown
 from invdiff.estimate import Estimate
 from invdiff.io.lock import run_lock
 from invdiff.io.pictures import grid
@@ -61,11 +61,14 @@ from invdiff.prior.schedule import ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
 from invdiff.rng import Seed, Streams, stream_seed
+from invdiff.training import averages
 from invdiff.training.data import Data, epoch_order, load_data, physical_memory, to_device
 from invdiff.training.files import ValueRange, check_value_range, content_hash
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 from invdiff.training.optimiser import OptimiserName, optimisers
 from invdiff.training.record import RECORD_FILE, DataRecord
+
+SNAPSHOTS = "averages"  # folder in a run's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,8 @@ class TrainSettings:
         size: side in pixels to which images are resized; by default that of the data.
         channels: 1 for gray images, 3 for colour; by default those of the data.
         crop: take random squares of ``size`` pixels instead of resizing.
+        crop_scale: [low, high], the scales at which those squares are taken: at 0.2 a square is
+            five times as wide, and shrunk; [0.2, 1] teaches what large things look like, too.
         held_out: images that are not trained on, a folder or an .npz; by default a part of data.
         value_range: [low, high], the values that become 0 and 1 in every file of a folder; needed
             for floats and medical files whose values leave [0, 1].
@@ -91,8 +96,11 @@ class TrainSettings:
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
         min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; .inf weights
             every target like eps; null for the plain squared error of the target.
-        timesteps: "uniform"; "stratified", the same but spread evenly over a batch; or "importance"
-            by the size of the loss, which Nichol & Dhariwal advise for "vlb".
+        timesteps: "uniform"; "stratified", the same but spread evenly over a batch; "importance" by
+            the size of the loss, which Nichol & Dhariwal advise for "vlb"; or "log_sigma", whose
+            noise levels are log-uniform.
+        sigma_range: [low, high], the noise levels of images in [0, 1] that are trained, with
+            timesteps=log_sigma: for an expert of low noise, which is no prior by itself.
         p_uncond: share of the images whose label is withheld from a network with classes, so that
             it learns the unconditional model too (Ho & Salimans 2022, Alg. 1).
         init: a prior whose weights the run begins with: a name that ships, a file, or a run's
@@ -109,7 +117,9 @@ class TrainSettings:
         warmup, cooldown: steps over which the learning rate rises, and falls to zero.
         weight_decay: decoupled decay of the weights, as in AdamW.
         clip: largest norm of the gradient.
-        ema: decay of the averaged weights, reached gradually.
+        ema: decay of the averaged weights, reached gradually; or "auto", which keeps snapshots of two
+            averages in the run's folder, and makes of them the average that denoises held-out images
+            best, each time that the weights are judged (post-hoc EMA, Karras et al. 2024).
         flip: mirror images at random.
         seed: of every random number; the same seed gives the same weights.
         precision: "auto" is bf16 where the hardware computes in it, else float32.
@@ -130,6 +140,7 @@ class TrainSettings:
     size: int | None = None
     channels: int | None = None
     crop: bool = False
+    crop_scale: tuple[float, float] = (1.0, 1.0)
     held_out: str | None = None
     value_range: ValueRange | None = None
     data_changed: bool = False
@@ -141,6 +152,7 @@ class TrainSettings:
     loss: Loss = "simple"
     min_snr: float | None = None
     timesteps: Timesteps = "uniform"
+    sigma_range: tuple[float, float] | None = None
     p_uncond: float = 0.1
     init: str | None = None
     steps: int = 10_000
@@ -152,7 +164,7 @@ class TrainSettings:
     cooldown: int = 0
     weight_decay: float = 0.0
     clip: float = 1.0
-    ema: float = 0.999
+    ema: float | Literal["auto"] = 0.999
     flip: bool = False
     seed: Seed = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
@@ -167,6 +179,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_fields(self, _RANGES)
         check_value_range(self.value_range)
+        _check_increasing("crop_scale", self.crop_scale, highest=1)
+        if self.sigma_range is not None:
+            _check_increasing("sigma_range", self.sigma_range, highest=math.inf)
+            if self.timesteps != "log_sigma":
+                raise InputError(
+                    f"sigma_range: found it with timesteps={self.timesteps}, expected log_sigma"
+                )
         if self.loss != "vlb" and (self.loss == "hybrid") != (self.variance == "learned"):
             expected = "variance learned for the loss hybrid, small or large for simple"
             raise InputError(
@@ -231,6 +250,20 @@ _RANGES = {
 }
 
 
+def _check_increasing(name: str, pair: object, highest: float) -> None:
+    """Raise InputError unless something is two numbers, 0 < low <= high <= highest."""
+    numbers = (
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(each, int | float) and not isinstance(each, bool) for each in pair)
+    )
+    if not (numbers and 0 < pair[0] <= pair[1] <= highest):  # type: ignore[index]
+        most = "" if highest == math.inf else f" <= {highest:g}"
+        raise InputError(
+            f"{name}: found {shown(pair)}, expected [low, high] with 0 < low <= high{most}"
+        )
+
+
 def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
     """Check that the images of one step and their noise fit into the machine's memory.
 
@@ -285,6 +318,7 @@ def fit(
             settings.size,
             settings.channels,
             crop=settings.crop,
+            crop_scale=settings.crop_scale,
             held_out=settings.held_out,
             value_range=settings.value_range,
             before=before,
@@ -410,6 +444,8 @@ class Trainer:
         step: the number of steps done.
         network: the weights that are trained.
         averaged: their average over the steps.
+        running: the two running averages of which ema=auto makes it.
+        width: relative width of that average.
 
     Example:
         >>> import tempfile
@@ -444,21 +480,28 @@ class Trainer:
         if settings.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.averaged = deepcopy(self.network).eval().requires_grad_(False)
+        tracked = averages.TRACKED if settings.ema == "auto" else ()
+        self.running = [
+            averages.PowerAverage(self.network, averages.exponent(width)) for width in tracked
+        ]
+        self.width = averages.TRACKED[-1]
         self.optimisers = optimisers(
             self.network, settings.optimiser, settings.lr, settings.weight_decay
         )
         self.step = 0
         self.losses: list[float] = []  # of the last steps, whose mean is logged
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self.timesteps = timestep_sampler(settings.timesteps, settings.T).to(self.device)
+        schedule = self.spec.around(self.network).schedule
+        self.timesteps = timestep_sampler(settings.timesteps, schedule, settings.sigma_range).to(
+            self.device
+        )
         self._resume()
         # The network as it is trained: in bf16, compiled, its gradients averaged over the
         # processes.
         self.model = self.accelerator.prepare_model(self.network)
-        schedule = self.spec.around(self.network).schedule.to(self.device)
         # A classifier needs the forward process alone.
         target = "eps" if settings.target == "label" else settings.target
-        self.ddpm = DDPM(self.model, schedule, target, settings.variance)
+        self.ddpm = DDPM(self.model, schedule.to(self.device), target, settings.variance)
 
     def _built(self) -> nn.Module:
         """Return the network with the weights that it begins with.
@@ -608,7 +651,7 @@ class Trainer:
             *(values.chunk(s.accumulate) for values in batch), strict=True
         ):
             with self.accelerator.accumulate(self.model):
-                per_image = self.loss(x_0, t, eps, label)
+                per_image = self.loss(x_0, t, eps, label, self.ddpm)
                 loss = (weight * per_image).mean()
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
@@ -622,11 +665,11 @@ class Trainer:
         # NaN where the gradient overflowed, without asking the device.
         return torch.stack(losses).mean() + 0 * norm
 
-    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
-        """Return the loss of every item, (B,)."""
+    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor, ddpm: DDPM) -> Tensor:
+        """Return the loss of every item under a DDPM, (B,)."""
         if self.settings.target == "label":
-            return cross_entropy(self.ddpm, x_0, t, eps, label)
-        ddpm = self.ddpm.given(label) if self.settings.classes else self.ddpm
+            return cross_entropy(ddpm, x_0, t, eps, label)
+        ddpm = ddpm.given(label) if self.settings.classes else ddpm
         return training_loss(ddpm, x_0, t, eps, self.settings.loss, self.settings.min_snr)
 
     def draw_batch(self, step: int) -> Batch:
@@ -712,10 +755,55 @@ class Trainer:
 
         The decay grows as (1 + step) / (10 + step), so that the initial weights are forgotten.
         """
+        if self.settings.ema == "auto":
+            for average in self.running:
+                average.update(self.network)
+            return
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        averages: list[Tensor] = list(self.averaged.parameters())
+        average_weights: list[Tensor] = list(self.averaged.parameters())
         weights: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(average_weights, weights, 1 - decay)
+
+    def make_average(self, width: float) -> None:
+        """Make the average of a relative width over the steps so far, of ema=auto."""
+        known = averages.read_snapshots(self.out / SNAPSHOTS, self.step - 1)
+        known += [(average.profile, average.weights) for average in self.running]
+        gamma = averages.exponent(width)
+        made = averages.combined(known, averages.Profile(self.running[0].step, gamma))
+        self.averaged.load_state_dict({**self.network.state_dict(), **made})
+
+    @torch.no_grad()
+    def choose_average(self) -> str:
+        """Keep a snapshot, and take the average that has the least loss on held-out images."""
+        averages.write_snapshot(self.out / SNAPSHOTS, self.running)
+        losses = {}
+        for width in averages.WIDTHS if len(self.held_out) else ():
+            self.make_average(width)
+            losses[width] = self.held_out_loss()
+        self.width = min(losses, key=lambda width: losses[width], default=self.width)
+        self.make_average(self.width)
+        return f", an average of relative width {self.width:g}"
+
+    def held_out_loss(self) -> float:
+        """Return the mean loss of the averaged weights on held-out images, always on the same noise."""
+        s = self.settings
+        number = min(s.eval_images, len(self.held_out))
+        ddpm = copy(self.ddpm)
+        ddpm.network = self.averaged
+        total = 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(s.seed, 3))
+            for start in range(0, number, s.batch):
+                index = torch.arange(start, min(start + s.batch, number))
+                x_0 = self.held_out.batch(index)
+                t, weight = self.timesteps.draw(len(index), torch.device("cpu"))
+                eps = torch.randn(x_0.shape)
+                label = self.held_out.label(index) if s.classes else torch.zeros(len(index)).long()
+                x_0, t, weight, eps, label = (
+                    each.to(self.device) for each in (x_0, t, weight, eps, label)
+                )
+                total += float((weight * self.loss(x_0, t, eps, label, ddpm)).sum())
+        return total / number
 
     # Judging the weights.
 
@@ -727,11 +815,16 @@ class Trainer:
         classifier by its accuracy.
         """
         text = f"step {self.step}"
+        if self.settings.ema == "auto":
+            text += self.choose_average()
+            self.log(board, average_width=self.width)
         prior = self.spec.around(self.averaged)
         if isinstance(prior, NetworkClassifier):
             return text + self.judge_classifier(prior, board)
         if len(prior.shape) == 1:
             return text
+        if self.settings.sigma_range is not None:  # no prior by itself: it has no samples
+            return text + self.judge_denoising(prior, board)
         if len(self.held_out):
             bits, error = held_out_bits_per_dim(prior, self.held_out, self.settings.eval_images)
             self.log(board, bits_per_dim=bits, bits_per_dim_error=error)
@@ -740,6 +833,18 @@ class Trainer:
         write_image(self.out / f"samples_{self.step:07d}.png", samples)
         board.add_image("samples", samples, self.step)
         return text
+
+    def judge_denoising(self, prior: NetworkDenoiser, board: SummaryWriter) -> str:
+        """Log the PSNR of denoised held-out images at the ends and the middle of the noise levels."""
+        if not len(self.held_out) or self.settings.sigma_range is None:
+            return ""
+        low, high = self.settings.sigma_range
+        sigmas = sorted({low, math.sqrt(low * high), high})
+        found = held_out_psnr(prior, self.held_out, self.settings.eval_images, sigmas)
+        self.log(board, **{f"psnr_{sigma:.3g}": each.mean for sigma, each in found.items()})
+        return ": " + ", ".join(
+            f"{each.mean:.2f} dB at sigma {sigma:.3g}" for sigma, each in found.items()
+        )
 
     def judge_classifier(self, classifier: NetworkClassifier, board: SummaryWriter) -> str:
         """Log a classifier's accuracy on held-out images at a few noise levels; return it as text."""
@@ -762,6 +867,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write state.pt and prior.safetensors, each whole or not at all."""
+        if self.settings.ema == "auto":
+            self.make_average(self.width)
         state = {
             "settings": self._identity(),
             "step": self.step,
@@ -770,6 +877,8 @@ class Trainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "timesteps": self.timesteps.state_dict(),
             "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "running": [average.weights for average in self.running],
+            "width": self.width,
         }
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
@@ -801,6 +910,9 @@ class Trainer:
                 optimiser.load_state_dict(held)
             self.timesteps.load_state_dict(state.get("timesteps", {}))
             self.losses = state.get("losses", torch.empty(0)).tolist()
+            for average, weights in zip(self.running, state.get("running", []), strict=True):
+                average.resume(self.step, weights)
+            self.width = state.get("width", self.width)
         elif self.settings.init is not None:
             self._take_weights_of(self.settings.init)
         if self.accelerator.is_main_process:
@@ -941,6 +1053,35 @@ def held_out_accuracy(
             log_p = log_probabilities(ddpm, x_0, torch.full_like(label, t), noise(x_0))
             right[t] += int((log_p.argmax(1) == label).sum())
     return {t: count / number for t, count in right.items()}
+
+
+@torch.no_grad()
+def held_out_psnr(
+    prior: NetworkDenoiser, data: Data, images: int, sigmas: Sequence[float], batch: int = 64
+) -> dict[float, Estimate]:
+    """Return the PSNR in dB of the first ``images`` items, denoised at each noise level.
+
+    Args:
+        prior: the denoiser.
+        data: clean images.
+        images: how many of them.
+        sigmas: noise levels of images in [0, 1].
+        batch: images in each call.
+
+    Returns:
+        noise level -> mean over images.
+    """
+    device = next(prior.network.parameters()).device
+    found: dict[float, list[Tensor]] = {sigma: [] for sigma in sigmas}
+    number = min(images, len(data))
+    for start in range(0, number, batch):
+        index = torch.arange(start, min(start + batch, number))
+        x_0 = (data.batch(index).to(device) + 1) / 2
+        noise = Streams([(0, int(i)) for i in index])
+        for sigma, values in found.items():
+            error = prior(x_0 + sigma * noise(x_0), sigma).clamp(0, 1) - x_0
+            values.append(-10 * error.square().flatten(1).mean(1).log10().cpu())
+    return {sigma: Estimate.over(torch.cat(values)) for sigma, values in found.items()}
 
 
 @torch.no_grad()

@@ -1,0 +1,136 @@
+"""Two networks as one prior: an expert for low noise, and another network for the rest.
+
+Balaji et al. 2022, Sec. 4.1 (https://arxiv.org/abs/2211.01324), train a network for each range of
+noise levels. Here D(x, sigma) is a mixture of both whose weight depends on sigma alone and is smooth,
+so that there is no seam and gradients are exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invdiff.errors import InputError, shown
+from invdiff.prior.gated import LogSigma
+from invdiff.prior.schedule import Schedule
+from invdiff.registry import lookup, names_code, register
+
+
+def smooth_step(u: Tensor) -> Tensor:
+    """Return 0 below u = 0, 1 above u = 1, and 3 u^2 - 2 u^3 between, with a continuous slope."""
+    u = u.clamp(0, 1)
+    return u * u * (3 - 2 * u)
+
+
+@register("network", "experts")
+class Experts(nn.Module):
+    """Network that predicts v: an expert of the noise eps at low noise, and one of v at high noise.
+
+    Between the two levels of ``mix`` both are called, and their v are mixed by a weight that is a
+    smooth step in ln sigma; outside, one is called.
+
+    Args:
+        channels: image channels C.
+        schedule: of the prior.
+        low: name and settings of the network for low noise, which predicts eps.
+        high: name and settings of the network for high noise, which predicts v.
+        mix: noise levels of pixels in [0, 1] between which both are mixed.
+
+    Raises:
+        InputError: a setting is out of range.
+
+    Example:
+        >>> low = {"name": "gated", "widths": [8], "blocks": [1]}
+        >>> high = {"name": "unet", "width": 8, "multipliers": [1, 1]}
+        >>> network = Experts(1, Schedule.cosine(), low, high)
+        >>> network(torch.zeros(2, 1, 8, 8), torch.tensor([0.0, 900.0])).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    told_schedule = True
+    predicts = "v"
+
+    def __init__(
+        self,
+        channels: int,
+        schedule: Schedule,
+        low: Mapping[str, Any],
+        high: Mapping[str, Any],
+        mix: tuple[float, float] = (0.15, 0.3),
+    ) -> None:
+        super().__init__()
+        numbers = isinstance(mix, list | tuple) and all(isinstance(m, int | float) for m in mix)
+        if not (numbers and len(mix) == 2 and 0 < mix[0] < mix[1] < math.inf):
+            raise InputError(f"mix: found {shown(mix)}, expected two increasing noise levels")
+        self.low = make_network("low", low, channels, schedule)
+        self.high = make_network("high", high, channels, schedule)
+        self.stride = math.lcm(int(self.low.stride), int(self.high.stride))  # type: ignore[arg-type]
+        self.log_sigma = LogSigma(schedule)
+        self.begin = math.log(2 * mix[0])  # on the scale of [-1, 1]
+        self.width = math.log(mix[1] / mix[0])
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the mixture of both predictions of v, (B, C, H, W).
+
+        Args:
+            x_t: (B, C, H, W), H and W multiples of ``stride``.
+            t: timesteps (B,), which may be fractional.
+        """
+        log_sigma = self.log_sigma(t)
+        share = smooth_step((log_sigma - self.begin) / self.width)  # of the network for high noise
+        if torch.compiler.is_exporting():  # a graph cannot depend on the noise level
+            mixed: Tensor = _column(1 - share, x_t) * self.v_low(x_t, t, log_sigma)
+            return mixed + _column(share, x_t) * torch.as_tensor(self.high(x_t, t))
+        low = (share < 1).nonzero().flatten()
+        high = (share > 0).nonzero().flatten()
+        if len(low) == 0:
+            return torch.as_tensor(self.high(x_t, t))
+        if len(high) == 0:
+            return self.v_low(x_t, t, log_sigma)
+        v_low = self.v_low(x_t[low], t[low], log_sigma[low])
+        v_high = self.high(x_t[high], t[high])
+        v = torch.zeros_like(x_t)
+        v = v.index_add(0, low, _column(1 - share[low], x_t) * v_low)
+        return v.index_add(0, high, _column(share[high], x_t) * v_high)
+
+    def v_low(self, x_t: Tensor, t: Tensor, log_sigma: Tensor) -> Tensor:
+        """Return the v of the network for low noise, (B, C, H, W).
+
+        With x_0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar) the v = sqrt(abar) eps - sqrt(1 - abar)
+        x_0 is (eps - sqrt(1 - abar) x_t) / sqrt(abar).
+        """
+        s2 = _column((2 * log_sigma).exp(), x_t)  # (1 - abar) / abar
+        eps = self.low(x_t, t)
+        return torch.as_tensor((1 + s2).sqrt() * eps - s2.sqrt() * x_t)
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    """Return one value for each image, (B,), in the dtype of (B, C, H, W) and of its shape."""
+    return values.to(x)[:, None, None, None]
+
+
+def make_network(
+    name: str, settings: Mapping[str, Any], channels: int, schedule: Schedule
+) -> nn.Module:
+    """Return one of the two networks by its registered name and its settings.
+
+    Raises:
+        InputError: there is no such network, or it is no network of one stride without labels.
+    """
+    kind = settings.get("name") if isinstance(settings, Mapping) else None
+    # A file names no code, and neither does a part of its network.
+    if not isinstance(kind, str) or kind == "experts" or names_code(kind):
+        raise InputError(f"{name}: found {shown(settings)}, expected a network's name and settings")
+    if settings.get("classes"):
+        raise InputError(f"{name}: found classes={settings['classes']}, expected no labels")
+    given = {key: value for key, value in settings.items() if key != "name"}
+    cls = lookup("network", kind)
+    told = {"schedule": schedule} if getattr(cls, "told_schedule", False) else {}
+    network: nn.Module = cls(channels=channels, **told, **given)
+    if all(weight.ndim != 4 for weight in network.parameters()):  # no convolution of images
+        raise InputError(f"{name}: found the network {kind}, expected one of images")
+    return network

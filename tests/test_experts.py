@@ -1,0 +1,145 @@
+"""Two networks as one prior: one D(x, sigma) without a seam, exact gradients, one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.prior import Experts, NetworkDenoiser, PriorSpec, Schedule
+from invdiff.prior.experts import smooth_step
+
+LOW = {"name": "gated", "widths": [8], "blocks": [1], "embedding": 4}
+HIGH = {"name": "unet", "width": 8, "multipliers": [1, 1], "blocks": 1}
+NETWORK = {"name": "experts", "low": LOW, "high": HIGH, "mix": [0.15, 0.3]}
+
+
+def spec(**changes: object) -> PriorSpec:
+    given = {"shape": (2, 8, 8), "network": NETWORK, "schedule": "cosine", "target": "v", **changes}
+    return PriorSpec(**given)  # type: ignore[arg-type]
+
+
+def experts(dtype: torch.dtype = torch.float64) -> Experts:
+    torch.manual_seed(0)
+    network = spec().make_network()
+    for p in network.parameters():
+        if not bool(p.any()):
+            p.data.normal_(0, 0.1)
+    assert isinstance(network, Experts)
+    return network.to(dtype).eval().requires_grad_(False)
+
+
+def prior_of(network: torch.nn.Module, target: str) -> NetworkDenoiser:
+    return NetworkDenoiser(network, (2, 8, 8), Schedule.cosine(), target, 4, clip=False)  # type: ignore[arg-type]
+
+
+def images(n: int = 2) -> Tensor:
+    return torch.rand(n, 2, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def mixed_by_hand(network: Experts, x: Tensor, sigma: float) -> Tensor:
+    """(1 - w) D_low + w D_high with the smooth step w of ln sigma."""
+    u = (torch.tensor(sigma / 0.15).log() / torch.tensor(2.0).log()).clamp(0, 1)
+    w = 3 * u**2 - 2 * u**3
+    low = prior_of(network.low, "eps")(x, sigma)
+    high = prior_of(network.high, "v")(x, sigma)
+    return (1 - w) * low + w * high
+
+
+@pytest.mark.parametrize("sigma", [0.004, 0.1, 0.149, 0.16, 0.2121, 0.29, 0.31, 5.0])
+def test_the_prior_is_the_mixture_of_both_denoisers(sigma: float) -> None:
+    network = experts()
+    found = prior_of(network, "v")(images(), sigma)
+    torch.testing.assert_close(found, mixed_by_hand(network, images(), sigma), rtol=0, atol=3e-5)
+
+
+def test_there_is_no_seam() -> None:
+    """Value and slope in sigma are continuous where the second network comes in."""
+    prior = prior_of(experts(), "v")
+    for edge in (0.15, 0.3):
+        h = 1e-4
+        values = [prior(images(), edge + k * h) for k in (-2, -1, 0, 1, 2)]
+        jump = (values[3] - values[1]).abs().max()
+        curvature = (values[4] - 2 * values[2] + values[0]).abs().max()
+        assert jump < 0.05 * values[2].abs().max()
+        assert curvature < 0.2 * (values[4] - values[0]).abs().max()
+
+
+def test_smooth_step() -> None:
+    u = torch.tensor([-1.0, 0, 0.25, 0.5, 1, 2])
+    assert smooth_step(u).tolist() == [0, 0, 0.15625, 0.5, 1, 1]
+
+
+def test_each_image_has_its_noise_level() -> None:
+    prior = prior_of(experts(), "v")
+    x = images(4)
+    sigma = torch.tensor([0.01, 0.2, 3.0, 0.16], dtype=torch.float64)
+    each = torch.cat([prior(x[i : i + 1], float(sigma[i])) for i in range(4)])
+    torch.testing.assert_close(prior(x, sigma), each, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sigma", "called"), [(0.1, "low"), (0.2, "low high"), (0.4, "high")])
+def test_one_network_is_called_where_one_is_used(sigma: float, called: str) -> None:
+    network = experts()
+    seen: list[str] = []
+    for name in ("low", "high"):
+        getattr(network, name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    prior_of(network, "v")(images(), sigma)
+    assert seen == called.split()
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.4])
+def test_gradients_are_exact(sigma: float) -> None:
+    prior = prior_of(experts(), "v")
+    x = images(1).requires_grad_()
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    (gradient,) = torch.autograd.grad((prior(x, sigma) ** 2).sum(), x)
+    h = 1e-5
+
+    def value(step: float) -> Tensor:
+        return (prior(x.detach() + step * direction, sigma) ** 2).sum()
+
+    slope = (value(h) - value(-h)) / (2 * h)
+    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-8)
+
+
+def test_an_exported_graph_holds_every_noise_level() -> None:
+    network = experts(torch.float32)
+    x = images().float()
+    program = torch.export.export(network, (x, torch.tensor([5.0, 600.0]))).module()
+    for t in ([5.0, 600.0], [120.0, 200.0], [900.0, 0.0]):
+        torch.testing.assert_close(
+            program(x, torch.tensor(t)), network(x, torch.tensor(t)), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_it_is_part_of_a_schedule(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="target: found eps, expected v, which Experts predicts"):
+        spec(target="eps").make_network()
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({**NETWORK, "mix": [0.3, 0.15]}, "mix: found"),
+        ({**NETWORK, "mix": [0.3]}, "mix: found"),
+        ({**NETWORK, "mix": [0, 0.3]}, "mix: found"),
+        ({**NETWORK, "mix": "wide"}, "mix: found"),
+        ({**NETWORK, "low": {"name": "experts", "low": LOW, "high": HIGH}}, "low: found"),
+        ({**NETWORK, "low": {"name": "os:system"}}, "low: found"),
+        ({**NETWORK, "low": "gated"}, "low: found"),
+        ({**NETWORK, "high": {**HIGH, "classes": 3}}, "high: found classes=3, expected no labels"),
+        (
+            {**NETWORK, "high": {"name": "mlp"}},
+            "high: found the network mlp, expected one of images",
+        ),
+        ({**NETWORK, "low": {"name": "nothing"}}, "nothing"),
+    ],
+)
+def test_wrong_settings(network: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        spec(network=json.loads(json.dumps(network))).make_network()
