@@ -257,6 +257,21 @@ def test_the_check_does_not_depend_on_the_batch() -> None:
     assert not torch.equal(whole.chi_square, other.chi_square)
 
 
+@pytest.mark.slow
+def test_the_default_solver_keeps_the_level_and_finds_a_wrong_prior() -> None:
+    """30 smooth images under their own prior, and under one of white noise as strong."""
+    shape = (1, 6, 6)
+    own = oracles.exponential_prior(shape)
+    x = own.mean + drawn(30, 36) @ torch.linalg.cholesky(own.covariance).T
+    operator = operators.MaskRandom(shape, missing=0.3, seed=1).double()
+    problem = Problem.simulate(x.view(30, *shape), operator, Gaussian(0.1))
+    right = fission(problem, oracles.denoiser(own, shape))
+    assert int(right.wrong.sum()) <= 5  # 1.5 expected
+    assert float(right.misfit.mean()) == pytest.approx(1.1, abs=0.2)
+    rough = oracles.Normal(own.mean, 0.002 * torch.eye(36, dtype=torch.float64))
+    assert int(fission(problem, oracles.denoiser(rough, shape)).wrong.sum()) >= 20
+
+
 def test_a_bad_fit_is_told_in_the_result_and_not_in_warnings() -> None:
     problem = problem_of(2, 0.02)
     with warnings.catch_warnings():
