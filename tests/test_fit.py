@@ -10,8 +10,18 @@ import torch
 from torch import Tensor
 
 import invdiff
-from invdiff import Gaussian, Laplace, Poisson, Posterior, Problem, SaltAndPepper, operators
-from invdiff.diagnostics.fit import Fit, judge_fit, misfit_of, not_finite
+from invdiff import (
+    Gaussian,
+    Laplace,
+    Poisson,
+    PoissonGaussian,
+    Posterior,
+    Problem,
+    SaltAndPepper,
+    operators,
+)
+from invdiff.diagnostics.fit import Fit, judge_fit, misfit_of, not_finite, simulated_misfit
+from invdiff.noise import NoiseModel
 from invdiff.operators import Denoise
 
 SHAPE = (1, 24, 24)
@@ -118,6 +128,36 @@ def test_enormous_samples_are_told_of() -> None:
     problem, samples = samples_of(1.0)
     (far,) = said(problem, samples + 2e23)
     assert "do not reach y" in far
+
+
+@pytest.mark.parametrize(
+    "noise", [Poisson(10.0), PoissonGaussian(10.0, 0.1), Laplace(0.1), SaltAndPepper(0.1)]
+)
+@pytest.mark.parametrize("value", [1e23, -1e23, -0.3, 9.0])
+def test_bad_samples_do_not_excuse_themselves(noise: NoiseModel, value: float) -> None:
+    """What is expected is simulated from the samples, which may be anywhere."""
+    y = torch.full((1, *SHAPE), 0.5)
+    (far,) = judge_fit(Problem(SIDE, noise, y), (0 * y + value)[None]).warnings()
+    assert "do not reach y" in far
+
+
+def test_what_is_expected_is_simulated_from_the_samples() -> None:
+    """Poisson, by summing over counts: E (n - c)^2 / max(n, 1) with n ~ Poisson(c)."""
+    x = torch.full((1, 1, 100, 100), 0.3)
+    problem = Problem(Denoise((1, 100, 100)), Poisson(5.0), x)
+    n = torch.arange(40.0)
+    p = torch.distributions.Poisson(1.5).log_prob(n).exp()
+    expected = float((p * (n - 1.5) ** 2 / n.clamp_min(1)).sum())
+    assert float(simulated_misfit(problem, x, 0)) == pytest.approx(expected, rel=0.05)
+    assert float(judge_fit(problem, x.expand(3, *x.shape)).expected) == pytest.approx(
+        expected, rel=0.03
+    )
+    assert not torch.equal(simulated_misfit(problem, x, 0), simulated_misfit(problem, x, 1))
+    # Brighter than all that was measured counts as the brightest.
+    bright = Problem(problem.operator, Poisson(5.0), 4 * x / x)
+    assert torch.equal(
+        simulated_misfit(bright, 9 * x / x, 0), simulated_misfit(bright, 4 * x / x, 0)
+    )
 
 
 def test_exact_measurements_have_no_misfit() -> None:

@@ -138,38 +138,50 @@ def judge_fit(problem: Problem, samples: Tensor) -> Fit:
     """
     noise = problem.noise
     finite = samples.isfinite().flatten(2).all(2)
-    found = torch.stack([misfit_of(problem, problem.y, x) for x in samples])
+    found = torch.stack([misfit_of(problem, problem.y, problem.operator(x)) for x in samples])
     misfit = _mean(found, finite)
     expected = torch.ones_like(misfit)
     if not isinstance(noise, Gaussian):
-        simulated = []
-        for k, x in enumerate(samples):
-            # The same streams for every image: what is said of one does not depend on the others.
-            streams = Streams([(0, k, 0, 11)] * len(problem))
-            clean = problem.operator(torch.nan_to_num(x, 0.0, 0.0, 0.0))
-            y = problem.operator.measured(noise.sample(clean, streams))
-            simulated.append(misfit_of(problem, y, x))
-        expected = _mean(torch.stack(simulated), finite)
+        simulated = torch.stack([simulated_misfit(problem, x, k) for k, x in enumerate(samples)])
+        expected = _mean(simulated, finite)
     m = torch.as_tensor(problem.operator.count(problem.y)).to(misfit)
     factor = FACTOR * (1 + ERRORS * (2 / m).sqrt()).expand_as(misfit)
     sigma = getattr(noise, "sigma", None) if isinstance(noise, Gaussian) else None
     return Fit(misfit, expected, factor, finite, sigma if isinstance(sigma, float) else None)
 
 
-def misfit_of(problem: Problem, y: Tensor, x: Tensor) -> Tensor:
-    """Return ||y - A x||^2 / (m sigma^2) of each image in float64, (B,); NaN where y is exact.
+def misfit_of(problem: Problem, y: Tensor, clean: Tensor) -> Tensor:
+    """Return ||y - clean||^2 / (m sigma^2) of each image in float64, (B,); NaN where y is exact.
 
     Args:
         problem: operator and noise.
-        y: a measurement, whose variance is asked of the noise.
-        x: images (B, C, H, W).
+        y: a measurement (B, ...), whose variance is asked of the noise.
+        clean: A x, of the shape of y.
     """
     operator = problem.operator
     variance = torch.as_tensor(problem.noise.variance(y)).to(y.device, torch.float64)
-    residual = operator.measured(y - operator(x)).double()
+    residual = operator.measured(y - clean).double()
     square = (residual.square() / variance).flatten(1).sum(1)
     exact = (variance.expand_as(residual) <= 0).flatten(1).any(1)
     return torch.where(exact, torch.nan, square / operator.count(y))
+
+
+def simulated_misfit(problem: Problem, x: Tensor, k: int) -> Tensor:
+    """Return the misfit of images to measurements of them, (B,): about what right samples have.
+
+    What A makes of the images is kept between 0 and what was measured, so that bad samples do not
+    excuse themselves. All images share a stream: what is said of one does not depend on the others.
+
+    Args:
+        problem: operator, noise and y.
+        x: images (B, C, H, W).
+        k: number of the random stream.
+    """
+    y = problem.y
+    top = y.flatten(1).amax(1).clamp_min(1).view(-1, *[1] * (y.ndim - 1))
+    clean = torch.nan_to_num(problem.operator(x)).clamp_min(0).minimum(top)
+    again = problem.noise.sample(clean, Streams([(0, k, 0, 11)] * len(y)))
+    return misfit_of(problem, problem.operator.measured(again), clean)
 
 
 def _mean(values: Tensor, finite: Tensor) -> Tensor:

@@ -183,6 +183,16 @@ def ksd(
 
     Raises:
         InputError: as from `scored`, or fewer than 1 draw.
+
+    Example:
+        >>> from invdiff import Gaussian, Problem, operators
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> prior = GaussianDenoiser(torch.full((1, 2, 2), 0.5), 0.04 * torch.eye(4))
+        >>> problem = Problem(operators.Denoise((1, 2, 2)), Gaussian(0.1), torch.ones(1, 1, 2, 2))
+        >>> z = torch.randn(40, 1, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> far_off = Posterior(0.2 + 0.09 * z, problem, nfe=0, seconds=0.0)
+        >>> float(ksd(far_off, prior, draws=99).p)
+        0.01
     """
     check_integer("draws", draws, 1)
     found = scored(posterior, prior, blur=blur, seed=seed, numbers=numbers)
