@@ -207,6 +207,7 @@ def test_mean_log_score_in_closed_form() -> None:
 # The check.
 
 
+@pytest.mark.slow
 def test_a_right_prior_is_refuted_at_the_level_and_wrong_ones_are_found() -> None:
     """300 problems: p is uniform on its 10 values; a prior too narrow or too wide is refuted."""
     problem = problem_of(300, 0.02)
@@ -222,6 +223,7 @@ def test_a_right_prior_is_refuted_at_the_level_and_wrong_ones_are_found() -> Non
     assert float((narrow.p <= 0.1).double().mean()) > 0.13  # a wrong solver is found out, too
 
 
+@pytest.mark.slow
 def test_several_splits() -> None:
     problem = problem_of(40, 0.02)
     found = fission(problem, white(0.02), Exact(), share=0.3, simulated=19, splits=3)
@@ -334,6 +336,7 @@ def test_refusals() -> None:
 # Several priors.
 
 
+@pytest.mark.slow
 def test_the_right_prior_is_named() -> None:
     problem = problem_of(30, 0.02)
     priors = {"narrow": white(0.0005), "right": white(0.02), "wide": white(1.0)}
@@ -348,6 +351,7 @@ def test_the_right_prior_is_named() -> None:
     assert torch.equal(found.found[1].chi_square, alone.chi_square)
 
 
+@pytest.mark.slow
 def test_none_is_right() -> None:
     problem = problem_of(20, 5.0)
     priors = [white(0.0005), white(0.02)]

@@ -126,6 +126,7 @@ def test_a_solver_for_linear_operators_takes_two_measurements_with_laplace_noise
 # The check.
 
 
+@pytest.mark.slow
 def test_exact_draws_have_uniform_ranks() -> None:
     """20 measurements, 20 repeats each: u is uniform, over all of them and for each of them."""
     found = posterior_sbc(problem_of(20), DENOISER, Exact(), repeats=20, samples=9)
@@ -139,6 +140,7 @@ def test_exact_draws_have_uniform_ranks() -> None:
     assert float(found.inside.mean()) == pytest.approx(0.8, abs=5 * error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "where"),
     [(Exact(spread=0.5), 2), (Exact(spread=1.6), 0), (Exact(off=0.7), 1)],

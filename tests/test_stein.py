@@ -175,6 +175,7 @@ def test_the_noise_of_points_has_the_covariance_of_z_given_x_and_y() -> None:
     assert float(torch.cov(zeta.T).trace() / R.trace()) == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("a", [0.6, 1.0, 1.5])
 def test_width_of_posterior_draws(name: str, a: float) -> None:
@@ -293,6 +294,7 @@ def test_refusals() -> None:
 # Kernel.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mean", "deviation", "expected"),
     [(0.0, 1.0, 0.0), (0.0, 0.6, 0.11623), (0.0, 1.5, 0.09351), (0.5, 1.0, 0.17644)],
@@ -372,6 +374,7 @@ def points_of(x: Tensor, s: Tensor) -> Scored:
     return Scored(values, s.view(shape), values, torch.ones(shape), torch.ones(1), True)
 
 
+@pytest.mark.slow
 def test_level_and_power_of_the_bootstrap() -> None:
     """Exact draws are refuted at about the level; at K = 48 and d = 8 narrow ones nearly always."""
     refuted = {1.0: 0, 0.6: 0}

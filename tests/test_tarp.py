@@ -21,6 +21,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return oracles.normal(*shape, seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "s", "expected"),
     [
