@@ -258,7 +258,7 @@ def trained(name: str, b: BenchmarkSettings) -> Curve:
     """The curve of one network."""
     s = settings(b, name)
     train, held_out = load_data(s.data, s.size, s.channels)
-    schedule = Schedule.named(s.schedule, s.T)
+    schedule = Schedule.described(s.noise_schedule, s.T)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(s, train, held_out, Path(folder))
         device, kind = trainer.device, (s.target, s.variance)

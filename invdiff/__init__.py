@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from invdiff.inference import restore
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.posterior import Posterior
-    from invdiff.prior.checkpoint import load_prior
+    from invdiff.prior.checkpoint import load_prior, save_prior
     from invdiff.prior.ncsn import langevin, score
+    from invdiff.prior.own import prior_from, prior_from_denoiser
     from invdiff.prior.reverse import generate
     from invdiff.problem import Problem
     from invdiff.training.trainer import TrainSettings, fit
@@ -55,9 +56,12 @@ _WHERE = {
     "langevin": "invdiff.prior.ncsn",
     "load_prior": "invdiff.prior.checkpoint",
     "posterior_sbc": "invdiff.diagnostics.repeated",
+    "prior_from": "invdiff.prior.own",
+    "prior_from_denoiser": "invdiff.prior.own",
     "restore": "invdiff.inference",
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
+    "save_prior": "invdiff.prior.checkpoint",
     "score": "invdiff.prior.ncsn",
     "split_measurement": "invdiff.diagnostics.fission",
     "stein": "invdiff.diagnostics.stein",
@@ -91,9 +95,12 @@ __all__ = [
     "load_prior",
     "operators",
     "posterior_sbc",
+    "prior_from",
+    "prior_from_denoiser",
     "restore",
     "restore_file",
     "restore_folder",
+    "save_prior",
     "score",
     "solvers",
     "split_measurement",

@@ -20,7 +20,7 @@ from invdiff.config.sources import command_text
 from invdiff.errors import InputError
 from invdiff.resources import PACKAGE, WEIGHTS, shipped_priors
 
-COMMANDS = ("solve", "evaluate", "train", "sample", "likelihood", "check")
+COMMANDS = ("solve", "evaluate", "train", "sample", "likelihood", "check", "convert")
 PRESETS = {"tasks": "task", "trains": "train"}
 CLASSES = {
     "solvers": "solver",

@@ -53,10 +53,13 @@ from invdiff.io.write import as_float, write_array, write_picture
 from invdiff.operators.base import numbered
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior, prior_files
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
+from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed
+
+OF_ALL = ("prior", "data", "images", "out", "device")  # what all cells of a table share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,8 @@ class EvaluateSettings:
         operator: what the measurement does to an image, in place of the task's.
         noise: the noise of the measurement, in place of the task's.
         solver: presets in configs/solver, registered names, or YAML files, likewise.
-        prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        prior: the name of one that ships, a file or a folder, with words for another program's, as
+            in ``python -m invdiff.solve``.
         data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the
             prior.
         images: how many of them, at most.
@@ -87,7 +91,7 @@ class EvaluateSettings:
     operator: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=lambda: config.component("solver", "ddnm"))
-    prior: str = "fashion"
+    prior: str | PriorWords = "fashion"
     data: str | None = None
     images: int | None = None
     samples: int = 1
@@ -109,6 +113,8 @@ class EvaluateSettings:
         """
         free = ("prior", "data", "images", "out", "batch", "device")
         own = {key: value for key, value in asdict(self).items() if key not in free}
+        if isinstance(self.prior, PriorWords) and self.prior.told:
+            own["prior"] = self.prior.told
         files = dict(named_files({key: own[key] for key in ("operator", "noise", "solver")}))
         return {**own, "files": files} if files else own
 
@@ -235,6 +241,7 @@ def main(words: list[str]) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prior = load_prior(settings.prior, pick_device(settings.device))
+    check_prior(prior)
     images = read_data(settings, {row["image"] for cell in cells for row in rows_of(cell)})
     for cell in cells:
         check(cell, images, prior)
@@ -253,7 +260,8 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
     """Yield every task with every solver, the baseline first.
 
     Raises:
-        InputError: a task or a solver is unknown, or named twice.
+        InputError: a task or a solver is unknown, or named twice; or the files of two tasks set
+            another prior, data, number of images, folder or device.
     """
 
     def listed(key: str, default: str) -> list[str]:
@@ -276,10 +284,20 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
     rest = [word for word in words if not word.startswith(("task=", "solver="))]
     solvers = listed("solver", "ddnm")
     weights = ""
+    first: EvaluateSettings | None = None
     for task in listed("task", ""):
         for number, solver in enumerate(solvers):
             merged = config.resolve([f"task={task}", f"solver={solver}", *rest], EvaluateSettings)
             settings = config.validate(EvaluateSettings, merged)
+            first = first or settings
+            for key in OF_ALL:  # a task's file may set them
+                found = getattr(settings, key)
+                expected = getattr(first, key)
+                if found != expected:
+                    raise InputError(
+                        f"task {task}: found {key}={found}, expected {expected}, as in the first "
+                        f"task; give {key}= on the command line, or run the tasks apart"
+                    )
             weights = weights or hash_of_all(prior_files(settings.prior))
             name = label(Path(task).stem)
             if number == 0:
@@ -297,7 +315,7 @@ def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[Nu
     Raises:
         InputError: no image can be read.
     """
-    source = settings.data or str(example_images(settings.prior))
+    source = settings.data or str(example_images(name_of(settings.prior)))
     items = collect(source)
     skipped = 0
     found: list[tuple[Item, str]] = []

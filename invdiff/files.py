@@ -26,7 +26,7 @@ from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import load_prior
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.problem import Problem
 from invdiff.solvers import Solver
 
@@ -103,6 +103,7 @@ def restore_file(
     check_path("source", source)
     check_path("target", target)
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    check_prior(denoiser)
     method = _Method(operator, noise, denoiser, solver, samples, seed)
     picture = read_picture(source, rule=MEASUREMENTS)
     problem = method.problem(picture)
@@ -160,6 +161,7 @@ def restore_folder(
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    check_prior(denoiser)
     method = _Method(operator, noise, denoiser, solver, samples, seed)
     pictures = read_pictures(source, rule=MEASUREMENTS)
     problems = [method.problem(picture) for picture in pictures]  # refused before the work

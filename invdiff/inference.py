@@ -26,6 +26,7 @@ from invdiff.problem import Problem, stream_numbers
 from invdiff.progress import Meter, metering
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
+from invdiff.solvers.base import first_image
 
 PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
 MAX_VALUES = 2**33  # of all samples: 32 GiB in float32
@@ -138,10 +139,10 @@ def restore(
 def trajectory(
     problem: Problem, prior: Denoiser, solver: Solver, noise: Streams, like: Tensor
 ) -> Iterator[Step]:
-    """Yield the solver's steps, from x ~ N(1/2, sigma_max^2 I), in the dtype of ``like``."""
+    """Yield the solver's steps, from noise around ``first_image``, in the dtype of ``like``."""
     sigmas = solver.ladder(prior)
     x = like.new_zeros(len(problem), *problem.operator.shape)
-    x = 0.5 + sigmas[0] * noise(x)
+    x = first_image(prior, problem, x) + sigmas[0] * noise(x)
     yield from solver.iterate(prior, problem, x, sigmas, noise)
 
 
@@ -181,6 +182,12 @@ def check(
             f"expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
         )
     solver.check(problem)
+    if not (prior.starts_from_noise or solver.starts_from_estimate):
+        raise InputError(
+            f"solver {type(solver).__name__}: begins at pure noise, found a prior that knows sigma up "
+            f"to {prior.ladder(1)[0]:.3g} only, expected a solver that begins at an estimate, such as "
+            "PnPDM, DiffPIR or DDRM"
+        )
 
 
 def check_solver(solver: Any) -> None:

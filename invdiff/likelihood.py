@@ -34,9 +34,10 @@ from invdiff.io.collection import read_images
 from invdiff.io.pictures import to_channels
 from invdiff.io.whole import cannot_write, whole_file, write_whole
 from invdiff.io.write import save_figure
-from invdiff.prior.checkpoint import load_network
+from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
-from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
+from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed, Streams
 from invdiff.training.data import to_model_range
@@ -50,7 +51,8 @@ class LikelihoodSettings:
     """Settings of ``python -m invdiff.likelihood``.
 
     Attributes:
-        prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        prior: the name of one that ships, a file or a folder, with words for another program's, as
+            in ``python -m invdiff.solve``.
         data: held-out images.
         images: how many of them, at most.
         steps_per_image: how many of the terms L_1 .. L_T-1 are computed, chosen at random for each
@@ -70,7 +72,7 @@ class LikelihoodSettings:
         invdiff.errors.InputError: images: found 1, expected at least 2
     """
 
-    prior: str = "fashion"
+    prior: str | PriorWords = "fashion"
     data: str | None = None
     images: int = 64
     steps_per_image: int | None = 50
@@ -89,9 +91,9 @@ class LikelihoodSettings:
 def main(words: list[str]) -> None:
     """Measure what the words of a command line ask for, print it and draw the curve."""
     settings = config.validate(LikelihoodSettings, config.resolve(words, LikelihoodSettings))
-    prior = load_network(settings.prior, pick_device(settings.device))
+    prior = ddpm_prior(settings)
     x_0 = held_out(settings, prior)
-    out = Path(settings.out or f"results/likelihood_{Path(settings.prior).stem}")
+    out = Path(settings.out or f"results/likelihood_{Path(name_of(settings.prior)).stem}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -101,7 +103,7 @@ def main(words: list[str]) -> None:
         found = evaluate(prior, x_0, settings)
         size = "x".join(map(str, x_0.shape[1:]))
         terms = f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each"
-        print(f"prior '{settings.prior}', {len(x_0)} images {size}, {terms}")
+        print(f"prior '{name_of(settings.prior)}', {len(x_0)} images {size}, {terms}")
         print(table(found.bits))
         t = found.t.double().mean(0)
         rate = mean_and_error(found.rate)
@@ -111,11 +113,28 @@ def main(words: list[str]) -> None:
     print(f"curve: {out / 'rate_distortion.png'}")
 
 
+def ddpm_prior(settings: LikelihoodSettings) -> NetworkDenoiser:
+    """Return the prior, whose network has the forward process of a DDPM.
+
+    Raises:
+        InputError: it has another one, which has no such bound.
+    """
+    prior: Denoiser = load_prior(settings.prior, pick_device(settings.device))
+    if not isinstance(prior, NetworkDenoiser):
+        raise InputError(
+            f"prior '{name_of(settings.prior)}': found a {type(prior).__name__}, expected a DDPM, "
+            "since L_vlb is a sum over its steps"
+        )
+    return prior
+
+
 def held_out(settings: LikelihoodSettings, prior: NetworkDenoiser) -> Tensor:
     """Return the images as the DDPM sees them: (N, C, H, W) in [-1, 1], rounded to 8 bits."""
     if len(prior.shape) == 1:
-        raise InputError(f"prior '{settings.prior}': is one of points, expected one of images")
-    source = settings.data or str(example_images(settings.prior))
+        raise InputError(
+            f"prior '{name_of(settings.prior)}': is one of points, expected one of images"
+        )
+    source = settings.data or str(example_images(name_of(settings.prior)))
     x = to_channels(read_images(source)[0][: settings.images], prior.shape[0])
     if any(size % prior.stride for size in x.shape[-2:]):
         raise InputError(

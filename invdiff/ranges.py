@@ -143,6 +143,8 @@ def _choices(options: tuple[Any, ...]) -> list[Any]:
 
 
 def _check_choice(name: str, value: object, options: tuple[Any, ...]) -> None:
+    if isinstance(value, Mapping) and any(get_origin(option) is Mapping for option in options):
+        return
     choices = _choices(options)
     if options == (str,) and not isinstance(value, str):
         raise InputError(f"{name}: found {described(value)}, expected text")

@@ -123,6 +123,27 @@ def names_code(name: str) -> bool:
     return ":" in name
 
 
+def is_full_name(name: str) -> bool:
+    """Return whether a name has the form ``package.module:Class``, as no other name of a prior has.
+
+    Example:
+        >>> is_full_name("mine.networks:Small"), is_full_name("hf:owner/name")
+        (True, False)
+    """
+    module, colon, cls = name.partition(":")
+    parts = module.split(".")
+    return module != "hf" and bool(colon) and all(each.isidentifier() for each in [*parts, cls])
+
+
+def imported(kind: str, name: str) -> object:
+    """Return what ``package.module:Class`` names, whatever it is.
+
+    Raises:
+        InputError: there is no such module, or it has no such class.
+    """
+    return _import_class(kind, name)
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown name.
 

@@ -35,10 +35,12 @@ from invdiff.io.collection import read_images
 from invdiff.io.pictures import Picture, grid, read_image, to_channels
 from invdiff.io.whole import LONGEST_NAME, whole_file
 from invdiff.io.write import check_target, save_figure, write_image
-from invdiff.prior.checkpoint import load_classifier, load_network, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.prior.consistency import check_consistency, consistency_samples
 from invdiff.prior.ddpm import algorithm_2
-from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser, check_prior
 from invdiff.prior.guidance import guided
+from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of
 from invdiff.prior.ncsn import langevin
 from invdiff.prior.reverse import calls, generate, interpolate, progressive
 from invdiff.prior.schedule import Spacing
@@ -59,15 +61,17 @@ class SampleSettings:
     """Settings of ``python -m invdiff.sample``.
 
     Attributes:
-        prior: the name of one that ships, a .safetensors file, or a training run's folder. A prior
+        prior: the name of one that ships, a file or a folder, with words for another program's, as
+            in ``python -m invdiff.solve``. A prior
             of points always takes all its steps and draws its own figure.
         label, guidance, classifier: samples of a class, as in ``python -m invdiff.solve``.
         show: what is drawn, see above.
         n: samples, by default 64, or 8 rows of show=progressive.
         sampler: ddpm and ddim are one family in eta; dpmpp_2m and heun are deterministic and of
-            second order; langevin is annealed Langevin dynamics on 10 noise levels.
-        steps: of the sampler, by default 100 (heun calls the denoiser twice in a step); of
-            langevin, at every level.
+            second order; langevin is annealed Langevin dynamics on 10 noise levels; consistency is
+            that of a consistency model, which has no other.
+        steps: of the sampler, by default 100 (heun calls the denoiser twice in a step), or 2 of
+            consistency; of langevin, at every level.
         eta: of ddpm and ddim, the share of fresh noise, by default 1 and 0.
         spacing: of the noise levels, by default uniform for ddpm and ddim, karras for dpmpp_2m and
             heun.
@@ -88,13 +92,13 @@ class SampleSettings:
         invdiff.errors.InputError: eta: found 0.5, expected none, since langevin has no such setting
     """
 
-    prior: str = "fashion"
+    prior: str | PriorWords = "fashion"
     label: int | None = None
     guidance: float | None = None
-    classifier: str | None = None
+    classifier: str | ClassifierWords | None = None
     show: Literal["samples", "progressive", "interpolate"] = "samples"
     n: int | None = None
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun", "langevin"] = "ddpm"
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun", "langevin", "consistency"] = "ddpm"
     steps: int | None = None
     eta: float | None = None
     spacing: Spacing | None = None
@@ -109,11 +113,11 @@ class SampleSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}: found {value}, expected at least 1")
-        if self.sampler == "langevin":
-            self.refuse("langevin has no such setting", "eta", "spacing")
+        if self.sampler in ("langevin", "consistency"):
+            self.refuse(f"{self.sampler} has no such setting", "eta", "spacing")
             if self.show != "samples":
                 raise InputError(
-                    f"sampler: found langevin, expected one that follows the schedule for "
+                    f"sampler: found {self.sampler}, expected one that follows the schedule for "
                     f"show={self.show}"
                 )
         if self.show == "interpolate":
@@ -131,7 +135,8 @@ class SampleSettings:
     @property
     def steps_or_default(self) -> int:
         """The steps of the sampler."""
-        return 100 if self.steps is None else self.steps
+        default = 2 if self.sampler == "consistency" else 100
+        return default if self.steps is None else self.steps
 
 
 def main(words: list[str]) -> None:
@@ -140,14 +145,23 @@ def main(words: list[str]) -> None:
     device = pick_device(settings.device)
     prior = load_prior(settings.prior, device)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
+    if settings.sampler == "consistency":
+        check_consistency(prior)
+    else:
+        check_prior(prior)
     told = guided(prior, settings.label, settings.guidance, classifier)
-    out = Path(settings.out or f"{settings.show}_{Path(settings.prior).stem}.png")
+    out = Path(settings.out or f"{settings.show}_{Path(name_of(settings.prior)).stem}.png")
     check_out(out, prior)
     # Opened before the work, so that a place that cannot be written to is refused before it.
     with whole_file(out) as hidden:
         if len(prior.shape) == 1:
             check_points(settings)
-            save_figure(draw_trajectories(load_network(settings.prior, device), settings), hidden)
+            if not isinstance(prior, NetworkDenoiser):
+                raise InputError(
+                    f"prior '{name_of(settings.prior)}': found a {type(prior).__name__} of points, "
+                    "expected a DDPM"
+                )
+            save_figure(draw_trajectories(prior, settings), hidden)
         else:
             write_image(hidden, picture(told, settings))
     print(f"{settings.show}: {out}")
@@ -187,7 +201,7 @@ def picture(prior: Denoiser, settings: SampleSettings) -> Tensor:
     drawn, cost = draw[settings.show](prior, settings)
     if not bool(drawn.isfinite().all()):
         raise InputError(
-            f"prior '{settings.prior}': found samples with NaN or infinite values, expected finite "
+            f"prior '{name_of(settings.prior)}': found samples with NaN or infinite values, expected finite "
             "ones; less guidance, or another sampler, may help"
         )
     seconds = time.perf_counter() - started
@@ -202,6 +216,9 @@ def draw_samples(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
     if s.sampler == "langevin":
         samples = langevin(prior, n, L=LANGEVIN_LEVELS, T=steps, seed=s.seed)
         cost = LANGEVIN_LEVELS * steps
+    elif s.sampler == "consistency":
+        samples = consistency_samples(prior, n, steps=steps, seed=s.seed)
+        cost = steps
     else:
         samples = generate(
             prior, n, steps=steps, sampler=s.sampler, eta=s.eta, spacing=s.spacing, seed=s.seed
@@ -215,7 +232,7 @@ def draw_progressive(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
 
     A row shows x_0 as it is predicted at steps evenly spaced from the first to the last.
     """
-    assert s.sampler != "langevin"
+    assert s.sampler != "langevin" and s.sampler != "consistency"
     steps = s.steps_or_default
     states = progressive(
         prior,
@@ -236,7 +253,7 @@ def draw_interpolation(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]
 
     It shows the first image, the mixtures from lambda = 0 to 1, and the second image.
     """
-    assert s.sampler != "langevin"
+    assert s.sampler != "langevin" and s.sampler != "consistency"
     first, second = images_to_mix(s, prior.shape[0])
     states = interpolate(
         prior,
@@ -259,7 +276,7 @@ def draw_interpolation(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]
 def images_to_mix(settings: SampleSettings, channels: int) -> tuple[Tensor, Tensor]:
     """Return the two images of ``input``, or the prior's first two examples, each (C, H, W)."""
     if settings.input is None:
-        found = list(read_images(example_images(settings.prior))[0][:2])
+        found = list(read_images(example_images(name_of(settings.prior)))[0][:2])
     else:
         found = [read_image(path) for path in settings.input.split(",")]
     if len(found) != 2:

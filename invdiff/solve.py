@@ -51,8 +51,9 @@ from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.guidance import guided
+from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of, plain
 from invdiff.problem import Problem
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed
@@ -68,11 +69,14 @@ class SolveSettings:
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
         solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default ddnm.
-        prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        prior: the name of one that ships, a training run's folder, a file or a folder of weights,
+            ours or another program's, hf:owner/name[@revision], or module:Class; prior.WORD=VALUE
+            tells what a file does not.
         label: the class that the images are known to be of, if any.
         guidance: the weight w of classifier-free guidance (by default 0: the conditional prior as
             it is), or the scale of the classifier (by default 1).
-        classifier: of noisy images, a file or a run's folder; for a prior without classes.
+        classifier: of noisy images, a file or a run's folder; for a prior without classes;
+            classifier.WORD=VALUE tells what a file does not.
         input: clean images: a file, a folder, an .npz.
         measurement: real measurements, likewise; .npy or .npz where they are no pictures (complex
             for k-space).
@@ -98,10 +102,10 @@ class SolveSettings:
     operator: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=lambda: config.component("solver", "ddnm"))
-    prior: str = "fashion"
+    prior: str | PriorWords = "fashion"
     label: int | None = None
     guidance: float | None = None
-    classifier: str | None = None
+    classifier: str | ClassifierWords | None = None
     input: str | None = None
     measurement: str | None = None
     images: int = 8
@@ -128,6 +132,7 @@ def main(words: list[str]) -> None:
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     network = load_prior(settings.prior, device)
     network.recompute(settings.recompute)
+    check_prior(network)
     prior = guided(network, settings.label, settings.guidance, classifier)
     parts = pose(settings)
     for part in parts:
@@ -167,6 +172,9 @@ def solve_parts(
         InputError: the folder cannot be written, or the samples of a part.
     """
     stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}
+    stored["prior"] = plain(settings.prior)
+    if settings.classifier is not None:
+        stored["classifier"] = plain(settings.classifier)
     place = settings.out or Path("results") / run_name(settings)
     failures: list[InputError] = []
     finished: list[str] = []
@@ -222,7 +230,7 @@ def judge_and_show(
             names=part.names,
             metrics=metrics,
             config=stored_config,
-            title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(settings.prior).stem}",
+            title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(name_of(settings.prior)).stem}",
         )
 
 
@@ -286,7 +294,7 @@ def pose(settings: SolveSettings) -> list[Part]:
         raise InputError(f"images: found {settings.images}, expected at least 1")
     if not settings.operator:
         raise InputError("task is missing: expected task=NAME or operator.name=NAME")
-    source = settings.measurement or settings.input or str(example_images(settings.prior))
+    source = settings.measurement or settings.input or str(example_images(name_of(settings.prior)))
     kind: type[Operator] = config.resolve_class("operator", settings.operator, shape=())[0]
     files = (
         read_measurements(source, kind.picture) if settings.measurement else read_pictures(source)
@@ -359,7 +367,9 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
                 f"{picture.name}: 0 is {picture.units.low:g} and 1 is {picture.units.high:g} in the file's units"
             )
     label = "" if settings.label is None else f" of label {settings.label}"
-    say(f"{settings.samples} samples each by {solver} under the prior '{settings.prior}'{label}")
+    say(
+        f"{settings.samples} samples each by {solver} under the prior '{name_of(settings.prior)}'{label}"
+    )
 
 
 def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:

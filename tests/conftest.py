@@ -26,5 +26,5 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = spec.build().network
     torch.nn.init.normal_(network.head[2].weight, std=0.05)
     path = tmp_path_factory.mktemp("prior") / "small.safetensors"
-    save_prior(path, network, spec)
+    save_prior(spec.around(network), path)
     return path

@@ -42,6 +42,7 @@ RANKS = [
         "sample",
         "likelihood",
         "check",
+        "convert",
         "commands",
         "__init__",
         "__main__",

@@ -126,6 +126,7 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     calibration.plot("x.png")
     monkeypatch.undo()
     curve, histogram = figures[0].axes
+    assert figures[0].get_size_inches().tolist() == [8.0, 3.8] and figures[0].dpi == 120
     expected = [calibration.coverage(level) for level in LEVELS]
     points, _, (bars,) = curve.containers[0]
     assert np.allclose(points.get_xdata(), LEVELS)
@@ -142,8 +143,18 @@ def test_picture_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert os.listdir(tmp_path) == ["calibration.png"]
     with pytest.raises(invdiff.InputError, match="cannot be drawn"):
         calibration.plot(tmp_path / "calibration.nothing")
-    text = str(calibration)
-    assert "200 images 1x6x5" in text and "coverage of the 90% interval" in text
+    assert np.allclose(curve.lines[0].get_xydata(), [[0, 0], [1, 1]])
+    assert curve.get_xlim() == curve.get_ylim() == (0, 1) and curve.get_aspect() == 1
+    assert [bar.get_x() + bar.get_width() / 2 for bar in histogram.patches] == list(range(20))
+    half, most = calibration.coverage(0.5), calibration.coverage(0.9)
+    p = calibration.likelihood_p()
+    assert str(calibration).splitlines() == [
+        "200 images 1x6x5 drawn from the prior, 19 samples each",
+        f"coverage of the 50% interval: {half.mean:.3f} +- {half.error:.3f}",
+        f"coverage of the 90% interval: {most.mean:.3f} +- {most.error:.3f}",
+        f"misfit: {calibration.misfit()}, expected 1",
+        f"likelihood ranks: p = {p:.3g} that they are uniform",
+    ]
 
 
 def test_refusals() -> None:
@@ -160,3 +171,71 @@ def test_refusals() -> None:
             )
     with pytest.raises(invdiff.InputError, match="the prior's"):
         invdiff.calibrate(prior, MaskRandom((1, 4, 4)), Gaussian(0.1), ExactPosterior())
+
+
+def test_levels_of_the_curve() -> None:
+    assert np.allclose(LEVELS, np.arange(0.05, 0.96, 0.05)) and len(LEVELS) == 19
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_what_a_calibration_is_made_of() -> None:
+    """x* of the ancestral sampler, y simulated of them, samples of both; the same seed for all."""
+    prior, operator = oracles.denoiser(PRIOR, SHAPE), Denoise(SHAPE).double()
+    solver, steps = ExactPosterior(), []
+    made = calibrate(
+        prior,
+        operator,
+        Gaussian(0.2),
+        solver,
+        images=3,
+        samples=2,
+        prior_steps=5,
+        seed=4,
+        batch=2,
+        on_step=lambda *step: steps.append(step[:2]),
+    )
+    truth = invdiff.generate(prior, 3, steps=5, seed=4)
+    problem = Problem.simulate(truth, operator, Gaussian(0.2), 4)
+    samples = invdiff.restore(problem, prior, solver, samples=2, seed=4).samples
+    assert torch.equal(made.truth, truth) and torch.equal(made.posterior.problem.y, problem.y)
+    torch.testing.assert_close(made.posterior.samples, samples, rtol=0, atol=1e-12)
+    assert steps == [(1, 3), (2, 3), (3, 3)]  # six samples, two at once
+
+
+@pytest.mark.parametrize(
+    ("images", "samples", "bins"),
+    [(9, 3, 1), (10, 3, 2), (19, 3, 2), (20, 3, 4), (24, 4, 1), (25, 4, 5), (30, 5, 6), (29, 5, 3)],
+)
+def test_bins_of_the_likelihood_ranks(images: int, samples: int, bins: int) -> None:
+    """As many equal ones as divide K + 1 and leave five images in each."""
+    from scipy.stats import chisquare
+
+    ranks = torch.randint(samples + 1, (images,), generator=torch.Generator().manual_seed(images))
+
+    class Known(Calibration):
+        def likelihood_ranks(self) -> Tensor:
+            return ranks
+
+    problem = Problem(Denoise((1, 1, 1)), Gaussian(1.0), torch.zeros(images, 1, 1, 1))
+    drawn = torch.zeros(samples, images, 1, 1, 1)
+    p = Known(problem.y, Posterior(drawn, problem, 1, 0.0)).likelihood_p()
+    if bins == 1:
+        assert math.isnan(p)
+        return
+    width = (samples + 1) // bins
+    counts = [int(((ranks // width) == b).sum()) for b in range(bins)]
+    assert p == pytest.approx(float(chisquare(counts).pvalue))
+
+
+def test_fewest_images_and_samples() -> None:
+    prior = oracles.denoiser(PRIOR, SHAPE)
+    made = calibrate(
+        prior,
+        MaskRandom(SHAPE, missing=0.4, seed=2).double(),
+        Gaussian(0.05),
+        ExactPosterior(),
+        images=2,
+        samples=2,
+        prior_steps=2,
+    )
+    assert made.posterior.samples.shape == (2, 2, *SHAPE)

@@ -60,7 +60,7 @@ def fresh(spec: PriorSpec, seed: int = 0) -> NetworkDenoiser:
 def saved(
     folder: Path, spec: PriorSpec = MLP, name: str = "prior.safetensors", seed: int = 0
 ) -> Path:
-    save_prior(folder / name, fresh(spec, seed).network, spec)
+    save_prior(fresh(spec, seed), folder / name, dtype=torch.float16)
     return folder / name
 
 
@@ -113,7 +113,7 @@ def test_round_trip(tmp_path: Path, spec: PriorSpec) -> None:
     # Half precision keeps 11 bits of every weight.
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
     # Saved again, the file is the same to the byte: nothing is lost twice.
-    save_prior(tmp_path / "again.safetensors", loaded.network, spec)
+    save_prior(loaded, tmp_path / "again.safetensors", dtype=torch.float16)
     assert (tmp_path / "again.safetensors").read_bytes() == (
         tmp_path / "prior.safetensors"
     ).read_bytes()
@@ -201,7 +201,9 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", data)
-    assert "not a readable safetensors file" in refusal(path)
+    # A bare pickle may be one of EDM, whose reader runs nothing.
+    expected = "could run code" if kind == "pickle" else "not a readable safetensors file"
+    assert expected in refusal(path)
     assert not marker.exists()
     pickle.loads(data)  # the bomb is live
     assert marker.exists()
@@ -272,7 +274,7 @@ BAD_HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an empty shape": lambda entry: entry.update(shape=[]),
     "a shape of 3 channels": lambda entry: entry.update(shape=[3]),
     "a shape that is a number": lambda entry: entry.update(shape=2),
-    "an unknown schedule": lambda entry: entry.update(schedule="sigmoid"),
+    "an unknown schedule": lambda entry: entry.update(schedule="quartic"),
     "no steps": lambda entry: entry.update(T=0),
     "steps of text": lambda entry: entry.update(T="100"),
     "a fraction of a step": lambda entry: entry.update(T=99.5),

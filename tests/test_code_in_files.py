@@ -209,6 +209,20 @@ def test_what_is_typed_trusts_no_other_code(tmp_path: Path, marker: Path) -> Non
     assert "canary_module" not in sys.modules and not marker.exists()
 
 
+def test_a_bare_word_is_typed_too(tmp_path: Path, marker: Path) -> None:
+    """``solver=module:Class`` lets a file name that solver; a preset's name lets it name none."""
+    path = tmp_path / "own.yaml"
+    solver = {"name": "canary_module:Solver", "steps": 7}
+    path.write_text(yaml.safe_dump({"operator": DENOISE, "noise": GAUSSIAN, "solver": solver}))
+    kind = importlib.import_module("invdiff.solve").SolveSettings
+    found = config.resolve([f"task={path}", "solver=canary_module:Solver"], kind)
+    assert found["solver"]["name"] == "canary_module:Solver"
+    for words in ([], ["solver=ddnm"], ["solver.steps=3"], ["noise=canary_module:Solver"]):
+        with pytest.raises(InputError, match=r"solver.name: found 'canary_module:Solver', which"):
+            config.resolve([f"task={path}", *words], kind)
+    assert not marker.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),

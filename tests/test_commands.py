@@ -262,9 +262,10 @@ def test_every_import_is_declared() -> None:
 
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("medical", "tiff") for line in extras[name]]
+    optional = [line for name in ("medical", "tiff", "hub") for line in extras[name]]
     declared = {re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *optional]}
     packages = {"yaml": "pyyaml", "PIL": "pillow", "annotated_types": "annotated-types"}
+    packages["huggingface_hub"] = "huggingface-hub"
     missing = {pair for pair in third_party() if packages.get(pair[1], pair[1]) not in declared}
     assert missing == set()
 
@@ -278,3 +279,159 @@ def test_a_warning_is_one_line_of_one_process(
         monkeypatch.setenv("RANK", rank)
         command.run_guarded(lambda words: warnings.warn("look\n out", stacklevel=1), [])
         assert capsys.readouterr().err == line
+
+
+COMMAND = '''"""Do a thing, which takes a sentence.
+
+    python -m thing
+
+And more.
+"""
+from dataclasses import dataclass, field
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+Way = Literal["up", "down"]
+
+
+@dataclass
+class Base:
+    """A base.
+
+    Attributes:
+        steps: of it.
+    """
+
+    steps: int = 3
+
+
+@dataclass
+class ThingSettings(Base):
+    """Settings of a thing. And more.
+
+    Attributes:
+        data: held-out images.
+        way: where it goes; a text that is so long that it has to be wrapped, since lines have at
+            most a hundred columns.
+        a, b: two numbers.
+
+    Raises:
+        data: no setting.
+    """
+
+    data: str
+    way: Way | None = None
+    a: float = math.inf
+    b: tuple[int, int] = (1, 2)
+    kernel: dict[str, Any] = field(default_factory=lambda: {"name": "x", "on": True})
+    more: list[str] = field(default_factory=list)
+    place: Path | None = field(default_factory=Path.cwd)
+    known: ClassVar[int] = 3
+'''
+
+
+def test_the_whole_help_of_a_command(tmp_path: Path) -> None:
+    (tmp_path / "thing.py").write_text(COMMAND)
+    assert help.help_text(tmp_path / "thing.py").splitlines() == [
+        "Do a thing, which takes a sentence.",
+        "",
+        "    python -m thing",
+        "",
+        "And more.",
+        "",
+        "settings (key=value):",
+        "  steps: int = 3",
+        "      of it.",
+        "  data: str (required)",
+        "      held-out images.",
+        "  way: up | down | null = null",
+        "      where it goes; a text that is so long that it has to be wrapped, since lines have at "
+        "most a",
+        "      hundred columns.",
+        "  a: float = .inf",
+        "      two numbers.",
+        "  b: tuple[int, int] = [1, 2]",
+        "      two numbers.",
+        "  kernel: mapping = {name: x, on: true}",
+        "  more: list[str] = []",
+        "  place: str | null",
+    ]
+    assert sources.command_settings(tmp_path / "thing.py").summary == "Settings of a thing."
+    (tmp_path / "none.py").write_text('"""Do nothing."""\n')
+    assert help.help_text(tmp_path / "none.py") == "Do nothing."
+    (tmp_path / "mute.py").write_text("x = 1\n")
+    assert help.help_text(tmp_path / "mute.py") == ""
+
+
+def test_presets_and_classes_in_a_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the settings: presets of a task, presets and classes of a component, kernels."""
+    (tmp_path / "thing.py").write_text(
+        '"""Do."""\nfrom dataclasses import dataclass\n\n@dataclass\nclass S_Settings:\n'
+        '    """S."""\n    task: str\n    operator: dict[str, int]\n'
+    )
+    monkeypatch.setattr(help, "presets", lambda kind: {"p": f"{kind}."} if kind == "task" else {})
+    monkeypatch.setattr(
+        help,
+        "classes",
+        lambda kind: {
+            "c": sources.Description(
+                f"A {kind}.", (sources.Setting("n", "int", None, "how many."),)
+            )
+        },
+    )
+    assert help.help_text(tmp_path / "thing.py").splitlines() == [
+        "Do.",
+        "",
+        "settings (key=value):",
+        "  task: str (required)",
+        "  operator: mapping (required)",
+        "",
+        "task=NAME, presets:",
+        "  p: task.",
+        "",
+        "operator.name=NAME, and its settings:",
+        "",
+        "  c: A operator.",
+        "      operator.n: int (required)",
+        "          how many.",
+        "",
+        "operator.kernel.name=NAME, and its settings:",
+        "",
+        "  c: A kernel.",
+        "      operator.kernel.n: int (required)",
+        "          how many.",
+    ]
+
+
+def test_the_whole_overview() -> None:
+    lines = commands.overview().splitlines()
+    assert lines[:4] == [
+        "usage: invdiff COMMAND key=value ...",
+        "       invdiff COMMAND --help",
+        "",
+        "commands:",
+    ]
+    firsts = [line for line in lines[4:] if not line.startswith("      ")]
+    assert [line.split(":")[0].strip() for line in firsts] == [*DOORS, "list"]
+    for line, door in zip(firsts, DOORS, strict=False):
+        doc = importlib.import_module(f"invdiff.{door}").__doc__ or ""
+        assert line.split(": ")[1].split()[:1] == doc.split()[:1]
+    assert commands.listed("noises", titled=True).startswith("noises:\n  gaussian: Gaussian noise")
+    assert not commands.listed("noises").startswith("noises")
+    for what in commands.LISTS:
+        listed = commands.listed(what).splitlines()
+        names = [line.split(":")[0] for line in listed if not line.startswith(" ")]
+        assert names == sorted(names) and len(names) > 1
+    assert "\nswissroll: Points in 2 dimensions, trained on " in commands.listed("priors")
+
+
+def test_the_first_comment_of_a_file(tmp_path: Path) -> None:
+    for text, found in (
+        ("#  A b.\nx: 1\n", "A b."),
+        ("x: 1 # A\n", ""),
+        ("", ""),
+        ("## A #", "A #"),
+    ):
+        (tmp_path / "x.yaml").write_text(text)
+        assert help.first_comment(tmp_path / "x.yaml") == found

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import torch
 import yaml
 from annotated_types import Gt
 from torch import Tensor, nn
 
 from invdiff import config, registry
+from invdiff.config import files as settings_files
 from invdiff.config import presets
 from invdiff.errors import InputError, shown
-from invdiff.resources import EXAMPLES, data_root, example_images, pick_device
+from invdiff.resources import EXAMPLES, data_root, device_names, example_images, pick_device
 from invdiff.rng import Seed
 
 
@@ -647,12 +649,23 @@ def test_an_interrupt_is_one_line_and_status_130(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr() == ("", "invdiff: interrupted\n")
 
 
-def test_any_other_exception_is_a_bug_and_shows_itself() -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, RuntimeError, OSError, KeyError])
+def test_any_other_exception_is_a_bug_and_shows_itself(kind: type[Exception]) -> None:
     def run(words: list[str]) -> None:
-        raise ZeroDivisionError
+        raise kind("a bug")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(kind, match="a bug"):
         config.run_command(run, [])
+
+
+def test_a_class_without_settings_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        pass
+
+    monkeypatch.setitem(TOYS["noise"], "plain", Plain)
+    line = line_of(lambda: config.build("noise", {"name": "plain", "sigma": 1}))
+    assert line == "noise plain has no setting 'sigma' (settings: none)"
+    assert isinstance(config.build("noise", {"name": "plain"}), Plain)
 
 
 def test_the_words_of_the_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -993,3 +1006,54 @@ def test_examples_of_a_prior() -> None:
         assert "priors with examples: faces64, fashion, photos" in line_of(
             partial(example_images, name)
         )
+
+
+def test_devices_with_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(
+        "torch.accelerator.current_accelerator", lambda check_available: torch.device("cuda")
+    )
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+    assert device_names() == ["cpu", "cuda", "cuda:0", "cuda:1"]
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(
+        "torch.accelerator.current_accelerator",
+        lambda check_available: None if check_available else torch.device("cuda"),
+    )
+    assert device_names() == ["cpu"]
+
+
+# ---------------------------------------------------------------------------- limits, to the unit
+
+
+@pytest.mark.parametrize(
+    ("within", "beyond", "line"),
+    [
+        ("a: " + "9" * 8, "a: " + "9" * 9, "an integer of 9 digits"),
+        ("a: " + "[" * 5 + "]" * 5, "a: " + "[" * 6 + "]" * 6, "more than 6 levels"),
+        # With the key, the list and the mapping, twenty values; each alias stands for all of its.
+        ("a: [" + "1, " * 17 + "]", "a: [" + "1, " * 18 + "]", "more than 20 values"),
+        (
+            "a: &a [1, 1, 1, 1]\nb: [*a, *a]",
+            "a: &a [1, 1, 1, 1, 1]\nb: [*a, *a]",
+            "aliases that stand for more than 20 values",
+        ),
+        ("a: 1 #" + "x" * 54, "a: 1 #" + "x" * 55, "more than 60 bytes"),
+    ],
+    ids=range(5),
+)
+def test_the_limits_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: str, beyond: str, line: str
+) -> None:
+    names = ("MAX_DIGITS", "MAX_DEPTH", "MAX_VALUES", "MAX_BYTES")
+    assert [getattr(settings_files, name) for name in names] == [400, 50, 20_000, 200_000]
+    for name, limit in zip(names, (8, 6, 20, 60), strict=True):
+        monkeypatch.setattr(settings_files, name, limit)
+    path = tmp_path / "any.yaml"
+    path.write_text(within)
+    assert "a" in config.load(path)
+    path.write_text(beyond)
+    assert line in line_of(lambda: config.load(path))

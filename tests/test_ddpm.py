@@ -154,7 +154,8 @@ def test_a_network_that_hits_its_target_knows_x_0_and_eps(
     t = torch.tensor([1, 2, schedule.T // 2, schedule.T])
     x_0, eps = uniform(4, 3, 4, 4) * 2 - 1, normal(4, 3, 4, 4)
     abar = schedule.abar[t].view(-1, 1, 1, 1)
-    truth = {"eps": eps, "x0": x_0, "v": abar.sqrt() * eps - (1 - abar).sqrt() * x_0}[target]
+    v = abar.sqrt() * eps - (1 - abar).sqrt() * x_0
+    truth = {"eps": eps, "x0": x_0, "v": v, "flow": eps - x_0}[target]
     network = Says(lambda x, timestep: truth)
     ddpm = DDPM(network, schedule, target)
     x_t = ddpm.q_sample(x_0, t, eps)
@@ -242,7 +243,7 @@ def test_L_step_is_equation_12(target: Target, variance: Fixed) -> None:
     x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
     guess = (x_t - (1 - abar).sqrt() * (eps + error)) / abar.sqrt()
     v = abar.sqrt() * (eps + error) - (1 - abar).sqrt() * guess
-    out = {"eps": eps + error, "x0": guess, "v": v}[target]
+    out = {"eps": eps + error, "x0": guess, "v": v, "flow": eps + error - guess}[target]
     small = beta * (1 - previous) / (1 - abar)
     sigma2 = small if variance == "small" else beta
     constant = 0.5 * (

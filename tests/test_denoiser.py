@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import get_args
 
 import pytest
 import torch
@@ -66,11 +65,11 @@ class IdealNetwork(nn.Module):
             u_0 = self.mean + gain @ (x_t - abar.sqrt() * self.mean)
             eps = (x_t - abar.sqrt() * u_0) / (1 - abar).sqrt()
             v = abar.sqrt() * eps - (1 - abar).sqrt() * u_0
-            out.append({"eps": eps, "x0": u_0, "v": v}[self.target])
+            out.append({"eps": eps, "x0": u_0, "v": v, "flow": eps - u_0}[self.target])
         return torch.stack(out).view_as(x)
 
 
-@pytest.mark.parametrize("target", get_args(Target))
+@pytest.mark.parametrize("target", ["eps", "x0", "v"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_an_ideal_network_is_the_exact_denoiser(target: Target, schedule: Schedule) -> None:
     """At trained levels, between them (fractional timesteps), one level per image or one for all."""
@@ -90,6 +89,19 @@ def test_an_ideal_network_is_the_exact_denoiser(target: Target, schedule: Schedu
     # schedule.
     torch.testing.assert_close(wrapped(x, sigma), exact(x, sigma), rtol=0, atol=1e-9)
     torch.testing.assert_close(wrapped(x, sigma[5]), exact(x, sigma[5]), rtol=0, atol=1e-9)
+
+
+def test_a_velocity_needs_a_schedule_of_flow_matching() -> None:
+    with pytest.raises(InputError, match="expected one of flow matching"):
+        NetworkDenoiser(nn.Identity(), SHAPE, Schedule.linear(), "flow")
+    with pytest.raises(InputError, match="pure noise"):
+        NetworkDenoiser(nn.Identity(), SHAPE, Schedule.flow_matching(), "eps")
+
+
+def test_the_ddpm_of_a_network_of_other_values_is_refused() -> None:
+    prior = NetworkDenoiser(nn.Identity(), SHAPE, Schedule.linear(), value_range=(0.0, 1.0))
+    with pytest.raises(InputError, match=r"found a network of images in \[0.0, 1.0\]"):
+        _ = prior.ddpm
 
 
 def test_float32_loses_little() -> None:

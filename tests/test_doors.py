@@ -115,7 +115,8 @@ def test_samples_that_are_not_finite(folder: Path, prior: Path) -> None:
     network = load_prior(prior).network
     for weight in network.parameters():
         weight.data.fill_(6e4)
-    save_prior("wild.safetensors", network, PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v"))
+    spec = PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v")
+    save_prior(spec.around(network), "wild.safetensors")
     found = message(sample.main, "prior=wild.safetensors", "n=1", "steps=2", "out=x.png")
     assert "found samples with NaN or infinite values" in found
     assert not Path("x.png").exists()

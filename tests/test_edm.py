@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import pickle
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from foreign_files import write_edm
 from torch import Tensor, nn
 
 from invdiff.errors import InputError
@@ -36,53 +35,6 @@ NETWORKS = {
 }
 
 
-class Persistent:
-    """Pickles a module as EDM's `persistence` does: a record with the source of its class."""
-
-    def __init__(
-        self, module: nn.Module, name: str, settings: dict[str, Any] | None = None
-    ) -> None:
-        self.module = module
-        self.name = name
-        self.settings = settings or {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        state = {
-            "_init_args": (),
-            "_init_kwargs": self.settings,
-            "training": False,
-            "_parameters": dict(self.module._parameters),
-            "_buffers": dict(self.module._buffers),
-            "_modules": {
-                name: None if part is None else Persistent(part, type(part).__name__)
-                for name, part in self.module._modules.items()
-            },
-        }
-        meta = {
-            "type": "class",
-            "version": 6,
-            "module_src": "import os\nos.mkdir('ran')\n",
-            "class_name": self.name,
-            "state": state,
-        }
-        return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (meta,)
-
-
-@pytest.fixture
-def persistence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two modules of EDM that its pickles name."""
-    package, module = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
-
-    def _reconstruct_persistent_obj(meta: dict[str, Any]) -> None:
-        exec(meta["module_src"], {})
-
-    _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
-    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
-    module._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch_utils", package)
-    monkeypatch.setitem(sys.modules, "torch_utils.persistence", module)
-
-
 def reference(kind: str) -> tuple[nn.Module, dict[str, Any], int]:
     """Return deepinv's network with random weights, EDM's settings of it, and its labels."""
     models = pytest.importorskip("deepinv.models")
@@ -101,14 +53,12 @@ def reference(kind: str) -> tuple[nn.Module, dict[str, Any], int]:
 @pytest.mark.parametrize("precond", ["EDMPrecond", "VPPrecond", "VEPrecond"])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_an_edm_pickle(
-    kind: str, precond: str, persistence: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, precond: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     network, settings, labels = reference(kind)
-    holder = nn.Module()
-    holder.model = network
     path = tmp_path / "edm.pkl"
-    path.write_bytes(pickle.dumps({"ema": Persistent(holder, precond, settings), "loss_fn": None}))
+    write_edm(path, network, precond, settings)
     found = edm.load(path)
     assert not (tmp_path / "ran").exists()  # the source in the file was not executed
     own = dict(found.network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import shutil
@@ -26,6 +27,8 @@ from invdiff.evaluate import (
     ROW,
     Cell,
     EvaluateSettings,
+    NumberedImage,
+    content_hash,
     main,
     pose,
     read_cells,
@@ -33,7 +36,10 @@ from invdiff.evaluate import (
     rows_of,
 )
 from invdiff.evaluation.ranking import COLUMNS, among_best, mean_ranks, summary
+from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
+from invdiff.noise import Gaussian
+from invdiff.operators import Denoise
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.problem import Problem
@@ -262,7 +268,7 @@ def other_prior(path: Path) -> Path:
     """Another network under a name."""
     torch.manual_seed(9)
     spec = PriorSpec((1, 16, 16), NETWORK, "cosine", 100, "v")
-    save_prior(path, spec.build().network, spec)
+    save_prior(spec.build(), path)
     return path
 
 
@@ -493,3 +499,303 @@ def test_a_summary_says_what_the_rows_say() -> None:
         "| x | 21.00 ± 1.00 | **0.300 ± 0.100** | 1.00 ± 0.00 | 5 | 0.5 | 2.00 | 1.00 |" in markdown
     )
     assert r"y & \textbf{26.00 $\pm$ 1.00} & 0.600 $\pm$ 0.100" in latex
+
+
+def test_the_whole_summary() -> None:
+    """Two tasks; one image has no error; what no row has is no column; `_` and the sign for TeX."""
+
+    def row(*cells: str) -> dict[str, str]:
+        return dict(zip(COLUMNS, cells, strict=True))
+
+    found = {
+        ("one", "baseline"): [row("20.126", "0.5", "", "1.25", "0", "0")],
+        ("one", "a_b"): [row("19", "0.75", "", "0.5", "10", "0.123")],
+        ("two", "a_b"): [
+            row("10", "0.5", "0.25", "1", "10", "2"),
+            row("12", "0.7", "0.75", "3", "10", "4"),
+        ],
+    }
+    markdown, latex = summary(found)
+    assert markdown.splitlines() == [
+        "### one, 1 images",
+        "",
+        "| solver | PSNR | SSIM | misfit | calls | seconds | rank PSNR | rank SSIM |",
+        "|---|---|---|---|---|---|---|---|",
+        "| baseline | **20.13** | 0.500 | 1.25 | 0 | 0 | 1.00 | 2.00 |",
+        "| a_b | 19.00 | **0.750** | 0.50 | 10 | 0.12 | 2.00 | 1.00 |",
+        "",
+        "### two, 2 images",
+        "",
+        "| solver | PSNR | SSIM | LPIPS | misfit | calls | seconds | rank PSNR | rank SSIM | rank LPIPS |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| a_b | **11.00 ± 1.00** | **0.600 ± 0.100** | **0.500 ± 0.250** | 2.00 ± 1.00 "
+        "| 10 | 3 | 1.00 | 1.00 | 1.00 |",
+        "",
+        "Bold: not worse than the best mean by more than two standard errors of the paired "
+        "differences.",
+    ]
+    assert markdown.endswith("differences.\n")
+    assert latex.splitlines() == [
+        "% one, 1 images",
+        r"\begin{tabular}{lrrrrrrr}",
+        r"\toprule",
+        r"solver & PSNR & SSIM & misfit & calls & seconds & rank PSNR & rank SSIM \\",
+        r"\midrule",
+        r"baseline & \textbf{20.13} & 0.500 & 1.25 & 0 & 0 & 1.00 & 2.00 \\",
+        r"a\_b & 19.00 & \textbf{0.750} & 0.50 & 10 & 0.12 & 2.00 & 1.00 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        "% two, 2 images",
+        r"\begin{tabular}{lrrrrrrrrr}",
+        r"\toprule",
+        r"solver & PSNR & SSIM & LPIPS & misfit & calls & seconds & rank PSNR & rank SSIM "
+        r"& rank LPIPS \\",
+        r"\midrule",
+        r"a\_b & \textbf{11.00 $\pm$ 1.00} & \textbf{0.600 $\pm$ 0.100} "
+        r"& \textbf{0.500 $\pm$ 0.250} & 2.00 $\pm$ 1.00 & 10 & 3 & 1.00 & 1.00 & 1.00 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+class Stored:
+    """An image of the data in memory, or one that cannot be read any more."""
+
+    def __init__(self, name: str, x: Tensor | None) -> None:
+        self.name = name
+        self.x = x
+
+    def read(self) -> Tensor:
+        if self.x is None:
+            raise InputError(f"{self.name}: gone")
+        return self.x
+
+
+def numbered_images(*values: Tensor | None) -> list[Any]:
+    names = [f"im{n}" for n in range(len(values))]
+    return [
+        NumberedImage(n, len(values), Stored(name, x), f"print{n}")  # type: ignore[arg-type]
+        for n, (name, x) in enumerate(zip(names, values, strict=True))
+    ]
+
+
+def test_images_are_restored_in_chunks_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = torch.rand(1, 2, 3), torch.rand(1, 3, 2)
+    images = numbered_images(small, small, None, small, large, small, small)
+
+    def sizes(batch: int | None) -> list[list[int]]:
+        with pytest.warns(UserWarning, match="^skipped im2: im2: gone$"):
+            found = list(invdiff.evaluate.chunks(images, batch))
+        for chunk, values in found:
+            assert torch.equal(values, torch.stack([image.item.read() for image in chunk]))
+        return [[image.number for image in chunk] for chunk, _ in found]
+
+    assert sizes(None) == [[0, 1, 3], [4], [5, 6]]
+    assert sizes(2) == [[0, 1], [3], [4], [5, 6]]
+    assert sizes(1) == [[0], [1], [3], [4], [5], [6]]
+    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 13)  # two images of six pixels
+    assert sizes(None) == [[0, 1], [3], [4], [5, 6]]
+    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 1)
+    assert sizes(None) == [[0], [1], [3], [4], [5], [6]]
+    assert list(invdiff.evaluate.chunks([], None)) == []
+
+
+def cell_of(tmp_path: Path, solver: str = "ddnm", **more: Any) -> Cell:
+    settings = EvaluateSettings(
+        task="denoise",
+        operator={"name": "denoise"},
+        noise={"name": "gaussian", "sigma": 0.1},
+        out=str(tmp_path / "out"),
+        **more,
+    )
+    cell = Cell("denoise", solver, settings, "w")
+    for folder in (cell.folder, cell.measurements):
+        folder.mkdir(parents=True, exist_ok=True)
+    return cell
+
+
+def test_the_row_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number of it, and the files: the first sample, and y; of the solver and the baseline."""
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.rand(2, 1, 12, 13, generator=draw)
+    noise = 0.2 * torch.randn(3, 2, 1, 12, 13, generator=draw)
+    asked: list[dict[str, Any]] = []
+
+    def restored(problem: Problem, prior: object, solver: object, **given: Any) -> Posterior:
+        asked.append({"solver": type(solver).__name__, "prior": prior, **given})
+        return Posterior(truth + noise, problem, 9, 5.0)
+
+    def judged(samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        assert 0 <= float(samples.min()) and float(samples.max()) <= 1
+        return {"PSNR": -10 * (samples - truth).square().mean((2, 3, 4)).log10()}
+
+    monkeypatch.setattr(invdiff.evaluate, "restore", restored)
+    monkeypatch.setattr(invdiff.evaluate, "scores", judged)
+    images = numbered_images(*truth)[1:] + numbered_images(*truth)[:1]
+    truth = truth.flip(0)
+    noise = noise.flip(1)
+    cell = cell_of(tmp_path, samples=3, seed=6, batch=4)
+    rows = invdiff.evaluate.measure(cell, "prior", images, truth)  # type: ignore[arg-type]
+    assert asked == [
+        {"solver": "DDNM", "prior": "prior", "samples": 3, "seed": 6, "numbers": [1, 0], "batch": 4}
+    ]
+    y = Problem.simulate(truth, Denoise((1, 12, 13)), Gaussian(0.1), 6, [1, 0]).y
+    drawn = truth + noise
+    psnr = judged(drawn.clamp(0, 1), truth)["PSNR"].mean(0)
+    misfit = ((y - drawn).square().mean((2, 3, 4)) / 0.01).mean(0)
+    for b, name in enumerate(("im1", "im0")):
+        numbers = [f"{float(psnr[b]):.6g}", "", "", f"{float(misfit[b]):.6g}", "9", "2.5"]
+        assert rows[b][:2] == [name, f"print{name[2]}"]
+        for found, expected in zip(rows[b][2:], numbers, strict=True):
+            assert found == expected or float(found) == pytest.approx(float(expected), rel=1e-4)
+        assert torch.equal(torch.from_numpy(np.load(cell.measurements / f"{name}.npy")), y[b])
+        first = read_image(cell.folder / f"{name}.png")
+        assert float((first - drawn[0, b].clamp(0, 1)).abs().max()) < 0.51 / 255
+    baseline = cell_of(tmp_path, "baseline", samples=3, seed=6)
+    rows = invdiff.evaluate.measure(baseline, "prior", images, truth)  # type: ignore[arg-type]
+    x = y / (1 + 4 * 0.01)
+    misfit = (y - x).square().mean((1, 2, 3)) / 0.01
+    psnr = judged(x[None].clamp(0, 1), truth)["PSNR"][0]
+    for b in range(2):
+        expected = [float(psnr[b]), float(misfit[b]), 0, 0]
+        assert [float(c) for c in rows[b][2:] if c] == pytest.approx(expected, rel=1e-4)
+        first = read_image(baseline.folder / f"im{1 - b}.png")
+        assert float((first - x[b].clamp(0, 1)).abs().max()) < 0.51 / 255
+    assert len(asked) == 1
+
+
+def test_what_evaluate_says_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many images of a cell are done, those of earlier runs too; rows are appended."""
+    cell = cell_of(tmp_path, batch=2)
+    images = numbered_images(*torch.rand(4, 1, 2, 2))
+
+    def measured(cell: Cell, prior: object, chunk: Any, truth: Tensor) -> list[list[str]]:
+        return [[image.name, "f", *"123456"] for image in chunk]
+
+    monkeypatch.setattr(invdiff.evaluate, "measure", measured)
+    (cell.folder / "1.csv").write_text(f"{','.join(ROW)}\nim1,f,1,2,3,4,5,6\n")
+    invdiff.evaluate.evaluate(cell, None, images, 0, chatty=True)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == ["denoise ddnm: 3 of 4", "denoise ddnm: 4 of 4"]
+    header = ",".join(ROW)
+    lines = [header, *(f"im{n},f,1,2,3,4,5,6" for n in (0, 2, 3))]
+    assert (cell.folder / "0.csv").read_text().splitlines() == lines
+    (cell.folder / "0.csv").write_text("\n".join(lines[:2]))  # the last line is cut short
+    invdiff.evaluate.evaluate(cell, None, images, 0, chatty=False)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+    assert (cell.folder / "0.csv").read_text().splitlines() == lines
+
+
+def test_cells_are_every_task_with_every_solver(prior: Path) -> None:
+    cells = list(read_cells(["task=inpaint,sr4", "solver=ddnm,ddrm", f"prior={prior}", "seed=2"]))
+    assert [(cell.task, cell.solver) for cell in cells] == [
+        (task, solver) for task in ("inpaint", "sr4") for solver in ("baseline", "ddnm", "ddrm")
+    ]
+    for cell in cells:
+        expected = {"baseline": "ddnm"}.get(cell.solver, cell.solver)
+        assert cell.settings.solver["name"] == expected and cell.settings.seed == 2
+        assert cell.weights == content_hash(prior)
+        assert ("solver" in cell.identity()) == (cell.solver != "baseline")
+        assert {"prior", "data", "images", "out", "batch", "device"} & set(cell.identity()) == set()
+    assert cells[0].settings.operator["name"] != cells[3].settings.operator["name"]
+    (_, one) = read_cells(["task=inpaint", f"prior={prior}"])
+    assert one.solver == "ddnm"
+    for words, message in (
+        (["task=inpaint", "task=sr4"], "expected task=NAME,NAME once"),
+        (["solver=ddnm"], "expected task=NAME,NAME once"),
+        (["task=inpaint", "solver=measurements.yaml"], "found the name 'measurements'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(read_cells([*words, f"prior={prior}"]))
+
+
+def test_images_that_have_results_are_not_tried(tmp_path: Path) -> None:
+    """Only the others; those that cannot be read do not count, neither do those above the limit."""
+    for n in range(4):
+        write_image(tmp_path / f"im{n}.png", torch.full((1, 4, 4), n / 4))
+    (tmp_path / "im1.png").write_bytes(b"none")
+    (tmp_path / "im2.png").write_bytes(b"none")
+    settings = EvaluateSettings(task="t", data=str(tmp_path))
+    with pytest.warns(UserWarning) as caught:
+        images = read_data(settings, {"im2"})
+    assert len(caught) == 1 and "im1.png" in str(caught[0].message)
+    assert [(i.name, i.number, i.among) for i in images] == [
+        ("im0", 0, 3),
+        ("im2", 1, 3),
+        ("im3", 2, 3),
+    ]
+    assert len({image.fingerprint for image in images}) == 3
+    two = EvaluateSettings(task="t", data=str(tmp_path), images=1)
+    (first,) = read_data(two)
+    assert first.name == "im0" and first.among == 4
+
+
+@pytest.mark.parametrize(
+    ("relative", "absolute", "same"), [(0.5e-4, 0, True), (2e-4, 0, False), (0, 2e-5, False)]
+)
+def test_a_stored_measurement_may_differ_by_rounding(
+    relative: float, absolute: float, same: bool, tmp_path: Path
+) -> None:
+    y = torch.linspace(0, 1, 12).view(1, 3, 4)
+    np.save(tmp_path / "y.npy", (y * (1 + relative) + absolute).numpy())
+    check = partial(invdiff.evaluate.check_measurement, tmp_path / "y.npy")
+    if same:
+        check(y)
+    else:
+        with pytest.raises(InputError, match="found another measurement"):
+            check(y)
+    with pytest.raises(InputError, match="found another measurement"):
+        check(y[:, :2])
+    invdiff.evaluate.check_measurement(tmp_path / "none.npy", y)
+
+
+def test_the_files_that_settings_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a")
+    Path("folder/sub").mkdir(parents=True)
+    Path("folder/.git").mkdir()
+    for name in ("folder/b.txt", "folder/sub/c.txt", "folder/.git/d.txt", "folder/.e"):
+        Path(name).write_text(name)
+    assert invdiff.evaluate.files_in(Path("folder")) == [
+        Path("folder/b.txt"),
+        Path("folder/sub/c.txt"),
+    ]
+    settings = {
+        "name": "a.txt",
+        "x": {"y": "a.txt", "n": 3, "no": "none.txt", "": ""},
+        "z": "folder",
+    }
+    found = dict(invdiff.evaluate.named_files(settings))
+    assert list(found) == ["a.txt", "folder"]
+    assert found["a.txt"] == content_hash(Path("a.txt")) and len(found["folder"]) == 16
+    assert found["a.txt"] == hashlib.sha256(b"a").hexdigest()[:16]
+    one = invdiff.evaluate.hash_of_all([Path("a.txt")])
+    assert one == found["a.txt"] != found["folder"]
+    with pytest.raises(InputError, match=r"none: cannot be read \(No such file"):
+        content_hash(Path("none"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("prior", "faces64"), ("data", "photos"), ("images", 3), ("out", "there"), ("device", "cpu")],
+)
+def test_tasks_that_share_no_table(
+    key: str, value: Any, tmp_path: Path, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of two tasks that set another prior, say: none of them would be ignored in silence."""
+    monkeypatch.chdir(tmp_path)
+    task = "operator: {name: denoise}\nnoise: {name: gaussian, sigma: 0.1}\n"
+    Path("a.yaml").write_text(task)
+    Path("b.yaml").write_text(f"{task}{key}: {value}\n")
+    words = ["task=a.yaml,b.yaml"]
+    if key != "prior":
+        words.append(f"prior={prior}")
+    before = EvaluateSettings(task="t", prior="fashion" if key == "prior" else str(prior))
+    message = f"task b.yaml: found {key}={value}, expected {getattr(before, key)}, as in the first"
+    with pytest.raises(InputError) as caught:
+        list(read_cells(words))
+    assert str(caught.value).startswith(message)
+    cells = list(read_cells([*words, f"{key}={prior if key == 'prior' else value}"]))
+    assert [cell.task for cell in cells] == ["a", "a", "b", "b"]

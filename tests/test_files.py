@@ -367,3 +367,57 @@ def test_a_folder_whose_process_dies_is_there_whole_or_not_at_all(
             work(folder / "x")  # nothing is in its way
             assert os.listdir(folder) == ["x"], n
     assert 0 < whole <= count
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "free"),
+    [
+        ("x.png", [], "x-2.png"),
+        ("x.npy", ["x-2.npy", "x-3.npy"], "x-4.npy"),
+        ("x.tif", ["x-3.tif"], "x-2.tif"),
+    ],
+)
+def test_a_target_that_exists_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, taken: list[str], free: str
+) -> None:
+    """Both are kept: the result has the next free name, and a warning says which."""
+    original = files.restore
+    target = tmp_path / name
+
+    def meanwhile(*given: object, **more: object) -> Posterior:
+        for each in (name, *taken):
+            (tmp_path / each).write_text("other")
+        return original(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "restore", meanwhile)
+    write_image(tmp_path / "y.png", torch.rand(1, HEIGHT, WIDTH, generator=DRAW))
+    given = {"operator": Denoise, "prior": prior(), **SETTINGS}
+    with pytest.warns(UserWarning, match=rf"{name}: exists meanwhile; the result is in .*{free}$"):
+        posterior = restore_file(tmp_path / "y.png", target, **given)
+    assert {path.name for path in tmp_path.iterdir()} == {"y.png", name, free, *taken}
+    assert target.read_text() == "other"
+    found = read_picture(tmp_path / free).values
+    torch.testing.assert_close(found, posterior.mean.clamp(0, 1), rtol=0, atol=0.51 / 255)
+    restore_file(tmp_path / "y.png", target, overwrite=True, **given)
+    assert read_picture(target).values.shape == found.shape
+
+
+def test_the_free_name_of_two_suffixes(tmp_path: Path) -> None:
+    for name in ("a.b.nii.gz", "a.b-2.nii.gz"):
+        (tmp_path / name).write_text("")
+    assert files._free_name(tmp_path / "a.b.nii.gz") == tmp_path / "a.b-3.nii.gz"
+
+
+def test_samples_and_seed_of_a_file_are_those_of_restore(tmp_path: Path) -> None:
+    write_image(tmp_path / "y.png", torch.rand(1, HEIGHT, WIDTH, generator=DRAW))
+    y = read_image(tmp_path / "y.png")[None]
+    operator, model = Denoise((1, HEIGHT, WIDTH)), prior()
+    given = {"operator": operator, "noise": Gaussian(0.2), "prior": model, "solver": DDNM(steps=3)}
+    found = restore_file(tmp_path / "y.png", tmp_path / "x.npy", samples=2, seed=5, **given)
+    problem = Problem(operator, Gaussian(0.2), y)
+    expected = restore(problem, model, DDNM(steps=3), samples=2, seed=5).samples
+    torch.testing.assert_close(found.samples, expected, rtol=0, atol=1e-6)
+    assert np.allclose(np.load(tmp_path / "x.npy"), expected.mean(0)[0, 0], atol=1e-6)
+    zero = restore_file(tmp_path / "y.png", tmp_path / "z.npy", **given)
+    one = restore(problem, model, DDNM(steps=3), samples=1, seed=0).samples
+    torch.testing.assert_close(zero.samples, one, rtol=0, atol=1e-6)

@@ -370,8 +370,8 @@ def test_conditional_priors_and_classifiers_are_saved_and_loaded(tmp_path: Path)
         awake(CONDITIONAL.build()).half().float(),
         awake(CLASSIFIER.build()).half().float(),
     )
-    save_prior(tmp_path / "p.safetensors", prior.network, CONDITIONAL)
-    save_prior(tmp_path / "c.safetensors", classifier.network, CLASSIFIER)
+    save_prior(CONDITIONAL.around(prior.network), tmp_path / "p.safetensors")
+    save_prior(CLASSIFIER.around(classifier.network), tmp_path / "c.safetensors")
     loaded = load_prior(tmp_path / "p.safetensors")
     assert loaded.classes == 3 and torch.equal(loaded(x, sigma, label), prior(x, sigma, label))
     found = load_classifier(tmp_path / "c.safetensors")
@@ -439,7 +439,7 @@ def files(tmp_path: Path) -> Path:
         "classifier": CLASSIFIER,
     }.items():
         torch.manual_seed(0)
-        save_prior(tmp_path / f"{name}.safetensors", awake(spec.build()).network, spec)
+        save_prior(awake(spec.build()), tmp_path / f"{name}.safetensors")
     write_image(tmp_path / "picture.png", torch.rand(1, 16, 16))
     return tmp_path
 

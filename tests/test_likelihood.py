@@ -132,7 +132,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = spec.build().network
     torch.nn.init.normal_(made.head[2].weight, std=0.05)
     path = tmp_path_factory.mktemp("prior") / "small.safetensors"
-    save_prior(path, made, spec)
+    save_prior(spec.around(made), path)
     return path
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from foreign_files import DIFFUSERS, KINDS, as_pesser, filled, written
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,14 +26,6 @@ from invdiff.registry import lookup
 from invdiff.resources import WEIGHTS
 
 pytestmark = pytest.mark.slow
-
-
-def filled(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Return the network with random weights everywhere, zeroed layers included."""
-    torch.manual_seed(seed)
-    for weight in network.parameters():
-        nn.init.normal_(weight, std=0.05 if weight.ndim > 1 else 0.1)
-    return network.eval()
 
 
 def built(found: Foreign) -> nn.Module:
@@ -110,7 +105,7 @@ def test_guided_diffusion(name: str) -> None:
     assert_same(network, found, labels)
     assert found.variance == ("learned" if case["out"] == 6 else "small")
     assert found.classes == (case["classes"] or 0)
-    assert [entry.split("=")[0] for entry in found.assumed] == ["schedule", "T"]
+    assert [entry.split("=")[0] for entry in found.assumed] == ["schedule", "T", "target", "size"]
 
 
 def test_the_table_of_public_guided_diffusion_files() -> None:
@@ -144,51 +139,6 @@ def test_rescaled_timesteps_are_told_on_the_scale_of_1000() -> None:
     found = guided.load(network.state_dict(), {"T": 4000, "rescale_timesteps": True})
     assert found.schedule.T == 4000
     assert torch.equal(found.schedule.timesteps[1:], torch.arange(4000.0, dtype=torch.float64) / 4)
-
-
-DIFFUSERS = {
-    "google/ddpm": dict(
-        block_out_channels=(32, 64, 64),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        freq_shift=1,
-        flip_sin_to_cos=False,
-        downsample_padding=0,
-        norm_eps=1e-6,
-        attention_head_dim=None,
-    ),
-    "labels": dict(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        num_class_embeds=5,
-    ),
-    "residual resampling": dict(
-        in_channels=1,
-        out_channels=2,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        downsample_type="resnet",
-        upsample_type="resnet",
-        resnet_time_scale_shift="scale_shift",
-        attn_norm_num_groups=32,
-        attention_head_dim=16,
-        center_input_sample=True,
-        mid_block_scale_factor=1.4,
-    ),
-    "attention one way": dict(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D"),
-        add_attention=False,
-        norm_num_groups=16,
-    ),
-}
 
 
 @pytest.mark.parametrize("name", DIFFUSERS)
@@ -241,33 +191,6 @@ def test_old_names_of_attention_in_diffusers(tmp_path: Path) -> None:
     }
     torch.save(weights, path)
     assert_same(network, diffusers.load(tmp_path, {}))
-
-
-def as_pesser(name: str, levels: int) -> str:
-    """Return the name of a weight of diffusers in pesser/pytorch_diffusion."""
-    rules = [
-        (r"^time_embedding\.linear_1", "temb.dense.0"),
-        (r"^time_embedding\.linear_2", "temb.dense.1"),
-        (r"^conv_norm_out", "norm_out"),
-        (r"^mid_block\.resnets\.0", "mid.block_1"),
-        (r"^mid_block\.attentions\.0", "mid.attn_1"),
-        (r"^mid_block\.resnets\.1", "mid.block_2"),
-        (r"^down_blocks\.(\d)\.resnets", r"down.\1.block"),
-        (r"^down_blocks\.(\d)\.attentions", r"down.\1.attn"),
-        (r"^down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
-        ("time_emb_proj", "temb_proj"),
-        ("conv_shortcut", "nin_shortcut"),
-        ("group_norm", "norm"),
-        (r"to_([qkv])", r"\1"),
-        (r"to_out\.0", "proj_out"),
-    ]
-    up = re.match(r"up_blocks\.(\d)\.(resnets|attentions|upsamplers\.0)(.*)", name)
-    if up:
-        kind = {"resnets": "block", "attentions": "attn", "upsamplers.0": "upsample"}[up[2]]
-        name = f"up.{levels - 1 - int(up[1])}.{kind}{up[3]}"
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -370,56 +293,11 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         diffusers.load(tmp_path, {})
 
 
-def written(folder: Path, kind: str) -> tuple[Path, nn.Module]:
-    """Write a file of a format, and return its path and the network in it."""
-    torch.manual_seed(0)
-    if kind == "guided-diffusion":
-        unet = pytest.importorskip("azula.plugins.adm._src.unet")
-        network = filled(
-            unet.UNetModel(
-                16,
-                3,
-                32,
-                6,
-                1,
-                (2,),
-                channel_mult=(1, 2),
-                resblock_updown=True,
-                num_head_channels=64,
-                use_scale_shift_norm=True,
-            )
-        )
-        torch.save(network.state_dict(), folder / "ema.pt")
-        return folder / "ema.pt", network
-    if kind == "denoising-diffusion-pytorch":
-        package = pytest.importorskip("denoising_diffusion_pytorch")
-        network = filled(package.Unet(dim=16, dim_mults=(1, 2)))
-        diffusion = package.GaussianDiffusion(network, image_size=16)
-        torch.save({"step": 1, "model": diffusion.state_dict(), "ema": {}}, folder / "model-1.pt")
-        return folder / "model-1.pt", network
-    package = pytest.importorskip("diffusers")
-    network = filled(package.UNet2DModel(sample_size=16, **DIFFUSERS["google/ddpm"]))
-    if kind == "diffusers":
-        package.DDPMPipeline(network, package.DDPMScheduler()).save_pretrained(
-            folder / "repository"
-        )
-        return folder / "repository", network
-    weights = {as_pesser(name, 3): value for name, value in network.state_dict().items()}
-    for name, value in weights.items():
-        if re.search(r"attn.*\.(q|k|v|proj_out)\.weight$", name):
-            weights[name] = value[:, :, None, None]
-    torch.save(weights, folder / "model.ckpt")
-    return folder / "model.ckpt", network
-
-
-KINDS = ["guided-diffusion", "diffusers", "pesser", "denoising-diffusion-pytorch"]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_becomes_the_denoiser_of_its_network(kind: str, tmp_path: Path) -> None:
     path, network = written(tmp_path, kind)
     assert foreign.recognise(path)
-    prior, assumed = foreign.load(path, {"target": "eps"} if kind.startswith("denoising") else None)
+    prior, read = foreign.load(path, {"target": "eps"} if kind.startswith("denoising") else None)
     # D at an integer timestep, from the network in the literature's coordinates.
     t = 500
     abar = float(prior.schedule.abar[t])
@@ -432,7 +310,7 @@ def test_a_file_becomes_the_denoiser_of_its_network(kind: str, tmp_path: Path) -
         x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         seen = prior(x, sigma)
     assert (seen - ((x_0 + 1) / 2).clamp(0, 1)).abs().max() < 1e-4
-    assert all(isinstance(line, str) for line in assumed)
+    assert all(isinstance(line, str) for line in read.assumed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -472,9 +350,7 @@ def test_unknown_words_and_unknown_weights_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'head' is no setting of this file; did you mean 'heads'"):
         foreign.load(path, {"head": 4})
     torch.save({"lora_up.weight": torch.zeros(2, 2)}, path)
-    with pytest.raises(
-        InputError, match="found weights such as 'lora_up.weight', expected those of"
-    ):
+    with pytest.raises(InputError, match="found a LoRA, which changes another network, expected"):
         foreign.load(path)
 
 
@@ -487,10 +363,10 @@ def test_load_prior_takes_any_file_and_tries_it_before_any_work(tmp_path: Path) 
     path, _ = written(tmp_path, "guided-diffusion")
     with (
         pytest.raises(InputError, match="one of these may be wrong: attention_order"),
-        pytest.warns(UserWarning, match="assumed schedule=linear"),
+        pytest.warns(UserWarning, match="assumed attention_order=legacy, schedule=linear, T=1000"),
     ):
         load_prior(path, told={"head_channels": 64})
-    with pytest.warns(UserWarning, match="assumed T=1000"):
+    with pytest.warns(UserWarning, match=r"size=16 \(the defaults of guided-diffusion\)"):
         prior = load_prior(path, told={"head_channels": 64, "check": False})
     assert prior.shape == (3, 16, 16)
     with pytest.raises(InputError, match="expected no settings for our own file"):
@@ -536,3 +412,54 @@ def test_the_trial_sees_a_wrong_target_and_a_wrong_schedule() -> None:
     other = load_network("fashion")
     other.schedule = Schedule.linear()
     assert min(gain(other, sigma) for sigma in LEVELS) < 1
+
+
+LOADING = """
+import os, resource, sys, warnings
+warnings.simplefilter("ignore")
+from invdiff.prior.checkpoint import load_prior
+load_prior("fashion")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_prior(sys.argv[1], told={"check": False})
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(1024 * (after - before) / os.path.getsize(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_loading_takes_little_more_memory_than_the_file(tmp_path: Path) -> None:
+    unet = pytest.importorskip("azula.plugins.adm._src.unet")
+    network = unet.UNetModel(
+        256, 3, 64, 6, 1, (16,), channel_mult=(1, 1, 2, 2, 4, 4), resblock_updown=True
+    )
+    path = tmp_path / "adm.pt"
+    torch.save(network.state_dict(), path)
+    assert path.stat().st_size > 80e6
+    line = [sys.executable, "-c", LOADING, str(path)]
+    process = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert float(process.stdout) < 1.3, process.stderr
+
+
+def test_a_format_is_told_by_what_the_file_holds(tmp_path: Path) -> None:
+    """No name of a file matters but that of safetensors."""
+    for kind in ("guided-diffusion", "EDM"):
+        path, _ = written(tmp_path, kind)
+        other = path.rename(tmp_path / f"{kind}.bin")
+        assert foreign.load(other)[0].shape == (3, 16, 16)
+    # Files of torch from before they were zips.
+    path, network = written(tmp_path, "pesser")
+    torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    assert foreign.load(path)[0].shape == (3, 32, 32)
+
+
+def test_settings_of_a_file_make_no_more_parameters_than_it_has(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "diffusers")
+    place = path / "unet" / "config.json"
+    settings = json.loads(place.read_text())
+    many = 500
+    settings["block_out_channels"] = [32] * many
+    settings["down_block_types"] = ["DownBlock2D"] * many
+    settings["up_block_types"] = ["UpBlock2D"] * many
+    place.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="its network has more weights than the file"):
+        foreign.load(path)

@@ -35,6 +35,7 @@ from invdiff.evaluation.metrics import (
     lpips_obstacle,
     psnr,
     scores,
+    seam_ratio,
     ssim,
 )
 from invdiff.io.pictures import read_image
@@ -539,3 +540,84 @@ def test_scores_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == [4, 2]
     torch.testing.assert_close(parts["PSNR"], whole["PSNR"])
     torch.testing.assert_close(parts["LPIPS"], whole["LPIPS"], rtol=1e-4, atol=1e-5)
+
+
+# Seams
+
+
+@pytest.mark.parametrize("period", [1, 2])
+def test_the_seam_ratio_line_by_line(period: int) -> None:
+    """Each line against the lines 2 and 3 periods away that the image has, written out."""
+    x = torch.rand(2, 3, 9, 8, generator=torch.Generator().manual_seed(0)).double()
+    array = x.numpy()
+    rows, columns = [1, 4, 8], [3, 7]
+    for image, found in zip(array, seam_ratio(x, rows, columns, period), strict=True):
+        across, beside = 0.0, 0.0
+        for axis, lines in ((1, rows), (2, columns)):
+            values = np.moveaxis(image, axis, 0)
+            for line in lines:
+                others = [line + k * period for k in (-3, -2, 2, 3)]
+                near = [i for i in others if 1 <= i < len(values)]
+                if near:
+                    across += np.abs(values[line] - values[line - 1]).mean()
+                    steps = [np.abs(values[i] - values[i - 1]).mean() for i in near]
+                    beside += np.mean(steps)
+        assert float(found) == pytest.approx(across / beside, rel=1e-12)
+    assert seam_ratio(x, [], [4]).shape == (2,)
+    with pytest.raises(InputError, match="found no line with others beside it"):
+        seam_ratio(x[..., :3, :3], [1], [1])
+
+
+def test_images_of_any_layout_are_those_of_the_first() -> None:
+    """Up to four channels may come last; five are none."""
+    for channels in (1, 4):
+        x = torch.rand(2, channels, 9, 7, generator=torch.Generator().manual_seed(0))
+        last = x.movedim(1, -1).numpy()
+        assert torch.equal(pixels.image_batch("X", last), x)
+        assert torch.equal(pixels.image_batch("X", last[0]), x[:1])
+        assert torch.equal(pixels.image_batch("X", x[0]), x[:1])
+    five = torch.zeros(2, 9, 7, 5)
+    assert pixels.image_batch("X", five).shape == (2, 9, 7, 5)
+    for x in (five[0], torch.zeros(3, 9, 4), torch.zeros(9), torch.zeros(1, 1, 1, 9, 7)):
+        with pytest.raises(InputError, match="X: found shape"):
+            pixels.image_batch("X", x)
+
+
+def test_crps_and_coverage_of_many_shapes_written_out() -> None:
+    draw = torch.Generator().manual_seed(3)
+    samples, truth = torch.rand(5, 2, 3, 4, generator=draw), torch.rand(2, 3, 4, generator=draw)
+    pairs = (samples[:, None] - samples[None]).abs().sum((0, 1)) / (2 * 5 * 4)
+    expected = ((samples - truth).abs().mean(0) - pairs).mean((1, 2))
+    torch.testing.assert_close(crps(samples, truth), expected)
+    rank = (samples < truth).sum(0).double()
+    for level in (0.3, 0.8):
+        low, high = (1 - level) / 2, (1 + level) / 2
+        overlap = ((rank + 1) / 6).clamp(max=high) - (rank / 6).clamp(min=low)
+        expected = (6 * overlap.clamp(min=0)).mean((1, 2))
+        torch.testing.assert_close(coverage(samples, truth, level).double(), expected)
+    for level in (0.0, 1.0):
+        with pytest.raises(InputError, match="expected a number between 0 and 1"):
+            coverage(samples, truth, level)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 100), (100, 63), (64, 70), (17, 20)])
+def test_what_lpips_sees(height: int, width: int) -> None:
+    """[-1, 1] in three channels; enlarged only where the shorter side is below 64, aspect kept."""
+    x = torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(0)).double()
+    expected = x.float()
+    if min(height, width) < 64:
+        size = tuple(round(64 * side / min(height, width)) for side in (height, width))
+        expected = torch.nn.functional.interpolate(expected, size, mode="bilinear")
+    found = alexnet._lpips_input(x)
+    assert found.dtype == torch.float32 and found.shape[1] == 3
+    for channel in range(3):
+        torch.testing.assert_close(found[:, channel], 2 * expected[:, 0] - 1)
+
+
+def test_masked_images_are_refused() -> None:
+    """What lies under a mask is no value; a masked array in which all is valid is an array."""
+    plain = np.full((1, 8, 8), 0.5)
+    masked = np.ma.masked_array(plain, np.arange(64).reshape(1, 8, 8) == 3)
+    with pytest.raises(InputError, match="PSNR: found a masked array, expected a plain array"):
+        psnr(plain, masked)
+    assert psnr(np.ma.masked_array(plain, False), plain + 0.1).item() == pytest.approx(20, abs=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -384,3 +385,116 @@ def test_describe_sigma(sigma: float, text: str) -> None:
 
 def test_names() -> None:
     assert lookup("noise", "gaussian") is Gaussian and lookup("noise", "poisson") is Poisson
+
+
+def estimate_written_out(y: np.ndarray, measured: np.ndarray) -> float:
+    """sigma of one picture (C, H, W), by its windows (C, N, 3, 3)."""
+    usable = (y != 0) & (y != 1) & (measured != 0)
+
+    def windows(array: np.ndarray) -> np.ndarray:
+        found = np.lib.stride_tricks.sliding_window_view(array, (3, 3), (1, 2))
+        return found.reshape(len(array), -1, 3, 3)
+
+    whole = windows(usable).all((0, 2, 3))
+    w = windows(np.where(usable, y, 0))[:, whole]
+    right = (w[..., 0] - w[..., 2]) @ [1, 2, 1]
+    down = (w[:, :, 0] - w[:, :, 2]) @ [1, 2, 1]
+    second = (w[..., 0] - 2 * w[..., 1] + w[..., 2]) @ [1, -2, 1] / 6
+    order = np.argsort((right**2 + down**2).sum(0))
+    count = min(len(order), max(400, round(0.05 * len(order))))
+    values = np.sort(np.abs(second[:, order[:count]]).ravel())
+    return float(values[(len(values) - 1) // 2]) / stats.norm.ppf(0.75)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 12, 12), (3, 12, 30), (4, 22, 22), (1, 23, 22), (1, 60, 170)]
+)
+def test_the_estimate_written_out(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    y = torch.randn(2, *shape, generator=generator, dtype=torch.float64) * 0.2 + 0.5
+    y += torch.linspace(0, 3, shape[2], dtype=torch.float64).sin()
+    found = estimate_sigma(y)
+    assert found.dtype == torch.float64
+    ones = np.ones(shape)
+    assert found.tolist() == pytest.approx([estimate_written_out(p.numpy(), ones) for p in y])
+    if shape[1] == 12 and shape[2] == 12:
+        return
+    y[0, 0, 4, 5] = 0
+    y[0, -1, 7, 2] = 1
+    measured = torch.ones(1, *shape[1:])
+    measured[0, 1, 9] = 0
+    expected = [estimate_written_out(p.numpy(), measured.expand(shape).numpy()) for p in y]
+    assert estimate_sigma(y, measured).tolist() == pytest.approx(expected)
+
+
+def test_which_measurements_have_an_estimate() -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def picture(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    for shape in ((1, 1, 12, 12), (1, 4, 12, 12), (2, 1, 3, 102)):
+        assert estimate_sigma(picture(*shape)).shape == (shape[0],)
+    for shape in ((1, 1, 12, 11), (2, 1, 3, 101), (1, 5, 20, 20), (0, 1, 20, 20), (1, 1, 2, 900)):
+        with pytest.raises(InputError, match="noise sigma=auto: found"):
+            estimate_sigma(picture(*shape))
+    with pytest.raises(InputError, match="noise sigma=auto: found a measurement"):
+        estimate_sigma(torch.complex(picture(1, 1, 20, 20), picture(1, 1, 20, 20)))
+
+
+def test_levels_in_any_form() -> None:
+    y = uniform(2, 3, 4, 5)
+    assert Gaussian(np.float32(0.5)).sigma == 0.5
+    assert Gaussian(torch.tensor(0.5)).sigma == 0.5  # type: ignore[arg-type]
+    assert type(Gaussian(torch.tensor(0.5)).sigma) is float
+    for levels in ([0.1, 0.2], np.array([0.1, 0.2]), (0.1, 0.2)):
+        level = Gaussian(levels).level(y)  # type: ignore[arg-type]
+        assert isinstance(level, Tensor)
+        assert level.shape == (2, 1, 1, 1)
+        assert level.dtype == y.dtype
+    single = torch.tensor([0.1], dtype=torch.float16)
+    assert Gaussian(single).sigma is single
+    assert Gaussian(single).select([0, 0]).sigma is single
+    whole = torch.tensor([1, 2])
+    assert Gaussian(whole).sigma.is_floating_point()  # type: ignore[union-attr]
+    assert Gaussian(0.1).to("cpu", torch.float64).sigma == 0.1
+    for bad in ([], torch.zeros(0), [0.1, -1e-9]):
+        with pytest.raises(InputError, match="noise sigma: found .*, expected a number >= 0"):
+            Gaussian(bad)  # type: ignore[arg-type]
+    assert Gaussian([0.0, 0.1]).level(y).shape == (2, 1, 1, 1)  # type: ignore[union-attr, arg-type]
+    for shape in ((2, 3, 4, 5), (1, 1, 1, 5), (2, 1, 1, 1)):
+        assert Gaussian(torch.full(shape, 0.1)).variance(y).shape == shape  # type: ignore[union-attr]
+    for shape in ((3, 4, 5), (1, 2, 1, 1), (3, 1, 1, 1)):
+        with pytest.raises(InputError, match="noise sigma: found shape"):
+            Gaussian(torch.full(shape, 0.1)).resolved(y, y)
+    with pytest.raises(InputError, match="found 'auto', expected a number"):
+        Gaussian("auto").variance(y)
+    wide = 0.5 + uniform(2, 1, 20, 20) / 10
+    found = Gaussian("auto").resolved(wide, torch.ones(1))
+    torch.testing.assert_close(found.sigma, estimate_sigma(wide))
+    with pytest.raises(InputError, match="found 0, expected > 0"):
+        Gaussian(torch.tensor([0.0, 0.1])).log_likelihood(y, y)
+
+
+def test_numbers_behind_the_samples() -> None:
+    """Each model as its formula says, of the same random numbers in the same order."""
+
+    def drawn() -> Streams:
+        return Streams([(7, 0, 0)])
+
+    clean = uniform(1, 2, 50, 50) * 1.4 - 0.2
+    n = drawn().normal(clean)
+    torch.testing.assert_close(Gaussian(0.3).sample(clean, drawn()), clean + 0.3 * n)
+    noise = drawn()
+    photons = noise.poisson(9 * clean.clamp_min(0))
+    torch.testing.assert_close(Poisson(9.0).sample(clean, drawn()), photons / 9)
+    expected = photons / 9 + 0.3 * noise.normal(clean)
+    torch.testing.assert_close(PoissonGaussian(9.0, 0.3).sample(clean, drawn()), expected)
+    noise = drawn()
+    first = noise.uniform(clean)
+    second = noise.uniform(clean)
+    expected = clean + 0.3 * ((1 - second).log() - (1 - first).log())
+    torch.testing.assert_close(Laplace(0.3).sample(clean, drawn()), expected)
+    expected = torch.where(first < 0.4, (second < 0.5).double(), clean + 0.3 * noise.normal(clean))
+    torch.testing.assert_close(SaltAndPepper(0.4, 0.3).sample(clean, drawn()), expected)
+    assert SaltAndPepper(0.4).sigma == pytest.approx(1 / 255 / math.sqrt(12))

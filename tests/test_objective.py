@@ -120,9 +120,12 @@ def test_min_snr_weighs_the_error_of_x_0(target: Target, gamma: float) -> None:
     x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
     guess = x_0 + error
     guess_eps = (x_t - abar.sqrt() * guess) / (1 - abar).sqrt()
-    out = {"eps": guess_eps, "x0": guess, "v": abar.sqrt() * guess_eps - (1 - abar).sqrt() * guess}[
-        target
-    ]
+    out = {
+        "eps": guess_eps,
+        "x0": guess,
+        "v": abar.sqrt() * guess_eps - (1 - abar).sqrt() * guess,
+        "flow": guess_eps - guess,
+    }[target]
     snr = SCHEDULE.abar[t] / (1 - SCHEDULE.abar[t])
     expected = torch.minimum(snr, torch.tensor(gamma)) * error.square().mean((1, 2, 3))
     found = training_loss(saying(out, target, "small"), x_0, t, eps, "simple", gamma)

@@ -159,6 +159,102 @@ def test_the_numbers_of_images_name_their_noise() -> None:
         Problem.simulate(IMAGES[1:], Denoise(SHAPE), Gaussian(0.1), numbers=[1])
 
 
+def test_numbers_that_name_streams() -> None:
+    assert module.stream_numbers(None, 3) == [0, 1, 2]
+    assert module.stream_numbers(np.array([4, 0]), 2) == [4, 0]
+    assert module.stream_numbers(iter((7,)), 1) == [7]  # type: ignore[arg-type]
+    cases: list[tuple[Any, str]] = [
+        ([0, True], "found 0, True,"),
+        ([0, -1], "found 0, -1,"),
+        ([0, 1.0], "found 0, 1.0,"),
+        (range(9), "found 0, 1, 2, 3, 4, 5, 6, 7,"),
+        ([], "found none,"),
+        (3, "found 3 (int),"),
+    ]
+    for numbers, found in cases:
+        with pytest.raises(InputError) as caught:
+            module.stream_numbers(numbers, 2)
+        expected = "expected 2 integers >= 0, one per image"
+        assert str(caught.value) == f"numbers: {found} {expected}"
+
+
+class Halved(Operator):
+    """Not linear, and y is smaller than x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., ::2].square()
+
+
+def test_the_estimate_without_a_prior() -> None:
+    """Tikhonov's for white images of standard deviation 1/2; y or middle gray if not linear."""
+    operator = Difference(SHAPE).double()
+    A = oracles.dense(operator)
+    y = IMAGES[..., 1:].double()
+    found = Problem(operator, Gaussian(0.2), y).baseline()
+    expected = A.T @ torch.linalg.solve(A @ A.T + 4 * 0.04 * torch.eye(len(A)), y.flatten(1).T)
+    torch.testing.assert_close(found.flatten(1).T, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(Problem(Square(SHAPE), Gaussian(0.1), IMAGES).baseline(), IMAGES)
+    gray = Problem(Halved(SHAPE), Gaussian(0.1), IMAGES[..., ::2]).baseline()
+    assert gray.shape == IMAGES.shape and bool((gray == 0.5).all())
+
+
+@pytest.mark.parametrize("damp", [0.0, 0.3])
+def test_the_correction_makes_x_fit_y(damp: float) -> None:
+    """A^T (A A^T + damp)^-1 (y - A x), by the SVD and by iterations."""
+    for operator in (Difference(SHAPE).double(), CircularBlur(SHAPE, GaussianKernel(0.6)).double()):
+        A = oracles.dense(operator)
+        x = torch.full((3, *SHAPE), 0.4, dtype=torch.float64)
+        problem = Problem(operator, Gaussian(0.1), operator(IMAGES.double()))
+        residual = problem.y.flatten(1) - x.flatten(1) @ A.T
+        gram = A @ A.T + damp * torch.eye(len(A))
+        expected = torch.linalg.solve(gram, residual.T).T @ A
+        found = problem.correction(x, damp).flatten(1)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_not_measured_counts_for_nothing() -> None:
+    operator = MaskRandom(SHAPE, missing=0.25, seed=3)
+    problem = Problem(operator, Gaussian(0.2), IMAGES)
+    measured = problem.measured()
+    assert set(measured.unique().tolist()) == {0, 1}
+    x = torch.full_like(IMAGES, 0.4)
+    torch.testing.assert_close(problem.residual(x), measured * (IMAGES - x))
+    square = (measured * (IMAGES - x)).square().sum((1, 2, 3))
+    count = measured.sum((1, 2, 3))
+    torch.testing.assert_close(problem.misfit(x), square / 0.04 / count)
+    expected = -square / 0.08 - count / 2 * float(np.log(2 * np.pi * 0.04))
+    torch.testing.assert_close(problem.log_likelihood(x), expected)
+
+
+@pytest.mark.parametrize(("channels", "picture"), [(1, True), (2, False), (3, True), (4, False)])
+def test_which_y_is_a_picture(channels: int, picture: bool) -> None:
+    y = torch.rand(2, channels, 5, 4)
+    assert Problem(Denoise((channels, 5, 4)), Gaussian(0.1), y).y_is_picture is picture
+
+
+@pytest.mark.parametrize(
+    ("of_operator", "of_y", "expected"),
+    [
+        (torch.float16, torch.float16, torch.float32),
+        (torch.bfloat16, torch.float64, torch.float64),
+        (torch.float32, torch.float16, torch.float32),
+        (torch.float64, torch.float32, torch.float64),
+        (torch.float32, torch.float64, torch.float64),
+    ],
+)
+def test_the_precision_of_a_problem(
+    of_operator: torch.dtype, of_y: torch.dtype, expected: torch.dtype
+) -> None:
+    """The wider of both, and at least float32; what was given stays as it was."""
+    operator = MaskRandom(SHAPE).to(of_operator)
+    before = {name: value.dtype for name, value in operator.state_dict().items()}
+    problem = Problem(operator, Gaussian(0.1), IMAGES.to(of_y))
+    assert problem.y.dtype == module.dtype_of(problem.operator) == expected
+    assert {name: value.dtype for name, value in operator.state_dict().items()} == before
+    simulated = Problem.simulate(IMAGES.to(of_y), operator, Gaussian(0.1))
+    assert simulated.y.dtype == module.dtype_of(simulated.operator) == expected
+
+
 # Warnings.
 
 

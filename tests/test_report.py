@@ -416,3 +416,104 @@ def test_what_looks_like_the_image() -> None:
     assert looks_like_it(MaskBox(shape, height=4, width=4))
     assert not looks_like_it(PartialFourier(shape, torch.ones(16, 16)))
     assert not looks_like_it(Radon(shape, angles=8))
+
+
+@pytest.mark.parametrize(("images", "channels", "count"), [(1, 1, 1), (2, 3, 5)])
+def test_the_facts_of_the_page(tmp_path: Path, images: int, channels: int, count: int) -> None:
+    _, posterior = made(Denoise((channels, 7, 9)), samples=count, images=images)
+    write_report(tmp_path / "r.html", posterior)
+    data = page_data(tmp_path / "r.html")
+    assert data["facts"] == {
+        "operator": "Denoise",
+        "image": f"7 x 9, {'1 channel' if channels == 1 else '3 channels'}",
+        "samples": f"{count} of {'the image' if images == 1 else 'each image'}",
+        "network calls": "7 a sample",
+        "time": "1.5 s",
+    }
+    assert data["title"] == "Posterior samples" and data["metrics"] == {} and data["config"] == ""
+    assert data["scene"] is True and data["notes"] == []
+    assert [image["name"] for image in data["images"]] == ["000", "001"][:images]
+    assert set(data["images"][0]) == {"name", "noise", "samples", "baseline", "measurement"}
+    _, other = made(PartialFourier((1, 8, 8), torch.ones(8, 8)))
+    write_report(tmp_path / "r.html", other)
+    data = page_data(tmp_path / "r.html")
+    assert data["scene"] is False and not other.problem.y_is_picture
+    assert "measurement" not in data["images"][0]
+
+
+def test_what_fits_into_a_page() -> None:
+    """16 bits while they fit, to the byte; then 8, and as many pixels of a plane as 8 bits leave."""
+    most = report.MOST_BYTES
+    assert most == 12 * 2**20 and report.MOST_IMAGES == 64
+    assert report.resolution(6, 2**20) == (16, 2**20)
+    assert report.resolution(6, 2**20 + 1) == (8, 2 * 2**20)
+    assert report.resolution(12, 2**20 + 1) == (8, 2**20)
+    for found, pixels, side in (
+        (100, 100, 1),
+        (101, 100, 2),
+        (100, 25, 2),
+        (101, 25, 3),
+        (9, 0, 3),
+    ):
+        assert report.block(found, pixels) == side
+
+
+def test_pixels_of_the_page_are_averages_of_blocks() -> None:
+    x = torch.arange(2 * 15.0).view(2, 1, 3, 5)
+    assert torch.equal(report.reduce(x, 15), x)
+    found = report.reduce(x, 4)
+    assert found.shape == (2, 1, 2, 3)
+    assert found[0, 0, 0, 0] == (0 + 1 + 5 + 6) / 4 and found[0, 0, 1, 2] == 14
+    measured = torch.ones(1, 3, 5)
+    measured[0, :2, :2] = 0
+    measured[0, 0, 2] = 0
+    found = report.reduce((x * measured)[:1], 4, measured)
+    assert bool(found[0, 0, 0, 0].isnan())
+    assert found[0, 0, 0, 1] == pytest.approx((3 + 7 + 8) / 3) and found[0, 0, 1, 2] == 14
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_values_of_the_page(bits: int) -> None:
+    """Least and largest to the bit; NaN and infinity are 0; a flat image has a step."""
+    x = torch.tensor([0.25, 1.0, float("nan"), -0.5, float("inf")]).view(1, 1, 1, 5)
+    plane = report.encode(x, bits)
+    assert plane["shape"] == [1, 1, 1, 5] and plane["bits"] == bits and plane["low"] == -0.5
+    most = 2**bits - 1
+    assert plane["step"] == pytest.approx(1.5 / (most - 1))
+    levels = np.frombuffer(base64.b64decode(plane["data"]), f"<u{bits // 8}").tolist()
+    assert levels == [round(0.75 / plane["step"]) + 1, most, 0, 1, 0]
+    flat = report.encode(torch.full((1, 1, 1, 2), 0.5), bits)
+    assert (flat["low"], flat["step"]) == (0.5, 1.0) and decoded(flat).tolist() == [[[[0.5, 0.5]]]]
+    none = report.encode(torch.full((1, 1, 1, 2), float("nan")), bits)
+    assert (none["low"], none["step"]) == (0.0, 1.0) and bool(decoded(none).isnan().all())
+
+
+def test_what_the_page_says_that_it_lacks() -> None:
+    end = "The samples themselves (posterior.npz of a run) are as they were drawn."
+    cut = "The page holds the first 3 of 4 images."
+    blocks = "Reduced for this page: each pixel here is the average of 2 x 2 pixels of the result."
+    rounded = "Values are rounded to 254 steps over their range to keep the page small."
+    assert report.notes(16, 1, 4, 4) == []
+    assert report.notes(16, 1, 3, 4) == [cut, end]
+    assert report.notes(8, 1, 4, 4) == [rounded, end]
+    first, *rest = report.notes(16, 2, 4, 4)
+    assert first.startswith(blocks) and rest == [end]
+    assert len(report.notes(8, 2, 3, 4)) == 4
+
+
+def test_the_noise_of_what_was_measured() -> None:
+    """The root mean square is over measured pixels alone; one level is called sigma."""
+    operator = MaskBox((1, 4, 4), 2, 2)
+    y = torch.zeros(1, 1, 4, 4)
+    y[..., 0, :] = 0.5
+    problem = Problem(operator, Poisson(50.0), y)
+    measured = problem.measured()[0]
+    variance = problem.variance()[0][measured != 0]
+    told = report.describe_noise(problem, 0, measured)
+    assert told.startswith(
+        f"Poisson, root mean square sigma = {float(variance.mean()) ** 0.5:.3g} ([0,1])"
+    )
+    assert report.plain(float("-inf")) == "-inf" and report.plain(2.0) == 2.0
+    one = Problem(operator, Gaussian(0.1), torch.zeros(2, 1, 4, 4))
+    for b in range(2):
+        assert report.describe_noise(one, b, measured).startswith("Gaussian, sigma = 0.1 ([0,1])")

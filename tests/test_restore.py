@@ -9,6 +9,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -526,3 +527,74 @@ def test_exact_measurements_have_no_misfit_to_warn_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         restore(problem, gaussian_prior(), Residual(scale=4.0))
+
+
+# The loop itself.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorder(Solver):
+    """Tells the batch that it was given, and the ESS that it was told to have."""
+
+    steps: int = 2
+
+    def iterate(
+        self, prior: object, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
+    ) -> Iterator[Step]:
+        BATCHES.append((len(problem), x.clone(), sigmas[0]))
+        b = torch.arange(len(x), dtype=x.dtype)
+        for ess in (3 + b, 5 - b, 4 + 0 * b):
+            yield Step(0.0, problem.y + b.view(-1, 1, 1, 1), x, ess=ess)
+
+
+BATCHES: list[tuple[int, Tensor, float]] = []
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+def test_the_chunks_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many images as hold PIXELS_AT_ONCE values; x ~ N(1/2, sigma_max^2 I), and the least ESS."""
+    from invdiff import inference
+
+    assert inference.PIXELS_AT_ONCE == 2**18
+    problem, prior = simulated(), gaussian_prior()
+    values = math.prod(SHAPE)
+    asked: dict[int | None, list[int]] = {}
+    for at_once, batch in ((4 * values, None), (5 * values - 1, 5), (1, None), (2**18, None)):
+        monkeypatch.setattr(inference, "PIXELS_AT_ONCE", at_once)
+        BATCHES.clear()
+        found = restore(problem, prior, Recorder(), samples=2, seed=5, batch=batch)
+        asked[at_once] = [size for size, _, _ in BATCHES]
+        start = torch.cat([x for _, x, _ in BATCHES])
+        noise = Streams([(5, b, k) for b in range(3) for k in range(2)])(start)
+        torch.testing.assert_close(start, 0.5 + BATCHES[0][2] * noise)
+        assert BATCHES[0][2] == prior.ladder(2)[0]
+        number = torch.cat([torch.arange(size) for size in asked[at_once]]).view(3, 2).T
+        expected = torch.stack([3 + number, 5 - number, 4 + 0 * number]).amin(0).double()
+        assert found.ess is not None and torch.equal(found.ess, expected)
+        expected = problem.y + number.view(2, 3, 1, 1, 1)
+        torch.testing.assert_close(found.samples, expected.double())
+    assert list(asked.values()) == [[4, 2], [5, 1], [1] * 6, [6]]
+
+
+def test_the_most_values_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from invdiff import inference
+
+    assert inference.MAX_VALUES == 2**33
+    monkeypatch.setattr(inference, "MAX_VALUES", 2 * 3 * math.prod(SHAPE))
+    check = partial(inference.check, simulated(), gaussian_prior(), DDRM(steps=2))
+    check(2, 0, None)
+    check(2, 0, 1)
+    refused(lambda: check(3, 0, None), "samples: found 3 of 3 images", "values in all")
+
+
+def test_samples_that_are_not_finite_are_counted() -> None:
+    from invdiff.inference import check_finite
+
+    samples = torch.zeros(3, 2, 1, 4, 4)
+    check_finite(samples)
+    samples[0, 1, 0, 2, 2] = math.nan
+    samples[2, 0, 0, 1, 1] = math.inf
+    with pytest.warns(UserWarning, match="samples: found NaN or infinite values in 2 of 6, exp"):
+        check_finite(samples)
+    samples[:] = math.nan
+    refused(lambda: check_finite(samples), "found NaN or infinite values in 6 of 6")

@@ -335,7 +335,7 @@ def test_colour_stays_colour_under_a_gray_prior_and_gray_stays_gray(
     torch.manual_seed(4)
     network = {"name": "unet", "width": 8, "multipliers": [1], "blocks": 1}
     spec = PriorSpec((3, 16, 16), network, "cosine", 100, "v")
-    save_prior(tmp_path / "colour.safetensors", spec.build().network, spec)
+    save_prior(spec.build(), tmp_path / "colour.safetensors")
     for channels, name in ((3, prior), (1, tmp_path / "colour.safetensors")):
         write_image(tmp_path / "x.png", torch.rand(channels, 16, 16))
         main(words(name, tmp_path / "x.png", tmp_path / f"run{channels}"))

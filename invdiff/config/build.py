@@ -109,6 +109,8 @@ def describe(hint: Any) -> str:
     arguments = get_args(hint)
     if origin is Annotated:
         return describe(arguments[0])
+    if _is_dataclass(hint):
+        return "mapping"
     if origin is Literal:
         return " | ".join(map(repr, arguments))
     if origin in (Union, types.UnionType):
@@ -188,8 +190,13 @@ def _adapter(hint: Any) -> TypeAdapter[Any] | None:
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return _construct(hint, value, where, f"{where}.")
+    options = options_of(hint)
+    made_of_mappings = [each for each in options if _is_dataclass(each)]
+    if made_of_mappings and isinstance(value, Mapping):
+        return _construct(made_of_mappings[0], value, where, f"{where}.")
+    others = tuple(each for each in options if not _is_dataclass(each))
+    if made_of_mappings and others:
+        hint = Union[others]  # noqa: UP007 (made at run time)
     nested = [
         option.registry_kind for option in options_of(hint) if hasattr(option, "registry_kind")
     ]
@@ -213,6 +220,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         raise InputError(f"{where}: found {shown(value)}, expected {_article(describe(plain))}")
     _check_leaves(result, where)
     return result
+
+
+def _is_dataclass(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _expected(hint: Any, value: Any, error: ValidationError) -> str:

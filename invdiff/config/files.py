@@ -17,9 +17,12 @@ import yaml
 
 from invdiff.errors import InputError, brief
 from invdiff.io.whole import write_whole
-from invdiff.registry import names_code
+from invdiff.registry import is_full_name, names_code
 
 Settings = dict[str, Any]
+
+# These settings are the name of a file or of more, such as hf:owner/name, or a mapping with it.
+NAMED = ("prior", "classifier")
 
 MAX_BYTES = 200_000
 MAX_DEPTH = 50
@@ -208,7 +211,10 @@ def load(path: str | Path) -> Settings:
 
 
 def code_names(settings: Any, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield the (key, name) of every ``name: module:Class`` in nested settings, at any depth."""
+    """Yield the (key, name) of every ``name: module:Class`` in nested settings, at any depth.
+
+    That of a prior or a classifier may also stand without ``name``.
+    """
     items: Iterator[tuple[Any, Any]] = iter(())
     if isinstance(settings, Mapping):
         items = iter(settings.items())
@@ -216,9 +222,16 @@ def code_names(settings: Any, above: tuple[str | int, ...] = ()) -> Iterator[tup
         items = enumerate(settings)
     for key, value in items:
         path = (*above, key)
-        if key == "name" and isinstance(value, str) and names_code(value):
+        if key == "name" and isinstance(value, str) and _names_code(above, value):
             yield ".".join(map(str, path)), value
+        elif not above and key in NAMED and isinstance(value, str) and is_full_name(value):
+            yield f"{key}.name", value
         yield from code_names(value, path)
+
+
+def _names_code(above: tuple[str | int, ...], name: str) -> bool:
+    """Return whether the name of what lies at a key is one of code."""
+    return is_full_name(name) if above[:1] and above[0] in NAMED else names_code(name)
 
 
 def refusal(key: str, name: str) -> str:

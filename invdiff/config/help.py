@@ -15,12 +15,16 @@ from invdiff.config.sources import (
     Setting,
     command_settings,
     command_text,
+    described,
     registered,
 )
 from invdiff.config.words import COMPONENTS, PRESET_KEYS
+from invdiff.resources import PACKAGE
 
 FLAGS = ("-h", "--help")
 WIDTH = 100
+# The classes whose attributes are words for another program's file.
+WORDS = {"prior": "PriorWords", "classifier": "ClassifierWords"}
 
 
 def print_help_if_asked(path: str) -> None:
@@ -50,10 +54,20 @@ def help_text(path: Path) -> str:
             parts += _listed(f"{kind}=NAME, presets:", presets(kind))
         if kind in COMPONENTS:
             parts.append(_classes(f"{kind}.name=NAME, and its settings:", kind, f"{kind}."))
+    for kind in names:
+        if kind in WORDS:
+            title = f"{kind}.WORD=VALUE, for what another program's file does not tell:"
+            parts.append("\n".join([title, *_lines(_words(kind), "  ", f"{kind}.")]))
     if "operator" in names:
         title = "operator.kernel.name=NAME, and its settings:"
         parts.append(_classes(title, "kernel", "operator.kernel."))
     return "\n\n".join(parts)
+
+
+def _words(kind: str) -> list[Setting]:
+    """Return the words for a prior or a classifier, without its name."""
+    found = described(PACKAGE / "prior" / "loaders" / "words.py", WORDS[kind]).settings
+    return [setting for setting in found if setting.name != "name"]
 
 
 def presets(kind: str) -> dict[str, str]:

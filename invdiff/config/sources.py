@@ -87,6 +87,20 @@ def command_settings(path: Path) -> Description:
     return Description("", ())
 
 
+def described(path: Path, name: str) -> Description:
+    """Return the settings of a class in a module.
+
+    Example:
+        >>> words = described(PACKAGE / "prior/loaders/words.py", "PriorWords").settings
+        >>> words[1].name, words[1].type
+        ('heads', 'int | null')
+    """
+    node = next(
+        each for each in _tree(path).body if isinstance(each, ast.ClassDef) and each.name == name
+    )
+    return _description(_Found(path, node))
+
+
 def registered(kind: str) -> dict[str, Description]:
     """Return the classes of a kind that the package registers, by their names.
 
@@ -265,7 +279,8 @@ def _of_name(module: Path, name: str) -> list[str]:
     if found is None:
         return [name]
     if isinstance(found.node, ast.ClassDef):
-        return [name.lower()]
+        decorators = map(ast.unparse, found.node.decorator_list)
+        return ["mapping" if any("dataclass" in each for each in decorators) else name.lower()]
     return _options(found.module, found.node)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from invdiff import registry
-from invdiff.config.files import Settings, code_names, parse, read, refusal
+from invdiff.config.files import NAMED, Settings, code_names, parse, read, refusal
 from invdiff.config.presets import find_preset, is_path, preset_names
 from invdiff.errors import InputError, brief, shown
 
@@ -146,8 +146,9 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     """Return everything that a command was told as one mapping, the later over the earlier.
 
     First come the defaults of the dataclass `command`, then its ``task=`` or ``train=`` preset, a
-    component named by a bare word (``solver=ddnm``), and ``key=value`` words. `validate` turns the
-    result into a `command`.
+    component named by a bare word (``solver=ddnm``), and ``key=value`` words. A prior with words
+    (``prior=FILE prior.heads=8``) becomes a mapping with its name. `validate` turns the result into
+    a `command`.
 
     Raises:
         InputError: a malformed word, an unknown preset, a key that `command` does not have, or a
@@ -159,7 +160,9 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     components = [kind for kind in COMPONENTS if kind in fields and _takes_mapping(hints[kind])]
     # `solver=ddnm solver.steps=50` is a choice and a change to it, so the two are not read into one
     # mapping.
-    bare = [word.partition("=")[0] in (*PRESET_KEYS, *components) for word in words]
+    named_by_text = [kind for kind in NAMED if kind in fields]
+    keys = (*PRESET_KEYS, *components, *named_by_text)
+    bare = [word.partition("=")[0] in keys for word in words]
     chosen = parse_words(word for word, is_bare in zip(words, bare, strict=True) if is_bare)
     leaves = parse_words(word for word, is_bare in zip(words, bare, strict=True) if not is_bare)
     _check_keys({**chosen, **leaves}, fields, "")
@@ -173,10 +176,13 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     typed = dict(code_names(merge({**chosen, **named}, leaves)))
 
     def expand(given: Settings) -> Settings:
-        return {
-            key: _component(key, value, task, typed) if key in components else value
-            for key, value in given.items()
-        }
+        expanded = dict(given)
+        for key, value in given.items():
+            if key in components:
+                expanded[key] = _component(key, value, task, typed)
+            elif key in named_by_text and isinstance(value, str):
+                expanded[key] = {"name": value}
+        return expanded
 
     settings = expand(_defaults(command))
     for kind in PRESET_KEYS:
@@ -192,7 +198,11 @@ def resolve(words: Iterable[str], command: type) -> Settings:
         preset = expand({kind: name, **preset})
         _refuse_code(preset, typed, path)
         settings = merge(settings, preset)
-    return merge(merge(settings, expand(chosen)), leaves)
+    settings = merge(merge(settings, expand(chosen)), leaves)
+    for kind in named_by_text:
+        if isinstance(settings[kind], Mapping) and list(settings[kind]) == ["name"]:
+            settings[kind] = settings[kind]["name"]
+    return settings
 
 
 def _defaults(command: type) -> Settings:

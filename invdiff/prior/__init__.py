@@ -3,6 +3,7 @@
 from invdiff.prior.channels import ChannelView, GrayView, match_channels
 from invdiff.prior.checkpoint import (
     ClassifierSpec,
+    EDMSpec,
     PriorSpec,
     load_card,
     load_classifier,
@@ -17,6 +18,7 @@ from invdiff.prior.gated import GatedNet
 from invdiff.prior.guidance import ClassifierFree, ClassifierGuided, guided
 from invdiff.prior.mlp import MLP
 from invdiff.prior.ncsn import langevin, score
+from invdiff.prior.own import GivenDenoiser, prior_from, prior_from_denoiser
 from invdiff.prior.reverse import (
     State,
     calls,
@@ -39,9 +41,11 @@ __all__ = [
     "ClassifierGuided",
     "ClassifierSpec",
     "Denoiser",
+    "EDMSpec",
     "Experts",
     "GatedNet",
     "GaussianDenoiser",
+    "GivenDenoiser",
     "GrayView",
     "MixtureDenoiser",
     "NetworkClassifier",
@@ -63,6 +67,8 @@ __all__ = [
     "load_classifier",
     "load_prior",
     "match_channels",
+    "prior_from",
+    "prior_from_denoiser",
     "progressive",
     "reverse",
     "save_prior",

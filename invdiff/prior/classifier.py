@@ -8,6 +8,8 @@ process.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ class Classifier(nn.Module, ABC):
     Attributes:
         shape: image shape (C, H, W).
         classes: number of labels, 0..classes - 1.
+        assumed: words that its file did not tell and that were taken for granted, such as T=1000.
 
     Example:
         >>> import torch
@@ -49,6 +52,7 @@ class Classifier(nn.Module, ABC):
 
     shape: tuple[int, ...]
     classes: int
+    assumed: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -93,11 +97,12 @@ class NetworkClassifier(Classifier):
         self.schedule = schedule
         self.classes = classes
         self.stride = stride
+        self.described: Mapping[str, Any] | None = None  # the registered name and its settings
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return log p(label | x, sigma) of every label, (B, classes), in the dtype of x."""
-        x_t, timestep, _ = network_input(x, sigma, self.schedule, self.stride)
-        return in_own_dtype(self.network, x_t, timestep).log_softmax(1)
+        given = network_input(x, sigma, self.schedule, self.stride)
+        return in_own_dtype(self.network, given.seen, given.timestep).log_softmax(1)
 
 
 def log_probabilities(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -105,8 +110,7 @@ def log_probabilities(ddpm: DDPM, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor
 
     The network of the DDPM is the classifier.
     """
-    timesteps = ddpm.schedule.timesteps.to(t.device)[t].to(x_0.dtype)
-    logits: Tensor = ddpm.network(ddpm.q_sample(x_0, t, eps), timesteps)
+    logits: Tensor = ddpm.network(*ddpm.told(ddpm.q_sample(x_0, t, eps), t))
     return logits.float().log_softmax(1)
 
 

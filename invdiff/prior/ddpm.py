@@ -1,8 +1,9 @@
 """Denoising diffusion probabilistic models, Ho et al. 2020 (https://arxiv.org/abs/2006.11239).
 
 Symbols and equation numbers are the paper's. Images are in [-1, 1]; t is a (B,) integer tensor in
-1..T. Beside the paper's eps-prediction a network may predict x_0 or v = sqrt(abar) eps - sqrt(1 -
-abar) x_0 (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512); everything else is the same. The
+1..T. Beside the paper's eps-prediction a network may predict x_0, v = sqrt(abar) eps - sqrt(1 -
+abar) x_0 (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512), or the velocity of flow matching,
+eps - x_0 (Lipman et al. 2022, https://arxiv.org/abs/2210.02747); everything else is the same. The
 learned variance, L_hybrid and the variance of the decoder are those of Improved DDPM (Nichol &
 Dhariwal 2021, https://arxiv.org/abs/2102.09672).
 """
@@ -19,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invdiff.errors import InputError
 from invdiff.prior.schedule import Schedule
 from invdiff.ranges import COUNT
 from invdiff.rng import Streams
 
-Target = Literal["eps", "x0", "v"]
+Target = Literal["eps", "x0", "v", "flow"]
 Variance = Literal["small", "large", "learned"]
 
 
@@ -44,7 +46,7 @@ class Output(NamedTuple):
     """Output of a network at x_t.
 
     Attributes:
-        target: eps, x_0 or v, (B, C, ...).
+        target: eps, x_0, v or eps - x_0, (B, C, ...).
         mix: the v of Nichol & Dhariwal, Eq. 15, where the network learns the variance, else None.
 
     Example:
@@ -127,12 +129,15 @@ class DDPM:
     Args:
         network: maps x_t (B, C, ...) and timesteps (B,) to its target (B, C, ...); with a learned
             variance to (B, 2 C, ...), the target and 2 v - 1, so that a network that starts at zero
-            starts at v = 1/2.
+            starts at v = 1/2. With a schedule of flow matching it is given x_tau in place of x_t.
         schedule: beta_t, abar_t.
         target: what the network predicts.
         variance: sigma_t^2 of p_theta: "small" is beta-tilde_t, "large" is beta_t (Sec. 3.2),
             "learned" is exp(v log beta_t + (1 - v) log beta-tilde_t), v one number per pixel
             (Nichol & Dhariwal, Eq. 15). beta-tilde_1 is zero, and beta-tilde_2 takes its place.
+
+    Raises:
+        InputError: the target tells nothing at pure noise, where the schedule ends.
 
     Example:
         A network that always finds the noise eps = 0 takes x_t for x_0 without its factor:
@@ -151,6 +156,7 @@ class DDPM:
         target: Target = "eps",
         variance: Variance = "small",
     ) -> None:
+        check_target(target, schedule)
         self.network = network
         self.schedule = schedule
         self.target = target
@@ -204,12 +210,19 @@ class DDPM:
             return eps
         if self.target == "x0":
             return x_0
+        if self.target == "flow":
+            return eps - x_0
         abar = self.at(self.schedule.abar, t, x_0)
         return abar.sqrt() * eps - (1 - abar).sqrt() * x_0
 
+    def told(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the network is given at x_t: an image like x_t, and its timestep (B,)."""
+        timestep = self.schedule.timesteps.to(t.device)[t].to(x_t.dtype)
+        return self.schedule.seen(x_t, self.at(self.schedule.abar, t, x_t)), timestep
+
     def output(self, x_t: Tensor, t: Tensor) -> Output:
         """Return the output of the network at x_t."""
-        out = self.network(x_t, self.schedule.timesteps.to(t.device)[t].to(x_t.dtype))
+        out = self.network(*self.told(x_t, t))
         if self.variance != "learned":
             return Output(out, None)
         target, unit = torch.split(out, x_t.shape[1], dim=1)
@@ -293,7 +306,12 @@ class DDPM:
         """
         abar = self.schedule.abar.to(t.device)[t]
         snr = abar / (1 - abar)
-        per_error_of_x_0 = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[self.target]
+        per_error_of_x_0 = {
+            "eps": snr,
+            "x0": torch.ones_like(snr),
+            "v": snr + 1,
+            "flow": (snr.sqrt() + 1).square(),
+        }[self.target]
         return snr.clamp(max=gamma) / per_error_of_x_0
 
     def L_T(self, x_0: Tensor) -> Tensor:
@@ -396,7 +414,21 @@ def x_0_from(out: Tensor, target: Target, x_t: Tensor, abar: Tensor) -> Tensor:
         return (x_t - (1 - abar).sqrt() * out) / abar.sqrt()
     if target == "v":
         return abar.sqrt() * x_t - (1 - abar).sqrt() * out
+    if target == "flow":
+        return (x_t - (1 - abar).sqrt() * out) / (abar.sqrt() + (1 - abar).sqrt())
     return out
+
+
+def check_target(target: Target, schedule: Schedule) -> None:
+    """Raise InputError for a target that tells nothing of x_0 where a schedule ends.
+
+    At abar = 0, x_t is eps, and who knows eps knows nothing of x_0.
+    """
+    if target == "eps" and schedule.ends_in_noise:
+        raise InputError(
+            "target: found eps with a schedule that ends in pure noise (abar = 0), where eps says "
+            "nothing of x_0, expected v, x0 or flow"
+        )
 
 
 def discretised_log_likelihood(x_0: Tensor, mean: Tensor, std: Tensor) -> Tensor:

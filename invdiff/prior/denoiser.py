@@ -2,25 +2,28 @@
 
 Images are in [0, 1]. A DDPM network was trained on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps on
 [-1, 1]. With s = 2 sigma (that scale is twice as wide), abar = 1 / (1 + s^2) and x_t = (2 x - 1) /
-sqrt(1 + s^2)  (Karras et al. 2022, App. C.3). The Gaussian and the Gaussian mixture have closed
+sqrt(1 + s^2)  (Karras et al. 2022, App. C.3). For a network of images in another range, 2 is the
+width of that range. The Gaussian and the Gaussian mixture have closed
 forms and are the oracles of the tests.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import chain
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, check_type
-from invdiff.prior.ddpm import DDPM, Target, Variance, x_0_from
-from invdiff.prior.schedule import Schedule, Spacing
+from invdiff.errors import InputError, check_type, shown
+from invdiff.prior.ddpm import DDPM, Target, Variance, check_target, x_0_from
+from invdiff.prior.schedule import SIGMA_MAX, Schedule, Spacing
 from invdiff.prior.unet import Stage
 from invdiff.progress import counted
 
@@ -32,14 +35,15 @@ def levels(sigma: float | Tensor, x: Tensor) -> Tensor:
         sigma: one level for all images, or one for each, (B,).
         x: (B, ...); the levels are returned in its dtype and on its device.
     """
-    # A copy from the CPU would make a GPU wait; a number does not.
+    # A copy from the CPU would make a GPU wait; a number does not. On the CPU a level stays a tensor,
+    # so that D can be exported.
     if isinstance(sigma, (int, float)):
         level = x.new_full((), sigma)
-    elif sigma.ndim == 0 and sigma.is_cpu:
+    elif sigma.ndim == 0 and sigma.is_cpu and not x.is_cpu:
         level = x.new_full((), float(sigma))
     else:
         level = sigma.to(x)
-    return per_image(level.expand(len(x)), x)
+    return per_image(level.expand(x.shape[0]), x)
 
 
 def weights_like(module: nn.Module) -> Tensor | None:
@@ -72,21 +76,71 @@ def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
 
 
+ValueRange = tuple[float, float]
+CENTRED: ValueRange = (-1.0, 1.0)
+FROM_NOISE = 5.0  # the least noise level on [0, 1] that hides an image
+
+
+class NetworkInput(NamedTuple):
+    """What a DDPM network is given for a noisy image, and what its output is read with.
+
+    Attributes:
+        x_t: sqrt(abar) x_0 + sqrt(1 - abar) eps, padded, (B, C, H, W).
+        seen: what the network sees of x_t: itself, or x_tau of flow matching.
+        timestep: (B,).
+        abar: of x_t, broadcastable to it.
+
+    Example:
+        >>> network_input(torch.rand(2, 1, 5, 5), 0.5, Schedule.linear(), stride=4).seen.shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    x_t: Tensor
+    seen: Tensor
+    timestep: Tensor
+    abar: Tensor
+
+
 def network_input(
-    x: Tensor, sigma: float | Tensor, schedule: Schedule, stride: int = 1
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the input of a DDPM network for a noisy image: x_t, its timestep (B,), and abar.
+    x: Tensor,
+    sigma: float | Tensor,
+    schedule: Schedule,
+    stride: int = 1,
+    value_range: ValueRange = CENTRED,
+) -> NetworkInput:
+    """Return what a DDPM network is given for a noisy image.
 
     Images (B, C, H, W) whose sides are no multiples of ``stride`` are padded below and on the
     right.
     """
-    s = 2 * levels(sigma, x)
-    x_t = (2 * x - 1) / (1 + s**2).sqrt()
+    low, high = value_range
+    width = high - low
+    s = width * levels(sigma, x)
+    abar = 1 / (1 + s**2)
+    x_t = (width * x + low) / (1 + s**2).sqrt()
     if x.ndim == 4:
         x_t = pad_to_multiple(x_t, stride)
     exact = torch.as_tensor(sigma, dtype=torch.float64)
-    timestep = levels(schedule.timestep_at(2 * exact), x).flatten()
-    return x_t, timestep, 1 / (1 + s**2)
+    timestep = levels(schedule.timestep_at(width * exact), x).flatten()
+    return NetworkInput(x_t, schedule.seen(x_t, abar), timestep, abar)
+
+
+def check_value_range(value_range: Any) -> ValueRange:
+    """Return a range of values as two floats.
+
+    Raises:
+        InputError: it is not two finite numbers, the lower one first.
+    """
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(high - low) and low < high):
+        raise InputError(
+            f"value_range: found {shown(value_range)}, expected two numbers, low < high, such as "
+            "(-1, 1)"
+        )
+    return low, high
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -149,6 +203,15 @@ class Denoiser(nn.Module, ABC):
             which takes none.
         clip: whether the returned images are clipped to [0, 1].
         stride: H and W are padded to multiples of this.
+        value_range: the values that black and white have inside the network; noise levels of the
+            schedule are on this scale.
+        data_range: the values that were 0 and 1 in the files of its training; None where they were
+            those of pictures, or are not known.
+        starts_from_noise: whether its largest noise level hides all of an image. Where it does not,
+            solvers begin at an estimate of the image, and generation from noise is refused.
+        described: the registered name and the settings of its network, from which ``save_prior`` and
+            ``load_prior`` build it again; None where nobody told.
+        assumed: words that its file did not tell and that were taken for granted, such as T=1000.
         any_dtype: whether ``forward`` takes x in any dtype; else one in half precision is given x
             in half precision.
 
@@ -171,7 +234,17 @@ class Denoiser(nn.Module, ABC):
     classes: int = 0
     clip: bool = False
     stride: int = 1
+    value_range: ValueRange = CENTRED
+    data_range: ValueRange | None = None
+    starts_from_noise: bool = True
+    described: Mapping[str, Any] | None = None
+    assumed: tuple[str, ...] = ()
     any_dtype: ClassVar[bool] = False
+
+    @property
+    def posterior_mean(self) -> bool:
+        """Whether D is E[x_0 | x], as of every prior but a consistency model."""
+        return True
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -191,7 +264,7 @@ class Denoiser(nn.Module, ABC):
         weights = None if self.any_dtype else weights_like(self)
         half = weights is not None and weights.dtype in (torch.float16, torch.bfloat16)
         dtype = weights.dtype if weights is not None and half else x.dtype
-        with counted(len(x)):
+        with nullcontext() if torch.compiler.is_compiling() else counted(len(x)):
             return call_in(dtype, super().__call__, x, sigma, *told)
 
     def recompute(self, on: bool = True) -> Self:
@@ -214,11 +287,15 @@ class Denoiser(nn.Module, ABC):
         They go from timestep t of the schedule, by default its last, to timestep ``end``; see
         ``Schedule.ladder``.
         """
-        return tuple(sigma / 2 for sigma in self.schedule.ladder(steps, spacing, t, end))
+        low, high = self.value_range
+        width = high - low
+        found = self.schedule.ladder(steps, spacing, t, end, SIGMA_MAX * width / 2)
+        return tuple(sigma / width for sigma in found)
 
     def t_at(self, sigma: float | Tensor) -> float:
         """Return the timestep, maybe fractional, of a noise level on the [0, 1] scale."""
-        return float(self.schedule.t_at(2 * torch.as_tensor(sigma, dtype=torch.float64)))
+        low, high = self.value_range
+        return float(self.schedule.t_at((high - low) * torch.as_tensor(sigma, dtype=torch.float64)))
 
 
 def check_denoiser(prior: Any) -> None:
@@ -228,8 +305,13 @@ def check_denoiser(prior: Any) -> None:
 
 
 def check_prior(prior: Any) -> None:
-    """Raise InputError unless an argument is a denoiser whose weights are finite."""
+    """Raise InputError unless an argument is a denoiser of finite weights, whose D is E[x_0 | x]."""
     check_denoiser(prior)
+    if not prior.posterior_mean:
+        raise InputError(
+            "prior: found a consistency model, whose D is not E[x_0 | x], expected a denoiser "
+            "(invdiff sample sampler=consistency draws its samples)"
+        )
     if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
         raise InputError("prior: found NaN or infinite weights, expected finite numbers")
 
@@ -238,8 +320,8 @@ class NetworkDenoiser(Denoiser):
     """Denoiser that wraps a DDPM network.
 
     Args:
-        network: maps (B, C, H, W) in [-1, 1] VP coordinates and timesteps (B,) to its target;
-            channels beyond C, of a learned variance, are not used.
+        network: maps (B, C, H, W) in [-1, 1] VP coordinates (with a schedule of flow matching, x_tau)
+            and timesteps (B,) to its target; channels beyond C, of a learned variance, are not used.
         shape: training shape (C, H, W).
         target: what the network predicts.
         stride: what H and W must be multiples of; images of other sizes are reflect-padded for the
@@ -247,6 +329,12 @@ class NetworkDenoiser(Denoiser):
         clip: clip x_0 to [0, 1].
         classes: labels that the network knows.
         variance: sigma_t^2 of the DDPM.
+        value_range: the values of black and white in the network's images, which take the place of
+            [-1, 1].
+
+    Raises:
+        InputError: the target tells nothing at pure noise, where the schedule ends; or it is "flow",
+            and the schedule is not one of flow matching.
 
     Example:
         >>> from invdiff.prior import UNet
@@ -268,8 +356,15 @@ class NetworkDenoiser(Denoiser):
         clip: bool = True,
         classes: int = 0,
         variance: Variance = "small",
+        value_range: ValueRange = CENTRED,
     ) -> None:
         super().__init__()
+        check_target(target, schedule)
+        if target == "flow" and schedule.flow is None:
+            raise InputError(
+                "target: found flow with the schedule of a DDPM, expected one of flow matching: "
+                "Schedule.flow_matching(), or schedule.as_flow()"
+            )
         self.network = network
         self.shape = shape
         self.schedule = schedule
@@ -278,6 +373,9 @@ class NetworkDenoiser(Denoiser):
         self.clip = clip
         self.classes = classes
         self.variance = variance
+        self.value_range = check_value_range(value_range)
+        low, high = self.value_range
+        self.starts_from_noise = bool(schedule.sigma[-1] >= FROM_NOISE * (high - low))
 
     def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients through the network; values stay the same.
@@ -295,7 +393,16 @@ class NetworkDenoiser(Denoiser):
 
     @property
     def ddpm(self) -> DDPM:
-        """The DDPM of this network, in the literature's coordinates."""
+        """The DDPM of this network, in the literature's coordinates.
+
+        Raises:
+            InputError: its images are not in [-1, 1], as the DDPM's are.
+        """
+        if self.value_range != CENTRED:
+            raise InputError(
+                f"prior: found a network of images in {list(self.value_range)}, expected [-1, 1] for "
+                "its DDPM"
+            )
         return DDPM(self.network, self.schedule, self.target, self.variance)
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
@@ -305,9 +412,12 @@ class NetworkDenoiser(Denoiser):
             x, sigma: as in every denoiser.
             label: labels (B,) in 0..classes - 1.
         """
-        x_t, timestep, abar = network_input(x, sigma, self.schedule, self.stride)
-        out = in_own_dtype(self.network, x_t, timestep, *(() if label is None else (label,)))
-        x_0 = (x_0_from(out[:, : x.shape[1]], self.target, x_t, abar) + 1) / 2
+        x_t, seen, timestep, abar = network_input(
+            x, sigma, self.schedule, self.stride, self.value_range
+        )
+        out = in_own_dtype(self.network, seen, timestep, *(() if label is None else (label,)))
+        low, high = self.value_range
+        x_0 = (x_0_from(out[:, : x.shape[1]], self.target, x_t, abar) - low) / (high - low)
         if x.ndim == 4:
             x_0 = x_0[..., : x.shape[-2], : x.shape[-1]]
         return x_0.clamp(0, 1) if self.clip else x_0

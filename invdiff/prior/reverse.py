@@ -249,6 +249,11 @@ def sample_streams(n: int, seed: int) -> Streams:
 
 def pure_noise(prior: Denoiser, sigma: float, noise: Streams) -> Tensor:
     """Draw x ~ N(1/2, sigma^2 I), one per stream: (B, C, H, W), device and dtype of the prior."""
+    if not prior.starts_from_noise:
+        raise InputError(
+            f"prior: knows sigma up to {sigma:.3g} only, expected one that knows enough to begin at "
+            "noise; restore(...) begins at an estimate from y"
+        )
     x = state_like(prior).new_zeros(len(noise), *prior.shape)
     return 0.5 + sigma * noise(x)
 

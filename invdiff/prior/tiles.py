@@ -21,6 +21,9 @@ from invdiff import progress
 from invdiff.errors import InputError, check_integer
 from invdiff.prior.denoiser import Denoiser, levels, pad_to_multiple
 from invdiff.prior.unet import SelfAttention
+from invdiff.prior.unet2d import PixelAttention
+from invdiff.prior.unet_edm import EDMBlock
+from invdiff.prior.unet_linear import MemoryAttention
 from invdiff.prior.view import DenoiserView
 
 TILE = 256  # pixels
@@ -276,6 +279,17 @@ def tiled(
         side <= known for side, known in zip(shape[1:], prior.shape[1:], strict=True)
     ):
         return prior
-    if any(isinstance(module, SelfAttention | nn.MultiheadAttention) for module in prior.modules()):
+    if any(has_attention(module) for module in prior.modules()):
         return Tiled(prior, max(prior.shape[1:]))
     return Tiled(prior, max(TILE, *prior.shape[1:])) if shape[1] * shape[2] > LARGE else prior
+
+
+def has_attention(module: nn.Module) -> bool:
+    """Return whether a layer lets all pixels speak with each other, by itself.
+
+    Example:
+        >>> has_attention(nn.MultiheadAttention(4, 1)), has_attention(nn.Linear(4, 1))
+        (True, False)
+    """
+    kinds = SelfAttention | nn.MultiheadAttention | PixelAttention | MemoryAttention
+    return isinstance(module, kinds) or (isinstance(module, EDMBlock) and module.heads > 0)

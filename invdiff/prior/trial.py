@@ -39,15 +39,16 @@ def pictures(channels: int, height: int, width: int) -> Tensor:
     return torch.stack([scene, bright, dark])[:, None].expand(-1, channels, -1, -1)
 
 
-def gain(prior: Denoiser, sigma: float) -> float:
+def gain(prior: Denoiser, sigma: float, side: int = SIDE) -> float:
     """Return by how many dB a prior is nearer to a clean picture than the noisy one is, or its mean.
 
-    Of three simple pictures, of at most 64x64 pixels, the one counts that it denoises best: a prior
+    Of three simple pictures, the one counts that it denoises best: a prior
     of dark images need not know bright ones. The estimate is not clipped, which would hide errors.
 
     Args:
         prior: of images.
         sigma: noise level on the [0, 1] scale.
+        side: of the pictures, at most; they are no larger than the images of the prior.
 
     Example:
         >>> from invdiff.prior.checkpoint import load_prior
@@ -55,7 +56,7 @@ def gain(prior: Denoiser, sigma: float) -> float:
         True
     """
     channels, height, width = prior.shape
-    clean = pictures(channels, min(height, SIDE), min(width, SIDE)).to(state_like(prior))
+    clean = pictures(channels, min(height, side), min(width, side)).to(state_like(prior))
     noise = Streams([(0, number) for number in range(len(clean))]).normal(clean)
     noisy = clean + sigma * noise
     clip = prior.clip
@@ -74,19 +75,21 @@ def gain(prior: Denoiser, sigma: float) -> float:
     return float(gains.nan_to_num(-math.inf).max())
 
 
-def check_denoises(prior: Denoiser, name: str, doubtful: str) -> None:
+def check_denoises(prior: Denoiser, name: str, doubtful: str, side: int = SIDE) -> None:
     """Raise InputError for a prior that does not denoise a picture.
 
     Args:
         prior: of images.
         name: of the prior, for the message.
         doubtful: the settings that may be wrong, for the message.
+        side: of the picture, at most.
     """
-    for sigma in LEVELS:
-        found = gain(prior, sigma)
+    largest = prior.ladder(1)[0]
+    for sigma in [level for level in LEVELS if level <= largest] or [largest]:
+        found = gain(prior, sigma, side)
         if not found >= LEAST_GAIN:
             raise InputError(
-                f"prior {name}: at sigma = {sigma} its estimate of a picture is {found:.1f} dB nearer "
+                f"prior {name}: at sigma = {sigma:.3g} its estimate of a picture is {found:.1f} dB nearer "
                 f"than a trivial one, expected at least {LEAST_GAIN:g}; one of these may be wrong: "
                 f"{doubtful} (check=false goes on without this trial)"
             )

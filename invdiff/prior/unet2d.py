@@ -9,6 +9,7 @@ of names for each format of file.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -335,27 +336,13 @@ class UNet2D(nn.Module):
         self.label = nn.Embedding(classes, embedding) if classes else None
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
 
-        self.down = nn.ModuleList()
-        skips = [widths[0]]
-        width = widths[0]
-        for level, level_width in enumerate(widths):
-            stages: list[nn.Module] = []
-            for _ in range(blocks):
-                stages.append(block(width, level_width))
-                width = level_width
-                skips.append(width)
-            halve: nn.Module | None = None
-            if level < len(widths) - 1:
-                residual = down == "residual"
-                halve = (
-                    block(width, width, resample="down")
-                    if residual
-                    else Downsample(width, symmetric_padding)
-                )
-                skips.append(width)
-            on = attention[level]
-            self.down.append(DownLevel(stages, [attend(width, on) for _ in stages], halve))
+        def halve(width: int) -> nn.Module:
+            if down == "residual":
+                return block(width, width, resample="down")
+            return Downsample(width, symmetric_padding)
 
+        self.down, skips = way_down(widths, blocks, attention, block, attend, halve)
+        width = widths[-1]
         self.middle = nn.ModuleList(
             [
                 block(width, width, scale=middle_scale),
@@ -366,7 +353,7 @@ class UNet2D(nn.Module):
 
         levels: list[UpLevel] = []
         for level, level_width in reversed(list(enumerate(widths))):
-            stages = []
+            stages: list[nn.Module] = []
             for _ in range(blocks + 1):
                 stages.append(block(width + skips.pop(), level_width))
                 width = level_width
@@ -404,6 +391,186 @@ class UNet2D(nn.Module):
             h = level(h, told, skips)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out
+
+
+def way_down(
+    widths: tuple[int, ...],
+    blocks: int,
+    attention: tuple[bool, ...],
+    block: Callable[[int, int], nn.Module],
+    attend: Callable[[int, bool], nn.Module],
+    halve: Callable[[int], nn.Module],
+) -> tuple[nn.ModuleList, list[int]]:
+    """Return the levels on the way down, and the widths of what they leave for the way up.
+
+    Args:
+        widths: features of each level, the finest first.
+        blocks: residual blocks of each level.
+        attention: whether each level has attention.
+        block: makes a residual block of its widths in and out.
+        attend: makes attention of a width, or nothing.
+        halve: makes what halves the image between levels, of a width.
+    """
+    levels = nn.ModuleList()
+    skips = [widths[0]]
+    width = widths[0]
+    for level, level_width in enumerate(widths):
+        stages: list[nn.Module] = []
+        for _ in range(blocks):
+            stages.append(block(width, level_width))
+            width = level_width
+            skips.append(width)
+        last = level == len(widths) - 1
+        if not last:
+            skips.append(width)
+        attentions = [attend(width, attention[level]) for _ in stages]
+        levels.append(DownLevel(stages, attentions, None if last else halve(width)))
+    return levels, skips
+
+
+class AttentionPool(nn.Module):
+    """What all pixels of a feature map say, asked by their mean: attention pooling of CLIP.
+
+    Radford et al. 2021, Sec. 2.4 (https://arxiv.org/abs/2103.00020). Positions are learned, so that
+    the map has one size.
+
+    Args:
+        width: channels.
+        side: height and width of the map.
+        heads: number of heads, a divisor of the channels.
+        out: numbers that come out.
+
+    Example:
+        >>> AttentionPool(8, side=4, heads=2, out=3)(torch.zeros(1, 8, 4, 4)).shape
+        torch.Size([1, 3])
+    """
+
+    def __init__(self, width: int, side: int, heads: int, out: int) -> None:
+        super().__init__()
+        self.side = side
+        self.heads = heads
+        self.positions = nn.Parameter(torch.zeros(width, side**2 + 1))
+        self.qkv = nn.Linear(width, 3 * width)  # rows as in `PixelAttention`
+        self.out = nn.Linear(width, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out) for x (B, C, side, side)."""
+        batch, width, _, _ = x.shape
+        pixels = x.flatten(2)
+        tokens = torch.cat([pixels.mean(2, keepdim=True), pixels], dim=2) + self.positions
+        split = self.qkv(tokens.transpose(1, 2))
+        q, k, v = split.view(batch, -1, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+        out: Tensor = self.out(attended.flatten(1))
+        return out
+
+
+@register("network", "unet2d_classifier")
+class UNet2DClassifier(nn.Module):
+    """Network of logits of a noisy image's label: the way down of `UNet2D`, then pooling.
+
+    Dhariwal & Nichol 2021, Sec. 4.1 (https://arxiv.org/abs/2105.05233).
+
+    Args:
+        channels: of the image.
+        classes: number of labels.
+        widths: features of every level, the finest first.
+        blocks: residual blocks of a level.
+        attention: whether each level has attention.
+        head_channels: channels of an attention head; None for a single head.
+        heads: number of heads at every level, in place of `head_channels`.
+        modulation: how the time embedding enters a block.
+        down: halve by a convolution of stride 2, or inside a residual block.
+        time_width: features of the timestep; by default the width of the finest level.
+        side: height and width of the coarsest level, for attention pooling with learned positions;
+            0 for a mean over pixels.
+        pool_heads: heads of the pooling.
+
+    Raises:
+        InputError: settings that do not go together.
+
+    Example:
+        >>> network = UNet2DClassifier(1, 3, widths=(32, 64), attention=(False, True), blocks=1)
+        >>> network(torch.zeros(2, 1, 8, 8), torch.zeros(2)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        classes: int = 1000,
+        widths: tuple[int, ...] = (128, 128, 256, 256, 512, 512),
+        blocks: int = 2,
+        attention: tuple[bool, ...] = (False, False, False, True, True, True),
+        head_channels: int | None = 64,
+        heads: int | None = None,
+        modulation: Modulation = "scale_shift",
+        down: Resampling = "residual",
+        time_width: int | None = None,
+        side: int = 0,
+        pool_heads: int = 1,
+    ) -> None:
+        super().__init__()
+        check_settings(widths, blocks, attention, 32)
+        time_width = time_width or widths[0]
+        embedding = 4 * time_width
+        self.stride = 2 ** (len(widths) - 1)
+        self.classes = classes
+
+        def block(
+            width_in: int, width_out: int, resample: Literal["down"] | None = None
+        ) -> TimedBlock:
+            return TimedBlock(width_in, width_out, embedding, modulation, resample=resample)
+
+        def attend(width: int, on: bool) -> nn.Module:
+            if not on:
+                return nn.Identity()
+            return PixelAttention(width, count_heads(width, heads, head_channels))
+
+        def halve(width: int) -> nn.Module:
+            return block(width, width, "down") if down == "residual" else Downsample(width)
+
+        self.features = TimeFeatures(time_width)
+        self.time = nn.Sequential(
+            nn.Linear(time_width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down, _ = way_down(widths, blocks, attention, block, attend, halve)
+        width = widths[-1]
+        self.middle = nn.ModuleList([block(width, width), attend(width, True), block(width, width)])
+        self.norm_out = nn.GroupNorm(32, width)
+        heads_out = count_heads(width, pool_heads, None)
+        self.side = side
+        self.pool = AttentionPool(width, side, heads_out, classes) if side else nn.Identity()
+        self.head = nn.Identity() if side else nn.Linear(width, classes)
+
+    @property
+    def size(self) -> int | None:
+        """Height and width that images must have, None for any."""
+        return self.side * self.stride if self.side else None
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, classes) of x (B, C, H, W) at timesteps t (B,).
+
+        H and W are multiples of `stride`, or `size` where there is one.
+
+        Raises:
+            InputError: images of another size than learned positions are for.
+        """
+        if self.size is not None and x.shape[-2:] != (self.size, self.size):
+            height, width = x.shape[-2:]
+            raise InputError(
+                f"classifier: found images of {height}x{width}, expected {self.size}x{self.size}, "
+                "for which it has learned positions"
+            )
+        told = F.silu(self.time(self.features(t).to(x.dtype)))
+        h = self.stem(x)
+        for level in self.down:
+            h, _ = level(h, told)
+        first, attention, second = self.middle
+        h = F.silu(self.norm_out(second(attention(first(h, told)), told)))
+        logits: Tensor = self.pool(h) if self.side else self.head(h.mean((2, 3)))
+        return logits
 
 
 def count_heads(width: int, heads: int | None, head_channels: int | None) -> int:

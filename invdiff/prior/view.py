@@ -13,10 +13,10 @@ from invdiff.prior.schedule import Spacing
 class DenoiserView(Denoiser):
     """Denoiser around another one, the prior, which does the work.
 
-    Whatever a view does not change is the prior's: shape, schedule, classes, clip and stride, as
-    they are when it is wrapped, the ladder, timesteps, and ``recompute``. So views may be wrapped
-    in views in any order. A view that changes noise levels overrides ``ladder`` and ``t_at``; one
-    that changes the shape of images sets ``shape``.
+    Whatever a view does not change is the prior's: shape, schedule, classes, clip, stride, ranges and
+    where solvers start, as they are when it is wrapped; the ladder, timesteps, and ``recompute``. So
+    views may be wrapped in views in any order. A view that changes noise levels overrides
+    ``ladder`` and ``t_at``; one that changes the shape of images sets ``shape``.
 
     Args:
         prior: the denoiser inside.
@@ -44,6 +44,9 @@ class DenoiserView(Denoiser):
         self.classes = prior.classes
         self.clip = prior.clip
         self.stride = prior.stride
+        self.value_range = prior.value_range
+        self.data_range = prior.data_range
+        self.starts_from_noise = prior.starts_from_noise
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
@@ -54,6 +57,11 @@ class DenoiserView(Denoiser):
     def t_at(self, sigma: float | Tensor) -> float:
         """Return the timestep at which the prior is asked for a noise level."""
         return self.prior.t_at(sigma)
+
+    @property
+    def posterior_mean(self) -> bool:
+        """Whether the prior's D is E[x_0 | x]."""
+        return self.prior.posterior_mean
 
     def recompute(self, on: bool = True) -> Self:
         """Trade time for memory in gradients through the prior's network."""

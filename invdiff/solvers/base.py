@@ -29,7 +29,9 @@ __all__ = [
     "at_least",
     "correction",
     "error_variance",
+    "first_image",
     "image_norm",
+    "initial_mean",
     "ladder_between",
     "linearised",
     "positive_variance",
@@ -100,6 +102,8 @@ class Solver(ABC):
     steps: int = 100
     spacing: Spacing = "uniform"
 
+    # Whether it may begin at an estimate of the image plus noise, in place of pure noise.
+    starts_from_estimate: ClassVar[bool] = True
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
     # One variance for all entries of an image's y: not Poisson.
     requires_white_noise: ClassVar[bool] = False
@@ -126,7 +130,8 @@ class Solver(ABC):
         Args:
             prior: the denoiser D(x, sigma).
             problem: operator, noise and measurement of B images.
-            x: (B, C, H, W), a draw of N(1/2, sigmas[0]^2 I).
+            x: (B, C, H, W), a draw of N(1/2, sigmas[0]^2 I); under a prior that knows no noise so
+                large as to hide an image, of N(``first_image``, sigmas[0]^2 I).
             sigmas: the solver's ``ladder``, which ends with 0.
             noise: one stream per image.
         """
@@ -167,6 +172,26 @@ class Solver(ABC):
 def at_least(variance: float | Tensor, least: float) -> float | Tensor:
     """Return a variance, a number or a tensor, raised to ``least`` where it is smaller."""
     return variance.clamp_min(least) if isinstance(variance, Tensor) else max(variance, least)
+
+
+def first_image(prior: Denoiser, problem: Problem, x: Tensor) -> Tensor:
+    """Return the image around which a solver begins: middle gray, or an estimate from y alone.
+
+    The estimate is for priors that know no large noise.
+    """
+    return torch.full_like(x, 0.5) if prior.starts_from_noise else initial_mean(problem, x)
+
+
+def initial_mean(problem: Problem, x: Tensor) -> Tensor:
+    """Return an estimate from y alone: A^+ y around middle gray, the zero of [-1, 1].
+
+    A^+ is damped where y is noisy. For a nonlinear A it is the problem's baseline.
+    """
+    operator = problem.operator
+    if not isinstance(operator, LinearOperator):
+        return problem.baseline()
+    gray = torch.full_like(x, 0.5)
+    return gray + operator.pinv(problem.residual(gray), 4 * problem.variance())
 
 
 def positive_variance(problem: Problem) -> float | Tensor:

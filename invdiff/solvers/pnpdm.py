@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from invdiff.prior.denoiser import Denoiser
@@ -20,7 +19,7 @@ from invdiff.problem import Problem
 from invdiff.ranges import COUNT, POSITIVE, Range
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, transition
+from invdiff.solvers.base import Solver, Step, first_image, transition
 from invdiff.solvers.tools.split import draw_z
 
 
@@ -84,7 +83,7 @@ class PnPDM(Solver):
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
-        x = torch.full_like(x, 0.5)
+        x = first_image(prior, problem, x)
         ladder = prior.ladder(self.levels, self.spacing)
         for rho, rho_next in pairwise(sigmas):
             x = draw_z(problem, x, rho, self.inner_steps, self.lr, noise)

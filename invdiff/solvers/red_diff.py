@@ -16,13 +16,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.ranges import NOT_NEGATIVE, POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, precision, residual_vjp
+from invdiff.solvers.base import Solver, Step, initial_mean, precision, residual_vjp
 from invdiff.solvers.tools.adam import Adam
 
 
@@ -75,15 +74,3 @@ class REDDiff(Solver):
             gradient = 2 * (pull(weights * residual) + self.lam * (mu - x0))
             mu = mu - adam.step(gradient, self.lr / 2)
             yield Step(sigma_next, mu, x0)
-
-
-def initial_mean(problem: Problem, x: Tensor) -> Tensor:
-    """Return the mu to begin with: A^+ y around middle gray, the zero of [-1, 1].
-
-    A^+ is damped where y is noisy. For a nonlinear A it is the problem's baseline.
-    """
-    operator = problem.operator
-    if not isinstance(operator, LinearOperator):
-        return problem.baseline()
-    gray = torch.full_like(x, 0.5)
-    return gray + operator.pinv(problem.residual(gray), 4 * problem.variance())

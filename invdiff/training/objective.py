@@ -197,7 +197,8 @@ def timestep_sampler(
 ) -> UniformTimesteps:
     """Return the sampler of timesteps of a name; ``sigma_range`` is that of "log_sigma"."""
     if name == "log_sigma":
-        low, high = schedule.sigma[[1, -1]].tolist()
+        last = schedule.T - schedule.ends_in_noise  # the last finite level
+        low, high = schedule.sigma[[1, last]].tolist()
         return LogSigmaTimesteps(schedule, sigma_range or (low / 2, high / 2))
     samplers = {
         "uniform": UniformTimesteps,

@@ -48,7 +48,6 @@ from invdiff.prior.checkpoint import (
     PRIOR_FILE,
     ClassifierSpec,
     PriorSpec,
-    Spec,
     load_network,
     save_prior,
 )
@@ -57,7 +56,7 @@ from invdiff.prior.ddpm import DDPM, Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
-from invdiff.prior.schedule import ScheduleName
+from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import pick_device
 from invdiff.rng import Seed, Streams, stream_seed
@@ -88,10 +87,12 @@ class TrainSettings:
         data_changed: go on with a run although its data changed since it began; images that were
             held out before stay out of training.
         network: by its registered name; with ``classes`` it learns the labels of the data.
-        schedule: the noise schedule.
-        T: steps of the schedule.
-        target: what the network predicts, as in ``DDPM``. The target "label" trains a classifier of
-            noisy images (``unet_classifier``).
+        schedule: the noise schedule: a name, {name: ..., its numbers, zero_terminal_snr: true}, or a
+            table {abar: [...]}; by default flow for the target "flow", else linear.
+        T: steps of a schedule with a name.
+        target: what the network predicts, as in ``DDPM``. The target "flow" trains the velocity of
+            flow matching, for which a schedule only says which noise levels are drawn. The target
+            "label" trains a classifier of noisy images (``unet_classifier``).
         variance: sigma_t^2 of p_theta, as in ``DDPM``.
         loss: "simple"; "hybrid", which teaches the "learned" variance beside it; or "vlb" alone.
         min_snr: weight the error of x_0 by min(SNR, min_snr), 5 in Hang et al. 2023; .inf weights
@@ -145,7 +146,7 @@ class TrainSettings:
     value_range: ValueRange | None = None
     data_changed: bool = False
     network: Mapping[str, Any] = field(default_factory=lambda: {"name": "unet"})
-    schedule: ScheduleName = "linear"
+    schedule: ScheduleName | Mapping[str, Any] | None = None
     T: int = 1000
     target: Target | Literal["label"] = "eps"
     variance: Variance = "small"
@@ -179,6 +180,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_fields(self, _RANGES)
         check_value_range(self.value_range)
+        Schedule.described(self.noise_schedule, self.T)
         _check_increasing("crop_scale", self.crop_scale, highest=1)
         if self.sigma_range is not None:
             _check_increasing("sigma_range", self.sigma_range, highest=math.inf)
@@ -205,6 +207,11 @@ class TrainSettings:
             )
 
     @property
+    def noise_schedule(self) -> ScheduleName | Mapping[str, Any]:
+        """The noise schedule, or the one that suits the target."""
+        return self.schedule or ("flow" if self.target == "flow" else "linear")
+
+    @property
     def classes(self) -> int:
         """Number of labels that the network knows; 0 where it knows none."""
         found = self.network.get("classes", 0)
@@ -214,15 +221,23 @@ class TrainSettings:
             )
         return found
 
-    def spec(self, shape: tuple[int, ...]) -> Spec:
+    def spec(self, shape: tuple[int, ...]) -> PriorSpec | ClassifierSpec:
         """Return the description of the prior or classifier to be trained, for items of a shape."""
         if self.target == "label":
-            return ClassifierSpec(shape, self.network, self.schedule, self.T)
+            return ClassifierSpec(shape, self.network, self.noise_schedule, self.T)
         if self.loss != "simple" and len(shape) == 1:
             raise InputError(
                 f"loss: found {self.loss} for points, expected simple: L_vlb is that of 8-bit images"
             )
-        return PriorSpec(shape, self.network, self.schedule, self.T, self.target, self.variance)
+        return PriorSpec(
+            shape,
+            self.network,
+            self.noise_schedule,
+            self.T,
+            self.target,
+            self.variance,
+            data_range=self.value_range,
+        )
 
 
 _STEPS = Range(0, 10**12, integer=True)
@@ -491,7 +506,7 @@ class Trainer:
         self.step = 0
         self.losses: list[float] = []  # of the last steps, whose mean is logged
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
-        schedule = self.spec.around(self.network).schedule
+        schedule = self.spec.make_schedule()
         self.timesteps = timestep_sampler(settings.timesteps, schedule, settings.sigma_range).to(
             self.device
         )
@@ -500,7 +515,7 @@ class Trainer:
         # processes.
         self.model = self.accelerator.prepare_model(self.network)
         # A classifier needs the forward process alone.
-        target = "eps" if settings.target == "label" else settings.target
+        target = "x0" if settings.target == "label" else settings.target
         self.ddpm = DDPM(self.model, schedule.to(self.device), target, settings.variance)
 
     def _built(self) -> nn.Module:
@@ -510,7 +525,7 @@ class Trainer:
             InputError: its settings do not fit, or it does not fit into memory.
         """
         try:
-            return self.spec.build().network
+            return self.spec.make_network()
         except (MemoryError, OverflowError, RuntimeError) as error:
             reason = (str(error).splitlines() or ["out of memory"])[0]
             raise InputError(
@@ -883,7 +898,8 @@ class Trainer:
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
         write_whole(self.out / "state.pt", content.getbuffer())
-        save_prior(self.out / PRIOR_FILE, self.averaged, self.spec)
+        prior = self.spec.around(self.averaged)
+        save_prior(prior, self.out / PRIOR_FILE, dtype=torch.float16)
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share.
@@ -893,7 +909,8 @@ class Trainer:
         judging = {"log_every", "eval_every", "eval_images", "save_every"}
         data = {"data", "held_out", "data_changed"}
         free = {"steps", "accumulate", "cooldown", "device", "compile", *data, *judging}
-        return {k: v for k, v in asdict(self.settings).items() if k not in free}
+        settings = {**asdict(self.settings), "schedule": self.settings.noise_schedule}
+        return {k: v for k, v in settings.items() if k not in free}
 
     def _resume(self) -> None:
         """Begin, or continue from state.pt, which the main process reads for all."""
@@ -1041,7 +1058,7 @@ def held_out_accuracy(
     """
     schedule = classifier.schedule
     device = next(classifier.parameters()).device
-    ddpm = DDPM(classifier.network, schedule)
+    ddpm = DDPM(classifier.network, schedule, "x0")
     right = {max(1, level * schedule.T // levels): 0 for level in range(levels)}
     number = min(images, len(data))
     for start in range(0, number, batch):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from invdiff.errors import InputError, brief, first_line
 from invdiff.prior.ddpm import Target, Variance
+from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.edm import EDMDenoiser, Preconditioning
 from invdiff.prior.schedule import Schedule
 
 Weights = dict[str, Tensor]
@@ -33,7 +38,10 @@ class Foreign:
         target: what the network predicts.
         variance: of the reverse process.
         classes: labels that the network knows.
-        assumed: what the file does not tell and was taken for granted, as words to print.
+        preconditioning: how a network of EDM or a consistency model is told an image; None for a
+            DDPM, which `schedule`, `target` and `variance` describe.
+        assumed: what the file does not tell and was taken for granted, as words (heads=4).
+        source: where the assumed words come from.
 
     Example:
         >>> Foreign({"name": "unet2d"}, {}, (3, 8, 8), Schedule.linear()).target
@@ -47,7 +55,51 @@ class Foreign:
     target: Target = "eps"
     variance: Variance = "small"
     classes: int = 0
-    assumed: tuple[str, ...] = field(default_factory=tuple)
+    preconditioning: Preconditioning | None = None
+    assumed: tuple[str, ...] = ()
+    source: str = ""
+
+    def denoiser(self, network: Any) -> NetworkDenoiser | EDMDenoiser:
+        """Return the prior around its network."""
+        made: NetworkDenoiser | EDMDenoiser
+        if self.preconditioning is not None:
+            made = EDMDenoiser(
+                network, self.shape, self.preconditioning, network.stride, classes=self.classes
+            )
+        else:
+            made = NetworkDenoiser(
+                network,
+                self.shape,
+                self.schedule,
+                self.target,
+                network.stride,
+                classes=self.classes,
+                variance=self.variance,
+            )
+        made.described = self.network
+        return made
+
+
+@dataclass(frozen=True)
+class ForeignClassifier:
+    """A classifier of noisy images as it was read, before the network is built.
+
+    Attributes:
+        network, weights, shape, schedule, assumed, source: as in `Foreign`.
+        classes: number of labels.
+
+    Example:
+        >>> ForeignClassifier({}, {}, (3, 8, 8), Schedule.linear(), 10).classes
+        10
+    """
+
+    network: Mapping[str, Any]
+    weights: Weights
+    shape: tuple[int, int, int]
+    schedule: Schedule
+    classes: int
+    assumed: tuple[str, ...] = ()
+    source: str = ""
 
 
 def read_weights(path: Path) -> Any:
@@ -66,14 +118,15 @@ def read_weights(path: Path) -> Any:
             raise InputError(f"prior {path}: not a readable safetensors file ({reason})") from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"prior {path}: holds more than tensors, which could run code ({_reason(error)}); "
-            "expected a file of weights alone"
-        ) from None
     except Exception as error:  # a damaged pickle fails as it likes
+        code = _refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
+        if code is not None:
+            raise InputError(
+                f"prior {path}: holds more than tensors, which could run code ({code}); expected a "
+                "file of weights alone"
+            ) from None
         raise InputError(
-            f"prior {path}: not a readable file of weights ({first_line(error)[:200]})"
+            f"prior {path}: not a readable file of weights ({_reason(error)[:200]})"
         ) from None
 
 
@@ -82,10 +135,16 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _reason(error: BaseException) -> str:
-    """Return the name that torch refused, where its message has one."""
-    named = re.search(r"(?:Unsupported|GLOBAL|class|function)\s+[`']?([\w.]+)", str(error))
-    return named[1] if named else first_line(error)[:200]
+def _refused_name(error: Exception) -> str | None:
+    """Return the name of code that torch refused, None where it failed for another reason."""
+    named = re.search(r"(?:GLOBAL|class|function)\s+[`']?([\w.]+)", str(error))
+    return named[1] if named else None
+
+
+def _reason(error: Exception) -> str:
+    """Return why torch could not read a file, without its advice."""
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    return found[1] if found else first_line(error)
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -109,6 +168,29 @@ def check_shapes(
                 f"weight {brief(name)}: found {found.get(name, 'none')}, "
                 f"expected {expected.get(name, 'none')}"
             )
+
+
+@contextmanager
+def parameters_at_most(limit: int) -> Iterator[None]:
+    """Stop whoever registers more parameters than this in this thread: even empty ones take time.
+
+    Raises:
+        InputError: inside, at the first parameter too many.
+    """
+    thread = threading.get_ident()
+    count = 0
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > limit:
+            raise InputError("its network has more weights than the file")
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def is_state_dict(found: Any) -> bool:

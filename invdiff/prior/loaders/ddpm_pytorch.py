@@ -109,9 +109,9 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
     else:
         raise InputError("found no schedule in the file, expected prior.schedule=NAME")
     size = int(given.get("size", 2 ** (levels + 2)))
-    assumed = (
-        () if "target" in given else ("target=v (the default of denoising-diffusion-pytorch)",)
-    )
+    assumed = [] if "target" in given else ["target=v"]
+    if "size" not in given:
+        assumed.append(f"size={size}")
     result = renamed(network, lambda name: substitute(name, _RULES))
     for name, value in result.items():
         if (
@@ -130,7 +130,9 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
         (channels, size, size),
         schedule,
         target=given.get("target", "v"),
-        assumed=assumed,
+        variance=given.get("variance", "small"),
+        assumed=tuple(assumed),
+        source="the defaults of denoising-diffusion-pytorch",
     )
 
 

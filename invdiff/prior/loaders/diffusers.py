@@ -16,6 +16,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.prior.ddpm import Target, Variance
+from invdiff.prior.edm import Preconditioning
 from invdiff.prior.loaders.common import (
     Foreign,
     is_state_dict,
@@ -79,7 +80,8 @@ def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
 
     Args:
         folder: a pipeline, or a model with a scheduler beside it.
-        given: `target`, `variance`, `schedule` or `T`, where the scheduler's file is missing.
+        given: `target`, `variance`, `schedule`, `T`, `size` or `kind`, in place of what the files
+            say.
 
     Raises:
         InputError: the folder holds no unconditional `UNet2DModel`, or one with parts that are not
@@ -112,32 +114,48 @@ def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
         )
     levels = len(settings["widths"])
     weights = joined_qkv(renamed(found, lambda name: substitute(name, _RULES)))
-    size = config.get("sample_size") or 2 ** (levels + 2)
+    size = given.get("size") or config.get("sample_size") or 2 ** (levels + 2)
     height, width = (size, size) if isinstance(size, int) else size
-    assumed = () if scheduler else ("schedule=linear T=1000 target=eps (no scheduler_config.json)",)
     channels = int(config.get("in_channels", 3))
-    variance = variance_of(scheduler or {})
-    if settings["channels_out"] == 2 * channels:
-        variance = "learned"
-    elif settings["channels_out"] != channels:
+    if settings["channels_out"] not in (channels, 2 * channels):
         raise InputError(
             f"prior {folder}: found {channels} channels in and {settings['channels_out']} out, "
             "expected as many, or twice as many"
         )
+    learned = settings["channels_out"] == 2 * channels
+    variance = given.get("variance", variance_of(scheduler or {}))
     target = (scheduler or {}).get("prediction_type", "epsilon")
     if target not in _TARGETS:
         raise InputError(
             f"prior {folder}: found prediction_type {target!r}, expected {', '.join(_TARGETS)}"
         )
+    preconditioning = consistency_of(scheduler or {}, given.get("kind"))
+    told = {"schedule": "linear", "T": 1000, "target": "eps"}
+    missing = [] if scheduler or preconditioning else [key for key in told if key not in given]
     return Foreign(
         settings,
         weights,
         (channels, int(height), int(width)),
-        schedule_of(scheduler or {}),
+        schedule_of(scheduler or {}, given),
         target=given.get("target", _TARGETS[target]),
-        variance=variance,
+        variance="learned" if learned else variance,
         classes=settings["classes"],
-        assumed=assumed,
+        preconditioning=preconditioning,
+        assumed=tuple(f"{key}={told[key]}" for key in missing),
+        source="there is no scheduler_config.json",
+    )
+
+
+def consistency_of(scheduler: Mapping[str, Any], kind: str | None) -> Preconditioning | None:
+    """Return how a consistency model is told an image; None for a denoiser."""
+    named = scheduler.get("_class_name") == "CMStochasticIterativeScheduler"
+    if not (kind == "consistency" if kind else named):
+        return None
+    return Preconditioning(
+        "consistency",
+        float(scheduler.get("sigma_data", 0.5)),
+        float(scheduler.get("sigma_min", 0.002)),
+        float(scheduler.get("sigma_max", 80.0)),
     )
 
 
@@ -242,13 +260,16 @@ def variance_of(scheduler: Mapping[str, Any]) -> Variance:
     return _VARIANCES.get(scheduler.get("variance_type", "fixed_small"), "small")
 
 
-def schedule_of(scheduler: Mapping[str, Any]) -> Schedule:
-    """Return the noise levels of a scheduler's settings.
+def schedule_of(scheduler: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Schedule:
+    """Return the noise levels of a scheduler's settings, or those that are `given` by name.
 
     Raises:
         InputError: a schedule of an unknown name.
     """
-    T = int(scheduler.get("num_train_timesteps", 1000))
+    given = given or {}
+    T = int(given.get("T", scheduler.get("num_train_timesteps", 1000)))
+    if "schedule" in given:
+        return Schedule.named(given["schedule"], T)
     first = float(scheduler.get("beta_start", 1e-4))
     last = float(scheduler.get("beta_end", 0.02))
     name = scheduler.get("beta_schedule", "linear")

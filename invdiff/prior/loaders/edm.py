@@ -21,7 +21,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.prior.edm import Preconditioning, PreconditioningName
-from invdiff.prior.loaders.common import Weights
+from invdiff.prior.loaders.common import Foreign, Weights
 
 _CLASSES: dict[str, PreconditioningName] = {
     "EDMPrecond": "edm",
@@ -136,30 +136,7 @@ def state_dict(record: Record) -> Weights:
     return weights
 
 
-@dataclass(frozen=True)
-class EDMPrior:
-    """A network of EDM as it was read from a file.
-
-    Attributes:
-        network: settings of `UNetEDM`, with its `name`.
-        weights: of that network.
-        shape: (C, H, W).
-        preconditioning: how the network is told and what it answers.
-        classes: labels.
-
-    Example:
-        >>> EDMPrior({}, {}, (3, 8, 8), Preconditioning()).classes
-        0
-    """
-
-    network: dict[str, Any]
-    weights: Weights
-    shape: tuple[int, int, int]
-    preconditioning: Preconditioning
-    classes: int = 0
-
-
-def load(path: Path) -> EDMPrior:
+def load(path: Path) -> Foreign:
     """Return the prior of an EDM pickle.
 
     Raises:
@@ -198,7 +175,14 @@ def load(path: Path) -> EDMPrior:
     }
     low, high = _LEVELS[name]
     preconditioning = Preconditioning(name, float(given.get("sigma_data", 0.5)), low, high)
-    return EDMPrior(settings, weights, (channels, size, size), preconditioning, classes)
+    return Foreign(
+        settings,
+        weights,
+        (channels, size, size),
+        preconditioning.schedule(),
+        classes=classes,
+        preconditioning=preconditioning,
+    )
 
 
 def _variant(path: Path, model: str, given: Mapping[str, Any]) -> str:

@@ -3,12 +3,14 @@
 Dhariwal & Nichol 2021 (https://arxiv.org/abs/2105.05233, the network is "ADM"); Nichol & Dhariwal
 2021 (https://arxiv.org/abs/2102.09672). A file is a flat mapping of names to tensors. Names and
 shapes tell the architecture, but for the number of attention heads, the order of queries, keys and
-values, and the schedule; these come from a table of the public files, from settings beside the
-file, or from words.
+values, the schedule, and whether the network is a consistency model (Song et al. 2023,
+https://arxiv.org/abs/2303.01469); these come from a table of the public files, from settings beside
+the file, or from words. Classifiers of noisy images have the same names, without a way up.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +19,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.prior.loaders.common import Foreign, Weights, as_matrix, count
+from invdiff.prior.ddpm import Target, Variance
+from invdiff.prior.edm import Preconditioning
+from invdiff.prior.loaders.common import Foreign, ForeignClassifier, Weights, as_matrix, count
+from invdiff.prior.loaders.words import Kind
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.prior.unet2d import count_heads
 
@@ -44,6 +49,9 @@ class Untold:
         T: number of diffusion steps.
         rescale_timesteps: whether the network is told t 1000 / T.
         size: height and width of the training images.
+        target: what the network predicts.
+        variance: of the reverse process, where the network does not learn it.
+        kind: a denoiser, or a consistency model.
 
     Example:
         >>> Untold().head_channels
@@ -57,6 +65,9 @@ class Untold:
     T: int = 1000
     rescale_timesteps: bool = False
     size: int | None = None
+    target: Target = "eps"
+    variance: Variance = "small"
+    kind: Kind = "denoiser"
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
             a text-to-image model.
     """
     found = architecture(weights)
-    known, assumed = untold(found, given)
+    known, assumed, source = untold(found, given)
     order = known.attention_order
     settings = {
         "name": "unet2d",
@@ -129,17 +140,159 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
         "classes": found.classes,
     }
     size = known.size or 2 ** (len(found.widths) + 2)
-    schedule = Schedule.named(known.schedule, known.T)
-    if known.rescale_timesteps:
-        schedule = Schedule(schedule.abar[1:], schedule.timesteps[1:] * (1000 / known.T))
+    consistency = Preconditioning("consistency") if known.kind == "consistency" else None
     return Foreign(
         settings,
         converted(weights, found, known.heads, known.head_channels, order),
         (found.channels, size, size),
-        schedule,
-        variance="learned" if found.channels_out == 2 * found.channels else "small",
+        schedule_of(known),
+        target=known.target,
+        variance="learned" if found.channels_out == 2 * found.channels else known.variance,
         classes=found.classes,
+        preconditioning=consistency,
         assumed=assumed,
+        source=source,
+    )
+
+
+def schedule_of(known: Untold) -> Schedule:
+    """Return the noise levels of the training, with the timesteps that the network was told."""
+    schedule = Schedule.named(known.schedule, known.T)
+    if not known.rescale_timesteps:
+        return schedule
+    return Schedule(schedule.abar[1:], schedule.timesteps[1:] * (1000 / known.T))
+
+
+def is_classifier(weights: Mapping[str, Tensor]) -> bool:
+    """Return whether names are those of a network that has no way up."""
+    return recognise(weights) and not any(name.startswith("output_blocks.") for name in weights)
+
+
+def load_classifier(weights: Weights, given: Mapping[str, Any]) -> ForeignClassifier:
+    """Return the classifier of a guided-diffusion file.
+
+    Args:
+        weights: of the file.
+        given: fields of `Untold` that the caller knows.
+
+    Raises:
+        InputError: the weights are those of another network.
+    """
+    if not is_classifier(weights):
+        raise InputError("found a network with a way up, a denoiser; expected a classifier")
+    pooled = "out.2.positional_embedding" in weights
+    if not pooled and "out.3.weight" not in weights:
+        raise InputError(
+            "found a classifier that pools the features of all levels, expected attention pooling "
+            "or a mean"
+        )
+    side = math.isqrt(weights["out.2.positional_embedding"].shape[1] - 1) if pooled else 0
+    found = classifier_architecture(weights, given.get("size"), side)
+    known, assumed, source = untold(found, given)
+    if not found.classes:
+        raise InputError("found no labels, expected a classifier of some")
+    width = found.widths[-1]
+    pool_heads = count_heads(width, known.heads, known.head_channels)
+    settings = {
+        "name": "unet2d_classifier",
+        "classes": found.classes,
+        "widths": found.widths,
+        "blocks": found.blocks,
+        "attention": found.attention,
+        "heads": known.heads,
+        "head_channels": known.head_channels,
+        "modulation": "scale_shift" if found.scale_shift else "shift",
+        "down": "residual" if found.residual_resampling else "conv",
+        "time_width": found.width,
+        "side": side,
+        "pool_heads": pool_heads,
+    }
+    levels = len(found.widths)
+    size = side * 2 ** (levels - 1) or known.size or 2 ** (levels + 2)
+    return ForeignClassifier(
+        settings,
+        converted(weights, found, known.heads, known.head_channels, known.attention_order),
+        (found.channels, size, size),
+        schedule_of(known),
+        classes=found.classes,
+        assumed=tuple(word for word in assumed if not word.startswith("target=")),
+        source=source,
+    )
+
+
+def classifier_architecture(
+    weights: Mapping[str, Tensor], size: int | None, side: int
+) -> Architecture:
+    """Read the architecture of a classifier off names and shapes.
+
+    A residual block that halves has the names of any other, so that levels are not counted by
+    names: they are those in which every block of a level has one width and attention or none, and
+    what halves has no attention and keeps the width. Of several, the one counts that has the widths
+    of a public network.
+
+    Args:
+        weights: by name.
+        size: of the training images, if it is known.
+        side: of the coarsest level, if attention pooling tells it.
+
+    Raises:
+        InputError: they are not those of a classifier of this family.
+    """
+    names = list(weights)
+    number = count(names, r"input_blocks\.(\d+)\.")
+    width = weights["time_embed.0.weight"].shape[1]
+    stem = weights["input_blocks.0.0.weight"]
+    conv = any(re.match(r"input_blocks\.\d+\.0\.op\.", name) for name in names)
+
+    def features(index: int) -> int:
+        name = f"input_blocks.{index}.0.out_layers.3.weight"
+        return weights[name].shape[0] if name in weights else 0
+
+    def attends(index: int) -> bool:
+        return f"input_blocks.{index}.1.qkv.weight" in weights
+
+    def levels_of(blocks: int) -> list[list[int]] | None:
+        """The blocks of each level, if levels of so many are possible."""
+        period = blocks + 1
+        levels = [list(range(i + 1, i + period)) for i in range(0, number, period)]
+        halving = list(range(period, number, period))
+        for level in levels:
+            if len({(features(i), attends(i)) for i in level}) > 1 or not features(level[0]):
+                return None
+        for i in halving:
+            has_conv = f"input_blocks.{i}.0.op.weight" in weights
+            if attends(i) or has_conv != conv or (not conv and features(i) != features(i - 1)):
+                return None
+        return levels
+
+    possible = {}
+    for blocks in range(1, number):
+        if number % (blocks + 1) == 0:
+            levels = levels_of(blocks)
+            if levels is not None:
+                possible[blocks] = tuple(features(level[0]) for level in levels)
+    if size is not None and side:
+        possible = {b: w for b, w in possible.items() if side * 2 ** (len(w) - 1) == size}
+    if not possible:
+        raise InputError(f"found {number} blocks down, expected levels of equal numbers of blocks")
+
+    def public(blocks: int) -> bool:
+        return tuple(w / width for w in possible[blocks]) in _SIZES
+
+    blocks = max(possible, key=lambda each: (public(each), len(possible[each])))
+    widths = possible[blocks]
+    firsts = [1 + level * (blocks + 1) for level in range(len(widths))]
+    head = "out.2.c_proj.weight" if side else "out.3.weight"
+    return Architecture(
+        width=width,
+        widths=widths,
+        blocks=blocks,
+        attention=tuple(attends(i) for i in firsts),
+        scale_shift=weights["input_blocks.1.0.emb_layers.1.weight"].shape[0] == 2 * widths[0],
+        residual_resampling=not conv,
+        channels=stem.shape[1],
+        channels_out=0,
+        classes=weights[head].shape[0],
     )
 
 
@@ -192,8 +345,8 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
     )
 
 
-def untold(found: Architecture, given: Mapping[str, Any]) -> tuple[Untold, tuple[str, ...]]:
-    """Return what the weights do not tell, and which parts of it were assumed.
+def untold(found: Architecture, given: Mapping[str, Any]) -> tuple[Untold, tuple[str, ...], str]:
+    """Return what the weights do not tell, which parts of it were assumed, and by what.
 
     In turn: what is given, the table of public files, the defaults of guided-diffusion.
     """
@@ -201,10 +354,17 @@ def untold(found: Architecture, given: Mapping[str, Any]) -> tuple[Untold, tuple
     known = Untold(size=size)
     public = True
     shape = (found.width, found.blocks, size, found.classes > 0)
-    if shape == (192, 3, 64, True):  # 64x64_diffusion.pt
+    if given.get("kind") == "consistency":
+        known = replace(known, attention_order="new")  # every public one
+    elif shape == (192, 3, 64, True):  # 64x64_diffusion.pt
         known = replace(known, attention_order="new", schedule="cosine")
     elif shape == (256, 2, 128, True):  # 128x128_diffusion.pt
         known = replace(known, heads=4, head_channels=None)
+    elif not found.channels_out and (found.width, found.blocks, size) == (128, 4, 64):
+        known = replace(known, schedule="cosine")  # 64x64_classifier.pt
+    elif not found.channels_out:
+        # {128,256,512}_classifier.pt
+        public = found.width == 128 and found.blocks == 2 and size in (128, 256, 512)
     elif not found.residual_resampling and found.width == 128 and found.blocks == 3:
         # improved-diffusion's unconditional models of CIFAR-10, ImageNet 64 and LSUN.
         known = replace(known, heads=4, head_channels=None, schedule="cosine", T=4000)
@@ -226,14 +386,20 @@ def untold(found: Architecture, given: Mapping[str, Any]) -> tuple[Untold, tuple
         "attention_order": f"attention_order={known.attention_order}",
         "schedule": f"schedule={known.schedule}",
         "T": f"T={known.T}",
+        "target": f"target={known.target}",
     }
+    if known.kind == "consistency":
+        del told["schedule"], told["T"], told["target"]  # it has none of them
     keys = [
         key
         for key in told
         if key not in given and not (key == "heads" and "head_channels" in given)
     ]
+    words = [told[key] for key in keys]
+    if size is None and known.size is None and found.channels_out:
+        words.append(f"size={2 ** (len(found.widths) + 2)}")
     source = "as the public file of this shape" if public else "the defaults of guided-diffusion"
-    return known, tuple(f"{told[key]} ({source})" for key in keys)
+    return known, tuple(words), source
 
 
 _BLOCK = {
@@ -253,6 +419,13 @@ _PLAIN = {
     "out.0": "norm_out",
     "out.2": "conv_out",
 }
+_POOL = {
+    "out.2.positional_embedding": "pool.positions",
+    "out.2.qkv_proj.weight": "pool.qkv.weight",
+    "out.2.qkv_proj.bias": "pool.qkv.bias",
+    "out.2.c_proj.weight": "pool.out.weight",
+    "out.2.c_proj.bias": "pool.out.bias",
+}
 
 
 def converted(
@@ -262,7 +435,7 @@ def converted(
     head_channels: int | None,
     order: str,
 ) -> Weights:
-    """Return the weights under the names of `UNet2D`.
+    """Return the weights under the names of `UNet2D` or `UNet2DClassifier`.
 
     Raises:
         InputError: a name that this family does not have.
@@ -270,6 +443,13 @@ def converted(
     result: Weights = {}
     for name, value in weights.items():
         place, _, kind = name.rpartition(".")
+        if name in _POOL:
+            positions = name.endswith("positional_embedding")
+            result[_POOL[name]] = value if positions else as_matrix(value)
+            continue
+        if place == "out.3":
+            result[f"head.{kind}"] = as_matrix(value)
+            continue
         if place in _PLAIN:
             result[f"{_PLAIN[place]}.{kind}"] = value
             continue

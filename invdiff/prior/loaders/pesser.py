@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.prior.ddpm import Variance
+from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.loaders.common import (
     Foreign,
     Weights,
@@ -54,6 +54,7 @@ class Untold:
         T: number of diffusion steps.
         variance: of the reverse process.
         size: height and width of the training images.
+        target: what the network predicts.
 
     Example:
         >>> Untold().T
@@ -64,6 +65,7 @@ class Untold:
     T: int = 1000
     variance: Variance = "small"
     size: int | None = None
+    target: Target = "eps"
 
 
 def unwrapped(found: Any) -> Any:
@@ -119,14 +121,22 @@ def load(weights: Weights, given: Mapping[str, Any]) -> Foreign:
             name = f"up.{levels - 1 - int(level)}.{rest}"
         return substitute(name, _RULES)
 
-    told = {"schedule": known.schedule, "T": known.T, "variance": known.variance}
+    told = {
+        "schedule": known.schedule,
+        "T": known.T,
+        "target": known.target,
+        "variance": known.variance,
+    }
     return Foreign(
         settings,
         joined_qkv(renamed(weights, rename)),
         (channels, size, size),
         Schedule.named(known.schedule, known.T),
+        target=known.target,
         variance=known.variance,
-        assumed=tuple(
-            f"{key}={value} (Ho et al. 2020)" for key, value in told.items() if key not in given
+        assumed=(
+            *(f"{key}={value}" for key, value in told.items() if key not in given),
+            *(() if known.size else (f"size={size}",)),
         ),
+        source="as in Ho et al. 2020",
     )

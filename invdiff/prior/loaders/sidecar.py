@@ -1,33 +1,24 @@
 """Settings beside a file of weights: what the weights do not tell, in YAML.
 
-`NAME.yaml` beside `NAME.pt` holds settings by our names (heads, head_channels, attention_order,
-schedule, T, rescale_timesteps, size, target, variance, check) or by the flags of guided-diffusion,
-as `model_config.yaml` of DPS and the files in `confs/` of RePaint do.
+`NAME.yaml` beside `NAME.pt` holds settings by our names (`PriorWords`) or by the flags of
+guided-diffusion, as `model_config.yaml` of DPS and the files in `confs/` of RePaint do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from invdiff.errors import InputError, shown
+from invdiff.prior.loaders.words import ClassifierWords, PriorWords
 
-NAMES = (
-    "heads",
-    "head_channels",
-    "attention_order",
-    "schedule",
-    "T",
-    "rescale_timesteps",
-    "size",
-    "target",
-    "variance",
-    "check",
-)
+NAMES = tuple(word.name for word in fields(PriorWords) if word.name != "name")
 MAX_BYTES = 20_000
+_MAX_BRACKETS = 100  # that open: the time of reading YAML grows with the square of their depth
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,6 +29,12 @@ def read(path: Path) -> dict[str, Any]:
     """
     place = find(path)
     return {} if place is None else _understood(place, _mapping(place))
+
+
+def read_for_classifier(path: Path) -> dict[str, Any]:
+    """Return the settings beside a file of weights that a classifier has, as `read`."""
+    known = {word.name for word in fields(ClassifierWords)}
+    return {word: value for word, value in read(path).items() if word in known}
 
 
 def find(path: Path) -> Path | None:
@@ -58,6 +55,11 @@ def _mapping(place: Path) -> Mapping[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise InputError(f"{place}: found more than {MAX_BYTES} bytes, expected settings")
+        brackets = text.count(b"[") + text.count(b"{")
+        if brackets > _MAX_BRACKETS:
+            raise InputError(
+                f"{place}: found {brackets} brackets, expected at most {_MAX_BRACKETS}"
+            )
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise InputError(f"{place}: found an alias, which could stand for any number of values")
         found = yaml.safe_load(text)
@@ -80,6 +82,8 @@ def _understood(place: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     if "use_new_attention_order" in found:
         order = "new" if found["use_new_attention_order"] else "legacy"
         settings.setdefault("attention_order", order)
+    if found.get("predict_xstart"):
+        settings.setdefault("target", "x0")
     flags = {
         "noise_schedule": "schedule",
         "diffusion_steps": "T",

@@ -38,6 +38,8 @@ class Population(Solver):
 
     particles: int = 8
 
+    # Weights count from particles of the prior itself, which begin at pure noise.
+    starts_from_estimate: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, Range]] = {**Solver.ranges, "particles": COUNT}
 
     @property
