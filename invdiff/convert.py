@@ -3,9 +3,11 @@
     python -m invdiff.convert prior=ffhq_10m.pt out=ffhq.safetensors licence=MIT
     python -m invdiff.convert prior=hf:google/ddpm-cat-256 out=cats.safetensors
     python -m invdiff.convert classifier=256x256_classifier.pt out=classifier.safetensors
+    python -m invdiff.convert prior=photos expert=runs/low_noise out=photos_low.safetensors
 
 The file holds all that was told or assumed, so that it needs no words: prior=ffhq.safetensors. The
-card beside it, ffhq.json, records the source with its SHA-256, the licence and what was assumed.
+card beside it, ffhq.json, records the source with its SHA-256, the licence and what was assumed. With
+expert=, a prior of ours and an expert for low noise become one prior.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from invdiff.errors import InputError
 from invdiff.prior.checkpoint import (
     load_card,
     load_classifier,
+    load_network,
     load_prior,
     prior_files,
     save_prior,
 )
 from invdiff.prior.classifier import Classifier
 from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.experts import joined
 from invdiff.prior.loaders import hub
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of
 
@@ -48,6 +52,9 @@ class ConvertSettings:
         out: the file to write, NAME.safetensors; the card is NAME.json beside it.
         prior: the prior, with its words, as in ``python -m invdiff.solve``.
         classifier: a classifier of noisy images, in place of a prior.
+        expert: a prior that takes over at low noise, from a training run with sigma_range.
+        mix: [low, high], the noise levels of pixels in [0, 1] between which expert and prior are
+            mixed.
         licence: under which the weights may be used, for the card; by default that of the source's
             card, where it has one.
         precision: of the weights in the file; float16 takes half the space.
@@ -66,6 +73,8 @@ class ConvertSettings:
     out: str
     prior: str | PriorWords | None = None
     classifier: str | ClassifierWords | None = None
+    expert: str | None = None
+    mix: tuple[float, float] = (0.15, 0.3)
     licence: str | None = None
     precision: Literal["float32", "float16"] = "float32"
     overwrite: bool = False
@@ -74,6 +83,8 @@ class ConvertSettings:
         if (self.prior is None) == (self.classifier is None):
             found = "neither" if self.prior is None else "both"
             raise InputError(f"prior, classifier: found {found}, expected one of them")
+        if self.expert is not None and self.prior is None:
+            raise InputError("expert: found it without a prior, expected prior=... for high noise")
         if not self.out.endswith(SUFFIX):
             raise InputError(f"out: found {self.out!r}, expected a name that ends in {SUFFIX}")
 
@@ -94,6 +105,8 @@ def main(words: list[str]) -> None:
     found: Denoiser | Classifier
     if settings.prior is not None:
         found = load_prior(settings.prior)
+        if settings.expert is not None:
+            found = joined(load_network(settings.expert), found, settings.mix)
     else:
         assert settings.classifier is not None
         found = load_classifier(settings.classifier)
@@ -133,6 +146,13 @@ def card_of(settings: ConvertSettings, found: Denoiser | Classifier) -> dict[str
         "parameters": sum(weight.numel() for weight in found.parameters()),
     }
     told = settings.source.told if isinstance(settings.source, ClassifierWords) else {}
+    if settings.expert is not None:
+        (file,) = prior_files(settings.expert)
+        card["expert"] = {
+            "source": settings.expert,
+            "sha256": hub.checksums(file),
+            "mix": list(settings.mix),
+        }
     if told:
         card["told"] = told
     assumed = list(found.assumed)

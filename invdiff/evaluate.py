@@ -29,7 +29,6 @@ import functools
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,7 +39,7 @@ import torch
 from torch import Tensor
 
 from invdiff import config
-from invdiff.errors import InputError, first_line
+from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import PIXELS_AT_ONCE, restore
@@ -56,7 +55,7 @@ from invdiff.prior.checkpoint import load_prior, prior_files
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.problem import Problem
-from invdiff.resources import example_images, pick_device
+from invdiff.resources import example_images, pick_device, this_process
 from invdiff.rng import Seed
 
 OF_ALL = ("prior", "data", "images", "out", "device")  # what all cells of a table share
@@ -233,13 +232,12 @@ class NumberedImage:
 
 def main(words: list[str]) -> None:
     """Run the command line."""
-    rank, processes = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
-    )
+    process = this_process()
+    rank = process.rank
     cells = list(read_cells(words))
     settings = cells[0].settings
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(process.local_rank % torch.cuda.device_count())
     prior = load_prior(settings.prior, pick_device(settings.device))
     check_prior(prior)
     images = read_data(settings, {row["image"] for cell in cells for row in rows_of(cell)})
@@ -252,7 +250,9 @@ def main(words: list[str]) -> None:
             for folder in (cell.folder, cell.measurements):
                 sweep(folder)
         for cell in cells:
-            evaluate(cell, prior, images[rank::processes], rank, chatty=processes == 1)
+            evaluate(
+                cell, prior, images[rank :: process.processes], rank, chatty=process.processes == 1
+            )
     finish(cells, images)
 
 
@@ -329,7 +329,7 @@ def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[Nu
             found.append((item, f"{_hash_of_last(item.file)} {item.image} {scale}"))
         except (InputError, OSError) as error:
             skipped += 1
-            warnings.warn(f"skipped {error}", stacklevel=2)
+            warn(f"skipped {error}")
     if not found:
         raise InputError(f"data {source}: found no image that can be read")
     return [
@@ -460,7 +460,7 @@ def chunks(
         try:
             x = image.item.read()
         except (InputError, OSError) as error:  # it could be read when the run began
-            warnings.warn(f"skipped {image.name}: {first_line(error)}", stacklevel=2)
+            warn(f"skipped {image.name}: {first_line(error)}")
             continue
         room = batch or max(1, PIXELS_AT_ONCE // x.numel())
         if chunk and (x.shape != values[0].shape or len(chunk) >= room):
@@ -509,7 +509,7 @@ def measure(
             path = cell.folder / f"{image.name}{picture.suffix}"
             write_picture(path, picture, overwrite=True)
         except InputError as error:  # the numbers are worth more than the picture
-            warnings.warn(str(error), stacklevel=2)
+            warn(str(error))
     return [
         [
             image.name,

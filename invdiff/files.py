@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from invdiff.errors import InputError, check_path, check_type, described
+from invdiff.errors import InputError, check_path, check_type, described, warn
 from invdiff.inference import restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.names import split_name
@@ -113,7 +112,7 @@ def restore_file(
     place = Path(target)
     if not overwrite and os.path.lexists(place):  # since the work began
         place = _free_name(place)
-        warnings.warn(f"{target}: exists meanwhile; the result is in {place}", stacklevel=2)
+        warn(f"{target}: exists meanwhile; the result is in {place}")
     write_picture(place, restored, overwrite=overwrite)
     return posterior
 

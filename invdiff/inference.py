@@ -24,11 +24,14 @@ from invdiff.prior.denoiser import (
 from invdiff.prior.tiles import tiled
 from invdiff.problem import Problem, stream_numbers
 from invdiff.progress import Meter, metering
+from invdiff.resources import physical_memory
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
 from invdiff.solvers.base import first_image
 
 PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
+TENSORS_AT_ONCE = 16  # of the size of all particles: states, estimates, gradients, first features
+MANY_PARTICLES = 1000
 MAX_VALUES = 2**33  # of all samples: 32 GiB in float32
 
 
@@ -182,11 +185,33 @@ def check(
             f"expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
         )
     solver.check(problem)
+    check_particles(solver, problem.operator.shape)
     if not (prior.starts_from_noise or solver.starts_from_estimate):
         raise InputError(
             f"solver {type(solver).__name__}: begins at pure noise, found a prior that knows sigma up "
             f"to {prior.ladder(1)[0]:.3g} only, expected a solver that begins at an estimate, such as "
             "PnPDM, DiffPIR or DDRM"
+        )
+
+
+def check_particles(solver: Solver, shape: tuple[int, ...]) -> None:
+    """Check that the particles behind one sample fit into this machine's memory.
+
+    Raises:
+        InputError: they do not; many that do are a warning, for the prior is called on each.
+    """
+    needed = TENSORS_AT_ONCE * 4 * solver.width * math.prod(shape)
+    memory = physical_memory()
+    size = "x".join(map(str, shape))
+    if needed > memory:
+        raise InputError(
+            f"solver particles: found {solver.width} of {size}, which need {needed / 2**30:.0f} GiB "
+            f"or more, expected at most the {memory / 2**30:.0f} GiB of this machine"
+        )
+    if solver.width > MANY_PARTICLES:
+        warn(
+            f"solver particles: found {solver.width} behind each sample: in every step the prior "
+            f"sees as many images of {size} at once, which takes much time and memory"
         )
 
 

@@ -5,7 +5,7 @@
 
 Prints the terms of L_vlb: L_T, L_1 + ... + L_T-1 and L_0 of Ho et al. 2020 (https://arxiv.org/abs/2006.11239, Eq. 5) in
 bits/dim with their standard errors over images, and leaves a folder with the progressive code of
-their Fig. 5, rate_distortion.csv and rate_distortion.png.
+their Fig. 5, rate_distortion.csv and rate_distortion.png, and config.yaml, which holds the settings.
 data= is an image, a folder, or an .npz of images of one size; without it, the example images of the
 prior.
 """
@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ from invdiff.errors import InputError
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import to_channels
-from invdiff.io.whole import cannot_write, whole_file, write_whole
+from invdiff.io.whole import RUN_FILE, WholeFolder, whole_file, write_whole
 from invdiff.io.write import save_figure
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
@@ -58,7 +58,9 @@ class LikelihoodSettings:
         steps_per_image: how many of the terms L_1 .. L_T-1 are computed, chosen at random for each
             image, which leaves every mean unbiased; null for all.
         seed: of every random number; the same seed gives the same numbers.
-        out: folder of the curve; by default results/likelihood_PRIOR.
+        out: folder of the curve; by default results/likelihood_PRIOR, numbered if there is one
+            already.
+        overwrite: replace the run that is in ``out``, in one step, once the new one is there.
         batch: images computed at once.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
 
@@ -78,6 +80,7 @@ class LikelihoodSettings:
     steps_per_image: int | None = 50
     seed: Seed = 0
     out: str | None = None
+    overwrite: bool = False
     batch: int = 16
     device: str = "auto"
 
@@ -93,13 +96,12 @@ def main(words: list[str]) -> None:
     settings = config.validate(LikelihoodSettings, config.resolve(words, LikelihoodSettings))
     prior = ddpm_prior(settings)
     x_0 = held_out(settings, prior)
-    out = Path(settings.out or f"results/likelihood_{Path(name_of(settings.prior)).stem}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(f"out {out}", error) from None
-    # Opened before the work, so that a place that cannot be written to is refused before it.
-    with whole_file(out / "rate_distortion.png") as hidden:
+    place = settings.out or f"results/likelihood_{Path(name_of(settings.prior)).stem}"
+    stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}
+    # Made before the work, so that a place that cannot be written to is refused before it.
+    folder = WholeFolder(place, overwrite=settings.overwrite, numbered=settings.out is None)
+    with folder:
+        config.dump(stored, folder.path / RUN_FILE)
         found = evaluate(prior, x_0, settings)
         size = "x".join(map(str, x_0.shape[1:]))
         terms = f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each"
@@ -108,9 +110,11 @@ def main(words: list[str]) -> None:
         t = found.t.double().mean(0)
         rate = mean_and_error(found.rate)
         distortion = mean_and_error(found.distortion)
-        write_whole(out / "rate_distortion.csv", csv_text(t, rate, distortion))
-        save_figure(draw(prior.schedule.T - t, rate[0], distortion[0]), hidden)
-    print(f"curve: {out / 'rate_distortion.png'}")
+        write_whole(folder.path / "rate_distortion.csv", csv_text(t, rate, distortion))
+        figure = draw(prior.schedule.T - t, rate[0], distortion[0])
+        with whole_file(folder.path / "rate_distortion.png") as hidden:
+            save_figure(figure, hidden)
+    print(f"curve: {folder.final / 'rate_distortion.png'}")
 
 
 def ddpm_prior(settings: LikelihoodSettings) -> NetworkDenoiser:

@@ -90,7 +90,7 @@ def _found(value: object) -> str:
     return f"{_as_float(value):g}" if abs(_as_float(value)) >= 1e15 else str(value)
 
 
-LARGEST = 1e30  # whose square is still a number in double precision, and in float32 nearly so
+LARGEST = 1e15  # whose square is a number in float32, also when it is summed over an image
 FINITE = Range(-LARGEST, LARGEST)
 INTEGER = Range(-LARGEST, LARGEST, integer=True)
 POSITIVE = Range(0, LARGEST, above_low=True)

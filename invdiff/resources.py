@@ -1,4 +1,4 @@
-"""What ships with the package (weights, example images, presets), and the devices of this machine.
+"""What ships with the package (weights, example images, presets), and what this machine has.
 
 A wheel carries ``tasks/``, ``configs/`` and ``examples/`` inside the package; in a checkout they
 lie beside it.
@@ -6,8 +6,9 @@ lie beside it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from invdiff.errors import InputError, brief
 
@@ -90,3 +91,57 @@ def pick_device(name: str) -> torch.device:
             f"{', '.join(known)}"
         )
     return torch.device(name)
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine.
+
+    Example:
+        >>> physical_memory() > 2**20
+        True
+    """
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class Process(NamedTuple):
+    """This process among those that torchrun started.
+
+    Attributes:
+        rank: its number among all.
+        local_rank: its number among those of its machine.
+        processes: how many there are.
+
+    Example:
+        >>> Process(0, 0, 1).processes
+        1
+    """
+
+    rank: int
+    local_rank: int
+    processes: int
+
+
+def this_process() -> Process:
+    """Return what RANK, LOCAL_RANK and WORLD_SIZE in the environment say; without them, one process.
+
+    Raises:
+        InputError: they hold no such numbers.
+    """
+    found: dict[str, int] = {}
+    for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        text = os.environ.get(name, default)
+        if not (text.isascii() and text.isdigit()) or len(text) > 9:
+            raise InputError(
+                f"{name}: found {brief(text)} in the environment, expected a number, as torchrun "
+                f"sets it; or unset {name}"
+            )
+        found[name] = int(text)
+    rank = found["RANK"]
+    local_rank = found["LOCAL_RANK"]
+    count = found["WORLD_SIZE"]
+    if max(rank, local_rank) >= count:
+        raise InputError(
+            f"RANK, LOCAL_RANK, WORLD_SIZE: found {rank}, {local_rank}, {count} in the environment, "
+            "expected ranks below the number of processes, as torchrun sets them; or unset all three"
+        )
+    return Process(rank, local_rank, count)

@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ from tqdm import tqdm
 
 from invdiff import config, registry
 from invdiff.config.signals import held_back
-from invdiff.errors import InputError, first_line
+from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
@@ -240,7 +239,7 @@ def costs_a_line(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the samples are written, and are worth more than this file
-        warnings.warn(f"{path.name}: left out: {first_line(error)}", stacklevel=3)
+        warn(f"{path.name}: left out: {first_line(error)}")
 
 
 def say(text: str) -> None:
@@ -431,7 +430,7 @@ def judge(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
     try:
         return scores(images.clamp(0, 1), truth)
     except InputError as error:
-        warnings.warn(f"metrics: left out: {error}", stacklevel=1)
+        warn(f"metrics: left out: {error}")
         return {}
 
 

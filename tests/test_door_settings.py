@@ -531,7 +531,7 @@ def test_what_likelihood_sees_and_says(
     monkeypatch.chdir(tmp_path)
     spec = PriorSpec((1, 16, 16), NETWORK, "linear", 30, "eps", "learned")
     torch.manual_seed(0)
-    save_prior("small.safetensors", spec.build().network, spec)
+    save_prior(spec.build(), "small.safetensors")
     prior = load_network("small.safetensors", torch.device("cpu"))
     images = torch.rand(5, 1, 16, 12, generator=torch.Generator().manual_seed(1))
     images[0, 0, 0, :2] = torch.tensor([1.01, -0.01])  # what noise has carried beyond is cut

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import NETWORK
 
-from invdiff import check, likelihood, sample, train
+from invdiff import check, evaluate, likelihood, sample, train
 from invdiff.errors import InputError
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
+from invdiff.training import Trainer
 
 
 @pytest.fixture
@@ -128,10 +132,12 @@ LIKELIHOOD = {
     "seed=-1": "seed: found -1",
     "data=no": "no: No such file or directory",
     "device=cuda:99": "device: found 'cuda:99', expected a device of this machine: auto, cpu",
-    "out=file": "out file: cannot be written",
+    "out=file": "out file: exists already and is no folder",
+    "out=data": "out data: exists already; expected another folder, or overwrite=true",
+    "out=data overwrite=true": "out data: holds no config.yaml and so no run",
     "out=file/x": "out file/x: cannot be written",
-    f"out={'x' * 300}": "cannot be written (File name too long)",
-    "out=dangling.png": "out dangling.png: cannot be written",
+    f"out={'x' * 300}": "found a name of 300 bytes, expected at most 220",
+    "out=dangling.png": "out dangling.png: found a link to ",
 }
 
 
@@ -141,7 +147,7 @@ def test_likelihood_refuses_before_the_work(
     folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.setattr(likelihood, "evaluate", None)
-    given = [f"prior={prior}", words]
+    given = [f"prior={prior}", *words.split(" ")]
     if not words.startswith("data="):
         given.append("data=data")
     assert LIKELIHOOD[words] in message(likelihood.main, *given)
@@ -189,3 +195,159 @@ def test_check_refuses_before_the_work(words: str, line: str) -> None:
 
 def test_check_needs_an_operator() -> None:
     assert message(check.main, "seed=1").startswith("operator is missing: expected operator=NAME")
+
+
+# Every setting with every kind of value.
+
+VALUES = [
+    *("-1", "0", "1", "0.5", "99999999999999999999", "1e30", ".nan", ".inf", "-.inf"),
+    *("word", "''", "[]", "[1,2]", "[word]", "{}", "{a: 1}", "null", "true", "a/b.png"),
+]
+
+
+class WorkBegins(Exception):
+    pass
+
+
+def began(*args: object, **kwargs: object) -> None:
+    raise WorkBegins
+
+
+def check_settings(
+    main: Callable[[list[str]], None], words: dict[str, str], settings: type, before: Path
+) -> set[str]:
+    """Try every setting with every value; return those settings of which some value was refused."""
+    refused = set()
+    names = os.listdir(before)
+    for field in fields(settings):
+        for value in VALUES:
+            given = {k: v for k, v in words.items() if k.partition(".")[0] != field.name}
+            given[field.name] = value
+            try:
+                main([f"{key}={text}" for key, text in given.items()])
+            except WorkBegins:
+                pass
+            except InputError as error:
+                line = str(error)
+                assert line and "\n" not in line and len(line) < 1000, (field.name, value, line)
+                refused.add(field.name)
+            except Exception as error:
+                raise AssertionError(f"{field.name}={value}: {error!r}") from error
+            made = set(os.listdir(before)) - {*names, "run"}
+            assert not made or (field.name, made) == ("out", {value}), (field.name, value, made)
+            for name in made:
+                shutil.rmtree(before / name)
+    return refused
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("show", ["samples", "interpolate"])
+def test_every_setting_of_sample(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, show: str
+) -> None:
+    loaded = load_prior(prior)
+    original = sample.load_prior
+    monkeypatch.setattr(
+        sample, "load_prior", lambda name, *_: loaded if name == str(prior) else original(name)
+    )
+    for name in ("generate", "langevin", "progressive", "interpolate"):
+        monkeypatch.setattr(sample, name, began)
+    words = {"prior": str(prior), "show": show, "out": "x.png", "device": "cpu"}
+    if show == "interpolate":
+        words["input"] = "data/0.png,data/1.png"
+    refused = check_settings(sample.main, words, sample.SampleSettings, folder)
+    assert refused == {f.name for f in fields(sample.SampleSettings)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_setting_of_likelihood(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "evaluate", began)
+    words = {"prior": str(prior), "data": "data", "out": "x", "device": "cpu"}
+    refused = check_settings(likelihood.main, words, likelihood.LikelihoodSettings, folder)
+    assert refused == {f.name for f in fields(likelihood.LikelihoodSettings)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_setting_of_train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "run", began)
+    words = {
+        "data": "data",
+        "size": "16",
+        "channels": "1",
+        "out": "run",
+        "network.width": "8",
+        "network.multipliers": "[1]",
+        "network.blocks": "1",
+        "batch": "4",
+        "T": "10",
+        "device": "cpu",
+    }
+
+    def main(given: list[str]) -> None:
+        shutil.rmtree("run", ignore_errors=True)
+        train.main(given)
+
+    refused = check_settings(main, words, train.TrainCommand, folder)
+    assert refused == {f.name for f in fields(train.TrainCommand)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_setting_of_check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "check", began)
+    words = {"operator.name": "denoise", "shape": "[1,4,4]"}
+    refused = check_settings(check.main, words, check.CheckSettings, folder)
+    assert refused == {f.name for f in fields(check.CheckSettings)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_setting_of_evaluate(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "claim", began)
+    loaded = load_prior(prior)
+    original = evaluate.load_prior
+    monkeypatch.setattr(
+        evaluate, "load_prior", lambda name, *_: loaded if name == str(prior) else original(name)
+    )
+    words = {"task": "denoise", "prior": str(prior), "data": "data", "out": "x", "device": "cpu"}
+    refused = check_settings(evaluate.main, words, evaluate.EvaluateSettings, folder)
+    assert refused == {f.name for f in fields(evaluate.EvaluateSettings)}
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"RANK": "abc"}, "RANK: found 'abc' in the environment, expected a number"),
+        ({"WORLD_SIZE": ".."}, "WORLD_SIZE: found '..' in the environment"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK: found '-1' in the environment"),
+        ({"RANK": ""}, "RANK: found '' in the environment"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK, LOCAL_RANK, WORLD_SIZE: found 2, 0, 2"),
+        ({"WORLD_SIZE": "9" * 30}, "WORLD_SIZE: found '999999"),
+    ],
+)
+def test_an_environment_that_torchrun_would_not_make(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], line: str
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert line in message(evaluate.main, "task=inpaint", "data=data")
+    assert line in message(train.main, "data=data", "out=run")
+    assert not Path("run").exists()
+
+
+def test_processes_that_cannot_meet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks without the address of a main process: a variable that another program left."""
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    found = message(train.main, "data=data", "out=run", "device=cpu")
+    assert "processes: found 2 (WORLD_SIZE), which cannot meet" in found

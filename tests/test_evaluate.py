@@ -7,8 +7,6 @@ import hashlib
 import io
 import os
 import shutil
-import signal
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import NETWORK
-from kills import killed_at, operations
 from torch import Tensor
 
 import invdiff.evaluate
@@ -41,7 +38,7 @@ from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
 from invdiff.operators import Denoise
 from invdiff.posterior import Posterior
-from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
+from invdiff.prior.checkpoint import PriorSpec, save_prior
 from invdiff.problem import Problem
 
 
@@ -404,55 +401,6 @@ def test_solve_and_evaluate_measure_alike(tmp_path: Path) -> None:
         alone = pose(cell, image.item.read()[None], [image])
         assert torch.equal(alone.y[0], part.problem.y[b])
         assert torch.equal(alone.measured()[0], part.problem.measured()[b])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_dies_anywhere_goes_on(
-    number: int, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At every file operation: what is there is whole, and the next run ends as if nothing was."""
-
-    def judged(samples: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        return {"PSNR": (samples - truth).square().mean((2, 3, 4))}
-
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-    def restored(problem: Problem, *_: object, **__: object) -> Posterior:
-        return Posterior(problem.y[None], problem, 1, 0.0)
-
-    monkeypatch.setattr(invdiff.evaluate, "scores", judged)
-    monkeypatch.setattr(invdiff.evaluate, "restore", restored)
-    monkeypatch.setattr(invdiff.evaluate, "say", lambda text: None)
-    (tmp_path / "data").mkdir()
-    for n in range(2):
-        write_image(tmp_path / "data" / f"{n}.png", torch.full((1, 16, 16), 0.3 + n / 3))
-    loaded = load_prior(str(prior))
-    monkeypatch.setattr(invdiff.evaluate, "load_prior", lambda *_: loaded)
-
-    def work(out: Path) -> None:
-        main(words(prior, tmp_path / "data", out, *ONE, "batch=1"))
-
-    def content(out: Path) -> dict[str, object]:
-        found = {
-            path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()
-        }
-        rows = results(out, ("seconds",))
-        return {str(k): v for k, v in found.items() if k.suffix in (".png", ".npy", ".yaml")} | {
-            "rows": rows
-        }
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        count = operations(partial(work, tmp_path / "whole"))
-        expected = content(tmp_path / "whole")
-        for n in range(number % 5, count, 6):
-            out = tmp_path / f"{number}-{n}"
-            killed_at(n, number, partial(work, out))
-            if number == signal.SIGTERM:
-                assert not list(out.rglob(".*")), n
-            assert killed_at(10**9, number, partial(work, out)) == 0
-            assert content(out) == expected and not list(out.rglob(".*")), n
 
 
 def test_among_the_best_is_decided_by_paired_differences() -> None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from invdiff import convert
 from invdiff.errors import InputError
-from invdiff.prior import Experts, NetworkDenoiser, PriorSpec, Schedule
-from invdiff.prior.experts import smooth_step
+from invdiff.prior import (
+    Experts,
+    NetworkDenoiser,
+    PriorSpec,
+    Schedule,
+    load_card,
+    load_prior,
+    save_prior,
+)
+from invdiff.prior.experts import joined, smooth_step
 
 LOW = {"name": "gated", "widths": [8], "blocks": [1], "embedding": 4}
 HIGH = {"name": "unet", "width": 8, "multipliers": [1, 1], "blocks": 1}
@@ -20,7 +31,7 @@ NETWORK = {"name": "experts", "low": LOW, "high": HIGH, "mix": [0.15, 0.3]}
 
 def spec(**changes: object) -> PriorSpec:
     given = {"shape": (2, 8, 8), "network": NETWORK, "schedule": "cosine", "target": "v", **changes}
-    return PriorSpec(**given)  # type: ignore[arg-type]
+    return PriorSpec(**given)
 
 
 def experts(dtype: torch.dtype = torch.float64) -> Experts:
@@ -34,7 +45,7 @@ def experts(dtype: torch.dtype = torch.float64) -> Experts:
 
 
 def prior_of(network: torch.nn.Module, target: str) -> NetworkDenoiser:
-    return NetworkDenoiser(network, (2, 8, 8), Schedule.cosine(), target, 4, clip=False)  # type: ignore[arg-type]
+    return NetworkDenoiser(network, (2, 8, 8), Schedule.cosine(), target, 4, clip=False)
 
 
 def images(n: int = 2) -> Tensor:
@@ -143,3 +154,75 @@ def test_it_is_part_of_a_schedule(tmp_path: Path) -> None:
 def test_wrong_settings(network: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         spec(network=json.loads(json.dumps(network))).make_network()
+
+
+# One file.
+
+
+def expert_and_prior() -> tuple[NetworkDenoiser, NetworkDenoiser]:
+    torch.manual_seed(0)
+    low = PriorSpec((2, 8, 8), LOW, "cosine", target="eps").build()
+    high = PriorSpec((2, 8, 8), HIGH, "cosine", target="v").build()
+    for prior in (low, high):
+        for p in prior.parameters():
+            if not bool(p.any()):
+                p.data.normal_(0, 0.1)
+        prior.eval().requires_grad_(False)
+    assert isinstance(low, NetworkDenoiser) and isinstance(high, NetworkDenoiser)
+    return low, high
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 1.0])
+def test_joined_priors_are_both_of_them(tmp_path: Path, sigma: float) -> None:
+    low, high = expert_and_prior()
+    prior = joined(low, high, (0.15, 0.3))
+    save_prior(prior, tmp_path / "both.safetensors")
+    loaded = load_prior(tmp_path / "both.safetensors")
+    x = images().float()
+    u = min(max(math.log(sigma / 0.15) / math.log(2), 0), 1)
+    w = 3 * u**2 - 2 * u**3
+    expected = (1 - w) * _unclipped(low)(x, sigma) + w * _unclipped(high)(x, sigma)
+    torch.testing.assert_close(prior(x, sigma), expected.clamp(0, 1), rtol=0, atol=1e-4)
+    assert torch.equal(loaded(x, sigma), prior(x, sigma))
+
+
+def _unclipped(prior: NetworkDenoiser) -> NetworkDenoiser:
+    return NetworkDenoiser(
+        prior.network, prior.shape, prior.schedule, prior.target, prior.stride, clip=False
+    )
+
+
+def test_the_command_joins_two_files(tmp_path: Path) -> None:
+    low, high = expert_and_prior()
+    save_prior(low, tmp_path / "low.safetensors")
+    save_prior(high, tmp_path / "high.safetensors", {"source": "noise", "licence": "MIT"})
+    out = tmp_path / "both.safetensors"
+    words = [
+        f"prior={tmp_path}/high.safetensors",
+        f"expert={tmp_path}/low.safetensors",
+        f"out={out}",
+    ]
+    convert.main([*words, "mix=[0.1,0.4]"])
+    x = images().float()
+    assert torch.equal(load_prior(out)(x, 0.2), joined(low, high, (0.1, 0.4))(x, 0.2))
+    card = load_card(out)
+    content = (tmp_path / "low.safetensors").read_bytes()
+    assert card["expert"]["mix"] == [0.1, 0.4] and card["licence"] == "MIT"
+    assert list(card["expert"]["sha256"].values()) == [hashlib.sha256(content).hexdigest()]
+
+
+def test_what_cannot_be_joined() -> None:
+    low, high = expert_and_prior()
+    with pytest.raises(InputError, match="expert: predicts v .* expected eps alone"):
+        joined(high, high)
+    with pytest.raises(InputError, match="prior: predicts eps .* expected v alone"):
+        joined(low, low)
+    gray = PriorSpec((1, 8, 8), LOW, "cosine", target="eps").build()
+    with pytest.raises(InputError, match="expert: found 1 channels, expected 2"):
+        joined(gray, high)
+    linear = PriorSpec((2, 8, 8), LOW, "linear", target="eps").build()
+    with pytest.raises(InputError, match="expert: has another schedule"):
+        joined(linear, high)
+    low.described = None
+    with pytest.raises(InputError, match="expert: found a NetworkDenoiser, expected one of a reg"):
+        joined(low, high)

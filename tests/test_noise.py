@@ -239,7 +239,7 @@ def test_the_misfit_of_the_truth_is_one(model: NoiseModel) -> None:
     assert abs(float(terms.mean()) - 1) < 5 * float(terms.std()) / math.sqrt(N) + 4 / photons
 
 
-@pytest.mark.parametrize("sigma", [-0.1, math.nan, math.inf])
+@pytest.mark.parametrize("sigma", [-0.1, math.nan, math.inf, 1e30])
 def test_bad_sigma(sigma: float) -> None:
     with pytest.raises(InputError, match="noise sigma: found"):
         Gaussian(sigma)

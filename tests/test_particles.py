@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 
 import oracles
@@ -13,7 +14,11 @@ import pytest
 import torch
 from test_solvers_golden import BATCH, OPERATORS, PRIOR, SHAPE, run
 
-from invdiff.noise import Gaussian
+from invdiff import inference
+from invdiff.errors import InputError
+from invdiff.noise import Gaussian, Poisson
+from invdiff.operators import Denoise
+from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import TDS, MCGDiff
 from invdiff.solvers.tools.smc import Particles, Population
@@ -119,3 +124,45 @@ def test_populations(method: Callable, kind: type[Population], name: str, sigma:
         torch.testing.assert_close(
             x, (expected + 1) / 2, rtol=1e-7, atol=1e-8, msg=lambda m, k=k: f"step {k + 1}: {m}"
         )
+
+
+def test_particles_that_do_not_fit_are_refused_and_many_are_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 1x4x4 in float32, 16 tensors of 5,000 particles need 5.12 MB."""
+    check = inference.check_particles
+    for kind in (TDS, MCGDiff):
+        solver = kind(steps=2, particles=5000)
+        monkeypatch.setattr(inference, "physical_memory", lambda: 5_120_000)
+        with pytest.warns(UserWarning, match="solver particles: found 5000 behind each sample"):
+            check(solver, (1, 4, 4))
+        monkeypatch.setattr(inference, "physical_memory", lambda: 5_119_999)
+        with pytest.raises(InputError, match="solver particles: found 5000 of 1x4x4, which need"):
+            check(solver, (1, 4, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(TDS(steps=2, particles=1000), (1, 4, 4))
+
+
+def test_restore_looks_at_the_particles_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "physical_memory", lambda: 10_000)
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(0.1), torch.zeros(1, 1, 4, 4))
+    prior = oracles.denoiser(oracles.exponential_prior((1, 4, 4)), (1, 4, 4)).float()
+    with pytest.raises(InputError, match="solver particles: found 50"):
+        inference.restore(problem, prior, TDS(steps=2, particles=50))
+
+
+def test_the_misfit_under_the_widest_noise_is_a_number() -> None:
+    problem = Problem.simulate(
+        torch.full((2, 3, 64, 64), 0.5), Denoise((3, 64, 64)), Gaussian(1e15), 0
+    )
+    misfit = problem.misfit(torch.full((2, 3, 64, 64), 0.5))
+    assert bool(((misfit - 1).abs() < 0.1).all()), misfit
+    with pytest.raises(InputError, match="found 1e\\+30.*, expected a number from 0 to 1e\\+15"):
+        Gaussian(1e30)
+    for peak in (1e-30, 1e30):
+        with pytest.raises(InputError, match="noise peak: found .*, from 1e-15 to 1e\\+15"):
+            Poisson(peak)
+    for peak in (1e-15, 1e15):
+        problem = Problem(Denoise((1, 4, 4)), Poisson(peak), torch.zeros(1, 1, 4, 4))
+        assert bool(problem.misfit(torch.full((1, 1, 4, 4), 0.5)).isfinite().all())

@@ -44,10 +44,10 @@ def message_of(call: Callable[[], Any]) -> str:
     [
         (COUNT, [1, 2, MAX_COUNT, np.int64(7)], [0, -1, MAX_COUNT + 1, 10**400, -(10**400), 1.5]),
         (SHARE, [0, 0.0, 0.5, 1, np.float32(0.25)], [-1e-9, 1 + 1e-9, math.inf, -math.inf]),
-        (POSITIVE, [1e-300, 1, 1e30], [0, -1.0, math.inf, 2e30]),
-        (NOT_NEGATIVE, [0, 1e30], [-1e-300, math.inf]),
+        (POSITIVE, [1e-300, 1, 1e15], [0, -1.0, math.inf, 2e15, 1e30]),
+        (NOT_NEGATIVE, [0, 1e15], [-1e-300, math.inf]),
         (LEVEL, [1e-9, math.inf], [0, -1]),
-        (FINITE, [-1e30, 0, 1e30], [math.inf, -math.inf, 10**400]),
+        (FINITE, [-1e15, 0, 1e15], [math.inf, -math.inf, 10**400]),
         (INTEGER, [-(10**9), 0], [0.5, 10**31]),
         (Range(0, 1, below_high=True), [0, 0.999], [1, 1.0]),
         (Range(0, 1, above_low=True), [0.001, 1], [0]),

@@ -5,13 +5,11 @@ Fréchet distance: Dowson and Landau 1982, https://doi.org/10.1016/0047-259X(82)
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 from invdiff.evaluation.lpips import alexnet_features, lpips, lpips_obstacle
 from invdiff.evaluation.pixels import SSIM_WINDOW, as_floats, coverage, crps, psnr, seam_ratio, ssim
 
@@ -64,7 +62,7 @@ def scores(samples: Tensor | np.ndarray, truth: Tensor | np.ndarray) -> dict[str
     if obstacle is None:
         metrics["LPIPS"] = lpips
     else:
-        warnings.warn(f"LPIPS is left out: {obstacle.removeprefix('LPIPS: ')}", stacklevel=2)
+        warn(f"LPIPS is left out: {obstacle.removeprefix('LPIPS: ')}")
     if min(truth.shape[-2:]) >= SSIM_WINDOW:
         metrics["SSIM"] = ssim
     batches = range(0, len(flat), at_once)

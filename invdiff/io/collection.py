@@ -13,7 +13,6 @@ means the same in all of them.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 from invdiff.io.dicom import is_dicom
 from invdiff.io.names import label, natural_order, split_name
 from invdiff.io.pictures import Picture, read_picture, size, to_channels
@@ -135,7 +134,7 @@ def read_pictures(path: str | Path, *, rule: FloatRule = IMAGES) -> list[Picture
             pictures.append(read_picture(file, rule=rule))
             paths.append(file)
         except InputError as error:
-            warnings.warn(f"skipped {error}", stacklevel=3)
+            warn(f"skipped {error}")
     if not pictures:
         raise InputError(
             f"{path}: found no readable image, expected files ending in {', '.join(SUFFIXES)}"
@@ -277,7 +276,7 @@ def collect(path: str | Path, *, recursive: bool = False) -> list[Item]:
         try:
             picture = read_picture(file)
         except InputError as error:
-            warnings.warn(f"skipped {error}", stacklevel=2)
+            warn(f"skipped {error}")
             continue
         counts.append((file, len(picture), picture.units is not None))
         if picture.units is not None:

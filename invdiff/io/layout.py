@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 
 # Orders of axes: the library's own first.
 _AXES = ("BCHW", "CHW", "HWC", "BHWC", "HW", "BHW")
@@ -147,9 +146,8 @@ pictures in [0, 1]: divide 0..255 by 255
     keeps_brightness = bool(((of_white - 1).abs() < 1e-3).logical_or(of_white == 0).all())
     room = _OVERSHOOT + noise
     if top > 0 and keeps_brightness and (low < -room or high > 1 + room):
-        warnings.warn(
-            f"{found} pictures in [0, 1] and their noise: if they are on [-1, 1], map them by (x + 1) / 2",
-            stacklevel=3,
+        warn(
+            f"{found} pictures in [0, 1] and their noise: if they are on [-1, 1], map them by (x + 1) / 2"
         )
 
 

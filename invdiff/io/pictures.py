@@ -9,7 +9,6 @@ channel without compositing; `read_picture` keeps it, with the depth, the units 
 from __future__ import annotations
 
 import stat
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, first_line
+from invdiff.errors import InputError, first_line, warn
 from invdiff.io.formats import EXPECTED, decode
 from invdiff.io.names import label, split_name
 from invdiff.io.nifti import with_smaller_voxels
@@ -220,7 +219,7 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
             f"{path}: cannot be read ({first_line(error)}), expected {EXPECTED}"
         ) from error
     for note in (*pixels.notes, *_told(pixels, picture)) if notes else ():
-        warnings.warn(f"{path}: {note}", stacklevel=2)
+        warn(f"{path}: {note}")
     return picture
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and files of JSON.
 
 Content is written under a hidden name beside its place, and renamed once it is complete: a reader
 sees the old content or the new, and a killed process leaves nothing but a hidden name, which the
@@ -18,16 +18,18 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
-import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Any
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, first_line, shown, warn
 from invdiff.io import lock
 from invdiff.io.lock import release, try_lock
 
@@ -96,15 +98,16 @@ def whole_file(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     hidden = _hidden_name(target)
     held = None
     try:
-        _sweep_once(target.parent, os.getpid())
-        held = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        try_lock(held)
-        yield hidden
-        _to_disk(hidden)
-        if replace:
-            os.replace(hidden, target)
-        else:
-            _rename_new(hidden, target)
+        with cleaned_by_signals():
+            _sweep_once(target.parent, os.getpid())
+            held = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            try_lock(held)
+            yield hidden
+            _to_disk(hidden)
+            if replace:
+                os.replace(hidden, target)
+            else:
+                _rename_new(hidden, target)
     except FileExistsError:
         raise
     except OSError as error:
@@ -154,6 +157,28 @@ def write_json(path: str | Path, value: object) -> None:
         {'PSNR': [20.5, None]}
     """
     write_whole(path, json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "card.json"
+        >>> write_json(path, {"T": 1000})
+        >>> read_json(path)
+        {'T': 1000}
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}), expected JSON") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found {shown(found)}, expected a JSON object")
+    return found
 
 
 def _plain(value: object) -> object:
@@ -224,6 +249,7 @@ class WholeFolder:
         self._was_empty = os.path.isdir(self._place) and not overwrite
         self._made: list[Path] = []
         self._held: int | None = None
+        self._signals = contextlib.ExitStack()
         self.path = self._place  # until the block begins
 
     def _check(self) -> None:
@@ -270,6 +296,7 @@ class WholeFolder:
     def __enter__(self) -> WholeFolder:
         self.path = _hidden_name(self._place)
         try:
+            self._signals.enter_context(cleaned_by_signals())
             self._make_parents()
             sweep(self._place.parent)
             self.path.mkdir()
@@ -338,10 +365,7 @@ class WholeFolder:
         is_link = self._place.name != self.final.name
         final = place if is_link else self.final.with_name(place.name)
         if not self.numbered:
-            warnings.warn(
-                f"{self.label} {self.final}: exists meanwhile; the results are in {final}",
-                stacklevel=3,
-            )
+            warn(f"{self.label} {self.final}: exists meanwhile; the results are in {final}")
         self.final = final
 
     def _clean(self) -> None:
@@ -353,6 +377,7 @@ class WholeFolder:
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        self._signals.close()
 
 
 _LIVE: dict[Path, int] = {}  # the hidden names of this process, and its number
@@ -368,6 +393,33 @@ def clean_up() -> None:
         if process == os.getpid():
             _remove(hidden)
     lock.clean_up()
+
+
+@contextlib.contextmanager
+def cleaned_by_signals() -> Iterator[None]:
+    """Call `clean_up` where SIGTERM or SIGHUP ends the process inside the block.
+
+    The process ends as it would without this. Signals that have a handler, or are ignored, are left
+    alone; so are all of them outside of the main thread, where Python allows no handlers.
+    """
+
+    def clean(number: int, frame: FrameType | None) -> None:
+        clean_up()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        named = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+        ours = [n for n in named if n is not None and signal.getsignal(n) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, clean)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is clean:  # nobody has set another one meanwhile
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _remove(hidden: Path) -> None:

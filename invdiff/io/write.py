@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from invdiff.errors import InputError, check_type, first_line
+from invdiff.errors import InputError, check_type, first_line, warn
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
 from invdiff.io.layout import FULL_SCALE
 from invdiff.io.names import split_name
@@ -200,10 +200,9 @@ def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
             f"{path}: found NaN or infinite values, expected finite ones for {bits} bits"
         )
     if values.size and not IMAGES.holds(values):
-        warnings.warn(
+        warn(
             f"{path}: found values from {values.min():g} to {values.max():g}, expected [0, 1]: "
-            "what is beyond is clipped",
-            stacklevel=4,
+            "what is beyond is clipped"
         )
     levels: np.ndarray = np.rint(np.clip(values.astype(np.float64), 0, 1) * (2**bits - 1))
     return levels.astype(np.uint8 if bits == 8 else np.uint16)
@@ -220,10 +219,9 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
     suffix = split_name(path)[1]
     if suffix.startswith(".nii"):
         if picture.header is None:
-            warnings.warn(
+            warn(
                 f"{picture.name}: its place and the size of its voxels are not known: the NIfTI "
-                "file has voxels of 1 mm at the origin",
-                stacklevel=4,
+                "file has voxels of 1 mm at the origin"
             )
         path.write_bytes(encode_nifti(array[..., 0], picture.header, compress=suffix == ".nii.gz"))
         return

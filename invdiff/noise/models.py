@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.arguments import number, positive_number, real_array
+from invdiff.arguments import number, real_array
 from invdiff.errors import InputError
 from invdiff.noise.level import estimate_sigma
+from invdiff.ranges import LARGEST
 from invdiff.registry import register
 from invdiff.rng import Streams
 
@@ -103,18 +104,19 @@ class Gaussian(NoiseModel):
     sigma: float | Literal["auto"] | Tensor | np.ndarray
 
     def __post_init__(self) -> None:
-        expected = "a number >= 0 on the [0, 1] scale"
+        expected = f"a number from 0 to {LARGEST:g} on the [0, 1] scale"
         if isinstance(self.sigma, str) and self.sigma == "auto":
             return
         if not isinstance(self.sigma, Tensor | np.ndarray | list | tuple) or not np.ndim(
             self.sigma
         ):
-            sigma = number("noise sigma", self.sigma, lambda v: 0 <= v < math.inf, expected)
+            sigma = number("noise sigma", self.sigma, lambda v: 0 <= v <= LARGEST, expected)
             object.__setattr__(self, "sigma", sigma)
             return
         levels = real_array("noise sigma", self.sigma)
-        if bool((levels < 0).any()) or not levels.numel():
-            found = float(levels.min()) if levels.numel() else "no number"
+        outside = levels[(levels < 0) | (levels > LARGEST)]
+        if outside.numel() or not levels.numel():
+            found = float(outside[0]) if outside.numel() else "no number"
             raise InputError(f"noise sigma: found {found}, expected {expected}")
         if not isinstance(self.sigma, Tensor) or not self.sigma.is_floating_point():
             object.__setattr__(self, "sigma", levels)
@@ -393,8 +395,14 @@ def normal_log_density(error: Tensor, sigma: float | Tensor) -> Tensor:
 
 
 def _keep_positive(model: NoiseModel, name: str, expected: str) -> None:
-    """Keep a setting of a frozen model as a float; InputError unless it is positive and finite."""
-    value = positive_number(f"noise {name}", getattr(model, name), f"a positive {expected}")
+    """Keep a setting of a frozen model as a float; InputError unless it is positive.
+
+    Neither its square nor that of its inverse leaves the numbers of float32.
+    """
+    expected = f"a positive {expected}, from {1 / LARGEST:g} to {LARGEST:g}"
+    value = number(
+        f"noise {name}", getattr(model, name), lambda v: 1 / LARGEST <= v <= LARGEST, expected
+    )
     object.__setattr__(model, name, value)
 
 

@@ -7,7 +7,6 @@ relative residual ||b - A x|| / ||b|| is computed anew, and a warning names one 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 
 MAX_ITERATIONS = 500
 LARGEST_RESIDUAL = 1e-3  # a warning names solutions of a larger relative residual
@@ -69,12 +68,11 @@ def warn_of_worst(solutions: list[Solution]) -> None:
         return
     worst = max(bad)
     among = f" (the largest of {len(bad)}, out of {len(solutions)} solutions)"
-    warnings.warn(
+    warn(
         f"conjugate gradients: found a relative residual of {worst.residual:.1e} after "
         f"{worst.iterations} iterations in {str(worst.dtype).removeprefix('torch.')}"
         f"{among if len(solutions) > 1 else ''}, expected at most {LARGEST_RESIDUAL:.0e}; "
-        "more damping, or float64, helps",
-        stacklevel=3,
+        "more damping, or float64, helps"
     )
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from invdiff.errors import InputError, brief, first_line, shown, warn
-from invdiff.io.whole import write_whole
+from invdiff.io.whole import read_json, write_whole
 from invdiff.prior.classifier import Classifier, NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance, check_target
 from invdiff.prior.denoiser import (
@@ -644,15 +644,7 @@ def load_card(name: str | Path) -> dict[str, Any]:
         'MIT'
     """
     path = find_prior(name).with_suffix(".json")
-    if not path.is_file():
-        return {}
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"card {path}: not readable as JSON ({error})") from None
-    if not isinstance(card, dict):
-        raise InputError(f"card {path}: found {shown(card)}, expected an object")
-    return card
+    return read_json(path) if path.is_file() else {}
 
 
 def _check_spec(spec: PriorSpec | ClassifierSpec) -> None:

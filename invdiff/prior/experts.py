@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.errors import InputError, shown
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
 from invdiff.prior.gated import LogSigma
 from invdiff.prior.schedule import Schedule
 from invdiff.registry import lookup, names_code, register
@@ -134,3 +135,64 @@ def make_network(
     if all(weight.ndim != 4 for weight in network.parameters()):  # no convolution of images
         raise InputError(f"{name}: found the network {kind}, expected one of images")
     return network
+
+
+def joined(
+    low: Denoiser, high: Denoiser, mix: tuple[float, float] = (0.15, 0.3)
+) -> NetworkDenoiser:
+    """Return one prior of an expert for low noise and a prior for the rest, with their weights.
+
+    Args:
+        low: the expert, which predicts eps, such as a run with ``sigma_range`` leaves it.
+        high: the prior for high noise, which predicts v.
+        mix: noise levels of pixels in [0, 1] between which both are mixed.
+
+    Raises:
+        InputError: they predict something else, or differ in their channels or their schedule; or
+            their networks have no names, as those of one's own.
+
+    Example:
+        >>> from invdiff.prior import PriorSpec
+        >>> gated = {"name": "gated", "widths": [8], "blocks": [1]}
+        >>> low = PriorSpec((1, 8, 8), gated, "cosine", target="eps").build()
+        >>> high = PriorSpec((1, 8, 8), {"name": "unet", "width": 8}, "cosine", target="v").build()
+        >>> joined(low, high)(torch.rand(1, 1, 8, 8), 0.2).shape
+        torch.Size([1, 1, 8, 8])
+    """
+    low, low_network = _described("expert", low, "eps")
+    high, high_network = _described("prior", high, "v")
+    if low.shape[0] != high.shape[0]:
+        raise InputError(f"expert: found {low.shape[0]} channels, expected {high.shape[0]}")
+    if not torch.equal(low.schedule.abar, high.schedule.abar):
+        raise InputError("expert: has another schedule than the prior, expected the same")
+    described = {"name": "experts", "low": low_network, "high": high_network, "mix": list(mix)}
+    network = Experts(high.shape[0], high.schedule, low_network, high_network, mix)
+    network.low.load_state_dict(low.network.state_dict())
+    network.high.load_state_dict(high.network.state_dict())
+    prior = NetworkDenoiser(
+        network.to(next(high.network.parameters()).device).eval().requires_grad_(False),
+        high.shape,
+        high.schedule,
+        "v",
+        network.stride,
+        clip=high.clip,
+        variance=high.variance,
+        value_range=high.value_range,
+    )
+    prior.described = described
+    prior.data_range = high.data_range
+    return prior
+
+
+def _described(
+    name: str, prior: Denoiser, target: str
+) -> tuple[NetworkDenoiser, Mapping[str, Any]]:
+    """Return a prior of a named network that predicts ``target``, and the network's settings."""
+    if not isinstance(prior, NetworkDenoiser) or prior.described is None:
+        found = type(prior).__name__
+        raise InputError(f"{name}: found a {found}, expected one of a registered network")
+    if prior.target != target or prior.variance == "learned":
+        raise InputError(
+            f"{name}: predicts {prior.target} with variance {prior.variance}, expected {target} alone"
+        )
+    return prior, prior.described

@@ -15,16 +15,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
-from warnings import warn
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 from invdiff.io.collection import image_files
 from invdiff.io.pictures import read_picture, to_channels
+from invdiff.resources import physical_memory
 from invdiff.rng import stream_seed
 from invdiff.training.files import (
     DataFile,
@@ -256,10 +256,7 @@ class FolderData(Data):
                 return candidate
             if file not in self._unreadable:
                 self._unreadable.add(file)
-                warn(
-                    f"data: skipped {len(self._unreadable)} unreadable files so far: {images}",
-                    stacklevel=4,
-                )
+                warn(f"data: skipped {len(self._unreadable)} unreadable files so far: {images}")
         raise InputError(
             f"data {self._files[0].path.parent}: found no readable image among {len(self)}"
         )
@@ -364,11 +361,6 @@ def averages(size: int, side: int) -> Tensor:
     end = edges[1:, None].minimum(pixel + 1)
     start = edges[:-1, None].maximum(pixel)
     return ((end - start).clamp_min(0) * size / side).float()
-
-
-def physical_memory() -> int:
-    """Return the bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
@@ -580,7 +572,7 @@ def _renamed(file: DataFile, prefix: str) -> DataFile:
 
 
 def _warn_overlap(source: Path, number: int) -> None:
-    warn(f"data {source}: left out {number} images whose content is also held out", stacklevel=4)
+    warn(f"data {source}: left out {number} images whose content is also held out")
 
 
 def class_names(files: Sequence[DataFile]) -> list[str]:

@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from warnings import warn
 
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 from invdiff.io.pictures import Picture, read_picture
 
 ValueRange = tuple[float, float]
@@ -85,7 +84,7 @@ def look_at_files(
     if not files:
         raise InputError(f"data {folder}: found no readable image among {len(paths)} files")
     if errors:
-        warn(f"data: left out {len(errors)} unreadable files, such as {errors[0]}", stacklevel=3)
+        warn(f"data: left out {len(errors)} unreadable files, such as {errors[0]}")
     return files
 
 
@@ -123,8 +122,7 @@ def check_range(
         )
     warn(
         f"data {source}: found values from {low:g} to {high:g}; what lies outside "
-        f"value_range=[{value_range[0]:g},{value_range[1]:g}] is set to its nearest end",
-        stacklevel=3,
+        f"value_range=[{value_range[0]:g},{value_range[1]:g}] is set to its nearest end"
     )
 
 

@@ -16,14 +16,12 @@ import csv
 import io
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
@@ -38,7 +36,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError, Stopped, check_path, check_type, shown
+from invdiff.errors import InputError, Stopped, check_path, check_type, first_line, shown, warn
 from invdiff.estimate import Estimate
 from invdiff.io.lock import run_lock
 from invdiff.io.pictures import grid
@@ -58,15 +56,16 @@ from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
-from invdiff.resources import pick_device
+from invdiff.resources import physical_memory, pick_device, this_process
 from invdiff.rng import Seed, Streams, stream_seed
 from invdiff.training import averages
-from invdiff.training.data import Data, epoch_order, load_data, physical_memory, to_device
+from invdiff.training.data import Data, epoch_order, load_data, to_device
 from invdiff.training.files import ValueRange, check_value_range, content_hash
 from invdiff.training.objective import Loss, Timesteps, timestep_sampler, training_loss
 from invdiff.training.optimiser import OptimiserName, optimisers
 from invdiff.training.record import RECORD_FILE, DataRecord
 
+LOG_FILE = "log.csv"
 SNAPSHOTS = "averages"  # folder in a run's folder
 
 
@@ -362,7 +361,7 @@ def run_folder(out: Path) -> Iterator[None]:
         raise InputError(f"out {out}: cannot be written (found a file, expected a folder)")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "log.csv").touch()
+        (out / LOG_FILE).touch()
     except OSError as error:
         raise cannot_write(f"out {out}", error) from None
     except ValueError:
@@ -371,8 +370,10 @@ def run_folder(out: Path) -> Iterator[None]:
         with run_lock(out):
             yield
     finally:
-        if made and [path.name for path in out.iterdir()] == ["log.csv"]:  # nothing was trained
-            shutil.rmtree(out, ignore_errors=True)
+        if made and [path.name for path in out.iterdir()] == [LOG_FILE]:  # nothing was trained
+            with suppress(OSError):  # another run may have begun here
+                (out / LOG_FILE).unlink()
+                out.rmdir()
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -391,18 +392,27 @@ def computes_bf16(device: torch.device) -> bool:
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:
     """Return the processes of this run: one, or those that torchrun started."""
+    process = this_process()
     device = pick_device(settings.device)
     if device.index is not None:
         torch.cuda.set_device(device)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(device))
     # Accelerate keeps one precision and one device per program; here each run has its own.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
-        gradient_accumulation_steps=settings.accumulate,
-        dynamo_backend="inductor" if settings.compile else "no",
-    )
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="bf16" if bf16 else "no",
+            gradient_accumulation_steps=settings.accumulate,
+            dynamo_backend="inductor" if settings.compile else "no",
+        )
+    except (ValueError, RuntimeError) as error:  # of what the environment says
+        if process.processes == 1 and "LOCAL_RANK" not in os.environ:
+            raise
+        raise InputError(
+            f"processes: found {process.processes} (WORLD_SIZE), which cannot meet "
+            f"({first_line(error)}): expected the environment that torchrun sets"
+        ) from None
 
 
 @contextmanager
@@ -505,6 +515,7 @@ class Trainer:
         )
         self.step = 0
         self.losses: list[float] = []  # of the last steps, whose mean is logged
+        self.judged = True  # as far as the step asks for it
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         schedule = self.spec.make_schedule()
         self.timesteps = timestep_sampler(settings.timesteps, schedule, settings.sigma_range).to(
@@ -606,6 +617,10 @@ class Trainer:
                     mininterval=0.1 if sys.stderr.isatty() else 30.0,
                 ) as bar,
             ):
+                if board is not None and not self.judged:
+                    self.judge(board)
+                    self.judged = True
+                    self.save()
                 stopping = False
                 while self.step < s.steps and not stopping:
                     pending.append(self.train_step())
@@ -624,6 +639,8 @@ class Trainer:
                     self.losses = (self.losses + self.finite_losses(pending))[-s.log_every :]
                     pending.clear()
                     stopping = self.in_any_process(bool(signals))
+                    # Judging takes long: a run that is told to stop leaves it to the next one.
+                    self.judged = not (stopping and due[s.eval_every])
                     if board is None:
                         continue
                     if due[s.log_every]:
@@ -646,7 +663,7 @@ class Trainer:
             raise InputError(
                 f"{reason}; stopped at step {self.step}, the run as it was last saved is intact"
             ) from None
-        if self.step < s.steps:
+        if stopping and not (self.step == s.steps and self.judged):
             raise Stopped(
                 signals[0] if signals else signal.SIGINT,
                 f"saved at step {self.step} of {s.steps}; the same command continues",
@@ -873,7 +890,7 @@ class Trainer:
 
     def log(self, board: SummaryWriter, **values: float) -> None:
         """Append to log.csv (step, name, value) and to the TensorBoard events."""
-        with (self.out / "log.csv").open("a", newline="") as file:
+        with (self.out / LOG_FILE).open("a", newline="") as file:
             for name, value in values.items():
                 csv.writer(file).writerow([self.step, name, f"{value:.6g}"])
                 board.add_scalar(name, value, self.step)
@@ -881,12 +898,20 @@ class Trainer:
     # Saving.
 
     def save(self) -> None:
-        """Write state.pt and prior.safetensors, each whole or not at all."""
+        """Write prior.safetensors and state.pt, each whole or not at all.
+
+        The state is the last to be written: a run that is killed between the two does its last
+        steps again, and ends with a prior that belongs to its state.
+        """
         if self.settings.ema == "auto":
             self.make_average(self.width)
+        prior = self.spec.around(self.averaged)
+        save_prior(prior, self.out / PRIOR_FILE, dtype=torch.float16)
         state = {
             "settings": self._identity(),
             "step": self.step,
+            "judged": self.judged,
+            "logged": (self.out / LOG_FILE).stat().st_size,
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -898,8 +923,6 @@ class Trainer:
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
         write_whole(self.out / "state.pt", content.getbuffer())
-        prior = self.spec.around(self.averaged)
-        save_prior(prior, self.out / PRIOR_FILE, dtype=torch.float16)
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share.
@@ -927,19 +950,20 @@ class Trainer:
                 optimiser.load_state_dict(held)
             self.timesteps.load_state_dict(state.get("timesteps", {}))
             self.losses = state.get("losses", torch.empty(0)).tolist()
+            self.judged = state.get("judged", True)
             for average, weights in zip(self.running, state.get("running", []), strict=True):
                 average.resume(self.step, weights)
             self.width = state.get("width", self.width)
         elif self.settings.init is not None:
             self._take_weights_of(self.settings.init)
-        if self.accelerator.is_main_process:
-            self._shorten_log()
+        if main:
+            self._shorten_log(None if state is None else state.get("logged"))
 
     def _saved_state(self) -> dict[str, Any] | None:
         """Return the state in ``out``, which must be writable; None where there is none."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "log.csv").touch()
+            (self.out / LOG_FILE).touch()
         except OSError as error:
             raise cannot_write(f"out {self.out}", error) from None
         path = self.out / "state.pt"
@@ -960,16 +984,22 @@ class Trainer:
                 )
         return state
 
-    def _shorten_log(self) -> None:
-        """Remove the lines that a killed run logged after its last state; they are logged again."""
-        lines = (self.out / "log.csv").read_bytes().splitlines(keepends=True)
+    def _shorten_log(self, size: int | None) -> None:
+        """Remove what a killed run logged after its last state, which is logged again.
+
+        Args:
+            size: of the log when the state was written, in bytes; None where the state does not
+                say so, or where there is none.
+        """
+        content = (self.out / LOG_FILE).read_bytes()
+        lines = content[:size].splitlines(keepends=True)
         kept = [
             line
             for line in lines
             if line.endswith(b"\n") and int(line.partition(b",")[0]) <= self.step
         ]
-        if kept != lines:
-            write_whole(self.out / "log.csv", b"".join(kept))
+        if b"".join(kept) != content:
+            write_whole(self.out / LOG_FILE, b"".join(kept))
 
     def _take_weights_of(self, name: str) -> None:
         """Begin with the weights of another prior, each of which must fit."""
@@ -1020,11 +1050,10 @@ def check_labels(settings: TrainSettings, data: Data) -> None:
             f"data {settings.data}: found labels up to {int(data.labels.max())}, {expected}"
         )
     if 0 < len(data.classes) < settings.classes:
-        warnings.warn(
+        warn(
             f"data {settings.data}: found {len(data.classes)} sub-folders "
             f"({', '.join(data.classes[:20])}) for network.classes={settings.classes}; the other "
-            "labels are never met",
-            stacklevel=2,
+            "labels are never met"
         )
 
 

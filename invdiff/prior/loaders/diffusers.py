@@ -6,7 +6,6 @@ is not needed to read it. https://huggingface.co/docs/diffusers/api/models/unet2
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.io.whole import read_json
 from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.edm import Preconditioning
 from invdiff.prior.loaders.common import (
@@ -178,17 +178,6 @@ def weight_file(folder: Path) -> Path:
     if len(others) == 1:
         return others[0]
     raise InputError(f"prior {folder}: found no weights, expected {_WEIGHT_FILES[0]}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the settings in a JSON file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}), expected JSON") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: found a {type(found).__name__}, expected settings")
-    return found
 
 
 def network_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
