@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invdiff.diagnostics.fit import not_finite
-from invdiff.errors import InputError, check_callback, check_integer, check_type
+from invdiff.errors import InputError, check_callback, check_integer, check_type, warn
 from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels

@@ -31,7 +31,7 @@ from invdiff.operators import (
     MaskRandom,
     Operator,
 )
-from invdiff.posterior import thumbnail
+from invdiff.posterior import Posterior, thumbnail
 from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
