@@ -188,3 +188,27 @@ def test_refusals() -> None:
         posterior_sbc(problem.y, DENOISER, Exact())  # type: ignore[arg-type]
     with pytest.raises(invdiff.InputError, match="a Solver"):
         posterior_sbc(problem, DENOISER, "ddnm")  # type: ignore[arg-type]
+
+
+def test_the_centre_is_the_mean_of_the_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    from invdiff.diagnostics import repeated
+
+    seen: list[tuple[Tensor, Tensor]] = []
+    original = repeated._quantities
+
+    def recorded(x: Tensor, problem: Problem, centre: Tensor) -> Tensor:
+        seen.append((x, centre))
+        return original(x, problem, centre)
+
+    monkeypatch.setattr(repeated, "_quantities", recorded)
+    posterior_sbc(problem_of(2), DENOISER, Exact(), repeats=4, samples=3)
+    own = seen[::4]  # then come the 3 samples of the same repeat
+    assert len(own) == 4
+    for i, (_, centre) in enumerate(own):
+        others = torch.stack([own[j][0] for j in range(4) if j != i])
+        torch.testing.assert_close(centre, others.mean(0))
+    x, centre = own[0]
+    values = original(x, problem_of(2), centre)
+    torch.testing.assert_close(values[0], problem_of(2).log_likelihood(x))
+    torch.testing.assert_close(values[1], x.flatten(1).mean(1))
+    torch.testing.assert_close(values[2], (x - centre).flatten(1).norm(dim=1) ** 2)
