@@ -134,13 +134,9 @@ def card_of(settings: ConvertSettings, found: Denoiser | Classifier) -> dict[str
     name = name_of(settings.source)
     files = prior_files(name)
     before = load_card(files[0]) if files and files[0].suffix == SUFFIX else {}
-    sums: dict[str, str] = {}
-    for file in files:
-        sums |= hub.checksums(file) if hub.is_weights(file) else {}
     card = {
+        **hub.origin(name, files),
         **before,
-        "source": before.get("source", hub.pinned(name, files)),
-        "sha256": sums,
         "licence": settings.licence or before.get("licence", UNKNOWN),
         "shape": list(found.shape),
         "parameters": sum(weight.numel() for weight in found.parameters()),

@@ -2,6 +2,7 @@
 
     python -m invdiff.evaluate task=inpaint,sr4 solver=ddnm,dps,diffpir prior=photos data=FOLDER out=results/comparison
     torchrun --nproc-per-node 4 -m invdiff.evaluate ...      (the same; the images are shared out)
+    python -m invdiff.evaluate ... part=3/8                  (a job of eight, without torchrun)
 
 A task or a solver may be a YAML file of one's own; other words, such as noise.sigma=0.05, hold for
 all of them. Image b meets the same mask, kernel and noise under every solver: its measurement is
@@ -29,10 +30,10 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from invdiff import config
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
-from invdiff.inference import PIXELS_AT_ONCE, restore
+from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, check_batch, restore
 from invdiff.io.collection import Item, collect
 from invdiff.io.lock import run_lock
 from invdiff.io.names import label
@@ -52,13 +53,16 @@ from invdiff.io.write import as_float, write_array, write_picture
 from invdiff.operators.base import numbered
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior, prior_files
-from invdiff.prior.denoiser import Denoiser, check_prior
+from invdiff.prior.denoiser import Denoiser, check_prior, state_like
+from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.problem import Problem
-from invdiff.resources import example_images, pick_device, this_process
+from invdiff.resources import example_images
 from invdiff.rng import Seed
+from invdiff.sharing import Share
+from invdiff.solvers import Solver
 
-OF_ALL = ("prior", "data", "images", "out", "device")  # what all cells of a table share
+OF_ALL = ("prior", "data", "images", "out", "part", "device")  # what all cells of a table share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,11 @@ class EvaluateSettings:
         samples: per image; metrics are averaged over them.
         seed: of every random number; the same seed gives the same table.
         out: folder of the results, made or continued.
-        batch: images computed at once, of one size.
+        batch: images computed at once, of one size; "auto" is as many as suit the device.
+        precision: of the network: float32, bf16, tf32 (NVIDIA GPUs); "auto" is bf16 on GPUs that
+            compute in it, but for solvers that take differences of D, else float32.
+        compile: compile the network first (torch.compile), for long runs.
+        part: which part of the work to do, such as 3/8, where no torchrun shares it out.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
 
     Example:
@@ -96,21 +104,25 @@ class EvaluateSettings:
     samples: int = 1
     seed: Seed = 0
     out: str = "results/evaluation"
-    batch: int | None = None
+    batch: int | Literal["auto"] = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
+    part: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("images", "samples", "batch"):
+        for name in ("images", "samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}: found {value}, expected at least 1")
+        check_batch(self.batch)
 
     def identity(self) -> dict[str, Any]:
         """Return what the results of an image depend on, besides the weights and the image.
 
         Files that the settings name are told by their content.
         """
-        free = ("prior", "data", "images", "out", "batch", "device")
+        free = ("prior", "data", "images", "out", "batch", "compile", "part", "device")
         own = {key: value for key, value in asdict(self).items() if key not in free}
         if isinstance(self.prior, PriorWords) and self.prior.told:
             own["prior"] = self.prior.told
@@ -232,28 +244,38 @@ class NumberedImage:
 
 def main(words: list[str]) -> None:
     """Run the command line."""
-    process = this_process()
-    rank = process.rank
     cells = list(read_cells(words))
     settings = cells[0].settings
-    if torch.cuda.is_available():
-        torch.cuda.set_device(process.local_rank % torch.cuda.device_count())
-    prior = load_prior(settings.prior, pick_device(settings.device))
+    share = Share.of(settings.part)
+    prior = load_prior(settings.prior, share.device(settings.device))
     check_prior(prior)
+    cells = [in_one_precision(cell, prior) for cell in cells]
     images = read_data(settings, {row["image"] for cell in cells for row in rows_of(cell)})
     for cell in cells:
         check(cell, images, prior)
     with contextlib.ExitStack() as locks:
         for cell in cells:
             claim(cell)
-            locks.enter_context(run_lock(cell.folder, f".{rank}.lock"))
+            locks.enter_context(run_lock(cell.folder, f".{share.rank}.lock"))
             for folder in (cell.folder, cell.measurements):
                 sweep(folder)
         for cell in cells:
-            evaluate(
-                cell, prior, images[rank :: process.processes], rank, chatty=process.processes == 1
-            )
+            mine = images[share.rank :: share.processes]
+            evaluate(cell, prior, mine, share.rank, chatty=share.processes == 1)
     finish(cells, images)
+
+
+def in_one_precision(cell: Cell, prior: Denoiser) -> Cell:
+    """Return the cell with the precision that its network is computed in, in place of "auto".
+
+    Results of a CPU are so never continued in bf16 on a GPU.
+    """
+    solver: Solver = config.build("solver", cell.settings.solver)
+    execution = Execution(precision=cell.settings.precision, compile=cell.settings.compile)
+    found = execution.resolved(prior, exact=solver.differences)
+    if found not in get_args(Precision):  # of a prior in another type, for which "auto" is the word
+        return cell
+    return replace(cell, settings=replace(cell.settings, precision=cast(Precision, found)))
 
 
 def read_cells(words: list[str]) -> Iterator[Cell]:
@@ -442,7 +464,7 @@ def evaluate(
     lines = (path.read_text(encoding="utf-8") if path.is_file() else "") or table_of([ROW])
     lines += "" if lines.endswith("\n") else "\n"
     finished = len(done)
-    for chunk, truth in chunks(todo, cell.settings.batch):
+    for chunk, truth in chunks(todo, images_at_once(cell.settings.batch, prior)):
         lines += table_of(measure(cell, prior, chunk, truth))
         write_whole(path, lines)
         finished += len(chunk)
@@ -450,8 +472,16 @@ def evaluate(
             say(f"{cell.task} {cell.solver}: {finished} of {len(done) + len(todo)}")
 
 
+def images_at_once(batch: Batch, prior: Denoiser) -> Callable[[int], int]:
+    """Return the function from the values of an image to how many are restored together."""
+    if batch != "auto":
+        return lambda values: batch
+    at_most = VALUES_ON_GPU if state_like(prior).is_cuda else VALUES_AT_ONCE
+    return lambda values: max(1, at_most // values)
+
+
 def chunks(
-    todo: Sequence[NumberedImage], batch: int | None
+    todo: Sequence[NumberedImage], room_for: Callable[[int], int]
 ) -> Iterator[tuple[list[NumberedImage], Tensor]]:
     """Yield neighbours of one size, as many as fit, and their values (B, C, H, W)."""
     chunk: list[NumberedImage] = []
@@ -462,8 +492,7 @@ def chunks(
         except (InputError, OSError) as error:  # it could be read when the run began
             warn(f"skipped {image.name}: {first_line(error)}")
             continue
-        room = batch or max(1, PIXELS_AT_ONCE // x.numel())
-        if chunk and (x.shape != values[0].shape or len(chunk) >= room):
+        if chunk and (x.shape != values[0].shape or len(chunk) >= room_for(x.numel())):
             yield chunk, torch.stack(values)
             chunk = []
             values = []
@@ -492,7 +521,15 @@ def measure(
     else:
         solver = config.build("solver", s.solver)
         posterior = restore(
-            problem, prior, solver, samples=s.samples, seed=s.seed, numbers=numbers, batch=s.batch
+            problem,
+            prior,
+            solver,
+            samples=s.samples,
+            seed=s.seed,
+            numbers=numbers,
+            batch=s.batch,
+            precision=s.precision,
+            compile=s.compile,
         )
         calls = posterior.nfe
         seconds = posterior.seconds / len(chunk)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from invdiff.errors import InputError, check_path, check_type, described, warn
-from invdiff.inference import restore
+from invdiff.inference import Batch, check, restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.names import split_name
 from invdiff.io.pictures import Picture, read_picture
@@ -26,39 +25,12 @@ from invdiff.operators import Operator
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser, check_prior
+from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
+from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver
 
 ForShape: TypeAlias = Callable[[tuple[int, ...]], Operator]
-
-
-@dataclass(frozen=True)
-class _Method:
-    """How each picture is restored."""
-
-    operator: Operator | ForShape
-    noise: NoiseModel
-    prior: Denoiser
-    solver: Solver
-    samples: int
-    seed: int
-
-    def problem(self, picture: Picture) -> Problem:
-        """The problem of a measured picture."""
-        operator = _made_for(self.operator, tuple(picture.values.shape[1:]))
-        return Problem(operator, self.noise, picture.values)
-
-    def restored(self, problem: Problem, first: int = 0) -> Posterior:
-        """The samples of a problem; `first` is the number of its first image among all."""
-        numbers = range(first, first + len(problem))
-        return restore(
-            problem,
-            self.prior,
-            self.solver,
-            samples=self.samples,
-            seed=self.seed,
-            numbers=numbers,
-        )
 
 
 def restore_file(
@@ -71,6 +43,10 @@ def restore_file(
     solver: Solver,
     samples: int = 1,
     seed: int = 0,
+    batch: Batch = "auto",
+    tile: int | Literal["auto"] | None = "auto",
+    precision: Precision = "auto",
+    compile: bool = False,
     overwrite: bool = False,
 ) -> Posterior:
     """Restore the measurement in a file and write the mean of the samples.
@@ -90,6 +66,7 @@ def restore_file(
         solver: the method.
         samples: per image.
         seed: of the samples.
+        batch, tile, precision, compile: as in `invdiff.inference.restore`.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -103,12 +80,21 @@ def restore_file(
     check_path("target", target)
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     check_prior(denoiser)
-    method = _Method(operator, noise, denoiser, solver, samples, seed)
     picture = read_picture(source, rule=MEASUREMENTS)
-    problem = method.problem(picture)
+    problem = _posed(picture, operator, noise)
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
-    posterior = method.restored(problem)
-    restored = picture.with_values(posterior.mean.cpu())
+    posterior = restore(
+        problem,
+        denoiser,
+        solver,
+        samples=samples,
+        seed=seed,
+        batch=batch,
+        tile=tile,
+        precision=precision,
+        compile=compile,
+    )
+    restored = picture.with_values(posterior.mean)
     place = Path(target)
     if not overwrite and os.path.lexists(place):  # since the work began
         place = _free_name(place)
@@ -127,6 +113,11 @@ def restore_folder(
     solver: Solver,
     samples: int = 1,
     seed: int = 0,
+    batch: Batch = "auto",
+    tile: int | Literal["auto"] | None = "auto",
+    precision: Precision = "auto",
+    compile: bool = False,
+    part: str | None = None,
 ) -> list[Path]:
     """Restore every picture of a folder as `restore_file` does; they may differ in size.
 
@@ -134,6 +125,10 @@ def restore_folder(
     warning. Files that have units share one scale, as in `invdiff.io.collection.read_pictures`.
     Images are numbered over all files, in the order of that module; their numbers name their random
     streams.
+
+    Finished samples are kept in ``TARGET.unfinished`` until the target is there: a run that was
+    stopped goes on from them. The processes of torchrun, and those that are given parts, share the
+    samples; the one that finds all of them there makes the target (see `invdiff.sharing`).
 
     Args:
         source: the folder of measurements; its sub-folders are not entered.
@@ -144,34 +139,66 @@ def restore_folder(
         solver: likewise.
         samples: likewise.
         seed: likewise.
+        batch, tile, precision, compile: likewise.
+        part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
 
     Returns:
-        The files written: the sources' names with the suffix that holds all of each (see
-        `invdiff.io.pictures.Picture.suffix`).
+        The files written, by this process or by the last one that shares the work: the sources'
+        names with the suffix that holds all of each (see `invdiff.io.pictures.Picture.suffix`).
 
     Raises:
         InputError: the target exists, the source holds no image, or where `restore_file` does, for
-            any file.
+            any file; ``TARGET.unfinished`` holds samples of other settings, weights or images.
     """
     check_path("source", source)
     check_path("target", target)
+    share = Share.of(part)
     if os.path.lexists(target):
         raise InputError(f"{target}: exists already, expected a new folder")
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     check_prior(denoiser)
-    method = _Method(operator, noise, denoiser, solver, samples, seed)
     pictures = read_pictures(source, rule=MEASUREMENTS)
-    problems = [method.problem(picture) for picture in pictures]  # refused before the work
+    problems = [_posed(picture, operator, noise) for picture in pictures]
+    check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
+    for problem in problems[1:]:
+        solver.check(problem)
     names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
-    with WholeFolder(target, label="target") as folder:
-        number = 0
-        for name, picture, problem in zip(names, pictures, problems, strict=True):
-            posterior = method.restored(problem, number)
-            write_picture(folder.path / name, picture.with_values(posterior.mean.cpu()))
-            number += len(picture)
+    tasks = []
+    number = 0
+    for problem in problems:
+        numbers = range(number, number + len(problem))
+        tasks.append(Task(str(number), problem, numbers))
+        number += len(problem)
+    folder = WholeFolder(target, label="target")
+    wait_for_all()
+    run = SharedRun(
+        final=Path(target),
+        share=share,
+        prior=denoiser,
+        solver=solver,
+        samples=samples,
+        seed=seed,
+        batch=batch,
+        tile=tile,
+        precision=precision,
+        compile=compile,
+        label="target",
+    )
+
+    def publish(posteriors: list[Posterior]) -> None:
+        with folder:
+            for name, picture, posterior in zip(names, pictures, posteriors, strict=True):
+                write_picture(folder.path / name, picture.with_values(posterior.mean))
+
+    run.finish(tasks, publish)
     return [folder.final / name for name in names]
+
+
+def _posed(picture: Picture, operator: Operator | ForShape, noise: NoiseModel) -> Problem:
+    """The problem of a measured picture."""
+    return Problem(_made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values)
 
 
 def _free_name(path: Path) -> Path:

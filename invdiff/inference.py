@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from invdiff.diagnostics.fit import not_finite
-from invdiff.errors import InputError, check_callback, check_integer, check_type, warn
+from invdiff.errors import (
+    InputError,
+    check_callback,
+    check_integer,
+    check_type,
+    described,
+    warn,
+)
+from invdiff.memory import free_memory, peak_of
 from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
@@ -21,6 +31,7 @@ from invdiff.prior.denoiser import (
     outside_inference_mode,
     state_like,
 )
+from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.tiles import tiled
 from invdiff.problem import Problem, stream_numbers
 from invdiff.progress import Meter, metering
@@ -29,15 +40,41 @@ from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step
 from invdiff.solvers.base import first_image
 
-PIXELS_AT_ONCE = 2**18  # of a chunk, unless the caller says otherwise
+Batch = int | Literal["auto"]
+Job = tuple[int, int]  # image b, sample k
+
+VALUES_AT_ONCE = 2**18  # of a batch on a CPU, which is not faster with more
+VALUES_ON_GPU = 2**22
+AMPLE = 2**16  # bytes for each value of a batch: where so many are free, nothing is measured
+SHARE_OF_FREE = 0.6  # of the memory that is free: the rest is for what the first step does not show
 TENSORS_AT_ONCE = 16  # of the size of all particles: states, estimates, gradients, first features
 MANY_PARTICLES = 1000
 MAX_VALUES = 2**33  # of all samples: 32 GiB in float32
 
 
-@torch.inference_mode(False)  # solvers take gradients, which inference mode forbids
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that were drawn together.
+
+    Attributes:
+        jobs: (b, k), the image and the number of each sample.
+        samples: (n, C, H, W), on the CPU.
+        ess: smallest effective sample size of each, (n,); None without particles.
+        calls: images that networks were called on.
+
+    Example:
+        >>> Drawn([(0, 0)], torch.zeros(1, 1, 2, 2), None, calls=20).calls
+        20
+    """
+
+    jobs: list[Job]
+    samples: Tensor
+    ess: Tensor | None
+    calls: float
+
+
+@torch.inference_mode(False)
 @torch.no_grad()
-@one_cg_warning()
 def restore(
     problem: Problem,
     prior: Denoiser,
@@ -45,16 +82,19 @@ def restore(
     *,
     samples: int = 1,
     seed: int = 0,
-    batch: int | None = None,
+    batch: Batch = "auto",
     numbers: Sequence[int] | None = None,
     tile: int | Literal["auto"] | None = "auto",
+    precision: Precision = "auto",
+    compile: bool = False,
     on_step: Callable[[int, int, Step], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Posterior:
     """Draw samples of p(x | y).
 
     Image b, sample k draws from the stream (seed, b, k): a result does not depend on the batch it
-    was computed in, to rounding.
+    was computed in, to rounding. Finished samples leave the prior's device, so that its memory does
+    not grow with their number.
 
     Args:
         problem: operator, noise and measurement y of B images.
@@ -63,18 +103,22 @@ def restore(
         solver: the method.
         samples: K, per image.
         seed: any non-negative integer.
-        batch: images computed at once; by default as many as hold 2^18 values.
+        batch: samples computed at once; "auto" is as many as hold 2^18 values on a CPU and 2^22 on
+            a GPU, or fewer if they would not fit into the free memory, of which the first step of
+            one sample is then the measure.
         numbers: the numbers b that name the images' streams, by default 0..B-1.
         tile: side in pixels of the tiles in which the prior sees larger images, None for none; by
             default 256 above 2^20 pixels, and for a network with attention its training size,
             whenever images are larger than that.
+        precision: of the network: float32, bf16, tf32 or auto; see `invdiff.prior.execution`.
+        compile: whether the network is compiled, see there.
         on_step: called as (steps done, steps in all, step) after every step.
         on_progress: called with the share of the work that is done, at most 1, after every network
             call and every step: a step of a large image, in tiles, can take minutes.
 
     Returns:
-        the samples, (K, B, C, H, W), on the prior's device: in float64 for a prior in float64, else
-        in float32, in which solver and operator work whatever the precision of the network. Where
+        the samples, (K, B, C, H, W), on the CPU: in float64 for a prior in float64, else in
+        float32, in which solver and operator work whatever the precision of the network. Where
         samples contradict the noise level, or some are not finite, a warning says so.
 
     Raises:
@@ -95,18 +139,87 @@ def restore(
         20
     """
     check(problem, prior, solver, samples, seed, batch)
+    started = time.perf_counter()
+    drawn: list[Drawn] = []
+    draw(
+        problem,
+        prior,
+        solver,
+        jobs=all_jobs(len(problem), samples),
+        keep=drawn.append,
+        seed=seed,
+        batch=batch,
+        numbers=numbers,
+        tile=tile,
+        precision=precision,
+        compile=compile,
+        on_step=on_step,
+        on_progress=on_progress,
+    )
+    like = state_like(prior)
+    return gathered(
+        problem.to("cpu", like.dtype), drawn, samples, seconds=time.perf_counter() - started
+    )
+
+
+def all_jobs(images: int, samples: int) -> list[Job]:
+    """Return (b, k) for every sample of every image, image by image."""
+    return [(b, k) for b in range(images) for k in range(samples)]
+
+
+@torch.inference_mode(False)  # solvers take gradients, which inference mode forbids
+@torch.no_grad()
+@one_cg_warning()
+def draw(
+    problem: Problem,
+    prior: Denoiser,
+    solver: Solver,
+    *,
+    jobs: Sequence[Job],
+    keep: Callable[[Drawn], None],
+    seed: int = 0,
+    batch: Batch = "auto",
+    numbers: Sequence[int] | None = None,
+    tile: int | Literal["auto"] | None = "auto",
+    precision: Precision = "auto",
+    compile: bool = False,
+    on_step: Callable[[int, int, Step], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> None:
+    """Draw some samples of some images, batch by batch, as `restore` draws all of them.
+
+    Args:
+        problem, prior, solver: as in `restore`.
+        jobs: (b, k) for each sample: its image and its number.
+        keep: is given the samples of a batch as soon as they are drawn.
+        seed, batch, numbers, tile, precision, compile, on_step, on_progress: as in `restore`.
+
+    Raises:
+        InputError: as in `restore`, but for samples that are not finite.
+    """
+    check(problem, prior, solver, 1, seed, batch)
     check_callback("on_step", on_step)
     check_callback("on_progress", on_progress)
     names = stream_numbers(numbers, len(problem))
+    execution = Execution(precision=precision, compile=compile)
+    prior = execution.around(outside_inference_mode(prior), exact=solver.differences)
     shape = problem.operator.shape
-    prior = match_channels(tiled(outside_inference_mode(prior), shape, tile), shape[0])
+    prior = match_channels(tiled(prior, shape, tile), shape[0])
     like = state_like(prior)
     problem = problem.to(like.device, like.dtype)
-    jobs = [(b, k) for b in range(len(problem)) for k in range(samples)]
-    size = batch or max(1, PIXELS_AT_ONCE // (solver.width * math.prod(shape)))
-    chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
-    started = time.perf_counter()
+    def steps_of(chunk: Sequence[Job]) -> Iterator[Step]:
+        part = problem.select([b for b, _ in chunk])
+        streams = Streams([(seed, names[b], k) for b, k in chunk])
+        return trajectory(part, prior, solver, streams, like)
+
+    if batch == "auto":
+        values = solver.width * math.prod(shape)
+        first = list(jobs[:1])
+        size = fitting(len(jobs), values, like.device, lambda: next(steps_of(first), None))
+        chunks = even_chunks(jobs, size)
+    else:
+        chunks = [list(jobs[start : start + batch]) for start in range(0, len(jobs), batch)]
     meter = Meter(len(chunks) * solver.total_steps, on_progress)
 
     def finish(step: Step) -> None:
@@ -114,28 +227,79 @@ def restore(
         if on_step is not None:
             on_step(meter.steps_done, meter.steps, step)
 
-    ends = []
     with metering(meter):
         for chunk in chunks:
-            part = problem.select([b for b, _ in chunk])
-            streams = Streams([(seed, names[b], k) for b, k in chunk])
-            ends.append(last_step(trajectory(part, prior, solver, streams, like), finish))
+            before = meter.images
+            x, ess = last_step(steps_of(chunk), finish)
+            found = None if ess is None else ess.cpu()
+            keep(Drawn(chunk, x.cpu(), found, meter.images - before))
 
-    def gathered(parts: Sequence[Tensor]) -> Tensor:
+
+def fitting(
+    count: int, values: int, device: torch.device, step_of_one: Callable[[], object]
+) -> int:
+    """Return how many of so many samples are to be drawn at once on a device.
+
+    Args:
+        count: number of samples.
+        values: of the images that the prior sees at once for each sample.
+        device: where they are drawn.
+        step_of_one: the first step of one of them, which is done if its memory must be known.
+    """
+    at_most = VALUES_ON_GPU if device.type == "cuda" else VALUES_AT_ONCE
+    size = min(count, max(1, at_most // values))
+    free = free_memory(device)
+    if size <= 1 or free is None or free >= AMPLE * size * values:
+        return max(1, size)
+    peak = peak_of(step_of_one, device)
+    return size if not peak else max(1, min(size, int(SHARE_OF_FREE * free / peak)))
+
+
+def even_chunks(jobs: Sequence[Job], size: int) -> list[list[Job]]:
+    """Return as few chunks as can be of at most so many jobs, alike in size.
+
+    Example:
+        >>> [len(chunk) for chunk in even_chunks([(0, k) for k in range(7)], 3)]
+        [2, 2, 3]
+    """
+    count = -(-len(jobs) // size)
+    ends = [i * len(jobs) // count for i in range(count + 1)]
+    return [list(jobs[start:end]) for start, end in pairwise(ends)]
+
+
+def gathered(
+    problem: Problem, drawn: Sequence[Drawn], samples: int, *, seconds: float
+) -> Posterior:
+    """Return the samples of all jobs of a problem, in any order, as a posterior.
+
+    Args:
+        problem: on the CPU.
+        drawn: all samples of all images.
+        samples: K.
+        seconds: that they took.
+
+    Raises:
+        InputError: no sample is finite.
+    """
+    jobs = [job for part in drawn for job in part.jobs]
+    order = sorted(range(len(jobs)), key=lambda i: (jobs[i][1], jobs[i][0]))
+
+    def arranged(parts: Sequence[Tensor]) -> Tensor:
         """Return the values of all jobs as (K, B, ...)."""
-        of_jobs = torch.cat(list(parts))
-        return of_jobs.view(len(problem), samples, *of_jobs.shape[1:]).transpose(0, 1)
+        values = torch.cat(list(parts))[order]
+        return values.view(samples, len(problem), *values.shape[1:])
 
-    sizes = [ess for _, ess in ends if ess is not None]
+    sizes = [part.ess for part in drawn if part.ess is not None]
     posterior = Posterior(
-        samples=gathered([x for x, _ in ends]),
+        samples=arranged([part.samples for part in drawn]),
         problem=problem,
-        nfe=round(meter.images / len(jobs)),
-        seconds=time.perf_counter() - started,
-        ess=gathered(sizes) if sizes else None,
+        nfe=round(sum(part.calls for part in drawn) / len(jobs)),
+        seconds=seconds,
+        ess=arranged(sizes) if sizes else None,
     )
-    check_finite(posterior.samples)
-    posterior.warn_of_misfit()
+    with torch.no_grad():
+        check_finite(posterior.samples)
+        posterior.warn_of_misfit()
     return posterior
 
 
@@ -166,7 +330,7 @@ def last_step(
 
 
 def check(
-    problem: Problem, prior: Denoiser, solver: Solver, samples: int, seed: int, batch: int | None
+    problem: Problem, prior: Denoiser, solver: Solver, samples: int, seed: int, batch: Batch
 ) -> None:
     """Raise InputError before any work is done."""
     check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
@@ -174,8 +338,7 @@ def check(
     check_solver(solver)
     check_integer("samples", samples, 1)
     check_integer("seed", seed, 0)
-    if batch is not None:
-        check_integer("batch", batch, 1)
+    check_batch(batch)
     if len(problem) == 0:
         raise InputError("measurement: found 0 images, expected at least 1")
     values = samples * len(problem) * math.prod(problem.operator.shape)
@@ -192,6 +355,15 @@ def check(
             f"to {prior.ladder(1)[0]:.3g} only, expected a solver that begins at an estimate, such as "
             "PnPDM, DiffPIR or DDRM"
         )
+
+
+def check_batch(batch: Any) -> None:
+    """Raise InputError unless an argument is the size of a batch, or "auto"."""
+    if isinstance(batch, str) or batch is None:
+        if batch != "auto":
+            raise InputError(f"batch: found {described(batch)}, expected an integer or 'auto'")
+    else:
+        check_integer("batch", batch, 1)
 
 
 def check_particles(solver: Solver, shape: tuple[int, ...]) -> None:

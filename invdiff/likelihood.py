@@ -21,7 +21,7 @@ import csv
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ from invdiff.io.write import save_figure
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.ddpm import BitsPerDim, RateDistortion
 from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
+from invdiff.prior.execution import Execution
 from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed, Streams
@@ -62,6 +63,9 @@ class LikelihoodSettings:
             already.
         overwrite: replace the run that is in ``out``, in one step, once the new one is there.
         batch: images computed at once.
+        precision: of the network: float32, bf16 or tf32, of which the last two are no reference for
+            a likelihood.
+        compile: compile the network first (torch.compile), for long runs.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
 
     Raises:
@@ -82,6 +86,8 @@ class LikelihoodSettings:
     out: str | None = None
     overwrite: bool = False
     batch: int = 16
+    precision: Literal["float32", "bf16", "tf32"] = "float32"
+    compile: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -94,7 +100,9 @@ class LikelihoodSettings:
 def main(words: list[str]) -> None:
     """Measure what the words of a command line ask for, print it and draw the curve."""
     settings = config.validate(LikelihoodSettings, config.resolve(words, LikelihoodSettings))
-    prior = ddpm_prior(settings)
+    execution = Execution(precision=settings.precision, compile=settings.compile)
+    prior = execution.around(ddpm_prior(settings))
+    assert isinstance(prior, NetworkDenoiser)
     x_0 = held_out(settings, prior)
     place = settings.out or f"results/likelihood_{Path(name_of(settings.prior)).stem}"
     stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}

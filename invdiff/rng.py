@@ -51,6 +51,20 @@ class Streams:
     def __len__(self) -> int:
         return len(self.generators)
 
+    def split(self, size: int) -> list[Streams]:
+        """Return the streams of neighbouring images, at most so many together.
+
+        Example:
+            >>> [len(part) for part in Streams([(0, k) for k in range(5)]).split(2)]
+            [2, 2, 1]
+        """
+        parts = []
+        for start in range(0, len(self), size):
+            part = Streams([])
+            part.generators = self.generators[start : start + size]
+            parts.append(part)
+        return parts
+
     def __call__(self, like: Tensor) -> Tensor:
         """Draw what ``normal`` draws."""
         return self.normal(like)

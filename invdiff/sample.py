@@ -31,6 +31,7 @@ from torch import Tensor
 
 from invdiff import config
 from invdiff.errors import InputError
+from invdiff.inference import Batch, check_batch, fitting
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import Picture, grid, read_image, to_channels
 from invdiff.io.whole import LONGEST_NAME, whole_file
@@ -38,7 +39,8 @@ from invdiff.io.write import check_target, save_figure, write_image
 from invdiff.prior.checkpoint import load_classifier, load_prior
 from invdiff.prior.consistency import check_consistency, consistency_samples
 from invdiff.prior.ddpm import algorithm_2
-from invdiff.prior.denoiser import Denoiser, NetworkDenoiser, check_prior
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser, check_prior, state_like
+from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.guidance import guided
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of
 from invdiff.prior.ncsn import langevin
@@ -80,6 +82,11 @@ class SampleSettings:
             examples.
         t: the timestep at which they are mixed, by default the middle one.
         out: the picture; by default SHOW_PRIOR.png.
+        precision: of the network: float32, bf16, tf32 (NVIDIA GPUs); "auto" is bf16 on GPUs that
+            compute in it, else float32.
+        compile: compile the network first (torch.compile), for long runs.
+        batch: samples of show=samples computed at once, but of langevin; "auto" is as many as
+            suit the device.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
 
     Raises:
@@ -106,9 +113,13 @@ class SampleSettings:
     input: str | None = None
     t: int | None = None
     out: str | None = None
+    precision: Precision = "auto"
+    compile: bool = False
+    batch: int | Literal["auto"] = "auto"
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_batch(self.batch)
         for name in ("n", "steps", "t"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -149,7 +160,8 @@ def main(words: list[str]) -> None:
         check_consistency(prior)
     else:
         check_prior(prior)
-    told = guided(prior, settings.label, settings.guidance, classifier)
+    execution = Execution(precision=settings.precision, compile=settings.compile)
+    told = execution.around(guided(prior, settings.label, settings.guidance, classifier))
     out = Path(settings.out or f"{settings.show}_{Path(name_of(settings.prior)).stem}.png")
     check_out(out, prior)
     # Opened before the work, so that a place that cannot be written to is refused before it.
@@ -221,10 +233,27 @@ def draw_samples(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:
         cost = steps
     else:
         samples = generate(
-            prior, n, steps=steps, sampler=s.sampler, eta=s.eta, spacing=s.spacing, seed=s.seed
+            prior,
+            n,
+            steps=steps,
+            sampler=s.sampler,
+            eta=s.eta,
+            spacing=s.spacing,
+            seed=s.seed,
+            batch=samples_at_once(prior, n, s.batch),
         )
         cost = calls(s.sampler, steps)
     return grid(samples, columns=max(1, round(n**0.5))), cost
+
+
+@torch.no_grad()
+def samples_at_once(prior: Denoiser, n: int, batch: Batch) -> int:
+    """Return how many of n samples are computed at once: as many as suit the device for "auto"."""
+    if batch != "auto":
+        return batch
+    like = state_like(prior)
+    one = like.new_zeros(1, *prior.shape)
+    return fitting(n, one.numel(), like.device, lambda: prior(one, 1.0))
 
 
 def draw_progressive(prior: Denoiser, s: SampleSettings) -> tuple[Tensor, int]:

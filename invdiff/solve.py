@@ -3,14 +3,18 @@
     python -m invdiff.solve task=inpaint
     python -m invdiff.solve task=deblur_gaussian solver=diffpir solver.steps=50 input=photo.png samples=8
     python -m invdiff.solve task=inpaint measurement=y.png operator.mask=mask.png noise.sigma=0.01
+    torchrun --nproc-per-node 4 -m invdiff.solve ...      (the same; the samples are shared out)
+    python -m invdiff.solve ... out=FOLDER part=3/8       (a job of eight, without torchrun)
 
 input= takes clean images, simulates their measurements and reports metrics against them;
 measurement= takes real measurements and needs no ground truth. Without either, the example images
 of the prior are the input. Every run leaves a folder: pictures, posterior.npz, panel.png,
-report.html (to open in a browser), metrics.json and config.yaml, which repeats the run; where
+report.html (to open in a browser), metrics.json and config.yaml, which repeats the run; prior.json,
+the commit and the SHA-256 of a prior of the Hugging Face hub; where
 images differ in size, a folder in it for each size. In metrics.json, numbers that JSON does not have
 (an infinite PSNR) are null. A run that is stopped leaves the sizes that are done, if any, and
-"interrupted": true in its metrics.json.
+"interrupted": true in its metrics.json. One that several processes share keeps the finished samples
+in OUT.unfinished, and the same command goes on from them (docs/clusters.md).
 python -m invdiff.solve task=FOLDER/config.yaml
 """
 
@@ -26,7 +30,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -38,7 +42,7 @@ from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
-from invdiff.inference import restore
+from invdiff.inference import check_batch, restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import label
@@ -49,13 +53,16 @@ from invdiff.operators import Operator
 from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
-from invdiff.prior.checkpoint import load_classifier, load_prior
+from invdiff.prior.checkpoint import load_classifier, load_prior, prior_files
 from invdiff.prior.denoiser import Denoiser, check_prior
+from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.guidance import guided
+from invdiff.prior.loaders import hub
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of, plain
 from invdiff.problem import Problem
-from invdiff.resources import example_images, pick_device
+from invdiff.resources import example_images
 from invdiff.rng import Seed
+from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver
 
 
@@ -84,7 +91,12 @@ class SolveSettings:
         seed: of every random number; the same seed gives the same run.
         out: folder of the results; by default results/TASK, numbered if there is one already.
         overwrite: replace the run that is in ``out``, in one step, once the new one is there.
-        batch: images computed at once.
+        batch: samples computed at once; "auto" is as many as suit the device and its memory.
+        precision: of the network: float32, bf16, tf32 (NVIDIA GPUs); "auto" is bf16 on GPUs that
+            compute in it, but for solvers that take differences of D, else float32.
+        compile: compile the network first (torch.compile), for long runs.
+        part: which part of the work to do, such as 3/8, where no torchrun shares it out; the
+            parts need one ``out``.
         tile: side in pixels of the overlapping tiles in which the prior sees a large image, a
             multiple of the network's stride; null for none. "auto" is 256 above 2^20 pixels, and
             for a prior with attention its training size.
@@ -112,10 +124,16 @@ class SolveSettings:
     seed: Seed = 0
     out: str | None = None
     overwrite: bool = False
-    batch: int | None = None
+    batch: int | Literal["auto"] = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
+    part: str | None = None
     tile: int | Literal["auto"] | None = "auto"
     recompute: bool = False
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch)
 
 
 def main(words: list[str]) -> None:
@@ -127,12 +145,15 @@ def main(words: list[str]) -> None:
             "input, measurement: found both, expected one: clean images or real measurements"
         )
     solver: Solver = config.build("solver", settings.solver)
-    device = pick_device(settings.device)
+    share = Share.of(settings.part)
+    device = share.device(settings.device)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     network = load_prior(settings.prior, device)
     network.recompute(settings.recompute)
     check_prior(network)
     prior = guided(network, settings.label, settings.guidance, classifier)
+    execution = Execution(precision=settings.precision, compile=settings.compile)
+    execution.resolved(prior, exact=solver.differences)  # refused before the work
     parts = pose(settings)
     for part in parts:
         solver.check(part.problem)
@@ -140,7 +161,10 @@ def main(words: list[str]) -> None:
         if part.truth is not None:  # what metrics cannot be had is told before the work
             corner = part.truth[:1, :, :64, :64]
             judge(corner[None], corner)
-    solve_parts(settings, parts, prior, solver)
+    if share == Share() and settings.part is None:
+        solve_parts(settings, parts, prior, solver)
+    else:
+        solve_together(settings, share, parts, prior, solver)
 
 
 def with_mask_operator(words: list[str]) -> list[str]:
@@ -159,32 +183,95 @@ def with_mask_operator(words: list[str]) -> list[str]:
     return [*words, "operator.name=mask_file"]
 
 
+def solve_together(
+    settings: SolveSettings, share: Share, parts: list[Part], prior: Denoiser, solver: Solver
+) -> None:
+    """Draw this process's samples; the process that finds all of them there writes the results.
+
+    Raises:
+        InputError: as `solve_parts`, and for a run of other settings that is not finished.
+    """
+    results_of(settings)  # refused before the work
+    wait_for_all()
+    tasks = [Task(part.size, part.problem, part.numbers) for part in parts]
+    with progress_bar(hidden=not share.speaks) as bar:
+        run = SharedRun(
+            final=place_of(settings),
+            share=share,
+            prior=prior,
+            solver=solver,
+            samples=settings.samples,
+            seed=settings.seed,
+            batch=settings.batch,
+            tile=settings.tile,
+            precision=settings.precision,
+            compile=settings.compile,
+            show=lambda done: bar.update(done - bar.n),
+        )
+        done = run.finish(tasks, lambda drawn: solve_parts(settings, parts, prior, solver, drawn))
+    if not done and settings.part is not None:
+        in_all = sum(settings.samples * len(part.problem) for part in parts)
+        say(
+            f"part {settings.part}: done; {run.count(tasks)} of {in_all} samples are in {run.folder}"
+        )
+
+
+def place_of(settings: SolveSettings) -> Path:
+    """Return the folder of the results, which gets a number where it exists and was not named."""
+    return Path(settings.out or Path("results") / run_name(settings))
+
+
+def results_of(settings: SolveSettings) -> WholeFolder:
+    """Return the folder of the results, not made yet.
+
+    Raises:
+        InputError: it can have no place.
+    """
+    return WholeFolder(
+        place_of(settings), overwrite=settings.overwrite, numbered=settings.out is None
+    )
+
+
 def solve_parts(
-    settings: SolveSettings, parts: list[Part], prior: Denoiser, solver: Solver
+    settings: SolveSettings,
+    parts: list[Part],
+    prior: Denoiser,
+    solver: Solver,
+    drawn: list[Posterior] | None = None,
 ) -> None:
     """Restore the images part by part into the run's folder, and say where it is.
 
     What is finished is kept: a part is written as soon as its samples are drawn, and a run that is
     stopped between parts leaves those that it has, with a ``metrics.json`` that says so.
 
+    Args:
+        settings: of the run.
+        parts: of the images.
+        prior: the denoiser.
+        solver: the method.
+        drawn: the samples of each part, where they were drawn before.
+
     Raises:
         InputError: the folder cannot be written, or the samples of a part.
     """
-    stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}
+    free = ("out", "overwrite", "part")
+    stored = {key: value for key, value in asdict(settings).items() if key not in free}
     stored["prior"] = plain(settings.prior)
     if settings.classifier is not None:
         stored["classifier"] = plain(settings.classifier)
-    place = settings.out or Path("results") / run_name(settings)
     failures: list[InputError] = []
     finished: list[str] = []
-    folder = WholeFolder(place, overwrite=settings.overwrite, numbered=settings.out is None)
+    folder = results_of(settings)
     with contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
+        name = name_of(settings.prior)
+        if hub.recognise(name):
+            write_json(folder.path / "prior.json", hub.origin(name, prior_files(name)))
         text = (folder.path / RUN_FILE).read_text(encoding="utf-8")
         try:
-            for part in parts:
+            for i, part in enumerate(parts):
                 describe(settings, part, solver)
-                posterior = run(settings, part, prior, solver)
+                posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
                 # A signal waits for what is finished to be written, and for the folder's name.
                 held.enter_context(held_back("writing the results"))
                 within = folder.path if len(parts) == 1 else folder.path / part.size
@@ -371,20 +458,25 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     )
 
 
-def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
-    """Draw the samples of a part, with a progress bar."""
+def progress_bar(hidden: bool = False) -> tqdm[NoReturn]:
+    """Return a progress bar of a share of work, from 0 to 1."""
     # A terminal sees every change; a log file a line now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-    with tqdm(
+    return tqdm(
         total=1.0,
-        bar_format=form,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
         dynamic_ncols=True,
         leave=False,
         mininterval=interval,
         delay=1.0,
         smoothing=0.0,
-    ) as bar:
+        disable=hidden,
+    )
+
+
+def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
+    """Draw the samples of a part, with a progress bar."""
+    with progress_bar() as bar:
         return restore(
             part.problem,
             prior,
@@ -393,6 +485,8 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             seed=settings.seed,
             batch=settings.batch,
             tile=settings.tile,
+            precision=settings.precision,
+            compile=settings.compile,
             numbers=part.numbers,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False

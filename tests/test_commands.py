@@ -221,7 +221,10 @@ def test_of_several_processes_the_first_speaks(
     """The others wait, and are stopped meanwhile if the first failed too."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    for rank, line, wait in [("0", "no", []), ("3", "no (process 3)", [2.0])]:
+    for rank, line, wait in [
+        ("0", "no", []),
+        ("3", "no (process 3)", [command.SECONDS_FOR_OTHERS]),
+    ]:
         monkeypatch.setenv("RANK", rank)
         waited.clear()
         with pytest.raises(SystemExit):
@@ -370,7 +373,7 @@ def test_presets_and_classes_in_a_help(tmp_path: Path, monkeypatch: pytest.Monke
         '"""Do."""\nfrom dataclasses import dataclass\n\n@dataclass\nclass S_Settings:\n'
         '    """S."""\n    task: str\n    operator: dict[str, int]\n'
     )
-    monkeypatch.setattr(help, "presets", lambda kind: {"p": f"{kind}."} if kind == "task" else {})
+    monkeypatch.setattr(help, "presets", lambda kind: {"p": f"{kind}."})
     monkeypatch.setattr(
         help,
         "classes",
@@ -389,6 +392,9 @@ def test_presets_and_classes_in_a_help(tmp_path: Path, monkeypatch: pytest.Monke
         "",
         "task=NAME, presets:",
         "  p: task.",
+        "",
+        "operator=NAME, presets:",
+        "  p: operator.",
         "",
         "operator.name=NAME, and its settings:",
         "",
@@ -435,3 +441,10 @@ def test_the_first_comment_of_a_file(tmp_path: Path) -> None:
     ):
         (tmp_path / "x.yaml").write_text(text)
         assert help.first_comment(tmp_path / "x.yaml") == found
+
+
+def test_a_name_with_hyphens_is_not_broken() -> None:
+    text = " ".join(["word"] * 18) + " one-two-three-four"  # 89 columns, and 18
+    first, second = help.wrapped(text, "", "  ")
+    assert second == "  one-two-three-four" and first == " ".join(["word"] * 18)
+    assert help.wrapped("x" * 98, "  ", "") == ["  " + "x" * 98]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import NETWORK
 from torch import Tensor
@@ -45,24 +46,27 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
         {"prior": "fashion", "images": 8, "samples": 4, "seed": 0, "overwrite": False}
-        | {"batch": None, "tile": "auto", "recompute": False, "device": "auto", "out": None}
+        | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
+        | {"precision": "auto", "compile": False, "part": None}
         | {"label": None, "guidance": None, "classifier": None, "input": None, "task": None},
     ),
     evaluate.EvaluateSettings: (
         {"task": "inpaint"},
         {"prior": "fashion", "data": None, "images": None, "samples": 1, "seed": 0}
-        | {"out": "results/evaluation", "batch": None, "device": "auto"},
+        | {"out": "results/evaluation", "batch": "auto", "device": "auto"}
+        | {"precision": "auto", "compile": False, "part": None},
     ),
     sample.SampleSettings: (
         {},
         {"prior": "fashion", "show": "samples", "n": None, "sampler": "ddpm", "steps": None}
         | {"eta": None, "spacing": None, "seed": 0, "input": None, "t": None, "out": None}
-        | {"label": None, "guidance": None, "classifier": None, "device": "auto"},
+        | {"label": None, "guidance": None, "classifier": None, "device": "auto"}
+        | {"batch": "auto", "precision": "auto", "compile": False},
     ),
     likelihood.LikelihoodSettings: (
         {},
         {"prior": "fashion", "data": None, "images": 64, "steps_per_image": 50, "seed": 0}
-        | {"out": None, "batch": 16, "device": "auto"},
+        | {"out": None, "batch": 16, "device": "auto", "precision": "float32", "compile": False},
     ),
     check.CheckSettings: ({}, {"operator": {}, "shape": (3, 64, 64), "seed": 0}),
     train.TrainCommand: ({"data": "x", "out": "y"}, {"train": None, "steps": 10_000, "batch": 64}),
@@ -76,13 +80,16 @@ def test_the_defaults_of_a_command(kind: type) -> None:
     assert {name: getattr(made, name) for name in expected} == expected
 
 
+EXECUTED = {"batch": "auto", "tile": "auto", "precision": "auto", "compile": False}
+
 FUNCTIONS: dict[Any, dict[str, Any]] = {
-    restore: {"samples": 1, "seed": 0, "batch": None, "numbers": None, "tile": "auto"}
+    restore: EXECUTED
+    | {"samples": 1, "seed": 0, "numbers": None}
     | {"on_step": None, "on_progress": None},
-    calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": None}
+    calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": "auto"}
     | {"on_step": None},
-    files.restore_file: {"samples": 1, "seed": 0, "overwrite": False},
-    files.restore_folder: {"samples": 1, "seed": 0},
+    files.restore_file: {"samples": 1, "seed": 0, "overwrite": False} | EXECUTED,
+    files.restore_folder: {"samples": 1, "seed": 0, "part": None} | EXECUTED,
     Problem.simulate: {"seed": 0, "numbers": None},
     write_report: {"truth": None, "names": None, "metrics": None, "config": ""}
     | {"title": "Posterior samples"},
@@ -189,10 +196,11 @@ def test_the_settings_and_the_bar_of_a_run(
     monkeypatch.setattr(solve, "restore", restored)
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
     part = part_of(torch.full((2, 1, 4, 4), 0.5))
-    settings = SolveSettings(samples=3, seed=7, batch=5, tile=64)
+    settings = SolveSettings(samples=3, seed=7, batch=5, tile=64, precision="float32", compile=True)
     objects, given = solve.run(settings, part, "prior", "solver")  # type: ignore[arg-type,misc]
     assert objects == (part.problem, "prior", "solver")
-    assert given == {"samples": 3, "seed": 7, "batch": 5, "tile": 64, "numbers": [1, 4]}
+    expected = {"samples": 3, "seed": 7, "batch": 5, "tile": 64, "numbers": [1, 4]}
+    assert given == {**expected, "precision": "float32", "compile": True}
     assert bars[0].n == 0.75 and bars[0].told == ["step 2/5 "]
     keys = ("total", "mininterval", "leave", "delay", "smoothing")
     options = {key: bars[0].options[key] for key in keys}
@@ -206,7 +214,10 @@ def test_what_solve_is_told_reaches_the_prior(
     """The class, its weight, the classifier and recompute; metrics are tried on a corner."""
     told: dict[str, Any] = {}
 
-    class Network:
+    class Network(GaussianDenoiser):
+        def __init__(self) -> None:
+            super().__init__(torch.zeros(3, 1, 1), torch.eye(3))
+
         def recompute(self, on: bool) -> None:
             told["recompute"] = on
 
@@ -221,6 +232,10 @@ def test_what_solve_is_told_reaches_the_prior(
         solve, "match_channels", lambda prior, channels: told.update(match=channels)
     )
     monkeypatch.setattr(solve, "judge", judge)
+    monkeypatch.setattr(solve, "check_prior", lambda prior: None)
+    monkeypatch.setattr(
+        solve, "Execution", lambda **words: SimpleNamespace(resolved=lambda *given, **more: "")
+    )
     monkeypatch.setattr(solve, "solve_parts", lambda settings, parts, *rest: told.update(rest=rest))
     images = torch.rand(2, 3, 70, 66, generator=torch.Generator().manual_seed(0))
     for name, image in zip("ab", images, strict=True):
@@ -331,6 +346,29 @@ def test_pages_and_files_are_counted_together(tmp_path: Path) -> None:
     assert one.names == ["a_0"] and len(one.problem) == 1
     with pytest.raises(InputError, match="images: found 0, expected at least 1"):
         solve.pose(SolveSettings(**{**vars(settings), "images": 0}))
+
+
+def test_a_stack_stays_one_file_of_numbered_images(tmp_path: Path) -> None:
+    """Pages of a TIFF: each meets the mask and the noise of its number, as far as images= goes."""
+    stack = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    write_image(tmp_path / "a.png", torch.full((1, 6, 5), 0.25))
+    tifffile.imwrite(tmp_path / "b.tif", stack.numpy(), photometric="minisblack")
+    write_image(tmp_path / "c.png", torch.full((1, 6, 5), 0.75))
+    settings = SolveSettings(
+        operator={"name": "mask_random", "missing": 0.5, "per_image": True},
+        noise={"name": "gaussian", "sigma": 0.1},
+        input=str(tmp_path),
+    )
+    (part,) = solve.pose(settings)
+    assert part.numbers == [0, 1, 2, 3, 4] and len(part.names) == 5
+    assert [len(picture) for picture in part.pictures] == [1, 3, 1]
+    assert part.truth is not None and torch.equal(part.truth[1:4, 0], stack)
+    masks = part.problem.measured()
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 5
+    (three,) = solve.pose(SolveSettings(**{**vars(settings), "images": 3}))
+    assert three.numbers == [0, 1, 2] and [len(picture) for picture in three.pictures] == [1, 2]
+    assert torch.equal(three.problem.y, part.problem.y[:3])
+    assert torch.equal(three.problem.measured(), masks[:3])
 
 
 # sample
@@ -451,6 +489,9 @@ def test_sample_tells_the_prior_the_class(
     monkeypatch.setattr(sample, "guided", lambda network, *rest: told.append(rest) or rest)
     monkeypatch.setattr(sample, "picture", lambda told, _: torch.zeros(1, 4, 4))
     out = f"out={tmp_path / 'x.png'}"
+    monkeypatch.setattr(
+        sample, "Execution", lambda **words: SimpleNamespace(around=lambda told: told)
+    )
     sample.main([f"prior={prior}", out, "label=3", "guidance=2", "classifier=c", "device=cpu"])
     sample.main([f"prior={prior}", out])
     assert told == [(3, 2.0, ("c", "cpu")), (None, None, None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import os
@@ -534,7 +535,8 @@ def test_images_are_restored_in_chunks_of_one_size(monkeypatch: pytest.MonkeyPat
 
     def sizes(batch: int | None) -> list[list[int]]:
         with pytest.warns(UserWarning, match="^skipped im2: im2: gone$"):
-            found = list(invdiff.evaluate.chunks(images, batch))
+            room = invdiff.evaluate.images_at_once(batch or "auto", torch.nn.Identity())
+            found = list(invdiff.evaluate.chunks(images, room))
         for chunk, values in found:
             assert torch.equal(values, torch.stack([image.item.read() for image in chunk]))
         return [[image.number for image in chunk] for chunk, _ in found]
@@ -542,11 +544,11 @@ def test_images_are_restored_in_chunks_of_one_size(monkeypatch: pytest.MonkeyPat
     assert sizes(None) == [[0, 1, 3], [4], [5, 6]]
     assert sizes(2) == [[0, 1], [3], [4], [5, 6]]
     assert sizes(1) == [[0], [1], [3], [4], [5], [6]]
-    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 13)  # two images of six pixels
+    monkeypatch.setattr(invdiff.evaluate, "VALUES_AT_ONCE", 13)  # two images of six pixels
     assert sizes(None) == [[0, 1], [3], [4], [5, 6]]
-    monkeypatch.setattr(invdiff.evaluate, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(invdiff.evaluate, "VALUES_AT_ONCE", 1)
     assert sizes(None) == [[0], [1], [3], [4], [5], [6]]
-    assert list(invdiff.evaluate.chunks([], None)) == []
+    assert list(invdiff.evaluate.chunks([], lambda values: 1)) == []
 
 
 def cell_of(tmp_path: Path, solver: str = "ddnm", **more: Any) -> Cell:
@@ -587,6 +589,7 @@ def test_the_row_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     rows = invdiff.evaluate.measure(cell, "prior", images, truth)  # type: ignore[arg-type]
     assert asked == [
         {"solver": "DDNM", "prior": "prior", "samples": 3, "seed": 6, "numbers": [1, 0], "batch": 4}
+        | {"precision": "auto", "compile": False}
     ]
     y = Problem.simulate(truth, Denoise((1, 12, 13)), Gaussian(0.1), 6, [1, 0]).y
     drawn = truth + noise
@@ -747,3 +750,19 @@ def test_tasks_that_share_no_table(
     assert str(caught.value).startswith(message)
     cells = list(read_cells([*words, f"{key}={prior if key == 'prior' else value}"]))
     assert [cell.task for cell in cells] == ["a", "a", "b", "b"]
+
+
+def test_a_folder_that_another_run_claimed_meanwhile(tmp_path: Path) -> None:
+    """Between the checks and the work: its settings stay, and the run is refused."""
+    mine, other = cell_of(tmp_path, seed=1), cell_of(tmp_path, seed=2)
+    invdiff.evaluate.claim(other)
+    stored = (other.folder / "config.yaml").read_text()
+    with pytest.raises(InputError, match="found results for seed=2, expected 1; choose another"):
+        invdiff.evaluate.claim(mine)
+    assert (other.folder / "config.yaml").read_text() == stored
+    invdiff.evaluate.claim(other)
+    (tmp_path / "file").write_text("")
+    nowhere = cell_of(tmp_path)
+    nowhere = Cell("t", "s", dataclasses.replace(nowhere.settings, out=f"{tmp_path}/file"), "w")
+    with pytest.raises(InputError, match=r"out .*file/t/s: cannot be written"):
+        invdiff.evaluate.claim(nowhere)

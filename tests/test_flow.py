@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invdiff import InputError, fit, load_prior
+from invdiff import InputError, fit, load_prior, save_prior
 from invdiff.prior.checkpoint import PriorSpec
 from invdiff.prior.ddpm import DDPM, Target, x_0_from
 from invdiff.prior.denoiser import GaussianDenoiser, NetworkDenoiser
 from invdiff.prior.schedule import Schedule
-from invdiff.training import Trainer, TrainingData, TrainSettings
-from invdiff.training.objective import training_loss
+from invdiff.training import TrainSettings
+from invdiff.training.objective import timestep_sampler, training_loss
 
 targets = pytest.mark.parametrize("target", get_args(Target))
 COVARIANCE = torch.tensor([[0.3, 0.12], [0.12, 0.1]], dtype=torch.float64)  # on [-1, 1]
@@ -141,44 +141,35 @@ def test_what_a_flow_network_is_shown() -> None:
 # Training.
 
 
-def trained(target: Target, out: Path, **changes: object) -> NetworkDenoiser:
-    x_0 = (
-        MEAN
-        + torch.randn(4096, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        @ torch.linalg.cholesky(COVARIANCE).mT
-    )
-    settings = TrainSettings(
-        data="gaussian",
-        network={"name": "mlp", "width": 32, "layers": 2},
-        T=100,
-        target=target,
-        timesteps="stratified",
-        steps=300,
-        batch=256,
-        lr=5e-3,
-        warmup=10,
-        cooldown=150,
-        ema=0.98,
-        precision="float32",
-        device="cpu",
-        **changes,  # type: ignore[arg-type]
-    )
-    points = TrainingData(x_0.float())
-    trainer = Trainer(settings, points, points, out)
-    while trainer.step < settings.steps:
-        trainer.train_step()
-        trainer.step += 1
-    trainer.save()
-    prior = load_prior(out)
-    assert isinstance(prior, NetworkDenoiser)
-    prior.clip = False
-    return prior
+def trained(target: Target, path: Path) -> NetworkDenoiser:
+    """A prior after 250 steps on points of the Gaussian, as its file gives it back."""
+    torch.manual_seed(0)
+    network = {"name": "mlp", "width": 32, "layers": 2}
+    schedule = "flow" if target == "flow" else "linear"
+    prior = PriorSpec((2,), network, schedule, 100, target).build()  # type: ignore[arg-type]
+    root = torch.linalg.cholesky(COVARIANCE).float()
+    sampler = timestep_sampler("stratified", prior.schedule)
+    optimiser = torch.optim.Adam(prior.network.parameters(), lr=5e-3)
+    for step in range(250):
+        x_0 = MEAN.float() + torch.randn(128, 2) @ root.T
+        t, _ = sampler.draw(128, torch.device("cpu"))
+        loss = training_loss(prior.ddpm, x_0, t, torch.randn(128, 2)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = 5e-3 * min(1.0, (250 - step) / 125)
+        optimiser.step()
+    save_prior(prior, path)
+    loaded = load_prior(path)
+    assert isinstance(loaded, NetworkDenoiser)
+    loaded.clip = False
+    return loaded
 
 
 @targets
 def test_every_target_learns_the_gaussian(target: Target, tmp_path: Path) -> None:
     """D of the file of a short run, at levels around the data's own, against the closed form."""
-    prior = trained(target, tmp_path)
+    prior = trained(target, tmp_path / "prior.safetensors")
     assert prior.target == target
     x_0, eps = pairs(256)
     errors = []
@@ -223,3 +214,20 @@ def test_training_on_a_table_and_its_range(tmp_path: Path) -> None:
     assert prior.data_range == (-1000.0, 2000.0)
     assert prior.value_range == (-1.0, 1.0)
     fit(settings, tmp_path, progress=False)  # the run knows itself again
+
+
+def test_networks_that_read_noise_levels_off_timesteps_need_those_of_a_ddpm() -> None:
+    network = {"name": "gated", "widths": [8], "blocks": [1]}
+    PriorSpec((1, 8, 8), network, "cosine", 20, "eps").make_network()
+    for schedule, target in (("flow", "x0"), ("cosine", "flow")):
+        spec = PriorSpec((1, 8, 8), network, schedule, 20, target)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="expected one of finite levels of a DDPM"):
+            spec.make_network()
+
+
+def test_log_uniform_levels_end_at_the_last_finite_one() -> None:
+    schedule = Schedule.flow_matching(50)
+    sampler = timestep_sampler("log_sigma", schedule)
+    torch.manual_seed(0)
+    t, _ = sampler.draw(4000, torch.device("cpu"))
+    assert int(t.min()) == 1 and int(t.max()) == 49

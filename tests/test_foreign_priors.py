@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,7 +216,7 @@ def test_a_word_reaches_the_prior(
 def test_a_word_that_a_format_does_not_know(kind: str, tmp_path: Path) -> None:
     path, _ = written(tmp_path, kind)
     found = refused(load_prior, path, told={"channels": 1})
-    assert re.match(rf"prior {path}: 'channels' is no setting of this file \(settings: ", found)
+    assert re.match(rf"prior {path}: 'channels' is no setting of this file.* \(settings: ", found)
 
 
 # Code by its name.
@@ -505,6 +510,13 @@ def test_a_repository_of_the_hub(hub_of_files: tuple[Path, list[Any]]) -> None:
     card = load_card(out)
     assert card["source"] == "hf:owner/repository@c0ffee"
     assert card["sha256"] == {"diffusion_pytorch_model.safetensors": digest}
+    # A run records which weights it had.
+    write_image(root / "a.png", torch.rand(3, 16, 16))
+    words = ["operator.name=denoise", "noise.name=gaussian", "noise.sigma=0.1", "solver.steps=1"]
+    words += ["prior=hf:owner/repository@v1", "prior.check=false", f"input={root / 'a.png'}"]
+    solve.main([*words, "samples=1", f"out={root / 'run'}"])
+    stored = json.loads((root / "run" / "prior.json").read_text())
+    assert stored == {"source": card["source"], "sha256": card["sha256"]}
 
 
 def test_pickles_of_the_hub_only_where_there_is_nothing_else(
@@ -591,6 +603,78 @@ def test_what_a_hub_may_answer(
 
     monkeypatch.setattr(package, "snapshot_download", snapshot_download)
     assert refused(load_prior, "hf:a/b").startswith(f"prior hf:a/b: {message}")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub on this machine with one repository, owner/repository."""
+
+    folder: Path
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def answer(self, body: bytes, code: int = 200, **headers: str) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        if not self.path.startswith(("/api/models/owner/repository", "/owner/repository")):
+            return self.answer(b"{}", 404, X_Error_Code="RepoNotFound")
+        if not self.path.startswith("/api/"):
+            name = self.path.split("/resolve/")[1].split("/", 1)[1]
+            data = (self.folder / name).read_bytes()
+            tag = hashlib.sha256(data).hexdigest()
+            return self.answer(data, ETag=f'"{tag}"', X_Repo_Commit=self.commit)
+        files = sorted(file for file in self.folder.rglob("*") if file.is_file())
+        names = {file.relative_to(self.folder).as_posix(): file.stat().st_size for file in files}
+        found: Any = {"id": "owner/repository", "sha": self.commit}
+        found["siblings"] = [{"rfilename": name} for name in names]
+        if "/tree/" in self.path:
+            rows = [{"type": "file", "path": name, "size": size} for name, size in names.items()]
+            found = [{**row, "oid": "0" * 40} for row in rows]
+        return self.answer(json.dumps(found).encode(), Content_Type="application/json")
+
+    do_HEAD = do_GET
+
+
+ASKING = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from invdiff.prior.checkpoint import load_prior
+for name in sys.argv[1:]:
+    try:
+        print(load_prior(name, told={"check": False}).shape)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_the_package_of_the_hub_online_and_offline(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    path, _ = written(tmp_path, "diffusers")
+    handler = type("Handler", (Hub,), {"folder": path})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+    env = {**os.environ, **place, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+
+    def asked(*names: str) -> list[str]:
+        line = [sys.executable, "-c", ASKING, *names]
+        process = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120)
+        return process.stdout.splitlines()
+
+    gone = "prior hf:owner/gone: there is no such repository on the hub, or it is private"
+    assert asked("hf:owner/repository", "hf:owner/gone") == ["(3, 16, 16)", gone]
+    server.shutdown()
+    server.server_close()
+    away = "prior hf:owner/other: is not in the cache, and the hub cannot be reached"
+    assert asked("hf:owner/repository", "hf:owner/other") == ["(3, 16, 16)", away]
 
 
 # Consistency models.

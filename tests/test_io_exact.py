@@ -6,6 +6,7 @@ import ctypes
 import errno
 import io
 import itertools
+import logging
 import math
 import os
 import re
@@ -39,6 +40,7 @@ from invdiff.io import (
     nifti,
     pictures,
     pixels,
+    quiet,
     tiff,
     units,
     whole,
@@ -1211,6 +1213,25 @@ def test_names_and_numbers_of_a_collection(tmp_path: Path) -> None:
     assert [n for p in found for n in p.names] == names_now
 
 
+def test_sub_folders_are_entered_where_it_is_asked(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", 1)
+    (tmp_path / "below").mkdir()
+    png(tmp_path / "below" / "b.png", 2)
+    for found in (
+        [item.file for item in collection.collect(tmp_path)],
+        collection.image_files(tmp_path),
+        collection.listed(tmp_path),
+    ):
+        assert [file.name for file in found] == ["a.png"]
+    assert len(collection.read_pictures(tmp_path)) == 1
+    for found in (
+        [item.file for item in collection.collect(tmp_path, recursive=True)],
+        collection.image_files(tmp_path, recursive=True),
+        collection.listed(tmp_path, True),
+    ):
+        assert [file.name for file in found] == ["a.png", "b.png"]
+
+
 def test_a_file_that_shrank_since_it_was_counted(tmp_path: Path) -> None:
     path = tmp_path / "b.tif"
     tifffile.imwrite(path, np.zeros((3, 2, 3), np.uint8), photometric="minisblack")
@@ -1715,3 +1736,14 @@ def test_which_failures_of_a_lock_mean_that_another_holds_it(
         assert [lock.try_lock(file.fileno()) for _ in range(3)] == [False, False, None]
         assert lock.try_lock(file.fileno(), wait=True) is None
     assert flags == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 3 + [fcntl.LOCK_EX]
+
+
+def test_loggers_of_decoders_speak_again_afterwards(caplog: pytest.LogCaptureFixture) -> None:
+    for name in quiet._LOGGERS:
+        with quiet.quiet():
+            logging.getLogger(name).error("inside")
+            with quiet.quiet():
+                logging.getLogger(name).error("inside")
+            logging.getLogger(name).error("inside")
+        logging.getLogger(name).error("outside")
+    assert [record.message for record in caplog.records] == ["outside"] * len(quiet._LOGGERS)

@@ -621,3 +621,11 @@ def test_masked_images_are_refused() -> None:
     with pytest.raises(InputError, match="PSNR: found a masked array, expected a plain array"):
         psnr(plain, masked)
     assert psnr(np.ma.masked_array(plain, False), plain + 0.1).item() == pytest.approx(20, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 8, 8), (1, 1, 1, 8, 9), (1, 1, 8, 8), (2, 1, 3, 8, 8)])
+def test_scores_of_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        scores(torch.zeros(shape), torch.zeros(1, 1, 8, 8))
+    found = f"scores: found shapes {shape} and (1, 1, 8, 8), expected "
+    assert str(caught.value) == f"{found}(K, B, C, H, W) and (B, C, H, W)"

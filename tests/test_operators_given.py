@@ -573,3 +573,18 @@ def test_arrays_with_gaps_or_of_more_than_double_precision_are_refused() -> None
     if np.dtype(np.longdouble).itemsize > 8:
         with pytest.raises(InputError, match="found values of type float"):
             Problem(operator, Gaussian(0.1), np.zeros((3, 4), np.longdouble))
+
+
+@pytest.mark.parametrize("file_channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("top", [1, 255])
+def test_a_mask_of_other_channels_than_the_image(
+    file_channels: int, channels: int, top: int, tmp_path: Path
+) -> None:
+    kept = np.random.default_rng(0).integers(0, 2, (6, 7))
+    array = np.repeat((top * kept)[..., None], file_channels, -1).squeeze().astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "m.png")
+    mask = MaskFile((channels, 6, 7), str(tmp_path / "m.png"))
+    expected = torch.from_numpy(kept).float().expand(1, channels, 6, 7)
+    seen = mask(torch.ones(1, channels, 6, 7))
+    assert torch.equal(seen.broadcast_to(expected.shape), expected)

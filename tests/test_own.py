@@ -108,7 +108,7 @@ def step_level(told: Tensor, schedule: Schedule = LINEAR) -> Tensor:
     return schedule.sigma[1 + told.long()]
 
 
-@pytest.mark.parametrize(("target", "value_range"), product(["eps", "x0", "v"], RANGES))
+@pytest.mark.parametrize(("target", "value_range"), list(product(["eps", "x0", "v"], RANGES)))
 def test_every_target_and_range_of_a_ddpm_is_the_exact_denoiser(
     target: Target, value_range: tuple[float, float]
 ) -> None:
@@ -186,7 +186,7 @@ def test_everything_that_a_network_is_told(told: Any) -> None:
         assert seen[-1].tolist() == pytest.approx([0, 20, 480, 960], abs=1e-9)
 
 
-@pytest.mark.parametrize(("target", "scale"), product(get_args(Target), ["unit", "thousand"]))
+@pytest.mark.parametrize(("target", "scale"), list(product(get_args(Target), ["unit", "thousand"])))
 def test_flow_matching_is_exact_at_every_level(target: Target, scale: Any) -> None:
     """x_tau = (1 - tau) x_0 + tau eps, told tau = s / (1 + s): also far below and between steps."""
     sigma = torch.tensor([1e-5, 0.01, 0.05, 0.3, 2.0, 70.0], dtype=torch.float64)
@@ -496,7 +496,7 @@ def test_dtypes_and_batches(kind: str) -> None:
     torch.testing.assert_close(whole, each, rtol=0, atol=1e-5)
     half = made(own_unet().to(torch.bfloat16))(x, sigma)
     assert half.dtype == torch.float32
-    assert 0 < float((half - whole).abs().max()) < 0.1
+    assert 0 < float((half - whole).detach().abs().max()) < 0.1
     double = made(own_unet().double())
     assert double(x.double(), sigma).dtype == torch.float64
     torch.testing.assert_close(double(x.double(), sigma).float(), whole, rtol=0, atol=1e-5)
@@ -559,16 +559,16 @@ def test_the_posterior_is_right_where_little_noise_is_enough() -> None:
     posterior = invdiff.restore(problem, prior, solver, samples=100)
     samples = posterior.samples[:, 0].double().flatten(1)
     covariance = exact.eigenvectors @ exact.eigenvalues.diag() @ exact.eigenvectors.T
-    A = torch.diag(operator.mask.flatten().double()) if hasattr(operator, "mask") else None
-    assert A is not None
+    A = operator.forward(torch.eye(8).view(8, 1, 2, 4)).flatten(1).double().T
     total = A @ covariance @ A.T + 0.1**2 * torch.eye(8, dtype=torch.float64)
     gain = covariance @ A.T @ torch.linalg.inv(total)
     residual = problem.y.double().flatten() - A @ exact.mean.flatten()
     mean = exact.mean.flatten() + gain @ residual
     std = (covariance - gain @ A @ covariance).diag().sqrt()
-    assert float(((samples.mean(0) - mean) / std).abs().max()) < 0.45
+    assert float(((samples.mean(0) - mean) / std).abs().max()) < 0.35
+    # Eight DDPM steps for a draw of the prior's part are narrow: 0.65 to 0.91 where 1 is right.
     ratio = samples.std(0) / std
-    assert 0.7 < float(ratio.min()) and float(ratio.max()) < 1.35
+    assert 0.55 < float(ratio.min()) and float(ratio.max()) < 1.15
 
 
 SHORT = {
@@ -742,14 +742,43 @@ class Called(nn.Module):
         return self.prior(x, sigma)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("kind", ["shipped", "flow", "edm", "denoiser", "scalar sigma"])
+class Tiny(nn.Module):
+    """A network that depends on everything that it is told, and exports in no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(self.body(x)) + 0.1 * t.sin().view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("shipped", marks=pytest.mark.slow),
+        "flow",
+        "zero SNR",
+        "edm",
+        "denoiser",
+        "scalar sigma",
+    ],
+)
 def test_export(kind: str) -> None:
     """D(x, sigma) is one graph of any batch, for any sigma: nothing in it becomes a number."""
-    unet = own_unet()
+    torch.manual_seed(0)
+    unet = Tiny()
     shape = (1, 8, 8)
     prior: Any = {
         "shipped": lambda: invdiff.load_prior("fashion"),
-        "scalar sigma": lambda: invdiff.load_prior("fashion"),
+        "scalar sigma": lambda: prior_from(unet, shape=shape, check=False),
+        "zero SNR": lambda: prior_from(
+            unet,
+            shape=shape,
+            target="v",
+            schedule={"name": "linear", "zero_terminal_snr": True},
+            check=False,
+        ),
         "flow": lambda: prior_from(unet, shape=shape, target="flow", check=False),
         "edm": lambda: prior_from(
             unet, shape=shape, preconditioning=Preconditioning(), check=False
@@ -765,14 +794,12 @@ def test_export(kind: str) -> None:
     images = x if kind == "scalar sigma" else x[:2]
     with torch.no_grad():
         torch.testing.assert_close(program(images, other), prior(images, other), rtol=0, atol=1e-5)
-    again = (
-        prior_from_denoiser(program, shape=prior.shape, sigma_max=1.0, check=kind == "shipped")
-        if kind != "scalar sigma"
-        else None
-    )
-    if again is not None:
-        with torch.no_grad():
-            torch.testing.assert_close(again(x, sigma), prior(x, sigma), rtol=0, atol=1e-5)
+    if kind == "scalar sigma":
+        return
+    # The graph is a denoiser like any other, without the code that made it.
+    again = prior_from_denoiser(program, shape=prior.shape, sigma_max=80.0, check=False)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x, sigma), prior(x, sigma), rtol=0, atol=1e-5)
 
 
 def test_saving_is_refused_in_one_line() -> None:

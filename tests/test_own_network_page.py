@@ -13,7 +13,12 @@ from invdiff.prior.own import Timesteps
 from invdiff.prior.schedule import ScheduleName
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-network.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"## ([^\n]+)\n(?:(?!## ).*\n)*?```python\n(.*?)```", PAGE, re.DOTALL)
+SECTIONS = [section.partition("\n") for section in PAGE.split("\n## ")]
+BLOCKS = [
+    (title, code)
+    for title, _, text in SECTIONS
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+]
 
 
 def test_every_section_with_an_example_is_found() -> None:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from invdiff.errors import InputError
 from invdiff.io.pictures import Picture, read_image
 from invdiff.noise import Gaussian
 from invdiff.operators import Denoise, MaskBox, Radon
@@ -217,6 +218,15 @@ def test_quantiles_at_the_ends() -> None:
     assert torch.equal(posterior.quantile(0), ordered[0])
     assert torch.equal(posterior.quantile(1), ordered[3])
     torch.testing.assert_close(posterior.quantile(0.5), (ordered[1] + ordered[2]) / 2)
+    cases: list[tuple[Any, str]] = [
+        (1.01, "1.01 (float)"),
+        (-0.01, "-0.01 (float)"),
+        ([0.5], "a list"),
+    ]
+    for q, found in cases:
+        with pytest.raises(InputError) as caught:
+            posterior.quantile(q)
+        assert str(caught.value) == f"quantile: found {found}, expected a number from 0 to 1"
 
 
 def test_a_single_sample_has_no_deviation() -> None:

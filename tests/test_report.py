@@ -417,6 +417,23 @@ def test_what_looks_like_the_image() -> None:
     assert not looks_like_it(PartialFourier(shape, torch.ones(16, 16)))
     assert not looks_like_it(Radon(shape, angles=8))
 
+    class Times(Operator):
+        """A times x, but for the right half, which is zero."""
+
+        def __init__(self, factor: float, shown: int) -> None:
+            super().__init__(shape)
+            self.factor = factor
+            self.shown = shown
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.factor * x
+            y[..., self.shown :] = 0
+            return y
+
+    assert looks_like_it(Times(-1.0, 16)) and looks_like_it(Times(0.12, 16))
+    assert not looks_like_it(Times(0.08, 16)) and not looks_like_it(Times(-0.08, 16))
+    assert looks_like_it(Times(1.0, 9)) and not looks_like_it(Times(1.0, 7))
+
 
 @pytest.mark.parametrize(("images", "channels", "count"), [(1, 1, 1), (2, 3, 5)])
 def test_the_facts_of_the_page(tmp_path: Path, images: int, channels: int, count: int) -> None:

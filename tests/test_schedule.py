@@ -229,7 +229,7 @@ def test_other_names_written_out(T: int) -> None:
     flow = Schedule.flow_matching(T)
     close(flow.sigma[1:-1], tau[:-1] / (1 - tau[:-1]), rtol=1e-9)
     assert flow.sigma[-1] == math.inf and flow.abar[-1] == 0 and flow.ends_in_noise
-    close(flow.timesteps[1:], 1000 * tau)
+    close(flow.timesteps[1:], 1000 * tau, rtol=1e-9)
 
 
 def test_sigmoid_written_out() -> None:

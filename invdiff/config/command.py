@@ -17,7 +17,9 @@ from invdiff.config.signals import stopped_by_signals
 from invdiff.errors import InputError
 from invdiff.io.whole import clean_up
 
-SECONDS_FOR_OTHERS = 2.0  # more than torchrun takes to stop all processes when one has failed
+# Until the first process has failed as well and torchrun has stopped all of them: on a busy machine
+# they start several seconds apart.
+SECONDS_FOR_OTHERS = 30.0
 
 
 def run_command(run: Callable[[list[str]], None], argv: list[str] | None = None) -> None:

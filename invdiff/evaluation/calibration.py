@@ -20,7 +20,7 @@ from torch import Tensor
 from invdiff.errors import InputError, check_callback, check_integer, check_type
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.evaluation.metrics import coverage
-from invdiff.inference import check_solver, restore
+from invdiff.inference import Batch, check_solver, restore
 from invdiff.io.write import save_figure
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
@@ -171,7 +171,7 @@ def calibrate(
     samples: int = 19,
     prior_steps: int = 250,
     seed: int = 0,
-    batch: int | None = None,
+    batch: Batch = "auto",
     on_step: Callable[[int, int, Step], None] | None = None,
 ) -> Calibration:
     """Calibrate a solver on images drawn from the prior itself.

@@ -10,6 +10,7 @@ from invdiff.operators.base import (
 from invdiff.operators.blur import Blur, CircularBlur, GaussianBlur, SeparableBlur, VaryingBlur
 from invdiff.operators.checks import check
 from invdiff.operators.colour import Demosaic, Grayscale
+from invdiff.operators.decoder import Decoder
 from invdiff.operators.denoise import Denoise
 from invdiff.operators.fourier import FourierFile, FourierLines, PartialFourier
 from invdiff.operators.hadamard import Hadamard
@@ -57,6 +58,7 @@ __all__ = [
     "CodedDiffraction",
     "Composition",
     "DefocusKernel",
+    "Decoder",
     "Demosaic",
     "Denoise",
     "FileKernel",

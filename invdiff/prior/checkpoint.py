@@ -318,7 +318,7 @@ def describe(prior: Denoiser | Classifier, network: Mapping[str, Any] | None = N
     if not isinstance(prior, NetworkDenoiser | EDMDenoiser | NetworkClassifier):
         raise InputError(
             f"prior: found a {found}, which has no network that a file could hold, expected one "
-            "around a network: save what it is made of, and build it again in Python"
+            "around a network: keep what it is made of, and call prior_from_denoiser or its class again"
         )
     settings = prior.described if network is None else network
     if settings is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal, get_args
 
 import torch
@@ -245,7 +245,8 @@ class GivenNetwork(nn.Module):
         self.network = network
         inside = module_in(network)
         if inside is not None:
-            inside.eval()
+            with suppress(NotImplementedError):  # a graph of torch.export has one mode
+                inside.eval()
             if inside is not network:
                 self.inside = inside
         self.channels = channels

@@ -267,10 +267,11 @@ def generate(
     eta: float | None = None,
     spacing: Spacing | None = None,
     seed: int = 0,
+    batch: int | None = None,
 ) -> Tensor:
     """Draw n samples of the prior.
 
-    Sample k draws from the stream (seed, k), so that it does not depend on n.
+    Sample k draws from the stream (seed, k), so that it does not depend on n, nor on the batch.
 
     Args:
         n: number of samples.
@@ -278,6 +279,7 @@ def generate(
         sampler, eta: see ``reverse``.
         spacing: of the noise levels, see ``Schedule.ladder``; that of ``default_spacing`` if None.
         seed: any non-negative integer.
+        batch: samples computed at once; all by default.
 
     Returns:
         (n, C, H, W) in [0, 1] units, on the prior's device.
@@ -291,11 +293,16 @@ def generate(
         >>> generate(prior, 3, steps=10, sampler="heun").shape
         torch.Size([3, 1, 2, 2])
     """
-    for state in progressive(
-        prior, n, steps=steps, sampler=sampler, eta=eta, spacing=spacing, seed=seed
-    ):
-        x = state.x
-    return x
+    check_prior(prior)
+    streams = sample_streams(n, seed).split(n if batch is None else batch)
+    sigmas = prior.ladder(steps, default_spacing(sampler) if spacing is None else spacing)
+    ends = []
+    for noise in streams:
+        x = pure_noise(prior, sigmas[0], noise)
+        for state in reverse(prior, x, sigmas, noise, sampler, eta):
+            x = state.x
+        ends.append(x)
+    return torch.cat(ends)
 
 
 @torch.no_grad()

@@ -107,6 +107,8 @@ class Solver(ABC):
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
     # One variance for all entries of an image's y: not Poisson.
     requires_white_noise: ClassVar[bool] = False
+    # Differences of D are taken, for which a network in bf16 may be too coarse.
+    differences: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, Range]] = {"steps": COUNT}
 
     def __post_init__(self) -> None:

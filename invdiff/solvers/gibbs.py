@@ -62,6 +62,7 @@ class Gibbs(Population):
     start: int = 15
 
     requires = LinearOperator
+    differences = True  # `conditional` takes them for J z
     ranges = {**Population.ranges, "inner": COUNT, "start": COUNT}
 
     def iterate(

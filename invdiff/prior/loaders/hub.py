@@ -122,6 +122,19 @@ def pinned(name: str, files: Sequence[Path]) -> str:
     return f"{name.partition('@')[0]}@{commit}"
 
 
+def origin(name: str, files: Sequence[Path]) -> dict[str, Any]:
+    """Return where a prior comes from: its name, with the commit of the hub, and SHA-256 by file.
+
+    Example:
+        >>> from invdiff.resources import WEIGHTS
+        >>> found = origin("fashion", [WEIGHTS / "fashion.safetensors"])
+        >>> found["source"], list(found["sha256"])
+        ('fashion', ['fashion.safetensors'])
+    """
+    sums = {file.name: sha256(file) for file in files if is_weights(file)}
+    return {"source": pinned(name, files), "sha256": sums}
+
+
 def checksums(path: Path) -> dict[str, str]:
     """Return the sha256 of a file of weights, or of each in a folder, by name.
 

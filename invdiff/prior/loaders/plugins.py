@@ -60,7 +60,7 @@ def load(name: str, loader: Loader, path: Path, told: Mapping[str, Any]) -> Deno
         raise InputError(
             f"prior {path}: the plug-in {brief(name)} returned {described(found)}, expected a Denoiser"
         )
-    return found
+    return found.eval().requires_grad_(False)
 
 
 def _loaders() -> Iterator[tuple[EntryPoint, Loader]]:
