@@ -20,6 +20,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -324,7 +325,7 @@ def fission(
     simulated: int = 39,
     splits: int = 1,
     seed: int = 0,
-    batch: int | None = None,
+    batch: int | Literal["auto"] = "auto",
     numbers: Sequence[int] | None = None,
 ) -> Fission:
     """Check a prior against one's own y: samples given a part of y predict the other part.

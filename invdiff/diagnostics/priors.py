@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -118,7 +119,7 @@ def compare_priors(
     simulated: int = 39,
     splits: int = 1,
     seed: int = 0,
-    batch: int | None = None,
+    batch: int | Literal["auto"] = "auto",
     numbers: Sequence[int] | None = None,
 ) -> PriorComparison:
     """Return which prior is right for one's own y, and whether none of them is.

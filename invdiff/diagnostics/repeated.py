@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -187,7 +188,7 @@ def posterior_sbc(
     repeats: int = 40,
     samples: int = 19,
     seed: int = 0,
-    batch: int | None = None,
+    batch: int | Literal["auto"] = "auto",
     numbers: Sequence[int] | None = None,
 ) -> PosteriorSBC:
     """Check a solver near one's own y: it must agree with itself on a second measurement.
