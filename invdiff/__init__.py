@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from invdiff import operators, solvers
     from invdiff.adjustment import Adjustment
+    from invdiff.diagnostics.fission import Fission, fission, split_measurement
+    from invdiff.diagnostics.ksd import KSD, ksd
+    from invdiff.diagnostics.priors import PriorComparison, compare_priors
+    from invdiff.diagnostics.repeated import PosteriorSBC, posterior_sbc
+    from invdiff.diagnostics.stein import Stein, stein
+    from invdiff.diagnostics.tarp import TARP, tarp
     from invdiff.errors import InputError
     from invdiff.evaluation.calibration import Calibration
     from invdiff.files import restore_file, restore_folder
@@ -28,19 +34,29 @@ __version__ = "0.2.0"
 _WHERE = {
     "Adjustment": "invdiff.adjustment",
     "Calibration": "invdiff.evaluation.calibration",
-    "InputError": "invdiff.errors",
+    "Fission": "invdiff.diagnostics.fission",
     "Gaussian": "invdiff.noise",
+    "InputError": "invdiff.errors",
+    "KSD": "invdiff.diagnostics.ksd",
     "Laplace": "invdiff.noise",
     "Poisson": "invdiff.noise",
     "PoissonGaussian": "invdiff.noise",
-    "SaltAndPepper": "invdiff.noise",
     "Posterior": "invdiff.posterior",
+    "PosteriorSBC": "invdiff.diagnostics.repeated",
+    "PriorComparison": "invdiff.diagnostics.priors",
     "Problem": "invdiff.problem",
+    "SaltAndPepper": "invdiff.noise",
+    "Stein": "invdiff.diagnostics.stein",
+    "TARP": "invdiff.diagnostics.tarp",
     "TrainSettings": "invdiff.training.trainer",
+    "compare_priors": "invdiff.diagnostics.priors",
+    "fission": "invdiff.diagnostics.fission",
     "fit": "invdiff.training.trainer",
     "generate": "invdiff.prior.reverse",
+    "ksd": "invdiff.diagnostics.ksd",
     "langevin": "invdiff.prior.ncsn",
     "load_prior": "invdiff.prior.checkpoint",
+    "posterior_sbc": "invdiff.diagnostics.repeated",
     "prior_from": "invdiff.prior.own",
     "prior_from_denoiser": "invdiff.prior.own",
     "restore": "invdiff.inference",
@@ -48,25 +64,38 @@ _WHERE = {
     "restore_folder": "invdiff.files",
     "save_prior": "invdiff.prior.checkpoint",
     "score": "invdiff.prior.ncsn",
+    "split_measurement": "invdiff.diagnostics.fission",
+    "stein": "invdiff.diagnostics.stein",
+    "tarp": "invdiff.diagnostics.tarp",
 }
 
 __all__ = [
     "Adjustment",
     "Calibration",
+    "Fission",
     "Gaussian",
     "InputError",
+    "KSD",
     "Laplace",
     "Poisson",
     "PoissonGaussian",
     "Posterior",
+    "PosteriorSBC",
+    "PriorComparison",
     "Problem",
     "SaltAndPepper",
+    "Stein",
+    "TARP",
     "TrainSettings",
+    "compare_priors",
+    "fission",
     "fit",
     "generate",
+    "ksd",
     "langevin",
     "load_prior",
     "operators",
+    "posterior_sbc",
     "prior_from",
     "prior_from_denoiser",
     "restore",
@@ -75,6 +104,9 @@ __all__ = [
     "save_prior",
     "score",
     "solvers",
+    "split_measurement",
+    "stein",
+    "tarp",
 ]
 
 

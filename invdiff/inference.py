@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invdiff.adjustment import Adjustment, adjustment_of
+from invdiff.diagnostics.fit import not_finite
 from invdiff.errors import (
     InputError,
     check_callback,
@@ -403,14 +404,7 @@ def check_solver(solver: Any) -> None:
 
 
 def check_finite(samples: Tensor) -> None:
-    """Warn if some samples (K, B, ...) are not finite, and raise InputError if none is."""
+    """Raise InputError if no sample (K, B, ...) is finite."""
     finite = samples.isfinite().flatten(2).all(2)
-    bad = int((~finite).sum())
-    message = (
-        f"samples: found NaN or infinite values in {bad} of {finite.numel()}, expected finite "
-        "numbers: the prior's values overflow, or the solver's steps are too large"
-    )
-    if bad == finite.numel():
-        raise InputError(message)
-    if bad:
-        warn(message)
+    if not bool(finite.any()):
+        raise InputError(not_finite(finite))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invdiff.adjustment import Adjustment, Rule, not_calibrated
+from invdiff.diagnostics.fit import judge_fit
 from invdiff.directions import Directions, principal
 from invdiff.errors import InputError, described, first_line, shown, warn
 from invdiff.intervals import Interval
@@ -157,25 +158,12 @@ class Posterior:
         return torch.stack([self.problem.misfit(x) for x in self.samples])
 
     def warn_of_misfit(self) -> None:
-        """Warn if the samples contradict the noise level of the problem.
+        """Warn if samples are not finite, follow y too closely or do not reach it.
 
-        True samples have a misfit of 1 in expectation. Good approximations stay between a half and
-        twice that; five standard errors of chi-square, sqrt(2 / m) for m measurements, are allowed
-        on top.
+        Every kind of fault has a warning of its own, with a remedy; see `invdiff.diagnostics.fit`.
         """
-        misfit = self.misfit().mean(0)
-        m = torch.as_tensor(self.problem.operator.count(self.problem.y)).to(misfit)
-        factor = 2 * (1 + 5 * (2 / m).sqrt())
-        # Exact measurements have no misfit: it is infinite or NaN where sigma = 0.
-        far = misfit.isfinite() & ((misfit > factor) | (misfit < 1 / factor))
-        if bool(far.any()):
-            worst = int(torch.where(far, misfit.log().abs(), -1).argmax())
-            warn(
-                f"misfit: found {float(misfit[worst]):.3g} for image {worst}, expected about 1 "
-                f"({int(far.sum())} of {len(far)} images are far from it): either the noise level "
-                "or the operator is not what it was said to be, or the solver did not come near "
-                "the posterior"
-            )
+        for message in judge_fit(self.problem, self.samples).warnings():
+            warn(message)
 
     def as_given(self, x: Tensor) -> Tensor | np.ndarray:
         """Return images (..., B, C, H, W) in the layout and the type that y was given in.

@@ -44,6 +44,7 @@ RANKS = [
         "sharing",
         "files",
         "training",
+        "diagnostics",
         "evaluation",
     ],
     ["config"],

@@ -31,7 +31,7 @@ from invdiff.operators import (
     MaskRandom,
     Operator,
 )
-from invdiff.posterior import thumbnail
+from invdiff.posterior import Posterior, thumbnail
 from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
@@ -590,11 +590,13 @@ def test_the_most_values_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_that_are_not_finite_are_counted() -> None:
     from invdiff.inference import check_finite
 
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(0.0), torch.zeros(2, 1, 4, 4))
     samples = torch.zeros(3, 2, 1, 4, 4)
     check_finite(samples)
     samples[0, 1, 0, 2, 2] = math.nan
     samples[2, 0, 0, 1, 1] = math.inf
+    check_finite(samples)
     with pytest.warns(UserWarning, match="samples: found NaN or infinite values in 2 of 6, exp"):
-        check_finite(samples)
+        Posterior(samples, problem, 1, 0.0).warn_of_misfit()
     samples[:] = math.nan
     refused(lambda: check_finite(samples), "found NaN or infinite values in 6 of 6")

@@ -1,0 +1,389 @@
+"""Data fission: the two parts of y, the prediction of one from the other, and the p-value."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from scipy.stats import chi2, kstest
+from torch import Tensor
+
+import invdiff
+from invdiff import (
+    Gaussian,
+    Laplace,
+    Poisson,
+    PoissonGaussian,
+    Problem,
+    compare_priors,
+    fission,
+    operators,
+    split_measurement,
+)
+from invdiff.diagnostics.fission import Fission, Prediction
+from invdiff.diagnostics.priors import PriorComparison, named_priors
+from invdiff.prior import Denoiser, GaussianDenoiser
+from invdiff.rng import Streams
+from invdiff.solvers import Solver, Step
+
+SHAPE = (1, 5, 6)
+IDENTITY = operators.Denoise(SHAPE).double()
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return oracles.normal(*shape, seed=seed)
+
+
+def white(variance: float) -> GaussianDenoiser:
+    size = math.prod(SHAPE)
+    return GaussianDenoiser(
+        torch.zeros(SHAPE).double(), variance * torch.eye(size, dtype=torch.float64)
+    )
+
+
+def problem_of(count: int, variance: float, sigma: float = 0.1, seed: int = 0) -> Problem:
+    """Images N(0, variance), measured."""
+    x = variance**0.5 * drawn(count, *SHAPE, seed=seed)
+    return Problem(IDENTITY, Gaussian(sigma), x + sigma * drawn(count, *SHAPE, seed=seed + 1000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Solver):
+    """Draws of the exact posterior of a white prior; ``spread`` makes them too narrow or too wide."""
+
+    steps: int = 1
+    spread: float = 1.0
+
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
+    ) -> Iterator[Step]:
+        v = float(prior.eigenvalues[0])
+        g = v / (v + problem.variance())
+        x = g * problem.y + self.spread * (v * (1 - g)) ** 0.5 * noise(x)
+        yield Step(0.0, x, x)
+
+
+# The parts.
+
+
+@pytest.mark.parametrize("share", [0.1, 0.8])
+def test_gaussian_parts(share: float) -> None:
+    """y+ and y- add up to y, have variances sigma^2 / (1 - a) and sigma^2 / a, and no covariance."""
+    problem = Problem(IDENTITY, Gaussian(0.1), 0.1 * drawn(400, *SHAPE))
+    parts = split_measurement(problem, share)
+    torch.testing.assert_close(
+        (1 - share) * parts.held_out.y + share * parts.given.y, problem.y, rtol=1e-9, atol=1e-9
+    )
+    for part, information in ((parts.given, share), (parts.held_out, 1 - share)):
+        assert part.noise.sigma == pytest.approx(0.1 / information**0.5)
+        assert float(part.y.var()) == pytest.approx(0.01 / information, rel=0.06)
+        assert float(part.y.mean()) == pytest.approx(0, abs=4 * part.noise.sigma / 12000**0.5)
+    scale = parts.given.noise.sigma * parts.held_out.noise.sigma
+    assert abs(float((parts.given.y * parts.held_out.y).mean())) < 4.5 * scale / 12000**0.5
+
+
+def test_gaussian_parts_with_levels_and_a_mask() -> None:
+    operator = operators.MaskBox(SHAPE, 2, 2).double()
+    sigma = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    problem = Problem(operator, Gaussian(sigma), drawn(2, *SHAPE))
+    parts = split_measurement(problem, 0.2)
+    torch.testing.assert_close(parts.given.noise.sigma, sigma / 0.2**0.5)
+    torch.testing.assert_close(parts.held_out.noise.sigma, sigma / 0.8**0.5)
+    hidden = problem.measured().expand_as(problem.y) == 0
+    assert int(hidden.sum()) == 8
+    assert bool((parts.given.y[hidden] == 0).all()) and bool((parts.held_out.y[hidden] == 0).all())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_counts_are_thinned(share: float) -> None:
+    """n- and n+ are independent Poisson counts, of a and 1 - a of the light."""
+    mean = 6.0
+    counts = torch.poisson(
+        torch.full((600, *SHAPE), mean).double(), generator=torch.Generator().manual_seed(0)
+    )
+    problem = Problem(IDENTITY, Poisson(10.0), counts / 10)
+    parts = split_measurement(problem, share)
+    assert parts.given.noise.peak == pytest.approx(10 * share)
+    assert parts.held_out.noise.peak == pytest.approx(10 * (1 - share))
+    minus = parts.given.y * 10 * share
+    plus = parts.held_out.y * 10 * (1 - share)
+    torch.testing.assert_close(minus + plus, counts)
+    torch.testing.assert_close(minus, minus.round())
+    size = counts.numel()
+    for part, rate in ((minus, share * mean), (plus, (1 - share) * mean)):
+        assert float(part.mean()) == pytest.approx(rate, abs=4.5 * (rate / size) ** 0.5)
+        assert float(part.var()) == pytest.approx(rate, rel=0.05)
+    covariance = ((minus - minus.mean()) * (plus - plus.mean())).mean()
+    assert abs(float(covariance)) < 4.5 * mean * (share * (1 - share) / size) ** 0.5
+
+
+def test_parts_depend_on_seed_and_split_and_not_on_the_batch() -> None:
+    for noise, y in ((Gaussian(0.1), drawn(3, *SHAPE)), (Poisson(9.0), torch.ones(3, *SHAPE))):
+        problem = Problem(IDENTITY, noise, y.double())
+        whole = split_measurement(problem, 0.3, seed=5)
+        part = split_measurement(problem.select([2]), 0.3, seed=5, numbers=[2])
+        assert torch.equal(whole.given.y[2:], part.given.y)
+        assert torch.equal(whole.held_out.y[2:], part.held_out.y)
+        for other in (
+            split_measurement(problem, 0.3, seed=6),
+            split_measurement(problem, 0.3, seed=5, split=1),
+        ):
+            assert not torch.equal(whole.given.y, other.given.y)
+
+
+# The prediction.
+
+
+def test_prediction_of_samples() -> None:
+    samples = drawn(5, 3, *SHAPE)
+    problem = Problem(IDENTITY, Gaussian(0.2), drawn(3, *SHAPE, seed=1))
+    found = Prediction.of(samples, problem)
+    torch.testing.assert_close(found.mean, samples.mean(0))
+    torch.testing.assert_close(found.variance, 0.04 + 1.2 * samples.var(0))
+    counts = Problem(IDENTITY, Poisson(10.0), torch.ones(3, *SHAPE).double())
+    bright = samples.abs() + 1
+    found = Prediction.of(bright, counts)
+    torch.testing.assert_close(found.variance, bright.mean(0) / 10 + 1.2 * bright.var(0))
+
+
+def test_only_what_is_measured_counts() -> None:
+    measured = torch.zeros(1, 1, 1, 4)
+    measured[..., :2] = 1
+    found = Prediction(torch.zeros(1, 1, 1, 4), 4 * torch.ones(1, 1, 1, 4), measured)
+    y = torch.tensor([2.0, 4.0, 99.0, 99.0]).view(1, 1, 1, 4)
+    assert float(found.chi_square(y)) == pytest.approx((1 + 4) / 2)
+    expected = -0.5 * (1 + 4) - 2 * math.log(2) - math.log(2 * math.pi)
+    assert float(found.log_score(y)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("truth", "expected"), [(2.0, 1.0), (8.0, 1.875), (0.5, 0.781)])
+def test_chi_square_in_closed_form(truth: float, expected: float) -> None:
+    """sigma = 1, v = 2, a = 0.3, of a true variance v' (all a tenth in size, here)."""
+    a, s2, v = 0.3, 0.01, 0.02
+    problem = problem_of(500, truth / 100)
+    parts = split_measurement(problem, a)
+    g = a * v / (a * v + s2)
+    Vp = s2 * (s2 + v) / ((1 - a) * (a * v + s2))
+    prediction = Prediction(
+        g * parts.given.y, torch.full_like(problem.y, Vp), torch.ones_like(problem.y)
+    )
+    m = math.prod(SHAPE)
+    T = m * prediction.chi_square(parts.held_out.y)
+    formula = ((1 - g) ** 2 * truth / 100 + s2 / (1 - a) + g**2 * s2 / a) / Vp
+    assert formula == pytest.approx(expected, abs=6e-4)
+    assert float(T.mean()) / m == pytest.approx(formula, abs=4 * float(T.std()) / m / 500**0.5)
+    p = kstest(chi2.sf(T.tolist(), m), "uniform").pvalue
+    assert p > 1e-3 if truth == 2 else p < 1e-9
+
+
+def test_mean_log_score_in_closed_form() -> None:
+    """E_w log p(y+ | y-) of a white prior, given y."""
+    a, s2, v, m = 0.3, 0.01, 0.02, math.prod(SHAPE)
+    y = 0.15 * drawn(1, *SHAPE)
+    problem = Problem(IDENTITY, Gaussian(0.1), y.expand(3000, *SHAPE))
+    parts = split_measurement(problem, a)
+    t = a * v + s2
+    S = s2 + v
+    g = a * v / t
+    Vp = s2 * S / ((1 - a) * t)
+    prediction = Prediction(
+        g * parts.given.y, torch.full_like(problem.y, Vp), torch.ones_like(problem.y)
+    )
+    scores = prediction.log_score(parts.held_out.y)
+    expected = (
+        m / 2 * math.log((1 - a) * t / (2 * math.pi * s2 * S))
+        - (1 - a) * s2 * float(y.square().sum()) / (2 * t * S)
+        - a * S * m / (2 * t)
+    )
+    assert float(scores.mean()) == pytest.approx(expected, abs=4 * float(scores.std()) / 3000**0.5)
+
+
+# The check.
+
+
+@pytest.mark.slow
+def test_a_right_prior_is_refuted_at_the_level_and_wrong_ones_are_found() -> None:
+    """150 problems: p is uniform on its 10 values; a prior too narrow or too wide is refuted."""
+    problem = problem_of(150, 0.02)
+    right = fission(problem, white(0.02), Exact(), share=0.3, simulated=19)
+    values = torch.arange(1, 11) / 10
+    counts = torch.stack([(right.p - value).abs() < 1e-6 for value in values]).sum(1)
+    assert int(counts.sum()) == 150
+    assert float(((counts - 15.0) ** 2 / 13.5).sum()) < chi2.isf(1e-3, 9)
+    for variance, share in ((0.002, 0.3), (0.2, 0.05)):
+        wrong = fission(problem, white(variance), Exact(), share=share, simulated=19)
+        assert float((wrong.p <= 0.1).double().mean()) > 0.4, variance
+    narrow = fission(problem, white(0.02), Exact(spread=0.0), share=0.3, simulated=19)
+    assert float((narrow.p <= 0.1).double().mean()) > 0.13  # a wrong solver is found out, too
+
+
+@pytest.mark.slow
+def test_several_splits() -> None:
+    problem = problem_of(40, 0.02)
+    found = fission(problem, white(0.02), Exact(), share=0.3, simulated=19, splits=3)
+    assert found.chi_square.shape == (3, 40) and found.simulated.shape == (19, 3, 40)
+    each = torch.stack(
+        [
+            Fission(
+                found.chi_square[s : s + 1],
+                found.simulated[:, s : s + 1],
+                found.log_score[s : s + 1],
+                found.misfit[s : s + 1],
+                0.3,
+            ).p
+            for s in range(3)
+        ]
+    )
+    torch.testing.assert_close(found.p, (2 * each.mean(0)).clamp_max(1))
+    assert float((found.p <= 0.05).double().mean()) <= 0.1
+    # Draws of the posterior fit the y- that they were drawn from.
+    assert float(found.misfit.mean()) == pytest.approx(1, abs=0.02)
+    first = fission(problem, white(0.02), Exact(), share=0.3, simulated=19)
+    assert torch.equal(found.chi_square[:1], first.chi_square)
+    assert not torch.equal(found.chi_square[0], found.chi_square[1])
+
+
+def test_the_check_does_not_depend_on_the_batch() -> None:
+    problem = problem_of(3, 0.02)
+    whole = fission(problem, white(0.02), Exact(), simulated=5, seed=4)
+    part = fission(problem.select([1]), white(0.02), Exact(), simulated=5, seed=4, numbers=[1])
+    torch.testing.assert_close(whole.simulated[:, :, 1:2], part.simulated)
+    torch.testing.assert_close(whole.chi_square[:, 1:2], part.chi_square)
+    other = fission(problem, white(0.02), Exact(), simulated=5, seed=5)
+    assert not torch.equal(whole.chi_square, other.chi_square)
+
+
+@pytest.mark.slow
+def test_the_default_solver_keeps_the_level_and_finds_a_wrong_prior() -> None:
+    """30 smooth images under their own prior, and under one of white noise as strong."""
+    shape = (1, 6, 6)
+    own = oracles.exponential_prior(shape)
+    x = own.mean + drawn(30, 36) @ torch.linalg.cholesky(own.covariance).T
+    operator = operators.MaskRandom(shape, missing=0.3, seed=1).double()
+    problem = Problem.simulate(x.view(30, *shape), operator, Gaussian(0.1))
+    right = fission(problem, oracles.denoiser(own, shape))
+    assert int(right.wrong.sum()) <= 5  # 1.5 expected
+    assert float(right.misfit.mean()) == pytest.approx(1.1, abs=0.2)
+    rough = oracles.Normal(own.mean, 0.002 * torch.eye(36, dtype=torch.float64))
+    assert int(fission(problem, oracles.denoiser(rough, shape)).wrong.sum()) >= 20
+
+
+def test_a_bad_fit_is_told_in_the_result_and_not_in_warnings() -> None:
+    problem = problem_of(2, 0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fission(problem, white(0.02), Exact(spread=9.0), simulated=3)
+    assert float(found.misfit.min()) > 2 and "did not do its work" in found.says(1)
+
+
+def test_rank_p_written_out() -> None:
+    simulated = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1).expand(4, 1, 4)
+    observed = torch.tensor([[0.5, 2.0, 9.0, 2.5]])
+    zero = 0 * observed
+    found = Fission(observed, simulated, zero, zero + 1, 0.2)
+    # Above or equal: 4, 3, 0, 2 of 4; below or equal: 0, 2, 4, 2.
+    assert found.p.tolist() == pytest.approx([0.4, 1.0, 0.4, 1.0])
+    assert found.wrong.tolist() == [False] * 4
+
+
+def test_sentences_of_the_check() -> None:
+    simulated = torch.linspace(0.9, 1.1, 39).view(39, 1, 1)
+    one = torch.ones(1, 1)
+    good = Fission(one, simulated, one, one, 0.2)
+    assert good.says().startswith("image 0: no sign against the prior (p = 1)")
+    assert "did not do its work" not in good.says()
+    for misfit in (0.4, 2.5):
+        assert "misfit of" in replace(good, misfit=misfit * one).says()
+    bad = replace(good, chi_square=2 * one)
+    assert bool(bad.wrong) and "the prior is wrong for this picture" in str(bad)
+
+
+def test_refusals() -> None:
+    y = drawn(1, *SHAPE)
+
+    def refused(problem: Problem, match: str, **settings: float) -> None:
+        with pytest.raises(invdiff.InputError, match=match):
+            split_measurement(problem, **settings)  # type: ignore[arg-type]
+
+    good = Problem(IDENTITY, Gaussian(0.1), y)
+    refused(Problem(IDENTITY, Gaussian(0.0), y), "sigma: found 0")
+    refused(Problem(IDENTITY, Laplace(0.1), y), "found Laplace, expected Gaussian or Poisson")
+    refused(Problem(IDENTITY, PoissonGaussian(9.0, 0.1), y), "found PoissonGaussian")
+    for share in (0.0, 1.0, math.nan):
+        refused(good, "share", share=share)
+    refused(Problem(IDENTITY, Gaussian(0.2), y.clamp(min=0)), "at exactly 0 and none beyond")
+    refused(Problem(IDENTITY, Gaussian(0.2), y.clamp(max=1)), "at exactly 1 and none beyond")
+    rounded = np.full((30, 30), 100, np.uint8)
+    operator = operators.Denoise((1, 30, 30))
+    refused(Problem(operator, Gaussian(0.001), rounded), "integers of 0..255")
+    split_measurement(Problem(operator, Gaussian(0.1), rounded))
+    split_measurement(Problem(IDENTITY, Gaussian(0.2), torch.cat([y, 0 * y])[:1]))
+    refused(Problem(IDENTITY, Poisson(10.0), y.abs()), "no whole counts")
+    refused(Problem(IDENTITY, Poisson(10.0), -torch.ones_like(y)), "no whole counts")
+    for wrong in ({"samples": 1}, {"simulated": 0}, {"splits": 0}, {"seed": -1}):
+        with pytest.raises(invdiff.InputError, match=next(iter(wrong))):
+            fission(good, white(0.02), Exact(), **wrong)
+    with pytest.raises(invdiff.InputError, match="problem"):
+        fission(y, white(0.02))  # type: ignore[arg-type]
+
+
+# Several priors.
+
+
+@pytest.mark.slow
+def test_the_right_prior_is_named() -> None:
+    problem = problem_of(30, 0.02)
+    priors = {"narrow": white(0.0005), "right": white(0.02), "wide": white(1.0)}
+    found = compare_priors(problem, priors, Exact(), share=0.3, simulated=39, splits=2)
+    assert [found.best(b) for b in range(30)].count("right") >= 27
+    assert found.p.shape == (3, 30)
+    assert torch.equal(found.p_none, found.p.amax(0))
+    assert bool((found.wins.sum(0) == 2).all())
+    assert int(found.wins[1].sum()) > 45
+    torch.testing.assert_close(found.log_score[1], found.found[1].log_score.mean(0))
+    alone = fission(problem, white(0.02), Exact(), share=0.3, simulated=39, splits=2)
+    assert torch.equal(found.found[1].chi_square, alone.chi_square)
+
+
+@pytest.mark.slow
+def test_none_is_right() -> None:
+    problem = problem_of(20, 5.0)
+    priors = [white(0.0005), white(0.02)]
+    found = compare_priors(problem, priors, Exact(), share=0.3, simulated=39)
+    assert found.names == ("prior 0", "prior 1")
+    assert float((found.p_none <= 0.05 + 1e-6).double().mean()) > 0.9
+    worst = int(found.p_none.argmin())
+    assert "none of these priors is right" in found.says(worst)
+
+
+def test_sentences_of_a_comparison() -> None:
+    simulated = torch.linspace(0.9, 1.1, 39).view(39, 1, 1)
+    one = torch.ones(1, 1)
+    good = Fission(one, simulated, -3 * one, one, 0.2)
+    bad = Fission(3 * one, simulated, -9 * one, one, 0.2)
+    text = str(PriorComparison(("a", "b"), (good, bad)))
+    assert "a predicts held-out data best, and nothing speaks against it" in text
+    assert "  b: 6.0 nats behind the best, p = 0.05: wrong for this picture" in text
+    best_is_wrong = PriorComparison(("a", "b"), (good, replace(bad, log_score=9 * one)))
+    assert "b predicts held-out data best, but is wrong" in str(best_is_wrong)
+    assert "none of these priors" in str(PriorComparison(("a", "b"), (bad, bad)))
+
+
+def test_refusals_of_a_comparison() -> None:
+    problem = problem_of(1, 0.02)
+    with pytest.raises(invdiff.InputError, match="priors: found none"):
+        compare_priors(problem, [])
+    with pytest.raises(invdiff.InputError, match="priors: found a single one"):
+        compare_priors(problem, "fashion")
+    with pytest.raises(invdiff.InputError, match="two of the name 'fashion'"):
+        named_priors(["fashion", "fashion"])
+    with pytest.raises(invdiff.InputError, match="expected a Denoiser"):
+        compare_priors(problem, {"x": 3})  # type: ignore[dict-item]
+    with pytest.raises(invdiff.InputError, match="priors"):
+        compare_priors(problem, 3)  # type: ignore[arg-type]
