@@ -377,6 +377,22 @@ def test_compressed_16_bits_without_imagecodecs(
         read_picture(tmp_path / "x.tif")
 
 
+@pytest.mark.parametrize("bits", [1, 8])
+def test_compressed_white_is_zero_without_imagecodecs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    """Pillow inverts 1 and 8 bits, which are not refused."""
+    page = (255 * RAMP).round().astype(np.uint8)
+    page = page > 100 if bits == 1 else page
+    Image.fromarray(page).save(tmp_path / "x.tif", compression="tiff_lzw", tiffinfo={262: 0})
+    with tifffile.TiffFile(tmp_path / "x.tif") as file:
+        assert file.pages[0].photometric.name == "MINISWHITE"
+        assert file.pages[0].compression.name == "LZW" and file.pages[0].bitspersample == bits
+    without_imagecodecs(monkeypatch)
+    found = read_picture(tmp_path / "x.tif").values[0, 0].numpy()
+    np.testing.assert_allclose(found, page / (1 if bits == 1 else 255), atol=1e-6)
+
+
 def test_subsampled_colours_that_are_not_compressed_are_refused(tmp_path: Path) -> None:
     image = Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).convert("YCbCr")
     image.save(tmp_path / "x.tif", tiffinfo={530: (2, 2)})

@@ -111,7 +111,9 @@ def _colours(array: np.ndarray, dataset: Any) -> Pixels:
 
 def _in_srgb(pixels: Pixels, dataset: Any) -> Pixels:
     """Colours as sRGB, by the file's ICC profile if it has one."""
-    values, profile, notes = to_srgb(pixels.values, dataset.get("ICCProfile"))
+    values, profile, notes = to_srgb(
+        pixels.values, dataset.get("ICCProfile"), full_scale=pixels.full_scale
+    )
     return replace(pixels, values=values, profile=profile, notes=notes)
 
 

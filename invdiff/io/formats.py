@@ -139,7 +139,9 @@ def _frame(image: Image.Image) -> Pixels:
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
         profile = None  # it is for colours that Pillow has converted
-    values, profile, notes = to_srgb(pixels.values, profile, cmyk=cmyk)
+    values, profile, notes = to_srgb(
+        pixels.values, profile, cmyk=cmyk, full_scale=pixels.full_scale
+    )
     return replace(pixels, values=values, profile=profile, notes=notes + _gamma_notes(image))
 
 

@@ -184,7 +184,11 @@ def _pixels(stack: np.ndarray, page: Any, kind: str) -> Pixels:
         stack = ~stack if stack.dtype == bool else (full_scale - stack).astype(stack.dtype)
     if stack.dtype.kind == "f":
         stack = _without_data(stack, page)
-    stack, profile, notes = to_srgb(stack, page.tags.valueof(_PROFILE))
+    mirrored = inverted and stack.dtype.kind == "f"
+    given = 1 - stack if mirrored else stack  # profiles have black at 0
+    seen, profile, notes = to_srgb(given, page.tags.valueof(_PROFILE), full_scale=full_scale)
+    if seen is not given:
+        stack = 1 - seen if mirrored else seen
     return Pixels(
         stack,
         alpha,

@@ -188,6 +188,7 @@ class FolderData(Data):
             self.labels = file_labels[torch.tensor([f for f, _ in self._places], dtype=torch.long)]
         self._unreadable: set[int] = set()
         self._decoded: dict[int, Future[Tensor | InputError]] = {}
+        self._told_of_profile = False
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 
     @property
@@ -233,7 +234,10 @@ class FolderData(Data):
         """Return all images of a file, 8-bit (n, C, h, w), or the error that it cannot be read."""
         try:
             check_unchanged(file)
-            images = scaled_values(read_picture(file.path, notes=False), self.value_range)
+            picture = read_picture(file.path, notes=False)
+            if picture.profile is not None:
+                self._tell_of_profile(file.path)
+            images = scaled_values(picture, self.value_range)
             if len(images) != file.images:
                 raise InputError(
                     f"found {len(images)} images, expected {file.images} as at the start"
@@ -245,6 +249,15 @@ class FolderData(Data):
             return error if named else InputError(f"{file.path}: {error}")
         images = resize_short_side(images, self.size, only_enlarge=self.framing != "fit")
         return images if self.framing == "random" else centre_crop(images, self.size)
+
+    def _tell_of_profile(self, path: Path) -> None:
+        """Warn, once for all files, that colours are trained on as they are stored."""
+        if not self._told_of_profile:
+            self._told_of_profile = True
+            warn(
+                f"data: {path}: found a colour profile that is not sRGB and cannot be applied to "
+                "more than 8 bits, expected sRGB: such files are taken as they are stored"
+            )
 
     def _readable(self, index: int) -> int:
         """Return the number of the item, or of the next one that can be read."""
