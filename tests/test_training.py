@@ -21,8 +21,9 @@ from invdiff.errors import InputError
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import Streams, stream_seed
 from invdiff.training import Trainer, TrainSettings, fit, load_data
+from invdiff.training import trainer as trainer_module
 from invdiff.training.data import epoch_order
-from invdiff.training.trainer import computes_bf16, learning_rate
+from invdiff.training.trainer import computes_bf16, last_step, learning_rate
 
 TINY = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2, "dropout": 0.1}
 
@@ -752,3 +753,144 @@ def test_squares_at_all_scales_come_from_the_numbers_of_a_step(tmp_path: Path) -
     # Averages of noise are less noisy: some of the squares were shrunk, some were not.
     spread = trainer.draw_batch(0).x_0.std((1, 2, 3))
     assert spread.max() > 0.5 and spread.min() < 0.4
+
+
+# A run of limited time.
+
+
+def test_where_a_run_of_limited_time_ends() -> None:
+    """At 10 steps a second, 100 seconds in all, a cool-down of 200 steps begins after 80 seconds."""
+    at = {n: last_step(1000 + n, 1000, n / 10, 100.0, 200) for n in (1, 798, 800, 900, 1000, 1100)}
+    assert at == {1: None, 798: None, 800: 2000, 900: 2000, 1000: 2001, 1100: 2101}
+    s = TrainSettings(data="x", steps=5000, seconds=100.0, lr=1.0, warmup=1, cooldown=200)
+    rates = [learning_rate(s, step, end=2000) for step in (1000, 1799, 1900, 1999)]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.005])
+
+
+@pytest.fixture
+def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid of samples takes seconds."""
+    monkeypatch.setattr(trainer_module, "draw_samples", lambda prior: torch.zeros(1, *prior.shape))
+
+
+class Clock:
+    """Seconds that pass with every look at them."""
+
+    def __init__(self, each: float) -> None:
+        self.now = 0.0
+        self.each = each
+
+    def perf_counter(self) -> float:
+        self.now += self.each
+        return self.now
+
+    def __getattr__(self, name: str) -> object:
+        import time
+
+        return getattr(time, name)
+
+
+def test_a_run_ends_by_the_clock(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_samples: None
+) -> None:
+    """With its cool-down inside, judged and saved; a run that is continued keeps its end."""
+    s = settings(images, steps=10**6, seconds=10.0, log_every=1, eval_every=50, save_every=50)
+    train, held_out = load_data(str(images))
+    trainer = Trainer(s, train, held_out, tmp_path / "run")
+    rates = []
+    monkeypatch.setattr(
+        trainer_module, "time", Clock(0.5)
+    )  # two looks a step, hence a step a second
+    monkeypatch.setattr(
+        trainer_module, "learning_rate", lambda *a: rates.append(learning_rate(*a)) or rates[-1]
+    )
+    trainer.run(progress=False)
+    assert 8 <= trainer.step == trainer.end <= 11 and trainer.ends_by_clock
+    np.testing.assert_allclose(rates[-4:], [s.lr * k / 4 for k in (4, 3, 2, 1)])
+    assert (tmp_path / "run" / "prior.safetensors").exists()
+    assert len(list((tmp_path / "run").glob("samples_*.png"))) == 1
+    again = Trainer(s, train, held_out, tmp_path / "run")
+    assert (again.step, again.end) == (trainer.end, trainer.end)
+    longer = Trainer(replace(s, seconds=None, steps=40), train, held_out, tmp_path / "run")
+    assert (longer.step, longer.end, longer.ends_by_clock) == (trainer.end, 40, False)
+
+
+def test_a_first_step_that_takes_all_the_time_is_followed_by_one_more(
+    images: Path, tmp_path: Path, no_samples: None
+) -> None:
+    s = settings(images, steps=50, seconds=1e-6, log_every=1)
+    fit(s, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "prior.safetensors").exists()
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert (state["step"], state["end"]) == (2, 2)
+
+
+def test_the_script_for_a_gpu(tmp_path: Path, no_samples: None) -> None:
+    """All three runs, on a CPU, at a tiny size; the same command continues what is not finished."""
+    import gpu
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for n in range(3):
+        picture = rng.integers(0, 256, (24, 30, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{n}.png")
+    np.savez(tmp_path / "val.npz", images=rng.integers(0, 256, (2, 16, 16, 3), np.uint8))
+    np.savez(tmp_path / "faces.npz", images=rng.integers(0, 256, (12, 16, 16, 3), np.uint8))
+    places = [f"--{name}={tmp_path / name}" for name in ("photos", "runs", "out")]
+    places += [f"--faces={tmp_path / 'faces.npz'}", "--squares=8"]
+    words = ["device=cpu", "compile=false", "batch=4", "size=16", "seconds=600"]
+    words += [
+        f"held_out={tmp_path / 'val.npz'}",
+        "log_every=1",
+        "eval_images=1",
+        "init=null",
+        "precision=float32",
+    ]
+    unets = ["network.width=8", "network.head_channels=8", "network.multipliers=[1,1]"]
+    gated = ["network.widths=[8]", "network.blocks=[1]"]
+    gpu.main([*places, "--only=photos", "--only=faces64", *words, *unets, "steps=2"])
+    gpu.main([*places, "--only=photos_low", *words, *gated, "steps=2"])
+    for name in ("photos", "faces64"):
+        assert load_prior(tmp_path / "out" / f"{name}.safetensors").shape == (3, 16, 16)
+    judged = {"photos": "bits_per_dim", "faces64": "bits_per_dim", "photos_low": "psnr_0.35"}
+    for name in gpu.RUNS:
+        log = (tmp_path / "out" / f"{name}.csv").read_text()
+        assert "\n2,loss," in log and f"\n2,{judged[name]}," in log
+    gpu.main([*places, "--only=photos_low", *words, *gated, "steps=3"])
+    log = (tmp_path / "out" / "photos_low.csv").read_text()
+    assert [line.split(",")[0] for line in log.splitlines() if ",loss," in line] == ["1", "2", "3"]
+
+
+def test_what_the_script_for_a_gpu_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu
+
+    out = f"--out={tmp_path / 'out'}"
+    with pytest.raises(InputError, match="--faces is missing: expected the data of faces64"):
+        gpu.main([out, "--only=faces64"])
+    with pytest.raises(InputError, match="nothing: not found, expected a folder"):
+        gpu.main([out, "--only=faces64", f"--faces={tmp_path / 'nothing'}"])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_bytes(bytes(1000))
+    monkeypatch.setattr(gpu, "LARGEST_DATA", 999)
+    with pytest.raises(InputError, match=r"found 0\.0 MiB, expected at most"):
+        gpu.main([out, "--only=faces64", f"--faces={tmp_path / 'data'}"])
+    (tmp_path / "data" / "prior.safetensors").write_bytes(bytes(1000))
+    monkeypatch.setattr(gpu, "LARGEST_WEIGHTS", 999)
+    with pytest.raises(InputError, match="photos: found weights of 0.0 MiB"):
+        gpu.keep("photos", tmp_path / "data", tmp_path / "out")
+    monkeypatch.setattr(gpu, "LARGEST_DATA", 1000)
+    with pytest.raises(InputError, match="setting 'stepz' is unknown"):
+        gpu.main([out, "--only=faces64", f"--faces={tmp_path / 'data' / 'x'}", "stepz=3"])
+
+
+@pytest.mark.parametrize("name", ["photos", "faces64"])
+def test_runs_on_a_gpu_begin_with_the_weights_that_ship(name: str) -> None:
+    import gpu
+
+    s = gpu.settings_of(name, Path("data"), [])
+    assert s.init == name and s.seconds == 480 and s.batch == 512 and s.ema == "auto"
+    shipped = load_prior(name)
+    built = s.spec((3, 64, 64)).make_network().state_dict()
+    found = shipped.network.state_dict()
+    assert {k: v.shape for k, v in built.items()} == {k: v.shape for k, v in found.items()}
+    assert 2 * sum(v.numel() for v in built.values()) < gpu.LARGEST_WEIGHTS

@@ -281,3 +281,27 @@ def test_crop_scale_needs_a_folder_and_crop(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8))
     with pytest.raises(InputError, match="crop_scale: found .* expected a folder"):
         load_data(str(tmp_path / "a.npz"), crop_scale=(0.2, 1.0))
+
+
+def test_squares_in_memory(tmp_path: Path) -> None:
+    """Each of them lies in its image; every image has its turn; a seed draws the same ones."""
+    from invdiff.training.data import in_memory
+
+    for n in range(3):
+        rows = np.arange(12, dtype=np.uint8)[:, None, None] + np.arange(15, dtype=np.uint8)[:, None]
+        Image.fromarray(np.repeat(rows + 80 * n, 3, 2).astype(np.uint8)).save(tmp_path / f"{n}.png")
+    train, _ = load_data(str(tmp_path), 4, 3, crop=True)
+    held = in_memory(train, squares=50, seed=3, batch=7)
+    images = len(train)
+    assert len(held) == 50 and held.items.dtype == torch.uint8 and held.shape == (3, 4, 4)
+    corners = held.items[:, 0, 0, 0].int()
+    expected = corners[:, None, None] + torch.arange(4)[:, None] + torch.arange(4)
+    assert torch.equal(held.items[:, 1].int(), expected)
+    assert all(len({int(c) // 80 for c in corners[k::images]}) == 1 for k in range(images))
+    assert len(set(corners.tolist())) > 10
+    assert torch.equal(in_memory(train, squares=50, seed=3).items, held.items)
+    assert not torch.equal(in_memory(train, squares=50, seed=4).items, held.items)
+    whole, _ = load_data(str(tmp_path), 4, 3)
+    once = in_memory(whole, squares=50)
+    assert len(once) == len(whole) and in_memory(once, squares=1) is once
+    torch.testing.assert_close(once.batch(torch.arange(2)), whole.batch(torch.arange(2)))

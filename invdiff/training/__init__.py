@@ -1,6 +1,6 @@
 """Training of a prior on your own images."""
 
-from invdiff.training.data import Data, FolderData, TrainingData, load_data
+from invdiff.training.data import Data, FolderData, TrainingData, in_memory, load_data
 from invdiff.training.files import DataFile
 from invdiff.training.record import DataRecord
 from invdiff.training.trainer import Trainer, TrainSettings, fit
@@ -14,5 +14,6 @@ __all__ = [
     "Trainer",
     "TrainingData",
     "fit",
+    "in_memory",
     "load_data",
 ]

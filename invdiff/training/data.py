@@ -294,6 +294,38 @@ class FolderData(Data):
         return images if isinstance(images, Tensor) else torch.empty(1)
 
 
+def in_memory(data: Data, squares: int, seed: int = 0, batch: int = 256) -> TrainingData:
+    """Return items of data as 8-bit images in memory, from where they fit onto a GPU.
+
+    Args:
+        data: a folder of images, whose items are read once.
+        squares: how many random squares are drawn, image by image in turn, where they are random;
+            other items are taken once each.
+        seed: of the places and scales of the squares.
+        batch: how many are drawn at a time.
+
+    Example:
+        >>> from invdiff.resources import EXAMPLES
+        >>> files = [DataFile(path) for path in sorted((EXAMPLES / "fashion").glob("*.png"))]
+        >>> len(in_memory(FolderData(files, size=8, channels=1, framing="random"), squares=20))
+        20
+    """
+    if isinstance(data, TrainingData):
+        return data
+    number = squares if data.uniforms_per_item else len(data)
+    generator = torch.Generator().manual_seed(stream_seed(seed))
+    items = torch.empty(number, *data.shape, dtype=torch.uint8)
+    labels = None if data.labels is None else torch.empty(number, dtype=torch.long)
+    for start in range(0, number, batch):
+        index = torch.arange(start, min(start + batch, number))
+        u = torch.rand(len(index), data.uniforms_per_item, generator=generator)
+        images = data.batch(index % len(data), u)
+        items[index] = ((images + 1) * 127.5).round().byte()
+        if labels is not None:
+            labels[index] = data.label(index % len(data))
+    return TrainingData(items, labels, data.contents)
+
+
 @dataclass(frozen=True)
 class Squares:
     """Random squares of images, at random scales: a photograph that was halved is one, too.

@@ -106,6 +106,8 @@ class TrainSettings:
         init: a prior whose weights the run begins with: a name that ships, a file, or a run's
             folder. A network with classes, or with attention, may begin with one without.
         steps: optimiser steps in all.
+        seconds: end the run by the clock, this many seconds after it was begun or continued, with
+            the cool-down inside; ``steps`` is then the most that are done.
         batch: images in each step, over all processes.
         accumulate: micro-batches, one after the other, that the batch of a process is cut into to
             save memory.
@@ -156,6 +158,7 @@ class TrainSettings:
     p_uncond: float = 0.1
     init: str | None = None
     steps: int = 10_000
+    seconds: float | None = None
     batch: int = 64
     accumulate: int = 1
     optimiser: OptimiserName = "adamw"
@@ -248,6 +251,7 @@ _RANGES = {
     "min_snr": LEVEL,
     "p_uncond": SHARE,
     "steps": _AT_LEAST_ONE,  # times `batch` it is a 64-bit integer
+    "seconds": POSITIVE,
     "batch": Range(1, 10**6, integer=True),
     "accumulate": Range(1, 10**6, integer=True),
     "lr": POSITIVE,
@@ -376,11 +380,40 @@ def run_folder(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Return the learning rate of a step: warm-up, constant, and cool-down to zero, both linear."""
+def learning_rate(settings: TrainSettings, step: int, end: int | None = None) -> float:
+    """Return the learning rate of a step: warm-up, constant, and cool-down to zero, both linear.
+
+    Args:
+        settings: of the run.
+        step: how many steps were done before.
+        end: the step at which the run ends, by default ``settings.steps``.
+    """
     warm = (step + 1) / max(1, settings.warmup)
-    cool = (settings.steps - step) / max(1, settings.cooldown)
+    cool = ((settings.steps if end is None else end) - step) / max(1, settings.cooldown)
     return settings.lr * min(1.0, warm, cool if settings.cooldown else 1.0)
+
+
+def last_step(step: int, first: int, elapsed: float, seconds: float, cooldown: int) -> int | None:
+    """Return the step at which a run of limited time ends, None while its cool-down is far.
+
+    At least one more step is done, after which the weights are judged and saved.
+
+    Args:
+        step: how many steps were done.
+        first: how many of them before the clock was started.
+        elapsed: seconds since then.
+        seconds: how many there are in all.
+        cooldown: steps of the cool-down.
+
+    Example:
+        >>> last_step(step=100, first=0, elapsed=10.0, seconds=40.0, cooldown=50) is None
+        True
+        >>> last_step(step=300, first=0, elapsed=30.0, seconds=34.0, cooldown=50)
+        340
+    """
+    speed = (step - first) / elapsed
+    left = max(1, math.floor(speed * (seconds - elapsed)))
+    return step + left if left <= cooldown else None
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -471,6 +504,7 @@ class Trainer:
         averaged: their average over the steps.
         running: the two running averages of which ema=auto makes it.
         width: relative width of that average.
+        end: the step at which the run ends; with ``seconds``, known when the cool-down begins.
 
     Example:
         >>> import tempfile
@@ -514,6 +548,8 @@ class Trainer:
             self.network, settings.optimiser, settings.lr, settings.weight_decay
         )
         self.step = 0
+        self.end = settings.steps
+        self.ends_by_clock = False
         self.losses: list[float] = []  # of the last steps, whose mean is logged
         self.judged = True  # as far as the step asks for it
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -603,6 +639,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         started = time.perf_counter()
         first = self.step
+        timed = (first, 0.0)  # the step, and the seconds, from which the speed is measured
         pending: list[Tensor] = []  # losses that are still on the device
         try:
             with (
@@ -622,12 +659,12 @@ class Trainer:
                     self.judged = True
                     self.save()
                 stopping = False
-                while self.step < s.steps and not stopping:
+                while self.step < self.end and not stopping:
                     pending.append(self.train_step())
                     self.step += 1
                     bar.update()
                     due = {
-                        every: self.step % every == 0 or self.step == s.steps
+                        every: self.step % every == 0 or self.step == self.end
                         for every in (s.log_every, s.eval_every, s.save_every)
                     }
                     # Several processes can only stop together, so they ask each other when they
@@ -638,6 +675,10 @@ class Trainer:
                         continue
                     self.losses = (self.losses + self.finite_losses(pending))[-s.log_every :]
                     pending.clear()
+                    elapsed = time.perf_counter() - started
+                    if s.seconds is not None:
+                        self.look_at_clock(timed, elapsed)
+                    timed = timed if timed[1] else (self.step, elapsed)  # without compiling
                     stopping = self.in_any_process(bool(signals))
                     # Judging takes long: a run that is told to stop leaves it to the next one.
                     self.judged = not (stopping and due[s.eval_every])
@@ -663,11 +704,29 @@ class Trainer:
             raise InputError(
                 f"{reason}; stopped at step {self.step}, the run as it was last saved is intact"
             ) from None
-        if stopping and not (self.step == s.steps and self.judged):
+        if stopping and not (self.step == self.end and self.judged):
             raise Stopped(
                 signals[0] if signals else signal.SIGINT,
-                f"saved at step {self.step} of {s.steps}; the same command continues",
+                f"saved at step {self.step} of {self.end}; the same command continues",
             )
+
+    def look_at_clock(self, timed: tuple[int, float], elapsed: float) -> None:
+        """Choose the step at which a run of limited time ends, when its cool-down is to begin.
+
+        Args:
+            timed: the step and the seconds from which the speed is measured.
+            elapsed: seconds since the run was begun or continued.
+        """
+        first, before = timed
+        seconds = self.settings.seconds
+        if seconds is None or self.ends_by_clock or (elapsed < seconds and not before):
+            return
+        cooldown = self.settings.cooldown
+        found = last_step(self.step, first, elapsed - before, seconds - before, cooldown)
+        [found] = broadcast_object_list([found])  # the clock of the main process counts
+        if found is not None:
+            self.end = min(self.settings.steps, found)
+            self.ends_by_clock = True
 
     def train_step(self) -> Tensor:
         """Do one step of Algorithm 1; return the loss of this process's share, on the device."""
@@ -677,7 +736,7 @@ class Trainer:
         batch = self.draw_batch(self.step)
         self.train.prefetch(self.indices(self.step + 1)[self.share])
         for group in chain(*(optimiser.param_groups for optimiser in self.optimisers)):
-            group["lr"] = learning_rate(s, self.step)
+            group["lr"] = learning_rate(s, self.step, self.end)
         self.network.zero_grad()
         for x_0, t, weight, eps, label in zip(
             *(values.chunk(s.accumulate) for values in batch), strict=True
@@ -910,6 +969,7 @@ class Trainer:
         state = {
             "settings": self._identity(),
             "step": self.step,
+            "end": self.end if self.ends_by_clock else None,
             "judged": self.judged,
             "logged": (self.out / LOG_FILE).stat().st_size,
             "network": self.network.state_dict(),
@@ -931,7 +991,7 @@ class Trainer:
         """
         judging = {"log_every", "eval_every", "eval_images", "save_every"}
         data = {"data", "held_out", "data_changed"}
-        free = {"steps", "accumulate", "cooldown", "device", "compile", *data, *judging}
+        free = {"steps", "seconds", "accumulate", "cooldown", "device", "compile", *data, *judging}
         settings = {**asdict(self.settings), "schedule": self.settings.noise_schedule}
         return {k: v for k, v in settings.items() if k not in free}
 
@@ -941,6 +1001,9 @@ class Trainer:
         [state] = broadcast_object_list([self._saved_state() if main else None])
         if state is not None:
             self.step = state["step"]
+            if self.settings.seconds is not None and state.get("end") is not None:
+                self.end = min(self.settings.steps, state["end"])
+                self.ends_by_clock = True
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
             # A run that is older than Muon has the one of AdamW.
