@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from invdiff.errors import InputError
 from invdiff.prior.classifier import UNetClassifier
 from invdiff.prior.mlp import MLP
-from invdiff.prior.unet import SelfAttention, Stage, UNet, timestep_embedding
+from invdiff.prior.unet import (
+    ResidualBlock,
+    SelfAttention,
+    Stage,
+    UNet,
+    may_overwrite,
+    timestep_embedding,
+)
 
 
 def awake(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -315,3 +322,64 @@ def test_the_layers_of_an_mlp() -> None:
     assert [m.out_features for m in MLP(2, 8, 3).net if isinstance(m, nn.Linear)] == [8, 8, 8, 2]
     assert [m.in_features for m in MLP(2, 8, 1).net if isinstance(m, nn.Linear)] == [10, 8]
     assert MLP(2, 8, channels_out=5)(noise(3, 2), torch.zeros(3)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("upsample", ["nearest", "shuffle"])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_without_gradients_the_network_is_the_same(
+    batch: int, upsample: str, layout: torch.memory_format
+) -> None:
+    """With them it is as it is written; what was given is not overwritten."""
+    torch.manual_seed(0)
+    network = UNet(
+        3, 16, (1, 2), 1, attention=(2,), head_channels=8, dropout=0.2, upsample=upsample
+    )
+    for weight in network.parameters():
+        weight.data = weight.data + 0.1 * torch.randn(weight.shape)
+    network = network.eval().to(memory_format=layout)
+    x = torch.randn(batch, 3, 8, 8).contiguous(memory_format=layout)
+    given = x.clone()
+    t = torch.linspace(10, 900, batch)
+    wanted = network(x, t)
+    assert wanted.requires_grad
+    with torch.no_grad():
+        found = network(x, t)
+        again = network(x, t)
+    assert torch.equal(found, again) and torch.equal(x, given)
+    assert float((found - wanted).abs().max()) < 2e-5 * float(wanted.abs().max())
+    double = network.double()
+    with torch.no_grad():
+        found = double(x.double(), t)
+    torch.testing.assert_close(found, double(x.double(), t), rtol=1e-10, atol=1e-10)
+
+
+def test_a_block_without_gradients_keeps_its_input() -> None:
+    """Identity and projected skips; one image and several; a dropout that drops."""
+    torch.manual_seed(0)
+    for channels_out in (8, 16):
+        block = ResidualBlock(8, channels_out, 4, dropout=0.0).double()
+        for weight in block.parameters():
+            weight.data.normal_()
+        x = torch.randn(3, 8, 4, 4, dtype=torch.float64).contiguous(
+            memory_format=torch.channels_last
+        )
+        embedding = torch.randn(3, 4, dtype=torch.float64)
+        kept = x.clone()
+        wanted = block(x, embedding)
+        with torch.no_grad():
+            found = block(x, embedding)
+            single = torch.cat([block(x[b : b + 1], embedding[b : b + 1]) for b in range(3)])
+            with torch.autocast("cpu", torch.bfloat16):
+                assert not may_overwrite(x)
+        assert not may_overwrite(x)  # gradients are on
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(single, wanted)
+        assert torch.equal(x, kept)
+    half = ResidualBlock(8, 8, 4, dropout=0.5).double()
+    half.conv2.weight.data.normal_()
+    torch.manual_seed(1)
+    wanted = half(x, embedding)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        torch.testing.assert_close(half(x, embedding), wanted)

@@ -5,6 +5,9 @@ Ho et al. 2020, App. B (https://arxiv.org/abs/2006.11239); Dhariwal & Nichol 202
 
 With ``patch > 1`` the stem moves squares of pixels into channels (space to depth), which saves the
 costly level of full resolution.
+
+Without gradients, on a CPU, the same operations overwrite what is not needed again, and convolutions
+over single pixels are matrix products: the results agree to rounding.
 """
 
 from __future__ import annotations
@@ -48,6 +51,28 @@ def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     return layer
 
 
+def may_overwrite(x: Tensor) -> bool:
+    """Return whether features are computed without gradients, on a CPU, in their own type."""
+    autocast = torch.is_autocast_enabled(x.device.type)
+    return x.device.type == "cpu" and not (torch.is_grad_enabled() or autocast)
+
+
+class Pointwise(nn.Conv2d):
+    """Convolution over single pixels, as a matrix product where that is faster.
+
+    Example:
+        >>> Pointwise(8, 4, 1)(torch.zeros(1, 8, 2, 2)).shape
+        torch.Size([1, 4, 2, 2])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, C', H, W) of x (B, C, H, W)."""
+        if may_overwrite(x) and x.is_contiguous(memory_format=torch.channels_last):
+            pixels = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+            return pixels.permute(0, 3, 1, 2)
+        return super().forward(x)
+
+
 class ResidualBlock(nn.Module):
     """Residual block of two convolutions, modulated by the time embedding.
 
@@ -74,18 +99,28 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * channels_out)
         self.dropout = nn.Dropout(dropout)
         self.skip = (
-            nn.Conv2d(channels_in, channels_out, 1)
+            Pointwise(channels_in, channels_out, 1)
             if channels_in != channels_out
             else nn.Identity()
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Return features (B, channels_out, H, W) of x (B, channels_in, H, W)."""
+        if may_overwrite(x):
+            return self._without_gradients(x, embedding)
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         out: Tensor = self.skip(x) + self.conv2(self.dropout(F.silu(h)))
         return out
+
+    def _without_gradients(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """`forward`, which overwrites its own features."""
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(h).mul_(1 + scale).add_(shift)
+        out: Tensor = self.conv2(self.dropout(F.silu(h, inplace=True)))
+        return out.add_(self.skip(x))
 
 
 class SelfAttention(nn.Module):
@@ -114,8 +149,8 @@ class SelfAttention(nn.Module):
                 f"head_channels: found {head_channels}, expected a divisor of {channels}"
             )
         self.norm = normalisation(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+        self.qkv = Pointwise(channels, 3 * channels, 1)
+        self.out = zeroed(Pointwise(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, C, H, W) of x (B, C, H, W)."""
@@ -370,7 +405,7 @@ class UNet(nn.Module):
                 features = multiplier * width
             if level > 0 and upsample == "shuffle":
                 finer = multipliers[level - 1] * width
-                self.up.append(nn.Sequential(nn.Conv2d(features, 4 * finer, 1), nn.PixelShuffle(2)))
+                self.up.append(nn.Sequential(Pointwise(features, 4 * finer, 1), nn.PixelShuffle(2)))
                 features = finer
             elif level > 0:
                 self.up.append(NearestUpsample(features, features, 3, padding=1))
