@@ -37,6 +37,7 @@ from invdiff import (
     restore,
     restore_file,
     restore_folder,
+    save_prior,
     score,
     solvers,
     split_measurement,
@@ -62,6 +63,7 @@ NOISE, SOLVER, Y = Gaussian(0.1), solvers.DDNM(steps=2), torch.rand(1, 1, 4, 4)
 PROBLEM = Problem(OPERATOR, NOISE, Y)
 METHOD = {"operator": OPERATOR, "noise": NOISE, "prior": PRIOR, "solver": SOLVER}
 DRAWN = {"samples": 1, "seed": 0}
+SHIPPED = load_prior("swissroll")
 POSTERIOR = Posterior(torch.rand(5, 1, 1, 4, 4), PROBLEM, 1, 0.0)
 HERE = str(Path(__file__).parent)
 
@@ -131,6 +133,7 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "stein": (stein, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "seed": 0}),
     "ksd": (ksd, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "draws": 9, "seed": 0}),
     "tarp": (tarp, {"posterior": POSTERIOR, "truth": Y, "seed": 0}),
+    "save_prior": (save_prior, {"prior": SHIPPED, "path": "new.safetensors", "card": {}}),
     "load_prior": (load_prior, {"name": "nowhere"}),
     "fit": (fit, {"settings": TrainSettings(data="nowhere"), "out": "new"}),
     "TrainSettings": (
@@ -160,8 +163,11 @@ WRONG: dict[str, Any] = {
 FITS = {
     ("object", "y"): False,
     **{(kind, name): True for kind in ("network", "class") for name in ("on_step", "on_progress")},
-    **{("word", name): True for name in ("source", "target", "out", "data", "name")},
-    **{("half", name): True for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr")},
+    **{("word", name): True for name in ("source", "target", "out", "data", "name", "path")},
+    **{
+        ("half", name): True
+        for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr", "sigma_max")
+    },
     ("bytes", "numbers"): True,  # a sequence of integers
     ("array", "sigma"): True,
     **{("tensor", name): True for name in ("x", "sigma")},

@@ -211,8 +211,12 @@ def test_the_worst_misfit_of_each_kind_is_named() -> None:
     with pytest.warns(UserWarning) as caught:
         Posterior((y + 0.1 * scale)[None], problem, 1, 0.0).warn_of_misfit()
     far, close = sorted(str(each.message) for each in caught)[::-1]
-    assert far.startswith("misfit: found 60 for image 4, expected about 1 (2 of 6 images): samples do not reach y")
-    assert close.startswith("misfit: found 0.02 for image 2, expected about 1 (2 of 6 images): samples follow y too")
+    assert far.startswith(
+        "misfit: found 60 for image 4, expected about 1 (2 of 6 images): samples do not reach y"
+    )
+    assert close.startswith(
+        "misfit: found 0.02 for image 2, expected about 1 (2 of 6 images): samples follow y too"
+    )
 
 
 def test_quantiles_at_the_ends() -> None:
