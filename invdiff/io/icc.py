@@ -38,7 +38,7 @@ class MatrixProfile:
             sRGB already.
 
     Example:
-        >>> MatrixProfile((np.square,), None).to_srgb(np.array([[0.0], [1.0]])).ravel().tolist()
+        >>> MatrixProfile((np.square,), None).to_srgb(np.array([[0.0], [1.0]])).ravel().round(6).tolist()
         [0.0, 1.0]
     """
 
