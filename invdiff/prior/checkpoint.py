@@ -464,6 +464,8 @@ def _on_this_machine(name: str) -> Path:
 
 def _load_foreign(path: Path, name: str, told: Mapping[str, Any]) -> Denoiser:
     beside = understood(PriorWords, name, sidecar.read(path), str(sidecar.find(path))).told
+    if told.get("heads") or told.get("head_channels"):  # of which a YAML file may hold the other
+        beside = {k: v for k, v in beside.items() if k not in ("heads", "head_channels")}
     given = {**beside, **told}
     check = given.pop("check", True)
     plugin = plugins.find(path)
@@ -651,7 +653,10 @@ def load_card(name: str | Path) -> dict[str, Any]:
         'MIT'
     """
     path = find_prior(name).with_suffix(".json")
-    return read_json(path) if path.is_file() else {}
+    try:
+        return read_json(path) if path.is_file() else {}
+    except InputError as error:
+        raise InputError(f"card {error}") from None
 
 
 def _check_spec(spec: PriorSpec | ClassifierSpec) -> None:

@@ -606,6 +606,10 @@ def count_heads(width: int, heads: int | None, head_channels: int | None) -> int
         InputError: the channels cannot be shared equally among the heads.
     """
     number = heads or (max(1, width // head_channels) if head_channels else 1)
+    if width % number and not heads:
+        raise InputError(
+            f"head_channels: found {head_channels} for {width} channels, expected a divisor of them"
+        )
     if width % number:
         raise InputError(f"heads: found {number} for {width} channels, expected a divisor of them")
     return number
