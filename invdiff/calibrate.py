@@ -31,6 +31,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +58,9 @@ from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior
-from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
+from invdiff.prior.execution import Execution, Precision
+from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.prior.reverse import generate
 from invdiff.problem import Problem
 from invdiff.resources import CALIBRATIONS, pick_device
@@ -80,7 +83,8 @@ class CalibrateSettings:
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
         solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default ddnm.
-        prior: the name of one that ships, a .safetensors file, or a training run's folder.
+        prior: the name of one that ships, a file or a folder, with words for another program's, as in
+            ``python -m invdiff.solve``.
         data: held-out pictures: a folder, or an .npz or .npy; by default images are drawn from the
             prior.
         images: how many of them, at most.
@@ -92,6 +96,9 @@ class CalibrateSettings:
             results/calibration_TASK_SOLVER_PRIOR.
         file: where the calibration is written; by default calibration.json in ``out``.
         batch: samples computed at once; "auto" is as many as suit the device and its memory.
+        precision: of the network: float32, bf16, tf32 (NVIDIA GPUs); "auto" is bf16 on GPUs that
+            compute in it, but for solvers that take differences of D, else float32.
+        compile: compile the network first (torch.compile), for long runs.
         device: where to compute: cpu, cuda, cuda:N; "auto" is CUDA where there is one.
 
     Raises:
@@ -108,7 +115,7 @@ class CalibrateSettings:
     operator: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=lambda: config.component("solver", "ddnm"))
-    prior: str = "fashion"
+    prior: str | PriorWords = "fashion"
     data: str | None = None
     images: int = 64
     samples: int = 19
@@ -118,6 +125,8 @@ class CalibrateSettings:
     out: str | None = None
     file: str | None = None
     batch: int | Literal["auto"] = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -134,19 +143,28 @@ class CalibrateSettings:
         if self.out is not None:
             return Path(self.out)
         task = Path(self.task or self.operator.get("name", "")).stem
-        names = (task, str(self.solver.get("name", "")), Path(self.prior).stem)
+        names = (task, str(self.solver.get("name", "")), Path(name_of(self.prior)).stem)
         return Path("results", label("_".join(["calibration", *names])))
 
-    def identity(self, weights: str) -> dict[str, Any]:
+    def identity(self, weights: str, precision: str) -> dict[str, Any]:
         """Return what the samples of an image depend on, besides the image.
 
         Args:
             weights: hash of the prior.
+            precision: that its network is computed in.
         """
         names = ("operator", "noise", "solver", "samples", "size", "prior_steps", "seed")
         own = {name: getattr(self, name) for name in names}
         files = dict(named_files({key: own[key] for key in ("operator", "noise", "solver")}))
-        return {**own, "weights": weights, "drawn": self.data is None, "files": files}
+        told = self.prior.told if isinstance(self.prior, PriorWords) else {}
+        return {
+            **own,
+            "precision": precision,
+            "prior": told,
+            "weights": weights,
+            "drawn": self.data is None,
+            "files": files,
+        }
 
 
 def law_of(operator: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -225,6 +243,16 @@ class Task:
     shape: tuple[int, ...]
 
     @property
+    def execution(self) -> Execution:
+        """How the network of the prior is computed."""
+        return Execution(precision=self.settings.precision, compile=self.settings.compile)
+
+    @cached_property
+    def drawn_from(self) -> Denoiser:
+        """The prior that images are drawn from, its network computed as the solver's is."""
+        return self.execution.around(self.prior, exact=self.solver.differences)
+
+    @property
     def count(self) -> int:
         """Number of images that there are."""
         most = self.settings.images
@@ -246,7 +274,7 @@ class Task:
             side = self.shape[-1]
             return torch.stack([middle(self.items[b].read(), side) for b in numbers])
         seed = stream_seed(s.seed, numbers[0])
-        drawn = generate(self.prior, len(numbers), steps=s.prior_steps, seed=seed)
+        drawn = generate(self.drawn_from, len(numbers), steps=s.prior_steps, seed=seed)
         return as_float(drawn).clamp(0, 1)
 
 
@@ -255,7 +283,8 @@ def main(words: list[str]) -> None:
     settings = config.validate(CalibrateSettings, config.resolve(words, CalibrateSettings))
     task = prepared(settings)
     out = settings.folder
-    identity = settings.identity(fingerprint(task.prior))
+    precision = task.execution.resolved(task.prior, exact=task.solver.differences)
+    identity = settings.identity(fingerprint(task.prior), precision)
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -290,7 +319,10 @@ def prepared(settings: CalibrateSettings) -> Task:
     solver: Solver = config.build("solver", settings.solver)
     prior = load_prior(settings.prior, pick_device(settings.device))
     if len(prior.shape) != 3:
-        raise InputError(f"prior '{settings.prior}': is one of points, expected one of images")
+        raise InputError(
+            f"prior '{name_of(settings.prior)}': is one of points, expected one of images"
+        )
+    check_prior(prior)
     shape = tuple(prior.shape)
     items: list[Item] | None = None
     if settings.data is None:
@@ -324,7 +356,7 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
         InputError: fewer than two are left.
     """
     source = str(settings.data)
-    trained = trained_on(settings.prior)
+    trained = trained_on(name_of(settings.prior))
     found: list[Item] = []
     seen: set[str] = set()
     channels = 0
@@ -459,6 +491,8 @@ def solved(task: Task, numbers: Sequence[int]) -> dict[str, Tensor]:
         seed=s.seed,
         numbers=numbers,
         batch=s.batch,
+        precision=s.precision,
+        compile=s.compile,
     )
     return {
         "truth": truth,
@@ -500,7 +534,7 @@ def described(task: Task) -> dict[str, str]:
     """Return the setting in words."""
     s = task.settings
     return {
-        "prior": Path(s.prior).stem,
+        "prior": Path(name_of(s.prior)).stem,
         "operator": str(s.operator),
         "noise": str(s.noise),
         "solver": str(task.solver),

@@ -134,8 +134,8 @@ def ddpm_prior(settings: LikelihoodSettings) -> NetworkDenoiser:
     prior: Denoiser = load_prior(settings.prior, pick_device(settings.device))
     if not isinstance(prior, NetworkDenoiser):
         raise InputError(
-            f"prior '{name_of(settings.prior)}': found a {type(prior).__name__}, expected a DDPM, "
-            "since L_vlb is a sum over its steps"
+            f"prior '{name_of(settings.prior)}': found the kind {type(prior).__name__}, expected a "
+            "DDPM, since L_vlb is a sum over its steps"
         )
     return prior
 

@@ -61,6 +61,28 @@ DIFFUSERS = {
         center_input_sample=True,
         mid_block_scale_factor=1.4,
     ),
+    # Blocks without attention do not look at downsample_type and upsample_type.
+    "mixed resampling": dict(
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=1,
+        down_block_types=(
+            "DownBlock2D",
+            "AttnDownBlock2D",
+            "ResnetDownsampleBlock2D",
+            "DownBlock2D",
+        ),
+        up_block_types=("UpBlock2D", "ResnetUpsampleBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        downsample_type="resnet",
+        upsample_type="resnet",
+    ),
+    "groups of the middle": dict(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attn_norm_num_groups=8,
+        upsample_type="resnet",
+    ),
     "attention one way": dict(
         block_out_channels=(32, 64),
         layers_per_block=1,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from foreign_files import written
 
 from invdiff import calibrate, config, solve
 from invdiff.adjustment import Adjustment
@@ -372,3 +373,21 @@ def test_the_page_of_averages_is_not_called_calibrated(
     assert found["label"] == "not calibrated"
     assert found["bands"] == [{"name": "60 %", "place": 1, "factor": None}]
     assert "4 samples have at most 60 %: 90 % needs 19." in found["note"]
+
+
+@pytest.mark.slow
+def test_a_prior_of_another_program_with_its_words(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    told = {"prior__size": "16", "prior__check": "false", "images": "2", "solver__steps": "1"}
+    with pytest.warns(UserWarning, match="assumed"):
+        main(words(path, precision="bf16", **told))
+    identity = config.read(Path("run/config.yaml"))
+    assert identity["precision"] == "bf16"
+    assert identity["prior"] == {"size": 16, "check": False}
+    assert "precision=bf16, expected float32" in message(*words(path, **told))
+    with (
+        pytest.warns(UserWarning, match="assumed"),
+        pytest.raises(InputError, match="found results for prior="),
+    ):
+        main(words(path, precision="bf16", **told, prior__heads="1"))
+    assert "consistency model" in message(*words(path, **told, prior__kind="consistency"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,15 @@ from invdiff.prior import (
     NetworkDenoiser,
     PriorSpec,
     Schedule,
+    generate,
     load_card,
     load_prior,
     save_prior,
 )
+from invdiff.prior.checkpoint import describe
+from invdiff.prior.execution import Execution
 from invdiff.prior.experts import joined, smooth_step
+from invdiff.prior.tiles import Tiled
 
 LOW = {"name": "gated", "widths": [8], "blocks": [1], "embedding": 4}
 HIGH = {"name": "unet", "width": 8, "multipliers": [1, 1], "blocks": 1}
@@ -226,3 +231,39 @@ def test_what_cannot_be_joined() -> None:
     low.described = None
     with pytest.raises(InputError, match="expert: found a NetworkDenoiser, expected one of a reg"):
         joined(low, high)
+
+
+def test_an_expert_for_low_noise_is_no_prior_by_itself(tmp_path: Path) -> None:
+    low, high = expert_and_prior()
+    spec = replace(describe(low), sigma_range=(0.005, 0.2))
+    expert = spec.around(low.network)
+    save_prior(expert, tmp_path / "low.safetensors")
+    loaded = load_prior(tmp_path / "low.safetensors")
+    assert loaded.sigma_range == (0.005, 0.2) and describe(loaded) == spec
+    message = "found an expert for noise levels 0.005 to 0.2, expected a prior of all levels"
+    with pytest.raises(InputError, match=message):
+        generate(loaded, 1, steps=2)
+    with pytest.raises(InputError, match=message):
+        generate(Tiled(loaded, 8), 1, steps=2)
+    with pytest.raises(InputError, match=message):
+        generate(Execution(precision="bf16").around(loaded), 1, steps=2)
+    with pytest.raises(InputError, match=r"mix: found \[0.15, 0.3\], expected at most 0.2"):
+        joined(loaded, high)
+    both = joined(loaded, high, (0.1, 0.2))
+    assert both.sigma_range is None
+    assert generate(both, 1, steps=2).shape == (1, *high.shape)
+    everything = replace(spec, sigma_range=(1e-3, 1e3)).around(low.network)
+    assert generate(everything, 1, steps=2).shape == (1, *low.shape)
+
+
+def test_an_expert_of_another_range_of_values_is_not_joined() -> None:
+    low, high = expert_and_prior()
+    other = replace(describe(low), value_range=(0.0, 1.0)).around(low.network)
+    with pytest.raises(InputError, match=r"expert: found images in \[0.0, 1.0\], expected \[-1.0"):
+        joined(other, high)
+
+
+@pytest.mark.parametrize("found", [5, "low", (0.1,), (0.2, 0.1), (0, 1), (1, math.inf), (1, "2")])
+def test_levels_of_an_expert_that_are_none(found: object) -> None:
+    with pytest.raises(InputError, match="sigma_range: found"):
+        PriorSpec((1, 8, 8), {"name": "unet", "width": 8}, sigma_range=found)  # type: ignore[arg-type]

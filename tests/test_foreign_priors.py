@@ -1101,3 +1101,34 @@ def test_a_network_gives_the_same_in_tensors_of_any_kind(tmp_path: Path) -> None
     torch.save(half, path)
     prior = load_prior(path, told={"check": False})
     assert {weight.dtype for weight in prior.parameters()} == {torch.float32}
+
+
+def test_words_that_do_not_go_together(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "guided-diffusion")
+    told = {"size": 16, "check": False}
+    with pytest.raises(
+        InputError, match="found heads=4 and head_channels=16, expected one of them"
+    ):
+        load_prior(path, told={**told, "heads": 4, "head_channels": 16})
+    with pytest.raises(InputError, match="head_channels: found 7 for 64 channels"):
+        load_prior(path, told={**told, "head_channels": 7})
+    path.with_suffix(".yaml").write_text("num_head_channels: 64\n")
+    x = torch.rand(1, 3, 16, 16)
+    by_file = load_prior(path, told=told)(x, 0.3)
+    assert not torch.equal(load_prior(path, told={**told, "heads": 4})(x, 0.3), by_file)
+    assert torch.equal(load_prior(path, told={**told, "heads": 1})(x, 0.3), by_file)
+
+
+@pytest.mark.parametrize("kind", ["pesser", "denoising-diffusion-pytorch"])
+def test_a_learned_variance_needs_channels(kind: str, tmp_path: Path) -> None:
+    path, _ = written(tmp_path, kind)
+    with pytest.raises(InputError, match="variance: found 'learned' for a network of 3 channels"):
+        load_prior(path, told={"size": 16, "variance": "learned", "check": False})
+
+
+@pytest.mark.parametrize("kind", ["pesser", "diffusers"])
+def test_the_target_flow_has_its_own_schedule(kind: str, tmp_path: Path) -> None:
+    path, _ = written(tmp_path, kind)
+    size = {"size": 16} if kind == "pesser" else {}
+    prior = load_prior(path, told={"target": "flow", "check": False, **size})
+    assert prior.schedule.flow is not None

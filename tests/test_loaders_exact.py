@@ -559,14 +559,28 @@ def test_the_settings_that_a_config_of_diffusers_leaves_out() -> None:
 @pytest.mark.parametrize(
     "config, expected",
     [
-        ({"downsample_type": "resnet"}, {"down": "residual", "up": "conv"}),
+        (
+            {"downsample_type": "resnet"},  # which the first block, a DownBlock2D, does not look at
+            {"down": ("conv", "residual", "residual"), "up": "conv"},
+        ),
         ({"upsample_type": "resnet"}, {"down": "conv", "up": "residual"}),
         (
-            {"down_block_types": ["ResnetDownsampleBlock2D"], "up_block_types": ["UpBlock2D"]},
-            {"down": "residual", "up": "conv", "attention": (False,), "attention_up": (False,)},
+            {
+                "down_block_types": ["ResnetDownsampleBlock2D"] * 2,
+                "up_block_types": ["UpBlock2D"] * 2,
+            },
+            {
+                "down": "residual",
+                "up": "conv",
+                "attention": (False, False),
+                "attention_up": (False, False),
+            },
         ),
         (
-            {"down_block_types": ["DownBlock2D"], "up_block_types": ["ResnetUpsampleBlock2D"]},
+            {
+                "down_block_types": ["DownBlock2D"] * 2,
+                "up_block_types": ["ResnetUpsampleBlock2D"] * 2,
+            },
             {"down": "conv", "up": "residual"},
         ),
         (

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from invdiff.errors import InputError
 from invdiff.prior.classifier import UNetClassifier
+from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.mlp import MLP
+from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import (
+    GroupNorm,
     ResidualBlock,
     SelfAttention,
     Stage,
@@ -21,6 +24,7 @@ from invdiff.prior.unet import (
     may_overwrite,
     timestep_embedding,
 )
+from invdiff.prior.unet2d import UNet2D
 
 
 def awake(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -383,3 +387,30 @@ def test_a_block_without_gradients_keeps_its_input() -> None:
     torch.manual_seed(1)
     with torch.no_grad():
         torch.testing.assert_close(half(x, embedding), wanted)
+
+
+def test_a_group_of_one_value_becomes_the_bias() -> None:
+    torch.manual_seed(0)
+    norm = GroupNorm(32, 32)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(2, 32, 1, 1)
+    torch.testing.assert_close(norm(x[:1])[:, :, 0, 0], norm.bias[None], atol=1e-3, rtol=0)
+    wide = torch.randn(1, 64, 3, 5)
+    assert torch.equal(GroupNorm(4, 64)(wide), nn.GroupNorm(4, 64)(wide))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5])
+def test_images_no_larger_than_the_stride_are_taken_one_by_one(size: int) -> None:
+    torch.manual_seed(0)
+    networks = [
+        UNet(1, width=32, multipliers=(1, 1, 1), blocks=1),
+        UNet2D(1, widths=(32, 32, 32), blocks=1, attention=(False, False, False)),
+    ]
+    for network in networks:
+        prior = NetworkDenoiser(
+            network.eval(), (1, 16, 16), Schedule.linear(), stride=network.stride
+        )
+        x = torch.rand(2, 1, size, size)
+        with torch.no_grad():
+            one_by_one = torch.cat([prior(x[:1], 0.3), prior(x[1:], 0.3)])
+            torch.testing.assert_close(one_by_one, prior(x, 0.3))

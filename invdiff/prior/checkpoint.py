@@ -46,6 +46,7 @@ from invdiff.resources import WEIGHTS, pick_device
 PRIOR_FILE = "prior.safetensors"  # in a training run's folder
 MAX_SIDE = 100_000  # of an image in pixels; also the channels, and every number of a network
 MAX_HEADER = 8_000_000  # characters: two tables of MAX_T numbers
+_RANGES = ("value_range", "data_range", "sigma_range")  # entries of the header that are two numbers
 FLOATS = ("F16", "BF16", "F32", "F64")  # the dtypes of weights, as safetensors names them
 
 
@@ -64,6 +65,8 @@ class PriorSpec:
         value_range: the values of black and white in the network's images.
         data_range: the values that became 0 and 1 in the files of its training, if not those of
             pictures.
+        sigma_range: the noise levels of images in [0, 1] that an expert was trained on; None for a
+            prior of all levels.
 
     Raises:
         InputError: one of them is of another type, or out of range.
@@ -82,6 +85,7 @@ class PriorSpec:
     variance: Variance = "small"
     value_range: ValueRange = CENTRED
     data_range: ValueRange | None = None
+    sigma_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _check_spec(self)
@@ -90,6 +94,7 @@ class PriorSpec:
         check_target(self.target, self.make_schedule())
         check_value_range(self.value_range)
         _check_optional_range(self.data_range)
+        _check_levels(self.sigma_range)
 
     def make_schedule(self) -> Schedule:
         """Return the noise schedule, which is one of flow matching for the target "flow"."""
@@ -118,6 +123,7 @@ class PriorSpec:
             value_range=self.value_range,
         )
         made.data_range = self.data_range
+        made.sigma_range = self.sigma_range
         made.described = self.network
         return made
 
@@ -368,12 +374,13 @@ def _spec_of(
         prior.variance,
         prior.value_range,
         prior.data_range,
+        prior.sigma_range,
     )
 
 
 def _entry(spec: Spec) -> dict[str, Any]:
     """Return the header's entry of a spec, without the ranges that are the defaults."""
-    defaults = {"value_range": CENTRED, "data_range": None}
+    defaults = {"value_range": CENTRED, "data_range": None, "sigma_range": None}
     return {
         key: value
         for key, value in asdict(spec).items()
@@ -458,6 +465,8 @@ def _on_this_machine(name: str) -> Path:
 
 def _load_foreign(path: Path, name: str, told: Mapping[str, Any]) -> Denoiser:
     beside = understood(PriorWords, name, sidecar.read(path), str(sidecar.find(path))).told
+    if told.get("heads") or told.get("head_channels"):  # of which a YAML file may hold the other
+        beside = {k: v for k, v in beside.items() if k not in ("heads", "head_channels")}
     given = {**beside, **told}
     check = given.pop("check", True)
     plugin = plugins.find(path)
@@ -645,7 +654,10 @@ def load_card(name: str | Path) -> dict[str, Any]:
         'MIT'
     """
     path = find_prior(name).with_suffix(".json")
-    return read_json(path) if path.is_file() else {}
+    try:
+        return read_json(path) if path.is_file() else {}
+    except InputError as error:
+        raise InputError(f"card {error}") from None
 
 
 def _check_spec(spec: PriorSpec | ClassifierSpec) -> None:
@@ -672,6 +684,18 @@ def _check_shape_and_network(shape: Any, network: Any) -> None:
 def _check_optional_range(data_range: Any) -> None:
     if data_range is not None:
         check_value_range(data_range)
+
+
+def _check_levels(sigma_range: Any) -> None:
+    if sigma_range is None:
+        return
+    numbers = isinstance(sigma_range, tuple) and len(sigma_range) == 2
+    if not (numbers and all(isinstance(level, int | float) for level in sigma_range)):
+        raise InputError(f"sigma_range: found {shown(sigma_range)}, expected two noise levels")
+    if not 0 < sigma_range[0] < sigma_range[1] < math.inf:
+        raise InputError(
+            f"sigma_range: found {list(sigma_range)}, expected two increasing noise levels"
+        )
 
 
 def _check_count(name: str, value: object, most: int) -> None:
@@ -806,7 +830,7 @@ def _checked(what: str, entry: Any) -> tuple[type[Spec], dict[str, Any]]:
         raise InputError(f"network {brief(name)} is foreign code: import it first if you trust it")
     if not isinstance(shape, list):
         raise InputError(f"shape: found {shown(shape)}, expected [C, H, W] or [dims]")
-    ranges = {key: tuple(entry[key]) for key in ("value_range", "data_range") if entry.get(key)}
+    ranges = {key: tuple(entry[key]) for key in _RANGES if entry.get(key)}
     return kind, {**entry, "shape": tuple(shape), **ranges}
 
 

@@ -207,6 +207,8 @@ class Denoiser(nn.Module, ABC):
             schedule are on this scale.
         data_range: the values that were 0 and 1 in the files of its training; None where they were
             those of pictures, or are not known.
+        sigma_range: the noise levels of images in [0, 1] that an expert was trained on; None for a
+            prior of all levels.
         starts_from_noise: whether its largest noise level hides all of an image. Where it does not,
             solvers begin at an estimate of the image, and generation from noise is refused.
         described: the registered name and the settings of its network, from which ``save_prior`` and
@@ -236,6 +238,7 @@ class Denoiser(nn.Module, ABC):
     stride: int = 1
     value_range: ValueRange = CENTRED
     data_range: ValueRange | None = None
+    sigma_range: tuple[float, float] | None = None
     starts_from_noise: bool = True
     described: Mapping[str, Any] | None = None
     assumed: tuple[str, ...] = ()
@@ -311,6 +314,12 @@ def check_prior(prior: Any) -> None:
         raise InputError(
             "prior: found a consistency model, whose D is not E[x_0 | x], expected a denoiser "
             "(invdiff sample sampler=consistency draws its samples)"
+        )
+    if prior.sigma_range is not None and prior.sigma_range[1] < prior.ladder(1)[0]:
+        low, high = prior.sigma_range
+        raise InputError(
+            f"prior: found an expert for noise levels {low:g} to {high:g}, expected a prior of all "
+            f"levels (invdiff convert prior=... expert=... mix=[{high / 2:g},{high:g}] makes one)"
         )
     if not all(bool(weights.isfinite().all()) for weights in prior.parameters()):
         raise InputError("prior: found NaN or infinite weights, expected finite numbers")

@@ -148,8 +148,9 @@ def joined(
         mix: noise levels of pixels in [0, 1] between which both are mixed.
 
     Raises:
-        InputError: they predict something else, or differ in their channels or their schedule; or
-            their networks have no names, as those of one's own.
+        InputError: they predict something else, or differ in their channels, their range of values
+            or their schedule; the expert does not know the levels of ``mix``; or their networks have
+            no names, as those of one's own.
 
     Example:
         >>> from invdiff.prior import PriorSpec
@@ -165,6 +166,16 @@ def joined(
         raise InputError(f"expert: found {low.shape[0]} channels, expected {high.shape[0]}")
     if not torch.equal(low.schedule.abar, high.schedule.abar):
         raise InputError("expert: has another schedule than the prior, expected the same")
+    if low.value_range != high.value_range:
+        raise InputError(
+            f"expert: found images in {list(low.value_range)}, expected {list(high.value_range)}"
+        )
+    most = math.inf if low.sigma_range is None else low.sigma_range[1]
+    if max(mix) > most:
+        raise InputError(
+            f"mix: found {list(mix)}, expected at most {most:g}, the largest noise level that the "
+            "expert was trained on"
+        )
     described = {"name": "experts", "low": low_network, "high": high_network, "mix": list(mix)}
     network = Experts(high.shape[0], high.schedule, low_network, high_network, mix)
     network.low.load_state_dict(low.network.state_dict())

@@ -38,9 +38,24 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def normalisation(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm that also takes a group of a single value, which becomes the bias.
+
+    torch refuses such groups, as of one image of 1x1 pixels with a channel in each group.
+
+    Example:
+        >>> GroupNorm(2, 2)(torch.ones(1, 2, 1, 1)).flatten().tolist()
+        [0.0, 0.0]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised features, of the same shape."""
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def normalisation(channels: int) -> GroupNorm:
     """Return a GroupNorm with 32 groups, or fewer where 32 does not divide the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    return GroupNorm(math.gcd(32, channels), channels)
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, shown
+from invdiff.prior.unet import GroupNorm
 from invdiff.registry import register
 
 Modulation = Literal["shift", "scale_shift"]
@@ -130,10 +131,10 @@ class TimedBlock(nn.Module):
         self.modulation = modulation
         self.resample = resample
         self.scale = scale
-        self.norm1 = nn.GroupNorm(groups, width_in, eps)
+        self.norm1 = GroupNorm(groups, width_in, eps)
         self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
         self.time = nn.Linear(embedding, width_out * (2 if modulation == "scale_shift" else 1))
-        self.norm2 = nn.GroupNorm(groups, width_out, eps)
+        self.norm2 = GroupNorm(groups, width_out, eps)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
         same = width_in == width_out
         self.skip = nn.Identity() if same else nn.Conv2d(width_in, width_out, 1)
@@ -179,7 +180,7 @@ class PixelAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale = scale
-        self.norm = nn.GroupNorm(groups, width, eps)
+        self.norm = GroupNorm(groups, width, eps)
         self.qkv = nn.Linear(width, 3 * width)  # rows: queries, keys, values; each head by head
         self.out = nn.Linear(width, width)
 
@@ -265,8 +266,9 @@ class UNet2D(nn.Module):
         head_channels: channels of an attention head; None for a single head.
         heads: number of heads at every level, in place of `head_channels`.
         modulation: how the time embedding enters a block.
-        down: halve by a convolution of stride 2, or inside a residual block.
-        up: enlarge before a convolution, or inside a residual block.
+        down: halve by a convolution of stride 2, or inside a residual block; or one of both for each
+            level but the coarsest, the finest first.
+        up: enlarge before a convolution, or inside a residual block, likewise.
         symmetric_padding: see `Downsample`.
         time_width: features of the timestep; by default the width of the finest level. The
             embedding has four times as many.
@@ -276,6 +278,7 @@ class UNet2D(nn.Module):
         eps: added to the variance in each GroupNorm.
         classes: labels, 0 for none.
         middle_scale: factor of the results of the middle.
+        middle_groups: groups of the GroupNorm of the middle's attention; by default `groups`.
         centre: whether images in [0, 1] are expected, which are mapped to [-1, 1] first.
 
     Raises:
@@ -299,8 +302,8 @@ class UNet2D(nn.Module):
         head_channels: int | None = None,
         heads: int | None = None,
         modulation: Modulation = "shift",
-        down: Resampling = "conv",
-        up: Resampling = "conv",
+        down: Resampling | tuple[Resampling, ...] = "conv",
+        up: Resampling | tuple[Resampling, ...] = "conv",
         symmetric_padding: bool = True,
         time_width: int | None = None,
         cosine_first: bool = True,
@@ -309,6 +312,7 @@ class UNet2D(nn.Module):
         eps: float = 1e-5,
         classes: int = 0,
         middle_scale: float = 1.0,
+        middle_groups: int | None = None,
         centre: bool = False,
     ) -> None:
         super().__init__()
@@ -322,12 +326,13 @@ class UNet2D(nn.Module):
         def block(width_in: int, width_out: int, **more: object) -> TimedBlock:
             return TimedBlock(width_in, width_out, embedding, modulation, groups, eps, **more)  # type: ignore[arg-type]
 
-        def attend(width: int, on: bool, scale: float = 1.0) -> nn.Module:
+        def attend(
+            width: int, on: bool, scale: float = 1.0, own_groups: int | None = None
+        ) -> nn.Module:
             if not on:
                 return nn.Identity()
-            return PixelAttention(
-                width, count_heads(width, heads, head_channels), groups, eps, scale
-            )
+            count = count_heads(width, heads, head_channels)
+            return PixelAttention(width, count, own_groups or groups, eps, scale)
 
         self.features = TimeFeatures(time_width, cosine_first, frequency_shift)
         self.time = nn.Sequential(
@@ -336,8 +341,11 @@ class UNet2D(nn.Module):
         self.label = nn.Embedding(classes, embedding) if classes else None
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
 
-        def halve(width: int) -> nn.Module:
-            if down == "residual":
+        halvings = each_level("down", down, len(widths) - 1)
+        enlargings = each_level("up", up, len(widths) - 1)
+
+        def halve(width: int, level: int) -> nn.Module:
+            if halvings[level] == "residual":
                 return block(width, width, resample="down")
             return Downsample(width, symmetric_padding)
 
@@ -346,7 +354,7 @@ class UNet2D(nn.Module):
         self.middle = nn.ModuleList(
             [
                 block(width, width, scale=middle_scale),
-                attend(width, middle_attention, middle_scale),
+                attend(width, middle_attention, middle_scale, middle_groups),
                 block(width, width, scale=middle_scale),
             ]
         )
@@ -359,14 +367,13 @@ class UNet2D(nn.Module):
                 width = level_width
             enlarge: nn.Module | None = None
             if level > 0:
-                enlarge = (
-                    block(width, width, resample="up") if up == "residual" else Upsample(width)
-                )
+                residual = enlargings[level - 1] == "residual"
+                enlarge = block(width, width, resample="up") if residual else Upsample(width)
             on = (attention_up or attention)[level]
             levels.append(UpLevel(stages, [attend(width, on) for _ in stages], enlarge))
         self.up = nn.ModuleList(levels)  # the coarsest first
 
-        self.norm_out = nn.GroupNorm(groups, width, eps)
+        self.norm_out = GroupNorm(groups, width, eps)
         self.conv_out = nn.Conv2d(width, channels_out or channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
@@ -399,7 +406,7 @@ def way_down(
     attention: tuple[bool, ...],
     block: Callable[[int, int], nn.Module],
     attend: Callable[[int, bool], nn.Module],
-    halve: Callable[[int], nn.Module],
+    halve: Callable[[int, int], nn.Module],
 ) -> tuple[nn.ModuleList, list[int]]:
     """Return the levels on the way down, and the widths of what they leave for the way up.
 
@@ -409,7 +416,7 @@ def way_down(
         attention: whether each level has attention.
         block: makes a residual block of its widths in and out.
         attend: makes attention of a width, or nothing.
-        halve: makes what halves the image between levels, of a width.
+        halve: makes what halves the image after a level, of a width and the level's number.
     """
     levels = nn.ModuleList()
     skips = [widths[0]]
@@ -424,8 +431,27 @@ def way_down(
         if not last:
             skips.append(width)
         attentions = [attend(width, attention[level]) for _ in stages]
-        levels.append(DownLevel(stages, attentions, None if last else halve(width)))
+        levels.append(DownLevel(stages, attentions, None if last else halve(width, level)))
     return levels, skips
+
+
+def each_level(
+    name: str, kinds: Resampling | tuple[Resampling, ...], levels: int
+) -> tuple[Resampling, ...]:
+    """Return one kind of resampling for each level that has one.
+
+    Raises:
+        InputError: they are not as many as the levels, or of another kind.
+
+    Example:
+        >>> each_level("down", "conv", 2)
+        ('conv', 'conv')
+    """
+    found = (kinds,) * levels if isinstance(kinds, str) else tuple(kinds)
+    if len(found) != levels or not set(found) <= set(get_args(Resampling)):
+        expected = " or ".join(get_args(Resampling))
+        raise InputError(f"{name}: found {shown(kinds)}, expected {expected}, for {levels} levels")
+    return found
 
 
 class AttentionPool(nn.Module):
@@ -527,7 +553,7 @@ class UNet2DClassifier(nn.Module):
                 return nn.Identity()
             return PixelAttention(width, count_heads(width, heads, head_channels))
 
-        def halve(width: int) -> nn.Module:
+        def halve(width: int, level: int) -> nn.Module:
             return block(width, width, "down") if down == "residual" else Downsample(width)
 
         self.features = TimeFeatures(time_width)
@@ -538,7 +564,7 @@ class UNet2DClassifier(nn.Module):
         self.down, _ = way_down(widths, blocks, attention, block, attend, halve)
         width = widths[-1]
         self.middle = nn.ModuleList([block(width, width), attend(width, True), block(width, width)])
-        self.norm_out = nn.GroupNorm(32, width)
+        self.norm_out = GroupNorm(32, width)
         heads_out = count_heads(width, pool_heads, None)
         self.side = side
         self.pool = AttentionPool(width, side, heads_out, classes) if side else nn.Identity()
@@ -580,6 +606,10 @@ def count_heads(width: int, heads: int | None, head_channels: int | None) -> int
         InputError: the channels cannot be shared equally among the heads.
     """
     number = heads or (max(1, width // head_channels) if head_channels else 1)
+    if width % number and not heads:
+        raise InputError(
+            f"head_channels: found {head_channels} for {width} channels, expected a divisor of them"
+        )
     if width % number:
         raise InputError(f"heads: found {number} for {width} channels, expected a divisor of them")
     return number

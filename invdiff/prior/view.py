@@ -46,6 +46,7 @@ class DenoiserView(Denoiser):
         self.stride = prior.stride
         self.value_range = prior.value_range
         self.data_range = prior.data_range
+        self.sigma_range = prior.sigma_range
         self.starts_from_noise = prior.starts_from_noise
 
     def ladder(

@@ -239,6 +239,7 @@ class TrainSettings:
             self.target,
             self.variance,
             data_range=self.value_range,
+            sigma_range=self.sigma_range,
         )
 
 

@@ -217,9 +217,20 @@ def network_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         )
     widths = tuple(int(width) for width in get("block_out_channels", (224, 448, 672, 896)))
 
-    def resampling(kinds: list[str], word: str, block: str) -> str:
-        return "residual" if get(word, "conv") == "resnet" or block in kinds else "conv"
+    def resampling(kinds: list[str], word: str) -> str | tuple[str, ...]:
+        """Return how the levels resample: only blocks with attention are told by the word."""
+        chosen = get(word, "conv")
+        if chosen not in ("conv", "resnet") and any(kind.startswith("Attn") for kind in kinds):
+            raise InputError(f"prior {folder}: found {word}={chosen!r}, expected conv or resnet")
+        found = tuple(
+            "residual"
+            if kind.startswith("Resnet") or (kind.startswith("Attn") and chosen == "resnet")
+            else "conv"
+            for kind in kinds
+        )
+        return found if len(set(found)) > 1 else "".join(found[:1]) or "conv"
 
+    own_groups = get("attn_norm_num_groups", None)
     return {
         "name": "unet2d",
         "channels_out": int(get("out_channels", 3)),
@@ -230,8 +241,8 @@ def network_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "middle_attention": middle,
         "head_channels": get("attention_head_dim", 8),
         "modulation": "scale_shift" if scale_shift else "shift",
-        "down": resampling(down, "downsample_type", "ResnetDownsampleBlock2D"),
-        "up": resampling(up, "upsample_type", "ResnetUpsampleBlock2D"),
+        "down": resampling(down[:-1], "downsample_type"),
+        "up": resampling(up[-2::-1], "upsample_type"),
         "symmetric_padding": int(get("downsample_padding", 1)) == 1,
         "time_width": widths[0],
         "cosine_first": bool(get("flip_sin_to_cos", True)),
@@ -241,6 +252,7 @@ def network_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "classes": int(get("num_class_embeds", 0) or 0),
         "middle_scale": 1 / float(get("mid_block_scale_factor", 1)),
         "centre": bool(get("center_input_sample", False)),
+        **({} if own_groups is None else {"middle_groups": int(own_groups)}),
     }
 
 

@@ -83,8 +83,13 @@ def load(path: str | Path, told: Mapping[str, Any] | None = None) -> tuple[Denoi
             is none of its format.
     """
     path = Path(path)
+    told = dict(told or {})
+    if told.get("target") == "flow":  # which goes with no other schedule
+        told.setdefault("schedule", "flow")
     with _named("prior", path):
-        found = _foreign(path, dict(told or {}))
+        _check_heads(told)
+        found = _foreign(path, told)
+        _check_variance(found)
         network = _built(found.network, found.weights, found.shape[0])
     return found.denoiser(network).eval().requires_grad_(False), found
 
@@ -106,6 +111,7 @@ def load_classifier(
     path = Path(path)
     told = dict(told or {})
     with _named("classifier", path):
+        _check_heads(told)
         if path.is_dir():
             raise InputError("found a folder of diffusers, a prior; expected a classifier")
         if _is_plain_pickle(path):
@@ -221,6 +227,25 @@ def _check_values(weights: Weights) -> None:
 
 def _in_float32(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.float32)
+
+
+def _check_heads(told: Mapping[str, Any]) -> None:
+    """Raise InputError for two words that say the number of attention heads."""
+    if told.get("heads") is not None and told.get("head_channels") is not None:
+        raise InputError(
+            f"found heads={told['heads']} and head_channels={told['head_channels']}, expected one "
+            "of them"
+        )
+
+
+def _check_variance(found: Foreign) -> None:
+    """Raise InputError for a learned variance of a network that has no channels for it."""
+    channels = found.shape[0]
+    if found.variance == "learned" and found.network.get("channels_out", channels) == channels:
+        raise InputError(
+            f"variance: found 'learned' for a network of {channels} channels out, expected "
+            f"{2 * channels}; small and large need no more channels"
+        )
 
 
 def _is_plain_pickle(path: Path) -> bool:
