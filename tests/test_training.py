@@ -18,6 +18,7 @@ from PIL import Image
 
 from invdiff import load_prior
 from invdiff.errors import InputError
+from invdiff.prior.checkpoint import PriorSpec
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import Streams, stream_seed
 from invdiff.training import Trainer, TrainSettings, fit, load_data
@@ -282,6 +283,26 @@ def test_a_batch_that_cannot_be_shared(
         match=f"batch: found {batch}, expected a multiple of 1 .*accumulate={accumulate}",
     ):
         fit(settings(images, batch=batch, accumulate=accumulate), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("not enough memory\nat line 3"), "not enough memory"),
+        (OverflowError("too large"), "too large"),
+    ],
+)
+def test_a_network_that_cannot_be_built(
+    images: Path, tmp_path: Path, error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: PriorSpec) -> None:
+        raise error
+
+    monkeypatch.setattr(PriorSpec, "make_network", fails)
+    with pytest.raises(InputError) as found:
+        Trainer(settings(images), *load_data(str(images)), tmp_path / "run")
+    assert str(found.value) == f"network: cannot be built ({reason}), expected a smaller one"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
