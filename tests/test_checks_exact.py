@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from invdiff.operators import Denoise, LinearOperator, MaskRandom, Operator, Separable, check, checks
+from invdiff.operators import (
+    Denoise,
+    LinearOperator,
+    MaskRandom,
+    Operator,
+    Separable,
+    check,
+    checks,
+)
 
 SHAPE = (2, 3, 4)
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}

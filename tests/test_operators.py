@@ -484,7 +484,7 @@ class Square(Operator):
         return x.square()
 
 
-COMPOSED: dict[str, Callable[[tuple[int, ...]], Any]] = {
+COMPOSED: dict[str, Callable[[tuple[int, ...]], LinearOperator]] = {
     "mask": lambda shape: MaskRandom(shape, 0.4),
     "blur": lambda shape: GaussianBlur(shape, 0.6),
     "circular": lambda shape: CircularBlur(shape, normal(3, 3, seed=6)),
