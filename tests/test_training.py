@@ -22,6 +22,7 @@ from invdiff.prior.checkpoint import PriorSpec
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import Streams, stream_seed
 from invdiff.training import Trainer, TrainSettings, fit, load_data
+from invdiff.training import trainer as trainer_module
 from invdiff.training.data import epoch_order
 from invdiff.training.trainer import computes_bf16, learning_rate
 
@@ -773,3 +774,24 @@ def test_squares_at_all_scales_come_from_the_numbers_of_a_step(tmp_path: Path) -
     # Averages of noise are less noisy: some of the squares were shrunk, some were not.
     spread = trainer.draw_batch(0).x_0.std((1, 2, 3))
     assert spread.max() > 0.5 and spread.min() < 0.4
+
+
+@pytest.mark.parametrize("able", [False, True])
+@pytest.mark.parametrize("precision", ["auto", "bf16", "float32"])
+def test_the_precision_in_which_a_run_trains(
+    precision: str, able: bool, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(trainer_module, "computes_bf16", lambda device: able)
+    monkeypatch.setattr(trainer_module, "Accelerator", lambda **given: told.append(given))
+    for accumulate, compiled in ((1, False), (4, True)):
+        more = {"precision": precision, "accumulate": accumulate, "compile": compiled}
+        trainer_module.make_accelerator(settings(images, device="cpu", **more))
+        assert told.pop() == {
+            "cpu": True,
+            "mixed_precision": "bf16"
+            if precision == "bf16" or precision == "auto" and able
+            else "no",
+            "gradient_accumulation_steps": accumulate,
+            "dynamo_backend": "inductor" if compiled else "no",
+        }
