@@ -447,3 +447,13 @@ def test_the_dtype_in_which_a_denoiser_computes(
     ):
         assert prior(x, 0.1).dtype == x_dtype
         assert prior.seen == [expected]
+
+
+@pytest.mark.parametrize("weights", HALVES)
+def test_only_the_network_of_a_prior_computes_in_half_precision(weights: torch.dtype) -> None:
+    network = UNet(1, width=8, multipliers=(1,), blocks=1).to(weights)
+    prior = NetworkDenoiser(network, (1, 8, 8), Schedule.linear())
+    x = normal(2, 1, 8, 8).float()
+    with torch.no_grad():
+        assert torch.equal(prior(x, 0.3), prior.forward(x, 0.3))
+        assert not torch.equal(prior(x, 0.3), prior.forward(x.to(weights), 0.3).float())

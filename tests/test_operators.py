@@ -638,3 +638,14 @@ def test_singular_values_that_rounding_hides_count_as_zero(
 )
 def test_names(name: str, cls: type) -> None:
     assert lookup("operator", name) is cls
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_the_derivative_of_radon_is_its_transpose(back: bool) -> None:
+    a = Radon((2, 7, 5), angles=3).double()
+    run, transpose = (a.adjoint, a.forward) if back else (a.forward, a.adjoint)
+    shape = a.measurement_shape if back else a.shape
+    x = normal(2, *shape).requires_grad_()
+    out = run(x)
+    w = normal(*out.shape, seed=1)
+    torch.testing.assert_close(torch.autograd.grad(out, x, w)[0], transpose(w))
