@@ -409,9 +409,13 @@ def _feed(feed: Callable[[bytes], None], thing: Any, above: list[int]) -> None:
         for key in sorted(thing, key=str):
             feed(f"{key}:".encode())
             _feed(feed, thing[key], inside)
-    elif isinstance(thing, list | tuple | set | frozenset):
+    elif isinstance(thing, list | tuple):
         for part in thing:
             _feed(feed, part, inside)
+    elif isinstance(thing, set | frozenset):
+        # Processes hold the same set in different orders.
+        for told in sorted(fingerprint(part) for part in thing):
+            feed(told.encode())
     elif callable(thing):
         feed(getattr(thing, "__qualname__", "").encode())
     elif isinstance(thing, str | int | float | complex | bytes | type(None) | torch.dtype):

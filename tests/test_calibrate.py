@@ -108,6 +108,17 @@ def test_the_factors_are_those_of_the_samples_that_lie_there(prior: Path) -> Non
     assert found.factors["mean"][0.9] == pytest.approx(factor, rel=1e-5)
 
 
+def values_of(thing: Any, name: str = "") -> dict[str, Any]:
+    """The numbers and words of nested mappings and lists by their places."""
+    if not isinstance(thing, dict | list):
+        return {name: thing}
+    inside = thing.items() if isinstance(thing, dict) else enumerate(thing)
+    found: dict[str, Any] = {}
+    for key, value in inside:
+        found |= values_of(value, f"{name}/{key}")
+    return found
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_where_it_was(prior: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after its first part, and then with more images: as if it had never been stopped."""
@@ -132,7 +143,13 @@ def test_a_run_goes_on_where_it_was(prior: Path, monkeypatch: pytest.MonkeyPatch
     main(words(prior))
     main(words(prior, images="20"))
     assert calls == [8, 4, 8, 4]  # the part of 4 was drawn anew as one of 8
-    assert Path("run/calibration.json").read_text() == Path("whole/calibration.json").read_text()
+    # Alike but for rounding: `batch=auto` shares images out as memory allows.
+    found = values_of(json.loads(Path("run/calibration.json").read_text()))
+    whole = values_of(json.loads(Path("whole/calibration.json").read_text()))
+    assert found.keys() == whole.keys()
+    for place, value in whole.items():
+        expected = pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
+        assert found[place] == expected, place
     main(words(prior, images="9"))
     assert calls == [8, 4, 8, 4]
     assert Adjustment.read("run/calibration.json").images == 9

@@ -18,7 +18,13 @@ from torch.distributions import MultivariateNormal
 
 from invdiff.errors import InputError
 from invdiff.prior.ddpm import DDPM, Target, algorithm_2
-from invdiff.prior.denoiser import GaussianDenoiser, MixtureDenoiser, NetworkDenoiser, levels
+from invdiff.prior.denoiser import (
+    Denoiser,
+    GaussianDenoiser,
+    MixtureDenoiser,
+    NetworkDenoiser,
+    levels,
+)
 from invdiff.prior.mlp import MLP
 from invdiff.prior.reverse import generate, transition
 from invdiff.prior.schedule import Schedule, Spacing
@@ -400,3 +406,54 @@ def test_recomputing_keeps_gradients_and_halves_what_is_stored() -> None:
     assert little < much / 2
     with pytest.raises(InputError, match="expected a network of stages"):
         NetworkDenoiser(MLP(2), (2,), Schedule.linear()).recompute()
+
+
+class Seen(Denoiser):
+    """It notes the dtype in which it is called."""
+
+    def __init__(self, weights: torch.dtype | None, whole: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.shape = SHAPE
+        if whole is not None:
+            self.register_buffer("first", torch.zeros(1, dtype=whole))
+        if weights is not None:
+            self.register_buffer("held", torch.zeros(1, dtype=weights))
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        self.seen.append(x.dtype)
+        return x
+
+
+class SeenInAny(Seen):
+    any_dtype = True
+
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.float64, *HALVES])
+@pytest.mark.parametrize("weights", [None, torch.int64, torch.float32, torch.float64, *HALVES])
+def test_the_dtype_in_which_a_denoiser_computes(
+    weights: torch.dtype | None, x_dtype: torch.dtype
+) -> None:
+    """Only weights in half precision have x cast; the answer has the dtype of x."""
+    x = torch.full((2, *SHAPE), 0.5, dtype=x_dtype)
+    for prior, expected in (
+        (Seen(weights), weights if weights in HALVES else x_dtype),
+        (Seen(weights, torch.int64), weights if weights in HALVES else x_dtype),
+        (Seen(weights, torch.float32), x_dtype),  # the first that is floating-point tells
+        (SeenInAny(weights), x_dtype),
+    ):
+        assert prior(x, 0.1).dtype == x_dtype
+        assert prior.seen == [expected]
+
+
+@pytest.mark.parametrize("weights", HALVES)
+def test_only_the_network_of_a_prior_computes_in_half_precision(weights: torch.dtype) -> None:
+    network = UNet(1, width=8, multipliers=(1,), blocks=1).to(weights)
+    prior = NetworkDenoiser(network, (1, 8, 8), Schedule.linear())
+    x = normal(2, 1, 8, 8).float()
+    with torch.no_grad():
+        assert torch.equal(prior(x, 0.3), prior.forward(x, 0.3))
+        assert not torch.equal(prior(x, 0.3), prior.forward(x.to(weights), 0.3).float())

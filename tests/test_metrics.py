@@ -649,3 +649,12 @@ def test_scores_of_other_shapes(shape: tuple[int, ...]) -> None:
         scores(torch.zeros(shape), torch.zeros(1, 1, 8, 8))
     found = f"scores: found shapes {shape} and (1, 1, 8, 8), expected "
     assert str(caught.value) == f"{found}(K, B, C, H, W) and (B, C, H, W)"
+
+
+def test_integers_are_fractions_of_their_largest_value() -> None:
+    for dtype, largest in ((np.uint8, 255), (np.uint16, 65535), (np.bool_, 1)):
+        values = np.unique(np.linspace(0, largest, 300).astype(dtype))
+        wanted = values.astype(np.float32) / np.float32(largest)
+        assert pixels.as_floats("x", values).tolist() == wanted.tolist()
+        assert pixels.as_floats("x", torch.from_numpy(values)).tolist() == wanted.tolist()
+        assert wanted.max() == 1

@@ -484,6 +484,44 @@ class Square(Operator):
         return x.square()
 
 
+COMPOSED: dict[str, Callable[[tuple[int, ...]], LinearOperator]] = {
+    "mask": lambda shape: MaskRandom(shape, 0.4),
+    "blur": lambda shape: GaussianBlur(shape, 0.6),
+    "circular": lambda shape: CircularBlur(shape, normal(3, 3, seed=6)),
+    "separable": lambda shape: Separable(
+        shape, normal(shape[1], shape[1], seed=7), normal(6, shape[2], seed=8)
+    ),
+    "average": lambda shape: BlockAverage(shape, 2),
+    "bicubic": lambda shape: Bicubic(shape, 2),
+    "gray": Grayscale,
+    "default": Gradient,
+}
+
+
+@both_dtypes
+@pytest.mark.parametrize("inner", COMPOSED)
+def test_a_composition_is_the_product_of_its_matrices(
+    inner: str, dtype: torch.dtype, tol: float
+) -> None:
+    shape = (3, 8, 16)
+    right = COMPOSED[inner](shape).to(dtype)
+    x = normal(2, *shape, dtype=dtype)
+    for outer, make in COMPOSED.items():
+        if outer in ("average", "bicubic") and any(n % 2 for n in right.measurement_shape[1:]):
+            continue
+        if outer == "gray" and right.measurement_shape[0] != 3:
+            continue
+        left = make(right.measurement_shape).to(dtype)
+        both = left @ right
+        expected = left(right(x))
+        assert both.shape == shape and expected.dtype == dtype, outer
+        size = float(expected.abs().max())
+        torch.testing.assert_close(both(x), expected, rtol=0, atol=tol * size, msg=outer)
+        back = right.adjoint(left.adjoint(expected))
+        size = float(back.abs().max())
+        torch.testing.assert_close(both.adjoint(expected), back, rtol=0, atol=tol * size, msg=outer)
+
+
 def test_composition_keeps_the_highest_level() -> None:
     mask, blur, small = MaskRandom(EVEN), GaussianBlur(EVEN, 0.6), BlockAverage(EVEN, 2)
     assert type(mask @ blur) is LinearComposition
@@ -600,3 +638,14 @@ def test_singular_values_that_rounding_hides_count_as_zero(
 )
 def test_names(name: str, cls: type) -> None:
     assert lookup("operator", name) is cls
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_the_derivative_of_radon_is_its_transpose(back: bool) -> None:
+    a = Radon((2, 7, 5), angles=3).double()
+    run, transpose = (a.adjoint, a.forward) if back else (a.forward, a.adjoint)
+    shape = a.measurement_shape if back else a.shape
+    x = normal(2, *shape).requires_grad_()
+    out = run(x)
+    w = normal(*out.shape, seed=1)
+    torch.testing.assert_close(torch.autograd.grad(out, x, w)[0], transpose(w))

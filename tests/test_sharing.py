@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from invdiff import Gaussian, Problem, files, restore_folder, sharing, solve, solvers
 from invdiff.errors import InputError
@@ -260,6 +263,119 @@ def test_two_runs_of_one_part_do_not_meet(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sharing, "draw", meanwhile)
     run_of(tmp_path / "x", 0, 2).finish([task], print)
     assert len(seen) == 1
+
+
+@dataclass
+class Held:
+    first: Any = 0
+    second: Any = 0
+
+
+class Thing:
+    """An object like one of another library."""
+
+    def __init__(self, **own: Any) -> None:
+        self.__dict__.update(own)
+
+    @cached_property
+    def asked(self) -> int:
+        return 7
+
+
+class OtherThing(Thing):
+    pass
+
+
+def module(**own: Any) -> nn.Module:
+    made = nn.Linear(1, 1)
+    nn.init.ones_(made.weight)
+    nn.init.zeros_(made.bias)
+    vars(made).update(own)
+    return made
+
+
+def loop(inside: Any) -> list[Any]:
+    made = [inside]
+    made.append(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({1: "x", "0": "y"}, {"0": "y", 1: "x"}),
+        (set("abcdefgh"), set("hgfedcba")),
+        ({frozenset({1, 2}), frozenset({3})}, {frozenset({3}), frozenset({2, 1})}),
+        (torch.arange(6).view(2, 3).T, torch.arange(6).view(2, 3).T.contiguous()),
+        (np.arange(6).reshape(2, 3).T, np.ascontiguousarray(np.arange(6).reshape(2, 3).T)),
+        (Thing(a=1, _b=2), Thing(a=1)),
+        (Thing(a=1, layout=2), Thing(a=1)),
+        (Thing(a=1, training=True), Thing(a=1)),
+        (Thing(a=1, asked=8), Thing(a=1)),
+        (module().eval(), module().train()),
+        (module(_own=1), module()),
+        (loop(1), loop(1)),
+    ],
+)
+def test_what_a_fingerprint_does_not_tell(one: Any, same: Any) -> None:
+    assert fingerprint(one) == fingerprint(same)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1, "b": 2}, {"a": 2, "b": 1}),
+        ({"a": 1}, {"a": 1, "b": 1}),
+        ({"a", "b"}, {"a", "c"}),
+        ({1}, frozenset({1})),
+        ((1, 2), (2, 1)),
+        ((1, 2), [1, 2]),
+        (([1], 2), ([1, 2],)),
+        (torch.arange(6).view(2, 3), torch.arange(6).view(3, 2)),
+        (torch.zeros(0), torch.zeros(0, 1)),
+        (torch.tensor([1 + 2j]), torch.tensor([1 - 2j])),
+        (np.zeros(2), np.zeros(2, np.float32)),
+        (np.zeros((1, 2)), np.zeros((2, 1))),
+        (np.array([1.0]), np.array([2.0])),
+        (Thing(a=1), Thing(a=2)),
+        (Thing(a=1), Thing(b=1)),
+        (Thing(a=1), OtherThing(a=1)),
+        (Held(1, 2), Held(2, 1)),
+        (Held(Thing(a=1)), Held(Thing(a=2))),
+        (module(), module(weights=1)),
+        (module(), nn.Sequential(module())),
+        (loop(1), loop(2)),
+        (torch.float32, torch.float64),
+        (None, "None"),
+        (1.0, 1),
+        (1j, 1.0),
+        (True, 1),
+        (b"a", "a"),
+        (Thing, OtherThing),
+    ],
+)
+def test_what_a_fingerprint_tells(one: Any, other: Any) -> None:
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint([one]) != fingerprint([other])
+    assert fingerprint(Thing(held={"x": one})) != fingerprint(Thing(held={"x": other}))
+
+
+def test_a_fingerprint_of_weights_is_of_their_values() -> None:
+    changed = module()
+    with torch.no_grad():
+        changed.bias += 1e-6
+    assert fingerprint(changed) != fingerprint(module())
+    assert re.fullmatch("[0-9a-f]{32}", fingerprint(changed))
+
+
+def test_another_process_tells_a_set_alike() -> None:
+    code = "from invdiff.sharing import fingerprint; print(fingerprint(set('abcdefgh')))"
+    command = [sys.executable, "-c", code]
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == fingerprint(set("abcdefgh"))
 
 
 def test_a_fingerprint_tells_content_and_not_use() -> None:

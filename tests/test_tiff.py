@@ -446,3 +446,17 @@ def test_one_page_above_the_limit_is_enough(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # exactly the limit: then the sizes count
     with pytest.raises(InputError, match="different sizes"):
         read_picture(tmp_path / "y.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_page_without_an_orientation_stands_upright(tmp_path: Path, orientation: int) -> None:
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for tags in ([], [(274, "H", 1, orientation, True)]):
+            file.write(array, extratags=tags, metadata=None, contiguous=False)
+    if orientation == 1:
+        stored = 255 * read_picture(tmp_path / "x.tif").values[:, 0].numpy()
+        assert np.abs(stored - np.stack([array, array])).max() < 1e-4
+        return
+    with pytest.raises(InputError, match="found pages of 2 different orientations"):
+        read_picture(tmp_path / "x.tif")

@@ -18,6 +18,7 @@ from PIL import Image
 
 from invdiff import load_prior
 from invdiff.errors import InputError
+from invdiff.prior.checkpoint import PriorSpec
 from invdiff.prior.ddpm import algorithm_1
 from invdiff.rng import Streams, stream_seed
 from invdiff.training import Trainer, TrainSettings, fit, load_data
@@ -283,6 +284,26 @@ def test_a_batch_that_cannot_be_shared(
         match=f"batch: found {batch}, expected a multiple of 1 .*accumulate={accumulate}",
     ):
         fit(settings(images, batch=batch, accumulate=accumulate), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("not enough memory\nat line 3"), "not enough memory"),
+        (OverflowError("too large"), "too large"),
+    ],
+)
+def test_a_network_that_cannot_be_built(
+    images: Path, tmp_path: Path, error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: PriorSpec) -> None:
+        raise error
+
+    monkeypatch.setattr(PriorSpec, "make_network", fails)
+    with pytest.raises(InputError) as found:
+        Trainer(settings(images), *load_data(str(images)), tmp_path / "run")
+    assert str(found.value) == f"network: cannot be built ({reason}), expected a smaller one"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -894,3 +915,24 @@ def test_runs_on_a_gpu_begin_with_the_weights_that_ship(name: str) -> None:
     found = shipped.network.state_dict()
     assert {k: v.shape for k, v in built.items()} == {k: v.shape for k, v in found.items()}
     assert 2 * sum(v.numel() for v in built.values()) < gpu.LARGEST_WEIGHTS
+
+
+@pytest.mark.parametrize("able", [False, True])
+@pytest.mark.parametrize("precision", ["auto", "bf16", "float32"])
+def test_the_precision_in_which_a_run_trains(
+    precision: str, able: bool, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(trainer_module, "computes_bf16", lambda device: able)
+    monkeypatch.setattr(trainer_module, "Accelerator", lambda **given: told.append(given))
+    for accumulate, compiled in ((1, False), (4, True)):
+        more = {"precision": precision, "accumulate": accumulate, "compile": compiled}
+        trainer_module.make_accelerator(settings(images, device="cpu", **more))
+        assert told.pop() == {
+            "cpu": True,
+            "mixed_precision": "bf16"
+            if precision == "bf16" or precision == "auto" and able
+            else "no",
+            "gradient_accumulation_steps": accumulate,
+            "dynamo_backend": "inductor" if compiled else "no",
+        }
