@@ -6,7 +6,6 @@ p(x0 | x) is taken as a Gaussian, whose covariance comes from the network's Jaco
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, SHARE
 from invdiff.registry import register
@@ -32,9 +32,8 @@ class MMPS(Solver):
         eta: 1 is the DDPM transition, 0 DDIM.
         iterations: of conjugate gradients, each a pass backwards through the network. Few of them
             regularise: they leave out directions in which A V A^T is small.
-        sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; by default those
-            of the prior. With few steps, levels from 20 to 0.04 are a better choice: little is
-            decided above or below.
+        sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; little is
+            decided above 20 or below 0.04. Infinity and 0 are the levels of the prior itself.
 
     Example:
         >>> import torch
@@ -50,10 +49,12 @@ class MMPS(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
+    steps: int = 20
+    spacing: Spacing = "karras"
     eta: float = 1.0
     iterations: int = 3
-    sigma_max: float = math.inf
-    sigma_min: float = 0.0
+    sigma_max: float = 20.0
+    sigma_min: float = 0.04
 
     requires = LinearOperator
     ranges = {
