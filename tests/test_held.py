@@ -22,9 +22,9 @@ from invdiff.solve import SolveSettings
 KEY = Key("prior", "operator", "noise", "solver", (1, 4, 4), 19)
 
 
-def held(half: float, most: float, solver: str = "ddnm", **key: Any) -> Held:
+def held(half: float, most: float, name: str = "ddnm", **key: Any) -> Held:
     found = dataclasses.replace(KEY, **key)
-    return Held("fashion", "sr4", solver, found, 8, {0.5: half, 0.9: most})
+    return Held("fashion", "sr4", name, found, 8, {0.5: half, 0.9: most})
 
 
 def test_the_fault_is_the_larger_distance() -> None:
@@ -69,7 +69,11 @@ def test_no_other_solver_is_named_without_need(
 
 
 def test_what_was_measured_elsewhere() -> None:
-    known = [held(0.5, 0.876, prior="a"), held(0.5, 0.93, noise="b"), held(0, 0, solver="c")]
+    known = [
+        held(0.5, 0.876, prior="a"),
+        held(0.5, 0.93, noise="b"),
+        held(0, 0, prior="a", solver="c"),
+    ]
     found = sentence(known, KEY, "ddnm")
     assert found == "in 2 other settings those of 90 % held 88 % to 93 % (docs/defaults.md)"
     assert sentence(known[:1], KEY, "ddnm").startswith("in another setting those of 90 % held 88 %")

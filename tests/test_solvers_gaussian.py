@@ -52,7 +52,7 @@ from invdiff.solvers import (
     Solver,
 )
 from invdiff.solvers.tools.jumps import TimeTravel
-from invdiff.solvers.tools.moments import conditional_mean
+from invdiff.solvers.tools.moments import Inner, conditional_mean
 
 SHAPE = (1, 8, 8)
 SIGMA = 0.05
@@ -285,8 +285,8 @@ SAMPLED: dict[str, Solver] = {
     "score_sde": ScoreSDE(steps=50),
     "mcg": MCG(steps=50, zeta=0.3),
     "red_diff": REDDiff(steps=100),
-    "mmps": MMPS(steps=30, spacing="uniform", sigma_max=math.inf, sigma_min=0.0),
-    "mmps_2m": MMPS2M(),
+    "mmps": MMPS(steps=30, spacing="uniform", sigma_max=math.inf, sigma_min=0.0, inner="cg"),
+    "mmps_2m": MMPS2M(inner="cg"),
     "tmpd": TMPD(steps=30),
     "daps": DAPS(steps=20, ode_steps=5, inner_steps=10, beta_y=0.01),
     "sitcom": SITCOM(steps=10, iterations=10, lr=0.05),
@@ -334,11 +334,14 @@ def test_bias_of_samples_against_the_posterior(method: str, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sigma", [50.0, 1.0, 0.1, 0.01])
 @pytest.mark.parametrize("name", OPERATORS)
-def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
+@pytest.mark.parametrize(("inner", "iterations"), [("cg", 200), ("gmres", 64)])
+def test_mmps_knows_the_mean_given_x_and_y(
+    name: str, sigma: float, inner: Inner, iterations: int
+) -> None:
     """E[x0 | x, y] exactly, once the system is solved: y and x are two measurements of x0."""
     problem, A = problem_of(name), oracles.dense(OPERATORS[name])
     x = 0.5 + sigma * oracles.normal(IMAGES, *SHAPE, seed=3)
-    found = conditional_mean(prior(), problem, x, sigma, iterations=200)
+    found = conditional_mean(prior(), problem, x, sigma, iterations, inner)
     both = torch.cat(
         [A / SIGMA, torch.eye(A.shape[1], dtype=A.dtype) / sigma]
     )  # in units of their noise

@@ -20,7 +20,7 @@ from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, ladder_between, transition
-from invdiff.solvers.tools.moments import conditional_mean
+from invdiff.solvers.tools.moments import Inner, conditional_mean
 
 
 @register("solver", "mmps")
@@ -30,8 +30,10 @@ class MMPS(Solver):
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
-        iterations: of conjugate gradients, each a pass backwards through the network. Few of them
-            regularise: they leave out directions in which A V A^T is small.
+        iterations: of the solution of a linear system, each a pass backwards through the network.
+            Few of them regularise: they leave out directions in which A V A^T is small.
+        inner: how it is solved: by GMRES, which suits the Jacobian of a network, or by conjugate
+            gradients as in the paper, under which some samples miss y.
         sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; little is
             decided above 20 or below 0.04. Infinity and 0 are the levels of the prior itself.
 
@@ -53,6 +55,7 @@ class MMPS(Solver):
     spacing: Spacing = "karras"
     eta: float = 1.0
     iterations: int = 3
+    inner: Inner = "gmres"
     sigma_max: float = 20.0
     sigma_min: float = 0.04
 
@@ -74,6 +77,6 @@ class MMPS(Solver):
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
-            x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
+            x0 = conditional_mean(prior, problem, x, sigma, self.iterations, self.inner)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
             yield Step(sigma_next, x, x0)

@@ -55,7 +55,7 @@ class MMPS2M(MMPS):
         """Yield the steps of a run, as of ``Solver.iterate``."""
         before = None
         for sigma, sigma_next in pairwise(sigmas):
-            x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
+            x0 = conditional_mean(prior, problem, x, sigma, self.iterations, self.inner)
             now = State(prior.t_at(sigma), sigma, x, x0)
             target = extrapolated(prior, before, now, sigma_next)
             x = transition(x, target, sigma, sigma_next, self.eta, noise)
