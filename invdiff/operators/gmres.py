@@ -50,5 +50,5 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tens
         basis.append(w / H[:, j + 1, j, None].clamp_min(tiny))
     # ||b - F V c|| = || ||b|| e_1 - H c ||. A pseudo-inverse serves spaces that end before n.
     c = torch.linalg.pinv(H)[:, :, 0] * norm[:, None]
-    x = torch.stack(basis[:-1], 2) @ c[:, :, None]
+    x: Tensor = torch.stack(basis[:-1], 2) @ c[:, :, None]
     return x.view_as(b)
