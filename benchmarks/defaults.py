@@ -209,7 +209,8 @@ def report(cells: Mapping[tuple[str, str, str], Cell], count: int, command: str)
         for (_, t, solver), cell in cells.items():
             if t == task and len(cell.images) > 1:
                 of_task.setdefault(solver, []).append(cell)
-        if not of_task:
+        if len(of_task) < 2:  # nothing to choose from
+            lines.append(f"| {task} | fewer than two solvers were measured | |")
             continue
         chosen = choose(of_task, count)
         worst = 100 * max(fault(cell, count) for cell in of_task[chosen])
