@@ -114,7 +114,7 @@ def denoising(prior: NetworkDenoiser, images: Sequence[Tensor]) -> dict[str, flo
 def restorations(
     prior: NetworkDenoiser, images: Sequence[Tensor], tasks: Sequence[str], calls: int
 ) -> dict[str, dict[str, Any]]:
-    """PSNR and LPIPS of the baseline and of one sample by the default solver, means over the
+    """PSNR and LPIPS of the baseline and of one sample by ddnm, means over the
     images, by task.
     """
     groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
@@ -122,7 +122,7 @@ def restorations(
         groups[tuple(x.shape)].append(x)
     table: dict[str, Any] = {}
     for task in tasks:
-        words = [f"task={task}", f"solver.steps={calls}"]
+        words = [f"task={task}", "solver=ddnm", f"solver.steps={calls}"]
         settings = config.validate(SolveSettings, config.resolve(words, SolveSettings))
         solver, noise = (
             config.build("solver", settings.solver),

@@ -65,7 +65,7 @@ from invdiff.prior.reverse import generate
 from invdiff.problem import Problem
 from invdiff.resources import CALIBRATIONS, pick_device
 from invdiff.rng import Seed, stream_seed
-from invdiff.solvers import Solver
+from invdiff.solvers import DEFAULT, Solver
 from invdiff.training.files import content_hash
 from invdiff.training.record import DataRecord
 
@@ -82,7 +82,7 @@ class CalibrateSettings:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
-        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default ddnm.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default mmps_2m.
         prior: the name of one that ships, a file or a folder, with words for another program's, as in
             ``python -m invdiff.solve``.
         data: held-out pictures: a folder, or an .npz or .npy; by default images are drawn from the
@@ -114,7 +114,9 @@ class CalibrateSettings:
     task: str | None = None
     operator: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
-    solver: dict[str, Any] = field(default_factory=lambda: config.component("solver", "ddnm"))
+    solver: dict[str, Any] = field(
+        default_factory=lambda: config.component("solver", DEFAULT), metadata={"preset": DEFAULT}
+    )
     prior: str | PriorWords = "fashion"
     data: str | None = None
     images: int = 64

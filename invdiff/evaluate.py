@@ -60,7 +60,7 @@ from invdiff.problem import Problem
 from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share
-from invdiff.solvers import Solver
+from invdiff.solvers import DEFAULT, Solver
 
 OF_ALL = ("prior", "data", "images", "out", "part", "device")  # what all cells of a table share
 
@@ -73,7 +73,8 @@ class EvaluateSettings:
         task: presets in tasks/, or YAML files, with commas between them.
         operator: what the measurement does to an image, in place of the task's.
         noise: the noise of the measurement, in place of the task's.
-        solver: presets in configs/solver, registered names, or YAML files, likewise.
+        solver: presets in configs/solver, registered names, or YAML files, likewise; by default
+            mmps_2m.
         prior: the name of one that ships, a file or a folder, with words for another program's, as
             in ``python -m invdiff.solve``.
         data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the
@@ -97,7 +98,9 @@ class EvaluateSettings:
     task: str
     operator: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
-    solver: dict[str, Any] = field(default_factory=lambda: config.component("solver", "ddnm"))
+    solver: dict[str, Any] = field(
+        default_factory=lambda: config.component("solver", DEFAULT), metadata={"preset": DEFAULT}
+    )
     prior: str | PriorWords = "fashion"
     data: str | None = None
     images: int | None = None
@@ -304,7 +307,7 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
         return names
 
     rest = [word for word in words if not word.startswith(("task=", "solver="))]
-    solvers = listed("solver", "ddnm")
+    solvers = listed("solver", DEFAULT)
     weights = ""
     first: EvaluateSettings | None = None
     for task in listed("task", ""):

@@ -28,7 +28,7 @@ from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import Solver
+from invdiff.solvers import Solver, preset
 
 ForShape: TypeAlias = Callable[[tuple[int, ...]], Operator]
 
@@ -40,7 +40,7 @@ def restore_file(
     operator: Operator | ForShape,
     noise: NoiseModel,
     prior: Denoiser | str,
-    solver: Solver,
+    solver: Solver | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
@@ -63,7 +63,7 @@ def restore_file(
             images of the measurement's shape.
         noise: its sigma is on the [0, 1] scale.
         prior: a denoiser, or what `load_prior` takes.
-        solver: the method.
+        solver: the method; by default that of ``solvers.preset()``.
         samples: per image.
         seed: of the samples.
         batch, tile, precision, compile: as in `invdiff.inference.restore`.
@@ -110,7 +110,7 @@ def restore_folder(
     operator: Operator | ForShape,
     noise: NoiseModel,
     prior: Denoiser | str,
-    solver: Solver,
+    solver: Solver | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
@@ -161,6 +161,7 @@ def restore_folder(
     check_prior(denoiser)
     pictures = read_pictures(source, rule=MEASUREMENTS)
     problems = [_posed(picture, operator, noise) for picture in pictures]
+    solver = preset() if solver is None else solver
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)

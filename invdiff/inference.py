@@ -40,7 +40,7 @@ from invdiff.problem import Problem, stream_numbers
 from invdiff.progress import Meter, metering
 from invdiff.resources import physical_memory
 from invdiff.rng import Streams
-from invdiff.solvers import Solver, Step
+from invdiff.solvers import Solver, Step, preset
 from invdiff.solvers.base import first_image
 
 Batch = int | Literal["auto"]
@@ -81,7 +81,7 @@ class Drawn:
 def restore(
     problem: Problem,
     prior: Denoiser,
-    solver: Solver,
+    solver: Solver | None = None,
     *,
     samples: int = 1,
     seed: int = 0,
@@ -104,7 +104,7 @@ def restore(
         problem: operator, noise and measurement y of B images.
         prior: the denoiser; the work is done on its device. A prior of gray images serves colour
             channel by channel, and one of colour images serves gray: see `invdiff.prior.channels`.
-        solver: the method.
+        solver: the method; by default that of ``solvers.preset()``, the default of the commands.
         samples: K, per image.
         seed: any non-negative integer.
         batch: samples computed at once; "auto" is as many as hold 2^18 values on a CPU and 2^22 on
@@ -145,6 +145,7 @@ def restore(
         >>> posterior.nfe
         20
     """
+    solver = preset() if solver is None else solver
     check(problem, prior, solver, samples, seed, batch)
     adjustment = adjustment_of(calibration)
     if adjustment is not None:

@@ -31,6 +31,7 @@ TASKS = _ROOT / "tasks"
 PRESETS = _ROOT / "configs"
 EXAMPLES = _ROOT / "examples"
 WEIGHTS = PACKAGE / "prior" / "weights"
+COVERAGE = PRESETS / "coverage.json"  # of intervals without calibration: benchmarks/defaults.py
 CALIBRATIONS = PACKAGE / "calibrations"  # files of invdiff.calibrate
 
 

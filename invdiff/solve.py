@@ -38,12 +38,14 @@ from tqdm import tqdm
 
 from invdiff import config, registry
 from invdiff.adjustment import Adjustment
-from invdiff.calibrate import calibration_for
+from invdiff.calibrate import calibration_for, law_of
 from invdiff.config.signals import held_back
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
+from invdiff.fingerprint import key_of
+from invdiff.held import read_held, sentence
 from invdiff.inference import check_batch, restore
 from invdiff.intervals import percent, shown_levels
 from invdiff.io.collection import read_pictures
@@ -66,7 +68,7 @@ from invdiff.problem import Problem
 from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import Solver
+from invdiff.solvers import DEFAULT, Solver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class SolveSettings:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
-        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default ddnm.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default mmps_2m.
         prior: the name of one that ships, a training run's folder, a file or a folder of weights,
             ours or another program's, hf:owner/name[@revision], or module:Class; prior.WORD=VALUE
             tells what a file does not.
@@ -117,7 +119,9 @@ class SolveSettings:
     task: str | None = None
     operator: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
-    solver: dict[str, Any] = field(default_factory=lambda: config.component("solver", "ddnm"))
+    solver: dict[str, Any] = field(
+        default_factory=lambda: config.component("solver", DEFAULT), metadata={"preset": DEFAULT}
+    )
     prior: str | PriorWords = "fashion"
     label: int | None = None
     guidance: float | None = None
@@ -280,7 +284,7 @@ def solve_parts(
                 describe(settings, part, solver)
                 posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
                 posterior = calibrated(settings, part, prior, solver, posterior)
-                say(intervals_line(posterior))
+                say(intervals_line(settings, part, prior, solver, posterior))
                 # A signal waits for what is finished to be written, and for the folder's name.
                 held.enter_context(held_back("writing the results"))
                 within = folder.path if len(parts) == 1 else folder.path / part.size
@@ -521,16 +525,21 @@ def calibration_of(
     )
 
 
-def intervals_line(posterior: Posterior) -> str:
-    """Return how far the intervals of the page can be believed, in one line."""
+def intervals_line(
+    settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver, posterior: Posterior
+) -> str:
+    """Return how far the intervals of the page can be believed, and what to do, in one line."""
     adjustment = posterior.adjustment
     known = shown_levels(len(posterior.samples))
+    name = str(settings.solver["name"])
     if adjustment is not None:
-        return f"intervals: calibrated on {adjustment.source}"
+        return f"intervals of {name}: calibrated on {adjustment.source}"
     if not known:
-        return "intervals: none, for a single sample has none; 90 % needs samples=19"
+        return f"intervals of {name}: none, for a single sample has none; 90 % needs samples=19"
     most = f", and at most {percent(known[0])} from so few samples" if known[0] < 0.9 else ""
-    return f"intervals: not calibrated{most}; invdiff calibrate makes calibration=FILE"
+    key = key_of(part.problem, prior, solver, len(posterior.samples), law_of(settings.operator))
+    held = sentence(read_held(), key, name)
+    return f"intervals of {name}: not calibrated{most}; {held}; invdiff calibrate makes calibration=FILE"
 
 
 def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:

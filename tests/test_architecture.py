@@ -38,6 +38,7 @@ RANKS = [
     ["solvers"],
     [
         "fingerprint",
+        "held",
         "adjustment",
         "posterior",
         "inference",

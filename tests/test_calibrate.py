@@ -183,12 +183,16 @@ def test_solve_takes_the_file_that_fits_and_refuses_another(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         solve.main([*given, "out=solved"])
-        assert "intervals: calibrated on 12 images drawn from the prior" in capsys.readouterr().out
+        assert (
+            "intervals of ddnm: calibrated on 12 images drawn from the prior"
+            in capsys.readouterr().out
+        )
         page = Path("solved/report.html").read_text()
         assert '"label": "calibrated on 12 images"' in page and '"name": "90 %"' in page
         solve.main([*shared, "input=x.png", "calibration=null", "out=plain"])
     said = capsys.readouterr().out
-    assert "intervals: not calibrated, and at most 60 % from so few samples" in said
+    assert "intervals of ddnm: not calibrated, and at most 60 % from so few samples" in said
+    assert "how far those of ddnm hold here was not measured; invdiff calibrate makes" in said
     page = Path("plain/report.html").read_text()
     assert '"label": "not calibrated"' in page and '"name": "90 %"' not in page
     for word, line in {

@@ -588,7 +588,14 @@ def test_the_row_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     cell = cell_of(tmp_path, samples=3, seed=6, batch=4)
     rows = invdiff.evaluate.measure(cell, "prior", images, truth)  # type: ignore[arg-type]
     assert asked == [
-        {"solver": "DDNM", "prior": "prior", "samples": 3, "seed": 6, "numbers": [1, 0], "batch": 4}
+        {
+            "solver": "MMPS2M",
+            "prior": "prior",
+            "samples": 3,
+            "seed": 6,
+            "numbers": [1, 0],
+            "batch": 4,
+        }
         | {"precision": "auto", "compile": False}
     ]
     y = Problem.simulate(truth, Denoise((1, 12, 13)), Gaussian(0.1), 6, [1, 0]).y
@@ -652,7 +659,7 @@ def test_cells_are_every_task_with_every_solver(prior: Path) -> None:
         assert {"prior", "data", "images", "out", "batch", "device"} & set(cell.identity()) == set()
     assert cells[0].settings.operator["name"] != cells[3].settings.operator["name"]
     (_, one) = read_cells(["task=inpaint", f"prior={prior}"])
-    assert one.solver == "ddnm"
+    assert one.solver == "mmps_2m"
     for words, message in (
         (["task=inpaint", "task=sr4"], "expected task=NAME,NAME once"),
         (["solver=ddnm"], "expected task=NAME,NAME once"),

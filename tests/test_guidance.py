@@ -195,6 +195,7 @@ def test_more_guidance_leads_away_from_the_other_classes(kind: str) -> None:
 SETTINGS = {
     "ald": {"steps": 60, "T": 10, "epsilon": 0.2},
     "daps": {"steps": 20},
+    "dps": {"steps": 60, "zeta": 1.0},
     "gibbs": {"steps": 10, "particles": 4},
     "mcg": {"steps": 60, "zeta": 0.05},
     "pnpdm": {"steps": 40, "levels": 20, "rho_min": 0.1},

@@ -52,7 +52,7 @@ from invdiff.solvers import (
     Solver,
 )
 from invdiff.solvers.tools.jumps import TimeTravel
-from invdiff.solvers.tools.moments import conditional_mean
+from invdiff.solvers.tools.moments import Inner, conditional_mean
 
 SHAPE = (1, 8, 8)
 SIGMA = 0.05
@@ -66,14 +66,14 @@ OPERATORS: dict[str, SpectralOperator] = {
 }
 PRIOR = oracles.exponential_prior(SHAPE)
 SOLVERS: dict[str, Solver] = {
-    "pigdm": PiGDM(),
-    "pigdm_score": PiGDM(adaptive=False),
-    "ddrm": DDRM(),
-    "ddnm": DDNM(),
+    "pigdm": PiGDM(steps=100),
+    "pigdm_score": PiGDM(steps=100, adaptive=False),
+    "ddrm": DDRM(steps=20, spacing="uniform", temperature=1.0),
+    "ddnm": DDNM(eta=0.85),
     "ddnm_plus": DDNMPlus(),
-    "diffpir": DiffPIR(),
+    "diffpir": DiffPIR(lam=7.0, zeta=0.3),
     "ilvr": ILVR(),
-    "ddnm_travel": DDNM(steps=30, travel_length=5, travel_repeat=3),
+    "ddnm_travel": DDNM(steps=30, eta=0.85, travel_length=5, travel_repeat=3),
     "repaint": RePaint(steps=30, travel_length=5, travel_repeat=3),
     "ald": ALD(steps=30, spacing="uniform", T=3, epsilon=0.3),
 }
@@ -285,10 +285,10 @@ SAMPLED: dict[str, Solver] = {
     "score_sde": ScoreSDE(steps=50),
     "mcg": MCG(steps=50, zeta=0.3),
     "red_diff": REDDiff(steps=100),
-    "mmps": MMPS(steps=30),
-    "mmps_2m": MMPS2M(),
+    "mmps": MMPS(steps=30, spacing="uniform", sigma_max=math.inf, sigma_min=0.0, inner="cg"),
+    "mmps_2m": MMPS2M(inner="cg"),
     "tmpd": TMPD(steps=30),
-    "daps": DAPS(steps=20, inner_steps=10),
+    "daps": DAPS(steps=20, ode_steps=5, inner_steps=10, beta_y=0.01),
     "sitcom": SITCOM(steps=10, iterations=10, lr=0.05),
     "pnpdm": PnPDM(steps=30, decay=0.8, levels=40, rho_min=0.1),
 }
@@ -334,11 +334,14 @@ def test_bias_of_samples_against_the_posterior(method: str, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sigma", [50.0, 1.0, 0.1, 0.01])
 @pytest.mark.parametrize("name", OPERATORS)
-def test_mmps_knows_the_mean_given_x_and_y(name: str, sigma: float) -> None:
+@pytest.mark.parametrize(("inner", "iterations"), [("cg", 200), ("gmres", 64)])
+def test_mmps_knows_the_mean_given_x_and_y(
+    name: str, sigma: float, inner: Inner, iterations: int
+) -> None:
     """E[x0 | x, y] exactly, once the system is solved: y and x are two measurements of x0."""
     problem, A = problem_of(name), oracles.dense(OPERATORS[name])
     x = 0.5 + sigma * oracles.normal(IMAGES, *SHAPE, seed=3)
-    found = conditional_mean(prior(), problem, x, sigma, iterations=200)
+    found = conditional_mean(prior(), problem, x, sigma, iterations, inner)
     both = torch.cat(
         [A / SIGMA, torch.eye(A.shape[1], dtype=A.dtype) / sigma]
     )  # in units of their noise
@@ -435,7 +438,14 @@ def test_without_information_in_y_many_steps_recover_the_prior(eta: float) -> No
 
 @pytest.mark.parametrize(
     "solver",
-    [DDRM(), DDNM(steps=20), DDNMPlus(steps=20), ILVR(steps=20), ScoreSDE(steps=20), MCG(steps=20)],
+    [
+        DDRM(steps=20),
+        DDNM(steps=20),
+        DDNMPlus(steps=20),
+        ILVR(steps=20),
+        ScoreSDE(steps=20),
+        MCG(steps=20),
+    ],
     ids=lambda solver: type(solver).__name__,
 )
 @pytest.mark.parametrize("name", ["mask", "average"])
@@ -449,7 +459,9 @@ def test_without_noise_samples_fit_y_exactly(solver: Solver, name: str) -> None:
 def test_diffpir_fits_a_measurement_of_little_noise() -> None:
     """The proximal step at the last level: without it the misfit would be 26."""
     problem = problem_of("mask", sigma=0.001)
-    assert float(restore(problem, prior(), DiffPIR(), samples=8).misfit().mean()) < 1
+    assert (
+        float(restore(problem, prior(), DiffPIR(lam=7.0, zeta=0.3), samples=8).misfit().mean()) < 1
+    )
 
 
 # A prior with two modes.
@@ -477,7 +489,7 @@ def nearest_mode(x: Tensor) -> Tensor:
     [
         *(solver for solver in SOLVERS.values() if not isinstance(solver, ALD)),
         *SAMPLED.values(),
-        DPS(steps=200),
+        DPS(steps=200, zeta=1.0),
         ALD(steps=100, T=5, epsilon=0.3),
     ],
     ids=lambda solver: type(solver).__name__,

@@ -7,6 +7,7 @@ Both consume the same noise, in float64. The prior is the ideal eps-network of a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -177,7 +178,7 @@ def test_pigdm(name: str, adaptive: bool, eta: float, sigma: float) -> None:
 @pytest.mark.parametrize(("eta", "eta_b"), [(0.85, 1.0), (0.6, 0.9)])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_ddrm(name: str, eta: float, eta_b: float, sigma: float) -> None:
-    solver = DDRM(steps=20, eta=eta, eta_b=eta_b)
+    solver = DDRM(steps=20, spacing="uniform", eta=eta, eta_b=eta_b, temperature=1.0)
     agree("ddrm", solver, name, sigma, oracles.uniform_timesteps(20), eta=eta, eta_b=eta_b)
 
 
@@ -194,7 +195,7 @@ def test_the_temperature_of_ddrm_scales_every_noise_that_is_drawn(name: str) -> 
 
     def last(temperature: float, scale: float) -> Tensor:
         streams = Streams([(1, b) for b in range(BATCH)])
-        solver = DDRM(steps=10, temperature=temperature)
+        solver = DDRM(steps=10, spacing="uniform", temperature=temperature)
         *_, step = solver.iterate(prior, problem, start, sigmas, lambda like: scale * streams(like))  # type: ignore[arg-type]
         return step.x
 
@@ -203,7 +204,13 @@ def test_the_temperature_of_ddrm_scales_every_noise_that_is_drawn(name: str) -> 
 
 
 def test_ddrm_where_the_prior_is_the_stronger() -> None:
-    agree("ddrm", DDRM(), "severe", 0.1, oracles.uniform_timesteps(20))
+    agree(
+        "ddrm",
+        DDRM(steps=20, spacing="uniform", temperature=1.0),
+        "severe",
+        0.1,
+        oracles.uniform_timesteps(20),
+    )
 
 
 @pytest.mark.parametrize("eta", [0.85, 0.0])
@@ -215,7 +222,7 @@ def test_ddnm(name: str, eta: float) -> None:
 
 @pytest.mark.parametrize("name", ["mask", "severe", "average"])
 def test_ddnm_damps_where_y_is_noisy(name: str) -> None:
-    agree("ddnm", DDNM(steps=20), name, 0.05, oracles.uniform_timesteps(20))
+    agree("ddnm", DDNM(steps=20, eta=0.85), name, 0.05, oracles.uniform_timesteps(20))
 
 
 @pytest.mark.slow
@@ -260,7 +267,7 @@ def test_the_schedule_of_time_travel(
 def test_ddnm_with_time_travel(name: str, sigma: float, length: int, repeat: int) -> None:
     """Alg. 2, on the schedule of the authors' code."""
     timesteps = oracles.travelled(oracles.uniform_timesteps(10), length, repeat)
-    solver = DDNM(steps=10, travel_length=length, travel_repeat=repeat)
+    solver = DDNM(steps=10, eta=0.85, travel_length=length, travel_repeat=repeat)
     agree("ddnm", solver, name, sigma, timesteps)
     plus = DDNMPlus(steps=10, travel_length=length, travel_repeat=repeat)
     agree("ddnm_plus", plus, name, sigma, timesteps)
@@ -290,7 +297,7 @@ def test_ddnm_plus_without_noise_is_ddnm_in_the_null_space_alone() -> None:
     x0.
     """
     plus, _ = run(DDNMPlus(steps=10), OPERATORS["mask"], Gaussian(0.0), 1000, clip=False)
-    plain, _ = run(DDNM(steps=10), OPERATORS["mask"], Gaussian(0.0), 1000, clip=False)
+    plain, _ = run(DDNM(steps=10, eta=0.85), OPERATORS["mask"], Gaussian(0.0), 1000, clip=False)
     unseen = (OPERATORS["mask"].s == 0).expand(SHAPE).flatten()
     torch.testing.assert_close(plus[0][:, unseen], plain[0][:, unseen], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
@@ -323,13 +330,22 @@ def test_red_diff(name: str, sigma: float, clip: bool) -> None:
     agree("red_diff", solver, name, sigma, oracles.uniform_timesteps(30), clip, lam=0.3, lr=0.2)
 
 
+# MMPS at all levels of the prior, by conjugate gradients, as published.
+PUBLISHED: dict[str, Any] = {
+    "spacing": "uniform",
+    "sigma_max": math.inf,
+    "sigma_min": 0.0,
+    "inner": "cg",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("iterations", "sigma", "eta"), [(1, 0.05, 1.0), (3, 0.05, 0.3), (3, 0.0, 0.0)]
 )
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_mmps(name: str, iterations: int, sigma: float, eta: float) -> None:
-    solver = MMPS(steps=10, iterations=iterations, eta=eta)
+    solver = MMPS(steps=10, iterations=iterations, eta=eta, **PUBLISHED)
     agree(
         "mmps", solver, name, sigma, oracles.uniform_timesteps(10), iterations=iterations, eta=eta
     )
@@ -338,7 +354,13 @@ def test_mmps(name: str, iterations: int, sigma: float, eta: float) -> None:
 def test_mmps_of_a_clipped_prior() -> None:
     """Its Jacobian is singular: pixels at 0 and 1 are taken as known."""
     agree(
-        "mmps", MMPS(steps=10), "blur", 0.05, oracles.uniform_timesteps(10), clip=True, iterations=3
+        "mmps",
+        MMPS(steps=10, **PUBLISHED),
+        "blur",
+        0.05,
+        oracles.uniform_timesteps(10),
+        clip=True,
+        iterations=3,
     )
 
 
@@ -415,7 +437,7 @@ def test_daps(name: str, momentum: float | None, beta_y: float | None, sigma: fl
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_mmps_2m(name: str, sigma: float) -> None:
     settings = {"steps": 8, "sigma_max": 10.0, "sigma_min": 0.05, "iterations": 2}
-    solver = MMPS2M(**settings)  # type: ignore[arg-type]
+    solver = MMPS2M(**settings, inner="cg")  # type: ignore[arg-type]
     agree_ve(
         lambda p, D, draw, _: oracles.mmps_2m(p, D, draw, **settings),
         solver,
@@ -426,12 +448,12 @@ def test_mmps_2m(name: str, sigma: float) -> None:
 
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_pnpdm(name: str) -> None:
-    solver, settings = PnPDM(steps=20, levels=20), {"steps": 20, "levels": 20}
+    solver, settings = PnPDM(steps=20, levels=20, rho_min=0.3), {"steps": 20, "levels": 20}
     agree_ve(lambda *args: oracles.pnpdm(*args, **settings), solver, OPERATORS[name], 0.05)
 
 
 def test_pnpdm_by_langevin_dynamics() -> None:
-    solver = PnPDM(steps=8, levels=10, decay=0.6, inner_steps=10, lr=2e-4)
+    solver = PnPDM(steps=8, levels=10, decay=0.6, rho_min=0.3, inner_steps=10, lr=2e-4)
     settings = {"steps": 8, "levels": 10, "decay": 0.6, "langevin": (10, 2e-4)}
     agree_ve(
         lambda *args: oracles.pnpdm(*args, **settings), solver, Opaque(OPERATORS["blur"]), 0.05

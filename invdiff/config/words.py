@@ -206,10 +206,16 @@ def resolve(words: Iterable[str], command: type) -> Settings:
 
 
 def _defaults(command: type) -> Settings:
+    """The defaults of a command; of a setting that says of which preset it is, the preset's name.
+
+    So the preset's settings for the task, which is not known yet, count for the default, too.
+    """
     defaults: Settings = {}
     for field in dataclasses.fields(command):
         value = field.default
-        if field.default_factory is not dataclasses.MISSING:
+        if "preset" in field.metadata:
+            value = field.metadata["preset"]
+        elif field.default_factory is not dataclasses.MISSING:
             value = field.default_factory()
         if value is not dataclasses.MISSING:
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)

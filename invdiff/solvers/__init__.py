@@ -16,6 +16,7 @@ from invdiff.solvers.mmps import MMPS
 from invdiff.solvers.mmps_2m import MMPS2M
 from invdiff.solvers.pigdm import PiGDM
 from invdiff.solvers.pnpdm import PnPDM
+from invdiff.solvers.presets import DEFAULT, preset, presets
 from invdiff.solvers.red_diff import REDDiff
 from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
@@ -25,6 +26,7 @@ from invdiff.solvers.tmpd import TMPD
 
 __all__ = [
     "ALD",
+    "DEFAULT",
     "DAPS",
     "DDNM",
     "DDNMPlus",
@@ -47,4 +49,6 @@ __all__ = [
     "Step",
     "TDS",
     "TMPD",
+    "preset",
+    "presets",
 ]

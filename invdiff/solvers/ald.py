@@ -50,10 +50,10 @@ class ALD(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 1000
+    steps: int = 100
     spacing: Spacing = "karras"
     T: int = 3
-    epsilon: float = 0.02
+    epsilon: float = 0.2
     gamma: float = 1.0
 
     requires = LinearOperator

@@ -57,16 +57,16 @@ class DAPS(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 200
+    steps: int = 50
     spacing: Spacing = "karras"
     sigma_max: float = 100.0
     sigma_min: float = 0.1
-    ode_steps: int = 5
+    ode_steps: int = 2
     inner: Chain = "langevin"
     inner_steps: int = 100
     lr: float = 1e-4
     momentum: float = 0.9
-    beta_y: float | None = 0.01
+    beta_y: float | None = 0.00707
 
     ranges = {
         **Solver.ranges,

@@ -30,7 +30,7 @@ class DDNM(TimeTravel):
     with r^2 the variance of x0's error as in PiGDM.
 
     Args:
-        eta: share of fresh noise in a step.
+        eta: share of fresh noise in a step; 0.85 in the paper.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class DDNM(TimeTravel):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    eta: float = 0.85
+    eta: float = 1.0
 
     requires = LinearOperator
     ranges = {**TimeTravel.ranges, "eta": SHARE}

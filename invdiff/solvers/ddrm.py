@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invdiff.operators import SpectralOperator
 from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.ranges import NOT_NEGATIVE, SHARE
 from invdiff.registry import register
@@ -49,11 +50,12 @@ class DDRM(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 20
+    steps: int = 100
+    spacing: Spacing = "quadratic"
     eta: float = 0.85
     eta_b: float = 1.0
     cutoff: float = 1.0
-    temperature: float = 1.0
+    temperature: float = 0.8
 
     requires = SpectralOperator
     requires_white_noise = True

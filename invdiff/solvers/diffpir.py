@@ -33,8 +33,8 @@ class DiffPIR(Solver):
     no longer fit a y of little noise (sigma_y < 0.005).
 
     Args:
-        lam: lambda, as in the published code.
-        zeta: share of fresh noise; the rest repeats the noise in x.
+        lam: lambda, as in the published code, where it is 7 for most tasks.
+        zeta: share of fresh noise; the rest repeats the noise in x. In the paper 0.3.
 
     Example:
         >>> import torch
@@ -51,8 +51,8 @@ class DiffPIR(Solver):
     """
 
     spacing: Spacing = "root"
-    lam: float = 7.0
-    zeta: float = 0.3
+    lam: float = 2.0
+    zeta: float = 1.0
 
     requires = LinearOperator
     ranges = {**Solver.ranges, "lam": NOT_NEGATIVE, "zeta": SHARE}

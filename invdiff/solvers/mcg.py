@@ -46,7 +46,7 @@ class MCG(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 1000
+    steps: int = 100
     zeta: float = 1.0
 
     requires = LinearOperator

@@ -50,7 +50,7 @@ class MCGDiff(Population):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    particles: int = 16
+    particles: int = 64
     kappa: float = 1e-4
 
     requires = SpectralOperator

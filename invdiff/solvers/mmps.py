@@ -6,7 +6,6 @@ p(x0 | x) is taken as a Gaussian, whose covariance comes from the network's Jaco
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,12 +14,13 @@ from torch import Tensor
 
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, ladder_between, transition
-from invdiff.solvers.tools.moments import conditional_mean
+from invdiff.solvers.tools.moments import Inner, conditional_mean
 
 
 @register("solver", "mmps")
@@ -30,11 +30,12 @@ class MMPS(Solver):
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
-        iterations: of conjugate gradients, each a pass backwards through the network. Few of them
-            regularise: they leave out directions in which A V A^T is small.
-        sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; by default those
-            of the prior. With few steps, levels from 20 to 0.04 are a better choice: little is
-            decided above or below.
+        iterations: of the solution of a linear system, each a pass backwards through the network.
+            Few of them regularise: they leave out directions in which A V A^T is small.
+        inner: how it is solved: by GMRES, which suits the Jacobian of a network, or by conjugate
+            gradients as in the paper, under which some samples miss y.
+        sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; little is
+            decided above 20 or below 0.04. Infinity and 0 are the levels of the prior itself.
 
     Example:
         >>> import torch
@@ -50,10 +51,13 @@ class MMPS(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
+    steps: int = 20
+    spacing: Spacing = "karras"
     eta: float = 1.0
     iterations: int = 3
-    sigma_max: float = math.inf
-    sigma_min: float = 0.0
+    inner: Inner = "gmres"
+    sigma_max: float = 20.0
+    sigma_min: float = 0.04
 
     requires = LinearOperator
     ranges = {
@@ -73,6 +77,6 @@ class MMPS(Solver):
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
-            x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
+            x0 = conditional_mean(prior, problem, x, sigma, self.iterations, self.inner)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
             yield Step(sigma_next, x, x0)

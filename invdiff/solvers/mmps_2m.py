@@ -16,7 +16,6 @@ from torch import Tensor
 
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import State, extrapolated
-from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
@@ -48,10 +47,7 @@ class MMPS2M(MMPS):
     """
 
     steps: int = 10
-    spacing: Spacing = "karras"
     eta: float = 0.0
-    sigma_max: float = 20.0
-    sigma_min: float = 0.04
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
@@ -59,7 +55,7 @@ class MMPS2M(MMPS):
         """Yield the steps of a run, as of ``Solver.iterate``."""
         before = None
         for sigma, sigma_next in pairwise(sigmas):
-            x0 = conditional_mean(prior, problem, x, sigma, self.iterations)
+            x0 = conditional_mean(prior, problem, x, sigma, self.iterations, self.inner)
             now = State(prior.t_at(sigma), sigma, x, x0)
             target = extrapolated(prior, before, now, sigma_next)
             x = transition(x, target, sigma, sigma_next, self.eta, noise)

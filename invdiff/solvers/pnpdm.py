@@ -55,11 +55,12 @@ class PnPDM(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
+    steps: int = 60
     spacing: Spacing = "karras"
     rho_max: float = 10.0
     decay: float = 0.9
-    rho_min: float = 0.3
-    levels: int = 100
+    rho_min: float = 0.2
+    levels: int = 30
     inner_steps: int = 100
     lr: float = 1e-4
 

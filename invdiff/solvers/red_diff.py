@@ -53,7 +53,7 @@ class REDDiff(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 1000
+    steps: int = 300
     lam: float = 0.25
     lr: float = 0.1
 

@@ -39,9 +39,9 @@ class RePaint(TimeTravel):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 250
+    steps: int = 50
     travel_length: int = 10
-    travel_repeat: int = 10
+    travel_repeat: int = 5
 
     requires = Mask
 

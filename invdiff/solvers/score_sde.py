@@ -51,7 +51,7 @@ class ScoreSDE(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 1000
+    steps: int = 50
     corrections: int = 1
     snr: float = 0.16
 

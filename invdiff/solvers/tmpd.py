@@ -51,6 +51,7 @@ class TMPD(Solver):
         torch.Size([3, 1, 1, 4, 4])
     """
 
+    steps: int = 50
     eta: float = 1.0
 
     requires = LinearOperator

@@ -1,0 +1,60 @@
+"""Presets of solvers from Python: the settings in ``configs/solver/NAME.yaml``, by name and by task.
+
+The command line knows the same by ``solver=NAME``. The defaults of a solver's class are those of the
+preset of its name, which may have other settings for some tasks.
+"""
+
+from __future__ import annotations
+
+import yaml
+
+from invdiff import registry
+from invdiff.errors import InputError, check_type
+from invdiff.resources import PRESETS, TASKS
+from invdiff.solvers.base import Solver
+
+DEFAULT = "mmps_2m"  # of every command, and of `restore`: docs/defaults.md says why
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that come with the package, sorted.
+
+    Example:
+        >>> "diffpir_20" in presets()
+        True
+    """
+    return sorted(path.stem for path in (PRESETS / "solver").glob("*.yaml"))
+
+
+def preset(name: str = DEFAULT, *, task: str | None = None) -> Solver:
+    """Return a solver with the settings of a preset.
+
+    Single settings of it can be changed by ``dataclasses.replace(preset(NAME), steps=50)``.
+
+    Args:
+        name: of the preset, such as "mmps" or "diffpir_20"; by default that of the default solver.
+        task: the name of a task, for which the preset may have settings of its own, such as "sr4".
+
+    Raises:
+        InputError: there is no such preset or task.
+
+    Example:
+        >>> preset("diffpir_20").steps
+        20
+        >>> preset("mmps_2m", task="sr4").iterations
+        2
+    """
+    check_type("preset", name, str, "the name of a preset")
+    if name not in presets():
+        raise InputError(registry.unknown("solver", name, presets()))
+    if task is not None:
+        check_type("task", task, str, "the name of a task")
+    tasks = sorted(path.stem for path in TASKS.glob("*.yaml"))
+    if task is not None and task not in tasks:
+        raise InputError(registry.unknown("task", task, tasks))
+    path = PRESETS / "solver" / f"{name}.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    by_task = settings.pop("tasks", {})
+    kind = registry.lookup("solver", settings.pop("name"))
+    found: Solver = kind(**{**settings, **by_task.get(task, {})})
+    return found

@@ -1,0 +1,123 @@
+"""Presets of solvers in Python, the defaults of classes that are held to them, and the default solver."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import oracles
+import pytest
+import torch
+
+from invdiff import Gaussian, Problem, config, registry, restore, solvers
+from invdiff.calibrate import CalibrateSettings
+from invdiff.errors import InputError
+from invdiff.evaluate import EvaluateSettings, read_cells
+from invdiff.operators import Blur, MaskRandom
+from invdiff.solve import SolveSettings
+from invdiff.solvers import DDNM, DEFAULT, DPS, MMPS, MMPS2M, DiffPIR, Solver, preset, presets
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.mark.parametrize("name", registry.names("solver"))
+def test_the_defaults_of_a_class_are_its_preset(name: str) -> None:
+    assert preset(name) == registry.lookup("solver", name)()
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_what_the_command_line_makes_of_it(name: str) -> None:
+    for task in [None, *config.preset_names("task")]:
+        expected = config.build("solver", config.component("solver", name, task))
+        assert preset(name, task=task) == expected
+
+
+def test_presets_are_the_files() -> None:
+    assert presets() == config.preset_names("solver")
+    assert {"mmps_2m", "diffpir_20", "dps_1000"} < set(presets())
+
+
+def test_settings_of_presets_by_task() -> None:
+    assert preset("dps") == DPS(steps=50, zeta=2.0)
+    assert preset("dps", task="sr4") == DPS(steps=50, zeta=4.0)
+    assert preset("dps", task="inpaint") == preset("dps")
+    assert preset("diffpir_20", task="sr4") == DiffPIR(
+        steps=20, spacing="quadratic", lam=0.3, zeta=1.0
+    )
+    assert preset("mmps") == MMPS(steps=20, eta=1.0, iterations=3, sigma_max=20.0, sigma_min=0.04)
+    assert preset("ddnm") == DDNM(steps=100, eta=1.0)
+
+
+def test_the_default_is_a_preset() -> None:
+    assert preset() == preset(DEFAULT) == MMPS2M(steps=10)
+    assert preset(task="sr4") == MMPS2M(steps=10, iterations=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "words"),
+    [
+        ("mmsp", None, ["solver 'mmsp' is unknown", "did you mean 'mmps'?"]),
+        ("../solver/mmps", None, ["is unknown"]),
+        ("mmps", "sr5", ["task 'sr5' is unknown", "did you mean 'sr4'?"]),
+        (3, None, ["preset: found 3", "expected the name of a preset"]),
+        ("mmps", 3, ["task: found 3", "expected the name of a task"]),
+    ],
+)
+def test_names_that_are_none(name: str, task: str | None, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        preset(name, task=task)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [SolveSettings, CalibrateSettings, EvaluateSettings])
+@pytest.mark.parametrize("task", ["sr4", "inpaint"])
+def test_the_default_of_a_command_has_the_settings_of_the_task(command: type, task: str) -> None:
+    left_out = config.resolve([f"task={task}"], command)
+    named = config.resolve([f"task={task}", f"solver={DEFAULT}"], command)
+    assert left_out == named
+    assert config.build("solver", left_out["solver"]) == preset(task=task)
+    changed = config.resolve([f"task={task}", "solver.steps=7"], command)
+    assert config.build("solver", changed["solver"]) == dataclasses.replace(
+        preset(task=task), steps=7
+    )
+
+
+def test_settings_made_in_python_have_the_default() -> None:
+    for made in (SolveSettings(), CalibrateSettings(), EvaluateSettings(task="inpaint")):
+        assert config.build("solver", made.solver) == preset()
+
+
+def test_the_table_of_evaluate_has_the_default() -> None:
+    assert [cell.solver for cell in read_cells(["task=sr4"])] == ["baseline", DEFAULT]
+
+
+def gaussian_problem(sigma: float = 0.05) -> Problem:
+    truth = oracles.normal(2, *SHAPE, seed=1) * 0.2 + 0.5
+    return Problem.simulate(truth, MaskRandom(SHAPE, missing=0.5).double(), Gaussian(sigma))
+
+
+def test_restore_without_a_solver_takes_the_default() -> None:
+    prior = oracles.denoiser(oracles.exponential_prior(SHAPE), SHAPE)
+    problem = gaussian_problem()
+    found = restore(problem, prior, samples=2, seed=3)
+    expected = restore(problem, prior, preset(), samples=2, seed=3)
+    assert torch.equal(found.samples, expected.samples) and found.nfe == 10
+
+
+# In few steps, from Python: each is above the baseline without a prior, on a smooth field under a blur.
+@pytest.mark.parametrize(
+    "solver",
+    [DiffPIR(steps=20), DDNM(steps=20), DPS(), solvers.PiGDM(steps=20), MMPS(), MMPS2M()],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_a_class_without_settings_is_better_than_no_prior(solver: Solver) -> None:
+    covariance = oracles.exponential_prior(SHAPE)
+    prior = oracles.denoiser(covariance, SHAPE)
+    draws = torch.linalg.cholesky(covariance.covariance) @ oracles.normal(64, 8, seed=2)
+    truth = (covariance.mean[:, None] + draws).T.reshape(8, *SHAPE)
+    blur = Blur(SHAPE, torch.full((3, 3), 1 / 9, dtype=torch.float64)).double()
+    problem = Problem.simulate(truth, blur, Gaussian(0.05), seed=1)
+    found = restore(problem, prior, solver, samples=4)
+    without = float((problem.baseline() - truth).square().mean())
+    assert float((found.mean - truth).square().mean()) < 0.8 * without
