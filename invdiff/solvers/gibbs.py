@@ -1,11 +1,16 @@
-"""Annealed Gibbs sampling whose last level is the posterior itself, weighted on the way down.
+"""Gibbs sampling that knows the covariance of x0 given x, and weighs modes by annealed particles.
 
-A split Gibbs sampler as PnP-DM (Wu et al. 2024, https://arxiv.org/abs/2405.18782) whose z is
-measured with less noise (`Split`). Its levels rho_1 > ... > rho_K have the targets p_k(x) ~ p(x)
-N(y; A x, Sigma + (rho_k^2 - rho_K^2) A A^T), from about the prior to p_K = p(x | y), whatever rho_K
-is. At high levels modes and wide directions mix, as small steps do not. Weights correct the rest,
-as in Del Moral et al. 2006 (https://doi.org/10.1111/j.1467-9868.2006.00553.x): particles are
-weighted by p_{k+1} / p_k, in which the unknown density of the prior cancels.
+Three kinds of moves, all of which leave p(x | y) as it is, exactly or for a Gaussian p(x0 | x):
+
+1. Annealing, with more than one particle only: split Gibbs sampling as in PnP-DM (Wu et al. 2024,
+   https://arxiv.org/abs/2405.18782) whose z is measured with less noise (`Split`). Levels rho_1 > ...
+   > rho_K have the targets p_k(x) ~ p(x) N(y; A x, Sigma + (rho_k^2 - rho_K^2) A A^T), from about the
+   prior to p_K = p(x | y). Particles are weighted by p_{k+1} / p_k, in which the unknown density of
+   the prior cancels (Del Moral et al. 2006, https://doi.org/10.1111/j.1467-9868.2006.00553.x).
+2. Rounds: noise of level s is added to x, and x is drawn anew given the noisy x and y, with
+   the covariance of x0 given x (`tools.given`). They move as far as s, so that wide directions that y
+   says little of mix at once, where the steps of 1 and 3 are as short as the noise of y.
+3. Sweeps of split Gibbs sampling at rho_K, exact for any prior, which mend what 2 got wrong locally.
 """
 
 from __future__ import annotations
@@ -20,10 +25,11 @@ from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
-from invdiff.ranges import COUNT
+from invdiff.ranges import COUNT, POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
+from invdiff.solvers.tools.given import draw_given_y
 from invdiff.solvers.tools.smc import Population, populate
 from invdiff.solvers.tools.split import Split
 
@@ -31,17 +37,21 @@ from invdiff.solvers.tools.split import Split
 @register("solver", "gibbs")
 @dataclass(frozen=True, kw_only=True)
 class Gibbs(Population):
-    """Annealed Gibbs sampler with weighted particles, which tends to the exact posterior.
+    """Annealed Gibbs sampler with weighted particles, then rounds that know Cov(x0 | x).
 
-    It does so for linear A, Gaussian noise and a prior whose D is the posterior mean, as steps,
-    inner and particles grow. Take more steps where y says little about a direction that is much
-    wider than the noise: about (its width / rho_K)^2 of them. Take more particles where the
-    posterior has several modes, whose shares the weights decide.
+    It tends to the exact posterior for linear A, Gaussian noise and a prior whose D is the posterior
+    mean. With one particle there is no annealing: rounds begin at the prior, and are right where the
+    posterior has one mode. Take particles where it has several, whose shares the weights decide.
 
     Args:
-        steps: K, levels rho in geometric progression; ``spacing`` is not used.
-        inner: steps of the reverse process at each level; a step is two calls of the prior.
-        start: steps of the reverse process that draws the first x from the prior.
+        steps: K, levels rho in geometric progression, for particles > 1; ``spacing`` is not used.
+        inner: steps of the reverse process in each level, round and sweep; a step is two calls of
+            the prior.
+        start: steps of the reverse process that draws the first x.
+        rounds: draws of x given a noisier x and y, at levels s in geometric progression down to rho_K;
+            each is also a call of the prior, and passes backwards through it, of 2 to 60.
+        reach: the first s after annealing, on [0, 1]. With one particle it is as wide as the prior.
+        sweeps: steps of the split Gibbs sampler at rho_K at the end.
 
     Example:
         >>> import torch
@@ -52,27 +62,72 @@ class Gibbs(Population):
         >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
         >>> half = MaskRandom((1, 4, 4), missing=0.5)
         >>> problem = Problem.simulate(torch.full((1, 1, 4, 4), 0.6), half, Gaussian(0.05))
-        >>> solver = Gibbs(steps=2, particles=2, inner=2, start=2)
+        >>> solver = Gibbs(steps=2, particles=2, inner=2, start=2, rounds=2, sweeps=1)
         >>> restore(problem, prior, solver, samples=3).samples.shape
         torch.Size([3, 1, 1, 4, 4])
     """
 
-    steps: int = 40
-    inner: int = 4
-    start: int = 15
+    steps: int = 14
+    particles: int = 24
+    inner: int = 3
+    start: int = 6
+    rounds: int = 8
+    reach: float = 0.4
+    sweeps: int = 8
 
     requires = LinearOperator
     differences = True  # `conditional` takes them for J z
-    ranges = {**Population.ranges, "inner": COUNT, "start": COUNT}
+    ranges = {
+        **Population.ranges,
+        "inner": COUNT,
+        "start": COUNT,
+        "rounds": COUNT,
+        "reach": POSITIVE,
+        "sweeps": COUNT,
+    }
+
+    @property
+    def total_steps(self) -> int:
+        """Number of Steps that ``iterate`` yields."""
+        annealing = self.steps if self.particles > 1 else 0
+        return annealing + self.rounds + self.sweeps
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
-        x, problem, particles = populate(x, problem, sigmas[0], noise, self.particles)
+        split = Split(problem, x)
+        last = split.last
+        finest = last / 10
+        # No direction of images in [0, 1] is wider than half the root of D.
+        widest = min(sigmas[0], 0.5 * x[0].numel() ** 0.5)
+        x = torch.full_like(x, 0.5)
+        ess = None
+        if self.particles > 1:
+            for step in self.anneal(prior, problem, x, sigmas[0], noise):
+                x = step.x
+                ess = step.ess
+                yield step
+        reach = self.reach if self.particles > 1 else widest
+        first = torch.full_like(last, reach).maximum(last)
+        for k in range(self.rounds):
+            s = first * (last / first) ** (k / self.rounds)
+            inner = self.start if k == 0 and self.particles == 1 else self.inner
+            x = draw_given_y(prior, problem, x + s * noise(x), s, finest, inner, noise)
+            yield Step(float(s.amax()), x, x, ess)
+        for k in range(self.sweeps):
+            z = split.draw(x, last, noise)
+            x = conditional(prior, z, last, finest, self.inner, noise)
+            yield Step(float(last.amax()) if k < self.sweeps - 1 else 0.0, x, x, ess)
+
+    def anneal(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigma_max: float, noise: Streams
+    ) -> Iterator[Step]:
+        """Yield a Step for every level: of one particle per image, at the last drawn by weight."""
+        x, problem, particles = populate(x, problem, sigma_max, noise, self.particles)
         split = Split(problem, x)
         finest = split.last / 10
-        sigma = torch.full_like(finest, sigmas[0])
+        sigma = torch.full_like(finest, sigma_max)
         x = conditional(prior, x, sigma, finest, self.start, particles)
         rhos = split.levels(x, self.particles, self.steps)
         log_w = x.new_zeros(len(x))
@@ -87,4 +142,5 @@ class Gibbs(Population):
             x = conditional(prior, z, rho, finest, self.inner, particles)
             if k < self.steps - 1:
                 yield particles.step(float(rho.amax()), z, x, log_w, ess)
-        yield particles.step(0.0, x, x, log_w, ess)
+        chosen = particles.choose(log_w, 1)
+        yield Step(float(rho.amax()), x[chosen], x[chosen], ess)
