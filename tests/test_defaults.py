@@ -277,11 +277,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "eta": 1.0,
     },
     "solver gibbs": {
-        "steps": 40,
+        "steps": 14,
         "spacing": "uniform",
-        "particles": 8,
-        "inner": 4,
-        "start": 15,
+        "particles": 24,
+        "inner": 3,
+        "start": 6,
+        "rounds": 8,
+        "reach": 0.4,
+        "sweeps": 8,
     },
     "solver ilvr": {
         "steps": 100,

@@ -75,7 +75,7 @@ CALLS: dict[type[Solver], int] = {
     SITCOM: 9,
     TDS: 18,
     MCGDiff: 18,
-    Gibbs: 32,
+    Gibbs: 33,
 }
 short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
 
