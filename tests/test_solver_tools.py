@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import oracles
 import pytest
@@ -19,7 +20,7 @@ from invdiff.operators import (
     MaskRandom,
     SpectralOperator,
 )
-from invdiff.prior import GaussianDenoiser
+from invdiff.prior import GaussianDenoiser, MixtureDenoiser
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
@@ -30,7 +31,7 @@ from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tmpd import projected_mean
 from invdiff.solvers.tools.adam import Adam
-from invdiff.solvers.tools.given import draw_given_y, moved_to_y, noise_level
+from invdiff.solvers.tools.given import curvature, draw_given_y, moved_to_y, noise_level
 from invdiff.solvers.tools.jumps import diffuse
 from invdiff.solvers.tools.langevin import log_density_gradient
 from invdiff.solvers.tools.smc import Particles
@@ -439,3 +440,54 @@ def test_the_noise_of_y_counts_as_at_least_a_ten_thousandth() -> None:
     operator = Rows(oracles.normal(5, 8, seed=1)).double()
     assert float(noise_level(Problem(operator, Gaussian(0.03), y))) == pytest.approx(0.03)
     assert float(noise_level(Problem(operator, Gaussian(0.0), y))) == pytest.approx(1e-4)
+
+
+def two_modes() -> MixtureDenoiser:
+    """Return two narrow modes of equal shares, one gray level of 0.4 apart."""
+    means = torch.stack([torch.full((1, 2, 4), level) for level in (0.3, 0.7)]).double()
+    variances = torch.full((2,), 1e-4, dtype=torch.float64)
+    return MixtureDenoiser(torch.full((2,), 0.5, dtype=torch.float64), means, variances)
+
+
+def test_curvature_is_zero_for_a_gaussian_and_one_where_a_move_leads_to_another_mode() -> None:
+    x = 0.3 + 0.01 * oracles.normal(3, 8, seed=31).view(3, 1, 2, 4)
+    sigma = torch.full((3, 1, 1, 1), 0.1, dtype=torch.float64)
+    gaussian, _, _ = gaussian_and_operator(32)
+    move = torch.full_like(x, 0.4)
+    assert float(curvature(gaussian, x, sigma, move).max()) < 1e-9
+    assert float(curvature(two_modes(), x, sigma, move).min()) > 0.8
+    assert float(curvature(two_modes(), x, sigma, 0.01 * move).max()) < 0.01
+
+
+def one_row(prior_at: float) -> Problem:
+    """Return a measurement of the first pixel, too noisy to tell modes at 0.3 and 0.7 apart."""
+    A = torch.eye(8, dtype=torch.float64)[:1]
+    y = torch.full((1, 1), prior_at, dtype=torch.float64)
+    return Problem(Rows(A).double(), Gaussian(0.5), y)
+
+
+def test_one_particle_says_that_there_are_several_modes() -> None:
+    """And says nothing of a Gaussian."""
+    posed = one_row(0.5).select([0] * 12)
+    solver = Gibbs(particles=1, rounds=6, sweeps=1)
+    streams = Streams([(3, b) for b in range(12)])
+    with pytest.warns(UserWarning, match="particles=1: found draws that change between modes"):
+        list(trajectory(posed, two_modes(), solver, streams, posed.y))
+    gaussian, _, _ = gaussian_and_operator(33)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps = list(trajectory(posed, gaussian, solver, streams, posed.y))
+    assert len(steps) == solver.total_steps == 7
+
+
+def test_rounds_reach_only_as_far_as_modes_stay_apart() -> None:
+    """All the way for a Gaussian; for particles in two modes, to where noise cannot join them."""
+    solver = Gibbs(particles=4, rounds=6, reach=0.4)
+    spread = 0.01 * oracles.normal(4, 8, seed=41).view(4, 1, 2, 4)
+    x = spread + torch.tensor([0.3, 0.7, 0.3, 0.7], dtype=torch.float64).view(4, 1, 1, 1)
+    last = torch.full((1, 1, 1, 1), 0.01, dtype=torch.float64)
+    gaussian, _, _ = gaussian_and_operator(42)
+    far = solver.first_level(gaussian, x, last, Streams([(0, 0)]))
+    near = solver.first_level(two_modes(), x, last, Streams([(0, 0)]))
+    assert float(far) == pytest.approx(0.4)
+    assert 0.01 <= float(near) < 0.4

@@ -337,7 +337,7 @@ def fission(
     Args:
         problem: with Gaussian noise, or Poisson noise of whole counts; y as it was measured.
         prior: the prior in question.
-        solver: by default ``Gibbs(particles=1, rounds=6, sweeps=6)``, of 84 calls a
+        solver: by default ``Gibbs(particles=1, rounds=6, sweeps=6)``, of 99 calls a
             sample, whose error is small enough for the level of p; for linear operators.
         share: a, the share of the information on which samples are drawn. The less, the more the
             prior must know by itself.

@@ -15,12 +15,13 @@ Three kinds of moves, all of which leave p(x | y) as it is, exactly or for a Gau
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from invdiff.errors import warn
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
@@ -29,9 +30,13 @@ from invdiff.ranges import COUNT, POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step
-from invdiff.solvers.tools.given import draw_given_y
-from invdiff.solvers.tools.smc import Population, populate
+from invdiff.solvers.tools.given import curvature, draw_given_y
+from invdiff.solvers.tools.smc import Particles, Population, populate
 from invdiff.solvers.tools.split import Split
+
+SEVERAL_MODES = 0.25  # curvature of the median draw, beyond which one particle is not enough
+NEAR_LINEAR = 0.1  # mean curvature at which a round still leaves the shares of modes alone
+MOST_COMPARED = 8  # particles of an image, for that mean
 
 
 @register("solver", "gibbs")
@@ -49,8 +54,9 @@ class Gibbs(Population):
             the prior.
         start: steps of the reverse process that draws the first x.
         rounds: draws of x given a noisier x and y, at levels s in geometric progression down to rho_K;
-            each is also a call of the prior, and passes backwards through it, of 2 to 60.
-        reach: the first s after annealing, on [0, 1]. With one particle it is as wide as the prior.
+            each is also up to four calls of the prior, and 2 to 60 passes backwards through it.
+        reach: the first s after annealing, on [0, 1], or less where a move so wide would change modes.
+            With one particle it is as wide as the prior; a warning says where that changes modes.
         sweeps: steps of the split Gibbs sampler at rho_K at the end.
 
     Example:
@@ -102,19 +108,26 @@ class Gibbs(Population):
         # No direction of images in [0, 1] is wider than half the root of D.
         widest = min(sigmas[0], 0.5 * x[0].numel() ** 0.5)
         x = torch.full_like(x, 0.5)
-        ess = None
         if self.particles > 1:
-            for step in self.anneal(prior, problem, x, sigmas[0], noise):
-                x = step.x
-                ess = step.ess
-                yield step
-        reach = self.reach if self.particles > 1 else widest
-        first = torch.full_like(last, reach).maximum(last)
+            x, first, ess = yield from self.anneal(prior, problem, x, sigmas[0], noise)
+        else:
+            first = torch.full_like(last, widest).maximum(last)
+            ess = None
+        bends = []
         for k in range(self.rounds):
             s = first * (last / first) ** (k / self.rounds)
             inner = self.start if k == 0 and self.particles == 1 else self.inner
-            x = draw_given_y(prior, problem, x + s * noise(x), s, finest, inner, noise)
+            noisy = x + s * noise(x)
+            before = x
+            x = draw_given_y(prior, problem, noisy, s, finest, inner, noise)
+            if k > 0 and self.particles == 1:
+                bends.append(curvature(prior, noisy, s, x - before).median())
             yield Step(float(s.amax()), x, x, ess)
+        if bends and float(torch.stack(bends).amax()) > SEVERAL_MODES:
+            warn(
+                "solver gibbs with particles=1: found draws that change between modes, whose shares it "
+                "gets wrong; expected particles=24 for a posterior of several modes"
+            )
         for k in range(self.sweeps):
             z = split.draw(x, last, noise)
             x = conditional(prior, z, last, finest, self.inner, noise)
@@ -122,8 +135,13 @@ class Gibbs(Population):
 
     def anneal(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigma_max: float, noise: Streams
-    ) -> Iterator[Step]:
-        """Yield a Step for every level: of one particle per image, at the last drawn by weight."""
+    ) -> Generator[Step, None, tuple[Tensor, Tensor, Tensor]]:
+        """Yield a Step for every level: of one particle per image, at the last drawn by weight.
+
+        Returns:
+            that particle (B, C, H, W), the first level of the rounds to come (B, 1, 1, 1), and the
+            effective sample size (B,).
+        """
         x, problem, particles = populate(x, problem, sigma_max, noise, self.particles)
         split = Split(problem, x)
         finest = split.last / 10
@@ -142,5 +160,29 @@ class Gibbs(Population):
             x = conditional(prior, z, rho, finest, self.inner, particles)
             if k < self.steps - 1:
                 yield particles.step(float(rho.amax()), z, x, log_w, ess)
-        chosen = particles.choose(log_w, 1)
-        yield Step(float(rho.amax()), x[chosen], x[chosen], ess)
+        first = self.first_level(prior, x, split.last[:: self.particles], noise)
+        x = x[particles.choose(log_w, 1)]
+        yield Step(float(rho.amax()), x, x, ess)
+        return x, first, ess
+
+    def first_level(self, prior: Denoiser, x: Tensor, last: Tensor, noise: Streams) -> Tensor:
+        """Return the largest level of rounds, (B, 1, 1, 1), up to which p(x0 | x) is near Gaussian.
+
+        D must be near linear over moves from one particle to the next, which lead to another mode if
+        there is one. Rounds at levels above would change the shares of modes.
+        """
+        some = min(self.particles, MOST_COMPARED)
+        shown = x.view(-1, self.particles, *x.shape[1:])[:, :some]
+        moves = (shown.roll(1, 1) - shown).flatten(0, 1)
+        compared = Particles(noise, some)
+        highest = torch.full_like(last, self.reach).maximum(last)
+        first = last
+        passing = torch.ones_like(last, dtype=torch.bool)
+        for k in reversed(range(self.rounds)):
+            level = highest * (last / highest) ** (k / self.rounds)
+            s = level.repeat_interleave(some, 0)
+            noisy = shown.flatten(0, 1) + s * compared(moves)
+            bend = curvature(prior, noisy, s, moves).view(-1, some).mean(1)
+            passing = passing & (bend.view_as(last) <= NEAR_LINEAR)
+            first = torch.where(passing, level, first)
+        return first

@@ -21,7 +21,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers.base import vjp
+from invdiff.solvers.base import image_norm, vjp
 
 TOLERANCE = 0.02  # of the solution of (1), in standard deviations of the noise of y
 MOST_ITERATIONS = 60  # of its conjugate gradients: each is a pass backwards through the prior
@@ -68,6 +68,21 @@ def moved_to_y(
 
     e = problem.operator.measured(std * noise(problem.y))
     return x0 + V_At(whitened_solution(covariance, (problem.residual(x0) - e) / std))
+
+
+def curvature(prior: Denoiser, x: Tensor, sigma: Tensor, move: Tensor) -> Tensor:
+    """Return how far D is from linear over a move of x, (B,): 0 where p(x0 | x) is Gaussian.
+
+    It is ||D(x + m) + D(x - m) - 2 D(x)|| / ||D(x + m) - D(x - m)||, of three calls: 1 where the move
+    leads to another mode on one side alone.
+    """
+    level = sigma.flatten()
+    ahead = prior(x + move, level)
+    behind = prior(x - move, level)
+    bend = ahead + behind - 2 * prior(x, level)
+    slope = image_norm(ahead - behind).clamp_min(1e-12)
+    ratio: Tensor = (image_norm(bend) / slope).flatten()
+    return ratio
 
 
 def noise_level(problem: Problem) -> Tensor:
