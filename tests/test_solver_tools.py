@@ -459,6 +459,13 @@ def test_curvature_is_zero_for_a_gaussian_and_one_where_a_move_leads_to_another_
     assert float(curvature(two_modes(), x, sigma, 0.01 * move).max()) < 0.01
 
 
+def five_modes() -> MixtureDenoiser:
+    """Return five narrow modes of shares 0.1 to 0.3, in all directions."""
+    means = 0.5 + 0.2 * oracles.normal(5, 8, seed=35).view(5, 1, 2, 4)
+    shares = torch.tensor([0.1, 0.15, 0.2, 0.25, 0.3], dtype=torch.float64)
+    return MixtureDenoiser(shares, means, torch.full((5,), 1e-4, dtype=torch.float64))
+
+
 def one_row(prior_at: float) -> Problem:
     """Return a measurement of the first pixel, too noisy to tell modes at 0.3 and 0.7 apart."""
     A = torch.eye(8, dtype=torch.float64)[:1]
@@ -469,15 +476,15 @@ def one_row(prior_at: float) -> Problem:
 def test_one_particle_says_that_there_are_several_modes() -> None:
     """And says nothing of a Gaussian."""
     posed = one_row(0.5).select([0] * 12)
-    solver = Gibbs(particles=1, rounds=6, sweeps=1)
+    solver = Gibbs(particles=1, rounds=12, sweeps=1)
     streams = Streams([(3, b) for b in range(12)])
     with pytest.warns(UserWarning, match="particles=1: found draws that change between modes"):
-        list(trajectory(posed, two_modes(), solver, streams, posed.y))
+        list(trajectory(posed, five_modes(), solver, streams, posed.y))
     gaussian, _, _ = gaussian_and_operator(33)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         steps = list(trajectory(posed, gaussian, solver, streams, posed.y))
-    assert len(steps) == solver.total_steps == 7
+    assert len(steps) == solver.total_steps == 13
 
 
 def test_rounds_reach_only_as_far_as_modes_stay_apart() -> None:
