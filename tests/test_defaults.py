@@ -283,7 +283,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "inner": 3,
         "start": 6,
         "rounds": 8,
-        "reach": 0.4,
+        "reach": 100.0,
         "sweeps": 8,
     },
     "solver ilvr": {
@@ -309,6 +309,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "iterations": 3,
         "sigma_max": math.inf,
         "sigma_min": 0.0,
+        "draw_last": False,
     },
     "solver mmps_2m": {
         "steps": 10,
@@ -317,6 +318,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "iterations": 3,
         "sigma_max": 20.0,
         "sigma_min": 0.04,
+        "draw_last": False,
     },
     "solver pigdm": {
         "steps": 100,

@@ -186,7 +186,7 @@ def test_the_weights_of_gibbs_are_ratios_of_its_targets(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Split, "log_likelihood", record)
     monkeypatch.setattr(Particles, "resample_if_few", note)
-    solver = Gibbs(steps=3, particles=4, inner=2, start=3, rounds=2, sweeps=2)
+    solver = Gibbs(steps=3, particles=4, inner=2, start=3, rounds=2, reach=0.4, sweeps=2)
     posed = problem("blur")
     steps = list(trajectory(posed, PRIOR, solver, Streams([(0, 0), (0, 1)]), posed.y))
     torch.testing.assert_close(given[0], likelihoods[0])
@@ -489,12 +489,12 @@ def test_one_particle_says_that_there_are_several_modes() -> None:
 
 def test_rounds_reach_only_as_far_as_modes_stay_apart() -> None:
     """All the way for a Gaussian; for particles in two modes, to where noise cannot join them."""
-    solver = Gibbs(particles=4, rounds=6, reach=0.4)
+    solver = Gibbs(particles=4, rounds=6)
     spread = 0.01 * oracles.normal(4, 8, seed=41).view(4, 1, 2, 4)
     x = spread + torch.tensor([0.3, 0.7, 0.3, 0.7], dtype=torch.float64).view(4, 1, 1, 1)
     last = torch.full((1, 1, 1, 1), 0.01, dtype=torch.float64)
     gaussian, _, _ = gaussian_and_operator(42)
-    far = solver.first_level(gaussian, x, last, Streams([(0, 0)]))
-    near = solver.first_level(two_modes(), x, last, Streams([(0, 0)]))
+    far = solver.first_level(gaussian, x, last, 0.4, Streams([(0, 0)]))
+    near = solver.first_level(two_modes(), x, last, 0.4, Streams([(0, 0)]))
     assert float(far) == pytest.approx(0.4)
     assert 0.01 <= float(near) < 0.4

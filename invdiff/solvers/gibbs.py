@@ -55,8 +55,8 @@ class Gibbs(Population):
         start: steps of the reverse process that draws the first x.
         rounds: draws of x given a noisier x and y, at levels s in geometric progression down to rho_K;
             each is also up to four calls of the prior, and 2 to 60 passes backwards through it.
-        reach: the first s after annealing, on [0, 1], or less where a move so wide would change modes.
-            With one particle it is as wide as the prior; a warning says where that changes modes.
+        reach: the first s at most, on [0, 1]. It is as wide as the prior, or less after annealing
+            where a move so wide would change modes; with one particle a warning says so.
         sweeps: steps of the split Gibbs sampler at rho_K at the end.
 
     Example:
@@ -78,7 +78,7 @@ class Gibbs(Population):
     inner: int = 3
     start: int = 6
     rounds: int = 8
-    reach: float = 0.4
+    reach: float = 100.0
     sweeps: int = 8
 
     requires = LinearOperator
@@ -106,10 +106,10 @@ class Gibbs(Population):
         last = split.last
         finest = last / 10
         # No direction of images in [0, 1] is wider than half the root of D.
-        widest = min(sigmas[0], 0.5 * x[0].numel() ** 0.5)
+        widest = min(self.reach, sigmas[0], 0.5 * x[0].numel() ** 0.5)
         x = torch.full_like(x, 0.5)
         if self.particles > 1:
-            x, first, ess = yield from self.anneal(prior, problem, x, sigmas[0], noise)
+            x, first, ess = yield from self.anneal(prior, problem, x, sigmas[0], widest, noise)
         else:
             first = torch.full_like(last, widest).maximum(last)
             ess = None
@@ -134,7 +134,13 @@ class Gibbs(Population):
             yield Step(float(last.amax()) if k < self.sweeps - 1 else 0.0, x, x, ess)
 
     def anneal(
-        self, prior: Denoiser, problem: Problem, x: Tensor, sigma_max: float, noise: Streams
+        self,
+        prior: Denoiser,
+        problem: Problem,
+        x: Tensor,
+        sigma_max: float,
+        widest: float,
+        noise: Streams,
     ) -> Generator[Step, None, tuple[Tensor, Tensor, Tensor]]:
         """Yield a Step for every level: of one particle per image, at the last drawn by weight.
 
@@ -160,12 +166,14 @@ class Gibbs(Population):
             x = conditional(prior, z, rho, finest, self.inner, particles)
             if k < self.steps - 1:
                 yield particles.step(float(rho.amax()), z, x, log_w, ess)
-        first = self.first_level(prior, x, split.last[:: self.particles], noise)
+        first = self.first_level(prior, x, split.last[:: self.particles], widest, noise)
         x = x[particles.choose(log_w, 1)]
         yield Step(float(rho.amax()), x, x, ess)
         return x, first, ess
 
-    def first_level(self, prior: Denoiser, x: Tensor, last: Tensor, noise: Streams) -> Tensor:
+    def first_level(
+        self, prior: Denoiser, x: Tensor, last: Tensor, widest: float, noise: Streams
+    ) -> Tensor:
         """Return the largest level of rounds, (B, 1, 1, 1), up to which p(x0 | x) is near Gaussian.
 
         D must be near linear over moves from one particle to the next, which lead to another mode if
@@ -175,7 +183,7 @@ class Gibbs(Population):
         shown = x.view(-1, self.particles, *x.shape[1:])[:, :some]
         moves = (shown.roll(1, 1) - shown).flatten(0, 1)
         compared = Particles(noise, some)
-        highest = torch.full_like(last, self.reach).maximum(last)
+        highest = torch.full_like(last, widest).maximum(last)
         first = last
         passing = torch.ones_like(last, dtype=torch.bool)
         for k in reversed(range(self.rounds)):

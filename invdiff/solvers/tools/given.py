@@ -50,6 +50,12 @@ def draw_given_y(
     return moved_to_y(prior, problem, x, sigma, x0, noise)
 
 
+def last_draw(prior: Denoiser, problem: Problem, x: Tensor, sigma: float, noise: Streams) -> Tensor:
+    """Draw x0 given y and x at the level sigma, the last step of a solver, (B, C, H, W)."""
+    level = torch.full_like(x[:, :1, :1, :1], sigma)
+    return draw_given_y(prior, problem, x, level, level / 10, 2, noise)
+
+
 def moved_to_y(
     prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, x0: Tensor, noise: Streams
 ) -> Tensor:
