@@ -19,19 +19,30 @@ from invdiff import (
     Laplace,
     Poisson,
     PoissonGaussian,
+    Posterior,
     Problem,
     SaltAndPepper,
     TrainSettings,
+    compare_priors,
+    fission,
     fit,
     generate,
+    ksd,
     langevin,
     load_prior,
     operators,
+    posterior_sbc,
+    prior_from,
+    prior_from_denoiser,
     restore,
     restore_file,
     restore_folder,
+    save_prior,
     score,
     solvers,
+    split_measurement,
+    stein,
+    tarp,
 )
 from invdiff.evaluation.calibration import calibrate
 from invdiff.prior import GaussianDenoiser
@@ -42,12 +53,18 @@ class Net(nn.Module):
         return x
 
 
+def NETWORK(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # noqa: N802
+    return x
+
+
 PRIOR = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
 OPERATOR = operators.Denoise((1, 4, 4))
 NOISE, SOLVER, Y = Gaussian(0.1), solvers.DDNM(steps=2), torch.rand(1, 1, 4, 4)
 PROBLEM = Problem(OPERATOR, NOISE, Y)
 METHOD = {"operator": OPERATOR, "noise": NOISE, "prior": PRIOR, "solver": SOLVER}
 DRAWN = {"samples": 1, "seed": 0}
+SHIPPED = load_prior("swissroll")
+POSTERIOR = Posterior(torch.rand(5, 1, 1, 4, 4), PROBLEM, 1, 0.0)
 HERE = str(Path(__file__).parent)
 
 GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -88,6 +105,35 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "restore_file": (restore_file, {"source": "in.png", "target": "x.png", **METHOD, **DRAWN}),
     "restore_folder": (restore_folder, {"source": HERE, "target": "new", **METHOD, **DRAWN}),
+    "prior_from": (
+        prior_from,
+        {"network": NETWORK, "shape": (1, 4, 4), "schedule": "cosine", "T": 10, "target": "eps"}
+        | {"value_range": (-1, 1), "check": False},
+    ),
+    "prior_from_denoiser": (
+        prior_from_denoiser,
+        {"denoiser": PRIOR, "shape": (1, 4, 4), "sigma_max": 0.5, "value_range": (0, 1)}
+        | {"check": False},
+    ),
+    "split_measurement": (split_measurement, {"problem": PROBLEM, "share": 0.2, "seed": 0}),
+    "fission": (
+        fission,
+        {"problem": PROBLEM, "prior": PRIOR, "solver": SOLVER, "share": 0.2, **DRAWN}
+        | {"simulated": 3, "splits": 1},
+    ),
+    "compare_priors": (
+        compare_priors,
+        {"problem": PROBLEM, "priors": {"one": PRIOR}, "solver": SOLVER, "simulated": 3, **DRAWN},
+    ),
+    "posterior_sbc": (
+        posterior_sbc,
+        {"problem": PROBLEM, "prior": PRIOR, "solver": SOLVER, "repeats": 2, "samples": 2}
+        | {"seed": 0},
+    ),
+    "stein": (stein, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "seed": 0}),
+    "ksd": (ksd, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "draws": 9, "seed": 0}),
+    "tarp": (tarp, {"posterior": POSTERIOR, "truth": Y, "seed": 0}),
+    "save_prior": (save_prior, {"prior": SHIPPED, "path": "new.safetensors", "card": {}}),
     "load_prior": (load_prior, {"name": "nowhere"}),
     "fit": (fit, {"settings": TrainSettings(data="nowhere"), "out": "new"}),
     "TrainSettings": (
@@ -117,8 +163,11 @@ WRONG: dict[str, Any] = {
 FITS = {
     ("object", "y"): False,
     **{(kind, name): True for kind in ("network", "class") for name in ("on_step", "on_progress")},
-    **{("word", name): True for name in ("source", "target", "out", "data", "name")},
-    **{("half", name): True for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr")},
+    **{("word", name): True for name in ("source", "target", "out", "data", "name", "path")},
+    **{
+        ("half", name): True
+        for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr", "sigma_max")
+    },
     ("bytes", "numbers"): True,  # a sequence of integers
     ("array", "sigma"): True,
     **{("tensor", name): True for name in ("x", "sigma")},
@@ -147,7 +196,8 @@ def test_wrong_objects_are_refused(
 
 
 def test_every_public_function_is_tried() -> None:
-    kinds = {"InputError", "Posterior", "Calibration", "operators", "solvers"}
+    results = {"Fission", "KSD", "PosteriorSBC", "PriorComparison", "Stein", "TARP", "Adjustment"}
+    kinds = {"InputError", "Posterior", "Calibration", "operators", "solvers", *results}
     assert set(invdiff.__all__) - kinds <= set(GOOD)
 
 

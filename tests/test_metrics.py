@@ -613,10 +613,11 @@ def test_crps_and_coverage_of_many_shapes_written_out() -> None:
         low, high = (1 - level) / 2, (1 + level) / 2
         overlap = ((rank + 1) / 6).clamp(max=high) - (rank / 6).clamp(min=low)
         expected = (6 * overlap.clamp(min=0)).mean((1, 2))
-        torch.testing.assert_close(coverage(samples, truth, level).double(), expected)
+        torch.testing.assert_close(rank_coverage(samples, truth, level).double(), expected)
     for level in (0.0, 1.0):
-        with pytest.raises(InputError, match="expected a number between 0 and 1"):
-            coverage(samples, truth, level)
+        for judge in (coverage, rank_coverage):
+            with pytest.raises(InputError, match="expected a number between 0 and 1"):
+                judge(samples, truth, level)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 100), (100, 63), (64, 70), (17, 20)])

@@ -199,17 +199,24 @@ def test_the_misfit_that_is_warned_of(side: int) -> None:
                 Posterior(samples, problem, 1, 0.0).warn_of_misfit()
             assert len(caught) == far
             if far:
-                told = f"found {misfit:.3g} for image 2, expected about 1 (1 of 3 images are far"
+                told = f"found {misfit:.3g} for image 2, expected about 1 (1 of 3 images)"
                 assert told in str(caught[0].message)
 
 
-def test_the_worst_misfit_is_named() -> None:
-    """The farthest from 1 in ratio, among those that are far: 1/50 is farther than 30."""
-    y = torch.full((4, 1, 40, 40), 0.5)
+def test_the_worst_misfit_of_each_kind_is_named() -> None:
+    """Too far from y and too close to y are two sentences, each about its farthest image."""
+    y = torch.full((6, 1, 40, 40), 0.5)
     problem = Problem(Denoise((1, 40, 40)), Gaussian(0.1), y)
-    scale = torch.tensor([30.0, 1.0, 1 / 50, 1.2]).sqrt().view(4, 1, 1, 1)
-    with pytest.warns(UserWarning, match=r"found 0\.02 for image 2, .* \(2 of 4 images"):
+    scale = torch.tensor([30.0, 1.0, 1 / 50, 1.2, 60.0, 1 / 20]).sqrt().view(6, 1, 1, 1)
+    with pytest.warns(UserWarning) as caught:
         Posterior((y + 0.1 * scale)[None], problem, 1, 0.0).warn_of_misfit()
+    far, close = sorted(str(each.message) for each in caught)[::-1]
+    assert far.startswith(
+        "misfit: found 60 for image 4, expected about 1 (2 of 6 images): samples do not reach y"
+    )
+    assert close.startswith(
+        "misfit: found 0.02 for image 2, expected about 1 (2 of 6 images): samples follow y too"
+    )
 
 
 def test_quantiles_at_the_ends() -> None:

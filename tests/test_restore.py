@@ -552,15 +552,15 @@ BATCHES: list[tuple[int, Tensor, float]] = []
 
 @pytest.mark.filterwarnings("ignore:misfit")
 def test_the_chunks_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many images as hold PIXELS_AT_ONCE values; x ~ N(1/2, sigma_max^2 I), and the least ESS."""
+    """As many images as hold VALUES_AT_ONCE values; x ~ N(1/2, sigma_max^2 I), and the least ESS."""
     from invdiff import inference
 
-    assert inference.PIXELS_AT_ONCE == 2**18
+    assert inference.VALUES_AT_ONCE == 2**18
     problem, prior = simulated(), gaussian_prior()
     values = math.prod(SHAPE)
     asked: dict[int | None, list[int]] = {}
-    for at_once, batch in ((4 * values, None), (5 * values - 1, 5), (1, None), (2**18, None)):
-        monkeypatch.setattr(inference, "PIXELS_AT_ONCE", at_once)
+    for at_once, batch in ((4 * values, "auto"), (5 * values - 1, 5), (1, "auto"), (2**18, "auto")):
+        monkeypatch.setattr(inference, "VALUES_AT_ONCE", at_once)
         BATCHES.clear()
         found = restore(problem, prior, Recorder(), samples=2, seed=5, batch=batch)
         asked[at_once] = [size for size, _, _ in BATCHES]
@@ -573,7 +573,7 @@ def test_the_chunks_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.ess is not None and torch.equal(found.ess, expected)
         expected = problem.y + number.view(2, 3, 1, 1, 1)
         torch.testing.assert_close(found.samples, expected.double())
-    assert list(asked.values()) == [[4, 2], [5, 1], [1] * 6, [6]]
+    assert list(asked.values()) == [[3, 3], [5, 1], [1] * 6, [6]]
 
 
 def test_the_most_values_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,9 +582,9 @@ def test_the_most_values_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert inference.MAX_VALUES == 2**33
     monkeypatch.setattr(inference, "MAX_VALUES", 2 * 3 * math.prod(SHAPE))
     check = partial(inference.check, simulated(), gaussian_prior(), DDRM(steps=2))
-    check(2, 0, None)
+    check(2, 0, "auto")
     check(2, 0, 1)
-    refused(lambda: check(3, 0, None), "samples: found 3 of 3 images", "values in all")
+    refused(lambda: check(3, 0, "auto"), "samples: found 3 of 3 images", "values in all")
 
 
 def test_samples_that_are_not_finite_are_counted() -> None:

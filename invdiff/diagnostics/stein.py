@@ -19,7 +19,6 @@ look too narrow, even of perfect samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +33,7 @@ from invdiff.prior.channels import match_channels
 from invdiff.prior.denoiser import Denoiser, check_prior, outside_inference_mode, state_like
 from invdiff.prior.tiles import tiled
 from invdiff.problem import Problem, stream_numbers
+from invdiff.ranges import POSITIVE
 from invdiff.rng import Streams
 from invdiff.solvers.base import vjp
 from invdiff.solvers.tools.split import Split
@@ -144,6 +144,8 @@ def scored(
     check_type("posterior", posterior, Posterior, "a Posterior, such as restore returns")
     check_prior(prior)
     check_integer("seed", seed, 0)
+    if blur is not None:
+        POSITIVE.check("blur", blur)
     samples = posterior.samples
     if len(samples) < 2:
         raise InputError(f"samples: found {len(samples)}, expected at least 2 per image")
@@ -168,8 +170,6 @@ def scored(
         return _split(samples, problem, prior, names, seed)
     if blur is None:
         blur = max(least**0.5 / 3, prior.ladder(2)[1])
-    if not 0 < blur < math.inf:
-        raise InputError(f"blur: found {blur}, expected a number > 0")
     return _blurred(samples, problem, prior, blur)
 
 

@@ -233,6 +233,7 @@ def tarp(
     """
     check_type("posterior", posterior, Posterior, "a Posterior, such as restore returns")
     check_type("truth", truth, Tensor, "a tensor (N, C, H, W)")
+    check_integer("seed", seed, 0)
     count = len(posterior.samples)
     if held is None:
         held = max(1, count // 3)

@@ -34,6 +34,7 @@ def moments(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         truth: (N, ...).
 
     Example:
+        >>> import torch
         >>> samples = torch.tensor([[[0.0]], [[2.0]]])
         >>> [part.item() for part in moments(samples, torch.tensor([[3.0]]))]
         [4.0, 3.0]
@@ -57,6 +58,7 @@ def moment_factor(error: Tensor, spread: Tensor) -> float:
         InputError: all samples of all images are equal.
 
     Example:
+        >>> import torch
         >>> moment_factor(torch.tensor([4.0]), torch.tensor([1.0]))
         2.0
     """
@@ -78,6 +80,7 @@ def leave_one_out(error: Tensor, spread: Tensor) -> Tensor:
         InputError: there is one image alone, or no spread without one of them.
 
     Example:
+        >>> import torch
         >>> leave_one_out(torch.tensor([4.0, 1.0]), torch.tensor([1.0, 1.0])).tolist()
         [1.0, 2.0]
     """
@@ -96,6 +99,7 @@ def jackknife_error(without: Tensor) -> float:
         without: the factor without each image, (N,).
 
     Example:
+        >>> import torch
         >>> jackknife_error(torch.tensor([1.0, 3.0]))
         1.0
     """
@@ -112,6 +116,7 @@ def scaled(samples: Tensor, factor: float | Tensor) -> Tensor:
         factor: c, one for all images or one for each, (N,).
 
     Example:
+        >>> import torch
         >>> scaled(torch.tensor([[[0.0]], [[2.0]]]), 3.0).flatten().tolist()
         [-2.0, 4.0]
     """
@@ -130,6 +135,7 @@ def held_out_coverage(samples: Tensor, truth: Tensor, level: float) -> Estimate:
         level: of an interval that K samples have.
 
     Example:
+        >>> import torch
         >>> draws = torch.randn(20, 30, 50, generator=torch.Generator().manual_seed(0))
         >>> found = held_out_coverage(0.5 * draws[1:], draws[0], 0.9)
         >>> abs(found.mean - 0.9) < 0.03
@@ -153,6 +159,7 @@ def crps_factor(samples: Tensor, truth: Tensor, largest: float = 16.0) -> float:
         largest: c that is looked at.
 
     Example:
+        >>> import torch
         >>> draws = torch.randn(20, 30, 50, generator=torch.Generator().manual_seed(0))
         >>> abs(crps_factor(0.5 * draws[1:], draws[0]) - 2.187) < 0.1
         True

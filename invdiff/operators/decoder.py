@@ -35,6 +35,7 @@ class Decoder(Operator):
         InputError: the decoder is no function, or does not return images of the latents.
 
     Example:
+        >>> import torch
         >>> larger = nn.Upsample(scale_factor=2)
         >>> decoder = Decoder((3, 4, 4), larger)
         >>> decoder(torch.full((1, 3, 4, 4), 0.75)).unique()
@@ -79,6 +80,7 @@ class Decoder(Operator):
         """Return latents z of the autoencoder on the scale of priors and solvers.
 
         Example:
+            >>> import torch
             >>> Decoder((1, 1, 1), nn.Identity(), scale=0.5).latents(torch.tensor(1.0))
             tensor(0.7500)
         """

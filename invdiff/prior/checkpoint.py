@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, brief, first_line, shown, warn
+from invdiff.errors import InputError, brief, check_path, first_line, shown, warn
 from invdiff.io.whole import read_json, write_whole
 from invdiff.prior.classifier import Classifier, NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance, check_target
@@ -278,6 +278,7 @@ def save_prior(
         >>> load_prior(path).shape, load_card(path)
         ((2,), {'source': 'swissroll, as it ships'})
     """
+    check_path("path", path)
     spec = describe(prior, network)
     weights = {
         name: weight.detach().to("cpu", dtype).contiguous()

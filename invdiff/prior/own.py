@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, check_integer, first_line, shown
+from invdiff.errors import InputError, check_integer, check_type, first_line, shown
 from invdiff.prior.ddpm import Target, Variance, check_target
 from invdiff.prior.denoiser import (
     CENTRED,
@@ -113,10 +113,11 @@ def prior_from(
     shape = check_shape(shape)
     check_network(network, "f(x, t)")
     check_integer("classes", classes, 0)
-    flow = target == "flow"
+    check_type("check", check, bool, "true or false")
+    flow = isinstance(target, str) and target == "flow"
     told: Timesteps = timesteps or ("unit" if flow else "step")
     for name, value, known in (("target", target, Target), ("timesteps", told, Timesteps)):
-        if value not in get_args(known):
+        if not isinstance(value, str) or value not in get_args(known):
             expected = ", ".join(get_args(known))
             raise InputError(f"{name}: found {shown(value)}, expected one of {expected}")
     given = GivenNetwork(network, shape[0], told == "integer", classes, unlabelled)
@@ -206,6 +207,7 @@ def prior_from_denoiser(
     """
     shape = check_shape(shape)
     check_network(denoiser, "D(x, sigma)")
+    check_type("check", check, bool, "true or false")
     given = GivenNetwork(denoiser, shape[0])
     step = given.stride if stride is None else stride
     check_integer("stride", step, 1)
@@ -379,10 +381,7 @@ def check_shape(shape: Any) -> tuple[int, ...]:
     Raises:
         InputError: it is none.
     """
-    try:
-        found = tuple(shape)
-    except TypeError:
-        found = ()
+    found = tuple(shape) if isinstance(shape, list | tuple) else ()  # torch.Size is a tuple
     positive = all(isinstance(side, int) and side > 0 for side in found)
     if len(found) not in (1, 3) or not positive:
         raise InputError(
