@@ -28,7 +28,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sitcom": {"steps": 3, "iterations": 2},
     "tds": {"steps": 6, "particles": 3},
     "mcgdiff": {"steps": 6, "particles": 3},
-    "gibbs": {"steps": 3, "particles": 2, "inner": 2, "start": 2},
+    "gibbs": {
+        "steps": 2,
+        "particles": 2,
+        "inner": 2,
+        "start": 2,
+        "rounds": 1,
+        "reach": 0.4,
+        "sweeps": 1,
+    },
 }
 SHORT: list[Solver] = [
     registry.lookup("solver", name)(**settings) for name, settings in SETTINGS.items()

@@ -276,11 +276,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "eta": 1.0,
     },
     "solver gibbs": {
-        "steps": 40,
+        "steps": 14,
         "spacing": "uniform",
-        "particles": 8,
-        "inner": 4,
-        "start": 15,
+        "particles": 24,
+        "inner": 3,
+        "start": 6,
+        "rounds": 8,
+        "reach": 100.0,
+        "sweeps": 8,
     },
     "solver ilvr": {
         "steps": 100,
@@ -306,6 +309,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "inner": "gmres",
         "sigma_max": 20.0,
         "sigma_min": 0.04,
+        "draw_last": False,
     },
     "solver mmps_2m": {
         "steps": 10,
@@ -315,6 +319,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "inner": "gmres",
         "sigma_max": 20.0,
         "sigma_min": 0.04,
+        "draw_last": False,
     },
     "solver pigdm": {
         "steps": 50,

@@ -75,7 +75,7 @@ CALLS: dict[type[Solver], int] = {
     SITCOM: 9,
     TDS: 18,
     MCGDiff: 18,
-    Gibbs: 32,
+    Gibbs: 39,
 }
 short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
 
@@ -220,7 +220,7 @@ def test_every_step_is_reported_and_every_network_call_counted(solver: Solver) -
     chunk = [step for _, _, step in steps[:count]]
     sigmas = [step.sigma for step in chunk]
     assert sigmas[-1] == 0 and (
-        sigmas == sorted(sigmas, reverse=True) or isinstance(solver, TimeTravel)
+        sigmas == sorted(sigmas, reverse=True) or isinstance(solver, (TimeTravel, Gibbs))
     )
     torch.testing.assert_close(
         chunk[-1].x, posterior.samples.transpose(0, 1).flatten(0, 1)[:4], rtol=0, atol=0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import oracles
 import pytest
@@ -11,7 +12,15 @@ from torch import Tensor
 
 from invdiff.inference import trajectory
 from invdiff.noise import Gaussian
-from invdiff.operators import BlockAverage, CircularBlur, Denoise, MaskRandom, SpectralOperator
+from invdiff.operators import (
+    BlockAverage,
+    CircularBlur,
+    Denoise,
+    LinearOperator,
+    MaskRandom,
+    SpectralOperator,
+)
+from invdiff.prior import GaussianDenoiser, MixtureDenoiser
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
@@ -22,6 +31,7 @@ from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tmpd import projected_mean
 from invdiff.solvers.tools.adam import Adam
+from invdiff.solvers.tools.given import curvature, draw_given_y, moved_to_y, noise_level
 from invdiff.solvers.tools.jumps import diffuse
 from invdiff.solvers.tools.langevin import log_density_gradient
 from invdiff.solvers.tools.smc import Particles
@@ -176,16 +186,18 @@ def test_the_weights_of_gibbs_are_ratios_of_its_targets(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Split, "log_likelihood", record)
     monkeypatch.setattr(Particles, "resample_if_few", note)
-    solver = Gibbs(steps=3, particles=4, inner=2, start=3)
+    solver = Gibbs(steps=3, particles=4, inner=2, start=3, rounds=2, reach=0.4, sweeps=2)
     posed = problem("blur")
     steps = list(trajectory(posed, PRIOR, solver, Streams([(0, 0), (0, 1)]), posed.y))
     torch.testing.assert_close(given[0], likelihoods[0])
     torch.testing.assert_close(given[1], kept[0] + likelihoods[1] - likelihoods[2])
     torch.testing.assert_close(given[2], kept[1] + likelihoods[3] - likelihoods[4])
-    assert len(likelihoods) == 5 and len(steps) == 3
+    assert len(likelihoods) == 5 and len(steps) == solver.total_steps == 7
     sigmas = [step.sigma for step in steps]
-    assert sigmas == sorted(sigmas, reverse=True) and sigmas[-1] == 0
-    assert all(not torch.equal(step.x, step.x0) for step in steps[:-1])
+    assert sigmas[:3] == sorted(sigmas[:3], reverse=True) and sigmas[-1] == 0
+    assert sigmas[3] == pytest.approx(solver.reach) and sigmas[3] > sigmas[4] > sigmas[5]
+    assert all(not torch.equal(step.x, step.x0) for step in steps[:2])
+    assert all(step.ess is not None for step in steps)
     assert torch.equal(steps[-1].x, steps[-1].x0)
 
 
@@ -202,12 +214,13 @@ def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
         return conditional(prior, x, sigma, last, steps, noise)
 
     monkeypatch.setattr("invdiff.solvers.gibbs.conditional", record)
-    solver = Gibbs(steps=2, particles=2, inner=3, start=4)
+    solver = Gibbs(steps=2, particles=2, inner=3, start=4, rounds=1, sweeps=1)
     posed = problem("average")
     steps = list(trajectory(posed, PRIOR, solver, Streams([(0, 0), (0, 1)]), posed.y))
-    assert [count for _, _, count in drawn] == [4, 3, 3]
+    assert [count for _, _, count in drawn] == [4, 3, 3, 3]
     split = Split(posed.select([0, 0, 1, 1]), images(count=4))
-    for _, last, _ in drawn:
+    torch.testing.assert_close(drawn[3][0], split.last[::2])
+    for _, last, _ in drawn[:3]:
         torch.testing.assert_close(last, split.last / 10)
     highest = torch.full_like(split.last, solver.ladder(PRIOR)[0])
     torch.testing.assert_close(drawn[0][0], highest)
@@ -347,3 +360,141 @@ def test_noise_added_on_the_way_up() -> None:
     x = images()
     found = diffuse(x, 0.3, 0.5, Streams([(0, 0), (0, 1)]))
     torch.testing.assert_close(found, x + 0.4 * Streams([(0, 0), (0, 1)])(x), rtol=0, atol=1e-12)
+
+
+# Draws of x0 given x and y that know the covariance of x0 given x.
+
+
+def gaussian_and_operator(seed: int) -> tuple[GaussianDenoiser, Tensor, Tensor]:
+    """Return the denoiser of N(1/2, C) on 2x4 pixels, C, and a matrix of five measurements."""
+    root = oracles.normal(8, 8, seed=seed) * 0.1
+    covariance = root @ root.T + 1e-4 * torch.eye(8, dtype=torch.float64)
+    mean = torch.full((1, 2, 4), 0.5, dtype=torch.float64)
+    return GaussianDenoiser(mean, covariance), covariance, oracles.normal(5, 8, seed=seed + 1)
+
+
+class Rows(LinearOperator):
+    """Products of the image with the rows of a matrix."""
+
+    def __init__(self, A: Tensor) -> None:
+        super().__init__((1, 2, 4))
+        self.register_exact("A", A)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.A.T
+
+
+class Given(Streams):
+    """A source whose noise is a tensor that is known."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def normal(self, like: Tensor) -> Tensor:
+        return self.value
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 4.0])
+def test_a_draw_moves_to_y_by_the_covariance_of_x0_given_x(sigma: float) -> None:
+    """x0 + V A^T (A V A^T + Sigma)^-1 (y - e - A x0), V = C - C (C + sigma^2)^-1 C, dense."""
+    prior, C, A = gaussian_and_operator(11)
+    std = torch.tensor([[0.01, 0.02, 0.05, 0.1, 0.3]], dtype=torch.float64)
+    y = 0.5 + oracles.normal(3, 5, seed=13)
+    e = oracles.normal(3, 5, seed=14)
+    posed = Problem(Rows(A).double(), Gaussian(std), y)
+    x, x0 = (0.5 + 0.3 * oracles.normal(3, 8, seed=seed) for seed in (15, 16))
+    V = C - C @ torch.linalg.solve(C + sigma**2 * torch.eye(8, dtype=torch.float64), C)
+    gain = V @ A.T @ torch.linalg.inv(A @ V @ A.T + std.square().flatten().diag())
+    wanted = x0 + (y - std * e - x0 @ A.T) @ gain.T
+    level = torch.full((3, 1, 1, 1), sigma, dtype=torch.float64)
+    found = moved_to_y(prior, posed, x.view(3, 1, 2, 4), level, x0.view(3, 1, 2, 4), Given(e))
+    torch.testing.assert_close(found.flatten(1), wanted, rtol=0, atol=2e-3)
+    within = ((found.flatten(1) - wanted) @ A.T / std).abs().max()
+    assert float(within) < 0.1  # standard deviations of the noise
+
+
+@pytest.mark.slow
+def test_draws_given_x_and_y_have_the_moments_of_the_posterior() -> None:
+    """Of p(x0 | x, y), under a Gaussian prior, for a sigma as wide as the prior."""
+    count, sigma = 4000, 0.5
+    prior, C, A = gaussian_and_operator(21)
+    y = 0.5 + oracles.normal(1, 5, seed=23)
+    posed = Problem(Rows(A).double(), Gaussian(0.05), y).select([0] * count)
+    x = (0.5 + 0.3 * oracles.normal(1, 8, seed=25)).expand(count, 8)
+    eye = torch.eye(8, dtype=torch.float64)
+    precision = torch.linalg.inv(C) + eye / sigma**2 + A.T @ A / 0.05**2
+    covariance = torch.linalg.inv(precision)
+    pull = torch.linalg.solve(C, torch.full((8,), 0.5, dtype=torch.float64))
+    mean = covariance @ (pull + x[0] / sigma**2 + A.T @ y[0] / 0.05**2)
+    level = torch.full((count, 1, 1, 1), sigma, dtype=torch.float64)
+    noise = Streams([(7, b) for b in range(count)])
+    found = draw_given_y(prior, posed, x.reshape(count, 1, 2, 4), level, level / 500, 12, noise)
+    values, directions = torch.linalg.eigh(covariance)
+    white = (found.flatten(1) - mean) @ directions / values.sqrt()
+    assert float(white.mean(0).abs().max()) < 5 / count**0.5 + 0.03
+    assert float((white.var(0) - 1).abs().max()) < 0.15
+
+
+def test_the_noise_of_y_counts_as_at_least_a_ten_thousandth() -> None:
+    y = torch.zeros(1, 5, dtype=torch.float64)
+    operator = Rows(oracles.normal(5, 8, seed=1)).double()
+    assert float(noise_level(Problem(operator, Gaussian(0.03), y))) == pytest.approx(0.03)
+    assert float(noise_level(Problem(operator, Gaussian(0.0), y))) == pytest.approx(1e-4)
+
+
+def two_modes() -> MixtureDenoiser:
+    """Return two narrow modes of equal shares, one gray level of 0.4 apart."""
+    means = torch.stack([torch.full((1, 2, 4), level) for level in (0.3, 0.7)]).double()
+    variances = torch.full((2,), 1e-4, dtype=torch.float64)
+    return MixtureDenoiser(torch.full((2,), 0.5, dtype=torch.float64), means, variances)
+
+
+def test_curvature_is_zero_for_a_gaussian_and_one_where_a_move_leads_to_another_mode() -> None:
+    x = 0.3 + 0.01 * oracles.normal(3, 8, seed=31).view(3, 1, 2, 4)
+    sigma = torch.full((3, 1, 1, 1), 0.1, dtype=torch.float64)
+    gaussian, _, _ = gaussian_and_operator(32)
+    move = torch.full_like(x, 0.4)
+    assert float(curvature(gaussian, x, sigma, move).max()) < 1e-9
+    assert float(curvature(two_modes(), x, sigma, move).min()) > 0.8
+    assert float(curvature(two_modes(), x, sigma, 0.01 * move).max()) < 0.01
+
+
+def five_modes() -> MixtureDenoiser:
+    """Return five narrow modes of shares 0.1 to 0.3, in all directions."""
+    means = 0.5 + 0.2 * oracles.normal(5, 8, seed=35).view(5, 1, 2, 4)
+    shares = torch.tensor([0.1, 0.15, 0.2, 0.25, 0.3], dtype=torch.float64)
+    return MixtureDenoiser(shares, means, torch.full((5,), 1e-4, dtype=torch.float64))
+
+
+def one_row(prior_at: float) -> Problem:
+    """Return a measurement of the first pixel, too noisy to tell modes at 0.3 and 0.7 apart."""
+    A = torch.eye(8, dtype=torch.float64)[:1]
+    y = torch.full((1, 1), prior_at, dtype=torch.float64)
+    return Problem(Rows(A).double(), Gaussian(0.5), y)
+
+
+def test_one_particle_says_that_there_are_several_modes() -> None:
+    """And says nothing of a Gaussian."""
+    posed = one_row(0.5).select([0] * 12)
+    solver = Gibbs(particles=1, rounds=12, sweeps=1)
+    streams = Streams([(3, b) for b in range(12)])
+    with pytest.warns(UserWarning, match="particles=1: found draws that change between modes"):
+        list(trajectory(posed, five_modes(), solver, streams, posed.y))
+    gaussian, _, _ = gaussian_and_operator(33)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps = list(trajectory(posed, gaussian, solver, streams, posed.y))
+    assert len(steps) == solver.total_steps == 13
+
+
+def test_rounds_reach_only_as_far_as_modes_stay_apart() -> None:
+    """All the way for a Gaussian; for particles in two modes, to where noise cannot join them."""
+    solver = Gibbs(particles=4, rounds=6)
+    spread = 0.01 * oracles.normal(4, 8, seed=41).view(4, 1, 2, 4)
+    x = spread + torch.tensor([0.3, 0.7, 0.3, 0.7], dtype=torch.float64).view(4, 1, 1, 1)
+    last = torch.full((1, 1, 1, 1), 0.01, dtype=torch.float64)
+    gaussian, _, _ = gaussian_and_operator(42)
+    far = solver.first_level(gaussian, x, last, 0.4, Streams([(0, 0)]))
+    near = solver.first_level(two_modes(), x, last, 0.4, Streams([(0, 0)]))
+    assert float(far) == pytest.approx(0.4)
+    assert 0.01 <= float(near) < 0.4

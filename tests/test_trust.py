@@ -19,7 +19,7 @@ from invdiff.prior import MixtureDenoiser
 from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import Gibbs, Solver
+from invdiff.solvers import Solver
 from invdiff.solvers.tools.split import Split
 
 SHAPE = (1, 4, 4)
@@ -154,7 +154,7 @@ def test_the_solver_that_is_right(case: Case) -> None:
     """Several modes need the particles of the preset; for a single mode one is enough, with more
     levels.
     """
-    found = scores_of(preset("gibbs") if case is MIXTURE else Gibbs(steps=60, particles=1), case)
+    found = scores_of(preset("gibbs") if case is MIXTURE else preset("gibbs_one"), case)
     assert 0.88 < found.ninety < 0.92 and found.gap < 0.1 and 0.9 < found.spread < 1.1, found
     assert 0.45 < found.half < 0.55, found
 

@@ -43,7 +43,7 @@ LEVEL = 0.05  # at or below which a p-value counts against a prior
 CLIPPED = 0.01  # share of values at exactly 0 or 1, and none beyond: a clipped y
 
 # Draws that are near enough to the posterior, at a twentieth of the calls of the preset.
-CHECKER = Gibbs(steps=12, particles=1, inner=3, start=8)
+CHECKER = Gibbs(particles=1, rounds=6, sweeps=6)
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ def fission(
     Args:
         problem: with Gaussian noise, or Poisson noise of whole counts; y as it was measured.
         prior: the prior in question.
-        solver: by default ``Gibbs(steps=12, particles=1, inner=3, start=8)``, of 88 calls a
+        solver: by default ``Gibbs(particles=1, rounds=6, sweeps=6)``, of 99 calls a
             sample, whose error is small enough for the level of p; for linear operators.
         share: a, the share of the information on which samples are drawn. The less, the more the
             prior must know by itself.

@@ -20,6 +20,7 @@ from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver, Step, ladder_between, transition
+from invdiff.solvers.tools.given import last_draw
 from invdiff.solvers.tools.moments import Inner, conditional_mean
 
 
@@ -36,6 +37,9 @@ class MMPS(Solver):
             gradients as in the paper, under which some samples miss y.
         sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; little is
             decided above 20 or below 0.04. Infinity and 0 are the levels of the prior itself.
+        draw_last: whether the last step draws x0 given x and y, with its covariance, at five calls of
+            the prior. As published it returns E[x0 | x, y], and what is left of the spread below the last
+            level is lost: well-measured pixels are too narrow.
 
     Example:
         >>> import torch
@@ -58,6 +62,7 @@ class MMPS(Solver):
     inner: Inner = "gmres"
     sigma_max: float = 20.0
     sigma_min: float = 0.04
+    draw_last: bool = False
 
     requires = LinearOperator
     ranges = {
@@ -77,6 +82,10 @@ class MMPS(Solver):
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
+            if self.draw_last and sigma_next == 0:
+                x = last_draw(prior, problem, x, sigma, noise)
+                yield Step(sigma_next, x, x)
+                return
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations, self.inner)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
             yield Step(sigma_next, x, x0)

@@ -1,0 +1,126 @@
+"""Draws of x0 given x and y that know the covariance of x0 given x.
+
+For x = x0 + sigma n, p(x0 | x) has the mean D(x, sigma) and the covariance V = sigma^2 J, with J the
+Jacobian of D (Tweedie's second formula). A draw of it becomes a draw given y, too, when it is moved
+by the difference of y and a simulated measurement of it (Matheron's rule):
+
+    x0 + V A^T (A V A^T + Sigma)^-1 (y - A x0 - e),  e ~ N(0, Sigma).                          (1)
+
+This is exact where p(x0 | x) is Gaussian, at whatever sigma: as wide as the prior, or as narrow as the
+noise of y. Wilson et al. 2020, Eq. 8 (https://arxiv.org/abs/2002.09309).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.reverse import conditional
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+from invdiff.solvers.base import image_norm, vjp
+
+TOLERANCE = 0.02  # of the solution of (1), in standard deviations of the noise of y
+MOST_ITERATIONS = 60  # of its conjugate gradients: each is a pass backwards through the prior
+
+
+def draw_given_y(
+    prior: Denoiser,
+    problem: Problem,
+    x: Tensor,
+    sigma: Tensor,
+    last: Tensor,
+    steps: int,
+    noise: Streams,
+) -> Tensor:
+    """Draw x0 given x and y by (1), (B, C, H, W).
+
+    Args:
+        prior: the denoiser D, called 2 steps + 1 times.
+        problem: whose operator must be linear.
+        x: (B, C, H, W), at level sigma.
+        sigma, last: levels (B, 1, 1, 1), see ``conditional``.
+        steps: of the draw of x0 given x.
+        noise: one stream per image.
+    """
+    x0 = conditional(prior, x, sigma, last, steps, noise)
+    return moved_to_y(prior, problem, x, sigma, x0, noise)
+
+
+def last_draw(prior: Denoiser, problem: Problem, x: Tensor, sigma: float, noise: Streams) -> Tensor:
+    """Draw x0 given y and x at the level sigma, the last step of a solver, (B, C, H, W)."""
+    level = torch.full_like(x[:, :1, :1, :1], sigma)
+    return draw_given_y(prior, problem, x, level, level / 10, 2, noise)
+
+
+def moved_to_y(
+    prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, x0: Tensor, noise: Streams
+) -> Tensor:
+    """Return the draw x0 of p(x0 | x), moved by (1) to one of p(x0 | x, y), (B, C, H, W)."""
+    operator = problem.linear
+    std = noise_level(problem)
+    _, pull = vjp(prior, x, sigma.flatten(), keep_graph=True)
+
+    def V_At(v: Tensor) -> Tensor:
+        return sigma**2 * pull(operator.adjoint(v / std))
+
+    def covariance(v: Tensor) -> Tensor:
+        """Return (Sigma^-1/2 A V A^T Sigma^-1/2 + I) v."""
+        out: Tensor = v + operator(V_At(v)) / std
+        return out
+
+    e = problem.operator.measured(std * noise(problem.y))
+    return x0 + V_At(whitened_solution(covariance, (problem.residual(x0) - e) / std))
+
+
+def curvature(prior: Denoiser, x: Tensor, sigma: Tensor, move: Tensor) -> Tensor:
+    """Return how far D is from linear over a move of x, (B,): 0 where p(x0 | x) is Gaussian.
+
+    It is ||D(x + m) + D(x - m) - 2 D(x)|| / ||D(x + m) - D(x - m)||, of three calls: 1 where the move
+    leads to another mode on one side alone.
+    """
+    level = sigma.flatten()
+    ahead = prior(x + move, level)
+    behind = prior(x - move, level)
+    bend = ahead + behind - 2 * prior(x, level)
+    slope = image_norm(ahead - behind).clamp_min(1e-12)
+    ratio: Tensor = (image_norm(bend) / slope).flatten()
+    return ratio
+
+
+def noise_level(problem: Problem) -> Tensor:
+    """Return the standard deviation of y, at least 0.0001, broadcastable to y."""
+    variance = torch.as_tensor(problem.variance(), dtype=problem.y.dtype, device=problem.y.device)
+    return variance.clamp_min(1e-8).sqrt()
+
+
+def whitened_solution(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+    """Solve apply(v) = b, of which the noise of y is a vector of unit variance.
+
+    Conjugate gradients stop, image by image, where the residual is 0.02 of such a vector, or where an
+    inexact Jacobian makes the system indefinite.
+    """
+
+    def dot(p: Tensor, q: Tensor) -> Tensor:
+        return (p * q).flatten(1).sum(1).view(-1, *[1] * (b.ndim - 1))
+
+    target = TOLERANCE**2 * b[0].numel()
+    v = torch.zeros_like(b)
+    r = p = b
+    rr = dot(r, r)
+    for _ in range(MOST_ITERATIONS):
+        if not bool((rr > target).any()):
+            break
+        q = apply(p)
+        curvature = dot(p, q)
+        active = (rr > target) & (curvature > 0)
+        step = torch.where(active, rr / curvature, 0)
+        v = v + step * p
+        r = r - step * q
+        before = rr
+        rr = torch.where(active, dot(r, r), 0)
+        p = r + rr / before.clamp_min(1e-30) * p
+    return v
