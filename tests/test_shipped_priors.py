@@ -17,7 +17,8 @@ from invdiff.io.collection import read_images
 from invdiff.io.pictures import read_image
 from invdiff.noise import Gaussian
 from invdiff.operators import BlockAverage, MaskBox
-from invdiff.prior.checkpoint import find_prior, load_card
+from invdiff.prior.checkpoint import find_prior, load_card, load_network
+from invdiff.prior.experts import Experts
 from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES, WEIGHTS, shipped_priors
 from invdiff.solve import SolveSettings
@@ -42,10 +43,12 @@ def test_weights_are_small_and_have_a_card(name: str) -> None:
     card, prior = load_card(name), load_prior(name)
     assert card["parameters"] == sum(p.numel() for p in prior.network.parameters())
     assert card["shape"] == list(prior.shape)
-    assert (
-        card["licence"] and card["source"] and card["command"].startswith("python -m invdiff.train")
-    )
-    assert card["images_seen"] == card["steps"] * card["batch"]
+    assert card["licence"] and card["source"]
+    trained = card["networks"] if "networks" in card else [card]
+    assert len(trained) == (2 if isinstance(load_network(name).network, Experts) else 1)
+    for each in trained:
+        assert each["command"].startswith("python -m invdiff.train")
+        assert each["images_seen"] == each["steps"] * each["batch"]
 
 
 def test_64_example_images_ship() -> None:
