@@ -146,7 +146,9 @@ def test_colour_under_gray_is_exact_for_independent_channels(sigma: float) -> No
     torch.testing.assert_close(ChannelView(gray, 3)(x, level), colour(x, level), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", [DDNM(steps=8), DDRM(steps=8), DPS(steps=8, zeta=0.3)], ids=str)
+@pytest.mark.parametrize(
+    "solver", [DDNM(steps=8), DDRM(steps=8, spacing="uniform"), DPS(steps=8, zeta=0.3)], ids=str
+)
 def test_restore_takes_a_prior_of_other_channels(solver: Solver) -> None:
     """Against the exact denoisers of the same priors, at the same levels, with the same noise."""
     gray, alike = gray_prior(), colour_prior(ALIKE)

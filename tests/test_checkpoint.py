@@ -481,7 +481,7 @@ def test_a_damaged_card(tmp_path: Path, text: str) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError) as caught:
         load_card(tmp_path)
-    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"card {path}: ") and "\n" not in str(caught.value)
 
 
 def test_the_header_that_the_bad_ones_are_made_of_is_good(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def compare(setting: sources.Setting, expected: str) -> None:
         assert expected.endswith(" (required)")
         return
     text, _, default = expected.rpartition(" = ")
+    text = text.replace("tuple[Literal['conv', 'residual'], ...]", "tuple[Resampling, ...]")  # its name
     plain = re.sub(r"\b(Tensor|ndarray|Kernel) \| | \| (Tensor|ndarray)\b", "", text)
     quoted = re.sub(r"'([^']+)'", r"\1", plain).replace("kernel", "str")
     assert set(kind.replace("kernel | ", "").split(" | ")) <= set(quoted.split(" | ")), setting.name

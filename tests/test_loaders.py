@@ -392,7 +392,7 @@ def test_a_yaml_file_beside_the_weights_tells_what_they_do_not(tmp_path: Path) -
     }
     assert prior_files(path) == [path, path.with_suffix(".yaml")]
     path.with_suffix(".yaml").write_text("[1, 2]")
-    with pytest.raises(InputError, match="expected a JSON object"):
+    with pytest.raises(InputError, match=r"expected settings \(key: value\)"):
         sidecar.read(path)
     bomb = ["a0: &a0 {x: 1, y: 2}"]
     bomb += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]

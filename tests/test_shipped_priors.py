@@ -74,7 +74,8 @@ def test_the_prior_denoises(sigma: float) -> None:
 @pytest.mark.parametrize("task", GAIN)
 def test_restorations_beat_the_baseline_by_far(task: str) -> None:
     settings = config.validate(
-        SolveSettings, config.resolve([f"task={task}", "solver.steps=30"], SolveSettings)
+        SolveSettings,
+        config.resolve([f"task={task}", "solver=ddnm", "solver.steps=30"], SolveSettings),
     )
     x = read_images(EXAMPLES / "fashion")[0][:IMAGES]
     operator = config.build("operator", settings.operator, shape=x.shape[1:])

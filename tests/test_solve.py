@@ -116,7 +116,7 @@ def test_a_run_leaves_pictures_metrics_and_its_config(
 @pytest.mark.slow
 def test_a_run_in_tiles(prior: Path, picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    main(words(prior, picture, out, "tile=8"))
+    main(words(prior, picture, out, "tile=8", "solver=ddnm"))
     assert json.loads((out / "metrics.json").read_text())["nfe"] == 4 * 9  # tiles
     assert yaml.safe_load((out / "config.yaml").read_text())["tile"] == 8
 

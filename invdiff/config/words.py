@@ -125,7 +125,7 @@ def _component(kind: str, value: Any, task: str | None, typed: Mapping[str, str]
     by_task = preset.pop("tasks", {})
     if not isinstance(by_task, Mapping):
         raise InputError(f"{path}: tasks: found {shown(by_task)}, expected settings by task")
-    for_task = by_task.get(task, {})
+    for_task = by_task.get(task, {}) if isinstance(task, str) else {}
     if not isinstance(for_task, Mapping):
         raise InputError(f"{path}: tasks.{task}: found {shown(for_task)}, expected settings")
     return {**preset, **for_task}
