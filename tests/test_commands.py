@@ -94,7 +94,8 @@ def compare(setting: sources.Setting, expected: str) -> None:
         assert expected.endswith(" (required)")
         return
     text, _, default = expected.rpartition(" = ")
-    text = text.replace("tuple[Literal['conv', 'residual'], ...]", "tuple[Resampling, ...]")  # its name
+    # A name in the source is not looked up.
+    text = text.replace("tuple[Literal['conv', 'residual'], ...]", "tuple[Resampling, ...]")
     plain = re.sub(r"\b(Tensor|ndarray|Kernel) \| | \| (Tensor|ndarray)\b", "", text)
     quoted = re.sub(r"'([^']+)'", r"\1", plain).replace("kernel", "str")
     assert set(kind.replace("kernel | ", "").split(" | ")) <= set(quoted.split(" | ")), setting.name
