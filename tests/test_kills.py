@@ -630,7 +630,7 @@ def test_two_folders_are_restored_at_once(pictures: Path, tmp_path: Path) -> Non
     place.mkdir()
     restored(pictures, tmp_path / "whole")
     ends = at_once([partial(restored, pictures, place / "x")] * 2)
-    check_others(ends, "exists already, expected a new folder")
+    check_others(ends, "exists already, expected a new folder", "another run (")
     names = sorted(os.listdir(place))
     assert names == ["x", "x-2"][: ends.count(None)]
     for name in names:
