@@ -859,22 +859,32 @@ class Trainer:
 
     def make_average(self, width: float) -> None:
         """Make the average of a relative width over the steps so far, of ema=auto."""
-        known = averages.read_snapshots(self.out / SNAPSHOTS, self.step - 1)
-        known += [(average.profile, average.weights) for average in self.running]
-        gamma = averages.exponent(width)
-        made = averages.combined(known, averages.Profile(self.running[0].step, gamma))
+        self._combine(self._known_averages(), width)
+
+    def _known_averages(self) -> list[tuple[averages.Profile, Mapping[str, Tensor]]]:
+        """Return the snapshots of earlier steps, from their files, and the running averages."""
+        earlier = averages.read_snapshots(self.out / SNAPSHOTS, self.step - 1)
+        return [*earlier, *((average.profile, average.weights) for average in self.running)]
+
+    def _combine(
+        self, known: Sequence[tuple[averages.Profile, Mapping[str, Tensor]]], width: float
+    ) -> None:
+        """Make the average of a relative width of those that are known."""
+        wanted = averages.Profile(self.running[0].step, averages.exponent(width))
+        made = averages.combined(known, wanted)
         self.averaged.load_state_dict({**self.network.state_dict(), **made})
 
     @torch.no_grad()
     def choose_average(self) -> str:
         """Keep a snapshot, and take the average that has the least loss on held-out images."""
         averages.write_snapshot(self.out / SNAPSHOTS, self.running)
+        known = self._known_averages()
         losses = {}
         for width in averages.WIDTHS if len(self.held_out) else ():
-            self.make_average(width)
+            self._combine(known, width)
             losses[width] = self.held_out_loss()
         self.width = min(losses, key=lambda width: losses[width], default=self.width)
-        self.make_average(self.width)
+        self._combine(known, self.width)
         return f", an average of relative width {self.width:g}"
 
     def held_out_loss(self) -> float:
