@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.errors import InputError, shown
-from invdiff.prior.denoiser import Denoiser, NetworkDenoiser
+from invdiff.prior.denoiser import Denoiser, NetworkDenoiser, per_image
 from invdiff.prior.gated import LogSigma
 from invdiff.prior.schedule import Schedule
 from invdiff.registry import lookup, names_code, register
@@ -84,8 +84,8 @@ class Experts(nn.Module):
         log_sigma = self.log_sigma(t)
         share = smooth_step((log_sigma - self.begin) / self.width)  # of the network for high noise
         if torch.compiler.is_exporting():  # a graph cannot depend on the noise level
-            mixed: Tensor = _column(1 - share, x_t) * self.v_low(x_t, t, log_sigma)
-            return mixed + _column(share, x_t) * torch.as_tensor(self.high(x_t, t))
+            mixed: Tensor = per_image((1 - share).to(x_t), x_t) * self.v_low(x_t, t, log_sigma)
+            return mixed + per_image(share.to(x_t), x_t) * torch.as_tensor(self.high(x_t, t))
         low = (share < 1).nonzero().flatten()
         high = (share > 0).nonzero().flatten()
         if len(low) == 0:
@@ -95,8 +95,8 @@ class Experts(nn.Module):
         v_low = self.v_low(x_t[low], t[low], log_sigma[low])
         v_high = self.high(x_t[high], t[high])
         v = torch.zeros_like(x_t)
-        v = v.index_add(0, low, _column(1 - share[low], x_t) * v_low)
-        return v.index_add(0, high, _column(share[high], x_t) * v_high)
+        v = v.index_add(0, low, per_image((1 - share[low]).to(x_t), x_t) * v_low)
+        return v.index_add(0, high, per_image(share[high].to(x_t), x_t) * v_high)
 
     def v_low(self, x_t: Tensor, t: Tensor, log_sigma: Tensor) -> Tensor:
         """Return the v of the network for low noise, (B, C, H, W).
@@ -104,14 +104,9 @@ class Experts(nn.Module):
         With x_0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar) the v = sqrt(abar) eps - sqrt(1 - abar)
         x_0 is (eps - sqrt(1 - abar) x_t) / sqrt(abar).
         """
-        s2 = _column((2 * log_sigma).exp(), x_t)  # (1 - abar) / abar
+        s2 = per_image((2 * log_sigma).exp().to(x_t), x_t)  # (1 - abar) / abar
         eps = self.low(x_t, t)
         return torch.as_tensor((1 + s2).sqrt() * eps - s2.sqrt() * x_t)
-
-
-def _column(values: Tensor, x: Tensor) -> Tensor:
-    """Return one value for each image, (B,), in the dtype of (B, C, H, W) and of its shape."""
-    return values.to(x)[:, None, None, None]
 
 
 def make_network(
