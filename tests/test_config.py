@@ -253,6 +253,12 @@ def test_quotes_make_text_of_anything() -> None:
         (["a..b=3"], "found 'a..b=3', expected a key before the '='"),
         (["a.b="], "a.b: found no value, expected a.b=VALUE (a.b=null for none)"),
         (["a=1", "a=1"], "a: given twice"),
+        (
+            ["a={b:", "1}"],
+            "found '1}', expected key=value; 'a={b:' before it ends in mid-value: a value with "
+            "spaces goes in quotes, 'key=value'",
+        ),
+        (["a=[1]", "b"], "found 'b', expected key=value"),
         (["a.b=1", "a.b=2"], "a.b: given twice"),
         (["a.b=1", "a=2"], "a: given twice"),
         (["a=1", "a.b=2"], "a.b: 'a' has a value already, and 'b' is below it"),

@@ -39,11 +39,13 @@ def parse_words(words: Iterable[str]) -> Settings:
         {'a': {'b': 1}, 'c': 'x'}
     """
     settings: Settings = {}
+    before = ""
     for word in words:
         key, equals, value = word.partition("=")
         parts = key.split(".")
         if not equals:
-            raise InputError(f"found {brief(word)}, expected key=value")
+            raise InputError(f"found {brief(word)}, expected key=value{_split_at_space(before)}")
+        before = word
         if not all(parts) or len(parts) > MAX_PARTS:
             raise InputError(f"found {brief(word)}, expected a key before the '='")
         if "\0" in word:
@@ -61,6 +63,15 @@ def parse_words(words: Iterable[str]) -> Settings:
             raise InputError(f"{key}: given twice")
         node[leaf] = _parse_value(value)
     return settings
+
+
+def _split_at_space(before: str) -> str:
+    """Return what to say of a word without ``=`` if the word before it opens what it does not close."""
+    opens = sum(before.count(sign) for sign in "{[")
+    closes = sum(before.count(sign) for sign in "}]")
+    if opens <= closes:
+        return ""
+    return f"; {brief(before)} before it ends in mid-value: a value with spaces goes in quotes, 'key=value'"
 
 
 def _parse_value(text: str) -> Any:

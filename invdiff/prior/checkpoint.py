@@ -493,7 +493,12 @@ def _tried(
         )
     if check and len(prior.shape) == 3:
         words = [*assumed, *(f"{word}={value}" for word, value in given.items())]
-        check_denoises(prior, name, ", ".join(words) or "its settings")
+        check_denoises(
+            prior,
+            name,
+            ", ".join(words) or "its settings",
+            untried="prior.check=false, or told={'check': False} in Python,",
+        )
     return prior
 
 

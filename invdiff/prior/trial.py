@@ -75,7 +75,9 @@ def gain(prior: Denoiser, sigma: float, side: int = SIDE) -> float:
     return float(gains.nan_to_num(-math.inf).max())
 
 
-def check_denoises(prior: Denoiser, name: str, doubtful: str, side: int = SIDE) -> None:
+def check_denoises(
+    prior: Denoiser, name: str, doubtful: str, side: int = SIDE, *, untried: str = "check=False"
+) -> None:
     """Raise InputError for a prior that does not denoise a picture.
 
     Args:
@@ -83,6 +85,7 @@ def check_denoises(prior: Denoiser, name: str, doubtful: str, side: int = SIDE) 
         name: of the prior, for the message.
         doubtful: the settings that may be wrong, for the message.
         side: of the picture, at most.
+        untried: what the caller types to go on without the trial, for the message.
     """
     largest = prior.ladder(1)[0]
     for sigma in [level for level in LEVELS if level <= largest] or [largest]:
@@ -91,5 +94,5 @@ def check_denoises(prior: Denoiser, name: str, doubtful: str, side: int = SIDE) 
             raise InputError(
                 f"prior {name}: at sigma = {sigma:.3g} its estimate of a picture is {found:.1f} dB nearer "
                 f"than a trivial one, expected at least {LEAST_GAIN:g}; one of these may be wrong: "
-                f"{doubtful} (check=false goes on without this trial)"
+                f"{doubtful} ({untried} goes on without this trial)"
             )
