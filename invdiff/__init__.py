@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from invdiff.evaluation.calibration import Calibration
     from invdiff.files import restore_file, restore_folder
     from invdiff.inference import restore
+    from invdiff.noise.instruments import Quantised, Rician, Speckle
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.posterior import Posterior
     from invdiff.prior.checkpoint import load_prior, save_prior
@@ -45,7 +46,10 @@ _WHERE = {
     "PosteriorSBC": "invdiff.diagnostics.repeated",
     "PriorComparison": "invdiff.diagnostics.priors",
     "Problem": "invdiff.problem",
+    "Quantised": "invdiff.noise",
+    "Rician": "invdiff.noise",
     "SaltAndPepper": "invdiff.noise",
+    "Speckle": "invdiff.noise",
     "Stein": "invdiff.diagnostics.stein",
     "TARP": "invdiff.diagnostics.tarp",
     "TrainSettings": "invdiff.training.trainer",
@@ -83,7 +87,10 @@ __all__ = [
     "PosteriorSBC",
     "PriorComparison",
     "Problem",
+    "Quantised",
+    "Rician",
     "SaltAndPepper",
+    "Speckle",
     "Stein",
     "TARP",
     "TrainSettings",

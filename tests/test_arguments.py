@@ -21,7 +21,10 @@ from invdiff import (
     PoissonGaussian,
     Posterior,
     Problem,
+    Quantised,
+    Rician,
     SaltAndPepper,
+    Speckle,
     TrainSettings,
     compare_priors,
     fission,
@@ -144,7 +147,10 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Laplace": (Laplace, {"scale": 0.1}),
     "Poisson": (Poisson, {"peak": 3.0}),
     "PoissonGaussian": (PoissonGaussian, {"peak": 3.0, "sigma": 0.1}),
+    "Quantised": (Quantised, {"bits": 3, "sigma": 0.1}),
+    "Rician": (Rician, {"sigma": 0.1}),
     "SaltAndPepper": (SaltAndPepper, {"p": 0.1, "sigma": 0.1}),
+    "Speckle": (Speckle, {"looks": 4.0}),
 }
 WRONG: dict[str, Any] = {
     "object": object(),
@@ -166,7 +172,7 @@ FITS = {
     **{("word", name): True for name in ("source", "target", "out", "data", "name", "path")},
     **{
         ("half", name): True
-        for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr", "sigma_max")
+        for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr", "sigma_max", "looks")
     },
     ("bytes", "numbers"): True,  # a sequence of integers
     ("array", "sigma"): True,

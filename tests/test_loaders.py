@@ -362,7 +362,9 @@ def test_our_own_files_are_not_foreign() -> None:
 def test_load_prior_takes_any_file_and_tries_it_before_any_work(tmp_path: Path) -> None:
     path, _ = written(tmp_path, "guided-diffusion")
     with (
-        pytest.raises(InputError, match=r"may be wrong: attention_order.*\(prior.check=false, or told="),
+        pytest.raises(
+            InputError, match=r"may be wrong: attention_order.*\(prior.check=false, or told="
+        ),
         pytest.warns(UserWarning, match="assumed attention_order=legacy, schedule=linear, T=1000"),
     ):
         load_prior(path, told={"head_channels": 64})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,10 @@ from invdiff.noise import (
     NoiseModel,
     Poisson,
     PoissonGaussian,
+    Quantised,
+    Rician,
     SaltAndPepper,
+    Speckle,
     describe_sigma,
 )
 from invdiff.noise.level import estimate_sigma
@@ -45,6 +50,9 @@ MODELS = [
     PoissonGaussian(30.0, 0.05),
     Laplace(0.1),
     SaltAndPepper(0.2, 0.05),
+    Rician(0.1),
+    Speckle(4.0),
+    Quantised(bits=3, sigma=0.1),
 ]
 
 
@@ -119,6 +127,139 @@ def test_salt_and_pepper_likelihood() -> None:
     torch.testing.assert_close(log_p.detach(), torch.tensor(expected, dtype=torch.float64))
     slope = torch.autograd.grad(log_p.sum(), clean)[0].flatten()
     torch.testing.assert_close(slope, torch.tensor([0, 0, 5.0, 30.0], dtype=torch.float64))
+
+
+def log_p(model: NoiseModel, y: list[float], clean: list[float]) -> np.ndarray:
+    """Return log p(y | clean) of pairs of numbers."""
+    of_y = torch.tensor(y, dtype=torch.float64)[:, None]
+    of_clean = torch.tensor(clean, dtype=torch.float64)[:, None]
+    return model.log_likelihood(of_y, of_clean).numpy()
+
+
+def slope(model: NoiseModel, y: float, clean: float) -> float:
+    """Return the derivative of log p(y | clean) by clean."""
+    of_clean = torch.tensor([[clean]], dtype=torch.float64, requires_grad=True)
+    value = model.log_likelihood(torch.tensor([[y]], dtype=torch.float64), of_clean).sum()
+    return float(torch.autograd.grad(value, of_clean)[0])
+
+
+@pytest.mark.parametrize("clean", [0.0, 0.05, 0.4])
+def test_a_rician_magnitude_is_drawn_from_its_density(clean: float) -> None:
+    y = Rician(0.1).sample(torch.full(SHAPE, clean, dtype=torch.float64), streams())
+    assert stats.kstest(y.flatten().numpy(), stats.rice(clean / 0.1, scale=0.1).cdf).pvalue > 1e-4
+
+
+def test_rician_likelihood() -> None:
+    y, clean = [0.03, 0.2, 0.5, 0.9, 1.4], [0.0, 0.1, 0.5, 0.95, 0.2]
+    expected = stats.rice.logpdf(y, np.array(clean) / 0.1, scale=0.1)
+    np.testing.assert_allclose(log_p(Rician(0.1), y, clean), expected, rtol=1e-9)
+    np.testing.assert_allclose(log_p(Rician(0.1), y, [-c for c in clean]), expected, rtol=1e-9)
+    assert np.isfinite(log_p(Rician(0.1), [0.0], [0.3]))
+
+
+@pytest.mark.parametrize("clean", [0.0, 0.05, 0.11, 0.3, 3.0])
+def test_variance_of_a_rician_magnitude_is_its_mean_square_distance_from_clean(
+    clean: float,
+) -> None:
+    seen = torch.tensor([math.sqrt(clean**2 + 2 * 0.1**2)], dtype=torch.float64)
+    magnitude = stats.rice(clean / 0.1, scale=0.1)
+    expected = magnitude.var() + (magnitude.mean() - clean) ** 2
+    assert float(Rician(0.1).variance(seen)) == pytest.approx(expected, rel=1e-6)
+    assert Rician(0.1).variance(seen.float()).dtype == torch.float32
+
+
+def test_a_bright_magnitude_has_gaussian_noise() -> None:
+    found = float(Rician(1e-3).variance(torch.tensor([0.9])))
+    assert found == pytest.approx(1e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("looks", [0.7, 1.0, 4.0])
+def test_speckle_is_drawn_from_its_density(looks: float) -> None:
+    y = Speckle(looks).sample(torch.full(SHAPE, 0.4, dtype=torch.float64), streams())
+    gamma = stats.gamma(looks, scale=0.4 / looks)
+    assert stats.kstest(y.flatten().numpy(), gamma.cdf).pvalue > 1e-4
+
+
+def test_speckle_likelihood_and_variance() -> None:
+    y, clean = [0.01, 0.2, 0.5, 1.4], [0.02, 0.1, 0.9, 0.4]
+    expected = stats.gamma.logpdf(y, 3.5, scale=np.array(clean) / 3.5)
+    np.testing.assert_allclose(log_p(Speckle(3.5), y, clean), expected, rtol=1e-9)
+    drawn = Speckle(3.5).sample(torch.full(SHAPE, 0.4, dtype=torch.float64), streams())
+    assert float(Speckle(3.5).variance(drawn).mean()) == pytest.approx(0.16 / 3.5, rel=0.02)
+
+
+def test_a_dark_pixel_of_speckle_counts_as_a_thousandth() -> None:
+    at_floor = log_p(Speckle(2.0), [1e-3], [1e-3])
+    np.testing.assert_array_equal(log_p(Speckle(2.0), [0.0], [-0.2]), at_floor)
+    assert float(Speckle(2.0).variance(torch.zeros(1))) == pytest.approx(1e-6 / 3)
+    assert bool((Speckle(2.0).sample(torch.full((1, 1, 4, 4), -0.1), streams(1)) == 0).all())
+
+
+def test_quantised_levels_have_their_probabilities() -> None:
+    """Frequencies of the eight levels of 3 bits, and the log-probabilities of all sum to one."""
+    model = Quantised(bits=3, sigma=0.2)
+    levels = [k / 7 for k in range(8)]
+    edges = np.array([-np.inf, *((k + 0.5) / 7 for k in range(7)), np.inf])
+    expected = np.diff(stats.norm.cdf(edges, 0.15, 0.2))
+    np.testing.assert_allclose(np.exp(log_p(model, levels, [0.15] * 8)), expected, rtol=1e-9)
+    y = model.sample(torch.full(SHAPE, 0.15, dtype=torch.float64), streams())
+    for level, share in zip(levels, expected, strict=True):
+        found = float(((y - level).abs() < 1e-9).double().mean())
+        assert abs(found - share) < 5 * math.sqrt(share * (1 - share) / N)
+
+
+def test_quantised_far_from_its_level() -> None:
+    """Where both ends of a level are far in one tail, and for a level that saturates."""
+    model = Quantised(bits=8, sigma=0.01)
+    for y, clean in ((1.0, 0.3), (0.0, 0.9), (102 / 255, 0.9), (102 / 255, 0.1)):
+        ends = np.array([y - 0.5 / 255, y + 0.5 / 255])
+        ends = np.where([y == 0, y == 1], [-np.inf, np.inf], ends)
+        low, high = np.sort(np.abs((ends - clean) / 0.01) * -1)
+        expected = special.log_ndtr(high) + np.log1p(
+            -np.exp(special.log_ndtr(low) - special.log_ndtr(high))
+        )
+        assert float(log_p(model, [y], [clean])[0]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_quantised_variance_is_that_of_rounded_noise() -> None:
+    model = Quantised(bits=4, sigma=0.05)
+    y = model.sample(0.3 + 0.4 * uniform(*SHAPE), streams())
+    clean = 0.3 + 0.4 * uniform(*SHAPE)
+    assert float((y - clean).square().mean()) == pytest.approx(model.variance(y), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("model", "y"),
+    [(Rician(0.1), 0.35), (Speckle(3.0), 0.35), (Quantised(bits=5, sigma=0.1), 11 / 31)],
+)
+@pytest.mark.parametrize("clean", [0.1, 0.4, 0.9])
+def test_slopes_of_instruments_are_differences(model: NoiseModel, y: float, clean: float) -> None:
+    step = 1e-5
+    below, above = log_p(model, [y, y], [clean - step, clean + step])
+    assert slope(model, y, clean) == pytest.approx((above - below) / (2 * step), rel=1e-5)
+
+
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_slope_of_a_saturated_level_is_finite(y: float) -> None:
+    expected = stats.norm.pdf(0.5 / 7 if y == 0 else 1 - 0.5 / 7, 0.5, 0.2)
+    share = math.exp(float(log_p(Quantised(bits=3, sigma=0.2), [y], [0.5])[0]))
+    found = slope(Quantised(bits=3, sigma=0.2), y, 0.5)
+    assert found == pytest.approx((1 if y else -1) * expected / share, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("build", "line"),
+    [
+        (lambda: Rician(0.0), "noise sigma: found 0.0, expected a positive number on the"),
+        (lambda: Speckle(-1.0), "noise looks: found -1.0, expected a positive number of looks"),
+        (lambda: Quantised(bits=17, sigma=0.1), "noise bits: found 17, expected 1 to 16"),
+        (lambda: Quantised(bits=0, sigma=0.1), "noise bits: found 0"),
+        (lambda: Quantised(bits=8, sigma=0.0), "noise sigma: found 0.0, expected a positive"),
+    ],
+)
+def test_instruments_refuse(build: Callable[[], NoiseModel], line: str) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(line)):
+        build()
 
 
 PHOTONS = [(0.5, 0.3), (5.0, 0.02), (30.0, 0.1), (400.0, 0.01), (2e4, 0.004)]

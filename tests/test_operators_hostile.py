@@ -48,6 +48,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "poisson_gaussian": {"peak": 10.0, "sigma": 0.1},
     "laplace": {"scale": 0.1},
     "salt_and_pepper": {"p": 0.1},
+    "rician": {"sigma": 0.1},
+    "speckle": {"looks": 4.0},
+    "quantised": {"bits": 3, "sigma": 0.1},
 }
 SHAPES = {"grayscale": (3, 8, 8), "demosaic": (3, 8, 8)}
 

@@ -1,5 +1,6 @@
 """Noise models p(y | A x), and the noise level of a measurement from the measurement alone."""
 
+from invdiff.noise.instruments import Quantised, Rician, Speckle
 from invdiff.noise.models import (
     Gaussian,
     Laplace,
@@ -16,6 +17,9 @@ __all__ = [
     "NoiseModel",
     "Poisson",
     "PoissonGaussian",
+    "Quantised",
+    "Rician",
     "SaltAndPepper",
+    "Speckle",
     "describe_sigma",
 ]

@@ -199,7 +199,7 @@ class Poisson(NoiseModel):
     peak: float
 
     def __post_init__(self) -> None:
-        _keep_positive(self, "peak", "number of photons")
+        keep_positive(self, "peak", "number of photons")
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         return noise.poisson(self.peak * clean.clamp_min(0)) / self.peak
@@ -248,8 +248,8 @@ class PoissonGaussian(NoiseModel):
     sigma: float
 
     def __post_init__(self) -> None:
-        _keep_positive(self, "peak", "number of photons")
-        _keep_positive(
+        keep_positive(self, "peak", "number of photons")
+        keep_positive(
             self, "sigma", "number on the [0, 1] scale (without readout noise it is Poisson's)"
         )
 
@@ -317,7 +317,7 @@ class Laplace(NoiseModel):
     scale: float
 
     def __post_init__(self) -> None:
-        _keep_positive(self, "scale", "number on the [0, 1] scale")
+        keep_positive(self, "scale", "number on the [0, 1] scale")
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         # A difference of two exponential variables; uniform draws may be 0 and are never 1.
@@ -360,7 +360,7 @@ class SaltAndPepper(NoiseModel):
     def __post_init__(self) -> None:
         p = number("noise p", self.p, lambda v: 0 < v < 1, "a probability between 0 and 1")
         object.__setattr__(self, "p", p)
-        _keep_positive(self, "sigma", "number on the [0, 1] scale")
+        keep_positive(self, "sigma", "number on the [0, 1] scale")
 
     def sample(self, clean: Tensor, noise: Streams) -> Tensor:
         spoilt = noise.uniform(clean) < self.p
@@ -394,7 +394,7 @@ def normal_log_density(error: Tensor, sigma: float | Tensor) -> Tensor:
     return -0.5 * (error / sigma).square() - log_sigma - 0.5 * math.log(2 * math.pi)
 
 
-def _keep_positive(model: NoiseModel, name: str, expected: str) -> None:
+def keep_positive(model: NoiseModel, name: str, expected: str) -> None:
     """Keep a setting of a frozen model as a float; InputError unless it is positive.
 
     Neither its square nor that of its inverse leaves the numbers of float32.
