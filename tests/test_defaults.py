@@ -139,6 +139,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "operator demosaic": {
         "pattern": "RGGB",
     },
+    "operator fan_beam": {
+        "angles": 120,
+        "start": 0.0,
+        "stop": 360.0,
+        "source": None,
+        "detector": None,
+        "size": None,
+        "detectors": None,
+        "pitch": 1.0,
+        "offset": 0.0,
+        "center": None,
+        "turn": "clockwise",
+        "lengths": "side",
+        "row": "straight",
+        "geometry": "rows",
+        "held": None,
+    },
     "operator fourier_file": {
         "convention": "ortho",
         "kept": "white",
@@ -217,6 +234,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "center": None,
         "turn": "clockwise",
         "lengths": "side",
+        "geometry": "rows",
+        "held": None,
     },
     "operator resize_kernel": {
         "boundary": "reflect",

@@ -46,7 +46,7 @@ from invdiff.operators.resize import (
     Lanczos,
 )
 from invdiff.operators.separable import Separable
-from invdiff.operators.tomography import Radon
+from invdiff.operators.tomography import FanBeam, Radon
 
 __all__ = [
     "Bicubic",
@@ -61,6 +61,7 @@ __all__ = [
     "Decoder",
     "Demosaic",
     "Denoise",
+    "FanBeam",
     "FileKernel",
     "FourierFile",
     "FourierLines",
