@@ -38,6 +38,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "resize_lanczos": {"factor": 2},
     "resize_kernel": {"factor": 2, **KERNEL},
     "resize_kernel_circular": {"factor": 4, **KERNEL},
+    "fan_beam": {"angles": 7, "size": [24, 40]},
     "radon": {"angles": 7, "size": [24, 40]},
 }
 SIZES = {"hadamard": (16, 32)}

@@ -145,7 +145,7 @@ LINEAR: dict[str, Callable[[], LinearOperator]] = {
     "gradient": lambda: Gradient(ODD),
     "radon": lambda: Radon((2, 7, 5), angles=3),
     "fan_beam": lambda: FanBeam((2, 7, 5), angles=3),
-    "fan_beam_arc": lambda: FanBeam((1, 5, 4), angles=2, row="arc", held=False),
+    "fan_beam_arc": lambda: FanBeam((1, 5, 4), angles=9, row="arc", held=False),
     "radon_limited": lambda: Radon((1, 5, 4), angles=2, start=-20.0, stop=50.0),
     "gray_of_blur": lambda: linear(
         Grayscale((3, 5, 4)) @ CircularBlur((3, 5, 4), normal(3, 3, seed=6))

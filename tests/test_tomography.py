@@ -223,6 +223,7 @@ def test_a_fan_inverts() -> None:
     [
         (lambda: FanBeam((1, 8, 8), source=5.0), "source: found 5.0, expected more than 5.657"),
         (lambda: FanBeam((1, 8, 8), detector=-1.0), "detector: found -1.0, expected 0 pixels or"),
+        (lambda: FanBeam((1, 8, 8), detector=1e4), "pitch: found 1, at which about 811 detectors"),
         (lambda: FanBeam((1, 8, 8), row="bent"), "row: found 'bent', expected one of"),
         (lambda: FanBeam((1, 8, 8), geometry="skimage"), "geometry: found 'skimage', expected one"),
         (lambda: FanBeam((1, 8, 8), angles=[0.0], stop=90.0), "start, stop: found both"),

@@ -27,6 +27,7 @@ from invdiff.registry import register
 MOST_ANGLES = 10_000
 MOST_DETECTORS = 65_536
 LEAST_PITCH = 0.1
+MOST_MET = 64  # detectors that see one pixel
 BYTES_A_WEIGHT = 75  # of an angle and pixel, for pitches of 1 and more, with both matrices
 HELD = 1e9  # bytes of weights that are held without being asked
 MOST_HELD = 64e9
@@ -468,6 +469,12 @@ class FanBeam(Scan):
         if detector is None:
             detector = source
         detector = number("detector", detector, lambda v: 0 <= v < math.inf, "0 pixels or more")
+        met = math.sqrt(2) * (source + detector) / (source - reach + 0.5) / pitch
+        if met > MOST_MET:
+            raise InputError(
+                f"pitch: found {pitch:g}, at which about {met:.3g} detectors see one pixel, expected at "
+                f"most {MOST_MET}: a larger pitch, a source farther away or a row nearer to the axis"
+            )
         half = math.asin(reach / source)
         shadow = (source + detector) * (half if row == "arc" else math.tan(half))
         count = math.ceil(2 * shadow / pitch - 1e-9) if detectors is None else detectors
