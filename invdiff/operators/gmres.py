@@ -6,7 +6,7 @@ F^(n-1) b} it finds that of least ||b - F x||, so that no iteration can make the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,49 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tens
         >>> gmres(lambda x: x @ turned.T, b, iterations=2).round(decimals=3)
         tensor([[-6.,  2.]])
     """
+    basis, weights = krylov(apply, b, iterations)
+    return combined(basis, weights)
+
+
+def combined(vectors: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the sum over j of weights[:, j] vectors[j].
+
+    Args:
+        vectors: n tensors of (B, ...).
+        weights: (B, n).
+
+    Example:
+        >>> combined([torch.ones(1, 2), torch.eye(2)[:1]], torch.tensor([[3.0, 0.5]])).tolist()
+        [[3.5, 3.0]]
+    """
+    flat = torch.stack([vector.flatten(1) for vector in vectors], 2)
+    found: Tensor = flat @ weights[:, :, None]
+    return found.view_as(vectors[0])
+
+
+def krylov(
+    apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int
+) -> tuple[list[Tensor], Tensor]:
+    """Return the n vectors that `apply` was called on, and the weights that make `gmres` of them.
+
+    Any linear map of the solution is so the sum of its values at these vectors.
+
+    Args:
+        apply: linear map F of (B, ...) to (B, ...).
+        b: right-hand side, (B, ...).
+        iterations: n.
+
+    Returns:
+        n vectors (B, ...), orthonormal for each image, and weights (B, n).
+
+    Raises:
+        InputError: `iterations` is below 1.
+
+    Example:
+        >>> basis, weights = krylov(lambda x: 2 * x, torch.tensor([[3.0, 4.0]]), 1)
+        >>> basis[0].allclose(torch.tensor([[0.6, 0.8]])), round(weights.item(), 4)
+        (True, 2.5)
+    """
     if iterations < 1:
         raise InputError(f"iterations: found {iterations}, expected at least 1")
     tiny = torch.finfo(b.dtype).tiny
@@ -50,5 +93,4 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tens
         basis.append(w / H[:, j + 1, j, None].clamp_min(tiny))
     # ||b - F V c|| = || ||b|| e_1 - H c ||. A pseudo-inverse serves spaces that end before n.
     c = torch.linalg.pinv(H)[:, :, 0] * norm[:, None]
-    x: Tensor = torch.stack(basis[:-1], 2) @ c[:, :, None]
-    return x.view_as(b)
+    return [v.view_as(b) for v in basis[:-1]], c

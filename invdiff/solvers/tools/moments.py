@@ -15,7 +15,7 @@ from typing import Literal
 from torch import Tensor
 
 from invdiff.operators.conjugate import conjugate_gradient
-from invdiff.operators.gmres import gmres
+from invdiff.operators.gmres import combined, krylov
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.solvers.base import positive_variance, vjp
@@ -36,16 +36,19 @@ def conditional_mean(
     variance = positive_variance(problem)
     x0, pull = vjp(prior, x, sigma, keep_graph=True)
 
+    pulled: list[Tensor] = []  # V A^T v for every v that the covariance of y was applied to
+
     def V_At(v: Tensor) -> Tensor:
         return sigma**2 * pull(operator.adjoint(v))
 
     def covariance_of_y(v: Tensor) -> Tensor:
-        out: Tensor = variance * v + operator(V_At(v))
+        pulled.append(V_At(v))
+        out: Tensor = variance * v + operator(pulled[-1])
         return out
 
     residual = problem.residual(x0)
     if inner == "cg":
-        v = conjugate_gradient(covariance_of_y, residual, iterations=iterations)
-    else:
-        v = gmres(covariance_of_y, residual, iterations)
-    return x0 + V_At(v)
+        return x0 + V_At(conjugate_gradient(covariance_of_y, residual, iterations=iterations))
+    # The solution is a sum of vectors whose V A^T is known: one pass through the network less.
+    _, weights = krylov(covariance_of_y, residual, iterations)
+    return x0 + combined(pulled, weights)
