@@ -45,7 +45,7 @@ format: $(STAMP)
 # The files of invdiff/calibrations, PRIOR.TASK.SOLVER.json, which solve finds by itself. A run that was stopped goes on.
 PRIORS := fashion faces64 photos
 TASKS  := inpaint inpaint_random deblur_gaussian sr4
-SOLVER ?= mmps_2m
+SOLVER ?= mmps_2m_sde
 calibrations: $(STAMP)
 	@mkdir -p invdiff/calibrations
 	@set -e; for prior in $(PRIORS); do for task in $(TASKS); do \

@@ -1,17 +1,22 @@
-"""Which solver should be the default: honest intervals first, as a table for docs/defaults.md.
+"""Which solver should be the default: honest intervals first, as tables for docs/defaults.md.
 
-    python benchmarks/defaults.py --photos FOLDER --images 8 --threads 1
-    python benchmarks/defaults.py --images 8 --write docs/defaults.md     (and configs/coverage.json)
+    python benchmarks/defaults.py --data photos=FOLDER fashion=images.npz --images 8 --threads 1
+    python benchmarks/defaults.py --write docs/defaults.md     (and configs/coverage.json)
+    python benchmarks/defaults.py --ship                       (files for invdiff/calibrations)
+    python benchmarks/defaults.py --priors photos --data photos=FOLDER --size 96 --images 3 --seen
 
 For each prior that ships, task and solver preset: PSNR and LPIPS of single samples, PSNR of their mean, the share of
-true pixels inside the 50 and 90 % intervals that `Posterior.interval` returns for 19 samples without calibration (those
-of report.html), misfit, calls and CPU seconds a sample. The images are held-out ones: `examples/fashion`,
-`examples/faces64` (samples of that prior itself), and for `photos` one square of 64x64 from the middle of each
-photograph in --photos, which should be the validation set of BSDS500; without it `photos` is left out.
+true pixels inside the 50 and 90 % intervals that `Posterior.interval` returns for 19 samples without calibration,
+misfit, calls and CPU seconds a sample. Pictures of --data, of which `photos` has need, must be others than
+the prior was trained on; of the other priors images are drawn where none are given.
 
-What was measured is kept in --cells, one file for a prior, task and solver, image by image. A later run measures what
-is missing, so that it may be stopped, or run with more images; results of other weights, presets or numbers of
-samples are measured anew. (They are known by their settings: after a change to the code of a solver delete its files.)
+A cell is a run of `invdiff calibrate` in the folder --runs: samples are kept there, and a later run draws what is
+missing, so that it may be stopped, or run with more images. Results of other weights or settings in the same
+folder are refused. (They are known by their settings: after a change to the code of a solver delete its folders.)
+
+What --ship writes are the calibrations of these same runs, for solve to find by itself. Whether they hold is seen on
+images that were left out: each image is judged by what was found on the others. With --seen, images of another size
+are judged by the file that ships, which is told of it: see `Adjustment.for_size`.
 
 The rule of `choose`: for each task, a solver's fault is the larger distance of its 50 and 90 % coverage from
 nominal, in the prior where it is largest. Solvers within 5 points are honest; where none is, those within 2 points of
@@ -24,34 +29,41 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from invdiff import config, load_prior, restore
-from invdiff.calibrate import middle
-from invdiff.errors import InputError
+from invdiff import calibrate, config, restore
+from invdiff.adjustment import Adjustment
+from invdiff.calibrate import CalibrateSettings, Task, described, prepared, settings_and_files
 from invdiff.estimate import Estimate
+from invdiff.evaluation.calibration import Calibration
 from invdiff.evaluation.metrics import lpips, psnr
-from invdiff.fingerprint import fingerprint, key_of
+from invdiff.fingerprint import fingerprint
 from invdiff.held import HONEST
 from invdiff.intervals import shown_levels
-from invdiff.io.collection import collect, read_images
 from invdiff.io.names import label
 from invdiff.io.whole import write_json
 from invdiff.posterior import Posterior
-from invdiff.prior.denoiser import Denoiser
-from invdiff.problem import Problem
-from invdiff.resources import COVERAGE, EXAMPLES
-from invdiff.solve import SolveSettings
+from invdiff.resources import CALIBRATIONS, COVERAGE
 
 PRIORS = ("fashion", "faces64", "photos")
 TASKS = ("inpaint", "inpaint_random", "deblur_gaussian", "sr4")
-SOLVERS = ("mmps_2m", "mmps", "ddnm", "ddnm_plus", "ddrm", "diffpir", "pigdm", "dps")
+SOLVERS = (
+    "mmps_2m_sde",
+    "mmps_2m",
+    "mmps",
+    "ddnm",
+    "ddnm_plus",
+    "ddrm",
+    "diffpir",
+    "pigdm",
+    "dps",
+)
 SAMPLES = 19
 NEAR = 0.02  # of the least fault, where no solver is honest
 SAME_LPIPS = 0.01
@@ -60,24 +72,16 @@ END = "<!-- To here. -->"
 SCORES = ("PSNR", "LPIPS", "PSNR of mean", "50 %", "90 %", "misfit")
 
 
-def settings_of(prior: str, task: str, solver: str) -> SolveSettings:
-    """Return the settings of a task with a solver written as "preset a=1 b=2"."""
+def task_of(
+    prior: str, task: str, solver: str, data: str | None, images: int, size: int | None = None
+) -> Task:
+    """Return what `invdiff calibrate` runs for a solver written as "preset a=1 b=2"."""
     name, *words = solver.split()
-    given = [f"prior={prior}", f"task={task}", f"solver={name}", *(f"solver.{w}" for w in words)]
-    return config.validate(SolveSettings, config.resolve(given, SolveSettings))
-
-
-def images_of(prior: str, count: int, photos: Path | None) -> Tensor:
-    """Return at most `count` images that the prior was not trained on, (B, C, H, W).
-
-    Raises:
-        InputError: there are none.
-    """
-    if prior != "photos":
-        return read_images(EXAMPLES / prior)[0][:count]
-    if photos is None:
-        raise InputError("photos: no folder of held-out photographs was given (--photos)")
-    return torch.stack([middle(item.read(), 64) for item in list(collect(photos))[:count]])
+    given = [f"prior={prior}", f"task={task}", f"solver={name}", f"images={images}"]
+    given += [f"solver.{word}" for word in words]
+    given += [f"data={data}"] if data else []
+    given += [f"size={size}"] if size and data else []
+    return prepared(config.validate(CalibrateSettings, config.resolve(given, CalibrateSettings)))
 
 
 def scores_of(posterior: Posterior, truth: Tensor) -> list[dict[str, float]]:
@@ -100,66 +104,67 @@ class Cell:
 
     Attributes:
         key: the setting, by the hashes of its parts.
-        images: scores by the number of the image, with the hash of the image.
+        images: scores of each image.
         calls: of the network, a sample.
         seconds: of CPU time, a sample.
     """
 
     key: dict[str, Any]
-    images: dict[str, dict[str, Any]]
+    images: list[dict[str, float]]
     calls: float
     seconds: float
 
     def over(self, score: str, count: int) -> Estimate:
         """Return the mean of a score over the first images, and its standard error."""
-        found = [self.images[name][score] for name in sorted(self.images, key=int)[:count]]
+        found = [image[score] for image in self.images[:count]]
         return Estimate.over(torch.tensor(found, dtype=torch.float64))
 
 
-def read_cell(path: Path) -> Cell | None:
-    """Return what was measured before, None if nothing was."""
-    return Cell(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+def measure(task: Task, folder: Path) -> Calibration:
+    """Return the samples of a cell; those that are not in its folder are drawn."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    precision = task.execution.resolved(task.prior, exact=task.solver.differences)
+    identity = task.settings.identity(fingerprint(task.prior), precision)
+    calibrate.check_identity(folder, identity)
+    return calibrate.run(task, folder / "images")
 
 
-def path_of(cells: Path, prior: str, task: str, solver: str) -> Path:
-    """Return the file of a cell."""
-    return cells / f"{prior}.{task}.{label(solver.replace(' ', '_'))}.json"
+def seconds_of(task: Task) -> float:
+    """Return the CPU time of a sample, of two that are drawn at once."""
+    problem = task.problem(torch.full((1, *task.shape), 0.5), [0])
+    started = time.process_time()
+    restore(problem, task.prior, task.solver, samples=2)
+    return (time.process_time() - started) / 2
 
 
-def measure(
-    prior: Denoiser, settings: SolveSettings, x: Tensor, before: Cell | None, at_once: int
-) -> Iterable[Cell]:
-    """Yield the cell with more and more of the images in it."""
-    operator = config.build("operator", settings.operator, shape=tuple(x.shape[1:]))
-    noise = config.build("noise", settings.noise)
-    solver = config.build("solver", settings.solver)
-    everything = Problem.simulate(x, operator, noise, settings.seed)
-    solver.check(everything)
-    key = json.loads(json.dumps(asdict(key_of(everything, prior, solver, SAMPLES))))
-    contents = [fingerprint(image) for image in x]
-    if before is None or before.key != key:
-        before = Cell(key, {}, 0.0, 0.0)
-    known = before.images
-    missing = [b for b, c in enumerate(contents) if known.get(str(b), {}).get("content") != c]
-    cell = before
-    for first in range(0, len(missing), at_once):
-        numbers = missing[first : first + at_once]
-        problem = Problem.simulate(x[numbers], operator, noise, settings.seed, numbers)
-        started = time.process_time()
-        posterior = restore(
-            problem, prior, solver, samples=SAMPLES, seed=settings.seed, numbers=numbers
-        )
-        seconds = (time.process_time() - started) / (SAMPLES * len(numbers))
-        scores = scores_of(posterior, x[numbers])
-        new = {
-            str(b): {"content": contents[b], **of_image}
-            for b, of_image in zip(numbers, scores, strict=True)
-        }
-        # One mean over all samples that were drawn, in whichever run.
-        share = len(new) / (len(new) + len(cell.images))
-        seconds = share * seconds + (1 - share) * cell.seconds
-        cell = Cell(key, {**cell.images, **new}, float(posterior.nfe), seconds)
-        yield cell
+def cell_of(task: Task, found: Calibration) -> Cell:
+    """Return the scores of a cell."""
+    key = json.loads(json.dumps(asdict(found.key)))
+    scores = scores_of(found.posterior, found.truth)
+    return Cell(key, scores, float(found.posterior.nfe), seconds_of(task))
+
+
+def adjustment_of(task: Task, found: Calibration) -> Adjustment:
+    """Return the calibration of a cell, as `invdiff calibrate` writes it."""
+    law = fingerprint(settings_and_files(task.settings.operator))
+    return replace(found.adjustment(described(task)), law=law)
+
+
+def place_of(prior: str, task: str, solver: str) -> Path:
+    """Return the file of a calibration that ships."""
+    return CALIBRATIONS / f"{prior}.{task}.{label(solver.replace(' ', '_'))}.json"
+
+
+def with_size(known: Adjustment, found: Calibration) -> Adjustment:
+    """Return a calibration that knows what its intervals held of images of another size."""
+    posterior = replace(found.posterior, adjustment=known)
+    shares = {
+        f"{level:g}": float(posterior.interval(level).holds(found.truth).double().mean())
+        for level in (0.5, 0.9)
+        if level in known.levels(known.rule)
+    }
+    size = "x".join(map(str, found.truth.shape[1:]))
+    return replace(known, seen={**known.seen, size: {"images": len(found.truth), **shares}})
 
 
 def fault(cell: Cell, count: int) -> float:
@@ -255,6 +260,25 @@ def held(cells: Mapping[tuple[str, str, str], Cell], count: int) -> list[dict[st
     ]
 
 
+def calibrated_rows(folder: Path = CALIBRATIONS) -> Iterator[str]:
+    """Yield the table of what the calibrations that ship held of images that were left out."""
+    yield "| prior | task | solver | images | 50 % held | 90 % held | other sizes |"
+    yield "|---|---|---|---|---|---|---|"
+    for prior in PRIORS:
+        for task in TASKS:
+            for path in sorted(folder.glob(f"{prior}.{task}.*.json")):
+                found = Adjustment.read(path)
+                shares = [found.checks[level][found.rule] for level in ("0.5", "0.9")]
+                held = [f"{100 * mean:.1f} ± {100 * error:.1f}" for mean, error in shares]
+                sizes = [
+                    f"{size}: {100 * known['0.5']:.0f} and {100 * known['0.9']:.0f} ({known['images']:.0f} images)"
+                    for size, known in found.seen.items()
+                ]
+                solver = path.name.split(".")[2]
+                cells = (prior, task, solver, str(found.images), *held, "; ".join(sizes))
+                yield "| " + " | ".join(cells) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -262,40 +286,46 @@ def main() -> None:
     parser.add_argument("--priors", nargs="+", default=PRIORS)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--solvers", nargs="+", default=SOLVERS)
-    parser.add_argument("--photos", type=Path, help="held-out photographs, for the prior photos")
+    parser.add_argument("--data", nargs="+", default=[], help="PRIOR=FOLDER: held-out pictures")
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--at-once", type=int, default=2, help="images between two writes")
-    parser.add_argument("--cells", type=Path, default=Path("results/defaults"))
+    parser.add_argument("--size", type=int, help="of pictures, in place of the prior's")
+    parser.add_argument("--runs", type=Path, default=Path("results/defaults"))
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--write", type=Path, help="only write what is in --cells into this page")
+    parser.add_argument("--ship", action="store_true", help="write the calibrations that ship")
+    parser.add_argument("--seen", action="store_true", help="tell them of this size")
+    parser.add_argument("--write", type=Path, help="only write what was measured into this page")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    arguments.cells.mkdir(parents=True, exist_ok=True)
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    data = dict(word.split("=", 1) for word in arguments.data)
     found: dict[tuple[str, str, str], Cell] = {}
-    for prior_name in arguments.priors:
-        try:
-            x = images_of(prior_name, arguments.images, arguments.photos)
-        except InputError as error:
-            if not arguments.write:
-                print(f"{prior_name} is left out: {error}", flush=True)
-                continue
-        prior = None if arguments.write else load_prior(prior_name)
+    for prior in arguments.priors:
         for solver in arguments.solvers:
             for task in arguments.tasks:
-                path = path_of(arguments.cells, prior_name, task, solver)
-                cell = read_cell(path)
-                if prior is not None:
-                    settings = settings_of(prior_name, task, solver)
-                    for measured in measure(prior, settings, x, cell, arguments.at_once):
-                        cell = measured
-                        write_json(path, asdict(cell))
-                        print(prior_name, task, row(solver, cell, arguments.images), flush=True)
-                if cell is not None and cell.images:
-                    found[prior_name, task, solver] = cell
-    command = "python benchmarks/defaults.py --photos FOLDER --images " + str(arguments.images)
+                size = f".{arguments.size}" if arguments.size else ""
+                name = f"{prior}.{task}.{label(solver.replace(' ', '_'))}{size}"
+                path = arguments.runs / f"{name}.json"
+                if not arguments.write and (prior != "photos" or prior in data):
+                    run = task_of(
+                        prior, task, solver, data.get(prior), arguments.images, arguments.size
+                    )
+                    measured = measure(run, arguments.runs / name)
+                    cell = cell_of(run, measured)
+                    write_json(path, asdict(cell))
+                    print(prior, task, row(solver, cell, arguments.images), flush=True)
+                    place = place_of(prior, task, solver)
+                    if arguments.ship:
+                        CALIBRATIONS.mkdir(exist_ok=True)
+                        adjustment_of(run, measured).write(place)
+                    if arguments.seen:
+                        with_size(Adjustment.read(place), measured).write(place)
+                if path.is_file() and not arguments.size:
+                    found[prior, task, solver] = Cell(**json.loads(path.read_text("utf-8")))
+    command = "python benchmarks/defaults.py --data photos=FOLDER fashion=FILE faces64=FILE"
     text = report(found, arguments.images, command)
     if arguments.write:
+        text += "\n\n## Calibrated intervals that ship\n\n" + "\n".join(calibrated_rows())
         write_block(arguments.write, text)
         write_json(COVERAGE, held(found, arguments.images))
     print(text)

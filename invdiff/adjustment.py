@@ -2,9 +2,12 @@
 
 An adjustment belongs to one prior, operator, noise, solver and number of samples
 (`invdiff.fingerprint.Key`), and is refused for any other. It holds factors on the half-widths of
-`invdiff.intervals.band` by three rules, for several levels each, and one factor on deviations:
+`invdiff.intervals.band` by four rules, for several levels each, and one factor on deviations:
 
-- "mean": on average over images, at least this share of true pixels is inside.
+- "pooled": of the true pixels of the images that it was found on, this share is inside. For few images
+  it is nearest to the level, and is what is shown of fewer than 39; it has no guarantee.
+- "mean": on average over images, at least this share of true pixels is inside. It holds up to
+  2 / (N + 1) more, 5 points at N = 39, from where on it is what is shown.
 - "image": in at least 9 of 10 images, at least this share of true pixels is inside.
 - "sure": as "mean", and with 90 % confidence in the calibration itself.
 - "groups": as "sure", with an offset for each group of widths instead of a factor, which makes
@@ -22,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -46,11 +49,13 @@ from invdiff.io.whole import write_json
 FORMAT = 1
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _MOST_BYTES = 2**20
+CLOSE = 0.05  # to its level, of a share that was inside at another size
 _CLEAR = 2  # standard errors by which coverage may be off
 
-Rule = Literal["samples", "mean", "image", "sure", "groups", "scale"]
+Rule = Literal["samples", "pooled", "mean", "image", "sure", "groups", "scale"]
 RULES: tuple[str, ...] = get_args(Rule)
-FACTOR_RULES = ("mean", "image", "sure")
+FACTOR_RULES = ("pooled", "mean", "image", "sure")
+ENOUGH = 39  # images from which on the rule "mean" is within 5 points of its level: 2 / (N + 1)
 JOINT = 0.9  # probability that the truth is inside along all directions
 
 
@@ -84,13 +89,18 @@ class Adjustment:
         source: what these images were.
         factors: rule -> level -> factor on the half-widths; levels that N images cannot show are
             missing.
-        groups: level -> offsets by the width of a pixel's interval, likewise.
-        directions: r -> factor on the half-widths along the first r principal directions.
         scale: factor c on the deviations from the mean.
         scale_error: its standard error.
         checks: what was measured: for each level, the coverage of the samples as they are and of
             each rule on images that it was not found on, as [mean, standard error].
         about: the setting in words, for people.
+        groups: level -> offsets by the width of a pixel's interval, likewise.
+        directions: r -> factor on the half-widths along the first r principal directions.
+        law: hash of the operator's settings, which are those of every size; "" where only this size
+            counts.
+        seen: other sizes, such as "3x96x96", at which the intervals were looked at: "images", and for
+            each level the share of true pixels that was inside.
+        made_at: the size of the images that it was found on, where that is not the key's.
 
     Raises:
         InputError: a value is of no such kind.
@@ -115,11 +125,65 @@ class Adjustment:
     about: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[float, Groups] = field(default_factory=dict)
     directions: Mapping[int, float] = field(default_factory=dict)
+    law: str = ""
+    seen: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    made_at: str = ""
 
     @property
     def label(self) -> str:
         """What intervals by this adjustment are called."""
-        return f"calibrated on {self.images} images"
+        size = f" of {self.made_at}" if self.made_at else ""
+        return f"calibrated on {self.images} images{size}"
+
+    @property
+    def held_out(self) -> str:
+        """What intervals by the rule that is shown held of images that were left out, in words.
+
+        Example:
+            >>> key = Key("a", "b", "c", "d", (1, 1, 2), 4)
+            >>> checks = {"0.5": {"pooled": [0.49, 0.02]}, "0.9": {"pooled": [0.88, 0.01]}}
+            >>> factors = {"pooled": {0.5: 1.1, 0.9: 1.2}}
+            >>> Adjustment(key, 16, "the prior", factors, 1.2, 0.1, checks).held_out
+            'each image left out in turn: 50 % held 49 +- 2 %, 90 % held 88 +- 1 %'
+        """
+        parts = []
+        for level in self.levels(self.rule):
+            known = self.checks.get(f"{level:g}")
+            share, error = (known or {}).get(self.rule, (math.nan, math.nan))
+            if math.isfinite(share):
+                parts.append(f"{percent(level)} held {100 * share:.0f} +- {100 * error:.0f} %")
+        return f"each image left out in turn: {', '.join(parts)}" if parts else ""
+
+    def for_size(self, key: Key, law: str) -> Adjustment | None:
+        """Return this adjustment for images of another size, None if it does not serve them.
+
+        Operators and priors that work at any size meet the same neighbourhoods in images of every
+        size. That is relied on where it was looked at: `seen` has another size, and intervals held
+        within 5 points there. Then every larger size is served too, under a label that has the
+        size of the calibration.
+
+        Args:
+            key: the setting.
+            law: hash of its operator's settings.
+        """
+        sides = zip(self.key.shape[1:], key.shape[1:], strict=True)
+        larger = all(side <= other for side, other in sides)
+        own = replace(self.key, operator=key.operator, shape=key.shape)
+        same = own == key and self.key.shape[0] == key.shape[0]
+        off = [
+            abs(share - float(level))
+            for shares in self.seen.values()
+            for level, share in shares.items()
+            if level != "images"
+        ]
+        if not (same and larger and law and law == self.law and off and max(off) <= CLOSE):
+            return None
+        return replace(self, key=key, made_at="x".join(map(str, self.key.shape[1:])))
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that is shown where none is named."""
+        return "mean" if self.images >= ENOUGH or not self.levels("pooled") else "pooled"
 
     def check(self, key: Key) -> None:
         """Raise InputError, with what differs, unless a solve is the setting of this adjustment."""
@@ -248,6 +312,7 @@ class Adjustment:
 
 
 _ADDED = {
+    "pooled": "",
     "mean": "",
     "image": " of the pixels in 9 of 10 images",
     "sure": " with 90 % confidence",
@@ -278,7 +343,16 @@ def _read_entry(entry: dict[str, Any]) -> Adjustment:
         {str(name): str(text) for name, text in entry["about"].items()},
         {_between(float(level)): _groups(known) for level, known in entry["groups"].items()},
         {_count(int(count)): _positive(factor) for count, factor in entry["directions"].items()},
+        _text(entry.get("law", "")),
+        {str(size): _seen(known) for size, known in entry.get("seen", {}).items()},
     )
+
+
+def _seen(entry: Mapping[str, Any]) -> dict[str, float]:
+    for name in entry:
+        if name != "images":
+            _between(float(name))
+    return {str(name): _positive(share) for name, share in entry.items()}
 
 
 def _groups(entry: Mapping[str, Any]) -> Groups:
@@ -351,16 +425,21 @@ def adjustment_of(given: Adjustment | str | Path | None) -> Adjustment | None:
     return Adjustment.read(given)
 
 
-def fitting(key: Key, folder: Path) -> Adjustment | None:
-    """Return the first adjustment in a folder that was made for a setting, None if none was.
+def fitting(key: Key, folder: Path, law: str = "") -> Adjustment | None:
+    """Return the adjustment in a folder that serves a setting, None if none does.
+
+    One that was made for this very size goes before those of others.
 
     Args:
         key: the setting.
         folder: of .json files; others that are damaged are an error, not skipped.
+        law: hash of the operator's settings.
 
     Example:
         >>> fitting(Key("a", "b", "c", "d", (1, 1, 1), 4), Path("nowhere")) is None
         True
     """
-    every = (Adjustment.read(path) for path in sorted(folder.glob("*.json")))
-    return next((found for found in every if found.key == key), None)
+    every = [Adjustment.read(path) for path in sorted(folder.glob("*.json"))]
+    exact = (found for found in every if found.key == key)
+    others = (found.for_size(key, law) for found in every)
+    return next(exact, None) or next((found for found in others if found is not None), None)

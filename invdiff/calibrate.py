@@ -1,8 +1,8 @@
 """Calibrate a solver's intervals for one task and prior, on images whose truth is known.
 
-    python -m invdiff.calibrate task=inpaint solver=mmps_2m prior=fashion
+    python -m invdiff.calibrate task=inpaint solver=mmps_2m_sde prior=fashion
     python -m invdiff.calibrate task=sr4 solver=ddnm prior=photos data=FOLDER images=100 out=results/mine
-    python -m invdiff.solve task=inpaint solver=mmps_2m samples=19 calibration=results/mine/calibration.json
+    python -m invdiff.solve task=inpaint solver=mmps_2m_sde samples=19 calibration=results/mine/calibration.json
 
 The images are drawn from the prior itself, or are the held-out pictures of data=: one square from the
 middle of each file, for crops and slices of one picture are not several images. Pictures that the
@@ -30,7 +30,7 @@ import math
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +82,8 @@ class CalibrateSettings:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
-        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default mmps_2m.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default
+            mmps_2m_sde.
         prior: the name of one that ships, a file or a folder, with words for another program's, as in
             ``python -m invdiff.solve``.
         data: held-out pictures: a folder, or an .npz or .npy; by default images are drawn from the
@@ -184,8 +185,16 @@ def law_of(operator: Mapping[str, Any]) -> dict[str, Any] | None:
         >>> law_of({"name": "mask_random", "missing": 0.7, "per_image": True})["files"]
         {}
     """
-    if not _is_per_image(operator):
-        return None
+    return settings_and_files(operator) if _is_per_image(operator) else None
+
+
+def settings_and_files(operator: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the content of the files that they name: an operator of any size.
+
+    Example:
+        >>> settings_and_files({"name": "denoise"})
+        {'settings': {'name': 'denoise'}, 'files': {}}
+    """
     return {"settings": dict(operator), "files": dict(named_files(operator))}
 
 
@@ -215,9 +224,11 @@ def calibration_for(
     if given is None:
         return None
     key = key_of(problem, prior, solver, samples, law_of(operator))
+    law = fingerprint(settings_and_files(operator))
     if given == "auto":
-        return fitting(key, CALIBRATIONS)
-    found = Adjustment.read(given)
+        return fitting(key, CALIBRATIONS, law)
+    read = Adjustment.read(given)
+    found = read.for_size(key, law) or read
     found.check(key)
     return found
 
@@ -299,7 +310,8 @@ def main(words: list[str]) -> None:
         check_identity(out, identity)
         sweep(out / "images")
         calibration = run(task, out / "images")
-        found = calibration.adjustment(described(task))
+        law = fingerprint(settings_and_files(settings.operator))
+        found = replace(calibration.adjustment(described(task)), law=law)
         found.write(hidden)
         with contextlib.suppress(InputError):
             calibration.plot(out / "calibration.png")
@@ -545,6 +557,14 @@ def described(task: Task) -> dict[str, str]:
     }
 
 
+_SENSES = {
+    "pooled": "of the pixels of all images",
+    "mean": "or more on average over images",
+    "image": "in 9 of 10 images",
+    "sure": "with 90 % confidence",
+}
+
+
 def table(found: Adjustment) -> str:
     """Return what was found as aligned lines, one for each level that is judged."""
     lines = [
@@ -558,18 +578,14 @@ def table(found: Adjustment) -> str:
             lines.append(
                 f"{percent(level):>6}, samples as they are: none, {samples_for(level)} are needed"
             )
-        factors = {rule: found.factors[rule].get(level, math.inf) for rule in found.factors}
-        if math.isfinite(factors["mean"]):
-            held = f": {_estimate(known['mean'])}" if "mean" in known else ""
-            lines.append(f"{percent(level):>6}, widths times {factors['mean']:.3f}{held}")
-        else:
-            lines.append(f"{percent(level):>6}, calibrated: none, more images are needed")
-        for rule, sense in {"image": "in 9 of 10 images", "sure": "with 90 % confidence"}.items():
-            factor = factors[rule]
-            text = (
-                f"widths times {factor:.3f}" if math.isfinite(factor) else "more images are needed"
-            )
-            lines.append(f"{percent(level):>6} {sense}: {text}")
+        for rule, sense in _SENSES.items():
+            factor = found.factors[rule].get(level, math.inf)
+            held = f": {_estimate(known[rule])}" if rule in known else ""
+            text = f"widths times {factor:.3f}{held}"
+            if not math.isfinite(factor):
+                text = "more images are needed"
+            shown = " (shown)" if rule == found.rule else ""
+            lines.append(f"{percent(level):>6} {sense}{shown}, {text}")
         if "scale" in known:
             lines.append(
                 f"{percent(level):>6}, deviations times {found.scale:.3f} +- {found.scale_error:.3f}: "

@@ -74,7 +74,7 @@ class EvaluateSettings:
         operator: what the measurement does to an image, in place of the task's.
         noise: the noise of the measurement, in place of the task's.
         solver: presets in configs/solver, registered names, or YAML files, likewise; by default
-            mmps_2m.
+            mmps_2m_sde.
         prior: the name of one that ships, a file or a folder, with words for another program's, as
             in ``python -m invdiff.solve``.
         data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the

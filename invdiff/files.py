@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -12,7 +13,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from invdiff.adjustment import Adjustment, adjustment_of
 from invdiff.errors import InputError, check_path, check_type, described, warn
+from invdiff.fingerprint import key_of
 from invdiff.inference import Batch, check, restore
 from invdiff.io.collection import read_pictures
 from invdiff.io.names import split_name
@@ -45,6 +48,7 @@ def restore_file(
     seed: int = 0,
     batch: Batch = "auto",
     tile: int | Literal["auto"] | None = "auto",
+    calibration: Adjustment | str | Path | None = None,
     precision: Precision = "auto",
     compile: bool = False,
     overwrite: bool = False,
@@ -66,7 +70,7 @@ def restore_file(
         solver: the method; by default that of ``solvers.preset()``.
         samples: per image.
         seed: of the samples.
-        batch, tile, precision, compile: as in `invdiff.inference.restore`.
+        batch, tile, calibration, precision, compile: as in `invdiff.inference.restore`.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -91,6 +95,7 @@ def restore_file(
         seed=seed,
         batch=batch,
         tile=tile,
+        calibration=calibration,
         precision=precision,
         compile=compile,
     )
@@ -115,6 +120,7 @@ def restore_folder(
     seed: int = 0,
     batch: Batch = "auto",
     tile: int | Literal["auto"] | None = "auto",
+    calibration: Adjustment | str | Path | None = None,
     precision: Precision = "auto",
     compile: bool = False,
     part: str | None = None,
@@ -140,15 +146,19 @@ def restore_folder(
         samples: likewise.
         seed: likewise.
         batch, tile, precision, compile: likewise.
+        calibration: likewise; with one, the folders ``low`` and ``high`` in the target have the ends
+            of the intervals that it makes, of 90 % or of the highest level that it has.
         part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
 
     Returns:
         The files written, by this process or by the last one that shares the work: the sources'
-        names with the suffix that holds all of each (see `invdiff.io.pictures.Picture.suffix`).
+        names with the suffix that holds all of each (see `invdiff.io.pictures.Picture.suffix`);
+        without those of ends.
 
     Raises:
         InputError: the target exists, the source holds no image, or where `restore_file` does, for
-            any file; ``TARGET.unfinished`` holds samples of other settings, weights or images.
+            any file; the calibration has no level; ``TARGET.unfinished`` holds samples of other
+            settings, weights or images.
     """
     check_path("source", source)
     check_path("target", target)
@@ -165,6 +175,11 @@ def restore_folder(
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)
+    adjustment = adjustment_of(calibration)
+    if adjustment is not None:
+        for problem in problems:
+            adjustment.check(key_of(problem, denoiser, solver, samples))
+        _level_of(adjustment)
     names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
     tasks = []
     number = 0
@@ -192,9 +207,40 @@ def restore_folder(
         with folder:
             for name, picture, posterior in zip(names, pictures, posteriors, strict=True):
                 write_picture(folder.path / name, picture.with_values(posterior.mean))
+            if adjustment is not None:
+                _write_ends(folder.path, names, pictures, posteriors, adjustment)
 
     run.finish(tasks, publish)
     return [folder.final / name for name in names]
+
+
+def _level_of(adjustment: Adjustment) -> float:
+    """The level of intervals that are written: 90 %, else the highest that there is."""
+    known = adjustment.levels(adjustment.rule)
+    if not known:
+        raise InputError(
+            f"calibration: found no level from {adjustment.images} images, expected more images"
+        )
+    return 0.9 if 0.9 in known else known[-1]
+
+
+def _write_ends(
+    folder: Path,
+    names: Sequence[str],
+    pictures: Sequence[Picture],
+    posteriors: Sequence[Posterior],
+    adjustment: Adjustment,
+) -> None:
+    """Write the ends of calibrated intervals into the folders ``low`` and ``high``."""
+    level = _level_of(adjustment)
+    for end in ("low", "high"):
+        (folder / end).mkdir()
+        for name, picture, posterior in zip(names, pictures, posteriors, strict=True):
+            found = adjustment.interval(posterior.samples, level, adjustment.rule)
+            values = found.low if end == "low" else found.high
+            with warnings.catch_warnings():  # an end beyond [0, 1] is no fault
+                warnings.filterwarnings("ignore", message=".*what is beyond is clipped")
+                write_picture(folder / end / name, picture.with_values(values))
 
 
 def _posed(picture: Picture, operator: Operator | ForShape, noise: NoiseModel) -> Problem:

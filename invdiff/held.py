@@ -52,11 +52,15 @@ class Held:
         """The largest distance of a share from its level."""
         return max(abs(share - level) for level, share in self.inside.items())
 
+    @property
+    def shares(self) -> str:
+        """The shares in words."""
+        return " and ".join(f"{100 * share:.0f} %" for share in self.inside.values())
+
     def __str__(self) -> str:
-        """Return the shares in words."""
+        """Return the levels and their shares in words."""
         levels = " and ".join(percent(level) for level in self.inside)
-        shares = " and ".join(f"{100 * share:.0f} %" for share in self.inside.values())
-        return f"those of {levels} held {shares} of the true pixels of {self.images} images"
+        return f"those of {levels} held {self.shares} of the true pixels of {self.images} images"
 
 
 def read_held(path: Path = COVERAGE) -> list[Held]:
@@ -90,21 +94,20 @@ def _held(entry: Mapping[str, object]) -> Held:
     return Held(**given, key=Key(**key, shape=shape), inside=shares)  # type: ignore[arg-type]
 
 
-def sentence(known: Sequence[Held], key: Key, solver: str) -> str:
+def sentence(known: Sequence[Held], key: Key) -> str:
     """Return how far the intervals of a solve are known to hold, and what holds better, in a few words.
 
     Args:
         known: what was measured.
         key: the setting.
-        solver: its name, for people.
 
     Example:
         >>> key = Key("a", "b", "c", "d", (1, 2, 2), 19)
         >>> held = Held("fashion", "sr4", "ddnm", key, 8, {0.5: 0.27, 0.9: 0.75})
-        >>> sentence([held], key, "ddnm")
-        'in this setting those of 50 % and 90 % held 27 % and 75 % of the true pixels of 8 images'
-        >>> sentence([], key, "ddnm")
-        'how far those of ddnm hold here was not measured'
+        >>> sentence([held], key)
+        'measured in this setting, those of 50 % and 90 % held 27 % and 75 % of the true pixels of 8 images'
+        >>> sentence([], key)
+        'how many true pixels they hold was not measured'
     """
     here = [held for held in known if not replace(held.key, samples=key.samples).differences(key)]
     if here:
@@ -116,14 +119,14 @@ def sentence(known: Sequence[Held], key: Key, solver: str) -> str:
         ]
         best = min(beside, key=lambda held: held.fault)
         is_better = found.fault > HONEST and best.fault < found.fault - _BETTER
-        other = f"; of solver={best.solver} {best}" if is_better else ""
-        return f"in this setting {found}{other}"
+        other = f"; solver={best.solver} comes nearer: {best.shares}" if is_better else ""
+        return f"measured in this setting, {found}{other}"
     elsewhere = [held for held in known if held.key.solver == key.solver]
     if not elsewhere:
-        return f"how far those of {solver} hold here was not measured"
+        return "how many true pixels they hold was not measured"
     shares = [held.inside[0.9] for held in elsewhere]
     low = percent(round(min(shares), 2))
     high = percent(round(max(shares), 2))
     count = len(elsewhere)
     settings = "another setting" if count == 1 else f"{count} other settings"
-    return f"in {settings} those of 90 % held {low} to {high} (docs/defaults.md)"
+    return f"not measured in this setting; in {settings} those of 90 % held {low} to {high} (docs/defaults.md)"

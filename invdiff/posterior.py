@@ -89,8 +89,9 @@ class Posterior:
 
         Args:
             level: share of true pixels that are to be inside, between 0 and 1.
-            rule: "mean", "image", "sure", "groups" or "scale" of `invdiff.adjustment`, or "samples" for the
-                samples as they are; by default "mean" with an adjustment, else "samples".
+            rule: "pooled", "mean", "image", "sure", "groups" or "scale" of `invdiff.adjustment`, or
+                "samples" for the samples as they are; by default "samples" without an adjustment, and
+                with one "mean" or, of fewer than 39 images, "pooled".
 
         Raises:
             InputError: K samples, or the adjustment, have no such level, or there is no
@@ -112,7 +113,7 @@ class Posterior:
                     "restore(..., calibration=FILE); invdiff calibrate makes it"
                 )
             return not_calibrated(self.samples, level)
-        return self.adjustment.interval(self.samples, level, rule or "mean")
+        return self.adjustment.interval(self.samples, level, rule or self.adjustment.rule)
 
     def directions(self, count: int = 3) -> Directions:
         """Return the first principal directions of the samples, with intervals along them.

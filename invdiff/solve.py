@@ -68,7 +68,7 @@ from invdiff.problem import Problem
 from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import DEFAULT, Solver
+from invdiff.solvers import DEFAULT, Solver, preset_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,8 @@ class SolveSettings:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
-        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default mmps_2m.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default
+            mmps_2m_sde.
         prior: the name of one that ships, a training run's folder, a file or a folder of weights,
             ours or another program's, hf:owner/name[@revision], or module:Class; prior.WORD=VALUE
             tells what a file does not.
@@ -531,15 +532,19 @@ def intervals_line(
     """Return how far the intervals of the page can be believed, and what to do, in one line."""
     adjustment = posterior.adjustment
     known = shown_levels(len(posterior.samples))
-    name = str(settings.solver["name"])
+    name = preset_of(solver, settings.task) or str(settings.solver["name"])
     if adjustment is not None:
-        return f"intervals of {name}: calibrated on {adjustment.source}"
+        size = f" of {adjustment.made_at}" if adjustment.made_at else ""
+        held = f"; {adjustment.held_out}" if adjustment.held_out else ""
+        return f"intervals of {name}: calibrated on {adjustment.source}{size}{held}"
     if not known:
         return f"intervals of {name}: none, for a single sample has none; 90 % needs samples=19"
     most = f", and at most {percent(known[0])} from so few samples" if known[0] < 0.9 else ""
     key = key_of(part.problem, prior, solver, len(posterior.samples), law_of(settings.operator))
-    held = sentence(read_held(), key, name)
-    return f"intervals of {name}: not calibrated{most}; {held}; invdiff calibrate makes calibration=FILE"
+    held = sentence(read_held(), key)
+    return (
+        f"intervals of {name}: not calibrated{most}; {held}; for calibrated ones: invdiff calibrate"
+    )
 
 
 def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:

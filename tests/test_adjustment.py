@@ -102,6 +102,40 @@ def test_one_factor_is_called_calibrated_only_where_its_check_says_so(
     assert posterior.interval(0.6, "scale").label == label
 
 
+def test_the_rule_that_is_shown() -> None:
+    """Of few images the pooled quantile, of 39 and more risk control: within 5 points of the level."""
+    factors = {**FACTORS, "pooled": {0.5: 1.1, 0.9: 1.5}}
+    few = adjustment(factors=factors, images=38)
+    assert few.rule == "pooled" and adjustment(factors=factors, images=39).rule == "mean"
+    assert adjustment(images=38).rule == "mean"  # a file of before
+    found = replace(drawn(4), adjustment=few).interval(0.9)
+    assert found.high.unique().item() == pytest.approx(0.3 + 1.5 * 0.4)
+    assert found.label == "90 %, calibrated on 38 images"
+    nan = adjustment(factors=factors, images=8, checks={"0.9": {"pooled": [float("nan"), 0.1]}})
+    assert nan.held_out == ""
+
+
+def test_another_size_is_served_where_one_was_looked_at() -> None:
+    known = adjustment(law="law", seen={"1x6x6": {"images": 3.0, "0.5": 0.46, "0.9": 0.94}})
+    larger = replace(known.key, operator="another", shape=(1, 8, 5))
+    found = known.for_size(larger, "law")
+    assert found is not None and found.key == larger
+    assert found.label == "calibrated on 64 images of 4x4"
+    found.check(larger)
+    refused = [
+        (known, replace(larger, shape=(1, 8, 3)), "law"),  # smaller than it was made for
+        (known, replace(larger, shape=(3, 8, 5)), "law"),
+        (known, replace(larger, samples=5), "law"),
+        (known, replace(larger, noise="another"), "law"),
+        (known, larger, "other"),
+        (replace(known, law=""), larger, ""),
+        (replace(known, seen={}), larger, "law"),
+        (replace(known, seen={"1x6x6": {"images": 3.0, "0.9": 0.84}}), larger, "law"),
+    ]
+    for given, key, law in refused:
+        assert given.for_size(key, law) is None
+
+
 def test_widths_have_a_floor() -> None:
     same = Posterior(torch.full((4, 1, 1, 4, 4), 0.5).double(), PROBLEM, 1, 0.0)
     found = replace(same, adjustment=adjustment()).interval(0.9)
@@ -122,7 +156,7 @@ def test_widths_have_a_floor() -> None:
         (
             0.9,
             "median",
-            "rule: found 'median' (str), expected one of samples, mean, image, sure, groups, scale",
+            "rule: found 'median' (str), expected one of samples, pooled, mean, image, sure, groups, scale",
         ),
         (90, "mean", "level: found 90 (int), expected a number between 0 and 1"),
     ],
@@ -274,6 +308,20 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     entry = json.loads((tmp_path / "c.json").read_text())
     assert entry["factors"]["mean"] == {"0.5": 1.25, "0.9": 2.0}
     assert entry["key"]["shape"] == [1, 4, 4] and entry["images"] == 64
+
+
+def test_the_size_itself_goes_before_another(tmp_path: Path) -> None:
+    seen = {"1x6x6": {"images": 3.0, "0.9": 0.9}}
+    small = adjustment(law="law", seen=seen)
+    small.write(tmp_path / "a.json")
+    assert Adjustment.read(tmp_path / "a.json") == small
+    larger = replace(small.key, operator="another", shape=(1, 8, 8))
+    assert fitting(larger, tmp_path) is None
+    served = fitting(larger, tmp_path, "law")
+    assert served is not None and served.made_at == "4x4"
+    exact = replace(small, key=larger)
+    exact.write(tmp_path / "b.json")
+    assert fitting(larger, tmp_path, "law") == exact
 
 
 def test_the_one_that_fits_among_files(tmp_path: Path) -> None:

@@ -85,8 +85,16 @@ def test_a_run_leaves_its_files_and_says_what_was_found(
     assert "12 images 1x16x16 drawn from the prior, 4 samples each" in said
     assert "coverage of the 60 % interval" in said
     assert "90 %, samples as they are: none, 19 are needed" in said
-    assert f"90 %, widths times {found.factors['mean'][0.9]:.3f}" in said
-    assert "90 % with 90 % confidence: more images are needed" in said
+    assert (
+        f"90 % of the pixels of all images (shown), widths times {found.factors['pooled'][0.9]:.3f}"
+        in said
+    )
+    assert (
+        f"90 % or more on average over images, widths times {found.factors['mean'][0.9]:.3f}"
+        in said
+    )
+    assert "90 % with 90 % confidence, more images are needed" in said
+    assert "likelihood ranks: p = " in said
     assert said.endswith("calibration: run/calibration.json\n")
 
 

@@ -216,10 +216,13 @@ def test_bins_of_the_likelihood_ranks(images: int, samples: int, bins: int) -> N
 
     problem = Problem(Denoise((1, 1, 1)), Gaussian(1.0), torch.zeros(images, 1, 1, 1))
     drawn = torch.zeros(samples, images, 1, 1, 1)
-    p = Known(problem.y, Posterior(drawn, problem, 1, 0.0)).likelihood_p()
+    known = Known(problem.y, Posterior(drawn, problem, 1, 0.0))
+    p = known.likelihood_p()
     if bins == 1:
         assert math.isnan(p)
+        assert str(known).endswith("too few images to tell whether they are uniform")
         return
+    assert str(known).endswith(f"p = {p:.3g} that they are uniform")
     width = (samples + 1) // bins
     counts = [int(((ranks // width) == b).sum()) for b in range(bins)]
     assert p == pytest.approx(float(chisquare(counts).pvalue))

@@ -21,6 +21,8 @@ from invdiff.evaluation.conformal import (
     mean_pixel_without_each,
     per_image,
     per_pixel,
+    pooled,
+    pooled_without_each,
 )
 from invdiff.evaluation.risk import (
     GRID,
@@ -79,8 +81,8 @@ def test_images_of_different_scale_by_all_three_rules() -> None:
     known = every[:, 1:]
     of_pixels = per_pixel(known.transpose(0, 1), ALPHA)
     assert float((truth <= of_pixels).double().mean()) == pytest.approx(0.900, abs=0.009)
-    pooled = known.flatten(1).quantile(0.9, dim=1, keepdim=True)
-    assert float((truth > pooled).double().mean()) == pytest.approx(0.104, abs=0.009)
+    of_all = torch.tensor([pooled(scores, ALPHA) for scores in known])[:, None]
+    assert float((truth > of_all).double().mean()) == pytest.approx(0.104, abs=0.009)
     of_images = torch.tensor([per_image(scores, ALPHA, 0.9) for scores in known])[:, None]
     enough = (truth <= of_images).double().mean(1) >= 0.9 - 1e-9
     assert float(enough.double().mean()) == pytest.approx(0.895, abs=0.024)
@@ -101,6 +103,16 @@ def test_conformal_risk_control_by_trying_every_factor(alpha: float) -> None:
     assert allowed(found) and not allowed(found - 1e-9)
     others = [mean_pixel(torch.cat([scores[:i], scores[i + 1 :]]), alpha) for i in range(count)]
     assert mean_pixel_without_each(scores, alpha).tolist() == others
+
+
+def test_one_quantile_of_all_scores_by_sorting() -> None:
+    scores = drawn(12, 7)
+    ordered = sorted(scores.flatten().tolist())
+    assert pooled(scores, 0.1) == ordered[math.ceil(0.9 * 84) - 1]
+    others = [pooled(torch.cat([scores[:i], scores[i + 1 :]]), 0.1) for i in range(12)]
+    assert pooled_without_each(scores, 0.1).tolist() == others
+    with pytest.raises(InputError, match="images: found 1, expected at least 2"):
+        pooled_without_each(scores[:1], 0.1)
 
 
 def test_the_image_rule_by_sorting() -> None:

@@ -659,7 +659,7 @@ def test_cells_are_every_task_with_every_solver(prior: Path) -> None:
         assert {"prior", "data", "images", "out", "batch", "device"} & set(cell.identity()) == set()
     assert cells[0].settings.operator["name"] != cells[3].settings.operator["name"]
     (_, one) = read_cells(["task=inpaint", f"prior={prior}"])
-    assert one.solver == "mmps_2m"
+    assert one.solver == "mmps_2m_sde"
     for words, message in (
         (["task=inpaint", "task=sr4"], "expected task=NAME,NAME once"),
         (["solver=ddnm"], "expected task=NAME,NAME once"),

@@ -17,8 +17,10 @@ import torch
 from kills import killed_at, operations
 
 from invdiff import files
+from invdiff.adjustment import Adjustment
 from invdiff.errors import InputError
 from invdiff.files import restore_file, restore_folder
+from invdiff.fingerprint import key_of
 from invdiff.inference import restore
 from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.whole import sweep
@@ -65,6 +67,33 @@ def test_known_pixels_are_those_of_the_file_to_the_bit(
     assert (x.alpha is None) == (y.alpha is None) and (
         y.alpha is None or torch.equal(x.alpha, y.alpha)
     )
+
+
+def test_a_calibration_widens_the_intervals_of_files(tmp_path: Path) -> None:
+    """The result of one file has it; of a folder the ends are written beside the means."""
+    (tmp_path / "y").mkdir()
+    values = torch.rand(1, HEIGHT, WIDTH, generator=DRAW)
+    write_image(tmp_path / "y" / "a.tif", values, bits=32)
+    y = read_image(tmp_path / "y" / "a.tif")[None]
+    operator = Mask((1, HEIGHT, WIDTH), KEPT.float())
+    given = {"operator": operator, "prior": prior(), "noise": Gaussian(0.05), "samples": 3}
+    solver = DDNM(steps=3)
+    key = key_of(Problem(operator, given["noise"], y), given["prior"], solver, 3)
+    found = Adjustment(key, 64, "64 images", {"mean": {0.5: 1.5, 0.8: 3.0}}, 1.0, 0.1)
+    found.write(tmp_path / "c.json")
+    again = {**given, "solver": solver, "calibration": tmp_path / "c.json"}
+    posterior = restore_file(tmp_path / "y" / "a.tif", tmp_path / "x.tif", **again)
+    interval = posterior.interval(0.8)
+    assert interval.label == "80 %, calibrated on 64 images"
+    [mean] = restore_folder(tmp_path / "y", tmp_path / "x", **again)
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["a.tif", "high", "low"]
+    for end, values in (("low", interval.low), ("high", interval.high)):
+        written = read_picture(mean.parent / end / "a.tif").physical()
+        torch.testing.assert_close(written, values, rtol=0, atol=1e-6)
+    for function, source in ((restore_file, "y/a.tif"), (restore_folder, "y")):
+        with pytest.raises(InputError, match="another samples|samples .3, not 4"):
+            function(tmp_path / source, tmp_path / "z.tif", **{**again, "samples": 4})
+    assert not (tmp_path / "z.tif").exists()
 
 
 def test_float_tiff_stays_float_and_pages_stay_pages(tmp_path: Path) -> None:

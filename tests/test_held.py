@@ -34,11 +34,9 @@ def test_the_fault_is_the_larger_distance() -> None:
 
 def test_what_was_measured_here() -> None:
     known = [held(0.1, 0.2, noise="other"), held(0.481, 0.896), held(0.3, 0.3, operator="other")]
-    expected = (
-        "in this setting those of 50 % and 90 % held 48 % and 90 % of the true pixels of 8 images"
-    )
-    assert sentence(known, KEY, "ddnm") == expected
-    assert sentence(known, dataclasses.replace(KEY, samples=4), "ddnm") == expected
+    expected = "measured in this setting, those of 50 % and 90 % held 48 % and 90 % of the true pixels of 8 images"
+    assert sentence(known, KEY) == expected
+    assert sentence(known, dataclasses.replace(KEY, samples=4)) == expected
 
 
 def test_a_solver_whose_intervals_hold_is_named() -> None:
@@ -46,10 +44,8 @@ def test_a_solver_whose_intervals_hold_is_named() -> None:
     better = held(0.49, 0.90, "mmps_2m", solver="two")
     also = held(0.56, 0.92, "gibbs", solver="three")
     elsewhere = held(0.5, 0.9, "tds", solver="four", prior="another")
-    said = sentence([here, also, better, elsewhere], KEY, "ddnm")
-    assert said.endswith(
-        "; of solver=mmps_2m those of 50 % and 90 % held 49 % and 90 % of the true pixels of 8 images"
-    )
+    said = sentence([here, also, better, elsewhere], KEY)
+    assert said.endswith("; solver=mmps_2m comes nearer: 49 % and 90 %")
     assert "gibbs" not in said and "tds" not in said
 
 
@@ -65,7 +61,7 @@ def test_no_other_solver_is_named_without_need(
     here: tuple[float, float], there: tuple[float, float]
 ) -> None:
     known = [held(*here), held(*there, "mmps", solver="two")]
-    assert "solver=" not in sentence(known, KEY, "ddnm")
+    assert "solver=" not in sentence(known, KEY)
 
 
 def test_what_was_measured_elsewhere() -> None:
@@ -74,10 +70,16 @@ def test_what_was_measured_elsewhere() -> None:
         held(0.5, 0.93, noise="b"),
         held(0, 0, prior="a", solver="c"),
     ]
-    found = sentence(known, KEY, "ddnm")
-    assert found == "in 2 other settings those of 90 % held 88 % to 93 % (docs/defaults.md)"
-    assert sentence(known[:1], KEY, "ddnm").startswith("in another setting those of 90 % held 88 %")
-    assert sentence(known[2:], KEY, "ddnm") == "how far those of ddnm hold here was not measured"
+    found = sentence(known, KEY)
+    assert found == (
+        "not measured in this setting; in 2 other settings those of 90 % held 88 % to 93 % "
+        "(docs/defaults.md)"
+    )
+    one = sentence(known[:1], KEY)
+    assert one.startswith(
+        "not measured in this setting; in another setting those of 90 % held 88 %"
+    )
+    assert sentence(known[2:], KEY) == "how many true pixels they hold was not measured"
 
 
 def test_the_file(tmp_path: Path) -> None:

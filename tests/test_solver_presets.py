@@ -14,7 +14,18 @@ from invdiff.errors import InputError
 from invdiff.evaluate import EvaluateSettings, read_cells
 from invdiff.operators import Blur, MaskRandom
 from invdiff.solve import SolveSettings
-from invdiff.solvers import DDNM, DEFAULT, DPS, MMPS, MMPS2M, DiffPIR, Solver, preset, presets
+from invdiff.solvers import (
+    DDNM,
+    DEFAULT,
+    DPS,
+    MMPS,
+    MMPS2M,
+    DiffPIR,
+    Solver,
+    preset,
+    preset_of,
+    presets,
+)
 
 SHAPE = (1, 8, 8)
 
@@ -33,7 +44,7 @@ def test_a_preset_is_what_the_command_line_makes_of_it(name: str) -> None:
 
 def test_presets_are_the_files() -> None:
     assert presets() == config.preset_names("solver")
-    assert {"mmps_2m", "diffpir_20", "dps_1000"} < set(presets())
+    assert {"mmps_2m", "mmps_2m_sde", "diffpir_20", "dps_1000"} < set(presets())
 
 
 def test_settings_of_presets_by_task() -> None:
@@ -47,9 +58,22 @@ def test_settings_of_presets_by_task() -> None:
     assert preset("ddnm") == DDNM(steps=100, eta=1.0)
 
 
+@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("task", [None, "sr4"])
+def test_a_preset_is_known_by_its_settings(name: str, task: str | None) -> None:
+    found = preset_of(preset(name, task=task), task)
+    assert found is not None and preset(found, task=task) == preset(name, task=task)
+
+
+def test_other_settings_have_no_preset() -> None:
+    assert preset_of(MMPS2M(steps=7)) is None
+    assert preset_of(preset(task="sr4"), "sr4") == DEFAULT
+    assert preset_of(preset(), "mine.yaml") == DEFAULT
+
+
 def test_the_default_is_a_preset() -> None:
-    assert preset() == preset(DEFAULT) == MMPS2M(steps=10)
-    assert preset(task="sr4") == MMPS2M(steps=10, iterations=2)
+    assert preset() == preset(DEFAULT) == MMPS2M(steps=10, eta=1.0)
+    assert preset(task="sr4") == MMPS2M(steps=10, eta=1.0, iterations=2)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,13 @@ from torch import Tensor
 from invdiff.adjustment import FACTOR_RULES, JOINT, LEVELS, Adjustment, Rule
 from invdiff.errors import InputError, check_callback, check_integer, check_type
 from invdiff.estimate import Estimate, mean_and_error
-from invdiff.evaluation.conformal import mean_pixel, mean_pixel_without_each, per_image
+from invdiff.evaluation.conformal import (
+    mean_pixel,
+    mean_pixel_without_each,
+    per_image,
+    pooled,
+    pooled_without_each,
+)
 from invdiff.evaluation.groups import FEWEST, grouped
 from invdiff.evaluation.pixels import coverage
 from invdiff.evaluation.puq import joint_factor
@@ -99,7 +105,7 @@ class Calibration:
     def adjustment(self, about: Mapping[str, str] | None = None) -> Adjustment:
         """Return how far intervals are to be widened in this setting, with what was checked.
 
-        The images are split for no check: coverage by the rules "mean" and "scale" is measured on
+        The images are split for no check: coverage by "pooled", "mean" and "scale" is measured on
         each image under the factor that the others give.
 
         Args:
@@ -120,6 +126,7 @@ class Calibration:
                 [band(samples[:, i], level).score(truth[i]).flatten() for i in range(count)]
             )
             found = {
+                "pooled": pooled(scores, 1 - level),
                 "mean": mean_pixel(scores, 1 - level),
                 "image": per_image(scores, 1 - SHARE_OF_IMAGES, level),
                 "sure": mean_pixel_surely(scores, 1 - level, DELTA),
@@ -173,10 +180,13 @@ class Calibration:
         if samples_for(level) <= len(samples):
             found["samples"] = list(Estimate.over(coverage(samples, truth, level)))
             found["scale"] = list(held_out_coverage(samples, truth, level))
-        without = mean_pixel_without_each(scores, 1 - level)
-        if bool(without.isfinite().all()):
-            inside = (scores <= without[:, None]).double().mean(1)
-            found["mean"] = list(Estimate.over(inside))
+        for rule, without in (
+            ("pooled", pooled_without_each(scores, 1 - level)),
+            ("mean", mean_pixel_without_each(scores, 1 - level)),
+        ):
+            if bool(without.isfinite().all()):
+                inside = (scores <= without[:, None]).double().mean(1)
+                found[rule] = list(Estimate.over(inside))
         return found
 
     def rank_histogram(self) -> tuple[Tensor, Tensor]:
@@ -211,7 +221,8 @@ class Calibration:
     def likelihood_p(self) -> float:
         """Return the p-value of the chi-square test that the likelihood ranks are uniform.
 
-        A small one speaks against the solver.
+        A small one speaks against the solver. It is NaN for so few images that nothing can be
+        tested.
 
         Ranks are gathered into as many equal bins as divide K + 1 and leave at least 5 images in
         each.
@@ -237,9 +248,15 @@ class Calibration:
             f"{len(self.truth)} images {'x'.join(map(str, shape))} {self.source}, {number} samples each",
             *(self._sentence(level) for level in reversed(shown_levels(number))),
             f"misfit: {self.misfit()}, expected 1",
-            f"likelihood ranks: p = {self.likelihood_p():.3g} that they are uniform",
+            self._uniform(),
         ]
         return "\n".join(lines)
+
+    def _uniform(self) -> str:
+        p = self.likelihood_p()
+        if math.isnan(p):
+            return "likelihood ranks: too few images to tell whether they are uniform"
+        return f"likelihood ranks: p = {p:.3g} that they are uniform"
 
     def _sentence(self, level: float) -> str:
         interval = self.posterior.interval(level, "samples")

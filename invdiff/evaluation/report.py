@@ -147,16 +147,15 @@ def intervals(samples: int, adjustment: Adjustment | None) -> dict[str, Any]:
     """
     levels = (0.9, 0.5)
     if samples > 1 and adjustment is not None:
-        factors = adjustment.factors.get("mean", {})
+        factors = adjustment.factors.get(adjustment.rule, {})
         bands = [
             {"name": percent(level), "place": band_place(samples, level), "factor": factors[level]}
             for level in levels
             if level in factors
         ]
         if bands:
-            note = (
-                f"On average over images, this share of true pixels is inside: {adjustment.source}."
-            )
+            held = f" ({adjustment.held_out})" if adjustment.held_out else ""
+            note = f"On average over images, this share of true pixels is inside: {adjustment.source}{held}."
             return {"label": adjustment.label, "note": note, "floor": FLOOR, "bands": bands}
     shown = shown_levels(samples)
     bands = [

@@ -16,7 +16,7 @@ from invdiff.solvers.mmps import MMPS
 from invdiff.solvers.mmps_2m import MMPS2M
 from invdiff.solvers.pigdm import PiGDM
 from invdiff.solvers.pnpdm import PnPDM
-from invdiff.solvers.presets import DEFAULT, preset, presets
+from invdiff.solvers.presets import DEFAULT, preset, preset_of, presets
 from invdiff.solvers.red_diff import REDDiff
 from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
@@ -50,5 +50,6 @@ __all__ = [
     "TDS",
     "TMPD",
     "preset",
+    "preset_of",
     "presets",
 ]

@@ -13,7 +13,7 @@ from invdiff.errors import InputError, check_type
 from invdiff.resources import PRESETS, TASKS
 from invdiff.solvers.base import Solver
 
-DEFAULT = "mmps_2m"  # of every command, and of `restore`: docs/defaults.md says why
+DEFAULT = "mmps_2m_sde"  # of every command, and of `restore`: docs/defaults.md says why
 
 
 def presets() -> list[str]:
@@ -58,3 +58,19 @@ def preset(name: str = DEFAULT, *, task: str | None = None) -> Solver:
     kind = registry.lookup("solver", settings.pop("name"))
     found: Solver = kind(**{**settings, **by_task.get(task, {})})
     return found
+
+
+def preset_of(solver: Solver, task: str | None = None) -> str | None:
+    """Return the name of the first preset that a solver has the settings of, None if there is none.
+
+    Args:
+        solver: the method.
+        task: for which presets may have settings of their own; one that does not come with the
+            package has none.
+
+    Example:
+        >>> preset_of(preset("diffpir_20")), preset_of(preset("mmps_2m", task="sr4"), "sr4")
+        ('diffpir_20', 'mmps_2m')
+    """
+    named = task if task is not None and (TASKS / f"{task}.yaml").is_file() else None
+    return next((name for name in presets() if preset(name, task=named) == solver), None)
