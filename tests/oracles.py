@@ -652,8 +652,12 @@ def mmps_2m(
     sigma_max: float,
     sigma_min: float,
     iterations: int,
+    fresh: bool = False,
 ) -> Iterator[Tensor]:
-    """Lu et al. 2022, Alg. 2, in VP coordinates, its data prediction that of Rozet et al., Alg. 3."""
+    """Lu et al. 2022, Alg. 2, in VP coordinates, its data prediction that of Rozet et al., Alg. 3.
+
+    With fresh noise, their SDE-DPM-Solver++(2M).
+    """
     eye, sigmas = torch.eye(p.A.shape[1], dtype=p.y.dtype), poly_7(sigma_max, sigma_min, steps)
     alpha = [1 / math.sqrt(1 + sigma**2) for sigma in sigmas]
     s = [sigma * a for sigma, a in zip(sigmas, alpha, strict=True)]
@@ -668,7 +672,13 @@ def mmps_2m(
         if previous is not None and i + 2 < len(sigmas):
             r = (lam[i] - lam[i - 1]) / h
             combined = (1 + 1 / (2 * r)) * D - previous / (2 * r)
-        x, previous = s[i + 1] / s[i] * x - alpha[i + 1] * (math.exp(-h) - 1) * combined, D
+        if fresh:
+            gain = 1 - math.exp(-2 * h)
+            kept = s[i + 1] / s[i] * math.exp(-h) * x
+            x = kept + alpha[i + 1] * gain * combined + s[i + 1] * math.sqrt(gain) * draw()
+        else:
+            x = s[i + 1] / s[i] * x - alpha[i + 1] * (math.exp(-h) - 1) * combined
+        previous = D
         yield (x / alpha[i + 1] + 1) / 2
 
 

@@ -50,6 +50,7 @@ from invdiff.solvers import (
     RePaint,
     ScoreSDE,
     Solver,
+    preset,
 )
 from invdiff.solvers.tools.jumps import TimeTravel
 from invdiff.solvers.tools.moments import Inner, conditional_mean
@@ -287,6 +288,7 @@ SAMPLED: dict[str, Solver] = {
     "red_diff": REDDiff(steps=100),
     "mmps": MMPS(steps=30, spacing="uniform", sigma_max=math.inf, sigma_min=0.0, inner="cg"),
     "mmps_2m": MMPS2M(inner="cg"),
+    "mmps_2m_sde": preset("mmps_2m_sde"),
     "tmpd": TMPD(steps=30),
     "daps": DAPS(steps=20, ode_steps=5, inner_steps=10, beta_y=0.01),
     "sitcom": SITCOM(steps=10, iterations=10, lr=0.05),
@@ -309,6 +311,9 @@ SAMPLED_BIAS = {
     ("mmps_2m", "mask"): Bias(0.023, 1.009, 0.853),
     ("mmps_2m", "blur"): Bias(0.077, 0.989, 1.010),
     ("mmps_2m", "average"): Bias(0.000, 1.006, 1.071),
+    ("mmps_2m_sde", "mask"): Bias(0.031, 0.997, 0.749),
+    ("mmps_2m_sde", "blur"): Bias(0.006, 0.988, 1.048),
+    ("mmps_2m_sde", "average"): Bias(0.000, 0.997, 0.947),
     ("tmpd", "mask"): Bias(0.223, 0.778, 0.918),
     ("tmpd", "blur"): Bias(0.645, 0.925, 1.855),
     ("tmpd", "average"): Bias(0.197, 0.764, 1.246),

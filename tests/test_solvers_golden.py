@@ -435,11 +435,12 @@ def test_daps(name: str, momentum: float | None, beta_y: float | None, sigma: fl
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
-def test_mmps_2m(name: str, sigma: float) -> None:
+@pytest.mark.parametrize("fresh", [False, True])
+def test_mmps_2m(name: str, sigma: float, fresh: bool) -> None:
     settings = {"steps": 8, "sigma_max": 10.0, "sigma_min": 0.05, "iterations": 2}
-    solver = MMPS2M(**settings, inner="cg")  # type: ignore[arg-type]
+    solver = MMPS2M(**settings, inner="cg", eta=float(fresh))  # type: ignore[arg-type]
     agree_ve(
-        lambda p, D, draw, _: oracles.mmps_2m(p, D, draw, **settings),
+        lambda p, D, draw, _: oracles.mmps_2m(p, D, draw, fresh=fresh, **settings),
         solver,
         OPERATORS[name],
         sigma,

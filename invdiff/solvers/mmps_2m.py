@@ -2,8 +2,8 @@
 
 Along the probability flow of p(x | y), E[x0 | x, y] takes the place of x0; MMPS, Rozet et al. 2024,
 approximates it (https://arxiv.org/abs/2405.13712), and a step extrapolates it in log sigma from the
-one before as in Lu et al. 2022, Alg. 2 (https://arxiv.org/abs/2211.01095). The combination is
-unpublished.
+one before as in Lu et al. 2022, Alg. 2 (https://arxiv.org/abs/2211.01095); with eta = 1, which draws
+fresh noise in every step, as in their SDE-DPM-Solver++(2M). The combination is unpublished.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from invdiff.solvers.tools.moments import conditional_mean
 class MMPS2M(MMPS):
     """MMPS by the probability flow of p(x | y), in few steps of second order.
 
-    Its settings are those of MMPS. Samples differ only by the noise they start from. Each step is a
-    call of the network and iterations + 1 passes backwards through it.
+    Its settings are those of MMPS. With eta = 0 samples differ only by the noise they start from; with
+    eta = 1, the preset mmps_2m_sde, steps correct what earlier ones got wrong. Each step is a call of the
+    network and as many passes backwards through it as there are iterations.
 
     Example:
         >>> import torch
