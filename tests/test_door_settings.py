@@ -90,8 +90,22 @@ FUNCTIONS: dict[Any, dict[str, Any]] = {
     | {"calibration": None, "on_step": None, "on_progress": None},
     calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": "auto"}
     | {"on_step": None},
-    files.restore_file: {"solver": None, "samples": 1, "seed": 0, "overwrite": False} | EXECUTED,
-    files.restore_folder: {"solver": None, "samples": 1, "seed": 0, "part": None} | EXECUTED,
+    files.restore_file: {
+        "solver": None,
+        "samples": 1,
+        "seed": 0,
+        "calibration": None,
+        "overwrite": False,
+    }
+    | EXECUTED,
+    files.restore_folder: {
+        "solver": None,
+        "samples": 1,
+        "seed": 0,
+        "calibration": None,
+        "part": None,
+    }
+    | EXECUTED,
     Problem.simulate: {"seed": 0, "numbers": None},
     write_report: {"truth": None, "names": None, "metrics": None, "config": ""}
     | {"title": "Posterior samples"},

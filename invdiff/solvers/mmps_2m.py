@@ -31,8 +31,9 @@ class MMPS2M(MMPS):
     """MMPS by the probability flow of p(x | y), in few steps of second order.
 
     Its settings are those of MMPS. With eta = 0 samples differ only by the noise they start from; with
-    eta = 1, the preset mmps_2m_sde, steps correct what earlier ones got wrong. Each step is a call of the
-    network and as many passes backwards through it as there are iterations.
+    eta = 1, steps correct what earlier ones got wrong; the preset mmps_2m_sde has it, and a draw as its
+    last step. Each step is a call of the network and as many passes backwards through it as there are
+    iterations.
 
     Example:
         >>> import torch
