@@ -126,7 +126,7 @@ def test_restore_without_a_solver_takes_the_default() -> None:
     problem = gaussian_problem()
     found = restore(problem, prior, samples=2, seed=3)
     expected = restore(problem, prior, preset(), samples=2, seed=3)
-    assert torch.equal(found.samples, expected.samples) and found.nfe == 10
+    assert torch.equal(found.samples, expected.samples) and found.nfe == 14
 
 
 # In few steps, from Python: each is above the baseline without a prior, on a smooth field under a blur.
