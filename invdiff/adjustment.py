@@ -144,15 +144,16 @@ class Adjustment:
             >>> checks = {"0.5": {"pooled": [0.49, 0.02]}, "0.9": {"pooled": [0.88, 0.01]}}
             >>> factors = {"pooled": {0.5: 1.1, 0.9: 1.2}}
             >>> Adjustment(key, 16, "the prior", factors, 1.2, 0.1, checks).held_out
-            'each image left out in turn: 50 % held 49 +- 2 %, 90 % held 88 +- 1 %'
+            'of images left out, those of 50 % held 49 +- 2 % and those of 90 % held 88 +- 1 %'
         """
         parts = []
         for level in self.levels(self.rule):
             known = self.checks.get(f"{level:g}")
             share, error = (known or {}).get(self.rule, (math.nan, math.nan))
             if math.isfinite(share):
-                parts.append(f"{percent(level)} held {100 * share:.0f} +- {100 * error:.0f} %")
-        return f"each image left out in turn: {', '.join(parts)}" if parts else ""
+                held = f"{100 * share:.0f} +- {100 * error:.0f} %"
+                parts.append(f"those of {percent(level)} held {held}")
+        return f"of images left out, {' and '.join(parts)}" if parts else ""
 
     def for_size(self, key: Key, law: str) -> Adjustment | None:
         """Return this adjustment for images of another size, None if it does not serve them.
