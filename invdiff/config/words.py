@@ -196,6 +196,7 @@ def resolve(words: Iterable[str], command: type) -> Settings:
         return expanded
 
     settings = expand(_defaults(command))
+    by_default = set(components)
     for kind in PRESET_KEYS:
         name = chosen.pop(kind, settings.get(kind))
         if name is None:
@@ -208,12 +209,32 @@ def resolve(words: Iterable[str], command: type) -> Settings:
         # A stored config already contains its task's settings; there `task` is only a label.
         preset = expand({kind: name, **preset})
         _refuse_code(preset, typed, path)
-        settings = merge(settings, preset)
-    settings = merge(merge(settings, expand(chosen)), leaves)
+        settings = merge(_without_named(settings, preset, components), preset)
+        by_default -= set(preset)
+    picked = expand(chosen)
+    settings = merge(_without_named(settings, picked, components), picked)
+    by_default -= set(picked)
+    settings = merge(_without_named(settings, leaves, by_default), leaves)
     for kind in named_by_text:
         if isinstance(settings[kind], Mapping) and list(settings[kind]) == ["name"]:
             settings[kind] = settings[kind]["name"]
     return settings
+
+
+def _without_named(
+    settings: Settings, given: Mapping[str, Any], components: Iterable[str]
+) -> Settings:
+    """Return settings without the components that are given by name: a name begins anew.
+
+    The default solver and another preset may be of one class, and settings of the first would
+    otherwise count for the second.
+    """
+    named = {
+        kind
+        for kind in components
+        if isinstance(given.get(kind), Mapping) and "name" in given[kind]
+    }
+    return {key: value for key, value in settings.items() if key not in named}
 
 
 def _defaults(command: type) -> Settings:
