@@ -28,7 +28,6 @@ from invdiff.config import presets
 from invdiff.errors import InputError, shown
 from invdiff.resources import EXAMPLES, data_root, device_names, example_images, pick_device
 from invdiff.rng import Seed
-from invdiff.solve import SolveSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1064,20 +1063,3 @@ def test_the_limits_of_a_file(
     assert "a" in config.load(path)
     path.write_text(beyond)
     assert line in line_of(lambda: config.load(path))
-
-
-def test_a_preset_of_the_class_of_the_default_has_its_own_settings(tmp_path: Path) -> None:
-    """mmps_2m is of the class of the default mmps_2m_sde, and has no fresh noise."""
-    default = config.resolve(["task=inpaint"], SolveSettings)["solver"]
-    assert default["name"] == "mmps_2m" and default["eta"] == 1.0
-    flow = {"name": "mmps_2m", "steps": 10, "sigma_max": 20.0, "sigma_min": 0.04, "iterations": 3}
-    assert config.resolve(["task=inpaint", "solver=mmps_2m"], SolveSettings)["solver"] == flow
-    typed = config.resolve(["task=inpaint", "solver.name=mmps_2m"], SolveSettings)["solver"]
-    assert typed == {"name": "mmps_2m"}
-    changed = config.resolve(["task=inpaint", "solver.steps=5"], SolveSettings)["solver"]
-    assert changed == {**default, "steps": 5}
-    # A stored config repeats its run.
-    stored = config.resolve(["task=inpaint", "solver=mmps_2m"], SolveSettings)
-    config.dump(stored, tmp_path / "config.yaml")
-    again = config.resolve([f"task={tmp_path}/config.yaml"], SolveSettings)
-    assert again["solver"] == flow

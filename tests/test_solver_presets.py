@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import oracles
 import pytest
@@ -145,3 +146,20 @@ def test_a_class_without_settings_is_better_than_no_prior(solver: Solver) -> Non
     found = restore(problem, prior, solver, samples=4)
     without = float((problem.baseline() - truth).square().mean())
     assert float((found.mean - truth).square().mean()) < 0.8 * without
+
+
+def test_a_preset_of_the_class_of_the_default_has_its_own_settings(tmp_path: Path) -> None:
+    """mmps_2m is of the class of the default mmps_2m_sde, and has no fresh noise."""
+    default = config.resolve(["task=inpaint"], SolveSettings)["solver"]
+    assert default["name"] == "mmps_2m" and default["eta"] == 1.0
+    flow = {"name": "mmps_2m", "steps": 10, "sigma_max": 20.0, "sigma_min": 0.04, "iterations": 3}
+    assert config.resolve(["task=inpaint", "solver=mmps_2m"], SolveSettings)["solver"] == flow
+    typed = config.resolve(["task=inpaint", "solver.name=mmps_2m"], SolveSettings)["solver"]
+    assert typed == {"name": "mmps_2m"}
+    changed = config.resolve(["task=inpaint", "solver.steps=5"], SolveSettings)["solver"]
+    assert changed == {**default, "steps": 5}
+    # A stored config repeats its run.
+    stored = config.resolve(["task=inpaint", "solver=mmps_2m"], SolveSettings)
+    config.dump(stored, tmp_path / "config.yaml")
+    again = config.resolve([f"task={tmp_path}/config.yaml"], SolveSettings)
+    assert again["solver"] == flow
