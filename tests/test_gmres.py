@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.operators.conjugate import conjugate_gradient
-from invdiff.operators.gmres import gmres
+from invdiff.operators.gmres import combined, gmres, krylov
 
 SIZE = 12
 
@@ -87,3 +87,20 @@ def test_spaces_that_end_early() -> None:
 def test_no_iterations() -> None:
     with pytest.raises(InputError, match="iterations: found 0, expected at least 1"):
         gmres(lambda x: x, torch.ones(1, 2), 0)
+
+
+def test_a_linear_map_of_the_solution_is_known_from_the_vectors() -> None:
+    """What moments.py relies on: values that were computed on the way are not computed again."""
+    matrix = torch.randn(9, 9, generator=torch.Generator().manual_seed(1)).double()
+    b = torch.randn(3, 9, generator=torch.Generator().manual_seed(2)).double()
+    called = []
+
+    def apply(x: Tensor) -> Tensor:
+        called.append(x)
+        return x @ matrix.T
+
+    basis, weights = krylov(apply, b, 4)
+    assert len(called) == len(basis) == 4 and all(map(torch.equal, called, basis))
+    solution = gmres(lambda x: x @ matrix.T, b, 4)
+    images = [x @ matrix.T for x in basis]
+    torch.testing.assert_close(combined(images, weights), solution @ matrix.T)
