@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_solve_takes_the_file_that_fits_and_refuses_another(
         solve.main([*shared, "input=x.png", "calibration=null", "out=plain"])
     said = capsys.readouterr().out
     assert "intervals of ddnm: not calibrated, and at most 60 % from so few samples" in said
-    assert "how far those of ddnm hold here was not measured; invdiff calibrate makes" in said
+    assert "how many true pixels they hold was not measured; for calibrated ones: invdiff" in said
     page = Path("plain/report.html").read_text()
     assert '"label": "not calibrated"' in page and '"name": "90 %"' not in page
     for word, line in {
@@ -216,6 +217,27 @@ def test_solve_takes_the_file_that_fits_and_refuses_another(
             solve.main([*changed, word, "out=refused"])
         assert line in str(caught.value)
     assert not Path("refused").exists()
+
+
+@pytest.mark.slow
+def test_a_larger_image_where_another_size_was_looked_at(
+    prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words(prior))
+    write_image("x.png", torch.rand(1, 24, 20, generator=torch.Generator().manual_seed(5)))
+    shared = [w for w in words(prior) if w.split("=")[0] not in ("images", "prior_steps", "out")]
+    given = [*shared, "input=x.png", "calibration=run/calibration.json"]
+    with pytest.raises(InputError, match=r"another size \(1x16x16, not 1x24x20\)"):
+        solve.main([*given, "out=refused"])
+    known = Adjustment.read("run/calibration.json")
+    seen = {"1x20x20": {"images": 3.0, "0.5": 0.52, "0.9": 0.87}}
+    replace(known, seen=seen).write("run/calibration.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        solve.main([*given, "out=solved"])
+    said = capsys.readouterr().out
+    assert "calibrated on 12 images drawn from the prior of 16x16" in said
+    assert '"label": "calibrated on 12 images of 16x16"' in Path("solved/report.html").read_text()
 
 
 @pytest.mark.slow
