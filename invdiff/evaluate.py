@@ -39,7 +39,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff import config
+from invdiff import config, registry
+from invdiff.choice import AUTO, EXAMPLES_OF, about, prior_for, solver_for
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
@@ -74,9 +75,10 @@ class EvaluateSettings:
         operator: what the measurement does to an image, in place of the task's.
         noise: the noise of the measurement, in place of the task's.
         solver: presets in configs/solver, registered names, or YAML files, likewise; by default
-            mmps_2m.
-        prior: the name of one that ships, a file or a folder, with words for another program's, as
-            in ``python -m invdiff.solve``.
+            that of each task, else mmps_2m, or dps for an operator that is not linear.
+        prior: "auto" chooses one by the first image (see `invdiff.choice`); the name of one that
+            ships, a file or a folder, with words for another program's, as in
+            ``python -m invdiff.solve``.
         data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the
             prior.
         images: how many of them, at most.
@@ -101,7 +103,7 @@ class EvaluateSettings:
     solver: dict[str, Any] = field(
         default_factory=lambda: config.component("solver", DEFAULT), metadata={"preset": DEFAULT}
     )
-    prior: str | PriorWords = "fashion"
+    prior: str | PriorWords = AUTO
     data: str | None = None
     images: int | None = None
     samples: int = 1
@@ -307,13 +309,19 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
         return names
 
     rest = [word for word in words if not word.startswith(("task=", "solver="))]
-    solvers = listed("solver", DEFAULT)
+    has_solvers = any(word.startswith("solver=") for word in words)
+    solvers = listed("solver", DEFAULT) if has_solvers else [None]
     weights = ""
+    prior: str | PriorWords = ""
     first: EvaluateSettings | None = None
     for task in listed("task", ""):
-        for number, solver in enumerate(solvers):
-            merged = config.resolve([f"task={task}", f"solver={solver}", *rest], EvaluateSettings)
+        for number, named in enumerate(solvers):
+            of_task = [f"task={task}", *rest]
+            solver = named or fitting_solver(of_task)
+            chosen = [] if solver is None else [f"solver={solver}"]
+            merged = config.resolve([*of_task, *chosen], EvaluateSettings)
             settings = config.validate(EvaluateSettings, merged)
+            solver = solver or str(settings.solver["name"])
             first = first or settings
             for key in OF_ALL:  # a task's file may set them
                 found = getattr(settings, key)
@@ -323,11 +331,47 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
                         f"task {task}: found {key}={found}, expected {expected}, as in the first "
                         f"task; give {key}= on the command line, or run the tasks apart"
                     )
-            weights = weights or hash_of_all(prior_files(settings.prior))
+            prior = prior or chosen_prior(settings)
+            settings = replace(settings, prior=prior)
+            weights = weights or hash_of_all(prior_files(prior))
             name = label(Path(task).stem)
             if number == 0:
                 yield Cell(name, "baseline", settings, weights)
             yield Cell(name, label(Path(solver).stem), settings, weights)
+
+
+def fitting_solver(words: list[str]) -> str | None:
+    """Return the solver of a task for which none was named; None for one that the task names."""
+    merged = config.resolve(words, EvaluateSettings)
+    task = merged["task"]
+    if merged["solver"] != config.component("solver", DEFAULT, task):
+        return None
+    name = (merged.get("operator") or {}).get("name")
+    return DEFAULT if name is None else solver_for(registry.lookup("operator", name))
+
+
+def chosen_prior(settings: EvaluateSettings) -> str | PriorWords:
+    """Return the prior of the settings, chosen by the first image where it is "auto".
+
+    Raises:
+        InputError: no image can be read.
+    """
+    if name_of(settings.prior) != AUTO:
+        return settings.prior
+    for item in collect(source_of(settings)):
+        try:
+            name, why = prior_for([item.read()[None]])
+        except InputError:
+            continue  # told of when the images are read
+        print(f"prior {name}: {about(name)}; {why}", flush=True)
+        return name
+    raise InputError(f"data {source_of(settings)}: found no image that can be read")
+
+
+def source_of(settings: EvaluateSettings) -> str:
+    """Return where the images are: the data, or the examples of the prior."""
+    name = name_of(settings.prior)
+    return settings.data or str(example_images(EXAMPLES_OF if name == AUTO else name))
 
 
 def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[NumberedImage]:
@@ -340,7 +384,7 @@ def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[Nu
     Raises:
         InputError: no image can be read.
     """
-    source = settings.data or str(example_images(name_of(settings.prior)))
+    source = source_of(settings)
     items = collect(source)
     skipped = 0
     found: list[tuple[Item, str]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -12,21 +12,23 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from invdiff.choice import AUTO, looks, mismatch, prior_for, solver_for, told_of_stretch, used_range
 from invdiff.errors import InputError, check_path, check_type, described, warn
 from invdiff.inference import Batch, check, restore
 from invdiff.io.collection import read_pictures
-from invdiff.io.names import split_name
+from invdiff.io.names import free_name
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
-from invdiff.noise import NoiseModel
+from invdiff.noise import Gaussian, NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
+from invdiff.registry import lookup
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver, preset
 
@@ -37,16 +39,17 @@ def restore_file(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape,
-    noise: NoiseModel,
-    prior: Denoiser | str,
-    solver: Solver | None = None,
+    operator: Operator | ForShape | str,
+    noise: NoiseModel | float | Literal["auto"],
+    prior: Denoiser | str = AUTO,
+    solver: Solver | str | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
     compile: bool = False,
+    stretch: bool = True,
     overwrite: bool = False,
 ) -> Posterior:
     """Restore the measurement in a file and write the mean of the samples.
@@ -57,16 +60,22 @@ def restore_file(
 
     Args:
         source: a picture, or a stack of them, as `invdiff.io.pictures.read_picture` reads it.
-        target: .png, .tif, .npy, .nii or .nii.gz.
-        operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with
-            settings such as ``functools.partial(MaskFile, mask="mask.png")``, or a function, for
-            images of the measurement's shape.
-        noise: its sigma is on the [0, 1] scale.
-        prior: a denoiser, or what `load_prior` takes.
-        solver: the method; by default that of ``solvers.preset()``.
+        target: .png, .jpg, .tif, .npy, .nii or .nii.gz.
+        operator: A; or what makes it for images of a shape (C, H, W): an operator's name, such as
+            "denoise", or its class, one with settings such as ``functools.partial(MaskFile,
+            mask="mask.png")``, or a function, for images of the measurement's shape.
+        noise: a model, or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto"
+            estimates it.
+        prior: a denoiser, or what `load_prior` takes; "auto" is one that ships, by the picture (see
+            `invdiff.choice`).
+        solver: the method, or the name of a preset; by default mmps_2m, or dps for an operator that
+            is not linear.
         samples: per image.
         seed: of the samples.
         batch, tile, precision, compile: as in `invdiff.inference.restore`.
+        stretch: whether a picture of 16 bits or floats that uses less than half of its range is
+            solved on [0, 1], where the samples then are; a warning says so, and what is written is
+            in the file's range.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -78,11 +87,10 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
-    denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    check_prior(denoiser)
-    picture = read_picture(source, rule=MEASUREMENTS)
-    problem = _posed(picture, operator, noise)
+    picture, problem = _posed(read_picture(source, rule=MEASUREMENTS), operator, noise, stretch)
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
+    denoiser = _loaded(prior, [problem])
+    solver = _solver_of(solver, problem)
     posterior = restore(
         problem,
         denoiser,
@@ -97,7 +105,7 @@ def restore_file(
     restored = picture.with_values(posterior.mean)
     place = Path(target)
     if not overwrite and os.path.lexists(place):  # since the work began
-        place = _free_name(place)
+        place = free_name(place)
         warn(f"{target}: exists meanwhile; the result is in {place}")
     write_picture(place, restored, overwrite=overwrite)
     return posterior
@@ -107,16 +115,17 @@ def restore_folder(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape,
-    noise: NoiseModel,
-    prior: Denoiser | str,
-    solver: Solver | None = None,
+    operator: Operator | ForShape | str,
+    noise: NoiseModel | float | Literal["auto"],
+    prior: Denoiser | str = AUTO,
+    solver: Solver | str | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
     compile: bool = False,
+    stretch: bool = True,
     part: str | None = None,
 ) -> list[Path]:
     """Restore every picture of a folder as `restore_file` does; they may differ in size.
@@ -140,11 +149,13 @@ def restore_folder(
         samples: likewise.
         seed: likewise.
         batch, tile, precision, compile: likewise.
+        stretch: likewise, for every file by itself.
         part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
 
     Returns:
         The files written, by this process or by the last one that shares the work: the sources'
-        names with the suffix that holds all of each (see `invdiff.io.pictures.Picture.suffix`).
+        names with the suffix of each, or of a format that holds all of it (see
+        `invdiff.io.pictures.Picture.own_suffix`).
 
     Raises:
         InputError: the target exists, the source holds no image, or where `restore_file` does, for
@@ -157,15 +168,20 @@ def restore_folder(
         raise InputError(f"{target}: exists already, expected a new folder")
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
-    denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    check_prior(denoiser)
-    pictures = read_pictures(source, rule=MEASUREMENTS)
-    problems = [_posed(picture, operator, noise) for picture in pictures]
-    solver = preset() if solver is None else solver
+    posed = [
+        _posed(picture, operator, noise, stretch)
+        for picture in read_pictures(source, rule=MEASUREMENTS)
+    ]
+    pictures = [picture for picture, _ in posed]
+    problems = [problem for _, problem in posed]
+    denoiser = _loaded(prior, problems)
+    solver = _solver_of(solver, problems[0])
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)
-    names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
+    names = [
+        f"{p.name}{_expected(p, q).own_suffix}" for p, q in zip(pictures, problems, strict=True)
+    ]
     tasks = []
     number = 0
     for problem in problems:
@@ -197,20 +213,41 @@ def restore_folder(
     return [folder.final / name for name in names]
 
 
-def _posed(picture: Picture, operator: Operator | ForShape, noise: NoiseModel) -> Problem:
-    """The problem of a measured picture."""
-    return Problem(_made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values)
+def _posed(
+    picture: Picture,
+    operator: Operator | ForShape | str,
+    noise: NoiseModel | float | Literal["auto"],
+    stretch: bool,
+) -> tuple[Picture, Problem]:
+    """A measured picture, maybe stretched, and its problem."""
+    made = _made_for(operator, tuple(picture.values.shape[1:]))
+    model = noise if isinstance(noise, NoiseModel) else Gaussian(noise)
+    part = used_range([picture], made) if stretch and isinstance(model, Gaussian) else None
+    if part is not None and isinstance(model, Gaussian):
+        warn(f"{picture.name}: {told_of_stretch(part)}")
+        picture = picture.stretched(part)
+        model = model if isinstance(model.sigma, str) else Gaussian(model.sigma / part.width)
+    return picture, Problem(made, model, picture.values)
 
 
-def _free_name(path: Path) -> Path:
-    """The first of NAME-2.SUFFIX, NAME-3.SUFFIX, ... that nothing has."""
-    stem = split_name(path)[0]
-    number = 2
-    free = path
-    while os.path.lexists(free):
-        free = path.with_name(f"{stem}-{number}{path.name[len(stem) :]}")
-        number += 1
-    return free
+def _loaded(prior: Denoiser | str, problems: Sequence[Problem]) -> Denoiser:
+    """The prior, chosen by the pictures where its name is "auto"."""
+    if isinstance(prior, str) and prior == AUTO:
+        prior = prior_for([looks(problem) for problem in problems]).name
+    denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    check_prior(denoiser)
+    if isinstance(prior, str):
+        told = {mismatch(prior, problem.operator.shape) for problem in problems}
+        for message in sorted(filter(None, told)):
+            warn(message)
+    return denoiser
+
+
+def _solver_of(solver: Solver | str | None, problem: Problem) -> Solver:
+    """The solver, by its preset's name or by the operator."""
+    if solver is None:
+        return preset(solver_for(type(problem.operator)))
+    return preset(solver) if isinstance(solver, str) else solver
 
 
 def _expected(picture: Picture, problem: Problem) -> Picture:
@@ -219,8 +256,10 @@ def _expected(picture: Picture, problem: Problem) -> Picture:
     return picture.with_values(nothing)
 
 
-def _made_for(operator: Operator | ForShape, measurement: tuple[int, ...]) -> Operator:
+def _made_for(operator: Operator | ForShape | str, measurement: tuple[int, ...]) -> Operator:
     """The operator whose measurements have this shape."""
+    if isinstance(operator, str):
+        operator = lookup("operator", operator)
     if isinstance(operator, Operator):
         return operator
     expected = "an Operator, its class, or a function of the shape (C, H, W)"
