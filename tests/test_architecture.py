@@ -43,6 +43,7 @@ RANKS = [
         "posterior",
         "inference",
         "sharing",
+        "choice",
         "files",
         "training",
         "diagnostics",

@@ -192,7 +192,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "per_image": False,
     },
     "operator mask_file": {
-        "kept": "white",
+        "kept": None,
+        "grow": 0,
+        "photo": None,
     },
     "operator mask_half": {
         "missing": "right",
@@ -209,6 +211,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "per_image": False,
     },
     "operator mask_outpaint": {
+        "height": None,
+        "width": None,
         "top": None,
         "left": None,
     },

@@ -58,10 +58,10 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
             integers are written, and a folder that is missing or cannot be written to.
 
     Example:
-        >>> write_image("x.gif", torch.zeros(1, 2, 2))
+        >>> write_image("x.gif", torch.zeros(1, 2, 2))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        invdiff.errors.InputError: x.gif: cannot write '.gif', expected .png, .jpg, .jpeg, .tif, .tiff, .npy, .nii, .nii.gz
+        invdiff.errors.InputError: x.gif: cannot write '.gif', expected one of .png, ...
     """
     path = Path(path)
     depths = _depths(path)
@@ -186,7 +186,7 @@ def as_float(x: Tensor) -> Tensor:
 def _depths(path: Path) -> tuple[int, ...]:
     suffix = split_name(path)[1]
     if suffix not in _BITS:
-        raise InputError(f"{path}: cannot write '{suffix}', expected {', '.join(_BITS)}")
+        raise InputError(f"{path}: cannot write '{suffix}', expected one of {', '.join(_BITS)}")
     return _BITS[suffix]
 
 

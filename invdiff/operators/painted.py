@@ -49,6 +49,7 @@ class Painted:
         what: what was found, for messages.
 
     Example:
+        >>> import torch
         >>> Painted(torch.tensor([[True, False]]), None, "white").kept is None
         True
     """
@@ -73,6 +74,7 @@ def understood(
         InputError: it is none of the kinds that this module knows.
 
     Example:
+        >>> import torch
         >>> hole = torch.tensor([[[1.0, 0.0]]])
         >>> photo = torch.tensor([[[0.2, 0.0]], [[0.5, 0.0]], [[0.1, 0.0]]])
         >>> understood("mask", photo, hole).white.tolist()
@@ -109,6 +111,7 @@ def two_tone(name: str, gray: Tensor) -> Tensor:
         InputError: more than a tenth of it is neither black nor white.
 
     Example:
+        >>> import torch
         >>> two_tone("mask", torch.tensor([[0.0, 0.05, 0.9, 1.0]])).tolist()
         [[False, False, True, True]]
     """
@@ -183,6 +186,7 @@ def known_pixels(name: str, found: Painted, kept: Kept | None) -> Tensor:
             with "larger" neither covers clearly more.
 
     Example:
+        >>> import torch
         >>> found = Painted(torch.tensor([[True, False, False]]), None, "white")
         >>> known_pixels("mask", found, "larger").tolist()
         [[False, True, True]]
@@ -215,6 +219,7 @@ def grown(known: Tensor, pixels: int) -> Tensor:
         InputError: `pixels` is no count.
 
     Example:
+        >>> import torch
         >>> grown(torch.tensor([[[0.0, 1.0, 1.0]]]), 1).tolist()
         [[[0.0, 0.0, 1.0]]]
     """
