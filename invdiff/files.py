@@ -12,7 +12,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from invdiff.choice import AUTO, looks, mismatch, prior_for, solver_for, told_of_stretch, used_range
+from invdiff.choice import (
+    AUTO,
+    looks,
+    may_stretch,
+    mismatch,
+    prior_for,
+    solver_for,
+    told_of_stretch,
+    used_range,
+)
 from invdiff.errors import InputError, check_path, check_type, described, warn
 from invdiff.inference import Batch, check, restore
 from invdiff.io.collection import read_pictures
@@ -49,7 +58,7 @@ def restore_file(
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
     compile: bool = False,
-    stretch: bool = True,
+    stretch: bool | None = None,
     overwrite: bool = False,
 ) -> Posterior:
     """Restore the measurement in a file and write the mean of the samples.
@@ -75,7 +84,7 @@ def restore_file(
         batch, tile, precision, compile: as in `invdiff.inference.restore`.
         stretch: whether a picture of 16 bits or floats that uses less than half of its range is
             solved on [0, 1], where the samples then are; a warning says so, and what is written is
-            in the file's range.
+            in the file's range. By default it is for a prior that ships, by its name.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -87,7 +96,9 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
-    picture, problem = _posed(read_picture(source, rule=MEASUREMENTS), operator, noise, stretch)
+    picture, problem = _posed(
+        read_picture(source, rule=MEASUREMENTS), operator, noise, may_stretch(stretch, prior)
+    )
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
     denoiser = _loaded(prior, [problem])
     solver = _solver_of(solver, problem)
@@ -125,7 +136,7 @@ def restore_folder(
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
     compile: bool = False,
-    stretch: bool = True,
+    stretch: bool | None = None,
     part: str | None = None,
 ) -> list[Path]:
     """Restore every picture of a folder as `restore_file` does; they may differ in size.
@@ -169,7 +180,7 @@ def restore_folder(
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
     posed = [
-        _posed(picture, operator, noise, stretch)
+        _posed(picture, operator, noise, may_stretch(stretch, prior))
         for picture in read_pictures(source, rule=MEASUREMENTS)
     ]
     pictures = [picture for picture, _ in posed]

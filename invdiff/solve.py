@@ -49,6 +49,7 @@ from invdiff.choice import (
     about,
     example_of,
     looks,
+    may_stretch,
     mismatch,
     prior_for,
     solver_for,
@@ -118,7 +119,7 @@ class SolveSettings:
             for k-space).
         stretch: solve pictures of 16 bits or floats that use less than half of their range on
             [0, 1], and write them in theirs; noise.sigma is on the file's scale all the same. False
-            leaves them as they are.
+            leaves them as they are; by default a prior that ships has them stretched.
         images: how many of them, at most.
         samples: per image; 19 are the fewest whose intervals have 90 %, and 4 have 60 %.
         calibration: a file of invdiff calibrate, which widens the intervals of report.html; null
@@ -156,7 +157,7 @@ class SolveSettings:
     classifier: str | ClassifierWords | None = None
     input: str | None = None
     measurement: str | None = None
-    stretch: bool = True
+    stretch: bool | None = None
     images: int = 8
     samples: int = 19
     calibration: str | None = "auto"
@@ -245,7 +246,7 @@ def with_what_is_meant(words: list[str]) -> list[str]:
     kind = _class_of(merged)
     if kind is None:
         return words
-    source = merged.get("measurement")
+    source = None if merged.get("input") else merged.get("measurement")
     is_preset = isinstance(task, str) and task in config.preset_names("task")
     if source is not None and is_preset:
         words = [*words, *_found_in_file(words, str(task), kind, str(source))]
@@ -608,7 +609,7 @@ def pose_shape(
     noise = config.build("noise", settings.noise)
     if settings.measurement and settings.measurement == given.get("mask"):  # its holes are filled
         pictures = [replace(picture, alpha=None) for picture in pictures]
-    if settings.stretch and isinstance(noise, Gaussian):
+    if may_stretch(settings.stretch, name_of(settings.prior)) and isinstance(noise, Gaussian):
         pictures, noise = stretched(pictures, noise, operator, simulated=not settings.measurement)
         values = torch.cat([picture.values for picture in pictures])
     if settings.measurement:
@@ -650,6 +651,9 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
         filled = 1 - float(problem.operator.s.mean())
         say(f"{percent_of(filled)} of the picture is filled")
     sigma = getattr(problem.noise, "sigma", None)
+    stretch = part.pictures[0].stretch
+    if stretch is not None and sigma is not None:  # as people know it, on the file's scale
+        sigma = sigma * stretch.width
     known = f", sigma = {describe_sigma(sigma)}" if isinstance(sigma, float) else ""
     shape = "x".join(map(str, problem.operator.shape))
     say(

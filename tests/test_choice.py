@@ -101,8 +101,10 @@ def test_stretching_is_a_change_of_units(tmp_path: Path) -> None:
     settings = {"operator": operators.Denoise(shape), "noise": 0.02, "seed": 0}
     settings["solver"] = DDNM(steps=400, eta=0.0)
     with pytest.warns(UserWarning, match=r"stretched to \[0, 1\].*sigma .* divided by"):
-        restore_file(tmp_path / "y.tif", tmp_path / "a.tif", prior=of_stretched, **settings)
-    restore_file(tmp_path / "y.tif", tmp_path / "b.tif", prior=of_file, stretch=False, **settings)
+        restore_file(
+            tmp_path / "y.tif", tmp_path / "a.tif", prior=of_stretched, stretch=True, **settings
+        )
+    restore_file(tmp_path / "y.tif", tmp_path / "b.tif", prior=of_file, **settings)
     a, b = (tifffile.imread(tmp_path / name) for name in ("a.tif", "b.tif"))
     assert a.dtype == np.float32 and 0.05 < a.min() and a.max() < 0.35
     np.testing.assert_allclose(a, b, atol=0.01)

@@ -211,16 +211,11 @@ def test_without_a_picture_letters_are_removed_from_one() -> None:
     assert truth is not None and problem.operator.shape == (1, 32, 32)
 
 
-def crop(side: int) -> torch.Tensor:
-    coffee = read_picture(EXAMPLES / "photos" / "coffee.png").values
-    return coffee[..., 90 : 90 + side, 100 : 100 + side]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_does_better_than_nothing(task: str, tmp_path: Path) -> None:
     """One sample of a small square, beside what one would have without the prior."""
-    x = crop(32)
+    x = read_picture(EXAMPLES / "photos" / "chelsea.png").values[..., 100:132, 70:102]
     settings = config.resolve([f"task={task}"], SolveSettings)
     described = dict(settings["operator"])
     if task == "remove":

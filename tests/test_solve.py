@@ -259,8 +259,13 @@ def test_noise_levels_are_quoted_on_the_scales_in_use(task: str) -> None:
 def test_every_task_and_every_solver(task: str, prior: Path, picture: Path, tmp_path: Path) -> None:
     """Every preset on every task that it takes; the first of them through the whole command."""
     model, commands = load_prior(str(prior)), 0
+    if task in ("colourise", "demosaic"):
+        write_image(picture, torch.rand(3, 16, 16))
+    write_image(tmp_path / "mask.png", torch.ones(16, 16).triu())
+    more = [f"operator.mask={tmp_path / 'mask.png'}"] if task == "remove" else []
     for solver in registry.names("solver"):
         given = [f"task={task}", f"solver={solver}", *words(prior, picture, tmp_path / solver)[1:]]
+        given += [*more, "operator.kept=white"] if more else []
         settings = config.validate(SolveSettings, config.resolve(given, SolveSettings))
         method, (part,) = config.build("solver", settings.solver), pose(settings)
         if method.refusal(part.problem):
@@ -391,7 +396,7 @@ NEEDS: dict[str, dict | None] = {
     "mask_box": {"height": 4, "width": 4},
     "mask_box_random": {"height": 4, "width": 4},
     "mask_outpaint": {"height": 8, "width": 8},
-    "mask_file": {"mask": "mask.png"},
+    "mask_file": {"mask": "mask.png", "kept": "white"},
     "fourier_file": {"mask": "mask.png"},
     "resize_average": {"factor": 2},
     "resize_bicubic": {"factor": 2},
@@ -422,6 +427,7 @@ def test_a_measurement_of_every_operator(
         operator={"name": name, **needs},
         noise={"name": "gaussian", "sigma": 0.1},
         measurement="y.npy",
+        stretch=False,
     )
     (part,) = pose(settings)
     assert part.problem.operator.shape == shape
