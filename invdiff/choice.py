@@ -105,21 +105,27 @@ def looks(problem: Problem) -> Tensor:
     return problem.y.new_zeros(len(problem), *problem.operator.shape)
 
 
-def about(name: str) -> str:
-    """Return what a prior that ships is of, and its licence where it is non-commercial.
+def introduced(name: str, why: str = "") -> str:
+    """Return the line that tells which prior that ships is used, and its licence if that forbids something.
 
     It is empty for a prior of one's own.
 
+    Args:
+        name: of the prior.
+        why: it was chosen; nothing where one named it.
+
     Example:
-        >>> about("fashion")
-        'gray pictures of clothing, 32x32'
+        >>> introduced("fashion")
+        'prior fashion: gray pictures of clothing, 32x32'
+        >>> introduced("mine.safetensors")
+        ''
     """
     if name not in shipped_priors():
         return ""
     card = load_card(name)
-    subject = str(card.get("subject", ""))
-    note = "; for non-commercial use: " + card["licence"]
-    return subject + (note if "non-commercial" in card["licence"] else "")
+    chosen = f"; chosen {why}" if why else ""
+    free = "non-commercial" not in card["licence"]
+    return f"prior {name}: {card['subject']}{chosen}{'' if free else '; ' + card['licence']}"
 
 
 def mismatch(name: str, shape: Sequence[int]) -> str | None:

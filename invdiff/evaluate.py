@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from invdiff import config, registry
-from invdiff.choice import AUTO, EXAMPLES_OF, about, prior_for, solver_for
+from invdiff.choice import AUTO, EXAMPLES_OF, introduced, prior_for, solver_for
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
@@ -363,7 +363,7 @@ def chosen_prior(settings: EvaluateSettings) -> str | PriorWords:
             name, why = prior_for([item.read()[None]])
         except InputError:
             continue  # told of when the images are read
-        print(f"prior {name}: {about(name)}; {why}", flush=True)
+        print(introduced(name, why), flush=True)
         return name
     raise InputError(f"data {source_of(settings)}: found no image that can be read")
 

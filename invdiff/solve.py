@@ -46,8 +46,8 @@ from invdiff.calibrate import calibration_for, law_of
 from invdiff.choice import (
     AUTO,
     EXAMPLES_OF,
-    about,
     example_of,
+    introduced,
     looks,
     may_stretch,
     mismatch,
@@ -212,13 +212,13 @@ def main(words: list[str]) -> None:
 def with_prior(settings: SolveSettings, parts: list[Part]) -> SolveSettings:
     """Return the settings with a prior by name, and say which it is and what it is of."""
     name = name_of(settings.prior)
-    why = "as named"
+    why = ""
     if name == AUTO:
         name, why = prior_for([part.looks for part in parts])
         settings = replace(settings, prior=name)
-    subject = about(name)
-    if subject:
-        say(f"prior {name}: {subject}; {why}")
+    line = introduced(name, why)
+    if line:
+        say(line)
     told = {mismatch(name, part.problem.operator.shape) for part in parts}
     for message in sorted(filter(None, told)):
         warn(message)

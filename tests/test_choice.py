@@ -10,7 +10,7 @@ import tifffile
 import torch
 
 from invdiff import operators, registry, solvers
-from invdiff.choice import about, mismatch, prior_for, shows_clothing, solver_for, used_range
+from invdiff.choice import introduced, mismatch, prior_for, shows_clothing, solver_for, used_range
 from invdiff.errors import InputError
 from invdiff.files import restore_file
 from invdiff.io.collection import read_images
@@ -38,10 +38,12 @@ def test_clothing_is_told_from_photographs() -> None:
 
 
 def test_every_shipped_prior_says_what_it_is_of_and_its_licence() -> None:
-    assert about("fashion") == "gray pictures of clothing, 32x32"
+    assert introduced("fashion") == "prior fashion: gray pictures of clothing, 32x32"
     for name in ("photos", "faces64"):
-        assert "; for non-commercial use: " in about(name)
-    assert about("mine.safetensors") == ""
+        assert "non-commercial research" in introduced(name)
+    chosen = introduced("photos", "for the picture is in colour")
+    assert "; chosen for the picture is in colour; BSDS500" in chosen
+    assert introduced("mine.safetensors") == ""
 
 
 def test_a_prior_of_something_else_is_told_of() -> None:
