@@ -346,7 +346,8 @@ def fitting_solver(words: list[str]) -> str | None:
     task = merged["task"]
     if merged["solver"] != config.component("solver", DEFAULT, task):
         return None
-    name = (merged.get("operator") or {}).get("name")
+    operator = merged.get("operator")
+    name = operator.get("name") if isinstance(operator, Mapping) else None
     return DEFAULT if name is None else solver_for(registry.lookup("operator", name))
 
 

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -275,7 +275,8 @@ def _plain_word(word: str) -> str:
 
 def _class_of(merged: config.Settings) -> type[Operator] | None:
     """The operator's class, None where no operator is named."""
-    name = (merged.get("operator") or {}).get("name")
+    operator = merged.get("operator")
+    name = operator.get("name") if isinstance(operator, Mapping) else None
     return None if name is None else registry.lookup("operator", name)
 
 

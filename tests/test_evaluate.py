@@ -750,7 +750,7 @@ def test_tasks_that_share_no_table(
     words = ["task=a.yaml,b.yaml"]
     if key != "prior":
         words.append(f"prior={prior}")
-    before = EvaluateSettings(task="t", prior="fashion" if key == "prior" else str(prior))
+    before = EvaluateSettings(task="t", prior="auto" if key == "prior" else str(prior))
     message = f"task b.yaml: found {key}={value}, expected {getattr(before, key)}, as in the first"
     with pytest.raises(InputError) as caught:
         list(read_cells(words))

@@ -343,7 +343,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _picture(pixels: Pixels, name: str, rule: FloatRule, source: str) -> Picture:
+def _picture(pixels: Pixels, name: str, rule: FloatRule, source: str = "") -> Picture:
     """Return decoded pixels on the [0, 1] scale."""
     stored = pixels.values
     units: Units | None = None
