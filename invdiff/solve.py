@@ -247,8 +247,9 @@ def with_what_is_meant(words: list[str]) -> list[str]:
     if kind is None:
         return words
     source = None if merged.get("input") else merged.get("measurement")
-    is_preset = isinstance(task, str) and task in config.preset_names("task")
-    if source is not None and is_preset:
+    # A run's stored config has the name of its task, too, and all that was meant by it.
+    is_preset = isinstance(task, str) and f"task={task}" in words
+    if source is not None and is_preset and task in config.preset_names("task"):
         words = [*words, *_found_in_file(words, str(task), kind, str(source))]
     in_use = merged["solver"]
     if in_use == config.component("solver", DEFAULT, task) and not _of(words, "solver"):

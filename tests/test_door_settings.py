@@ -46,7 +46,8 @@ from invdiff.training.data import swiss_roll
 COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
-        {"prior": "fashion", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
+        {"prior": "auto", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
+        | {"stretch": None}
         | {"calibration": "auto"}
         | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
         | {"precision": "auto", "compile": False, "part": None}
@@ -54,7 +55,7 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     evaluate.EvaluateSettings: (
         {"task": "inpaint"},
-        {"prior": "fashion", "data": None, "images": None, "samples": 1, "seed": 0}
+        {"prior": "auto", "data": None, "images": None, "samples": 1, "seed": 0}
         | {"out": "results/evaluation", "batch": "auto", "device": "auto"}
         | {"precision": "auto", "compile": False, "part": None},
     ),
@@ -90,8 +91,12 @@ FUNCTIONS: dict[Any, dict[str, Any]] = {
     | {"calibration": None, "on_step": None, "on_progress": None},
     calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": "auto"}
     | {"on_step": None},
-    files.restore_file: {"solver": None, "samples": 1, "seed": 0, "overwrite": False} | EXECUTED,
-    files.restore_folder: {"solver": None, "samples": 1, "seed": 0, "part": None} | EXECUTED,
+    files.restore_file: {"solver": None, "samples": 1, "seed": 0, "overwrite": False}
+    | {"prior": "auto", "stretch": None}
+    | EXECUTED,
+    files.restore_folder: {"solver": None, "samples": 1, "seed": 0, "part": None}
+    | {"prior": "auto", "stretch": None}
+    | EXECUTED,
     Problem.simulate: {"seed": 0, "numbers": None},
     write_report: {"truth": None, "names": None, "metrics": None, "config": ""}
     | {"title": "Posterior samples"},

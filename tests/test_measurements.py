@@ -66,6 +66,7 @@ def test_what_a_run_stores_is_a_measurement(
             operator={**settings, "per_image": False} if "per_image" in settings else settings,
             noise={"name": "gaussian", "sigma": 0.05},
             measurement=f"run/{image}_measurement.npy",
+            stretch=False,
         )
         again = pose(command)[0].problem
         assert again.operator.shape == operator.shape and type(again.operator) is type(

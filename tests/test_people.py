@@ -75,8 +75,12 @@ def test_a_measurement_needs_a_mask(task: str, tmp_path: Path) -> None:
     given = [f"task={task}", f"measurement={tmp_path / 'photo.png'}"]
     with pytest.raises(InputError, match=rf"^task {task}: .* no mask, expected operator.mask=FILE"):
         with_what_is_meant(given)
-    # What is said of the operator is meant, and so is a task that a run stored.
+    # What is said of the operator is meant, and so is what a run stored, which has its task's name.
     assert with_what_is_meant([*given, "operator.name=mask_half"])[-1] == "operator.name=mask_half"
+    stored = {"task": task, "operator": {"name": "mask_half"}, "noise": {"name": "gaussian"}}
+    config.dump({**stored, "measurement": "photo.png"}, tmp_path / "config.yaml")
+    replay = [f"task={tmp_path / 'config.yaml'}"]
+    assert with_what_is_meant(replay) == replay
 
 
 @pytest.mark.slow
