@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, check_integer, check_type, described
+from invdiff.errors import InputError, brief, check_integer, check_type, described
 from invdiff.io.layout import Layout, check_scale, recognise
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
@@ -66,7 +66,9 @@ class Problem:
     def __init__(self, operator: Operator, noise: NoiseModel, y: Tensor | np.ndarray) -> None:
         check_type("operator", operator, Operator, _AN_OPERATOR)
         check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
-        operator = full_precision(operator).structured()
+        operator.check_made()
+        operator = full_precision(operator)
+        operator = operator.structured().called(operator.made_by)
         values, layout = recognise(y, operator.measurement_shape, dtype_of(operator))
         operator, values = in_one_precision(operator, values)
         operator.check_measurement(values)
@@ -127,6 +129,11 @@ class Problem:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        """Return one line: the operator, the noise and the number of images."""
+        images = "1 image" if len(self) == 1 else f"{len(self)} images"
+        return f"Problem({self.operator!r}, {brief(self.noise)}, {images})"
 
     def select(self, images: Sequence[int]) -> Self:
         """Return the problem of some of the images, which may repeat."""

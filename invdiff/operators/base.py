@@ -14,17 +14,18 @@ leading batch axis, and `Operator.select` gives the operator of some of the imag
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from invdiff.arguments import LARGEST_SEED, told, whole
-from invdiff.errors import InputError
+from invdiff.errors import InputError, brief
 from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
 
@@ -34,6 +35,31 @@ PRECISIONS = (torch.float32, torch.float64)
 # the streams (seed, number). A configuration writes `true`, which `numbered` replaces; left as it
 # is, it stands for [0].
 PerImage = bool | Sequence[int]
+
+
+class Call(NamedTuple):
+    """The call that made an operator.
+
+    Attributes:
+        cls: the class.
+        arguments: by name.
+
+    Example:
+        >>> from invdiff.operators import MaskBox
+        >>> print(Call(MaskBox, {"shape": (1, 8, 8), "height": 4, "width": 2}))
+        MaskBox((1, 8, 8), height=4, width=2)
+    """
+
+    cls: type
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        shape = self.arguments.get("shape")
+        given = [] if shape is None else [brief(tuple(shape))]
+        given += [
+            f"{key}={_short(value)}" for key, value in self.arguments.items() if key != "shape"
+        ]
+        return f"{self.cls.__name__}({', '.join(given)})"
 
 
 class Operator(nn.Module, ABC):
@@ -56,6 +82,14 @@ class Operator(nn.Module, ABC):
     identity: ClassVar[bool] = False  # A(x) = x, so that composing with it changes nothing
     picture: bool = True  # y is (C, h, w), with values near [0, 1], and comes in files of pictures
     shape: tuple[int, int, int]
+    _made_by: Call
+    _chosen: list[int] | None = None
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Return a new operator, which remembers how it was made."""
+        made = super().__new__(cls)
+        vars(made)["_made_by"] = Call(cls, _arguments(cls, args, settings))
+        return made
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -90,6 +124,7 @@ class Operator(nn.Module, ABC):
             return self
         index = list(images)
         part = copy.copy(self)
+        vars(part)["_chosen"] = index if self._chosen is None else [self._chosen[b] for b in index]
         for field in ("_exact", "_buffers"):
             chosen = {
                 name: value[index] if name in self._per_image else value
@@ -190,8 +225,36 @@ class Operator(nn.Module, ABC):
             self._buffers[name] = value.to(like.device, dtype)
         return self
 
+    def __repr__(self) -> str:
+        """Return the call that made the operator, on one line, arrays by their shape alone."""
+        return str(self._made_by)
+
+    @property
+    def made_by(self) -> Call:
+        """The call that made the operator, or the one that it is the structured form of."""
+        return self._made_by
+
+    @property
+    def chosen(self) -> list[int] | None:
+        """Which images `select` kept of those that the operator was made for; None for all."""
+        return self._chosen
+
+    def called(self, made_by: Call) -> Self:
+        """Return this operator, which is the equivalent of what another call makes."""
+        vars(self)["_made_by"] = made_by
+        return self
+
+    def check_made(self) -> None:
+        """Raise InputError where the ``__init__`` of a class has not called that of `Operator`."""
+        if "shape" not in vars(self):
+            raise InputError(
+                f"operator {type(self).__name__}: its __init__ has not called "
+                "super().__init__(shape), expected it to, before anything else"
+            )
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return A(x), with `forward`'s hooks; InputError unless x is in float32 or float64."""
+        self.check_made()
         if x.dtype not in PRECISIONS:
             raise InputError(
                 f"images: found {str(x.dtype).removeprefix('torch.')}, expected float32 or float64 "
@@ -407,6 +470,9 @@ class Composition(Operator):
         self.inner = inner
         self.picture = outer.picture and inner.picture
 
+    def __repr__(self) -> str:
+        return f"{self.outer!r} @ {self.inner!r}"
+
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
 
@@ -481,6 +547,21 @@ def numbered(settings: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, A
         else:
             found[key] = list(numbers) if key == "per_image" and value is True else value
     return found
+
+
+def _arguments(cls: type, args: Sequence[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, as far as they fit: a copy is made without any."""
+    try:
+        return dict(inspect.signature(cls).bind_partial(*args, **settings).arguments)
+    except TypeError:  # which the call itself will tell of
+        return {}
+
+
+def _short(value: Any) -> str:
+    """Return an argument as a line can show it."""
+    if hasattr(value, "ndim") and value.ndim:
+        return f"<{'x'.join(map(str, value.shape))}>"
+    return brief(value)
 
 
 def varies_within_image(damp: float | Tensor, y: Tensor) -> bool:
