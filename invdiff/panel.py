@@ -23,7 +23,7 @@ LETTERS = 24  # of a name beside a row
 DPI = 100
 GAP = 6  # pixels between images
 MARGIN = 26  # pixels above, and to the left of rows that have a name
-BAR = 70  # pixels of the scale of deviations
+BAR = 95  # pixels of the scale of deviations
 DIM = 0.5  # of the range: where an image uses less, its brightest part is drawn white
 
 

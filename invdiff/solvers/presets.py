@@ -9,7 +9,7 @@ from __future__ import annotations
 import yaml
 
 from invdiff import registry
-from invdiff.errors import InputError, check_type
+from invdiff.errors import InputError, check_type, described
 from invdiff.resources import PRESETS, TASKS
 from invdiff.solvers.base import Solver
 
@@ -57,4 +57,33 @@ def preset(name: str = DEFAULT, *, task: str | None = None) -> Solver:
     by_task = settings.pop("tasks", {})
     kind = registry.lookup("solver", settings.pop("name"))
     found: Solver = kind(**{**settings, **by_task.get(task, {})})
+    return found
+
+
+def solver_named(solver: Solver | str | None = None) -> Solver:
+    """Return a solver that is given as such, by the name of a preset, or the default one for None.
+
+    Args:
+        solver: such as "pigdm"; ``package.module:Class`` is imported.
+
+    Raises:
+        InputError: there is no such preset.
+
+    Example:
+        >>> type(solver_named("pigdm")).__name__, type(solver_named()).__name__
+        ('PiGDM', 'MMPS2M')
+    """
+    if solver is None or isinstance(solver, Solver):
+        return preset() if solver is None else solver
+    check_type("solver", solver, str, "a Solver, such as solvers.DDNM(steps=100), or its name")
+    if solver in presets():
+        return preset(solver)
+    if not registry.names_code(solver) and solver not in registry.names("solver"):
+        hint = registry.nearest(solver, presets())
+        raise InputError(
+            f"solver: found {described(solver)}, expected a Solver or its name{hint} "
+            "(invdiff.list('solver') lists them)"
+        )
+    kind = registry.lookup("solver", solver)
+    found: Solver = kind()
     return found
