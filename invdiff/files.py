@@ -20,15 +20,16 @@ from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
+from invdiff.named import Named, operator_named
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
-from invdiff.posterior import Posterior
+from invdiff.posterior import Estimate, Posterior
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import Solver, preset
+from invdiff.solvers import Solver, solver_named
 
 ForShape: TypeAlias = Callable[[tuple[int, ...]], Operator]
 
@@ -37,16 +38,18 @@ def restore_file(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape,
-    noise: NoiseModel,
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
     prior: Denoiser | str,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
     compile: bool = False,
+    estimate: Estimate = "samples",
+    progress: bool = False,
     overwrite: bool = False,
 ) -> Posterior:
     """Restore the measurement in a file and write the mean of the samples.
@@ -60,13 +63,15 @@ def restore_file(
         target: .png, .tif, .npy, .nii or .nii.gz.
         operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with
             settings such as ``functools.partial(MaskFile, mask="mask.png")``, or a function, for
-            images of the measurement's shape.
-        noise: its sigma is on the [0, 1] scale.
+            images of the measurement's shape; or its name, "denoise", or name and settings,
+            {"name": "mask_file", "mask": "mask.png"}.
+        noise: its sigma is on the [0, 1] scale; or that sigma alone, "auto", or its name and settings.
         prior: a denoiser, or what `load_prior` takes.
-        solver: the method; by default that of ``solvers.preset()``.
+        solver: the method, or the name of a preset; by default that of ``solvers.preset()``.
         samples: per image.
         seed: of the samples.
-        batch, tile, precision, compile: as in `invdiff.inference.restore`.
+        batch, tile, precision, compile, progress: as in `invdiff.inference.restore`.
+        estimate: likewise; "mmse" is one call of the network, for noise alone.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -78,10 +83,10 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
+    picture = read_picture(source, rule=MEASUREMENTS)
+    problem = _posed(picture, operator, noise)  # a mask of another size is refused before the prior
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     check_prior(denoiser)
-    picture = read_picture(source, rule=MEASUREMENTS)
-    problem = _posed(picture, operator, noise)
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
     posterior = restore(
         problem,
@@ -93,6 +98,8 @@ def restore_file(
         tile=tile,
         precision=precision,
         compile=compile,
+        estimate=estimate,
+        progress=progress,
     )
     restored = picture.with_values(posterior.mean)
     place = Path(target)
@@ -107,10 +114,10 @@ def restore_folder(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape,
-    noise: NoiseModel,
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
     prior: Denoiser | str,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
@@ -161,7 +168,7 @@ def restore_folder(
     check_prior(denoiser)
     pictures = read_pictures(source, rule=MEASUREMENTS)
     problems = [_posed(picture, operator, noise) for picture in pictures]
-    solver = preset() if solver is None else solver
+    solver = solver_named(solver)
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)
@@ -197,7 +204,11 @@ def restore_folder(
     return [folder.final / name for name in names]
 
 
-def _posed(picture: Picture, operator: Operator | ForShape, noise: NoiseModel) -> Problem:
+def _posed(
+    picture: Picture,
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
+) -> Problem:
     """The problem of a measured picture."""
     return Problem(_made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values)
 
@@ -219,11 +230,11 @@ def _expected(picture: Picture, problem: Problem) -> Picture:
     return picture.with_values(nothing)
 
 
-def _made_for(operator: Operator | ForShape, measurement: tuple[int, ...]) -> Operator:
+def _made_for(operator: Operator | Named | ForShape, measurement: tuple[int, ...]) -> Operator:
     """The operator whose measurements have this shape."""
-    if isinstance(operator, Operator):
-        return operator
-    expected = "an Operator, its class, or a function of the shape (C, H, W)"
+    if isinstance(operator, Operator | str | Mapping):
+        return operator_named(operator, measurement)
+    expected = "an Operator, its name, its class, or a function of the shape (C, H, W)"
     if not callable(operator) or isinstance(operator, nn.Module):
         raise InputError(f"operator: found {described(operator)}, expected {expected}")
     kind = operator
