@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from invdiff.errors import InputError
 from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, trajectory
+from invdiff.mmse import check_one_call
 from invdiff.noise import Gaussian, NoiseModel, Poisson
 from invdiff.operators import (
     Blur,
@@ -229,6 +232,9 @@ def cheaper(cost: Cost, problem: Problem, prior: Denoiser, solver: Solver, prese
         quick = replace(cost, calls=rehearsed(problem, prior, preset))
         if quick.seconds < cost.seconds / 2:
             ways.append(f"solver={FEW_STEPS}: {duration(quick.seconds)}")
+    with suppress(InputError):
+        check_one_call(problem)
+        ways.append(f"estimate=mmse: {duration(images * cost.plain)} (the mean, by one call of D)")
     ways.append("preview=true: a small version, in seconds")
     if state_like(prior).device.type == "cpu" and torch.cuda.is_available():
         ways.append("device=cuda")
