@@ -95,13 +95,32 @@ def baselines(problem: Problem, which: Which = "auto") -> dict[str, Tensor]:
             if not method.installed:
                 continue
             try:
-                estimate = method.run(problem)
-            except Exception as error:  # a comparison is no reason to lose results
-                warn(f"baseline {method.name}: left out: {first_line(error)}")
+                estimate = computed(problem, method.name)
+            except InputError as error:  # a comparison is no reason to lose results
+                warn(f"{error}; it is left out")
                 continue
             if bool(estimate.isfinite().all()):
-                found[method.name] = estimate.to(problem.y)
+                found[method.name] = estimate
     return found
+
+
+def computed(problem: Problem, name: str) -> Tensor:
+    """Return the estimate (B, C, H, W) of one method.
+
+    Raises:
+        InputError: it fails.
+
+    Example:
+        >>> from invdiff import Gaussian, operators
+        >>> problem = Problem(operators.BlockAverage((1, 4, 4), 2), Gaussian(0.1), torch.ones(1, 1, 2, 2))
+        >>> computed(problem, "bicubic").shape
+        torch.Size([1, 1, 4, 4])
+    """
+    try:
+        with torch.no_grad():
+            return METHODS[name].run(problem).to(problem.y)
+    except Exception as error:  # of another library
+        raise InputError(f"baseline {name}: {first_line(error)}") from error
 
 
 def names(problem: Problem, which: Which = "auto") -> list[str]:
@@ -367,7 +386,8 @@ def biharmonic(problem: Problem) -> Tensor:
     fill: Any = importlib.import_module("skimage.restoration").inpaint_biharmonic
     hidden = (problem.measured()[:, 0] == 0).numpy()
     filled = [
-        fill(y, mask, channel_axis=-1) for y, mask in zip(_last(problem.y), hidden, strict=True)
+        fill(y, mask, channel_axis=-1).reshape(y.shape)
+        for y, mask in zip(_last(problem.y), hidden, strict=True)
     ]
     return _first(np.stack(filled))
 
@@ -377,7 +397,8 @@ def _each(problem: Problem, run: Callable[[np.ndarray, float], np.ndarray]) -> T
     variance = torch.as_tensor(_variance(problem)).to(problem.y).expand_as(problem.y)
     sigmas = variance.flatten(1).mean(1).sqrt().tolist()
     pairs = zip(_last(problem.y), sigmas, strict=True)
-    return _first(np.stack([run(y, sigma) for y, sigma in pairs]))
+    # Some methods drop the axis of a single channel.
+    return _first(np.stack([run(y, sigma).reshape(y.shape) for y, sigma in pairs]))
 
 
 def _last(x: Tensor) -> np.ndarray:

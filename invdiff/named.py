@@ -18,6 +18,7 @@ from invdiff import registry
 from invdiff.errors import InputError, check_type, described
 from invdiff.noise import Gaussian, NoiseModel
 from invdiff.operators import Operator
+from invdiff.operators.blur import made
 
 Named: TypeAlias = str | Mapping[str, Any]
 
@@ -49,8 +50,7 @@ def operator_named(
     cls, settings = _class_of("operator", operator, _OPERATOR)
     _check_settings("operator", cls, settings, ((1, 1, 1),))
     image = tuple(cls.infer_shape(shape, settings)) if measured else shape
-    made: Operator = cls(image, **settings)
-    return made
+    return made(cls, {"shape": image, **settings})
 
 
 def noise_named(noise: NoiseModel | Named | float) -> NoiseModel:

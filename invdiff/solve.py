@@ -60,6 +60,7 @@ from invdiff.mmse import check_one_call
 from invdiff.noise import describe_sigma
 from invdiff.operators import Operator
 from invdiff.operators.base import numbered
+from invdiff.operators.blur import made
 from invdiff.posterior import Estimate, Posterior
 from invdiff.preview import SIDE, preview_of
 from invdiff.prior.channels import match_channels
@@ -501,7 +502,7 @@ def pose_shape(
     pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
-    operator = config.build("operator", described, shape=image_shape)
+    operator = made(*config.resolve_class("operator", described, shape=image_shape))
     operator.check_batch(len(every))
     operator = operator.select(range(len(values)))
     numbers = every[: len(values)]
