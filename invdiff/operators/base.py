@@ -14,6 +14,7 @@ leading batch axis, and `Operator.select` gives the operator of some of the imag
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,10 @@ class Call(NamedTuple):
     cls: type
     arguments: dict[str, Any]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the call itself: it never changes, and may hold large arrays."""
+        return self
+
     def __str__(self) -> str:
         shape = self.arguments.get("shape")
         given = [] if shape is None else [brief(tuple(shape))]
@@ -85,15 +90,25 @@ class Operator(nn.Module, ABC):
     _made_by: Call
     _chosen: list[int] | None = None
 
-    def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Return a new operator, which remembers how it was made."""
-        made = super().__new__(cls)
-        vars(made)["_made_by"] = Call(cls, _arguments(cls, args, settings))
-        return made
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let operators of a new class remember the arguments that they were made with."""
+        super().__init_subclass__(**options)
+        init = vars(cls).get("__init__")
+        if init is None:
+            return
+
+        @functools.wraps(init)
+        def remembering(self: Operator, *args: Any, **settings: Any) -> None:
+            if "_made_by" not in vars(self):  # else it is the call of a base
+                vars(self)["_made_by"] = Call(type(self), _arguments(init, self, args, settings))
+            init(self, *args, **settings)
+
+        cls.__init__ = remembering  # type: ignore[method-assign]
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = image_shape(shape)
+        vars(self).setdefault("_made_by", Call(type(self), {"shape": self.shape}))
         self._exact: dict[str, Tensor] = {}
         self._per_image: set[str] = set()  # the buffers with a leading batch axis
 
@@ -549,12 +564,15 @@ def numbered(settings: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, A
     return found
 
 
-def _arguments(cls: type, args: Sequence[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, as far as they fit: a copy is made without any."""
+def _arguments(
+    init: Callable[..., None], made: Operator, args: Sequence[Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a call by name; none where they do not fit, which the call itself tells."""
     try:
-        return dict(inspect.signature(cls).bind_partial(*args, **settings).arguments)
-    except TypeError:  # which the call itself will tell of
+        given = dict(inspect.signature(init).bind(made, *args, **settings).arguments)
+    except TypeError:
         return {}
+    return dict(list(given.items())[1:])
 
 
 def _short(value: Any) -> str:
