@@ -248,7 +248,8 @@ class Posterior:
 
         Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded),
         ``NAME_sample_K`` (not where `estimate` asks for the mean), ``NAME_mean`` and, for more than
-        one sample, ``NAME_std``: the standard deviation of the brightness, in which white is 1/4.
+        one sample, ``NAME_std``: the standard deviation, of colours that of the brightness, in which
+        white is 1/4.
         ``posterior.npz`` holds what `load` needs: operator, noise, seed and cost too.
 
         Pictures are PNG of 8 bits, or what `pictures` ask for; TIFF, where images have neither 1 nor
@@ -272,7 +273,8 @@ class Posterior:
         except OSError as error:
             raise cannot_write(folder, error) from error
         y = as_float(self.problem.y)
-        samples, mean, std = (as_float(x) for x in (self.samples, self.mean, self.brightness_std))
+        deviation = self.brightness_std if self.samples.shape[2] == 3 else self.std
+        samples, mean, std = (as_float(x) for x in (self.samples, self.mean, deviation))
         if pictures is None:
             chosen = names or [f"{b:03d}" for b in range(len(y))]
             pictures = [Picture(mean[b : b + 1], name=name) for b, name in enumerate(chosen)]

@@ -133,8 +133,7 @@ def test_a_measurement_that_is_no_picture_is_not_shown(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         "posterior.npz",
         "000_measurement.npy",
-        "000_std.png",  # of the brightness
-        *(f"000_{name}.tif" for name in ("sample_0", "sample_1", "mean")),
+        *(f"000_{name}.tif" for name in ("sample_0", "sample_1", "mean", "std")),
     }
     _, ((baseline, *_),) = drawn(posterior)
     assert baseline.get_title() == "baseline"
@@ -329,3 +328,14 @@ def test_the_page_of_a_posterior(tmp_path: Path) -> None:
     made().report(tmp_path / "page.html", names=["left", "right"], title="Two")
     text = (tmp_path / "page.html").read_text()
     assert "<title>Two</title>" in text and "left" in text and "right" in text
+
+
+def test_the_deviation_of_colours_is_that_of_the_brightness(tmp_path: Path) -> None:
+    """Not a rainbow of three: one gray picture, in which white is 1/4."""
+    posterior = made(samples=2, images=1, channels=3)
+    posterior.save(tmp_path)
+    found = read_image(tmp_path / "000_std.png")
+    luma = (posterior.samples * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
+    expected = (4 * luma.std(0)).clamp(0, 1)
+    assert found.shape == (1, 6, 5) and float((found - expected).abs().max()) < 0.51 / 255
+    torch.testing.assert_close(posterior.brightness_std[:, 0], luma.std(0))
