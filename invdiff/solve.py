@@ -319,10 +319,11 @@ def solve_parts(
                         raise
                     stopped = stop
                     posterior = stop.posterior
-                    part = part.of(stop.images)
                     say(
-                        f"stopped: {len(posterior.samples)} samples of {len(part.problem)} images are done"
+                        f"stopped; finished are {len(posterior.samples)} of {settings.samples} "
+                        f"samples, {len(stop.images)} of {len(part.problem)} images"
                     )
+                    part = part.of(stop.images)
                 if stopped is None:
                     posterior = calibrated(settings, part, prior, solver, posterior)
                 if settings.estimate != "mmse":

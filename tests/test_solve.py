@@ -886,8 +886,8 @@ def test_a_run_that_is_stopped_leaves_its_finished_samples(
 ) -> None:
     """The first ones of the whole run, in a folder that says that it was interrupted."""
     whole = tmp_path / "whole"
-    given = ["batch=1", "samples=3", "solver=ddnm"]
-    main(words(prior, picture, whole, *given))
+    given = ["batch=1", "solver=ddnm"]
+    main(swap(words(prior, picture, whole, *given), "samples=3"))
     program = (
         "import os, sys\n"
         "from invdiff import inference, solve, config\n"
@@ -901,13 +901,13 @@ def test_a_run_that_is_stopped_leaves_its_finished_samples(
     )
     out = tmp_path / "stopped"
     done = subprocess.run(
-        [sys.executable, "-c", program, *words(prior, picture, out, *given)],
+        [sys.executable, "-c", program, *swap(words(prior, picture, out, *given), "samples=3")],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 128 + number, done.stderr
-    assert "stopped: 2 samples of 1 images are done" in done.stdout
+    assert "stopped; finished are 2 of 3 samples, 1 of 1 images" in done.stdout
     with np.load(whole / "posterior.npz") as all_of, np.load(out / "posterior.npz") as some:
         assert np.array_equal(some["samples"], all_of["samples"][:2])
     report = json.loads((out / "metrics.json").read_text())
