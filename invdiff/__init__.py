@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from invdiff.files import restore_file, restore_folder
     from invdiff.inference import Interrupted, restore
     from invdiff.listing import list as list
-    from invdiff.mmse import mmse
     from invdiff.noise.instruments import Quantised, Rician, Speckle
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
+    from invdiff.one_call import mmse
     from invdiff.posterior import Posterior
     from invdiff.prior.checkpoint import load_prior, save_prior
     from invdiff.prior.ncsn import langevin, score
@@ -64,7 +64,7 @@ _WHERE = {
     "langevin": "invdiff.prior.ncsn",
     "list": "invdiff.listing",
     "load_prior": "invdiff.prior.checkpoint",
-    "mmse": "invdiff.mmse",
+    "mmse": "invdiff.one_call",
     "posterior_sbc": "invdiff.diagnostics.repeated",
     "prior_from": "invdiff.prior.own",
     "prior_from_denoiser": "invdiff.prior.own",

@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from invdiff.errors import InputError
 from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, trajectory
-from invdiff.mmse import check_one_call
 from invdiff.noise import Gaussian, NoiseModel, Poisson
+from invdiff.one_call import check_one_call
 from invdiff.operators import (
     Blur,
     HighDynamicRange,

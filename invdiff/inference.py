@@ -26,7 +26,7 @@ from invdiff.errors import (
 )
 from invdiff.fingerprint import key_of
 from invdiff.memory import free_memory, peak_of
-from invdiff.mmse import mmse
+from invdiff.one_call import mmse
 from invdiff.operators.conjugate import one_cg_warning
 from invdiff.posterior import Estimate, Posterior
 from invdiff.prior.channels import match_channels

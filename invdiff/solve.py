@@ -56,8 +56,8 @@ from invdiff.io.measurements import read_measurements
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture
 from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
-from invdiff.mmse import check_one_call
 from invdiff.noise import describe_sigma
+from invdiff.one_call import check_one_call
 from invdiff.operators import Operator
 from invdiff.operators.base import numbered
 from invdiff.operators.blur import made

@@ -39,7 +39,7 @@ RANKS = [
     [
         "baselines",
         "cost",
-        "mmse",
+        "one_call",
         "panel",
         "preview",
         "fingerprint",

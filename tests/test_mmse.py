@@ -7,8 +7,8 @@ import torch
 
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.mmse import mmse
 from invdiff.noise import Gaussian, NoiseModel, Poisson
+from invdiff.one_call import mmse
 from invdiff.operators import Denoise, MaskHalf, Operator
 from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
