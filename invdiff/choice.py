@@ -1,4 +1,4 @@
-"""What suits a picture, where nobody says: the prior by the picture, the solver by the operator.
+"""What suits a picture, where nobody says: its prior, and whether it is stretched.
 
 A prior is chosen by this rule. A gray picture of 32x32 pixels that is black along its edge, as a
 picture of clothing of Fashion-MNIST is, gets `fashion`; every other picture gets `photos`, which
@@ -24,11 +24,9 @@ from invdiff.operators import LinearOperator, Operator
 from invdiff.prior.checkpoint import load_card
 from invdiff.problem import Problem
 from invdiff.resources import LETTERED, shipped_priors
-from invdiff.solvers.presets import DEFAULT
 
 AUTO = "auto"
 EXAMPLES_OF = "photos"  # whose examples are restored where neither picture nor prior is given
-NONLINEAR = "dps"  # the default solver of operators that are not linear
 
 EDGE = 2  # pixels along the edge of Fashion-MNIST's pictures of 32x32 that are black
 BLACK = 0.03  # on average, of a picture with noise
@@ -146,17 +144,6 @@ def mismatch(name: str, shape: Sequence[int]) -> str | None:
         f"the prior {name!r} is of {card.get('subject', 'other pictures')}, and the picture is "
         f"{'x'.join(map(str, shape))}; prior=auto chooses one"
     )
-
-
-def solver_for(operator: type[Operator]) -> str:
-    """Return the name of the default solver for a class of operators.
-
-    Example:
-        >>> from invdiff.operators import Jpeg, MaskBox
-        >>> solver_for(MaskBox), solver_for(Jpeg)
-        ('mmps_2m', 'dps')
-    """
-    return DEFAULT if issubclass(operator, LinearOperator) else NONLINEAR
 
 
 def may_stretch(stretch: bool | None, prior: object) -> bool:

@@ -30,6 +30,7 @@ import functools
 import hashlib
 import io
 import os
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,7 +41,9 @@ import torch
 from torch import Tensor
 
 from invdiff import config, registry
-from invdiff.choice import AUTO, EXAMPLES_OF, introduced, prior_for, solver_for
+from invdiff.baselines import METHODS, Which, computed, left_out
+from invdiff.baselines import names as baseline_names
+from invdiff.choice import AUTO, EXAMPLES_OF, introduced, prior_for
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
@@ -61,7 +64,7 @@ from invdiff.problem import Problem
 from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share
-from invdiff.solvers import DEFAULT, Solver
+from invdiff.solvers import DEFAULT, Solver, solver_for
 
 OF_ALL = ("prior", "data", "images", "out", "part", "device")  # what all cells of a table share
 
@@ -85,6 +88,8 @@ class EvaluateSettings:
         samples: per image; metrics are averaged over them.
         seed: of every random number; the same seed gives the same table.
         out: folder of the results, made or continued.
+        baselines: what a person would use instead, a row each: auto, all (bm3d too, which takes its
+            time) or none; nlm and biharmonic need pip install 'invdiff[baselines]'.
         batch: images computed at once, of one size; "auto" is as many as suit the device.
         precision: of the network: float32, bf16, tf32 (NVIDIA GPUs); "auto" is bf16 on GPUs that
             compute in it, but for solvers that take differences of D, else float32.
@@ -109,6 +114,7 @@ class EvaluateSettings:
     samples: int = 1
     seed: Seed = 0
     out: str = "results/evaluation"
+    baselines: Which = "auto"
     batch: int | Literal["auto"] = "auto"
     precision: Precision = "auto"
     compile: bool = False
@@ -127,7 +133,7 @@ class EvaluateSettings:
 
         Files that the settings name are told by their content.
         """
-        free = ("prior", "data", "images", "out", "batch", "compile", "part", "device")
+        free = ("prior", "data", "images", "out", "baselines", "batch", "compile", "part", "device")
         own = {key: value for key, value in asdict(self).items() if key not in free}
         if isinstance(self.prior, PriorWords) and self.prior.told:
             own["prior"] = self.prior.told
@@ -216,9 +222,14 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Return what all results in the cell have in common."""
         found = {**self.settings.identity(), "weights": self.weights}
-        if self.solver == "baseline":
+        if self.without_prior:
             del found["solver"]
         return found
+
+    @property
+    def without_prior(self) -> bool:
+        """Whether it is a baseline's."""
+        return self.solver == "baseline" or self.solver in METHODS
 
 
 @dataclass(frozen=True)
@@ -256,6 +267,7 @@ def main(words: list[str]) -> None:
     check_prior(prior)
     cells = [in_one_precision(cell, prior) for cell in cells]
     images = read_data(settings, {row["image"] for cell in cells for row in rows_of(cell)})
+    cells = list(with_baselines(cells, images))
     for cell in cells:
         check(cell, images, prior)
     with contextlib.ExitStack() as locks:
@@ -268,6 +280,25 @@ def main(words: list[str]) -> None:
             mine = images[share.rank :: share.processes]
             evaluate(cell, prior, mine, share.rank, chatty=share.processes == 1)
     finish(cells, images)
+
+
+def with_baselines(cells: Sequence[Cell], images: Sequence[NumberedImage]) -> Iterator[Cell]:
+    """Yield the cells, and behind each baseline those of what a person would use instead.
+
+    They are the methods that are for the operator and the first image.
+    """
+    told = set()
+    for cell in cells:
+        yield cell
+        if cell.solver == "baseline":
+            problem = pose(cell, images[0].item.read()[None], images[:1])
+            which = cell.settings.baselines
+            line = left_out(problem, which)
+            if line and line not in told:
+                told.add(line)
+                say(line)
+            for name in baseline_names(problem, which):
+                yield replace(cell, solver=name)
 
 
 def in_one_precision(cell: Cell, prior: Denoiser) -> Cell:
@@ -304,7 +335,7 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
         for name in labels:
             if labels.count(name) > 1:
                 raise InputError(f"{key}: found two of the name {name!r}, expected different ones")
-            if name in ("baseline", "measurements"):
+            if name in ("baseline", "measurements", *METHODS):
                 raise InputError(f"{key}: found the name {name!r}, expected another one")
         return names
 
@@ -563,9 +594,13 @@ def measure(
         write_array(path, y)
     calls = 0
     seconds = 0.0
-    if cell.solver == "baseline":
-        samples = problem.baseline()[None]
-        misfit = problem.misfit(problem.baseline())
+    if cell.without_prior:
+        began = time.perf_counter()
+        name = cell.solver
+        estimate = computed(problem, name) if name in METHODS else problem.baseline()
+        seconds = (time.perf_counter() - began) / len(chunk) if name in METHODS else 0.0
+        samples = estimate[None]
+        misfit = problem.misfit(estimate)
     else:
         solver = config.build("solver", s.solver)
         posterior = restore(

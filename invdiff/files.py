@@ -18,7 +18,6 @@ from invdiff.choice import (
     may_stretch,
     mismatch,
     prior_for,
-    solver_for,
     told_of_stretch,
     used_range,
 )
@@ -30,16 +29,16 @@ from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
+from invdiff.named import Named, noise_named, operator_named
 from invdiff.noise import Gaussian, NoiseModel
 from invdiff.operators import Operator
-from invdiff.posterior import Posterior
+from invdiff.posterior import Estimate, Posterior
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
-from invdiff.registry import lookup
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import Solver, preset
+from invdiff.solvers import Solver, solver_named
 
 ForShape: TypeAlias = Callable[[tuple[int, ...]], Operator]
 
@@ -48,8 +47,8 @@ def restore_file(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape | str,
-    noise: NoiseModel | float | Literal["auto"],
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
     prior: Denoiser | str = AUTO,
     solver: Solver | str | None = None,
     samples: int = 1,
@@ -59,6 +58,8 @@ def restore_file(
     precision: Precision = "auto",
     compile: bool = False,
     stretch: bool | None = None,
+    estimate: Estimate = "samples",
+    progress: bool = False,
     overwrite: bool = False,
 ) -> Posterior:
     """Restore the measurement in a file and write the mean of the samples.
@@ -70,21 +71,22 @@ def restore_file(
     Args:
         source: a picture, or a stack of them, as `invdiff.io.pictures.read_picture` reads it.
         target: .png, .jpg, .tif, .npy, .nii or .nii.gz.
-        operator: A; or what makes it for images of a shape (C, H, W): an operator's name, such as
-            "denoise", or its class, one with settings such as ``functools.partial(MaskFile,
-            mask="mask.png")``, or a function, for images of the measurement's shape.
-        noise: a model, or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto"
-            estimates it.
+        operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with
+            settings such as ``functools.partial(MaskFile, mask="mask.png")``, or a function, for
+            images of the measurement's shape; or its name, "denoise", or name and settings,
+            {"name": "mask_file", "mask": "mask.png"}.
+        noise: a model; or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto", which
+            estimates it; or a name and settings.
         prior: a denoiser, or what `load_prior` takes; "auto" is one that ships, by the picture (see
             `invdiff.choice`).
-        solver: the method, or the name of a preset; by default mmps_2m, or dps for an operator that
-            is not linear.
+        solver: the method, or the name of a preset; by default the one that suits the operator.
         samples: per image.
         seed: of the samples.
-        batch, tile, precision, compile: as in `invdiff.inference.restore`.
+        batch, tile, precision, compile, progress: as in `invdiff.inference.restore`.
         stretch: whether a picture of 16 bits or floats that uses less than half of its range is
             solved on [0, 1], where the samples then are; a warning says so, and what is written is
             in the file's range. By default it is for a prior that ships, by its name.
+        estimate: as in `invdiff.inference.restore`; "mmse" is one call of the network, for noise alone.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -96,12 +98,13 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
+    # A mask of another size is refused before the prior is loaded.
     picture, problem = _posed(
         read_picture(source, rule=MEASUREMENTS), operator, noise, may_stretch(stretch, prior)
     )
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
     denoiser = _loaded(prior, [problem])
-    solver = _solver_of(solver, problem)
+    solver = solver_named(solver, problem.operator)
     posterior = restore(
         problem,
         denoiser,
@@ -112,6 +115,8 @@ def restore_file(
         tile=tile,
         precision=precision,
         compile=compile,
+        estimate=estimate,
+        progress=progress,
     )
     restored = picture.with_values(posterior.mean)
     place = Path(target)
@@ -126,8 +131,8 @@ def restore_folder(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape | str,
-    noise: NoiseModel | float | Literal["auto"],
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
     prior: Denoiser | str = AUTO,
     solver: Solver | str | None = None,
     samples: int = 1,
@@ -186,7 +191,7 @@ def restore_folder(
     pictures = [picture for picture, _ in posed]
     problems = [problem for _, problem in posed]
     denoiser = _loaded(prior, problems)
-    solver = _solver_of(solver, problems[0])
+    solver = solver_named(solver, problems[0].operator)
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)
@@ -226,13 +231,13 @@ def restore_folder(
 
 def _posed(
     picture: Picture,
-    operator: Operator | ForShape | str,
-    noise: NoiseModel | float | Literal["auto"],
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
     stretch: bool,
 ) -> tuple[Picture, Problem]:
     """A measured picture, maybe stretched, and its problem."""
     made = _made_for(operator, tuple(picture.values.shape[1:]))
-    model = noise if isinstance(noise, NoiseModel) else Gaussian(noise)
+    model = noise_named(noise)
     part = used_range([picture], made) if stretch and isinstance(model, Gaussian) else None
     if part is not None and isinstance(model, Gaussian):
         warn(f"{picture.name}: {told_of_stretch(part)}")
@@ -254,26 +259,17 @@ def _loaded(prior: Denoiser | str, problems: Sequence[Problem]) -> Denoiser:
     return denoiser
 
 
-def _solver_of(solver: Solver | str | None, problem: Problem) -> Solver:
-    """The solver, by its preset's name or by the operator."""
-    if solver is None:
-        return preset(solver_for(type(problem.operator)))
-    return preset(solver) if isinstance(solver, str) else solver
-
-
 def _expected(picture: Picture, problem: Problem) -> Picture:
     """The restored picture before it is restored: all but its values."""
     nothing = torch.zeros(1).expand(len(picture), *problem.operator.shape)
     return picture.with_values(nothing)
 
 
-def _made_for(operator: Operator | ForShape | str, measurement: tuple[int, ...]) -> Operator:
+def _made_for(operator: Operator | Named | ForShape, measurement: tuple[int, ...]) -> Operator:
     """The operator whose measurements have this shape."""
-    if isinstance(operator, str):
-        operator = lookup("operator", operator)
-    if isinstance(operator, Operator):
-        return operator
-    expected = "an Operator, its class, or a function of the shape (C, H, W)"
+    if isinstance(operator, Operator | str | Mapping):
+        return operator_named(operator, measurement)
+    expected = "an Operator, its name, its class, or a function of the shape (C, H, W)"
     if not callable(operator) or isinstance(operator, nn.Module):
         raise InputError(f"operator: found {described(operator)}, expected {expected}")
     kind = operator

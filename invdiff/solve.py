@@ -16,8 +16,10 @@ the prior are the input. Every run leaves a folder: pictures, posterior.npz, pan
 report.html (to open in a browser), metrics.json and config.yaml, which repeats the run; prior.json,
 the commit and the SHA-256 of a prior of the Hugging Face hub; where
 images differ in size, a folder in it for each size. In metrics.json, numbers that JSON does not have
-(an infinite PSNR) are null. A run that is stopped leaves the sizes that are done, if any, and
-"interrupted": true in its metrics.json. One that several processes share keeps the finished samples
+(an infinite PSNR) are null. A run that is stopped (Ctrl-C, SIGTERM) leaves the images that are done,
+or the samples of the first one, and "interrupted": true in its metrics.json. What a run will cost is
+said before it: preview=true is a small version in seconds, estimate=mmse denoises by one network call.
+One that several processes share keeps the finished samples
 in OUT.unfinished, and the same command goes on from them (docs/clusters.md).
 python -m invdiff.solve task=FOLDER/config.yaml
 """
@@ -30,18 +32,18 @@ if __name__ == "__main__":
     print_help_if_asked(__file__)  # before the imports, which take seconds
 
 import contextlib
-import sys
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from invdiff import config, registry
 from invdiff.adjustment import Adjustment
+from invdiff.baselines import Which, baselines, left_out
 from invdiff.calibrate import calibration_for, law_of
 from invdiff.choice import (
     AUTO,
@@ -52,19 +54,19 @@ from invdiff.choice import (
     may_stretch,
     mismatch,
     prior_for,
-    solver_for,
     told_of_stretch,
     used_range,
 )
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
+from invdiff.cost import FEW_STEPS, cheaper, cost_of
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
 from invdiff.fingerprint import key_of
 from invdiff.held import read_held, sentence
-from invdiff.inference import check_batch, restore
+from invdiff.inference import Interrupted, check_batch, restore
 from invdiff.intervals import percent, shown_levels
 from invdiff.io.collection import read_pictures
 from invdiff.io.jpeg import jpeg_coding
@@ -74,10 +76,13 @@ from invdiff.io.pictures import Picture, has_holes, to_channels
 from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
 from invdiff.io.write import write_picture
 from invdiff.noise import Gaussian, describe_sigma
+from invdiff.one_call import check_one_call
 from invdiff.operators import Demosaic, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.base import numbered
+from invdiff.operators.blur import made
 from invdiff.operators.painted import percent as percent_of
-from invdiff.posterior import Posterior
+from invdiff.posterior import Estimate, Posterior
+from invdiff.preview import SIDE, preview_of
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior, prior_files
 from invdiff.prior.denoiser import Denoiser, check_prior
@@ -86,10 +91,13 @@ from invdiff.prior.guidance import guided
 from invdiff.prior.loaders import hub
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of, plain
 from invdiff.problem import Problem
+from invdiff.progress import progress_bar, show
 from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import DEFAULT, Solver
+from invdiff.solvers import DEFAULT, Solver, preset, solver_for
+
+WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
 DESCRIBED_BY = {"mask": "mask_file", "kernel": "blur"}  # settings that alone describe an operator
 NO_COLOUR = 0.02  # by how much the channels of a gray picture may differ
@@ -122,6 +130,12 @@ class SolveSettings:
             leaves them as they are; by default a prior that ships has them stretched.
         images: how many of them, at most.
         samples: per image; 19 are the fewest whose intervals have 90 %, and 4 have 60 %.
+        estimate: samples; mean, where their mean is what is shown and written; or mmse, the mean of
+            p(x | y) by one network call, for Gaussian noise and nothing else (task=denoise).
+        preview: a small version of the picture, one sample of 128 pixels on the longer side, or of as
+            many as are given; of a part of the picture where a small one would be another problem.
+        baselines: what a person would use instead, to compare with: auto, all (bm3d too, which takes
+            its time) or none; nlm and biharmonic need pip install 'invdiff[baselines]'.
         calibration: a file of invdiff calibrate, which widens the intervals of report.html; null
             for none. "auto" takes the one that ships for this very setting, if there is one.
         seed: of every random number; the same seed gives the same run.
@@ -160,6 +174,9 @@ class SolveSettings:
     stretch: bool | None = None
     images: int = 8
     samples: int = 19
+    estimate: Estimate = "samples"
+    preview: bool | int = False
+    baselines: Which = "auto"
     calibration: str | None = "auto"
     seed: Seed = 0
     out: str | None = None
@@ -174,6 +191,8 @@ class SolveSettings:
 
     def __post_init__(self) -> None:
         check_batch(self.batch)
+        if self.preview is not False and self.preview < 1:
+            raise InputError(f"preview: found {self.preview}, expected true or a number of pixels")
 
 
 def main(words: list[str]) -> None:
@@ -196,7 +215,14 @@ def main(words: list[str]) -> None:
     prior = guided(network, settings.label, settings.guidance, classifier)
     execution = Execution(precision=settings.precision, compile=settings.compile)
     execution.resolved(prior, exact=solver.differences)  # refused before the work
+    if settings.preview:
+        parts = [previewed(part, settings) for part in parts]
+        settings = replace(settings, samples=1)
+    if settings.estimate == "mmse":
+        settings = replace(settings, samples=1)
     for part in parts:
+        if settings.estimate == "mmse":
+            check_one_call(part.problem)
         solver.check(part.problem)
         match_channels(prior, part.problem.operator.shape[0])
         calibration_of(settings, part, prior, solver)  # one that does not fit is refused here
@@ -340,6 +366,8 @@ def solve_together(
     Raises:
         InputError: as `solve_parts`, and for a run of other settings that is not finished.
     """
+    if settings.estimate == "mmse":
+        raise InputError("estimate: found mmse and several processes, expected one: it is one call")
     results_of(settings)  # refused before the work
     wait_for_all()
     tasks = [Task(part.size, part.problem, part.numbers) for part in parts]
@@ -355,7 +383,7 @@ def solve_together(
             tile=settings.tile,
             precision=settings.precision,
             compile=settings.compile,
-            show=lambda done: bar.update(done - bar.n),
+            show=lambda done: show(bar, done),
         )
         done = run.finish(tasks, lambda drawn: solve_parts(settings, parts, prior, solver, drawn))
     if not done and settings.part is not None:
@@ -421,9 +449,23 @@ def solve_parts(
         try:
             for i, part in enumerate(parts):
                 describe(settings, part, solver)
-                posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
-                posterior = calibrated(settings, part, prior, solver, posterior)
-                say(intervals_line(settings, part, prior, solver, posterior))
+                stopped: Interrupted | None = None
+                try:
+                    posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
+                except Interrupted as stop:
+                    if stop.posterior is None:
+                        raise
+                    stopped = stop
+                    posterior = stop.posterior
+                    say(
+                        f"stopped; finished are {len(posterior.samples)} of {settings.samples} "
+                        f"samples, {len(stop.images)} of {len(part.problem)} images"
+                    )
+                    part = part.of(stop.images)
+                if stopped is None:
+                    posterior = calibrated(settings, part, prior, solver, posterior)
+                if settings.estimate != "mmse":
+                    say(intervals_line(settings, part, prior, solver, posterior))
                 # A signal waits for what is finished to be written, and for the folder's name.
                 held.enter_context(held_back("writing the results"))
                 within = folder.path if len(parts) == 1 else folder.path / part.size
@@ -433,14 +475,16 @@ def solve_parts(
                 except InputError as error:
                     failures.append(error)
                 folder.keep()
-                if settings.measurement:
+                if settings.measurement and not settings.preview:
                     answers += part.answers(posterior.mean)
-                judge_and_show(settings, part, posterior, within, text)
+                judge_and_show(settings, part, posterior, within, text, stopped is not None)
                 finished.append(part.size)
+                if stopped is not None:
+                    raise stopped
                 if part is not parts[-1]:
                     held.close()
         except BaseException:
-            if finished:
+            if finished and len(parts) > 1:
                 write_json(folder.path / "metrics.json", {"interrupted": True, "parts": finished})
             raise
     for name in ("panel.png", "report.html"):
@@ -462,17 +506,28 @@ def write_answer(folder: Path, answer: Picture, *, overwrite: bool) -> None:
 
 
 def judge_and_show(
-    settings: SolveSettings, part: Part, posterior: Posterior, folder: Path, stored_config: str
+    settings: SolveSettings,
+    part: Part,
+    posterior: Posterior,
+    folder: Path,
+    stored_config: str,
+    interrupted: bool = False,
 ) -> None:
     """Write metrics.json, panel.png and report.html; what fails costs a warning."""
     metrics: dict[str, dict[str, list[float]]] = {}
+    others: dict[str, Tensor] = {}
+    if not interrupted:
+        others = baselines(posterior.problem, settings.baselines)
+        if line := left_out(posterior.problem, settings.baselines):
+            say(line)
     with costs_a_line(folder / "metrics.json"):
-        report = measure(posterior, part.truth)
+        report = measure(posterior, part.truth, others)
         metrics = report["metrics"]
         say(table(report))
-        write_json(folder / "metrics.json", {"images": part.names, **report})
+        begun = {"interrupted": True, "samples": len(posterior.samples)} if interrupted else {}
+        write_json(folder / "metrics.json", {"images": part.names, **begun, **report})
     with costs_a_line(folder / "panel.png"):
-        posterior.plot(folder / "panel.png", part.truth, part.names)
+        posterior.plot(folder / "panel.png", part.truth, part.names, others)
     with costs_a_line(folder / "report.html"):
         write_report(
             folder / "report.html",
@@ -523,6 +578,17 @@ class Part:
     numbers: list[int]
     truth: Tensor | None
     problem: Problem
+
+    def of(self, images: list[int]) -> Part:
+        """Return the part of some of the images, by number."""
+        single = [p.select([b]) for p in self.pictures for b in range(len(p))]
+        named = [replace(p, name=name) for p, name in zip(single, self.names, strict=True)]
+        return Part(
+            self.pictures if len(images) == len(self.names) else [named[b] for b in images],
+            [self.numbers[b] for b in images],
+            None if self.truth is None else self.truth[images],
+            self.problem.select(images),
+        )
 
     @property
     def looks(self) -> Tensor:
@@ -604,7 +670,8 @@ def pose_shape(
     pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
-    operator = config.build("operator", described, shape=image_shape, photo=values)
+    resolved = config.resolve_class("operator", described, shape=image_shape, photo=values)
+    operator = made(*resolved)
     operator.check_batch(len(every))
     operator = operator.select(range(len(values)))
     numbers = every[: len(values)]
@@ -670,29 +737,52 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
                 f"{picture.name}: 0 is {picture.units.low:g} and 1 is {picture.units.high:g} in the file's units"
             )
     label = "" if settings.label is None else f" of label {settings.label}"
-    say(
-        f"{settings.samples} samples each by {solver} under the prior '{name_of(settings.prior)}'{label}"
-    )
+    what = f"{settings.samples} samples each by {solver}"
+    if settings.estimate == "mmse":
+        what = "E[x | y] by one network call"
+    say(f"{what} under the prior '{name_of(settings.prior)}'{label}")
 
 
-def progress_bar(hidden: bool = False) -> tqdm[NoReturn]:
-    """Return a progress bar of a share of work, from 0 to 1."""
-    # A terminal sees every change; a log file a line now and then.
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        total=1.0,
-        bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
-        dynamic_ncols=True,
-        leave=False,
-        mininterval=interval,
-        delay=1.0,
-        smoothing=0.0,
-        disable=hidden,
+def previewed(part: Part, settings: SolveSettings) -> Part:
+    """Return a small version of a part, and say what it is."""
+    side = SIDE if settings.preview is True else int(settings.preview)
+    preview = preview_of(part.problem, side)
+    say(preview.text)
+    truth = None if part.truth is None else preview.small(part.truth)
+    values = preview.problem.y if truth is None else truth
+    pictures = []
+    first = 0
+    for picture in part.pictures:
+        rows = slice(first, first + len(picture))
+        first += len(picture)
+        small = replace(picture, values=values[rows], alpha=None, header=None, background=None)
+        pictures.append(small)
+    return Part(pictures, part.numbers, truth, preview.problem)
+
+
+def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> None:
+    """Print what the samples of a part will cost, and what is cheaper where that is long."""
+    pixels = len(part.problem) * math.prod(part.problem.operator.shape[1:])
+    if settings.samples * solver.total_steps * pixels < WORTH_TIMING:
+        return
+    cost = cost_of(
+        part.problem,
+        prior,
+        solver,
+        samples=settings.samples,
+        batch=settings.batch,
+        tile=settings.tile,
+        precision=settings.precision,
     )
+    say(str(cost))
+    if line := cheaper(cost, part.problem, prior, solver, preset(FEW_STEPS)):
+        say(line)
 
 
 def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
     """Draw the samples of a part, with a progress bar."""
+    if settings.estimate != "mmse":
+        say_cost(settings, part, prior, solver)
     with progress_bar() as bar:
         return restore(
             part.problem,
@@ -705,10 +795,11 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             precision=settings.precision,
             compile=settings.compile,
             numbers=part.numbers,
+            estimate=settings.estimate,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False
             ),
-            on_progress=lambda share: bar.update(share - bar.n),
+            on_progress=lambda share: show(bar, share),
         )
 
 
@@ -746,14 +837,24 @@ def intervals_line(
     return f"intervals of {name}: not calibrated{most}; {held}; invdiff calibrate makes calibration=FILE"
 
 
-def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
-    """Return metrics of the baseline, of the samples (averaged over them) and of their mean.
+def measure(
+    posterior: Posterior, truth: Tensor | None, others: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Return metrics of the baselines, of the samples (averaged over them) and of their mean.
 
     Each is a list with an entry per image. Solvers with particles have an entry "ess" likewise.
+
+    Args:
+        posterior: the samples.
+        truth: (B, C, H, W), if known.
+        others: baselines besides the posterior's own.
     """
     problem = posterior.problem
-    estimates = {"baseline": posterior.baseline[None], "sample": posterior.samples}
-    if len(posterior.samples) > 1:
+    estimates = {"baseline": posterior.baseline[None]}
+    estimates |= {name: x[None] for name, x in (others or {}).items()}
+    if posterior.estimate != "mean":
+        estimates["mmse" if posterior.estimate == "mmse" else "sample"] = posterior.samples
+    if len(posterior.samples) > 1 or posterior.estimate == "mean":
         estimates["mean"] = posterior.mean[None]
     # Exact measurements have no misfit.
     is_noisy = bool((torch.as_tensor(problem.variance()) > 0).all())
@@ -787,7 +888,9 @@ def table(report: dict[str, Any]) -> str:
     for name, values in report["metrics"].items():
         cells = [form.format(sum(values[c]) / len(values[c])) for c, form in columns.items()]
         cost = (
-            ["0", "-"] if name == "baseline" else [str(report["nfe"]), f"{report['seconds']:.1f}"]
+            [str(report["nfe"]), f"{report['seconds']:.1f}"]
+            if name in ("sample", "mean", "mmse")
+            else ["0", "-"]
         )
         lines.append([name, *cells, *cost])
     rows = ["  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines]

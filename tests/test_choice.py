@@ -10,7 +10,7 @@ import tifffile
 import torch
 
 from invdiff import operators, registry, solvers
-from invdiff.choice import introduced, mismatch, prior_for, shows_clothing, solver_for, used_range
+from invdiff.choice import introduced, mismatch, prior_for, shows_clothing, used_range
 from invdiff.errors import InputError
 from invdiff.files import restore_file
 from invdiff.io.collection import read_images
@@ -57,9 +57,11 @@ def test_a_prior_of_something_else_is_told_of() -> None:
 @pytest.mark.parametrize("name", registry.names("operator"))
 def test_the_default_solver_takes_the_operator(name: str) -> None:
     kind = registry.lookup("operator", name)
-    chosen = solvers.preset(solver_for(kind))
+    chosen = solvers.preset(solvers.solver_for(kind))
     assert issubclass(kind, chosen.requires)
-    assert solver_for(kind) == (solvers.DEFAULT if issubclass(kind, LinearOperator) else "dps")
+    assert solvers.solver_for(kind) == (
+        solvers.DEFAULT if issubclass(kind, LinearOperator) else "dps"
+    )
 
 
 def dim(low: float, high: float, bits: int = 16) -> Picture:

@@ -152,13 +152,15 @@ def write_array(path: str | Path, x: Tensor) -> None:
         np.save(file, as_float(x).numpy())
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
-    """Write named arrays as a compressed .npz; the file appears whole or not at all.
+def write_arrays(path: str | Path, arrays: Mapping[str, Tensor | str]) -> None:
+    """Write named arrays and texts as a compressed .npz; the file appears whole or not at all.
 
     Raises:
         InputError: the file cannot be written.
     """
-    stored: dict[str, Any] = {name: as_float(x).numpy() for name, x in arrays.items()}
+    stored: dict[str, Any] = {
+        name: x if isinstance(x, str) else as_float(x).numpy() for name, x in arrays.items()
+    }
     with whole_file(path) as hidden, hidden.open("wb") as file:
         np.savez_compressed(file, **stored)
 

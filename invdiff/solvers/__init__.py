@@ -16,7 +16,7 @@ from invdiff.solvers.mmps import MMPS
 from invdiff.solvers.mmps_2m import MMPS2M
 from invdiff.solvers.pigdm import PiGDM
 from invdiff.solvers.pnpdm import PnPDM
-from invdiff.solvers.presets import DEFAULT, preset, presets
+from invdiff.solvers.presets import DEFAULT, preset, presets, solver_for, solver_named
 from invdiff.solvers.red_diff import REDDiff
 from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
@@ -51,4 +51,6 @@ __all__ = [
     "TMPD",
     "preset",
     "presets",
+    "solver_for",
+    "solver_named",
 ]
