@@ -40,7 +40,9 @@ ROOT = Path(__file__).parent.parent
 PHOTOS = (ROOT / "docs" / "photos", ROOT / "examples" / "photos")
 CREDITS = ROOT / "docs" / "photos" / "CREDITS.tsv"
 MARKER = "<!-- Written by benchmarks/gallery.py from here on. -->"
+FRONT = "pixels"  # the example of README's picture, front.webp
 SHOWN = 256  # pixels of a picture's longer side on the page, a multiple of --side
+GAP = 8  # pixels between the pictures of front.webp
 WHITE_STD = 0.2  # the standard deviation, and the error, that are shown as white
 
 Shape = tuple[int, int, int]
@@ -263,6 +265,15 @@ def page(known: dict[str, Any], prior: str, side: int) -> Iterator[str]:
         yield f"Photograph: {credits[example.photo]}."
 
 
+def front(drawn: dict[str, Image.Image]) -> Image.Image:
+    """Return the pictures of an example side by side, on nothing."""
+    shown = [drawn[name] for name in ("measurement", "sample-1", "sample-2", "mean", "doubt")]
+    strip = Image.new("RGBA", (len(shown) * (SHOWN + GAP) - GAP, SHOWN))
+    for place, each in enumerate(shown):
+        strip.paste(each, (place * (SHOWN + GAP), 0))
+    return strip
+
+
 def write_page(path: Path, lines: Iterator[str], marker: str = MARKER) -> None:
     """Replace what is below the marker of a page.
 
@@ -297,8 +308,11 @@ def main() -> None:
             continue
         found, posterior, truth = compute(example, prior, arguments.side, arguments.samples, known)
         if posterior is not None:
-            for name, drawn in pictures(posterior, truth).items():
-                drawn.save(folder / f"{example.name}-{name}.webp", quality=85, method=6)
+            drawn = pictures(posterior, truth)
+            for name, each in drawn.items():
+                each.save(folder / f"{example.name}-{name}.webp", quality=85, method=6)
+            if example.name == FRONT:
+                front(drawn).save(folder / "front.webp", quality=85, method=6)
             known[example.name] = found
             write_whole(stored, json.dumps(known, indent=1) + "\n")
         shown = {name: value for name, value in found.items() if name != "key"}

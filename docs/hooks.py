@@ -33,7 +33,11 @@ def notebook(path: Path) -> nbformat.NotebookNode:
     """Return a page as a notebook, without what is on the page for the site alone."""
     text = re.sub(r"<!-- site -->.*?<!-- /site -->\n", "", path.read_text("utf-8"), flags=re.DOTALL)
     found = jupytext.reads(text, "md")
-    found.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    found.metadata["kernelspec"] = {
+        "name": "python3",
+        "language": "python",
+        "display_name": "Python 3",
+    }
     return found
 
 
