@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,8 @@ SECONDS = 300  # that a notebook may take
 
 @functools.cache
 def notebook(path: Path) -> nbformat.NotebookNode:
-    """Return a page as a notebook, without what is on the page for the site alone."""
-    text = re.sub(r"<!-- site -->.*?<!-- /site -->\n", "", path.read_text("utf-8"), flags=re.DOTALL)
-    found = jupytext.reads(text, "md")
+    """Return a page as a notebook, whose cells have no output."""
+    found = jupytext.reads(path.read_text(encoding="utf-8"), "md")
     found.metadata["kernelspec"] = {
         "name": "python3",
         "language": "python",
@@ -61,8 +59,11 @@ def on_page_markdown(markdown: str, *, page: Page, **context: Any) -> str:
         helps = {name: answer(name, ["--help"]) for name in COMMANDS}
         blocks = [f"## invdiff {name}\n\n```text\n{text}\n```" for name, text in helps.items()]
         return "\n\n".join([markdown, *blocks])
-    if is_notebook(page.file.src_uri) and os.environ.get("INVDIFF_EXECUTE"):
-        return executed(Path(str(page.file.abs_src_path)))
+    if is_notebook(page.file.src_uri):
+        path = Path(str(page.file.abs_src_path))
+        text = executed(path) if os.environ.get("INVDIFF_EXECUTE") else markdown
+        title, _, rest = text.lstrip().partition("\n")
+        return f"{title}\n\n[Download this notebook]({path.stem}.ipynb)\n{rest}"
     return markdown
 
 
