@@ -22,7 +22,18 @@ import tifffile
 import torch
 from PIL import Image
 
-from invdiff import calibrate, check, config, convert, evaluate, likelihood, sample, solve, train
+from invdiff import (
+    calibrate,
+    check,
+    config,
+    convert,
+    evaluate,
+    likelihood,
+    registry,
+    sample,
+    solve,
+    train,
+)
 from invdiff.prior.checkpoint import PRIOR_FILE
 from invdiff.resources import WEIGHTS
 
@@ -211,3 +222,17 @@ def test_the_readme_is_one_screen() -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text("utf-8")):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+REGISTERED = {
+    cls.__module__
+    for kind in ("operator", "kernel", "noise", "solver")
+    for cls in (registry.lookup(kind, name) for name in registry.names(kind))
+    if cls.__module__.startswith("invdiff.")
+}
+
+
+@pytest.mark.parametrize("module", sorted(REGISTERED))
+def test_what_has_a_name_is_in_the_reference(module: str) -> None:
+    pages = [page.read_text("utf-8") for page in (DOCS / "api").glob("*.md")]
+    assert any(f"::: {module}\n" in page for page in pages), f"docs/api has no ::: {module}"
