@@ -75,6 +75,9 @@ def executed(path: Path) -> str:
     """
     run = ExecutePreprocessor(timeout=SECONDS, kernel_name="python3")
     done, _ = run.preprocess(nbformat.from_dict(notebook(path)), {"metadata": {"path": str(ROOT)}})
+    for cell in done.cells:  # without progress bars and warnings of this machine
+        shown = [out for out in cell.get("outputs", []) if out.get("name") != "stderr"]
+        cell.update({"outputs": shown} if cell.cell_type == "code" else {})
     text, resources = MarkdownExporter().from_notebook_node(done)
     for name, content in resources["outputs"].items():
         uri = f"data:image/{Path(name).suffix[1:]};base64,{base64.b64encode(content).decode()}"
