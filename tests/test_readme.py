@@ -129,8 +129,9 @@ def write_samples(folder: Path) -> None:
     kernel = np.ones((3, 3), np.uint8) * 28
     Image.fromarray(kernel).save(folder / "kernel.png")
     tifffile.imwrite(folder / "psf.tif", np.full((3, 3), 1 / 9, np.float32))
-    (folder / "measurements").mkdir()
-    Image.fromarray(colour[..., 0]).save(folder / "measurements" / "one.png")
+    for name in ("measurements", "photos", "FOLDER", "held_out"):
+        (folder / name).mkdir()
+        Image.fromarray(colour[..., 0]).save(folder / name / "one.png")
     (folder / "my_module.py").write_text(MY_MODULE)
     (folder / "runs" / "mine").mkdir(parents=True)
     shutil.copy(WEIGHTS / "swissroll.safetensors", folder / "runs" / "mine" / PRIOR_FILE)
