@@ -129,7 +129,7 @@ def write_samples(folder: Path) -> None:
     kernel = np.ones((3, 3), np.uint8) * 28
     Image.fromarray(kernel).save(folder / "kernel.png")
     tifffile.imwrite(folder / "psf.tif", np.full((3, 3), 1 / 9, np.float32))
-    for name in ("measurements", "photos", "FOLDER", "held_out"):
+    for name in ("measurements", "pictures", "FOLDER", "held_out"):
         (folder / name).mkdir()
         Image.fromarray(colour[..., 0]).save(folder / name / "one.png")
     (folder / "my_module.py").write_text(MY_MODULE)
@@ -182,7 +182,7 @@ def test_the_commands_of_a_page_are_understood(page: Path, place: Path) -> None:
 def test_commands_are_found_in_every_form() -> None:
     found = [" ".join(words) for page in PAGES for words in commands(page)]
     assert len(found) > 40
-    assert any(line.startswith("solve task=inpaint input=photos images=1000") for line in found)
+    assert any(line.startswith("solve task=inpaint input=pictures images=1000") for line in found)
     assert any(line.startswith("evaluate task=inpaint solver=ddnm,dps") for line in found)
 
 
