@@ -247,6 +247,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "epsilon": 0.2,
         "gamma": 1.0,
     },
+    "solver c_pigdm": {
+        "steps": 5,
+        "spacing": "karras",
+        "weight": None,
+        "jacobian": True,
+        "sigma_max": 2.03,
+        "sigma_min": 0.04,
+    },
     "solver daps": {
         "steps": 50,
         "spacing": "karras",
@@ -294,6 +302,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "zeta": 2.0,
         "eta": 1.0,
     },
+    "solver fast_dips": {
+        "steps": 75,
+        "spacing": "karras",
+        "sigma_max": 100.0,
+        "sigma_min": 0.04,
+        "passes": 3,
+        "inner_steps": 1,
+        "rho": 200.0,
+        "radius": None,
+        "dual": "projected",
+    },
     "solver gibbs": {
         "steps": 14,
         "spacing": "uniform",
@@ -308,6 +327,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "steps": 100,
         "spacing": "uniform",
         "free": 0,
+        "covariance": False,
     },
     "solver mcg": {
         "steps": 100,
@@ -352,8 +372,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "spacing": "karras",
         "rho_max": 10.0,
         "decay": 0.9,
-        "rho_min": 0.2,
-        "levels": 30,
+        "rho_min": 0.05,
+        "levels": 15,
+        "covariance": True,
         "inner_steps": 100,
         "lr": 0.0001,
     },
@@ -368,6 +389,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "spacing": "uniform",
         "travel_length": 10,
         "travel_repeat": 5,
+        "covariance": False,
     },
     "solver score_sde": {
         "steps": 50,
@@ -393,6 +415,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "steps": 50,
         "spacing": "uniform",
         "eta": 1.0,
+        "covariance": True,
     },
     "training": {
         "size": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 
 import oracles
 import pytest
@@ -18,6 +19,7 @@ from invdiff.operators import (
     Denoise,
     LinearOperator,
     MaskRandom,
+    Operator,
     SpectralOperator,
 )
 from invdiff.prior import GaussianDenoiser, MixtureDenoiser
@@ -26,7 +28,9 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import SITCOM, Gibbs, MCGDiff, PnPDM
+from invdiff.solvers import SITCOM, FastDIPS, Gibbs, MCGDiff, PnPDM
+from invdiff.solvers.c_pigdm import Bayes, Guidance, Published
+from invdiff.solvers.fast_dips import descended
 from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tmpd import projected_mean
@@ -264,6 +268,110 @@ def test_negative_row_sums_of_tmpd_are_replaced_by_zero(J: float, row_sum: float
     expected = x0 + 0.3**2 * J * (y - x0) / (0.1**2 + row_sum)
     found = projected_mean(Linear(J), posed, x, 0.3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+# The integrals of C-PiGDM, and the splitting of FAST-DIPS: numbers in one dimension.
+
+
+def conjugate_flow(
+    guidance: Guidance, levels: list[float], x: float, y: float, mean: float
+) -> float:
+    """Return the end of the steps of C-PiGDM for one coefficient of a prior N(mean, 1 / 4)."""
+    at = torch.tensor([x], dtype=torch.float64)
+    for sigma, sigma_next in pairwise(levels):
+        J = 0.25 / (0.25 + sigma**2)
+        D = mean + J * (at - mean)
+        m = y - D
+        left = (guidance.log_e(sigma) - guidance.log_e(sigma_next)).exp()
+        turned = (1 - J) / sigma * guidance.kappa(sigma) * m
+        at = D + (1 - left) * m + (at - D) * sigma_next / sigma
+        at = at + guidance.K(sigma, sigma_next) * turned
+    return float(at)
+
+
+@pytest.mark.parametrize(("steps", "end"), [(5, 0.376573), (20, 0.402118), (80, 0.406702)])
+def test_c_pigdm_as_published_in_one_dimension(steps: int, end: float) -> None:
+    """Prior N(0, 1) on [-1, 1], y = 0.2 exact, w = 3, from 1.3 at sigma 2: 0.408066 in the limit."""
+    levels = [1 - k / steps for k in range(steps + 1)]
+    guidance = Published(torch.zeros(1, dtype=torch.float64), 3.0)
+    found = conjugate_flow(guidance, levels, (1.3 + 1) / 2, (0.2 + 1) / 2, 0.5)
+    assert 2 * found - 1 == pytest.approx(end, abs=2e-6)
+
+
+def test_c_pigdm_with_bayes_weight_in_one_dimension() -> None:
+    """s = 0.7, y = 0.3 with noise of 0.05, from 1.1 at sigma 2: of first order to 0.444027."""
+    guidance = Bayes(torch.tensor([0.05 / 0.7], dtype=torch.float64))
+    errors = []
+    for steps in (20, 80, 320):
+        levels = [2 * (0.002 / 2) ** (k / (steps - 1)) for k in range(steps)] + [0.0]
+        errors.append(abs(conjugate_flow(guidance, levels, 1.1, 0.3 / 0.7, 0.0) - 0.444027))
+    assert errors[0] < 0.01 and errors[1] < 0.35 * errors[0] and errors[2] < 0.35 * errors[1]
+
+
+@pytest.mark.parametrize("weight", [1.0, 15.0])
+def test_the_closed_form_of_a_coefficient_that_is_not_measured(weight: float) -> None:
+    """w (F(s') - F(s)) with F(q) = asinh q - q / sqrt(1 + q^2), s = 2 sigma, and half of it on [0, 1]."""
+
+    def F(q: float) -> float:
+        return math.asinh(q) - q / math.sqrt(1 + q**2)
+
+    guidance = Published(torch.tensor([math.inf], dtype=torch.float64), weight)
+    for sigma, sigma_next in ((1.0, 0.6), (0.1, 0.0)):
+        expected = weight * (F(2 * sigma_next) - F(2 * sigma)) * math.sqrt(1 + 4 * sigma**2) / 2
+        assert float(guidance.K(sigma, sigma_next)) == pytest.approx(expected, rel=1e-9)
+    assert float(guidance.log_e(0.3)) == 0 and float(guidance.kappa(0.3)) == 0
+
+
+@pytest.mark.parametrize("std", [0.0, 0.03, 2.0])
+def test_the_integrating_factors_have_their_weights_as_slopes(std: float) -> None:
+    """d log e / d sigma = - a_0 kappa, by differences."""
+    of_y = torch.tensor([std], dtype=torch.float64)
+    for guidance in (Bayes(of_y), Published(of_y, 3.0)):
+        for sigma in (0.05, 0.4, 2.0):
+            h = 1e-5 * sigma
+            slope = (guidance.log_e(sigma + h) - guidance.log_e(sigma - h)) / (2 * h)
+            expected = -guidance.rate(sigma) / sigma * guidance.kappa(sigma)
+            torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-9)
+
+
+FAST_DIPS_ENDS = {
+    10.0: [1.0, -0.4999, 0.25, 0.25],
+    0.5: [1.0, -0.4706, 0.2359, 0.2497],
+    0.1: [1.0, 0.0, 0.1667, 0.2222],
+    0.05: [1.0, 0.5, 0.4167, 0.3611],
+}
+
+
+@pytest.mark.parametrize(("sigma", "ends"), FAST_DIPS_ENDS.items())
+def test_fast_dips_in_one_dimension(sigma: float, ends: list[float]) -> None:
+    """On [-1, 1]: x0 = 1, y = 0.2, a ball of 0.05, after 1 to 4 passes; the first does nothing."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    posed = Problem(Denoise((1, 1, 1)).double(), Gaussian(0.1), 0.6 * one)
+    for passes, end in enumerate(ends, 1):
+        solver = FastDIPS(passes=passes, radius=0.05, dual="published")
+        found = 2 * float(solver.corrected(posed, one, sigma / 2)) - 1
+        assert found == pytest.approx(end, abs=1e-4)
+    start = FastDIPS(passes=1, radius=0.05).corrected(posed, one, sigma / 2)
+    away = 200 * sigma**2
+    assert 2 * float(start) - 1 == pytest.approx((1 + away * 0.25) / (1 + away), abs=1e-6)
+
+
+def test_fast_dips_halves_a_step_that_raises_its_objective() -> None:
+    """A(x) = |x - 1/2|, whose linearisation leads to the other side; the ball is left by nobody."""
+
+    class Fold(Operator):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - 0.5).abs()
+
+    x = images()
+    posed = Problem(Fold(SHAPE).double(), Gaussian(0.01), (x - 0.5).abs() + 0.3)
+    target = torch.zeros_like(posed.y)
+
+    def F(at: Tensor) -> Tensor:
+        return ((at - x).square() / 0.5 + 400 * posed.residual(at).square()).flatten(1).sum(1)
+
+    once = descended(posed, x, x, target, 0.25, 800.0)
+    assert bool((F(once) < F(x)).all())
 
 
 # Particle filters.

@@ -82,7 +82,6 @@ class Gibbs(Population):
     sweeps: int = 8
 
     requires = LinearOperator
-    differences = True  # `conditional` takes them for J z
     ranges = {
         **Population.ranges,
         "inner": COUNT,
@@ -91,6 +90,11 @@ class Gibbs(Population):
         "reach": POSITIVE,
         "sweeps": COUNT,
     }
+
+    @property
+    def differences(self) -> bool:
+        """Whether differences of D are taken: `conditional` does for J z."""
+        return True
 
     @property
     def total_steps(self) -> int:
