@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from invdiff.errors import InputError
 from invdiff.inference import trajectory
 from invdiff.noise import Gaussian
 from invdiff.operators import (
@@ -28,14 +29,15 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import SITCOM, FastDIPS, Gibbs, MCGDiff, PnPDM
+from invdiff.solvers import ALD, MMPS, MMPS2M, SITCOM, FastDIPS, Gibbs, MCGDiff, PnPDM
+from invdiff.solvers.ald import squared_norm
 from invdiff.solvers.c_pigdm import Bayes, Guidance, Published
 from invdiff.solvers.fast_dips import descended
 from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tmpd import projected_mean
 from invdiff.solvers.tools.adam import Adam
-from invdiff.solvers.tools.given import curvature, draw_given_y, moved_to_y, noise_level
+from invdiff.solvers.tools.given import curvature, draw_given_y, last_draw, moved_to_y, noise_level
 from invdiff.solvers.tools.jumps import diffuse
 from invdiff.solvers.tools.langevin import log_density_gradient
 from invdiff.solvers.tools.smc import Particles
@@ -91,7 +93,7 @@ def test_the_last_level_of_a_split_leaves_half_the_noise(name: str) -> None:
         split.last.flatten(), (0.5 * SIGMAS**2).sqrt() / largest, rtol=1e-3, atol=0
     )
     quiet = Problem(Denoise(SHAPE).double(), Gaussian(0.0), images())
-    assert Split(quiet, images()).last.flatten().tolist() == pytest.approx([0.001 / 2**0.5] * 2)
+    assert Split(quiet, images()).last.flatten().tolist() == pytest.approx([0.0001 / 2**0.5] * 2)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -234,7 +236,7 @@ def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
 
 def test_the_levels_of_pnpdm_begin_at_the_highest_of_the_prior() -> None:
     """A rho above it is that level, at which the prior is called once."""
-    solver = PnPDM(steps=3, rho_max=1000.0, decay=0.01, rho_min=0.2, levels=7)
+    solver = PnPDM(steps=3, rho_max=1000.0, decay=0.01, rho_min=0.2, levels=7, covariance=False)
     highest = PRIOR.ladder(7, "karras")[0]
     assert solver.ladder(PRIOR) == pytest.approx((highest, 5.0, 0.1, 0.0))
     called: list[float] = []
@@ -372,6 +374,21 @@ def test_fast_dips_halves_a_step_that_raises_its_objective() -> None:
 
     once = descended(posed, x, x, target, 0.25, 800.0)
     assert bool((F(once) < F(x)).all())
+
+
+def test_steps_of_ald_that_are_not_stable_are_refused() -> None:
+    """epsilon (1 + ||A||^2 / gamma^2) < 2, of an operator of norm 3."""
+    operator = Rows(3 * torch.eye(8, dtype=torch.float64)[:2]).double()
+    posed = Problem(operator, Gaussian(0.1), torch.zeros(1, 2, dtype=torch.float64))
+    assert squared_norm(operator, posed.y) == pytest.approx(9)
+    ALD(epsilon=0.199).check(posed)
+    ALD(epsilon=0.79, gamma=2.5).check(posed)
+    for epsilon, gamma, most in ((0.2, 1.0, "0.2"), (0.83, 2.5, "0.82")):
+        with pytest.raises(
+            InputError, match=f"solver epsilon: found {epsilon}.*less than {most}"
+        ) as found:
+            ALD(epsilon=epsilon, gamma=gamma).check(posed)
+        assert "\n" not in str(found.value)
 
 
 # Particle filters.
@@ -541,6 +558,68 @@ def test_draws_given_x_and_y_have_the_moments_of_the_posterior() -> None:
     white = (found.flatten(1) - mean) @ directions / values.sqrt()
     assert float(white.mean(0).abs().max()) < 5 / count**0.5 + 0.03
     assert float((white.var(0) - 1).abs().max()) < 0.15
+
+
+class Sequence(Streams):
+    """A source whose draws are tensors that are known, one after the other."""
+
+    def __init__(self, *values: Tensor) -> None:
+        self.values = list(values)
+
+    def normal(self, like: Tensor) -> Tensor:
+        return self.values.pop(0).expand_as(like)
+
+
+@pytest.mark.parametrize("name", ["mask", "average"])
+@pytest.mark.parametrize("sigma", [0.02, 0.3, 5.0])
+def test_the_last_draw_of_mmps_is_one_of_the_posterior(name: str, sigma: float) -> None:
+    """Exactly so for N(1/2, I / 20): a map of its noise M_1 z_1 + M_2 z_2 + M_3 e whose mean is
+    E[x0 | x, y], and whose M M^T add up to Cov(x0 | x, y).
+    """
+    own = oracles.Normal(torch.full((D,), 0.5).double(), 0.05 * torch.eye(D).double())
+    prior, operator, A = (
+        oracles.denoiser(own, SHAPE),
+        OPERATORS[name],
+        oracles.dense(OPERATORS[name]),
+    )
+    x = 0.5 + sigma * oracles.normal(1, *SHAPE, seed=51)
+    posed = Problem(operator, Gaussian(0.05), operator(images(seed=52, count=1)))
+
+    def end(*z: Tensor) -> Tensor:
+        return last_draw(prior, posed, x, sigma, Sequence(*z)).flatten()
+
+    blank = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(posed.y)
+    mean = end(*blank)
+    covariance = torch.zeros(D, D, dtype=torch.float64)
+    for k, like in enumerate(blank):
+        for j in range(like.numel()):
+            unit = torch.zeros_like(like)
+            unit.view(-1)[j] = 1
+            moved = end(*blank[:k], unit, *blank[k + 1 :]) - mean
+            covariance += torch.outer(moved, moved)
+    both = torch.cat([A / 0.05, torch.eye(D, dtype=torch.float64) / sigma])
+    measured = torch.cat([posed.y.flatten(1) / 0.05, x.flatten(1) / sigma], 1)
+    exact = oracles.posterior(own, both, measured, 1.0)
+    torch.testing.assert_close(mean, exact.mean[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(covariance, exact.covariance, rtol=0, atol=1e-6 * sigma**2 + 1e-7)
+
+
+@pytest.mark.parametrize("kind", [MMPS, MMPS2M])
+def test_only_the_last_step_of_mmps_draws(kind: type[MMPS]) -> None:
+    """And the steps before it are the same; the mean of its draws is what it returns as published."""
+    count = 400
+    posed = problem("average").select([0] * count)
+    runs = []
+    for draw_last in (False, True):
+        noise = Streams([(2, 0)] * count)
+        solver = kind(steps=3, iterations=8, draw_last=draw_last)
+        runs.append(list(trajectory(posed, PRIOR, solver, noise, posed.y)))
+    for before, after in zip(runs[0][:-1], runs[1][:-1], strict=True):
+        torch.testing.assert_close(after.x, before.x, rtol=0, atol=0)
+    x, sigma = runs[1][-2].x, runs[1][-2].sigma
+    drawn = last_draw(PRIOR, posed, x, sigma, Streams([(3, b) for b in range(count)]))
+    spread = drawn.std(0)
+    assert float(((drawn.mean(0) - runs[0][-1].x[0]) / spread).abs().max()) < 5 / count**0.5 + 0.05
 
 
 def test_the_noise_of_y_counts_as_at_least_a_ten_thousandth() -> None:

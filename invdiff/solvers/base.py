@@ -22,6 +22,7 @@ from invdiff.ranges import COUNT, Range, check_fields
 from invdiff.rng import Streams
 
 __all__ = [
+    "LEAST_SIGMA_Y",
     "MIN_SIGMA_Y",
     "Pull",
     "Solver",
@@ -43,7 +44,10 @@ __all__ = [
     "vjp",
 ]
 
-MIN_SIGMA_Y = 0.005  # standard deviation of y on [0, 1]: the 0.01 of [-1, 1] in DAPS
+# Standard deviations of y on [0, 1] below which it counts as this. What is drawn exactly needs one that
+# rounding can bear; methods that divide by it, or take V for known, need a larger one.
+LEAST_SIGMA_Y = 1e-4
+MIN_SIGMA_Y = 0.005  # the 0.01 of [-1, 1] in DAPS
 
 Pull = Callable[[Tensor], Tensor]  # v -> J^T v, with J the Jacobian of some map
 
