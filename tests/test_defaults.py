@@ -319,9 +319,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "particles": 24,
         "inner": 3,
         "start": 6,
-        "rounds": 8,
+        "rounds": 12,
         "reach": 100.0,
-        "sweeps": 8,
+        "sweeps": 10,
     },
     "solver ilvr": {
         "steps": 100,

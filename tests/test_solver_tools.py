@@ -9,6 +9,7 @@ from itertools import pairwise
 import oracles
 import pytest
 import torch
+from exact import MixturePrior
 from torch import Tensor
 
 from invdiff.errors import InputError
@@ -685,3 +686,55 @@ def test_rounds_reach_only_as_far_as_modes_stay_apart() -> None:
     near = solver.first_level(two_modes(), x, last, 0.4, Streams([(0, 0)]))
     assert float(far) == pytest.approx(0.4)
     assert 0.01 <= float(near) < 0.4
+
+
+@pytest.mark.slow
+def test_the_evidence_of_populations_is_without_bias() -> None:
+    """The mean of its estimates is N(y; A m, Sigma + A C A^T) over N of Sigma's own constant."""
+    prior, C, A = gaussian_and_operator(61)
+    A, sigma, count = A[:2] / 4, 0.2, 200
+    y = 0.5 * A.sum(1)[None] + 0.1
+    posed = Problem(Rows(A).double(), Gaussian(sigma), y).select([0] * count)
+    solver = Gibbs(steps=6, particles=16, inner=6, start=12, rounds=1, sweeps=1)
+    seen: list[Tensor] = []
+    log_mean = Particles.log_mean
+
+    def note(particles: Particles, log_w: Tensor) -> Tensor:
+        seen.append(log_mean(particles, log_w))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Particles, "log_mean", note)
+        noise = Streams([(8, b) for b in range(count)])
+        list(trajectory(posed, prior, solver, noise, posed.y))
+    log_evidence = sum(after - before for before, after in zip(seen[::2], seen[1::2], strict=True))
+    assert isinstance(log_evidence, Tensor)
+    found = float(log_evidence.exp().mean())
+    error = float(log_evidence.exp().std()) / count**0.5
+    mean, noise_of_y = A.sum(1) * 0.5, sigma**2 * torch.eye(2, dtype=torch.float64)
+    # The last target has y's own noise, and weights have no constant: det(Sigma)^-1/2 is left out.
+    total = torch.distributions.MultivariateNormal(mean, A @ C @ A.T + noise_of_y)
+    constant = -0.5 * float(torch.logdet(2 * math.pi * noise_of_y))
+    expected = math.exp(float(total.log_prob(y[0])) - constant)
+    assert found == pytest.approx(expected, rel=0.05, abs=5 * error)
+
+
+@pytest.mark.slow
+def test_particles_say_when_they_do_not_know_the_shares_of_modes() -> None:
+    """Few in a mixture under masks warn, as many as the preset has do not; of a Gaussian none do."""
+    prior = MixturePrior.gratings()
+    truth = prior.draw(2, torch.Generator().manual_seed(0)).view(2, *prior.shape)
+    masked = MaskRandom(prior.shape, missing=0.6).double()
+    posed = Problem.simulate(truth, masked, Gaussian(0.3)).select([0, 1] * 12)
+    noise = [(9, b) for b in range(24)]
+    few = Gibbs(particles=2, steps=7, rounds=2, sweeps=1)
+    with pytest.warns(
+        UserWarning, match="particles=2: found several modes.*take particles=4 or more"
+    ):
+        list(trajectory(posed, prior.denoiser(), few, Streams(noise), posed.y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        many = Gibbs(rounds=2, sweeps=1)
+        list(trajectory(posed, prior.denoiser(), many, Streams(noise), posed.y))
+        one_mode = oracles.denoiser(oracles.exponential_prior(prior.shape), prior.shape)
+        list(trajectory(posed, one_mode, few, Streams(noise), posed.y))
