@@ -307,7 +307,7 @@ def code_of(module: str) -> str:
 
 def key_of(case: Case, words: str) -> str:
     """Return the hash of what a row depends on."""
-    problem = (type(case.prior).__name__, case.operator, case.sigma, case.size)
+    problem = (case.prior, case.operator, case.sigma, case.size)
     if words == "exact":
         return fingerprint(problem)
     solver = preset(words)
