@@ -101,6 +101,7 @@ def squared_norm(operator: LinearOperator, y: Tensor) -> float:
     """Return ||A||^2, the largest of the images of y, by the power method.
 
     Example:
+        >>> import torch
         >>> from invdiff.operators import Denoise
         >>> squared_norm(Denoise((1, 2, 2)), torch.zeros(1, 1, 2, 2))
         1.0

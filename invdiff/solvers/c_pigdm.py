@@ -135,11 +135,12 @@ class Guidance(ABC):
         std: sigma_y / s of each coefficient, infinite where nothing is measured.
 
     Example:
-        Without a measurement e = 1, and K = - w int q^2 / (1/4 + q^2) dq but for VP's factor:
+        Without a measurement e = 1 and K has a closed form, (F(2 sigma') - F(2 sigma)) w / 2 times
+        sqrt(1 + 4 sigma^2) with F(q) = asinh q - q / sqrt(1 + q^2):
 
         >>> guidance = Published(torch.tensor([torch.inf]), weight=3.0)
         >>> round(guidance.K(1.0, 0.5).item(), 3)
-        -1.171
+        -1.258
     """
 
     def __init__(self, std: Tensor) -> None:
