@@ -165,7 +165,9 @@ class _On:
 
 
 def test_solvers_that_take_differences_say_so() -> None:
-    assert solvers.Gibbs.differences and not solvers.DDNM.differences
+    assert solvers.Gibbs().differences and solvers.PnPDM().differences
+    assert solvers.ILVR(covariance=True).differences and solvers.MMPS(draw_last=True).differences
+    assert not any(solver().differences for solver in (solvers.DDNM, solvers.ILVR, solvers.MMPS))
 
 
 def test_tf32_is_set_for_the_network_alone() -> None:
