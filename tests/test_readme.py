@@ -56,8 +56,8 @@ SETTINGS: dict[str, type] = {
 # Beginnings of the lines that are run, and what makes them quick.
 SHORT = ["samples=2", "solver.steps=2", "images=1"]
 RUN: dict[str, tuple[Callable[[list[str]], None], list[str]]] = {
-    "solve task=denoise prior=photos measurement=photo.png": (solve.main, SHORT),
-    "solve operator=mask_file operator.mask=mask.png": (solve.main, SHORT),
+    "solve task=denoise measurement=photo.png": (solve.main, SHORT),
+    "solve task=remove measurement=photo.png operator.mask=mask.png": (solve.main, SHORT),
     "solve operator=blur operator.kernel=psf.tif noise=gaussian noise.sigma=auto measurement=y.tif prior=photos": (
         solve.main,
         SHORT,
