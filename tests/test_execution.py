@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -36,6 +39,7 @@ from invdiff.prior import (
     match_channels,
 )
 from invdiff.prior.execution import Executed, Execution, computing_in
+from invdiff.resources import physical_memory
 
 CPU = torch.device("cpu")
 
@@ -390,6 +394,85 @@ def test_the_peak_of_a_piece_of_work() -> None:
     assert 0.8 * size < found < 2 * size
     free = memory.free_memory(CPU)
     assert free is not None and 0 < free < 2**50
+
+
+def machine(
+    monkeypatch: pytest.MonkeyPatch, root: Path, files: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Make a machine that tells of its memory in these files, and in those that it had, alone."""
+    for name, text in files.items():
+        file = root / name.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(memory, "Path", lambda name: root / name.lstrip("/"))
+    monkeypatch.setattr(memory, "_STATUS", root / "proc/self/status")
+
+
+def test_the_memory_of_this_machine() -> None:
+    """As the kernel tells it: in bytes, and no page of it counted twice."""
+    told = Path("/proc/meminfo")
+    if not told.exists():
+        pytest.skip("no Linux")
+    kilobytes = {line.split()[0]: int(line.split()[1]) for line in told.read_text().splitlines()}
+    assert physical_memory() == pytest.approx(1024 * kilobytes["MemTotal:"], rel=0.01)
+    assert memory._available() == pytest.approx(1024 * kilobytes["MemAvailable:"], rel=0.5)
+
+
+def test_the_least_of_what_a_machine_and_a_container_have_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("os.sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
+    machine(monkeypatch, tmp_path)
+    assert memory.free_memory(CPU) == 7 * 4096
+    machine(monkeypatch, tmp_path, {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   5 kB\n"})
+    assert memory.free_memory(CPU) == 5 * 1024
+    new, old = "/sys/fs/cgroup/memory.", "/sys/fs/cgroup/memory/memory."
+    machine(monkeypatch, tmp_path, {f"{new}max": "max\n", f"{new}current": "300\n"})
+    assert memory.free_memory(CPU) == 5 * 1024
+    machine(monkeypatch, tmp_path, {f"{new}max": "1000\n"})
+    assert memory.free_memory(CPU) == 700
+    limits = {f"{old}limit_in_bytes": "400\n", f"{old}usage_in_bytes": "150\n"}
+    machine(monkeypatch, tmp_path, limits)
+    assert memory.free_memory(CPU) == 250
+
+
+def test_a_machine_that_does_not_tell_its_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def sysconf(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr("os.sysconf", sysconf)
+    machine(monkeypatch, tmp_path)
+    assert memory.free_memory(CPU) is None
+    assert memory.peak_of(lambda: None, CPU) is None
+
+
+def test_the_peak_is_what_work_took_beyond_what_was_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work() -> None:
+        machine(monkeypatch, tmp_path, {"/proc/self/status": "VmHWM:\t90 kB\nVmRSS:\t60 kB\n"})
+
+    monkeypatch.setattr(memory, "_RESET", tmp_path / "clear_refs")
+    machine(monkeypatch, tmp_path, {"/proc/self/status": "VmHWM:\t70 kB\nVmRSS:\t50 kB\n"})
+    assert memory.peak_of(work, CPU) == 40 * 1024
+    assert (tmp_path / "clear_refs").read_text() == "5"  # proc(5): the peak begins anew
+
+
+def test_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch holds and no tensor uses is free; the peak is beyond what tensors held."""
+    gpu = torch.device("cuda")
+    for name, found in (
+        ("mem_get_info", (100, 500)),
+        ("memory_reserved", 30),
+        ("memory_allocated", 10),
+        ("max_memory_allocated", 70),
+        ("reset_peak_memory_stats", None),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda device, found=found: found)
+    assert memory.free_memory(gpu) == 120
+    assert memory.peak_of(lambda: None, gpu) == 60
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
