@@ -397,7 +397,9 @@ def test_bad_settings() -> None:
         lambda: SaltAndPepper(1.0),
         lambda: SaltAndPepper(0.1, 0.0),
     ):
-        with pytest.raises(InputError, match=r"noise \w+: found .*, expected a p"):
+        with pytest.raises(
+            InputError, match=r"noise (p: found (0|1)\.0|sigma: found 0\.0), expected a p"
+        ):
             make()
 
 
@@ -599,9 +601,9 @@ def test_levels_in_any_form() -> None:
     whole = torch.tensor([1, 2])
     assert Gaussian(whole).sigma.is_floating_point()  # type: ignore[union-attr]
     assert Gaussian(0.1).to("cpu", torch.float64).sigma == 0.1
-    for bad in ([], torch.zeros(0), [0.1, -1e-9]):
+    for bad, found in (([], "no number"), (torch.zeros(0), "no number"), ([0.1, -1e-9], "-1e-09")):
         with pytest.raises(
-            InputError, match=r"noise sigma: found .*, expected a number from 0 to 1e\+15"
+            InputError, match=rf"noise sigma: found {found}, expected a number from 0 to 1e\+15"
         ):
             Gaussian(bad)  # type: ignore[arg-type]
     assert Gaussian([0.0, 0.1]).level(y).shape == (2, 1, 1, 1)  # type: ignore[union-attr, arg-type]
