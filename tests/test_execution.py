@@ -6,7 +6,7 @@ import gc
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from invdiff import (
     memory,
     restore,
     sample,
+    sharing,
     solve,
     solvers,
 )
@@ -38,8 +39,11 @@ from invdiff.prior import (
     execution,
     match_channels,
 )
+from invdiff.prior.denoiser import levels
 from invdiff.prior.execution import Executed, Execution, computing_in
-from invdiff.resources import physical_memory
+from invdiff.resources import Process, physical_memory
+from invdiff.training.data import to_device
+from invdiff.training.trainer import computes_bf16
 
 CPU = torch.device("cpu")
 
@@ -547,3 +551,66 @@ def test_a_network_is_really_compiled() -> None:
     fast = Execution(compile=True).around(prior)
     torch.testing.assert_close(fast(X, 0.3), prior(X, 0.3), rtol=0, atol=1e-5)
     assert fast.network._compiled is not None
+
+
+# ------------------------------------------------- what a GPU is asked, on machines that have none
+
+GPU = torch.device("cuda")
+
+
+def test_the_levels_of_images_that_are_not_on_the_cpu() -> None:
+    """One level is a number there, wherever it was; levels of images are moved."""
+    x = torch.zeros(3, 1, 2, 2, dtype=torch.float16, device="meta")
+    for sigma in (0.1, torch.tensor(0.1, dtype=torch.float64), torch.rand(3, device="meta")):
+        found = levels(sigma, x)
+        assert found.shape == (3, 1, 1, 1) and found.device == x.device and found.dtype == x.dtype
+
+
+def test_images_on_their_way_to_a_gpu_are_pinned() -> None:
+    class Images:
+        device = CPU
+        pinned = False
+
+        def pin_memory(self) -> Images:
+            self.pinned = True
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> tuple[object, ...]:
+            return device, self.pinned, non_blocking
+
+    there = Images()
+    there.device = GPU
+    assert to_device(Images(), GPU) == (GPU, True, True)  # type: ignore[arg-type]
+    assert to_device(Images(), CPU) == (CPU, False, False)  # type: ignore[arg-type]
+    assert to_device(there, GPU) == (GPU, False, False)  # type: ignore[arg-type]
+
+
+def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "pick_device", lambda name: torch.device(name))
+    monkeypatch.setattr(sharing, "this_process", lambda: Process(5, 3, 8))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    share = sharing.Share.of("1/1")
+    assert share.device("cuda") == torch.device("cuda", 1)
+    assert share.device("cuda:0") == torch.device("cuda", 0) and share.device("cpu") == CPU
+
+
+def test_a_gpu_takes_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "free_memory", lambda device: None)
+    for device, at_once in ((CPU, 2**18), (GPU, 2**22)):
+        found = fitting(10**9, 2**10, device, lambda: None)
+        assert found == at_once // 2**10
+        prior = unet()
+        weight = SimpleNamespace(is_cuda=device == GPU)
+        monkeypatch.setattr(evaluate, "state_like", lambda prior, weight=weight: weight)
+        assert evaluate.images_at_once("auto", prior)(2**10) == at_once // 2**10
+    assert evaluate.images_at_once(3, unet())(2**30) == 3
+
+
+def test_bf16_that_is_emulated_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for computes in (True, False):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation, computes=computes: including_emulation or computes,
+        )
+        assert computes_bf16(GPU) is computes
