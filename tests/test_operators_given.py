@@ -162,7 +162,10 @@ def test_masks_in_any_coding(coding: str, tmp_path: Path) -> None:
             "found 15 values that are neither black nor white, such as -1 of 1",
         ),
         (np.where(MASK, 3, 0), "found values up to 3"),
-        (np.zeros((6, 8)), "found no (pixel that is kept|frequency that is measured), expected at least one"),
+        (
+            np.zeros((6, 8)),
+            "found no (pixel that is kept|frequency that is measured), expected at least one",
+        ),
         (np.where(MASK, np.nan, 1), "found NaN"),
         (np.ones((8, 6)), r"found shape \(8, 6\), expected \(6, 8\)"),
         (np.ones((0, 1, 6, 8)), "found shape"),
