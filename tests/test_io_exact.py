@@ -1748,3 +1748,18 @@ def test_loggers_of_decoders_speak_again_afterwards(caplog: pytest.LogCaptureFix
             logging.getLogger(name).error("inside")
         logging.getLogger(name).error("outside")
     assert [record.message for record in caplog.records] == ["outside"] * len(quiet._LOGGERS)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_file_that_exists_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    """Also one that was not there when the target was looked at."""
+    if meanwhile:
+        monkeypatch.setattr(write, "check_target", lambda path, picture, overwrite: None)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"theirs")
+    with pytest.raises(InputError) as caught:
+        write.write_picture(path, Picture(torch.zeros(1, 1, 2, 2)))
+    line = f"{path}: exists already, expected another name, or overwrite=True"
+    assert str(caught.value) == line and path.read_bytes() == b"theirs"
