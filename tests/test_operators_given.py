@@ -153,10 +153,19 @@ def test_masks_in_any_coding(coding: str, tmp_path: Path) -> None:
             np.where(MASK, 1.0, 0.4),
             "found 15 values that are neither black nor white, such as 0.4 of 1",
         ),
-        (np.where(MASK, 255, 128), "found .* such as 128 of 255"),
-        (np.where(MASK, 1, -1), "found .* such as -1 of 1"),
+        (
+            np.where(MASK, 255, 128),
+            "found 15 values that are neither black nor white, such as 128 of 255",
+        ),
+        (
+            np.where(MASK, 1, -1),
+            "found 15 values that are neither black nor white, such as -1 of 1",
+        ),
         (np.where(MASK, 3, 0), "found values up to 3"),
-        (np.zeros((6, 8)), "found no .* expected at least one"),
+        (
+            np.zeros((6, 8)),
+            "found no (pixel that is kept|frequency that is measured), expected at least one",
+        ),
         (np.where(MASK, np.nan, 1), "found NaN"),
         (np.ones((8, 6)), r"found shape \(8, 6\), expected \(6, 8\)"),
         (np.ones((0, 1, 6, 8)), "found shape"),
@@ -328,20 +337,26 @@ def test_lines_are_about_the_zero_frequency(convention, tmp_path: Path) -> None:
     assert a.scale == (1 if convention in ("ortho", "fastmri") else pytest.approx(math.sqrt(120)))
 
 
+PLANES = "expected (2 C, H, W): the real parts, then the imaginary parts, of C channels"
+PARTS_LAST = f"which has real and imaginary parts last, {PLANES}; or give complex values (H, W)"
+ONE_IMAGE = "expected one image, gray or RGB: 2 or 6 planes; combine the coils first"
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((30, 8, 6), "found 15 coils, or channels, .* combine the coils first"),
-        ((4, 8, 6), "found 2 coils"),
-        ((4, 8, 2), "found .*, which has real and imaginary parts last"),
-        ((32, 32, 2), "found .*, which has real and imaginary parts last, .*complex values"),
-        ((3, 8, 6), r"found shape \(3, 8, 6\), expected \(2 C, H, W\)"),
-        ((8, 6), r"found shape \(8, 6\), expected \(2 C, H, W\)"),
+        ((30, 8, 6), f"found 15 coils, or channels, in shape (30, 8, 6), {ONE_IMAGE}"),
+        ((4, 8, 6), f"found 2 coils, or channels, in shape (4, 8, 6), {ONE_IMAGE}"),
+        ((4, 8, 2), f"found shape (4, 8, 2), {PARTS_LAST}"),
+        ((32, 32, 2), f"found shape (32, 32, 2), {PARTS_LAST}"),
+        ((3, 8, 6), f"found shape (3, 8, 6), {PLANES}"),
+        ((8, 6), f"found shape (8, 6), {PLANES}"),
     ],
 )
 def test_k_space_of_coils_is_refused(shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(InputError, match=f"measurement: {message}"):
+    with pytest.raises(InputError) as caught:
         PartialFourier.infer_shape(shape, {})
+    assert str(caught.value) == f"measurement: {message}"
 
 
 def test_complex_measurements_are_refused() -> None:

@@ -30,7 +30,7 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import ALD, MMPS, MMPS2M, SITCOM, FastDIPS, Gibbs, MCGDiff, PnPDM
+from invdiff.solvers import ALD, DDRM, MMPS, MMPS2M, SITCOM, DDNMPlus, FastDIPS, Gibbs, MCGDiff, PnPDM
 from invdiff.solvers.ald import squared_norm
 from invdiff.solvers.c_pigdm import Bayes, Guidance, Published
 from invdiff.solvers.fast_dips import descended
@@ -442,6 +442,46 @@ def test_coefficients_are_measurements_of_those_of_x() -> None:
         sigma = SIGMAS.view(-1, *[1] * (s.ndim - 1)).expand_as(s)
         std = found.std.expand_as(s)
         torch.testing.assert_close(std[seen], (sigma / s)[seen], rtol=1e-7, atol=0)
+
+
+class Remembered(Denoiser):
+    """D of `PRIOR`; remembers the images that it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape, self.schedule, self.images = SHAPE, Schedule.linear(), list[Tensor]()
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.images.append(x)
+        return PRIOR(x, sigma)
+
+
+@pytest.mark.parametrize("solver", [DDRM, DDNMPlus])
+def test_coefficients_whose_noise_is_a_limit_itself(solver: type[DDRM | DDNMPlus]) -> None:
+    """They are measured at `cutoff`, and at the next level y decides: the next x is y."""
+    sigma = 0.25
+    operator = Denoise(SHAPE).double()
+    posed = Problem(operator, Gaussian(sigma), images(1))
+    assert bool((coefficients(posed).std == sigma).all())
+
+    def step(levels: tuple[float, float], **settings: float) -> tuple[Tensor, Tensor]:
+        prior = Remembered()
+        streams = Streams([(0, b) for b in range(2)])
+        steps = solver(steps=1, **settings).iterate(prior, posed, images(2), levels, streams)
+        return next(iter(steps)).x, prior.images[0]
+
+    # A level below, so that the weight of y is the noise of y.
+    measured, _ = step((1.0, 0.1))
+    at_cutoff, _ = step((1.0, 0.1), cutoff=sigma)
+    torch.testing.assert_close(at_cutoff, measured, rtol=0, atol=0)
+    beyond, _ = step((1.0, 0.1), cutoff=sigma - 1e-6)
+    assert float((beyond - measured).abs().max()) > 0.01
+    # Eq. 8 of DDRM and 17 of DDNM+: y decides where its noise is at most that of the next x.
+    decided, _ = step((1.0, sigma))
+    torch.testing.assert_close(decided, posed.y, rtol=0, atol=1e-12)
+    # Eq. 7 of DDRM: it begins around y where y is less noisy than the first level.
+    _, first = step((sigma, 0.1))
+    torch.testing.assert_close(first, images(2), rtol=0, atol=1e-12)
 
 
 # Draws and descents.
