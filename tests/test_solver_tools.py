@@ -30,7 +30,18 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import ALD, DDRM, MMPS, MMPS2M, SITCOM, DDNMPlus, FastDIPS, Gibbs, MCGDiff, PnPDM
+from invdiff.solvers import (
+    ALD,
+    DDRM,
+    MMPS,
+    MMPS2M,
+    SITCOM,
+    DDNMPlus,
+    FastDIPS,
+    Gibbs,
+    MCGDiff,
+    PnPDM,
+)
 from invdiff.solvers.ald import squared_norm
 from invdiff.solvers.c_pigdm import Bayes, Guidance, Published
 from invdiff.solvers.fast_dips import descended
