@@ -57,6 +57,8 @@ TENSORS_AT_ONCE = 16  # of the size of all particles: states, estimates, gradien
 MANY_PARTICLES = 1000
 MAX_VALUES = 2**33  # of all samples: 32 GiB in float32
 
+_A_PROBLEM = "a Problem; Problem(operator, noise, y) makes one"
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -182,6 +184,7 @@ def restore(
         >>> posterior.nfe
         20
     """
+    check_type("problem", problem, Problem, _A_PROBLEM)
     check_estimate(estimate)
     prior = load_prior(prior) if isinstance(prior, str) else prior
     if estimate == "mmse":
@@ -455,7 +458,7 @@ def check(
     problem: Problem, prior: Denoiser, solver: Solver, samples: int, seed: int, batch: Batch
 ) -> None:
     """Raise InputError before any work is done."""
-    check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
+    check_type("problem", problem, Problem, _A_PROBLEM)
     check_prior(prior)
     check_solver(solver)
     check_integer("samples", samples, 1)
