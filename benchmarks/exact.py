@@ -24,11 +24,13 @@ from torch import Tensor
 
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import to_channels
+from invdiff.operators import LinearOperator
 from invdiff.prior import Denoiser, GaussianDenoiser, MixtureDenoiser
 from invdiff.prior.denoiser import levels
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 
+Sigma = float | Tensor  # of the noise of y, also one for each entry
 Law = Literal["gauss", "laplace", "student"]
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "photos"
 
@@ -44,7 +46,7 @@ class Prior(Protocol):
     def draw(self, count: int, generator: torch.Generator) -> Tensor: ...
 
     def posterior(
-        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+        self, problem: Problem, sigma: Sigma, count: int, generator: torch.Generator
     ) -> Tensor: ...
 
 
@@ -59,11 +61,16 @@ def dense(problem: Problem) -> Tensor:
     return problem.operator(torch.eye(size, dtype=torch.float64).view(size, *shape)).flatten(1).T
 
 
+def noise_of(A: Tensor, sigma: Sigma) -> Tensor:
+    """Covariance of the noise of y, (m, m); sigma is one number, or (m,)."""
+    return (torch.as_tensor(sigma, dtype=torch.float64).flatten() ** 2).expand(len(A)).diag()
+
+
 def condition(
-    mean: Tensor, covariance: Tensor, A: Tensor, y: Tensor, sigma: float
+    mean: Tensor, covariance: Tensor, A: Tensor, y: Tensor, sigma: Sigma
 ) -> tuple[Tensor, Tensor]:
     """N(mean, covariance) given y (B, m): means (B, D), one covariance."""
-    noise = sigma**2 * torch.eye(len(A), dtype=torch.float64)
+    noise = noise_of(A, sigma)
     gain = covariance @ A.T @ torch.linalg.inv(A @ covariance @ A.T + noise)
     posterior = covariance - gain @ A @ covariance
     return mean + (y - mean @ A.T) @ gain.T, (posterior + posterior.T) / 2
@@ -86,11 +93,25 @@ class GaussianPrior:
     @classmethod
     def patches(cls, side: int = 8) -> GaussianPrior:
         """With the mean and the covariance of gray patches of the example photographs."""
-        images = to_channels(read_images(PHOTOGRAPHS)[0].double(), 1)
+        return cls.of_patches(side, 1)
+
+    @classmethod
+    def of_patches(cls, side: int, channels: int) -> GaussianPrior:
+        """With those of gray or colour patches; pixels have a variance of 1e-5 for themselves."""
+        images = to_channels(read_images(PHOTOGRAPHS)[0].double(), channels)
         patches = (
             torch.nn.functional.unfold(images, side, stride=side // 2).transpose(1, 2).flatten(0, 1)
         )
-        return cls((1, side, side), patches.mean(0), torch.cov(patches.T))
+        own = 1e-5 * torch.eye(patches.shape[1], dtype=torch.float64) if channels > 1 else 0
+        return cls((channels, side, side), patches.mean(0), torch.cov(patches.T) + own)
+
+    @classmethod
+    def smooth(cls, side: int, length: float) -> GaussianPrior:
+        """A smooth field: variance 0.04, correlation exp(-d^2 / 2 length^2), and 1e-4 for each pixel."""
+        at = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
+        covariance = 0.04 * torch.exp(-0.5 * (torch.cdist(at, at) / length) ** 2)
+        covariance = covariance + 1e-4 * torch.eye(side**2, dtype=torch.float64)
+        return cls((1, side, side), torch.full((side**2,), 0.5, dtype=torch.float64), covariance)
 
     def denoiser(self) -> Denoiser:
         return GaussianDenoiser(self.mean.view(self.shape), self.covariance)
@@ -102,7 +123,7 @@ class GaussianPrior:
         )
 
     def posterior(
-        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+        self, problem: Problem, sigma: Sigma, count: int, generator: torch.Generator
     ) -> Tensor:
         mean, covariance = condition(
             self.mean, self.covariance, dense(problem), problem.y.flatten(1), sigma
@@ -127,6 +148,20 @@ class MixturePrior:
         weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
         return cls((1, side, side), weights, 0.5 + torch.cat([means, -means]), 0.05**2)
 
+    @classmethod
+    def spiral(cls, modes: int = 120) -> MixturePrior:
+        """Points in the plane along one turn and a half of a spiral, as 1x2 images."""
+        angle = torch.linspace(0.5, 3.5, modes, dtype=torch.float64) * math.pi
+        along = 0.04 * angle[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+        return cls((1, 1, 2), torch.full_like(angle, 1 / modes), 0.5 + along, 0.02**2)
+
+    @classmethod
+    def scattered(cls, modes: int = 5, side: int = 6) -> MixturePrior:
+        """Modes in all directions, of shares from 1 to `modes`."""
+        means = normal(modes, side**2, generator=torch.Generator().manual_seed(3))
+        weights = torch.arange(1, modes + 1, dtype=torch.float64)
+        return cls((1, side, side), weights / weights.sum(), 0.5 + 0.1 * means, 0.05**2)
+
     def denoiser(self) -> Denoiser:
         return MixtureDenoiser(
             self.weights, self.means.view(-1, *self.shape), self.variance + 0 * self.weights
@@ -139,14 +174,14 @@ class MixturePrior:
         )
 
     def posterior(
-        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+        self, problem: Problem, sigma: Sigma, count: int, generator: torch.Generator
     ) -> Tensor:
         A, y = dense(problem), problem.y.flatten(1)
         eye = torch.eye(A.shape[1], dtype=torch.float64)
         means, covariance = zip(
             *(condition(m, self.variance * eye, A, y, sigma) for m in self.means), strict=True
         )
-        evidence = self.variance * A @ A.T + sigma**2 * torch.eye(len(A), dtype=torch.float64)
+        evidence = self.variance * A @ A.T + noise_of(A, sigma)
         log_p = torch.stack(
             [
                 torch.distributions.MultivariateNormal(A @ m, evidence).log_prob(y)
@@ -211,7 +246,7 @@ class LevyPrior:
         )
 
     def posterior(
-        self, problem: Problem, sigma: float, count: int, generator: torch.Generator
+        self, problem: Problem, sigma: Sigma, count: int, generator: torch.Generator
     ) -> Tensor:
         if self.law == "gauss":
             return self.gaussian.posterior(problem, sigma, count, generator)
@@ -262,6 +297,23 @@ class LevyPrior:
             return 0.5 + (u / (1 + u**2) + u.atan()) / math.pi
 
         return student(high) - student(low)
+
+
+class Rows(LinearOperator):
+    """Products of the image with the rows of a matrix, which has no SVD here.
+
+    Args:
+        A: (m, C H W).
+    """
+
+    A: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], A: Tensor) -> None:
+        super().__init__(shape)
+        self.register_exact("A", A)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.A.T
 
 
 class ChainDenoiser(Denoiser):

@@ -96,7 +96,8 @@ def ours(
     """By invdiff, with the settings that it ships."""
     settings = config.resolve([f"task={task}", f"solver={method}"], SolveSettings)
     solver: Solver = config.build("solver", settings["solver"])
-    return run(replace(solver, steps=min(solver.steps, calls)), prior, case, seed)
+    steps = calls // 2 if solver.differences else calls  # a difference is another call
+    return run(replace(solver, steps=min(solver.steps, steps)), prior, case, seed)
 
 
 def theirs(

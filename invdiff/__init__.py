@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from invdiff.errors import InputError
     from invdiff.evaluation.calibration import Calibration
     from invdiff.files import restore_file, restore_folder
-    from invdiff.inference import restore
+    from invdiff.inference import Interrupted, restore
+    from invdiff.listing import list as list
     from invdiff.noise.instruments import Quantised, Rician, Speckle
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
+    from invdiff.one_call import mmse
     from invdiff.posterior import Posterior
     from invdiff.prior.checkpoint import load_prior, save_prior
     from invdiff.prior.ncsn import langevin, score
@@ -38,6 +40,7 @@ _WHERE = {
     "Fission": "invdiff.diagnostics.fission",
     "Gaussian": "invdiff.noise",
     "InputError": "invdiff.errors",
+    "Interrupted": "invdiff.inference",
     "KSD": "invdiff.diagnostics.ksd",
     "Laplace": "invdiff.noise",
     "Poisson": "invdiff.noise",
@@ -59,7 +62,9 @@ _WHERE = {
     "generate": "invdiff.prior.reverse",
     "ksd": "invdiff.diagnostics.ksd",
     "langevin": "invdiff.prior.ncsn",
+    "list": "invdiff.listing",
     "load_prior": "invdiff.prior.checkpoint",
+    "mmse": "invdiff.one_call",
     "posterior_sbc": "invdiff.diagnostics.repeated",
     "prior_from": "invdiff.prior.own",
     "prior_from_denoiser": "invdiff.prior.own",
@@ -73,12 +78,14 @@ _WHERE = {
     "tarp": "invdiff.diagnostics.tarp",
 }
 
+# Without "list": `from invdiff import *` leaves Python's own.
 __all__ = [
     "Adjustment",
     "Calibration",
     "Fission",
     "Gaussian",
     "InputError",
+    "Interrupted",
     "KSD",
     "Laplace",
     "Poisson",
@@ -101,6 +108,7 @@ __all__ = [
     "ksd",
     "langevin",
     "load_prior",
+    "mmse",
     "operators",
     "posterior_sbc",
     "prior_from",

@@ -30,6 +30,7 @@ import functools
 import hashlib
 import io
 import os
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -39,7 +40,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff import config
+from invdiff import config, registry
+from invdiff.baselines import METHODS, Which, computed, left_out
+from invdiff.baselines import names as baseline_names
+from invdiff.choice import AUTO, EXAMPLES_OF, introduced, prior_for
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
@@ -60,7 +64,7 @@ from invdiff.problem import Problem
 from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share
-from invdiff.solvers import DEFAULT, Solver
+from invdiff.solvers import DEFAULT, Solver, solver_for
 
 OF_ALL = ("prior", "data", "images", "out", "part", "device")  # what all cells of a table share
 
@@ -74,15 +78,18 @@ class EvaluateSettings:
         operator: what the measurement does to an image, in place of the task's.
         noise: the noise of the measurement, in place of the task's.
         solver: presets in configs/solver, registered names, or YAML files, likewise; by default
-            mmps_2m_sde.
-        prior: the name of one that ships, a file or a folder, with words for another program's, as
-            in ``python -m invdiff.solve``.
+            that of each task, else mmps_2m_sde, or dps for an operator that is not linear.
+        prior: "auto" chooses one by the first image (see `invdiff.choice`); the name of one that
+            ships, a file or a folder, with words for another program's, as in
+            ``python -m invdiff.solve``.
         data: clean images: a folder, of any sizes, a file, an .npz; by default the examples of the
             prior.
         images: how many of them, at most.
         samples: per image; metrics are averaged over them.
         seed: of every random number; the same seed gives the same table.
         out: folder of the results, made or continued.
+        baselines: what a person would use instead, a row each: auto, all (bm3d too, which takes its
+            time) or none; nlm and biharmonic need pip install 'invdiff[baselines]'.
         batch: images computed at once, of one size; "auto" is as many as suit the device.
         precision: of the network: float32, bf16, tf32 (NVIDIA GPUs); "auto" is bf16 on GPUs that
             compute in it, but for solvers that take differences of D, else float32.
@@ -101,12 +108,13 @@ class EvaluateSettings:
     solver: dict[str, Any] = field(
         default_factory=lambda: config.component("solver", DEFAULT), metadata={"preset": DEFAULT}
     )
-    prior: str | PriorWords = "fashion"
+    prior: str | PriorWords = AUTO
     data: str | None = None
     images: int | None = None
     samples: int = 1
     seed: Seed = 0
     out: str = "results/evaluation"
+    baselines: Which = "auto"
     batch: int | Literal["auto"] = "auto"
     precision: Precision = "auto"
     compile: bool = False
@@ -125,7 +133,7 @@ class EvaluateSettings:
 
         Files that the settings name are told by their content.
         """
-        free = ("prior", "data", "images", "out", "batch", "compile", "part", "device")
+        free = ("prior", "data", "images", "out", "baselines", "batch", "compile", "part", "device")
         own = {key: value for key, value in asdict(self).items() if key not in free}
         if isinstance(self.prior, PriorWords) and self.prior.told:
             own["prior"] = self.prior.told
@@ -214,9 +222,14 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Return what all results in the cell have in common."""
         found = {**self.settings.identity(), "weights": self.weights}
-        if self.solver == "baseline":
+        if self.without_prior:
             del found["solver"]
         return found
+
+    @property
+    def without_prior(self) -> bool:
+        """Whether it is a baseline's."""
+        return self.solver == "baseline" or self.solver in METHODS
 
 
 @dataclass(frozen=True)
@@ -254,6 +267,7 @@ def main(words: list[str]) -> None:
     check_prior(prior)
     cells = [in_one_precision(cell, prior) for cell in cells]
     images = read_data(settings, {row["image"] for cell in cells for row in rows_of(cell)})
+    cells = list(with_baselines(cells, images))
     for cell in cells:
         check(cell, images, prior)
     with contextlib.ExitStack() as locks:
@@ -266,6 +280,25 @@ def main(words: list[str]) -> None:
             mine = images[share.rank :: share.processes]
             evaluate(cell, prior, mine, share.rank, chatty=share.processes == 1)
     finish(cells, images)
+
+
+def with_baselines(cells: Sequence[Cell], images: Sequence[NumberedImage]) -> Iterator[Cell]:
+    """Yield the cells, and behind each baseline those of what a person would use instead.
+
+    They are the methods that are for the operator and the first image.
+    """
+    told = set()
+    for cell in cells:
+        yield cell
+        if cell.solver == "baseline":
+            problem = pose(cell, images[0].item.read()[None], images[:1])
+            which = cell.settings.baselines
+            line = left_out(problem, which)
+            if line and line not in told:
+                told.add(line)
+                say(line)
+            for name in baseline_names(problem, which):
+                yield replace(cell, solver=name)
 
 
 def in_one_precision(cell: Cell, prior: Denoiser) -> Cell:
@@ -302,18 +335,24 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
         for name in labels:
             if labels.count(name) > 1:
                 raise InputError(f"{key}: found two of the name {name!r}, expected different ones")
-            if name in ("baseline", "measurements"):
+            if name in ("baseline", "measurements", *METHODS):
                 raise InputError(f"{key}: found the name {name!r}, expected another one")
         return names
 
     rest = [word for word in words if not word.startswith(("task=", "solver="))]
-    solvers = listed("solver", DEFAULT)
+    has_solvers = any(word.startswith("solver=") for word in words)
+    solvers = listed("solver", DEFAULT) if has_solvers else [None]
     weights = ""
+    prior: str | PriorWords = ""
     first: EvaluateSettings | None = None
     for task in listed("task", ""):
-        for number, solver in enumerate(solvers):
-            merged = config.resolve([f"task={task}", f"solver={solver}", *rest], EvaluateSettings)
+        for number, named in enumerate(solvers):
+            of_task = [f"task={task}", *rest]
+            solver = named or fitting_solver(of_task)
+            chosen = [] if solver is None else [f"solver={solver}"]
+            merged = config.resolve([*of_task, *chosen], EvaluateSettings)
             settings = config.validate(EvaluateSettings, merged)
+            solver = solver or str(settings.solver["name"])
             first = first or settings
             for key in OF_ALL:  # a task's file may set them
                 found = getattr(settings, key)
@@ -323,11 +362,48 @@ def read_cells(words: list[str]) -> Iterator[Cell]:
                         f"task {task}: found {key}={found}, expected {expected}, as in the first "
                         f"task; give {key}= on the command line, or run the tasks apart"
                     )
-            weights = weights or hash_of_all(prior_files(settings.prior))
+            prior = prior or chosen_prior(settings)
+            settings = replace(settings, prior=prior)
+            weights = weights or hash_of_all(prior_files(prior))
             name = label(Path(task).stem)
             if number == 0:
                 yield Cell(name, "baseline", settings, weights)
             yield Cell(name, label(Path(solver).stem), settings, weights)
+
+
+def fitting_solver(words: list[str]) -> str | None:
+    """Return the solver of a task for which none was named; None for one that the task names."""
+    merged = config.resolve(words, EvaluateSettings)
+    task = merged["task"]
+    if merged["solver"] != config.component("solver", DEFAULT, task):
+        return None
+    operator = merged.get("operator")
+    name = operator.get("name") if isinstance(operator, Mapping) else None
+    return DEFAULT if name is None else solver_for(registry.lookup("operator", name))
+
+
+def chosen_prior(settings: EvaluateSettings) -> str | PriorWords:
+    """Return the prior of the settings, chosen by the first image where it is "auto".
+
+    Raises:
+        InputError: no image can be read.
+    """
+    if name_of(settings.prior) != AUTO:
+        return settings.prior
+    for item in collect(source_of(settings)):
+        try:
+            name, why = prior_for([item.read()[None]])
+        except InputError:
+            continue  # told of when the images are read
+        print(introduced(name, why), flush=True)
+        return name
+    raise InputError(f"data {source_of(settings)}: found no image that can be read")
+
+
+def source_of(settings: EvaluateSettings) -> str:
+    """Return where the images are: the data, or the examples of the prior."""
+    name = name_of(settings.prior)
+    return settings.data or str(example_images(EXAMPLES_OF if name == AUTO else name))
 
 
 def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[NumberedImage]:
@@ -340,7 +416,7 @@ def read_data(settings: EvaluateSettings, known: Container[str] = ()) -> list[Nu
     Raises:
         InputError: no image can be read.
     """
-    source = settings.data or str(example_images(name_of(settings.prior)))
+    source = source_of(settings)
     items = collect(source)
     skipped = 0
     found: list[tuple[Item, str]] = []
@@ -518,9 +594,13 @@ def measure(
         write_array(path, y)
     calls = 0
     seconds = 0.0
-    if cell.solver == "baseline":
-        samples = problem.baseline()[None]
-        misfit = problem.misfit(problem.baseline())
+    if cell.without_prior:
+        began = time.perf_counter()
+        name = cell.solver
+        estimate = computed(problem, name) if name in METHODS else problem.baseline()
+        seconds = (time.perf_counter() - began) / len(chunk) if name in METHODS else 0.0
+        samples = estimate[None]
+        misfit = problem.misfit(estimate)
     else:
         solver = config.build("solver", s.solver)
         posterior = restore(

@@ -14,24 +14,34 @@ import torch
 from torch import nn
 
 from invdiff.adjustment import Adjustment, adjustment_of
+from invdiff.choice import (
+    AUTO,
+    looks,
+    may_stretch,
+    mismatch,
+    prior_for,
+    told_of_stretch,
+    used_range,
+)
 from invdiff.errors import InputError, check_path, check_type, described, warn
 from invdiff.fingerprint import key_of
 from invdiff.inference import Batch, check, restore
 from invdiff.io.collection import read_pictures
-from invdiff.io.names import split_name
+from invdiff.io.names import free_name
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
-from invdiff.noise import NoiseModel
+from invdiff.named import Named, noise_named, operator_named
+from invdiff.noise import Gaussian, NoiseModel
 from invdiff.operators import Operator
-from invdiff.posterior import Posterior
+from invdiff.posterior import Estimate, Posterior
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import Solver, preset
+from invdiff.solvers import Solver, solver_named
 
 ForShape: TypeAlias = Callable[[tuple[int, ...]], Operator]
 
@@ -40,10 +50,10 @@ def restore_file(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape,
-    noise: NoiseModel,
-    prior: Denoiser | str,
-    solver: Solver | None = None,
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
+    prior: Denoiser | str = AUTO,
+    solver: Solver | str | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
@@ -51,6 +61,9 @@ def restore_file(
     calibration: Adjustment | str | Path | None = None,
     precision: Precision = "auto",
     compile: bool = False,
+    stretch: bool | None = None,
+    estimate: Estimate = "samples",
+    progress: bool = False,
     overwrite: bool = False,
 ) -> Posterior:
     """Restore the measurement in a file and write the mean of the samples.
@@ -61,16 +74,23 @@ def restore_file(
 
     Args:
         source: a picture, or a stack of them, as `invdiff.io.pictures.read_picture` reads it.
-        target: .png, .tif, .npy, .nii or .nii.gz.
+        target: .png, .jpg, .tif, .npy, .nii or .nii.gz.
         operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with
             settings such as ``functools.partial(MaskFile, mask="mask.png")``, or a function, for
-            images of the measurement's shape.
-        noise: its sigma is on the [0, 1] scale.
-        prior: a denoiser, or what `load_prior` takes.
-        solver: the method; by default that of ``solvers.preset()``.
+            images of the measurement's shape; or its name, "denoise", or name and settings,
+            {"name": "mask_file", "mask": "mask.png"}.
+        noise: a model; or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto", which
+            estimates it; or a name and settings.
+        prior: a denoiser, or what `load_prior` takes; "auto" is one that ships, by the picture (see
+            `invdiff.choice`).
+        solver: the method, or the name of a preset; by default the one that suits the operator.
         samples: per image.
         seed: of the samples.
-        batch, tile, calibration, precision, compile: as in `invdiff.inference.restore`.
+        batch, tile, calibration, precision, compile, progress: as in `invdiff.inference.restore`.
+        stretch: whether a picture of 16 bits or floats that uses less than half of its range is
+            solved on [0, 1], where the samples then are; a warning says so, and what is written is
+            in the file's range. By default it is for a prior that ships, by its name.
+        estimate: as in `invdiff.inference.restore`; "mmse" is one call of the network, for noise alone.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -82,11 +102,13 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
-    denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    check_prior(denoiser)
-    picture = read_picture(source, rule=MEASUREMENTS)
-    problem = _posed(picture, operator, noise)
+    # A mask of another size is refused before the prior is loaded.
+    picture, problem = _posed(
+        read_picture(source, rule=MEASUREMENTS), operator, noise, may_stretch(stretch, prior)
+    )
     check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
+    denoiser = _loaded(prior, [problem])
+    solver = solver_named(solver, problem.operator)
     posterior = restore(
         problem,
         denoiser,
@@ -98,11 +120,13 @@ def restore_file(
         calibration=calibration,
         precision=precision,
         compile=compile,
+        estimate=estimate,
+        progress=progress,
     )
     restored = picture.with_values(posterior.mean)
     place = Path(target)
     if not overwrite and os.path.lexists(place):  # since the work began
-        place = _free_name(place)
+        place = free_name(place)
         warn(f"{target}: exists meanwhile; the result is in {place}")
     write_picture(place, restored, overwrite=overwrite)
     return posterior
@@ -112,10 +136,10 @@ def restore_folder(
     source: str | Path,
     target: str | Path,
     *,
-    operator: Operator | ForShape,
-    noise: NoiseModel,
-    prior: Denoiser | str,
-    solver: Solver | None = None,
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
+    prior: Denoiser | str = AUTO,
+    solver: Solver | str | None = None,
     samples: int = 1,
     seed: int = 0,
     batch: Batch = "auto",
@@ -123,6 +147,7 @@ def restore_folder(
     calibration: Adjustment | str | Path | None = None,
     precision: Precision = "auto",
     compile: bool = False,
+    stretch: bool | None = None,
     part: str | None = None,
 ) -> list[Path]:
     """Restore every picture of a folder as `restore_file` does; they may differ in size.
@@ -148,12 +173,13 @@ def restore_folder(
         batch, tile, precision, compile: likewise.
         calibration: likewise; with one, the folders ``low`` and ``high`` in the target have the ends
             of the intervals that it makes, of 90 % or of the highest level that it has.
+        stretch: likewise, for every file by itself.
         part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
 
     Returns:
         The files written, by this process or by the last one that shares the work: the sources'
-        names with the suffix that holds all of each (see `invdiff.io.pictures.Picture.suffix`);
-        without those of ends.
+        names with the suffix of each, or of a format that holds all of it (see
+        `invdiff.io.pictures.Picture.own_suffix`); without those of ends.
 
     Raises:
         InputError: the target exists, the source holds no image, or where `restore_file` does, for
@@ -167,11 +193,14 @@ def restore_folder(
         raise InputError(f"{target}: exists already, expected a new folder")
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
-    denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    check_prior(denoiser)
-    pictures = read_pictures(source, rule=MEASUREMENTS)
-    problems = [_posed(picture, operator, noise) for picture in pictures]
-    solver = preset() if solver is None else solver
+    posed = [
+        _posed(picture, operator, noise, may_stretch(stretch, prior))
+        for picture in read_pictures(source, rule=MEASUREMENTS)
+    ]
+    pictures = [picture for picture, _ in posed]
+    problems = [problem for _, problem in posed]
+    denoiser = _loaded(prior, problems)
+    solver = solver_named(solver, problems[0].operator)
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)
@@ -180,7 +209,9 @@ def restore_folder(
         for problem in problems:
             adjustment.check(key_of(problem, denoiser, solver, samples))
         _level_of(adjustment)
-    names = [f"{p.name}{_expected(p, q).suffix}" for p, q in zip(pictures, problems, strict=True)]
+    names = [
+        f"{p.name}{_expected(p, q).own_suffix}" for p, q in zip(pictures, problems, strict=True)
+    ]
     tasks = []
     number = 0
     for problem in problems:
@@ -243,20 +274,34 @@ def _write_ends(
                 write_picture(folder / end / name, picture.with_values(values))
 
 
-def _posed(picture: Picture, operator: Operator | ForShape, noise: NoiseModel) -> Problem:
-    """The problem of a measured picture."""
-    return Problem(_made_for(operator, tuple(picture.values.shape[1:])), noise, picture.values)
+def _posed(
+    picture: Picture,
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
+    stretch: bool,
+) -> tuple[Picture, Problem]:
+    """A measured picture, maybe stretched, and its problem."""
+    made = _made_for(operator, tuple(picture.values.shape[1:]))
+    model = noise_named(noise)
+    part = used_range([picture], made) if stretch and isinstance(model, Gaussian) else None
+    if part is not None and isinstance(model, Gaussian):
+        warn(f"{picture.name}: {told_of_stretch(part)}")
+        picture = picture.stretched(part)
+        model = model if isinstance(model.sigma, str) else Gaussian(model.sigma / part.width)
+    return picture, Problem(made, model, picture.values)
 
 
-def _free_name(path: Path) -> Path:
-    """The first of NAME-2.SUFFIX, NAME-3.SUFFIX, ... that nothing has."""
-    stem = split_name(path)[0]
-    number = 2
-    free = path
-    while os.path.lexists(free):
-        free = path.with_name(f"{stem}-{number}{path.name[len(stem) :]}")
-        number += 1
-    return free
+def _loaded(prior: Denoiser | str, problems: Sequence[Problem]) -> Denoiser:
+    """The prior, chosen by the pictures where its name is "auto"."""
+    if isinstance(prior, str) and prior == AUTO:
+        prior = prior_for([looks(problem) for problem in problems]).name
+    denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    check_prior(denoiser)
+    if isinstance(prior, str):
+        told = {mismatch(prior, problem.operator.shape) for problem in problems}
+        for message in sorted(filter(None, told)):
+            warn(message)
+    return denoiser
 
 
 def _expected(picture: Picture, problem: Problem) -> Picture:
@@ -265,11 +310,11 @@ def _expected(picture: Picture, problem: Problem) -> Picture:
     return picture.with_values(nothing)
 
 
-def _made_for(operator: Operator | ForShape, measurement: tuple[int, ...]) -> Operator:
+def _made_for(operator: Operator | Named | ForShape, measurement: tuple[int, ...]) -> Operator:
     """The operator whose measurements have this shape."""
-    if isinstance(operator, Operator):
-        return operator
-    expected = "an Operator, its class, or a function of the shape (C, H, W)"
+    if isinstance(operator, Operator | str | Mapping):
+        return operator_named(operator, measurement)
+    expected = "an Operator, its name, its class, or a function of the shape (C, H, W)"
     if not callable(operator) or isinstance(operator, nn.Module):
         raise InputError(f"operator: found {described(operator)}, expected {expected}")
     kind = operator

@@ -2,7 +2,8 @@
 
 A calibration belongs to one setting alone, so it keeps this key. Objects count by their values and
 not by the file or the name they came from: the class, its numbers and words, its tensors in float64,
-and the same of what they hold.
+and the same of what they hold. Tensors of operators are rounded, so that one operator is the same on
+every processor.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +29,16 @@ from invdiff.solvers import Solver
 
 _LETTERS = 16  # of a hash: the chance that two settings share one is 2^-64
 _DEPTH = 12  # of objects in objects
-_DERIVED = ("resolved", "power")  # buffers of a SpectralOperator that follow from s
+_DERIVED = (  # buffers of operators that follow from others; singular vectors have no sign of their own
+    "resolved",
+    "power",
+    "phase",
+    "u_rows",
+    "u_cols",
+    "v_rows",
+    "v_cols",
+)
+_BITS = 24  # of the largest value of an operator's tensor: how finely its values are told apart
 
 
 @dataclass(frozen=True)
@@ -188,15 +199,31 @@ def _parts_of_module(module: nn.Module) -> dict[str, Any]:
 
     Attributes of layers are left out: their tensors have names and shapes that tell the layers.
     """
-    exact = module._exact if isinstance(module, Operator) else {}
-    tensors = {**module._parameters, **module._buffers}
-    found: dict[str, Any] = {
-        name: exact.get(name, tensor) for name, tensor in tensors.items() if name not in _DERIVED
-    }
+    found: dict[str, Any] = {**module._parameters, **module._buffers}
+    if isinstance(module, Operator):
+        tensors = {name: module._exact.get(name, tensor) for name, tensor in found.items()}
+        found = {name: _rounded(each) for name, each in tensors.items() if name not in _DERIVED}
     found |= {name: child for name, child in module._modules.items()}
     if isinstance(module, Denoiser | Operator):
         found |= _public(module)
     return found
+
+
+def _rounded(values: Tensor | None) -> Tensor | None:
+    """Round the values of an operator to multiples of about 2^-24 of the largest.
+
+    Fourier transforms and decompositions differ from processor to processor in their last bits. The
+    step is a power of two, so that masks stay as they are.
+    """
+    if values is None or not values.is_floating_point() or not values.numel():
+        return values
+    exact = values.detach().double()
+    largest = float(exact.abs().amax())
+    if not 0 < largest < math.inf:
+        return values
+    # By a tenth from where the power would change: kernels often sum to 1 but for rounding.
+    step = 2.0 ** (math.ceil(math.log2(largest) - 0.1) - _BITS)
+    return (exact / step).round() * step + 0.0  # -0 becomes 0
 
 
 def _public(value: Any) -> dict[str, Any]:

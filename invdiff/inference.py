@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,13 +21,16 @@ from invdiff.errors import (
     check_integer,
     check_type,
     described,
+    shown,
     warn,
 )
 from invdiff.fingerprint import key_of
 from invdiff.memory import free_memory, peak_of
+from invdiff.one_call import mmse
 from invdiff.operators.conjugate import one_cg_warning
-from invdiff.posterior import Posterior
+from invdiff.posterior import Estimate, Posterior
 from invdiff.prior.channels import match_channels
+from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import (
     Denoiser,
     check_prior,
@@ -37,10 +40,10 @@ from invdiff.prior.denoiser import (
 from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.tiles import tiled
 from invdiff.problem import Problem, stream_numbers
-from invdiff.progress import Meter, metering
+from invdiff.progress import Meter, metering, progress_bar, show
 from invdiff.resources import physical_memory
 from invdiff.rng import Streams
-from invdiff.solvers import Solver, Step, preset
+from invdiff.solvers import Solver, Step, solver_named
 from invdiff.solvers.base import first_image
 
 Batch = int | Literal["auto"]
@@ -53,6 +56,8 @@ SHARE_OF_FREE = 0.6  # of the memory that is free: the rest is for what the firs
 TENSORS_AT_ONCE = 16  # of the size of all particles: states, estimates, gradients, first features
 MANY_PARTICLES = 1000
 MAX_VALUES = 2**33  # of all samples: 32 GiB in float32
+
+_A_PROBLEM = "a Problem; Problem(operator, noise, y) makes one"
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,37 @@ class Drawn:
     calls: float
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal, or Ctrl-C, that came while samples were drawn; it has those that are finished.
+
+    Attributes:
+        posterior: all samples of the images that are finished, or, where none is, those of the first
+            image; None where there is no sample yet.
+        images: the numbers of its images among those of the problem.
+        number: of the signal; None for a KeyboardInterrupt without one.
+
+    Example:
+        >>> Interrupted(KeyboardInterrupt(), None, []).posterior is None
+        True
+    """
+
+    def __init__(
+        self, stop: KeyboardInterrupt, posterior: Posterior | None, images: list[int]
+    ) -> None:
+        super().__init__(*stop.args)
+        number = getattr(stop, "number", None)
+        if number is not None:
+            self.number = number
+        self.posterior = posterior
+        self.images = images
+
+
 @torch.inference_mode(False)
 @torch.no_grad()
 def restore(
     problem: Problem,
-    prior: Denoiser,
-    solver: Solver | None = None,
+    prior: Denoiser | str,
+    solver: Solver | str | None = None,
     *,
     samples: int = 1,
     seed: int = 0,
@@ -91,6 +121,8 @@ def restore(
     calibration: Adjustment | str | Path | None = None,
     precision: Precision = "auto",
     compile: bool = False,
+    estimate: Estimate = "samples",
+    progress: bool = False,
     on_step: Callable[[int, int, Step], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Posterior:
@@ -104,7 +136,9 @@ def restore(
         problem: operator, noise and measurement y of B images.
         prior: the denoiser; the work is done on its device. A prior of gray images serves colour
             channel by channel, and one of colour images serves gray: see `invdiff.prior.channels`.
-        solver: the method; by default that of ``solvers.preset()``, the default of the commands.
+            Or what `load_prior` takes, such as "photos".
+        solver: the method, or the name of a preset, such as "pigdm"; by default that of
+            ``solvers.preset()``, the default of the commands.
         samples: K, per image.
         seed: any non-negative integer.
         batch: samples computed at once; "auto" is as many as hold 2^18 values on a CPU and 2^22 on
@@ -119,6 +153,10 @@ def restore(
             result.
         precision: of the network: float32, bf16, tf32 or auto; see `invdiff.prior.execution`.
         compile: whether the network is compiled, see there.
+        estimate: "samples"; "mean", where their mean is what is shown and saved; or "mmse" for E[x | y]
+            by one call of the network, in place of samples, where y is x and Gaussian noise: see
+            `invdiff.mmse`.
+        progress: whether a bar is shown, in a terminal or a notebook.
         on_step: called as (steps done, steps in all, step) after every step.
         on_progress: called with the share of the work that is done, at most 1, after every network
             call and every step: a step of a large image, in tiles, can take minutes.
@@ -131,6 +169,7 @@ def restore(
     Raises:
         InputError: the prior or the solver does not fit the problem, a value is out of range, the
             calibration was made for another setting, or no sample is finite.
+        Interrupted: Ctrl-C, which is a KeyboardInterrupt; it has the samples that are finished.
 
     Example:
         >>> from invdiff import Gaussian, operators, solvers
@@ -145,33 +184,107 @@ def restore(
         >>> posterior.nfe
         20
     """
-    solver = preset() if solver is None else solver
+    check_type("problem", problem, Problem, _A_PROBLEM)
+    check_estimate(estimate)
+    prior = load_prior(prior) if isinstance(prior, str) else prior
+    if estimate == "mmse":
+        started = time.perf_counter()
+        meter = Meter(1)
+        with metering(meter):
+            mean = mmse(problem, prior, tile=tile, precision=precision, compile=compile)
+        check_finite(mean[None])
+        return Posterior(
+            mean[None],
+            problem.to("cpu", mean.dtype),
+            nfe=round(meter.images / len(problem)),
+            seconds=time.perf_counter() - started,
+            estimate="mmse",
+        )
+    solver = solver_named(solver, problem.operator)
     check(problem, prior, solver, samples, seed, batch)
     adjustment = adjustment_of(calibration)
     if adjustment is not None:
         adjustment.check(key_of(problem, prior, solver, samples))
+    check_callback("on_progress", on_progress)
     started = time.perf_counter()
     drawn: list[Drawn] = []
-    draw(
-        problem,
-        prior,
-        solver,
-        jobs=all_jobs(len(problem), samples),
-        keep=drawn.append,
-        seed=seed,
-        batch=batch,
-        numbers=numbers,
-        tile=tile,
-        precision=precision,
-        compile=compile,
-        on_step=on_step,
-        on_progress=on_progress,
-    )
     like = state_like(prior)
-    posterior = gathered(
-        problem.to("cpu", like.dtype), drawn, samples, seconds=time.perf_counter() - started
-    )
+
+    def of(part: Problem, found: Sequence[Drawn], count: int) -> Posterior:
+        seconds = time.perf_counter() - started
+        posterior = gathered(part.to("cpu", like.dtype), found, count, seconds=seconds)
+        return replace(posterior, seed=seed, solver=str(solver), estimate=estimate)
+
+    with progress_bar(hidden=not progress, notebook=True) as bar:
+
+        def tell(share: float) -> None:
+            show(bar, share)
+            if on_progress is not None:
+                on_progress(share)
+
+        try:
+            draw(
+                problem,
+                prior,
+                solver,
+                jobs=all_jobs(len(problem), samples),
+                keep=drawn.append,
+                seed=seed,
+                batch=batch,
+                numbers=numbers,
+                tile=tile,
+                precision=precision,
+                compile=compile,
+                on_step=on_step,
+                on_progress=tell if progress else on_progress,
+            )
+        except KeyboardInterrupt as stop:
+            images, found, count = finished(drawn, samples)
+            posterior = of(problem.select(images), found, count) if images else None
+            raise Interrupted(stop, posterior, images) from stop
+    posterior = of(problem, drawn, samples)
     return posterior if adjustment is None else replace(posterior, adjustment=adjustment)
+
+
+def check_estimate(estimate: Any) -> None:
+    """Raise InputError unless an argument is one of `Estimate`."""
+    check_type("estimate", estimate, str, "samples, mean or mmse")
+    if estimate not in get_args(Estimate):
+        raise InputError(f"estimate: found {shown(estimate)}, expected samples, mean or mmse")
+
+
+def finished(drawn: Sequence[Drawn], samples: int) -> tuple[list[int], list[Drawn], int]:
+    """Return which images of an interrupted run are worth keeping, their samples, and how many each.
+
+    Images are kept that have all their samples; where none has, the one with the most.
+
+    Args:
+        drawn: what was finished.
+        samples: K, that each image was to have.
+
+    Example:
+        >>> part = Drawn([(0, 0), (0, 1), (1, 0)], torch.zeros(3, 1, 2, 2), None, calls=30)
+        >>> images, kept, count = finished([part], 2)
+        >>> images, kept[0].jobs, count
+        ([0], [(0, 0), (0, 1)], 2)
+        >>> finished([part], 3)[0::2]
+        ([0], 2)
+    """
+    jobs = [job for part in drawn for job in part.jobs]
+    counts = {b: sum(each == b for each, _ in jobs) for b in sorted({b for b, _ in jobs})}
+    images = [b for b, count in counts.items() if count == samples]
+    if not images:
+        images = [b for b, count in counts.items() if count == max(counts.values())][:1]
+    count = counts[images[0]] if images else 0
+    kept: list[Drawn] = []
+    for part in drawn:
+        rows = [i for i, (b, _) in enumerate(part.jobs) if b in images]
+        if rows:
+            jobs_of = [(images.index(part.jobs[i][0]), part.jobs[i][1]) for i in rows]
+            ess = None if part.ess is None else part.ess[rows]
+            calls = part.calls * len(rows) / len(part.jobs)
+            kept.append(Drawn(jobs_of, part.samples[rows], ess, calls))
+    return images, kept, count
 
 
 def all_jobs(images: int, samples: int) -> list[Job]:
@@ -345,7 +458,7 @@ def check(
     problem: Problem, prior: Denoiser, solver: Solver, samples: int, seed: int, batch: Batch
 ) -> None:
     """Raise InputError before any work is done."""
-    check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
+    check_type("problem", problem, Problem, _A_PROBLEM)
     check_prior(prior)
     check_solver(solver)
     check_integer("samples", samples, 1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -19,14 +23,27 @@ from invdiff.directions import Directions, principal
 from invdiff.errors import InputError, described, first_line, shown, warn
 from invdiff.intervals import Interval
 from invdiff.io.names import label
-from invdiff.io.pictures import Picture
+from invdiff.io.pictures import Picture, to_channels
+from invdiff.io.whole import cannot_write
 from invdiff.io.write import as_float, save_figure, write_array, write_arrays, write_picture
+from invdiff.noise import NoiseModel
+from invdiff.operators import Operator
 from invdiff.problem import Problem
+from invdiff.records import (
+    noise_of_record,
+    operator_of_record,
+    record_of_noise,
+    record_of_operator,
+)
+
+if TYPE_CHECKING:
+    from invdiff.panel import Panel
+
+# What a run gives: samples of p(x | y), their mean alone, or E[x | y] by one call of the network.
+Estimate = Literal["samples", "mean", "mmse"]
 
 PANEL_ROWS = 8
 PANEL_SAMPLES = 4
-PANEL_PIXELS = 512  # of a picture's longer side
-PANEL_LETTERS = 24  # of a name beside a row
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,10 @@ class Posterior:
             particles. Near 1, a sample is hardly better than the proposals it came from.
         adjustment: what calibration found for this setting, by which `interval` widens; None where
             intervals are not calibrated.
+        seed: of the samples; None where it is not known.
+        solver: the method and its settings, in words.
+        estimate: what is shown and written: the samples and their mean, or the "mean" alone;
+            "mmse" where the one sample is E[x | y] itself, of `invdiff.mmse`.
 
     Example:
         >>> from invdiff import Gaussian, operators
@@ -60,6 +81,35 @@ class Posterior:
     seconds: float
     ess: Tensor | None = None
     adjustment: Adjustment | None = None
+    seed: int | None = None
+    solver: str = ""
+    estimate: Estimate = "samples"
+
+    def __repr__(self) -> str:
+        """Return one line: how many samples of what, and what they took."""
+        count, batch, *shape = self.samples.shape
+        what = "E[x | y]" if self.estimate == "mmse" else _several(count, "sample")
+        size = "x".join(map(str, shape))
+        cost = f"{_several(self.nfe, 'call')} per sample, {self.seconds:.1f} s"
+        return f"Posterior({what} of {_several(batch, 'image')} {size}, {self.problem!r}, {cost})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the line, and the panel of the first images."""
+        picture = base64.b64encode(self.plot()._repr_png_()).decode()
+        line = html.escape(repr(self))
+        return f'<p>{line}</p><img style="max-width: 100%" src="data:image/png;base64,{picture}">'
+
+    def numpy(self) -> np.ndarray:
+        """Return the samples as an array of NumPy, (K, B, C, H, W).
+
+        Example:
+            >>> from invdiff import Gaussian, operators
+            >>> problem = Problem(operators.Denoise((1, 2, 2)), Gaussian(0.1), torch.zeros(1, 1, 2, 2))
+            >>> Posterior(torch.zeros(3, 1, 1, 2, 2), problem, nfe=1, seconds=0.1).numpy().shape
+            (3, 1, 1, 2, 2)
+        """
+        found: np.ndarray = as_float(self.samples).numpy()
+        return found
 
     @cached_property
     def mean(self) -> Tensor:
@@ -72,6 +122,18 @@ class Posterior:
         if len(self.samples) == 1:
             return torch.full_like(self.mean, torch.nan)
         return self.samples.std(0)
+
+    @cached_property
+    def brightness_std(self) -> Tensor:
+        """Standard deviation of the brightness, (B, 1, H, W): where to doubt a picture.
+
+        The brightness is the luma of ITU-R BT.601 for colour, the channel of gray, and else the mean
+        of the channels. NaN for a single sample.
+        """
+        brightness = torch.stack([_brightness(x) for x in self.samples])
+        if len(brightness) == 1:
+            return torch.full_like(brightness[0], torch.nan)
+        return brightness.std(0)
 
     @cached_property
     def baseline(self) -> Tensor:
@@ -186,25 +248,34 @@ class Posterior:
         """Write the samples and y, unrounded, to ``posterior.npz``, and pictures of every image.
 
         Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded),
-        ``NAME_sample_K``, ``NAME_mean`` and, for more than one sample, ``NAME_std``, in which white
-        is 1/4. They are PNG of 8 bits, or what `pictures` ask for; TIFF, where images have neither
-        1 nor 3 channels. Every file is whole or missing: what cannot be written is left out, with
-        one warning for all of it.
+        ``NAME_sample_K`` (not where `estimate` asks for the mean), ``NAME_mean`` and, for more than
+        one sample, ``NAME_std``: the standard deviation, of colours that of the brightness, in which
+        white is 1/4.
+        ``posterior.npz`` holds what `load` needs: operator, noise, seed and cost too.
+
+        Pictures are PNG of 8 bits, or what `pictures` ask for; TIFF, where images have neither 1 nor
+        3 channels. Every file is whole or missing: what cannot be written is left out, with one
+        warning for all of it.
 
         Args:
-            folder: an existing folder.
+            folder: it is made where it does not exist.
             names: of the B images; their numbers by default.
             pictures: instead of names, what the B images were read from, in turn. Their alpha,
                 depth and units are kept: 16 bits in PNG, floats and the pages of one file in TIFF,
                 NIfTI as such.
 
         Raises:
-            InputError: two images have one name, or ``posterior.npz`` cannot be written, after the
-                pictures were.
+            InputError: two images have one name, the folder cannot be made, or ``posterior.npz``
+                cannot be written, after the pictures were.
         """
         folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         y = as_float(self.problem.y)
-        samples, mean, std = (as_float(x) for x in (self.samples, self.mean, self.std))
+        deviation = self.brightness_std if self.samples.shape[2] == 3 else self.std
+        samples, mean, std = (as_float(x) for x in (self.samples, self.mean, deviation))
         if pictures is None:
             chosen = names or [f"{b:03d}" for b in range(len(y))]
             pictures = [Picture(mean[b : b + 1], name=name) for b, name in enumerate(chosen)]
@@ -227,7 +298,7 @@ class Posterior:
                     name + picture.suffix, lambda path: write_picture(path, picture, overwrite=True)
                 )
 
-        attempt("posterior.npz", partial(write_arrays, arrays={"y": y, "samples": samples}))
+        attempt("posterior.npz", partial(write_arrays, arrays=self._stored()))
         first = 0
         for stem, like in zip(stems, pictures, strict=True):
             rows = slice(first, first + len(like))
@@ -236,7 +307,7 @@ class Posterior:
             attempt(f"{stem}_measurement.npy", partial(write_array, x=measured))
             if self.problem.y_is_picture:
                 draw(f"{stem}_measurement", like.with_values(y[rows]))
-            for k, sample in enumerate(samples[:, rows]):
+            for k, sample in enumerate(samples[:, rows] if self.estimate == "samples" else []):
                 draw(f"{stem}_sample_{k}", like.with_values(sample))
             draw(f"{stem}_mean", like.with_values(mean[rows]))
             if len(samples) > 1:
@@ -250,79 +321,165 @@ class Posterior:
             raise InputError(message)
         warn(message)
 
-    def plot(
-        self, path: str | Path, truth: Tensor | None = None, names: Sequence[str] | None = None
-    ) -> None:
-        """Draw the first images as rows: truth, measurement, baseline, samples, mean, deviation.
+    def _stored(self) -> dict[str, Tensor | str]:
+        """What ``posterior.npz`` holds: arrays, and all else in JSON."""
+        arrays: dict[str, Tensor] = {}
+        record = {
+            "operator": record_of_operator(self.problem.operator, arrays),
+            "noise": record_of_noise(self.problem.noise, arrays),
+            "nfe": self.nfe,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "solver": self.solver,
+            "estimate": self.estimate,
+        }
+        stored: dict[str, Tensor | str] = {"y": self.problem.y, "samples": self.samples, **arrays}
+        if self.ess is not None:
+            stored["ess"] = self.ess
+        stored["record"] = json.dumps(record)
+        return stored
 
-        Images with neither 1 nor 3 channels are shown as the mean of their channels.
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        operator: Operator | None = None,
+        noise: NoiseModel | None = None,
+    ) -> Self:
+        """Return what `save` has written; a file names no code, and runs none.
 
         Args:
-            path: of the picture, any suffix that matplotlib writes.
+            path: of a ``posterior.npz``, or its folder.
+            operator: A, where the file cannot tell: it is of a class of one's own, or holds a network.
+            noise: likewise.
+
+        Returns:
+            the posterior, without its calibration.
+
+        Raises:
+            InputError: the file cannot be read, is no ``posterior.npz``, or tells of an operator or a
+                noise that must be given.
+
+        Example:
+            >>> import tempfile
+            >>> from invdiff import Gaussian, operators
+            >>> problem = Problem(operators.Denoise((1, 2, 2)), Gaussian(0.1), torch.zeros(1, 1, 2, 2))
+            >>> folder = tempfile.mkdtemp()
+            >>> Posterior(torch.zeros(3, 1, 1, 2, 2), problem, nfe=9, seconds=0.1).save(folder)
+            >>> Posterior.load(folder)
+            Posterior(3 samples of 1 image 1x2x2, Problem(Denoise((1, 2, 2)), Gaussian(sigma=0.1), \
+1 image), 9 calls per sample, 0.1 s)
+        """
+        path = Path(path)
+        path = path / "posterior.npz" if path.is_dir() else path
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            record = json.loads(str(arrays["record"]))
+            samples = torch.from_numpy(arrays["samples"])
+            y = torch.from_numpy(arrays["y"])
+            ess = torch.from_numpy(arrays["ess"]) if "ess" in arrays else None
+            cost = {key: record[key] for key in ("nfe", "seconds", "seed", "solver", "estimate")}
+            told = record["operator"], record["noise"]
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except Exception as error:  # damage, or another file: zipfile and NumPy raise many kinds
+            raise InputError(
+                f"{path}: found no posterior ({first_line(error)}), expected the posterior.npz of "
+                "Posterior.save"
+            ) from error
+        try:
+            operator = operator_of_record(told[0], arrays) if operator is None else operator
+            noise = noise_of_record(told[1], arrays) if noise is None else noise
+            problem = Problem(operator, noise, y)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        return cls(samples, problem, ess=ess, **cost)
+
+    def report(
+        self,
+        path: str | Path,
+        *,
+        truth: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        title: str = "Posterior samples",
+    ) -> None:
+        """Write the page that ``invdiff solve`` leaves: pictures, intervals, where to doubt them.
+
+        Args:
+            path: of the page, such as ``report.html``; it appears whole or not at all.
             truth: (B, C, H, W), if known.
             names: of the B images.
+            title: of the page.
+
+        Raises:
+            InputError: the page cannot be written.
+        """
+        from invdiff.evaluation.report import write_report
+
+        write_report(path, self, truth=truth, names=names, title=title)
+
+    def plot(
+        self,
+        path: str | Path | None = None,
+        truth: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        baselines: Mapping[str, Tensor] | None = None,
+    ) -> Panel:
+        """Draw the first images as rows: truth, measurement, baselines, samples, mean, deviation.
+
+        Pixels are drawn as squares of whole pixels, of an image of up to 512 each as one at least. Of
+        larger images a row shows the whole in small, and the next one the part at full size that the
+        restoration changed most. Images with neither 1 nor 3 channels are shown as the mean of their
+        channels. Where an image uses less than half of its range, white is its brightest part, and
+        the row says so. The deviation is that of the brightness.
+
+        Args:
+            path: of the picture, any suffix that matplotlib writes; None to write none.
+            truth: (B, C, H, W), if known.
+            names: of the B images.
+            baselines: more estimates (B, C, H, W) by name, as of `invdiff.baselines.baselines`.
+
+        Returns:
+            the figure, which a notebook shows.
 
         Raises:
             InputError: the picture cannot be written.
         """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from invdiff.panel import Cell, Panel  # matplotlib, which takes a while
 
         y = self.problem.y
         several = len(self.samples) > 1
-        columns: list[tuple[str, Tensor]] = [] if truth is None else [("truth", truth)]
-        columns += [("measurement", y)] if self.problem.y_is_picture else []
-        columns += [("baseline", self.baseline)]
-        columns += [(f"sample {k + 1}", x) for k, x in enumerate(self.samples[:PANEL_SAMPLES])]
-        columns += [("mean", self.mean)] if several else []
-        columns += [("std", self.std.mean(1, keepdim=True))] if several else []
-        rows = min(PANEL_ROWS, len(y))
-
-        figure = Figure(
-            figsize=(1.5 * len(columns), 1.5 * rows + 0.3), dpi=100, layout="constrained"
-        )
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, len(columns), squeeze=False)
-        largest = float(self.std[:rows].amax()) if several else 1.0
-        for row in range(rows):
-            for axis, (title, x) in zip(axes[row], columns, strict=True):
-                picture = _shown(thumbnail(x[row]))
-                colours = (
-                    {"cmap": "magma", "vmax": largest}
-                    if title == "std"
-                    else {"cmap": "gray", "vmax": 1}
-                )
-                drawn = axis.imshow(picture, vmin=0, interpolation="nearest", **colours)
-                axis.set(xticks=[], yticks=[])
-                if row == 0:
-                    axis.set_title(title, fontsize=9)
-            if names is not None:
-                # A dollar in a name begins no formula.
-                axes[row, 0].set_ylabel(_cut(label(names[row])), fontsize=8, parse_math=False)
+        columns: dict[str, Tensor] = {} if truth is None else {"truth": truth}
+        if self.problem.y_is_picture:
+            columns["measurement"] = y
+        columns["baseline"] = self.baseline
+        columns |= baselines or {}
+        if self.estimate == "mmse":
+            columns["E[x | y]"] = self.mean
+        elif self.estimate == "samples":
+            columns |= {f"sample {k + 1}": x for k, x in enumerate(self.samples[:PANEL_SAMPLES])}
+        if several or self.estimate == "mean":
+            columns["mean"] = self.mean
         if several:
-            figure.colorbar(
-                drawn, ax=axes[:, -1].tolist(), fraction=0.1, label="standard deviation"
-            )
-        save_figure(figure, path)
+            columns["std"] = self.brightness_std
+        rows = min(PANEL_ROWS, len(y))
+        cells = [
+            {title: Cell(as_float(x[b]), title == "std") for title, x in columns.items()}
+            for b in range(rows)
+        ]
+        changed = (_brightness(self.mean) - _brightness(self.baseline)).abs()
+        figure = Panel.of(cells, names=names, interest=list(as_float(changed[:rows])))
+        if path is not None:
+            save_figure(figure, path)
+        return figure
 
 
-def thumbnail(x: Tensor) -> Tensor:
-    """Return an image (C, H, W), averaged over k x k pixels with the least k that fits a panel.
-
-    Example:
-        >>> thumbnail(torch.ones(1, 1024, 700)).shape
-        torch.Size([1, 512, 350])
-    """
-    return torch.nn.functional.avg_pool2d(
-        x, max(1, -(-max(x.shape[-2:]) // PANEL_PIXELS)), ceil_mode=True
-    )
+def _brightness(x: Tensor) -> Tensor:
+    """The brightness of images (B, C, H, W), (B, 1, H, W)."""
+    return to_channels(x, 1) if x.shape[1] in (1, 3) else x.mean(1, keepdim=True)
 
 
-def _shown(x: Tensor) -> np.ndarray:
-    """An image (C, H, W) as matplotlib takes it, (H, W, 1) or (H, W, 3)."""
-    x = x if x.shape[0] in (1, 3) else x.mean(0, keepdim=True)
-    return as_float(x.clamp(0, 1)).float().permute(1, 2, 0).numpy()
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= PANEL_LETTERS else name[: PANEL_LETTERS - 1] + "\u2026"
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

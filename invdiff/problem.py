@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, check_integer, check_type, described
+from invdiff.errors import InputError, brief, check_integer, described
 from invdiff.io.layout import Layout, check_scale, recognise
+from invdiff.named import Named, noise_named, operator_named, shape_of
 from invdiff.noise import NoiseModel
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies_within_image
 from invdiff.rng import Streams
 
-_AN_OPERATOR = "an Operator, such as operators.MaskBox((3, 64, 64), 16, 16)"
-_A_NOISE_MODEL = "a noise model, such as Gaussian(0.05)"
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -35,8 +34,10 @@ class Problem:
     done.
 
     Args:
-        operator: A, for all images, or one for each image of the batch.
-        noise: p(y | A x).
+        operator: A, for all images, or one for each image of the batch; or its name, such as
+            "denoise", or name and settings, such as {"name": "mask_file", "mask": "mask.png"}.
+        noise: p(y | A x), or its name and settings, or the sigma of Gaussian noise, "auto" for an
+            estimate of it.
         y: measurement, a tensor or a NumPy array in any layout that `invdiff.io.layout.recognise`
             knows, (H, W) and (H, W, C) among them, of floats, uint8 or uint16. It is not changed.
 
@@ -63,10 +64,18 @@ class Problem:
     y: Tensor
     layout: Layout
 
-    def __init__(self, operator: Operator, noise: NoiseModel, y: Tensor | np.ndarray) -> None:
-        check_type("operator", operator, Operator, _AN_OPERATOR)
-        check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
-        operator = full_precision(operator).structured()
+    def __init__(
+        self,
+        operator: Operator | Named,
+        noise: NoiseModel | Named | float,
+        y: Tensor | np.ndarray,
+    ) -> None:
+        if not isinstance(operator, Operator):
+            operator = operator_named(operator, shape_of(y))
+        noise = noise_named(noise)
+        operator.check_made()
+        operator = full_precision(operator)
+        operator = operator.structured().called(operator.made_by)
         values, layout = recognise(y, operator.measurement_shape, dtype_of(operator))
         operator, values = in_one_precision(operator, values)
         operator.check_measurement(values)
@@ -83,8 +92,8 @@ class Problem:
     def simulate(
         cls,
         x: Tensor | np.ndarray,
-        operator: Operator,
-        noise: NoiseModel,
+        operator: Operator | Named,
+        noise: NoiseModel | Named | float,
         seed: int = 0,
         numbers: Sequence[int] | None = None,
     ) -> Self:
@@ -96,8 +105,8 @@ class Problem:
 
         Args:
             x: images (B, C, H, W) on the [0, 1] scale, or in another layout that y may have.
-            operator: A.
-            noise: p(y | A x), with every level a number.
+            operator: A, or its name, or name and settings.
+            noise: p(y | A x), with every level a number, likewise.
             seed: any non-negative integer.
             numbers: the numbers b that name the images' streams, by default 0..B-1.
 
@@ -110,8 +119,9 @@ class Problem:
             >>> Problem.simulate(x, operators.Denoise((1, 8, 8)), Gaussian(0.05)).y.shape
             torch.Size([2, 1, 8, 8])
         """
-        check_type("operator", operator, Operator, _AN_OPERATOR)
-        check_type("noise", noise, NoiseModel, _A_NOISE_MODEL)
+        if not isinstance(operator, Operator):
+            operator = operator_named(operator, shape_of(x, "images"), measured=False)
+        noise = noise_named(noise)
         check_integer("seed", seed, 0)
         operator = full_precision(operator)
         images, layout = recognise(x, operator.shape, dtype_of(operator), "images")
@@ -127,6 +137,11 @@ class Problem:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        """Return one line: the operator, the noise and the number of images."""
+        images = "1 image" if len(self) == 1 else f"{len(self)} images"
+        return f"Problem({self.operator!r}, {brief(self.noise)}, {images})"
 
     def select(self, images: Sequence[int]) -> Self:
         """Return the problem of some of the images, which may repeat."""

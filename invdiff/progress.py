@@ -6,9 +6,11 @@ A denoiser counts the images that it is called on for the `Meter` of the run tha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 
 class Meter:
@@ -114,3 +116,39 @@ def counted(images: int) -> Iterator[None]:
     yield
     if meter is not None and meter.images == before:
         meter.count(images)
+
+
+def progress_bar(hidden: bool = False, notebook: bool = False) -> Any:
+    """Return a progress bar of a share of work, from 0 to 1, of tqdm.
+
+    Args:
+        hidden: whether it shows nothing.
+        notebook: whether it may be a widget, where it is made in a notebook.
+
+    Example:
+        >>> with progress_bar(hidden=True) as bar:
+        ...     show(bar, 0.5)
+    """
+    from tqdm import tqdm
+    from tqdm.auto import tqdm as tqdm_of_notebook
+
+    kind = tqdm_of_notebook if notebook else tqdm
+    # A terminal sees every change; a log file a line now and then.
+    interval = 0.1 if notebook or sys.stderr.isatty() else 10.0
+    return kind(
+        total=1.0,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
+        dynamic_ncols=True,
+        leave=False,
+        mininterval=interval,
+        delay=1.0,
+        smoothing=0.0,
+        disable=hidden,
+    )
+
+
+def show(bar: Any, share: float, description: str | None = None) -> None:
+    """Set a bar of `progress_bar` to a share of the work, and what is said before it."""
+    if description is not None:
+        bar.set_description_str(description, refresh=False)
+    bar.update(share - bar.n)

@@ -112,6 +112,17 @@ def names(kind: str) -> list[str]:
     return sorted(_table.get(kind, {}).keys() | _plugins(kind).keys())
 
 
+def own_names(kind: str) -> list[str]:
+    """Return the names of the classes of a kind that are registered, plug-ins left out, sorted.
+
+    Example:
+        >>> "mask_box" in own_names("operator")
+        True
+    """
+    _load(kind)
+    return sorted(_table.get(kind, {}))
+
+
 def plugin_names() -> dict[str, list[str]]:
     """Return the names that installed plugins announce for each kind, importing none of them."""
     points = entry_points()

@@ -30,6 +30,7 @@ _ROOT = data_root(PACKAGE)
 TASKS = _ROOT / "tasks"
 PRESETS = _ROOT / "configs"
 EXAMPLES = _ROOT / "examples"
+LETTERED = EXAMPLES / "lettered"  # a photograph with letters on it, and their mask
 WEIGHTS = PACKAGE / "prior" / "weights"
 COVERAGE = PRESETS / "coverage.json"  # of intervals without calibration: benchmarks/defaults.py
 CALIBRATIONS = PACKAGE / "calibrations"  # files of invdiff.calibrate
@@ -51,7 +52,8 @@ def example_images(name: str | Path) -> Path:
     Raises:
         InputError: the prior has none.
     """
-    has_examples = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+    priors = shipped_priors()
+    has_examples = sorted(path.name for path in EXAMPLES.iterdir() if path.name in priors)
     if str(name) not in has_examples:
         raise InputError(
             f"prior {brief(str(name))}: has no example images, expected images of your own "

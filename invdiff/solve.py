@@ -1,19 +1,25 @@
 """Restore images from their measurements: samples of p(x | y) under a diffusion prior.
 
-    python -m invdiff.solve task=inpaint
+    python -m invdiff.solve task=remove                  (letters on a photograph that comes with it)
+    python -m invdiff.solve task=remove measurement=photo.jpg operator.mask=mask.png
+    python -m invdiff.solve task=denoise measurement=dim.tif
+    python -m invdiff.solve task=inpaint prior=fashion
     python -m invdiff.solve task=deblur_gaussian solver=diffpir solver.steps=50 input=photo.png samples=8
     python -m invdiff.solve task=inpaint measurement=y.png operator.mask=mask.png noise.sigma=0.01
     torchrun --nproc-per-node 4 -m invdiff.solve ...      (the same; the samples are shared out)
     python -m invdiff.solve ... out=FOLDER part=3/8       (a job of eight, without torchrun)
 
 input= takes clean images, simulates their measurements and reports metrics against them;
-measurement= takes real measurements and needs no ground truth. Without either, the example images
-of the prior are the input. Every run leaves a folder: pictures, posterior.npz, panel.png,
+measurement= takes real measurements and needs no ground truth; the answer to each, NAME_restored, lies
+beside the run's folder in the format that went in. Without either, the example images of the task or
+the prior are the input. Every run leaves a folder: pictures, posterior.npz, panel.png,
 report.html (to open in a browser), metrics.json and config.yaml, which repeats the run; prior.json,
 the commit and the SHA-256 of a prior of the Hugging Face hub; where
 images differ in size, a folder in it for each size. In metrics.json, numbers that JSON does not have
-(an infinite PSNR) are null. A run that is stopped leaves the sizes that are done, if any, and
-"interrupted": true in its metrics.json. One that several processes share keeps the finished samples
+(an infinite PSNR) are null. A run that is stopped (Ctrl-C, SIGTERM) leaves the images that are done,
+or the samples of the first one, and "interrupted": true in its metrics.json. What a run will cost is
+said before it: preview=true is a small version in seconds, estimate=mmse denoises by one network call.
+One that several processes share keeps the finished samples
 in OUT.unfinished, and the same command goes on from them (docs/clusters.md).
 python -m invdiff.solve task=FOLDER/config.yaml
 """
@@ -26,37 +32,57 @@ if __name__ == "__main__":
     print_help_if_asked(__file__)  # before the imports, which take seconds
 
 import contextlib
-import sys
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from invdiff import config, registry
 from invdiff.adjustment import Adjustment
+from invdiff.baselines import Which, baselines, left_out
 from invdiff.calibrate import calibration_for, law_of
+from invdiff.choice import (
+    AUTO,
+    EXAMPLES_OF,
+    example_of,
+    introduced,
+    looks,
+    may_stretch,
+    mismatch,
+    prior_for,
+    told_of_stretch,
+    used_range,
+)
 from invdiff.config.signals import held_back
+from invdiff.config.sources import as_yaml
+from invdiff.cost import FEW_STEPS, cheaper, cost_of
 from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
 from invdiff.fingerprint import key_of
 from invdiff.held import read_held, sentence
-from invdiff.inference import check_batch, restore
+from invdiff.inference import Interrupted, check_batch, restore
 from invdiff.intervals import percent, shown_levels
 from invdiff.io.collection import read_pictures
+from invdiff.io.jpeg import jpeg_coding
 from invdiff.io.measurements import read_measurements
-from invdiff.io.names import label
-from invdiff.io.pictures import Picture
+from invdiff.io.names import free_name, label
+from invdiff.io.pictures import Picture, has_holes, to_channels
 from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
-from invdiff.noise import describe_sigma
-from invdiff.operators import Operator
+from invdiff.io.write import write_picture
+from invdiff.noise import Gaussian, describe_sigma
+from invdiff.one_call import check_one_call
+from invdiff.operators import Demosaic, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.base import numbered
-from invdiff.posterior import Posterior
+from invdiff.operators.blur import made
+from invdiff.operators.painted import percent as percent_of
+from invdiff.posterior import Estimate, Posterior
+from invdiff.preview import SIDE, preview_of
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_classifier, load_prior, prior_files
 from invdiff.prior.denoiser import Denoiser, check_prior
@@ -65,10 +91,16 @@ from invdiff.prior.guidance import guided
 from invdiff.prior.loaders import hub
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, name_of, plain
 from invdiff.problem import Problem
+from invdiff.progress import progress_bar, show
 from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
-from invdiff.solvers import DEFAULT, Solver, preset_of
+from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
+
+WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
+
+DESCRIBED_BY = {"mask": "mask_file", "kernel": "blur"}  # settings that alone describe an operator
+NO_COLOUR = 0.02  # by how much the channels of a gray picture may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +111,12 @@ class SolveSettings:
         task: a preset in tasks/, or a YAML file; it sets operator, noise and solver.
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
-        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default
-            mmps_2m_sde.
-        prior: the name of one that ships, a training run's folder, a file or a folder of weights,
-            ours or another program's, hf:owner/name[@revision], or module:Class; prior.WORD=VALUE
-            tells what a file does not.
+        solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default that of the
+            task, else mmps_2m_sde, or dps for an operator that is not linear.
+        prior: "auto" chooses one by the picture (see `invdiff.choice`); else the name of one that
+            ships, a training run's folder, a file or a folder of weights, ours or another
+            program's, hf:owner/name[@revision], or module:Class; prior.WORD=VALUE tells what a file
+            does not.
         label: the class that the images are known to be of, if any.
         guidance: the weight w of classifier-free guidance (by default 0: the conditional prior as
             it is), or the scale of the classifier (by default 1).
@@ -92,8 +125,17 @@ class SolveSettings:
         input: clean images: a file, a folder, an .npz.
         measurement: real measurements, likewise; .npy or .npz where they are no pictures (complex
             for k-space).
+        stretch: solve pictures of 16 bits or floats that use less than half of their range on
+            [0, 1], and write them in theirs; noise.sigma is on the file's scale all the same. False
+            leaves them as they are; by default a prior that ships has them stretched.
         images: how many of them, at most.
         samples: per image; 19 are the fewest whose intervals have 90 %, and 4 have 60 %.
+        estimate: samples; mean, where their mean is what is shown and written; or mmse, the mean of
+            p(x | y) by one network call, for Gaussian noise and nothing else (task=denoise).
+        preview: a small version of the picture, one sample of 128 pixels on the longer side, or of as
+            many as are given; of a part of the picture where a small one would be another problem.
+        baselines: what a person would use instead, to compare with: auto, all (bm3d too, which takes
+            its time) or none; nlm and biharmonic need pip install 'invdiff[baselines]'.
         calibration: a file of invdiff calibrate, which widens the intervals of report.html; null
             for none. "auto" takes the one that ships for this very setting, if there is one.
         seed: of every random number; the same seed gives the same run.
@@ -114,7 +156,7 @@ class SolveSettings:
 
     Example:
         >>> SolveSettings(task="inpaint", samples=8).prior
-        'fashion'
+        'auto'
     """
 
     task: str | None = None
@@ -123,14 +165,18 @@ class SolveSettings:
     solver: dict[str, Any] = field(
         default_factory=lambda: config.component("solver", DEFAULT), metadata={"preset": DEFAULT}
     )
-    prior: str | PriorWords = "fashion"
+    prior: str | PriorWords = AUTO
     label: int | None = None
     guidance: float | None = None
     classifier: str | ClassifierWords | None = None
     input: str | None = None
     measurement: str | None = None
+    stretch: bool | None = None
     images: int = 8
     samples: int = 19
+    estimate: Estimate = "samples"
+    preview: bool | int = False
+    baselines: Which = "auto"
     calibration: str | None = "auto"
     seed: Seed = 0
     out: str | None = None
@@ -145,11 +191,13 @@ class SolveSettings:
 
     def __post_init__(self) -> None:
         check_batch(self.batch)
+        if self.preview is not False and self.preview < 1:
+            raise InputError(f"preview: found {self.preview}, expected true or a number of pixels")
 
 
 def main(words: list[str]) -> None:
     """Run the command line."""
-    merged = config.resolve(with_mask_operator(words), SolveSettings)
+    merged = config.resolve(with_what_is_meant(words), SolveSettings)
     settings = config.validate(SolveSettings, merged)
     if settings.input and settings.measurement:
         raise InputError(
@@ -158,6 +206,8 @@ def main(words: list[str]) -> None:
     solver: Solver = config.build("solver", settings.solver)
     share = Share.of(settings.part)
     device = share.device(settings.device)
+    parts = pose(settings)
+    settings = with_prior(settings, parts)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     network = load_prior(settings.prior, device)
     network.recompute(settings.recompute)
@@ -165,8 +215,14 @@ def main(words: list[str]) -> None:
     prior = guided(network, settings.label, settings.guidance, classifier)
     execution = Execution(precision=settings.precision, compile=settings.compile)
     execution.resolved(prior, exact=solver.differences)  # refused before the work
-    parts = pose(settings)
+    if settings.preview:
+        parts = [previewed(part, settings) for part in parts]
+        settings = replace(settings, samples=1)
+    if settings.estimate == "mmse":
+        settings = replace(settings, samples=1)
     for part in parts:
+        if settings.estimate == "mmse":
+            check_one_call(part.problem)
         solver.check(part.problem)
         match_channels(prior, part.problem.operator.shape[0])
         calibration_of(settings, part, prior, solver)  # one that does not fit is refused here
@@ -179,20 +235,127 @@ def main(words: list[str]) -> None:
         solve_together(settings, share, parts, prior, solver)
 
 
+def with_prior(settings: SolveSettings, parts: list[Part]) -> SolveSettings:
+    """Return the settings with a prior by name, and say which it is and what it is of."""
+    name = name_of(settings.prior)
+    why = ""
+    if name == AUTO:
+        name, why = prior_for([part.looks for part in parts])
+        settings = replace(settings, prior=name)
+    line = introduced(name, why)
+    if line:
+        say(line)
+    told = {mismatch(name, part.problem.operator.shape) for part in parts}
+    for message in sorted(filter(None, told)):
+        warn(message)
+    return settings
+
+
+def with_what_is_meant(words: list[str]) -> list[str]:
+    """Return the words with those that follow from them and from the measurement's file.
+
+    These are the example of a task that has one, where no picture is given; the mask operator and
+    the mask; the noise level of a noisy picture and the quality of a JPEG file; and the solver, for
+    an operator that the default solver does not take.
+
+    Raises:
+        InputError: a measurement has pixels to be filled, and nothing says which.
+    """
+    words = with_mask_operator([_plain_word(word) for word in words])
+    merged = config.resolve(words, SolveSettings)
+    task = merged.get("task")
+    example = example_of(task)
+    if example and not (merged.get("input") or merged.get("measurement") or _of(words, "operator")):
+        picture, mask = example
+        words = [*words, f"measurement={picture}", f"operator.mask={mask}"]
+        merged = config.resolve(words, SolveSettings)
+    kind = _class_of(merged)
+    if kind is None:
+        return words
+    source = None if merged.get("input") else merged.get("measurement")
+    # A run's stored config has the name of its task, too, and all that was meant by it.
+    is_preset = isinstance(task, str) and f"task={task}" in words
+    if source is not None and is_preset and task in config.preset_names("task"):
+        words = [*words, *_found_in_file(words, str(task), kind, str(source))]
+    in_use = merged["solver"]
+    if in_use == config.component("solver", DEFAULT, task) and not _of(words, "solver"):
+        fitting = solver_for(kind)
+        if fitting != DEFAULT:
+            say(f"solver {fitting}: for {merged['operator']['name']} is not linear")
+            words = [*words, f"solver={fitting}"]
+    return words
+
+
+def _of(words: list[str], key: str) -> list[str]:
+    """The words that are about one key."""
+    return [word for word in words if word.partition("=")[0].partition(".")[0] == key]
+
+
+def _plain_word(word: str) -> str:
+    """A word, where operator.invert= stands for operator.kept=."""
+    plain = {
+        "operator.invert=true": "operator.kept=black",
+        "operator.invert=false": "operator.kept=white",
+    }
+    return plain.get(word, word)
+
+
+def _class_of(merged: config.Settings) -> type[Operator] | None:
+    """The operator's class, None where no operator is named."""
+    operator = merged.get("operator")
+    name = operator.get("name") if isinstance(operator, Mapping) else None
+    return None if name is None else registry.lookup("operator", name)
+
+
+def _found_in_file(words: list[str], task: str, kind: type[Operator], source: str) -> list[str]:
+    """Words that a real measurement adds to a task by name."""
+    found = []
+    if issubclass(kind, Mask) and not _of(words, "operator"):
+        if not has_holes(source):
+            raise InputError(
+                f"task {task}: found a measurement and no mask, expected operator.mask=FILE of what "
+                "is to be filled: black and white, a transparent layer, or a copy of the picture "
+                "with strokes in one colour"
+            )
+        found = ["operator.name=mask_file", f"operator.mask={source}"]
+    if task == "denoise" and not _of(words, "noise"):
+        found.append("noise.sigma=auto")
+    coded = jpeg_coding(source) if kind is Jpeg else None
+    if coded is not None and not _of(words, "operator"):
+        say(
+            f"jpeg: quality {coded.quality}, {coded.chroma} resolution of colour, as the file tells"
+        )
+        found += [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
+    elif not issubclass(kind, Mask) and not _of(words, "operator"):
+        say_assumed(words, task)
+    return found
+
+
+def say_assumed(words: list[str], task: str) -> None:
+    """Say what a task takes for granted of the operator of a real measurement."""
+    operator = config.resolve(words, SolveSettings)["operator"]
+    settings = {key: value for key, value in operator.items() if key != "name"}
+    if settings:
+        taken = ", ".join(f"operator.{key}={as_yaml(value)}" for key, value in settings.items())
+        say(f"{task}: assumes {taken}; say what is otherwise")
+
+
 def with_mask_operator(words: list[str]) -> list[str]:
     """Return the words with operator.name=mask_file, where a mask is given to an operator without.
 
     A word ``operator.mask=FILE`` is for the operator that the words or the task name, if it has
-    such a setting; else it means the operator that a mask alone describes.
+    such a setting; else it means the operator that a mask alone describes. So does
+    ``operator.kernel=FILE``, which alone describes a blur.
     """
     keys = {word.partition("=")[0] for word in words}
-    if "operator.mask" not in keys or keys & {"operator", "operator.name"}:
+    described = [key for key in DESCRIBED_BY if f"operator.{key}" in keys]
+    if not described or keys & {"operator", "operator.name"}:
         return words
     given = config.resolve(words, SolveSettings).get("operator") or {}
     named = registry.lookup("operator", given["name"]) if given.get("name") else None
-    if named is not None and "mask" in config.schema(named):
+    if named is not None and described[0] in config.schema(named):
         return words
-    return [*words, "operator.name=mask_file"]
+    return [*words, f"operator.name={DESCRIBED_BY[described[0]]}"]
 
 
 def solve_together(
@@ -203,6 +366,8 @@ def solve_together(
     Raises:
         InputError: as `solve_parts`, and for a run of other settings that is not finished.
     """
+    if settings.estimate == "mmse":
+        raise InputError("estimate: found mmse and several processes, expected one: it is one call")
     results_of(settings)  # refused before the work
     wait_for_all()
     tasks = [Task(part.size, part.problem, part.numbers) for part in parts]
@@ -218,7 +383,7 @@ def solve_together(
             tile=settings.tile,
             precision=settings.precision,
             compile=settings.compile,
-            show=lambda done: bar.update(done - bar.n),
+            show=lambda done: show(bar, done),
         )
         done = run.finish(tasks, lambda drawn: solve_parts(settings, parts, prior, solver, drawn))
     if not done and settings.part is not None:
@@ -273,6 +438,7 @@ def solve_parts(
         stored["classifier"] = plain(settings.classifier)
     failures: list[InputError] = []
     finished: list[str] = []
+    answers: list[Picture] = []
     folder = results_of(settings)
     with contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
@@ -283,9 +449,23 @@ def solve_parts(
         try:
             for i, part in enumerate(parts):
                 describe(settings, part, solver)
-                posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
-                posterior = calibrated(settings, part, prior, solver, posterior)
-                say(intervals_line(settings, part, prior, solver, posterior))
+                stopped: Interrupted | None = None
+                try:
+                    posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
+                except Interrupted as stop:
+                    if stop.posterior is None:
+                        raise
+                    stopped = stop
+                    posterior = stop.posterior
+                    say(
+                        f"stopped; finished are {len(posterior.samples)} of {settings.samples} "
+                        f"samples, {len(stop.images)} of {len(part.problem)} images"
+                    )
+                    part = part.of(stop.images)
+                if stopped is None:
+                    posterior = calibrated(settings, part, prior, solver, posterior)
+                if settings.estimate != "mmse":
+                    say(intervals_line(settings, part, prior, solver, posterior))
                 # A signal waits for what is finished to be written, and for the folder's name.
                 held.enter_context(held_back("writing the results"))
                 within = folder.path if len(parts) == 1 else folder.path / part.size
@@ -295,33 +475,59 @@ def solve_parts(
                 except InputError as error:
                     failures.append(error)
                 folder.keep()
-                judge_and_show(settings, part, posterior, within, text)
+                if settings.measurement and not settings.preview:
+                    answers += part.answers(posterior.mean)
+                judge_and_show(settings, part, posterior, within, text, stopped is not None)
                 finished.append(part.size)
+                if stopped is not None:
+                    raise stopped
                 if part is not parts[-1]:
                     held.close()
         except BaseException:
-            if finished:
+            if finished and len(parts) > 1:
                 write_json(folder.path / "metrics.json", {"interrupted": True, "parts": finished})
             raise
     for name in ("panel.png", "report.html"):
         for path in sorted(folder.final.rglob(name)):
             say(f"{path.stem}: {path}")
+    for answer in answers:
+        write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
     if failures:
         raise failures[0]
 
 
+def write_answer(folder: Path, answer: Picture, *, overwrite: bool) -> None:
+    """Write a restored picture into a folder, in the format that went in; what fails costs a warning."""
+    path = folder / f"{answer.name}_restored{answer.own_suffix}"
+    path = path if overwrite else free_name(path)
+    with costs_a_line(path):
+        write_picture(path, answer, overwrite=overwrite)
+        say(f"restored: {path}")
+
+
 def judge_and_show(
-    settings: SolveSettings, part: Part, posterior: Posterior, folder: Path, stored_config: str
+    settings: SolveSettings,
+    part: Part,
+    posterior: Posterior,
+    folder: Path,
+    stored_config: str,
+    interrupted: bool = False,
 ) -> None:
     """Write metrics.json, panel.png and report.html; what fails costs a warning."""
     metrics: dict[str, dict[str, list[float]]] = {}
+    others: dict[str, Tensor] = {}
+    if not interrupted:
+        others = baselines(posterior.problem, settings.baselines)
+        if line := left_out(posterior.problem, settings.baselines):
+            say(line)
     with costs_a_line(folder / "metrics.json"):
-        report = measure(posterior, part.truth)
+        report = measure(posterior, part.truth, others)
         metrics = report["metrics"]
         say(table(report))
-        write_json(folder / "metrics.json", {"images": part.names, **report})
+        begun = {"interrupted": True, "samples": len(posterior.samples)} if interrupted else {}
+        write_json(folder / "metrics.json", {"images": part.names, **begun, **report})
     with costs_a_line(folder / "panel.png"):
-        posterior.plot(folder / "panel.png", part.truth, part.names)
+        posterior.plot(folder / "panel.png", part.truth, part.names, others)
     with costs_a_line(folder / "report.html"):
         write_report(
             folder / "report.html",
@@ -361,7 +567,7 @@ class Part:
 
     Example:
         >>> settings = SolveSettings(
-        ...     operator={"name": "denoise"}, noise={"name": "gaussian", "sigma": 0.1}, images=2
+        ...     prior="fashion", operator={"name": "denoise"}, noise={"name": "gaussian", "sigma": 0.1}, images=2
         ... )
         >>> (part,) = pose(settings)  # the examples of the prior
         >>> part.numbers, part.size
@@ -372,6 +578,30 @@ class Part:
     numbers: list[int]
     truth: Tensor | None
     problem: Problem
+
+    def of(self, images: list[int]) -> Part:
+        """Return the part of some of the images, by number."""
+        single = [p.select([b]) for p in self.pictures for b in range(len(p))]
+        named = [replace(p, name=name) for p, name in zip(single, self.names, strict=True)]
+        return Part(
+            self.pictures if len(images) == len(self.names) else [named[b] for b in images],
+            [self.numbers[b] for b in images],
+            None if self.truth is None else self.truth[images],
+            self.problem.select(images),
+        )
+
+    @property
+    def looks(self) -> Tensor:
+        """What the images look like before they are restored, (B, C, H, W)."""
+        return looks(self.problem) if self.truth is None else self.truth
+
+    def answers(self, mean: Tensor) -> list[Picture]:
+        """The restored pictures, given the mean of the samples (B, C, H, W)."""
+        counts = [len(picture) for picture in self.pictures]
+        return [
+            picture.with_values(values)
+            for picture, values in zip(self.pictures, torch.split(mean, counts), strict=True)
+        ]
 
     @property
     def size(self) -> str:
@@ -394,11 +624,14 @@ def pose(settings: SolveSettings) -> list[Part]:
         raise InputError(f"images: found {settings.images}, expected at least 1")
     if not settings.operator:
         raise InputError("task is missing: expected task=NAME or operator.name=NAME")
-    source = settings.measurement or settings.input or str(example_images(name_of(settings.prior)))
+    named = name_of(settings.prior)
+    examples = EXAMPLES_OF if named == AUTO else named
+    source = settings.measurement or settings.input or str(example_images(examples))
     kind: type[Operator] = config.resolve_class("operator", settings.operator, shape=())[0]
-    files = (
-        read_measurements(source, kind.picture) if settings.measurement else read_pictures(source)
-    )
+    if settings.measurement:
+        files = [in_gray(p, kind) for p in read_measurements(source, kind.picture)]
+    else:
+        files = read_pictures(source)
     shapes: dict[tuple[int, ...], list[tuple[int, Picture]]] = {}
     count = 0
     for picture in [part for file in files for part in file.parts()]:
@@ -437,11 +670,17 @@ def pose_shape(
     pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
-    operator = config.build("operator", described, shape=image_shape)
+    resolved = config.resolve_class("operator", described, shape=image_shape, photo=values)
+    operator = made(*resolved)
     operator.check_batch(len(every))
     operator = operator.select(range(len(values)))
     numbers = every[: len(values)]
     noise = config.build("noise", settings.noise)
+    if settings.measurement and settings.measurement == given.get("mask"):  # its holes are filled
+        pictures = [replace(picture, alpha=None) for picture in pictures]
+    if may_stretch(settings.stretch, name_of(settings.prior)) and isinstance(noise, Gaussian):
+        pictures, noise = stretched(pictures, noise, operator, simulated=not settings.measurement)
+        values = torch.cat([picture.values for picture in pictures])
     if settings.measurement:
         return Part(pictures, numbers, None, Problem(operator, noise, operator.measured(values)))
     return Part(
@@ -449,10 +688,41 @@ def pose_shape(
     )
 
 
+def in_gray(picture: Picture, kind: type[Operator]) -> Picture:
+    """Return a measurement of one channel that came as a picture of three, where that is meant."""
+    if not issubclass(kind, Grayscale | Demosaic) or picture.values.shape[1] != 3:
+        return picture
+    is_gray = bool((picture.values.amax(1) - picture.values.amin(1)).max() < NO_COLOUR)
+    if not is_gray and issubclass(kind, Demosaic):
+        return picture  # refused, as it is no mosaic
+    if not is_gray:
+        warn(f"{picture.name}: is in colour; its gray values are coloured anew")
+    return picture.with_values(to_channels(picture.values, 1))
+
+
+def stretched(
+    pictures: list[Picture], noise: Gaussian, operator: Operator, *, simulated: bool
+) -> tuple[list[Picture], Gaussian]:
+    """Return pictures that use a part of their range on all of [0, 1], and the noise likewise."""
+    part = used_range(pictures, operator, simulated)
+    if part is None:
+        return pictures, noise
+    if not isinstance(noise.sigma, str):
+        noise = Gaussian(noise.sigma / part.width)
+    say(f"range: {told_of_stretch(part)}")
+    return [picture.stretched(part) for picture in pictures], noise
+
+
 def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     """Print what is about to be done, the noise on all three scales."""
     problem = part.problem
+    if isinstance(problem.operator, Mask):
+        filled = 1 - float(problem.operator.s.mean())
+        say(f"{percent_of(filled)} of the picture is filled")
     sigma = getattr(problem.noise, "sigma", None)
+    stretch = part.pictures[0].stretch
+    if stretch is not None and sigma is not None:  # as people know it, on the file's scale
+        sigma = sigma * stretch.width
     known = f", sigma = {describe_sigma(sigma)}" if isinstance(sigma, float) else ""
     shape = "x".join(map(str, problem.operator.shape))
     say(
@@ -467,29 +737,52 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
                 f"{picture.name}: 0 is {picture.units.low:g} and 1 is {picture.units.high:g} in the file's units"
             )
     label = "" if settings.label is None else f" of label {settings.label}"
-    say(
-        f"{settings.samples} samples each by {solver} under the prior '{name_of(settings.prior)}'{label}"
-    )
+    what = f"{settings.samples} samples each by {solver}"
+    if settings.estimate == "mmse":
+        what = "E[x | y] by one network call"
+    say(f"{what} under the prior '{name_of(settings.prior)}'{label}")
 
 
-def progress_bar(hidden: bool = False) -> tqdm[NoReturn]:
-    """Return a progress bar of a share of work, from 0 to 1."""
-    # A terminal sees every change; a log file a line now and then.
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        total=1.0,
-        bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
-        dynamic_ncols=True,
-        leave=False,
-        mininterval=interval,
-        delay=1.0,
-        smoothing=0.0,
-        disable=hidden,
+def previewed(part: Part, settings: SolveSettings) -> Part:
+    """Return a small version of a part, and say what it is."""
+    side = SIDE if settings.preview is True else int(settings.preview)
+    preview = preview_of(part.problem, side)
+    say(preview.text)
+    truth = None if part.truth is None else preview.small(part.truth)
+    values = preview.problem.y if truth is None else truth
+    pictures = []
+    first = 0
+    for picture in part.pictures:
+        rows = slice(first, first + len(picture))
+        first += len(picture)
+        small = replace(picture, values=values[rows], alpha=None, header=None, background=None)
+        pictures.append(small)
+    return Part(pictures, part.numbers, truth, preview.problem)
+
+
+def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> None:
+    """Print what the samples of a part will cost, and what is cheaper where that is long."""
+    pixels = len(part.problem) * math.prod(part.problem.operator.shape[1:])
+    if settings.samples * solver.total_steps * pixels < WORTH_TIMING:
+        return
+    cost = cost_of(
+        part.problem,
+        prior,
+        solver,
+        samples=settings.samples,
+        batch=settings.batch,
+        tile=settings.tile,
+        precision=settings.precision,
     )
+    say(str(cost))
+    if line := cheaper(cost, part.problem, prior, solver, preset(FEW_STEPS)):
+        say(line)
 
 
 def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
     """Draw the samples of a part, with a progress bar."""
+    if settings.estimate != "mmse":
+        say_cost(settings, part, prior, solver)
     with progress_bar() as bar:
         return restore(
             part.problem,
@@ -502,10 +795,11 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             precision=settings.precision,
             compile=settings.compile,
             numbers=part.numbers,
+            estimate=settings.estimate,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False
             ),
-            on_progress=lambda share: bar.update(share - bar.n),
+            on_progress=lambda share: show(bar, share),
         )
 
 
@@ -547,14 +841,24 @@ def intervals_line(
     )
 
 
-def measure(posterior: Posterior, truth: Tensor | None) -> dict[str, Any]:
-    """Return metrics of the baseline, of the samples (averaged over them) and of their mean.
+def measure(
+    posterior: Posterior, truth: Tensor | None, others: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Return metrics of the baselines, of the samples (averaged over them) and of their mean.
 
     Each is a list with an entry per image. Solvers with particles have an entry "ess" likewise.
+
+    Args:
+        posterior: the samples.
+        truth: (B, C, H, W), if known.
+        others: baselines besides the posterior's own.
     """
     problem = posterior.problem
-    estimates = {"baseline": posterior.baseline[None], "sample": posterior.samples}
-    if len(posterior.samples) > 1:
+    estimates = {"baseline": posterior.baseline[None]}
+    estimates |= {name: x[None] for name, x in (others or {}).items()}
+    if posterior.estimate != "mean":
+        estimates["mmse" if posterior.estimate == "mmse" else "sample"] = posterior.samples
+    if len(posterior.samples) > 1 or posterior.estimate == "mean":
         estimates["mean"] = posterior.mean[None]
     # Exact measurements have no misfit.
     is_noisy = bool((torch.as_tensor(problem.variance()) > 0).all())
@@ -588,7 +892,9 @@ def table(report: dict[str, Any]) -> str:
     for name, values in report["metrics"].items():
         cells = [form.format(sum(values[c]) / len(values[c])) for c, form in columns.items()]
         cost = (
-            ["0", "-"] if name == "baseline" else [str(report["nfe"]), f"{report['seconds']:.1f}"]
+            [str(report["nfe"]), f"{report['seconds']:.1f}"]
+            if name in ("sample", "mean", "mmse")
+            else ["0", "-"]
         )
         lines.append([name, *cells, *cost])
     rows = ["  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines]

@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -557,6 +558,51 @@ def sitcom(
     return p.abar[s].sqrt() * torch.stack(x_0) + (1 - p.abar[s]).sqrt() * draw()
 
 
+def c_pigdm_start(p: Paper, T: int, z: Tensor) -> Tensor:
+    """Pandey et al.: mu A^+ y + tau z."""
+    return p.abar[T].sqrt() * p.damped(p.y, 0.0) + (1 - p.abar[T]).sqrt() * z
+
+
+def c_pigdm(p: Paper, x_t: Tensor, t: int, s: int, draw: Draw, weight: float = 15.0) -> Tensor:
+    """Pandey et al. for exact y, lambda = 0, in VP time: A_t = exp(b / 2) (I + (exp(-w b / 2) - 1) P).
+
+    b = int beta dt = -log abar; the one-dimensional integrals over [t, s] are taken in sqrt(b).
+    """
+    pinv = torch.linalg.pinv(p.A, rtol=1e-12)
+    P = pinv @ p.A
+    eye = torch.eye(len(P), dtype=P.dtype)
+    b_t, b_s = (float(-p.abar[each].log()) for each in (t, s))
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        eps = p.eps(x_t, t)
+        m = (p.y @ pinv.T - p.x_0(x_t, t) @ P.T).detach()
+        g = torch.autograd.grad((m * eps).sum(), x_t)[0]
+    eps, x = eps.detach(), x_t.detach()
+    y_0, nodes, shares, w = p.y @ pinv.T, *gauss_legendre(300, b_t**0.5, b_s**0.5), weight
+
+    def phi(rate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        b = nodes**2  # d b = 2 sqrt(b) d sqrt(b)
+        mu, tau = (-b / 2).exp(), (1 - (-b).exp()).sqrt()
+        return (2 * nodes * shares * rate((b / 2).exp(), (-w * b / 2).exp(), mu, tau)).sum()
+
+    def A(b: float) -> Tensor:
+        return math.exp(b / 2) * (eye + (math.exp(-w * b / 2) - 1) * P)
+
+    of_y = phi(lambda e1, e2, mu, tau: -w / 2 * e1 * e2 * mu)
+    of_eps = phi(lambda e1, e2, mu, tau: e1 / (2 * tau))
+    of_P_eps = phi(lambda e1, e2, mu, tau: e1 * (e2 - 1) / (2 * tau) - w / 2 * tau * e1 * e2)
+    of_g = phi(lambda e1, e2, mu, tau: w / 2 * e1 * tau * mu)
+    of_P_g = phi(lambda e1, e2, mu, tau: w / 2 * e1 * (e2 - 1) * tau * mu)
+    moved = of_y * y_0 + of_eps * eps + of_P_eps * eps @ P + of_g * g + of_P_g * g @ P
+    return torch.linalg.solve(A(b_s), (x @ A(b_t) + moved).T).T
+
+
+def gauss_legendre(count: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of an integral from low to high."""
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(count))
+    return low + (high - low) * (1 + nodes) / 2, (high - low) / 2 * weights
+
+
 # Papers in VE coordinates, u + sigma n on [-1, 1], and with ladders of their own.
 
 Denoise = Callable[[Tensor, float], Tensor]  # (B, D), sigma -> (B, D)
@@ -682,6 +728,57 @@ def mmps_2m(
         yield (x / alpha[i + 1] + 1) / 2
 
 
+def fast_dips(
+    p: Paper,
+    denoise: Denoise,
+    draw: Draw,
+    steps: int = 75,
+    sigma_max: float = 100.0,
+    sigma_min: float = 0.1,
+    passes: int = 3,
+    inner_steps: int = 1,
+    rho: float = 200.0,
+    radius: float | None = 0.05,
+    published: bool = True,
+) -> Iterator[Tensor]:
+    """Kim et al., image by image, with the exact line search of a linear A; radius None: sigma_y sqrt(m)."""
+    m = int((p.A.abs().sum(1) > 0).sum())
+    radius = p.sigma_y * math.sqrt(m) if radius is None else radius
+    sigmas = poly_7(sigma_max, sigma_min, steps)
+
+    def ball(w: Tensor, y: Tensor) -> Tensor:
+        return y + (w - y) * min(1.0, radius / max(float((w - y).norm()), 1e-30))
+
+    def corrected(x_0: Tensor, y: Tensor, gamma: float) -> Tensor:
+        x, u, v = x_0, torch.zeros_like(y), p.A @ x_0
+        if not published:
+            v = ball(v, y)
+        for _ in range(passes):
+            for _ in range(inner_steps):
+                b = v - u
+                F = lambda x, b=b: (  # noqa: E731
+                    (x - x_0).square().sum() / (2 * gamma) + rho / 2 * (p.A @ x - b).square().sum()
+                )
+                g = (x - x_0) / gamma + rho * p.A.T @ (p.A @ x - b)
+                alpha = g @ g / (g @ g / gamma + rho * (p.A @ g).square().sum() + 1e-12)
+                alpha = alpha.clamp(0, 1)
+                assert F(x - alpha * g) <= F(x) * (1 + 1e-12)  # no step is halved
+                x = x - alpha * g
+            v = ball(p.A @ x + u, y)
+            u = u + p.A @ x - v
+        return x
+
+    x = sigma_max * draw()
+    for sigma, sigma_next in pairwise(sigmas):
+        x_0 = denoise(x, sigma)
+        if sigma_next == 0:
+            yield (x_0 + 1) / 2
+            return
+        moved = [corrected(row, y, sigma**2) for row, y in zip(x_0, p.y, strict=True)]
+        x = torch.stack(moved) + sigma_next * draw()
+        yield (x + 1) / 2
+
+
 PaperStep = Callable[..., Tensor]
 STEPS: dict[str, PaperStep] = {
     "dps": dps,
@@ -699,6 +796,7 @@ STEPS: dict[str, PaperStep] = {
     "mmps": mmps,
     "tmpd": tmpd,
     "sitcom": sitcom,
+    "c_pigdm": c_pigdm,
 }
 
 
@@ -714,6 +812,8 @@ def trajectory(
     x_t = (1 - p.abar[T]).sqrt() * (first := draw())
     if method == "ddrm":
         x_t = ddrm_start(p, T, draw(), first)
+    if method == "c_pigdm":
+        x_t = c_pigdm_start(p, T, first)
     if method == "red_diff":
         yield from red_diff(p, timesteps, draw, **settings)
         return

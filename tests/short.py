@@ -25,6 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tmpd": {"steps": 3},
     "daps": {"steps": 3, "ode_steps": 2, "inner_steps": 3},
     "pnpdm": {"steps": 4, "decay": 0.3, "levels": 4},
+    "c_pigdm": {"steps": 3},
+    "fast_dips": {"steps": 4, "passes": 2},
     "sitcom": {"steps": 3, "iterations": 2},
     "tds": {"steps": 6, "particles": 3},
     "mcgdiff": {"steps": 6, "particles": 3},

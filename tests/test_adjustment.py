@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from invdiff import Posterior, Problem, operators, restore, solvers
 from invdiff.adjustment import Adjustment, adjustment_of, fitting
@@ -18,6 +23,8 @@ from invdiff.errors import InputError
 from invdiff.fingerprint import Key, fingerprint, key_of
 from invdiff.intervals import FLOOR, Groups
 from invdiff.noise import Gaussian, Poisson
+from invdiff.operators import Operator
+from invdiff.operators.kernels import MotionKernel
 from invdiff.prior import GaussianDenoiser
 from invdiff.prior.schedule import Schedule
 
@@ -240,6 +247,67 @@ def test_a_setting_of_operators_without_tensors_counts() -> None:
     assert fingerprint(operators.BlockAverage((1, 4, 4), 2)) != fingerprint(
         operators.BlockAverage((1, 4, 4), 4)
     )
+
+
+OPERATORS: dict[str, Operator] = {
+    "gaussian": operators.GaussianBlur((1, 12, 9), 1.2, 5),
+    "circular": operators.CircularBlur((1, 12, 9), torch.tensor([[0.25, 0.25], [0.3, 0.2]])),
+    "blur": operators.Blur((1, 12, 9), MotionKernel(4.0, 30.0)),
+    "bicubic": operators.Bicubic((1, 12, 8), 2),
+    "average": operators.BlockAverage((1, 12, 9), 2),
+    "nonlinear": operators.NonlinearBlur((1, 12, 9)),
+    "mask": operators.MaskRandom((1, 12, 9), missing=0.5),
+}
+
+
+def with_values(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
+    """A copy whose exact tensors are changed."""
+    changed = copy.deepcopy(operator)
+    for module in changed.modules():
+        if isinstance(module, Operator):
+            module._exact = {name: change(value) for name, value in module._exact.items()}
+    return changed
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_is_the_same_on_every_processor(name: str) -> None:
+    """Rounding errors of its tensors do not count, what can be seen of them does."""
+    torch.manual_seed(0)
+    operator = OPERATORS[name]
+
+    def off(value: Tensor) -> Tensor:
+        return value * (1 + 1e-14 * torch.randn_like(value)) + 1e-16 * torch.randn_like(value)
+
+    before = fingerprint(operator)
+    assert fingerprint(with_values(operator, off)) == before
+    assert fingerprint(with_values(operator, lambda value: value * (1 + 1e-6))) != before
+
+
+def test_the_signs_of_singular_vectors_do_not_count() -> None:
+    operator = OPERATORS["gaussian"]
+    turned = copy.deepcopy(operator)
+    for name in ("u_rows", "v_rows"):
+        turned.register_exact(name, -operator.exact(name))
+    x = torch.rand(2, 1, 12, 9)
+    torch.testing.assert_close(turned(x), operator(x))
+    assert fingerprint(turned) == fingerprint(operator)
+
+
+@pytest.mark.slow
+def test_an_operator_is_the_same_by_other_instructions() -> None:
+    """MKL computes transforms and decompositions as it does on processors of long ago."""
+    code = (
+        "from invdiff.fingerprint import fingerprint; from invdiff.operators import Bicubic, GaussianBlur; "
+        "print(fingerprint(Bicubic((1, 12, 8), 2)), fingerprint(GaussianBlur((1, 12, 9), 1.2, 5)))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == [fingerprint(OPERATORS[name]) for name in ("bicubic", "gaussian")]
 
 
 @pytest.mark.parametrize(

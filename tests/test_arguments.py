@@ -33,6 +33,7 @@ from invdiff import (
     ksd,
     langevin,
     load_prior,
+    mmse,
     operators,
     posterior_sbc,
     prior_from,
@@ -81,10 +82,12 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "batch": 1,
             "numbers": [0],
             "tile": 2,
+            "estimate": "samples",
             "on_step": print,
             "on_progress": print,
         },
     ),
+    "mmse": (mmse, {"problem": PROBLEM, "prior": PRIOR, "tile": 2}),
     "Problem": (Problem, {"operator": OPERATOR, "noise": NOISE, "y": Y}),
     "Problem.simulate": (
         Problem.simulate,
@@ -173,6 +176,7 @@ FITS = {
     **{
         ("half", name): True
         for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr", "sigma_max", "looks")
+        + ("noise",)
     },
     ("bytes", "numbers"): True,  # a sequence of integers
     ("array", "sigma"): True,
@@ -203,7 +207,15 @@ def test_wrong_objects_are_refused(
 
 def test_every_public_function_is_tried() -> None:
     results = {"Fission", "KSD", "PosteriorSBC", "PriorComparison", "Stein", "TARP", "Adjustment"}
-    kinds = {"InputError", "Posterior", "Calibration", "operators", "solvers", *results}
+    kinds = {
+        "InputError",
+        "Interrupted",
+        "Posterior",
+        "Calibration",
+        "operators",
+        "solvers",
+        *results,
+    }
     assert set(invdiff.__all__) - kinds <= set(GOOD)
 
 
@@ -215,9 +227,8 @@ def test_every_public_function_is_tried() -> None:
             "prior: found a Net, expected a Denoiser; load_prior(...) or NetworkDenoiser(network, ...) makes one",
         ),
         (
-            lambda: restore(PROBLEM, "fashion", SOLVER),
-            "prior: found 'fashion' (str), expected a Denoiser; load_prior(...) or NetworkDenoiser(network, ...) "
-            "makes one",
+            lambda: restore(PROBLEM, 3, SOLVER),
+            "prior: found 3 (int), expected a Denoiser; load_prior(...) or NetworkDenoiser(network, ...) makes one",
         ),
         (
             lambda: restore(OPERATOR, PRIOR, SOLVER),
@@ -225,11 +236,12 @@ def test_every_public_function_is_tried() -> None:
         ),
         (
             lambda: restore(PROBLEM, PRIOR, solvers.DDNM),
-            "solver: found the class DDNM, expected a Solver, such as solvers.DDNM(steps=100)",
+            "solver: found the class DDNM, expected a Solver, such as solvers.DDNM(steps=100), or its name",
         ),
         (
-            lambda: restore(PROBLEM, PRIOR, "ddnm"),
-            "solver: found 'ddnm' (str), expected a Solver, such as solvers.DDNM(steps=100)",
+            lambda: restore(PROBLEM, PRIOR, "pigdn"),
+            "solver: found 'pigdn' (str), expected a Solver or its name; did you mean 'pigdm'? "
+            "(invdiff.list('solver') lists them)",
         ),
         (
             lambda: restore(PROBLEM, PRIOR, SOLVER, numbers=[0, 1]),
@@ -254,7 +266,7 @@ def test_what_a_refusal_says(call: Callable[[], object], message: str) -> None:
             lambda shape: Net(),
             "operator: found a Net, expected a function that returns an Operator",
         ),
-        (Net(), "operator: found a Net, expected an Operator, its class, or a function"),
+        (Net(), "operator: found a Net, expected an Operator, its name, its class, or a function"),
         (solvers.DDNM, "operator: found the class DDNM, expected an Operator"),
     ],
 )

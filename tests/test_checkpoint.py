@@ -26,7 +26,14 @@ from torch import Tensor, nn
 
 from invdiff.errors import InputError
 from invdiff.prior import checkpoint
-from invdiff.prior.checkpoint import PriorSpec, find_prior, load_card, load_prior, save_prior
+from invdiff.prior.checkpoint import (
+    ClassifierSpec,
+    PriorSpec,
+    find_prior,
+    load_card,
+    load_prior,
+    save_prior,
+)
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.mlp import MLP as MLPNetwork
 
@@ -526,3 +533,53 @@ def test_the_card_lies_beside_the_weights(tmp_path: Path) -> None:
     assert load_card(path) == {}
     path.with_suffix(".json").write_text('{"data": "mine"}')
     assert load_card(path) == load_card(tmp_path) == {"data": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"shape": [1, 8, 8]}, "shape: found [1, 8, 8] (list), expected (C, H, W) or (dims,)"),
+        ({"shape": (1, 8)}, "shape: found (1, 8) (tuple), expected (C, H, W) or (dims,)"),
+        ({"shape": (0, 8, 8)}, "shape: found 0 (int), expected an integer from 1 to 100000"),
+        ({"network": "unet"}, "network: found 'unet' (str), expected a name and settings"),
+        (
+            {"network": {"name": "unet", "width": 10**6}},
+            "width: found 1000000 (int), expected at most 100000",
+        ),
+        ({"T": 0}, "T: found 0 (int), expected an integer from 1 to 100000"),
+        ({"T": True}, "T: found True (bool), expected an integer from 1 to 100000"),
+        ({"variance": "big"}, "variance: found 'big' (str), expected one of small, large, learned"),
+        ({"target": "label"}, "target: found 'label' (str), expected one of eps, x0, v, flow"),
+        (
+            {"sigma_range": [0.1, 1.0]},
+            "sigma_range: found [0.1, 1.0] (list), expected two noise levels",
+        ),
+        (
+            {"sigma_range": (1.0, 0.1)},
+            "sigma_range: found [1.0, 0.1], expected two increasing noise levels",
+        ),
+    ],
+    ids=range(11),
+)
+def test_what_no_prior_is(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(UNET, **settings)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"target": "eps"}, "target: found 'eps' (str), expected one of label"),
+        (
+            {"network": {"name": "classifier"}},
+            "classes: found None (NoneType), expected an integer from 1 to 100000",
+        ),
+    ],
+    ids=range(2),
+)
+def test_what_no_classifier_is(settings: dict[str, Any], line: str) -> None:
+    given = {"shape": (1, 8, 8), "network": {"name": "classifier", "classes": 3}, **settings}
+    with pytest.raises(InputError) as caught:
+        ClassifierSpec(**given)
+    assert str(caught.value) == line

@@ -55,6 +55,7 @@ SHAPE = (3, 16, 16)
 # Solvers that look at a value in every step, and why.
 WAITING = {
     "sitcom": "an image that fits y is left alone, and the descent ends when all do",
+    "fast_dips": "a step is halved for as long as it raises the objective",
     "gibbs": "levels are each image's own",
 }
 SLOW = ("ald", "daps", "mmps", "mmps_2m", "pnpdm")  # for many steps in one

@@ -39,6 +39,7 @@ from invdiff.resources import example_images
 from invdiff.rng import Streams
 from invdiff.sample import SampleSettings
 from invdiff.solve import Part, SolveSettings
+from invdiff.solvers import DDNM
 from invdiff.training import TrainSettings
 from invdiff.training.data import swiss_roll
 
@@ -46,7 +47,8 @@ from invdiff.training.data import swiss_roll
 COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
-        {"prior": "fashion", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
+        {"prior": "auto", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
+        | {"stretch": None}
         | {"calibration": "auto"}
         | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
         | {"precision": "auto", "compile": False, "part": None}
@@ -54,7 +56,7 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     evaluate.EvaluateSettings: (
         {"task": "inpaint"},
-        {"prior": "fashion", "data": None, "images": None, "samples": 1, "seed": 0}
+        {"prior": "auto", "data": None, "images": None, "samples": 1, "seed": 0}
         | {"out": "results/evaluation", "batch": "auto", "device": "auto"}
         | {"precision": "auto", "compile": False, "part": None},
     ),
@@ -87,24 +89,27 @@ EXECUTED = {"batch": "auto", "tile": "auto", "precision": "auto", "compile": Fal
 FUNCTIONS: dict[Any, dict[str, Any]] = {
     restore: EXECUTED
     | {"solver": None, "samples": 1, "seed": 0, "numbers": None}
-    | {"calibration": None, "on_step": None, "on_progress": None},
+    | {"calibration": None, "estimate": "samples", "progress": False}
+    | {"on_step": None, "on_progress": None},
     calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": "auto"}
-    | {"on_step": None},
+    | {"progress": False, "on_step": None},
     files.restore_file: {
         "solver": None,
         "samples": 1,
         "seed": 0,
-        "calibration": None,
         "overwrite": False,
+        "calibration": None,
     }
+    | {"prior": "auto", "stretch": None, "estimate": "samples", "progress": False}
     | EXECUTED,
     files.restore_folder: {
         "solver": None,
         "samples": 1,
         "seed": 0,
-        "calibration": None,
         "part": None,
+        "calibration": None,
     }
+    | {"prior": "auto", "stretch": None}
     | EXECUTED,
     Problem.simulate: {"seed": 0, "numbers": None},
     write_report: {"truth": None, "names": None, "metrics": None, "config": ""}
@@ -208,14 +213,16 @@ def test_the_settings_and_the_bar_of_a_run(
         del given["on_progress"]
         return objects, given
 
-    monkeypatch.setattr(solve, "tqdm", bar)
+    monkeypatch.setattr("tqdm.tqdm", bar)
     monkeypatch.setattr(solve, "restore", restored)
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
     part = part_of(torch.full((2, 1, 4, 4), 0.5))
     settings = SolveSettings(samples=3, seed=7, batch=5, tile=64, precision="float32", compile=True)
-    objects, given = solve.run(settings, part, "prior", "solver")  # type: ignore[arg-type,misc]
-    assert objects == (part.problem, "prior", "solver")
+    solver = DDNM(steps=5)
+    objects, given = solve.run(settings, part, "prior", solver)  # type: ignore[arg-type,misc]
+    assert objects == (part.problem, "prior", solver)
     expected = {"samples": 3, "seed": 7, "batch": 5, "tile": 64, "numbers": [1, 4]}
+    expected |= {"estimate": "samples"}
     assert given == {**expected, "precision": "float32", "compile": True}
     assert bars[0].n == 0.75 and bars[0].told == ["step 2/5 "]
     keys = ("total", "mininterval", "leave", "delay", "smoothing")

@@ -78,6 +78,7 @@ def words(prior: Path, folder: Path, out: Path, *more: str) -> list[str]:
         f"data={folder}",
         f"out={out}",
         "solver.steps=3",
+        "baselines=none",
     ]
     return [*(word for word in base if word.partition("=")[0] not in given), *more]
 
@@ -750,7 +751,7 @@ def test_tasks_that_share_no_table(
     words = ["task=a.yaml,b.yaml"]
     if key != "prior":
         words.append(f"prior={prior}")
-    before = EvaluateSettings(task="t", prior="fashion" if key == "prior" else str(prior))
+    before = EvaluateSettings(task="t", prior="auto" if key == "prior" else str(prior))
     message = f"task b.yaml: found {key}={value}, expected {getattr(before, key)}, as in the first"
     with pytest.raises(InputError) as caught:
         list(read_cells(words))
@@ -773,3 +774,28 @@ def test_a_folder_that_another_run_claimed_meanwhile(tmp_path: Path) -> None:
     nowhere = Cell("t", "s", dataclasses.replace(nowhere.settings, out=f"{tmp_path}/file"), "w")
     with pytest.raises(InputError, match=r"out .*file/t/s: cannot be written"):
         invdiff.evaluate.claim(nowhere)
+
+
+@pytest.mark.slow
+def test_what_a_person_would_use_has_rows(prior: Path, folder: Path, tmp_path: Path) -> None:
+    """Of each task the methods that are for its operator, computed once, with no call."""
+    out = tmp_path / "out"
+    given = words(prior, folder, out, *ONE[1:], "task=denoise,sr4", "baselines=auto", "images=2")
+    main(given)
+    with (out / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    methods = {
+        task: [r["solver"] for r in rows if r["task"] == task] for task in ("denoise", "sr4")
+    }
+    solver = next(word.partition("=")[2] for word in given if word.startswith("solver="))
+    assert list(dict.fromkeys(methods["denoise"])) == ["baseline", "tv", "wiener", "nlm", solver]
+    assert list(dict.fromkeys(methods["sr4"])) == ["baseline", "tv", "bicubic", solver]
+    assert all(r["calls"] == "0" for r in rows if r["solver"] != solver)
+    tv = next(r for r in rows if r["solver"] == "tv")
+    assert float(tv["misfit"]) == pytest.approx(1, abs=0.05)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.csv") if path.parent != out}
+    main([*(word for word in given if not word.startswith("baselines=")), "baselines=none"])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    for name in ("tv", "nlm"):
+        with pytest.raises(InputError, match=f"found the name {name!r}"):
+            main(words(prior, folder, out, "task=denoise", f"solver={name}"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from invdiff import (
     memory,
     restore,
     sample,
+    sharing,
     solve,
     solvers,
 )
@@ -35,7 +39,11 @@ from invdiff.prior import (
     execution,
     match_channels,
 )
+from invdiff.prior.denoiser import levels
 from invdiff.prior.execution import Executed, Execution, computing_in
+from invdiff.resources import Process, physical_memory
+from invdiff.training.data import to_device
+from invdiff.training.trainer import computes_bf16
 
 CPU = torch.device("cpu")
 
@@ -165,7 +173,9 @@ class _On:
 
 
 def test_solvers_that_take_differences_say_so() -> None:
-    assert solvers.Gibbs.differences and not solvers.DDNM.differences
+    assert solvers.Gibbs().differences and solvers.PnPDM().differences
+    assert solvers.ILVR(covariance=True).differences and solvers.MMPS(draw_last=True).differences
+    assert not any(solver().differences for solver in (solvers.DDNM, solvers.ILVR, solvers.MMPS))
 
 
 def test_tf32_is_set_for_the_network_alone() -> None:
@@ -392,6 +402,85 @@ def test_the_peak_of_a_piece_of_work() -> None:
     assert free is not None and 0 < free < 2**50
 
 
+def machine(
+    monkeypatch: pytest.MonkeyPatch, root: Path, files: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Make a machine that tells of its memory in these files, and in those that it had, alone."""
+    for name, text in files.items():
+        file = root / name.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(memory, "Path", lambda name: root / name.lstrip("/"))
+    monkeypatch.setattr(memory, "_STATUS", root / "proc/self/status")
+
+
+def test_the_memory_of_this_machine() -> None:
+    """As the kernel tells it: in bytes, and no page of it counted twice."""
+    told = Path("/proc/meminfo")
+    if not told.exists():
+        pytest.skip("no Linux")
+    kilobytes = {line.split()[0]: int(line.split()[1]) for line in told.read_text().splitlines()}
+    assert physical_memory() == pytest.approx(1024 * kilobytes["MemTotal:"], rel=0.01)
+    assert memory._available() == pytest.approx(1024 * kilobytes["MemAvailable:"], rel=0.5)
+
+
+def test_the_least_of_what_a_machine_and_a_container_have_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("os.sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
+    machine(monkeypatch, tmp_path)
+    assert memory.free_memory(CPU) == 7 * 4096
+    machine(monkeypatch, tmp_path, {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   5 kB\n"})
+    assert memory.free_memory(CPU) == 5 * 1024
+    new, old = "/sys/fs/cgroup/memory.", "/sys/fs/cgroup/memory/memory."
+    machine(monkeypatch, tmp_path, {f"{new}max": "max\n", f"{new}current": "300\n"})
+    assert memory.free_memory(CPU) == 5 * 1024
+    machine(monkeypatch, tmp_path, {f"{new}max": "1000\n"})
+    assert memory.free_memory(CPU) == 700
+    limits = {f"{old}limit_in_bytes": "400\n", f"{old}usage_in_bytes": "150\n"}
+    machine(monkeypatch, tmp_path, limits)
+    assert memory.free_memory(CPU) == 250
+
+
+def test_a_machine_that_does_not_tell_its_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def sysconf(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr("os.sysconf", sysconf)
+    machine(monkeypatch, tmp_path)
+    assert memory.free_memory(CPU) is None
+    assert memory.peak_of(lambda: None, CPU) is None
+
+
+def test_the_peak_is_what_work_took_beyond_what_was_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work() -> None:
+        machine(monkeypatch, tmp_path, {"/proc/self/status": "VmHWM:\t90 kB\nVmRSS:\t60 kB\n"})
+
+    monkeypatch.setattr(memory, "_RESET", tmp_path / "clear_refs")
+    machine(monkeypatch, tmp_path, {"/proc/self/status": "VmHWM:\t70 kB\nVmRSS:\t50 kB\n"})
+    assert memory.peak_of(work, CPU) == 40 * 1024
+    assert (tmp_path / "clear_refs").read_text() == "5"  # proc(5): the peak begins anew
+
+
+def test_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch holds and no tensor uses is free; the peak is beyond what tensors held."""
+    gpu = torch.device("cuda")
+    for name, found in (
+        ("mem_get_info", (100, 500)),
+        ("memory_reserved", 30),
+        ("memory_allocated", 10),
+        ("max_memory_allocated", 70),
+        ("reset_peak_memory_stats", None),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda device, found=found: found)
+    assert memory.free_memory(gpu) == 120
+    assert memory.peak_of(lambda: None, gpu) == 60
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_finished_samples_leave_the_gpu() -> None:
     problem = Problem(Denoise((1, 8, 8)), Gaussian(0.1), X)
@@ -464,3 +553,66 @@ def test_a_network_is_really_compiled() -> None:
     fast = Execution(compile=True).around(prior)
     torch.testing.assert_close(fast(X, 0.3), prior(X, 0.3), rtol=0, atol=1e-5)
     assert fast.network._compiled is not None
+
+
+# ------------------------------------------------- what a GPU is asked, on machines that have none
+
+GPU = torch.device("cuda")
+
+
+def test_the_levels_of_images_that_are_not_on_the_cpu() -> None:
+    """One level is a number there, wherever it was; levels of images are moved."""
+    x = torch.zeros(3, 1, 2, 2, dtype=torch.float16, device="meta")
+    for sigma in (0.1, torch.tensor(0.1, dtype=torch.float64), torch.rand(3, device="meta")):
+        found = levels(sigma, x)
+        assert found.shape == (3, 1, 1, 1) and found.device == x.device and found.dtype == x.dtype
+
+
+def test_images_on_their_way_to_a_gpu_are_pinned() -> None:
+    class Images:
+        device = CPU
+        pinned = False
+
+        def pin_memory(self) -> Images:
+            self.pinned = True
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> tuple[object, ...]:
+            return device, self.pinned, non_blocking
+
+    there = Images()
+    there.device = GPU
+    assert to_device(Images(), GPU) == (GPU, True, True)  # type: ignore[arg-type]
+    assert to_device(Images(), CPU) == (CPU, False, False)  # type: ignore[arg-type]
+    assert to_device(there, GPU) == (GPU, False, False)  # type: ignore[arg-type]
+
+
+def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "pick_device", lambda name: torch.device(name))
+    monkeypatch.setattr(sharing, "this_process", lambda: Process(5, 3, 8))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    share = sharing.Share.of("1/1")
+    assert share.device("cuda") == torch.device("cuda", 1)
+    assert share.device("cuda:0") == torch.device("cuda", 0) and share.device("cpu") == CPU
+
+
+def test_a_gpu_takes_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "free_memory", lambda device: None)
+    for device, at_once in ((CPU, 2**18), (GPU, 2**22)):
+        found = fitting(10**9, 2**10, device, lambda: None)
+        assert found == at_once // 2**10
+        prior = unet()
+        weight = SimpleNamespace(is_cuda=device == GPU)
+        monkeypatch.setattr(evaluate, "state_like", lambda prior, weight=weight: weight)
+        assert evaluate.images_at_once("auto", prior)(2**10) == at_once // 2**10
+    assert evaluate.images_at_once(3, unet())(2**30) == 3
+
+
+def test_bf16_that_is_emulated_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for computes in (True, False):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation, computes=computes: including_emulation or computes,
+        )
+        assert computes_bf16(GPU) is computes

@@ -22,6 +22,7 @@ from invdiff.errors import InputError
 from invdiff.files import restore_file, restore_folder
 from invdiff.fingerprint import key_of
 from invdiff.inference import restore
+from invdiff.io.names import free_name
 from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.whole import sweep
 from invdiff.io.write import write_image, write_picture
@@ -163,6 +164,8 @@ def test_nothing_is_overwritten_or_half_written(
         Picture(torch.zeros(1, 1, HEIGHT, WIDTH), torch.ones(1, 1, HEIGHT, WIDTH)),
     )
 
+    write_image(tmp_path / "deep.png", torch.rand(1, HEIGHT, WIDTH, generator=DRAW), bits=16)
+
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the work began")
 
@@ -171,7 +174,9 @@ def test_nothing_is_overwritten_or_half_written(
         patch.setattr(files, "restore", never)
         for source, target, message in (
             ("y.png", "x.png", "exists already"),
-            ("y.png", "x.jpg", "cannot write '.jpg'"),
+            ("y.png", "x.gif", "cannot write '.gif'"),
+            ("deep.png", "x.jpg", "16 bits, which .jpg does not hold"),
+            ("alpha.png", "x.jpg", "alpha channel, which .jpg does not hold"),
             ("y.png", "missing/x.png", "is no folder"),
             ("alpha.png", "x.npy", "alpha"),
             ("missing.png", "z.png", "No such file"),
@@ -437,7 +442,7 @@ def test_a_target_that_exists_meanwhile(
 def test_the_free_name_of_two_suffixes(tmp_path: Path) -> None:
     for name in ("a.b.nii.gz", "a.b-2.nii.gz"):
         (tmp_path / name).write_text("")
-    assert files._free_name(tmp_path / "a.b.nii.gz") == tmp_path / "a.b-3.nii.gz"
+    assert free_name(tmp_path / "a.b.nii.gz") == tmp_path / "a.b-3.nii.gz"
 
 
 def test_samples_and_seed_of_a_file_are_those_of_restore(tmp_path: Path) -> None:

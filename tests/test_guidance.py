@@ -460,6 +460,7 @@ def test_solve_and_sample_under_guidance(files: Path, capsys: pytest.CaptureFixt
         assert not any(torch.equal(a, b) for a, b in combinations(pictures, 2))
 
     task = ["task=inpaint", f"measurement={files / 'picture.png'}", "solver.steps=3", "samples=1"]
+    task += ["operator.height=14"]
     for run, words in {
         "free": [*free, "label=1"],
         "tilted": [*tilted, "label=1", "guidance=2"],

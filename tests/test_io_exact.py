@@ -1296,9 +1296,9 @@ def test_shapes_that_are_no_image_are_not_written(shape: tuple[int, ...], tmp_pa
 def test_the_depths_of_each_format(tmp_path: Path) -> None:
     x = torch.rand(1, 2, 3)
     for suffix, depths in write._BITS.items():
-        assert depths == {".png": (8, 16), ".tif": (32, 16, 8), ".tiff": (32, 16, 8)}.get(
-            suffix, (32,)
-        )
+        tiff = (32, 16, 8)
+        some = {".png": (8, 16), ".tif": tiff, ".tiff": tiff, ".jpg": (8,), ".jpeg": (8,)}
+        assert depths == some.get(suffix, (32,))
         for bits in {8, 16, 32} - set(depths):
             with pytest.raises(InputError, match=f"found bits={bits}, expected one of"):
                 write.write_image(tmp_path / f"a{suffix}", x, bits=bits)
@@ -1358,9 +1358,10 @@ def test_the_kind_of_a_tiff_that_is_written(
     assert np.abs(seen[..., :channels] - expected).max() <= (1e-5 if bits == 32 else 0.5001)
 
 
-def test_the_background_is_written_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_background_is_written_as_it_was(dtype: torch.dtype) -> None:
     mask = torch.tensor([True, False]).view(1, 1, 1, 2)
-    held = torch.tensor([-2000.0, 0.0]).view(1, 1, 1, 2)
+    held = torch.tensor([-2000.0, 0.0], dtype=dtype).view(1, 1, 1, 2)
     values = torch.tensor([0.5, 0.5]).view(1, 1, 1, 2)
     given = Picture(values, bits=32, units=Units(0, 10), background=Background(mask, held))
     for bits, expected in ((32, [-2000, 5]), (8, [0, 128]), (16, [0, 32768])):
@@ -1747,3 +1748,18 @@ def test_loggers_of_decoders_speak_again_afterwards(caplog: pytest.LogCaptureFix
             logging.getLogger(name).error("inside")
         logging.getLogger(name).error("outside")
     assert [record.message for record in caplog.records] == ["outside"] * len(quiet._LOGGERS)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_file_that_exists_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    """Also one that was not there when the target was looked at."""
+    if meanwhile:
+        monkeypatch.setattr(write, "check_target", lambda path, picture, overwrite: None)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"theirs")
+    with pytest.raises(InputError) as caught:
+        write.write_picture(path, Picture(torch.zeros(1, 1, 2, 2)))
+    line = f"{path}: exists already, expected another name, or overwrite=True"
+    assert str(caught.value) == line and path.read_bytes() == b"theirs"

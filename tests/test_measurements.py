@@ -66,6 +66,7 @@ def test_what_a_run_stores_is_a_measurement(
             operator={**settings, "per_image": False} if "per_image" in settings else settings,
             noise={"name": "gaussian", "sigma": 0.05},
             measurement=f"run/{image}_measurement.npy",
+            stretch=False,
         )
         again = pose(command)[0].problem
         assert again.operator.shape == operator.shape and type(again.operator) is type(
@@ -223,3 +224,17 @@ def test_a_low_image_of_two_columns_is_no_pair_of_parts(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", values)
     (found,) = read_measurements(tmp_path / "y.npy", picture=False)
     assert torch.equal(found.values, torch.from_numpy(values)[None])
+
+
+@pytest.mark.parametrize(
+    "dtype", ["?", "u1", "i2", "u8", "f2", "f4", ">f4", "f8", ">f8", "g", "c8", "c16"]
+)
+def test_numbers_of_any_type_become_float32(tmp_path: Path, dtype: str) -> None:
+    """The values as they are; in machine order and C order, whatever the file has."""
+    values = np.asfortranarray(np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype))
+    np.save(tmp_path / "y.npy", values)
+    (found,) = read_measurements(tmp_path / "y.npy", picture=False)
+    assert found.values.dtype == torch.float32 and found.values.is_contiguous()
+    real = torch.tensor([[0.0, 1, 1], [1, 0, 1]])
+    parts = [real, torch.zeros(2, 3)] if np.iscomplexobj(values) else [real]
+    assert torch.equal(found.values, torch.stack(parts)[None])

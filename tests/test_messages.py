@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from invdiff import arguments, registry
+from invdiff import arguments, inference, registry
 from invdiff.errors import (
     InputError,
     Stopped,
@@ -29,6 +29,17 @@ from invdiff.errors import (
     shown,
 )
 from invdiff.estimate import Estimate, mean_and_error
+from invdiff.operators import Radon
+from invdiff.operators.blur import check_fit
+from invdiff.operators.separable import Separable
+from invdiff.prior import GaussianDenoiser
+from invdiff.prior.denoiser import Denoiser, check_prior
+from invdiff.prior.loaders import foreign
+from invdiff.prior.unet2d import count_heads
+from invdiff.prior.unet_linear import UNetLinear
+from invdiff.solvers import TDS
+from invdiff.training import TrainSettings, data, trainer
+from invdiff.training.trainer import check_memory
 
 
 def message(call: Callable[[], object]) -> str:
@@ -224,6 +235,104 @@ def test_what_is_told() -> None:
     }.items():
         assert arguments.told(value) == text
     assert arguments.told("a\n b") == "'a\\n b' (str)"
+
+
+# Lines of other modules, with every value in its place.
+
+
+def expert() -> Denoiser:
+    prior = GaussianDenoiser(torch.full((1, 2, 2), 0.5), torch.eye(4))
+    prior.sigma_range = (0.002, 0.3)
+    return prior
+
+
+MACHINE = 3 * 2**30  # bytes
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (
+            lambda: count_heads(10, None, 4) + count_heads(9, None, 4),
+            "head_channels: found 4 for 9 channels, expected a divisor of them",
+        ),
+        (
+            lambda: count_heads(9, 4, None),
+            "heads: found 4 for 9 channels, expected a divisor of them",
+        ),
+        (
+            lambda: check_fit((3, 17), (5, 8), "reflect"),
+            "kernel_size: found 3x17, expected at most 15 for a 5x8 image with boundary 'reflect'",
+        ),
+        (
+            lambda: check_fit((6, 8), (5, 8), "circular"),
+            "kernel_size: found 6x8, expected at most 5 for a 5x8 image with boundary 'circular'",
+        ),
+        (
+            lambda: Separable((1, 2, 3), torch.eye(2), torch.eye(2)),
+            "cols: found a matrix (2, 2), expected (any, 3)",
+        ),
+        (
+            lambda: Radon((1, 8, 8), angles=[[0.0, 90.0]]),
+            "angles: found shape (1, 2), expected a list of 1 to 10000",
+        ),
+        (
+            lambda: UNetLinear(widths=(64, 8193)),
+            "widths: found (64, 8193), expected at least two of 1 to 8192",
+        ),
+        (
+            lambda: check_prior(expert()),
+            "prior: found an expert for noise levels 0.002 to 0.3, expected a prior of all levels "
+            "(invdiff convert prior=... expert=... mix=[0.15,0.3] makes one)",
+        ),
+        (
+            lambda: inference.check_particles(TDS(particles=50), (3, 1024, 1280)),
+            "solver particles: found 50 of 3x1024x1280, which need 12 GiB or more, expected at most "
+            "the 3 GiB of this machine",
+        ),
+        (
+            lambda: check_memory(TrainSettings(data="x", batch=512), (4, 512, 640)),
+            "batch, size: found 512 images of 4x512x640, 5 GiB in a step, expected at most the 3 GiB "
+            "of this machine",
+        ),
+        (
+            lambda: data._pad_to_size(torch.zeros(4, 1, 2, 1).byte(), 2**15, Path("a.npz")),
+            "data a.npz: 4 images of size=32768 need 4 GiB, expected at most the 3 GiB of this machine",
+        ),
+        (
+            lambda: data._pad_to_size(torch.zeros(4, 1, 2, 3).byte(), 2, Path("a.npz")),
+            "data a.npz: found 2x3 images, expected at most size=2",
+        ),
+    ],
+    ids=range(12),
+)
+def test_lines_written_out(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[[], object], line: str
+) -> None:
+    for module in (inference, data, trainer):
+        monkeypatch.setattr(module, "physical_memory", lambda: MACHINE)
+    assert message(call) == line
+
+
+@pytest.mark.parametrize("what", ["prior", "classifier"])
+@pytest.mark.parametrize(
+    ("error", "rest"),
+    [
+        (InputError("found 3"), "found 3"),
+        (InputError("prior a.pt: found 3"), "found 3"),
+        (KeyError("w"), "found weights that are not those of a whole network ('w')"),
+        (RuntimeError("a\nb"), "found weights that are not those of a whole network (a)"),
+    ],
+    ids=range(4),
+)
+def test_what_goes_wrong_in_a_file_of_weights_names_it(
+    what: str, error: Exception, rest: str
+) -> None:
+    def load() -> None:
+        with foreign._named(what, Path("a.pt")):
+            raise error
+
+    assert message(load) == f"{what} a.pt: {rest}"
 
 
 # Means, and names that are near.

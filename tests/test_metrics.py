@@ -533,11 +533,12 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     content = buffer.getvalue()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(content))
-    with pytest.raises(InputError, match="not the file, by its hash"):
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="not the file, by its hash"):
         alexnet._from_download()
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(alexnet, "_ALEXNET_HASH", hashlib.sha256(content).hexdigest()[:8])
-    assert torch.equal(alexnet._from_download()[3]["bias"], torch.ones(2))
+    with pytest.warns(UserWarning, match="fetching AlexNet's weights, 233 MiB, once, from http"):
+        assert torch.equal(alexnet._from_download()[3]["bias"], torch.ones(2))
     assert alexnet._from_hub_cache() is not None  # there the next time
 
 

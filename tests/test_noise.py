@@ -388,17 +388,21 @@ def test_bad_sigma(sigma: float) -> None:
         Gaussian(torch.tensor([0.1, sigma]))
 
 
-def test_bad_settings() -> None:
-    for make in (
-        lambda: PoissonGaussian(0.0, 0.1),
-        lambda: PoissonGaussian(1.0, 0.0),
-        lambda: Laplace(-1.0),
-        lambda: SaltAndPepper(0.0),
-        lambda: SaltAndPepper(1.0),
-        lambda: SaltAndPepper(0.1, 0.0),
-    ):
-        with pytest.raises(InputError, match=r"noise \w+: found .*, expected a p"):
-            make()
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: PoissonGaussian(0.0, 0.1), "peak: found 0.0, expected a positive number"),
+        (lambda: PoissonGaussian(1.0, 0.0), "sigma: found 0.0, expected a positive number"),
+        (lambda: Laplace(-1.0), "scale: found -1.0, expected a positive number"),
+        (lambda: SaltAndPepper(0.0), "p: found 0.0, expected a probability between 0 and 1"),
+        (lambda: SaltAndPepper(1.0), "p: found 1.0, expected a probability between 0 and 1"),
+        (lambda: SaltAndPepper(0.1, 0.0), "sigma: found 0.0, expected a positive number"),
+    ],
+    ids=range(6),
+)
+def test_bad_settings(make: Callable[[], NoiseModel], found: str) -> None:
+    with pytest.raises(InputError, match=f"^noise {found}"):
+        make()
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1), (3, 1, 8, 8), (2, 1, 8, 4)])
@@ -599,9 +603,9 @@ def test_levels_in_any_form() -> None:
     whole = torch.tensor([1, 2])
     assert Gaussian(whole).sigma.is_floating_point()  # type: ignore[union-attr]
     assert Gaussian(0.1).to("cpu", torch.float64).sigma == 0.1
-    for bad in ([], torch.zeros(0), [0.1, -1e-9]):
+    for bad, found in (([], "no number"), (torch.zeros(0), "no number"), ([0.1, -1e-9], "-1e-09")):
         with pytest.raises(
-            InputError, match=r"noise sigma: found .*, expected a number from 0 to 1e\+15"
+            InputError, match=rf"noise sigma: found {found}, expected a number from 0 to 1e\+15"
         ):
             Gaussian(bad)  # type: ignore[arg-type]
     assert Gaussian([0.0, 0.1]).level(y).shape == (2, 1, 1, 1)  # type: ignore[union-attr, arg-type]

@@ -153,10 +153,19 @@ def test_masks_in_any_coding(coding: str, tmp_path: Path) -> None:
             np.where(MASK, 1.0, 0.4),
             "found 15 values that are neither black nor white, such as 0.4 of 1",
         ),
-        (np.where(MASK, 255, 128), "found .* such as 128 of 255"),
-        (np.where(MASK, 1, -1), "found .* such as -1 of 1"),
+        (
+            np.where(MASK, 255, 128),
+            "found 15 values that are neither black nor white, such as 128 of 255",
+        ),
+        (
+            np.where(MASK, 1, -1),
+            "found 15 values that are neither black nor white, such as -1 of 1",
+        ),
         (np.where(MASK, 3, 0), "found values up to 3"),
-        (np.zeros((6, 8)), "found no .* expected at least one"),
+        (
+            np.zeros((6, 8)),
+            "found no (pixel that is kept|frequency that is measured), expected at least one",
+        ),
         (np.where(MASK, np.nan, 1), "found NaN"),
         (np.ones((8, 6)), r"found shape \(8, 6\), expected \(6, 8\)"),
         (np.ones((0, 1, 6, 8)), "found shape"),
@@ -187,22 +196,14 @@ def test_mask_pictures(tmp_path: Path) -> None:
     Image.fromarray(65535 * MASK.astype(np.uint16)).save(tmp_path / "16.png")
     assert torch.equal(MaskFile(SHAPE, str(tmp_path / "16.png")).s[0], expected)
 
-    hidden = gray.convert("RGBA")
-    hidden.putalpha(gray)
-    hidden.save(tmp_path / "alpha.png")
-    with pytest.raises(InputError, match="alpha.png: found transparent pixels in alpha"):
-        MaskFile(SHAPE, str(tmp_path / "alpha.png"))
     soft = gray.resize((16, 12), Image.Resampling.BICUBIC)
     soft.save(tmp_path / "soft.png")
     with pytest.raises(InputError, match="soft.png: found .* neither black nor white"):
         MaskFile((1, 12, 16), str(tmp_path / "soft.png"))
-    red = np.zeros((6, 8, 3), np.uint8)
-    red[..., 0] = 255 * MASK
-    Image.fromarray(red).save(tmp_path / "red.png")
-    with pytest.raises(InputError, match="red.png: found values up to 0.3333"):
-        MaskFile(SHAPE, str(tmp_path / "red.png"))
-    by_channel = MaskFile((3, 6, 8), str(tmp_path / "red.png")).s
-    assert torch.equal(by_channel[0], expected) and not bool(by_channel[1:].any())
+    planes = np.stack([MASK, ~MASK, MASK])
+    np.save(tmp_path / "planes.npy", planes.transpose(1, 2, 0).astype(np.uint8))
+    by_channel = MaskFile((3, 6, 8), str(tmp_path / "planes.npy")).s
+    assert torch.equal(by_channel, torch.from_numpy(planes).float())
 
 
 # Kernels
@@ -336,20 +337,26 @@ def test_lines_are_about_the_zero_frequency(convention, tmp_path: Path) -> None:
     assert a.scale == (1 if convention in ("ortho", "fastmri") else pytest.approx(math.sqrt(120)))
 
 
+PLANES = "expected (2 C, H, W): the real parts, then the imaginary parts, of C channels"
+PARTS_LAST = f"which has real and imaginary parts last, {PLANES}; or give complex values (H, W)"
+ONE_IMAGE = "expected one image, gray or RGB: 2 or 6 planes; combine the coils first"
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((30, 8, 6), "found 15 coils, or channels, .* combine the coils first"),
-        ((4, 8, 6), "found 2 coils"),
-        ((4, 8, 2), "found .*, which has real and imaginary parts last"),
-        ((32, 32, 2), "found .*, which has real and imaginary parts last, .*complex values"),
-        ((3, 8, 6), r"found shape \(3, 8, 6\), expected \(2 C, H, W\)"),
-        ((8, 6), r"found shape \(8, 6\), expected \(2 C, H, W\)"),
+        ((30, 8, 6), f"found 15 coils, or channels, in shape (30, 8, 6), {ONE_IMAGE}"),
+        ((4, 8, 6), f"found 2 coils, or channels, in shape (4, 8, 6), {ONE_IMAGE}"),
+        ((4, 8, 2), f"found shape (4, 8, 2), {PARTS_LAST}"),
+        ((32, 32, 2), f"found shape (32, 32, 2), {PARTS_LAST}"),
+        ((3, 8, 6), f"found shape (3, 8, 6), {PLANES}"),
+        ((8, 6), f"found shape (8, 6), {PLANES}"),
     ],
 )
 def test_k_space_of_coils_is_refused(shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(InputError, match=f"measurement: {message}"):
+    with pytest.raises(InputError) as caught:
         PartialFourier.infer_shape(shape, {})
+    assert str(caught.value) == f"measurement: {message}"
 
 
 def test_complex_measurements_are_refused() -> None:
@@ -548,7 +555,7 @@ def test_white_of_files_whose_zero_is_white(tmp_path: Path) -> None:
         for top in (1, 255) if dtype == "float32" else (np.iinfo(dtype).max,):
             stored = ((~kept) * top).astype(dtype)
             tifffile.imwrite(tmp_path / "x.tif", stored, photometric="miniswhite")
-            mask = operators.MaskFile((1, 3, 4), str(tmp_path / "x.tif"))
+            mask = operators.MaskFile((1, 3, 4), str(tmp_path / "x.tif"), kept="white")
             np.testing.assert_array_equal(mask.s.reshape(3, 4), kept)
             weights = kernel_tensor(str(tmp_path / "x.tif"))
             np.testing.assert_allclose(weights, kept / kept.sum(), atol=1e-7)

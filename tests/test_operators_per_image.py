@@ -153,7 +153,7 @@ def test_a_part_survives_a_change_of_dtype_and_leaves_the_whole_alone() -> None:
 
 
 def test_stacks_and_folders_have_one_for_each_image(tmp_path: Path) -> None:
-    masks, kernels = normal(5, 1, *SHAPE[1:]) > 0, normal(5, 3, 4, seed=1).abs() + 0.1
+    masks, kernels = normal(5, 1, *SHAPE[1:]) > -0.5, normal(5, 3, 4, seed=1).abs() + 0.1
     kernels = kernels / kernels.sum((1, 2), keepdim=True)
     np.save(tmp_path / "masks.npy", 255 * masks.numpy().astype(np.uint8))
     np.save(tmp_path / "kernels.npy", kernels.numpy())
@@ -226,7 +226,7 @@ def test_every_solver_restores_each_image_as_if_it_were_alone(name: str, solver:
 
 
 def test_the_command_measures_each_image_with_its_own_mask(tmp_path: Path) -> None:
-    masks = (normal(3, 8, 8) > 0).float()
+    masks = (normal(3, 8, 8) > -0.5).float()
     (tmp_path / "masks").mkdir()
     for b, mask in enumerate(masks):
         write_image(tmp_path / "masks" / f"{b}.png", mask)

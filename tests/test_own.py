@@ -566,9 +566,8 @@ def test_the_posterior_is_right_where_little_noise_is_enough() -> None:
     mean = exact.mean.flatten() + gain @ residual
     std = (covariance - gain @ A @ covariance).diag().sqrt()
     assert float(((samples.mean(0) - mean) / std).abs().max()) < 0.35
-    # Eight DDPM steps for a draw of the prior's part are narrow: 0.65 to 0.91 where 1 is right.
-    ratio = samples.std(0) / std
-    assert 0.55 < float(ratio.min()) and float(ratio.max()) < 1.15
+    ratio = samples.std(0) / std  # of a hundred samples: to 7 %
+    assert 0.75 < float(ratio.min()) and float(ratio.max()) < 1.25
 
 
 SHORT = {

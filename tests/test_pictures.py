@@ -202,7 +202,9 @@ def test_what_a_format_does_not_hold(tmp_path: Path) -> None:
         ("x.npy", Picture(gray, gray), "alpha"),
         ("x.png", Picture(gray.repeat(3, 1, 1, 1)), "found 3 images"),
         ("x.nii", Picture(gray.repeat(1, 3, 1, 1)), "found 3 channels, expected 1 for .nii"),
-        ("x.jpg", Picture(gray), "cannot write '.jpg'"),
+        ("x.gif", Picture(gray), "cannot write '.gif'"),
+        ("x.jpg", Picture(gray, bits=16), "16 bits, which .jpg does not hold"),
+        ("x.jpg", Picture(gray.repeat(1, 4, 1, 1)), "found 4 channels, expected 1 or 3"),
         ("x", Picture(gray), "cannot write ''"),
     ):
         with pytest.raises(InputError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.io.pictures import Picture, read_image
 from invdiff.noise import Gaussian
-from invdiff.operators import Denoise, MaskBox, Radon
-from invdiff.posterior import PANEL_LETTERS, Posterior
+from invdiff.operators import Denoise, LinearOperator, MaskBox, Radon
+from invdiff.panel import LETTERS
+from invdiff.posterior import Posterior
 from invdiff.problem import Problem
 
 
@@ -28,18 +30,11 @@ def made(samples: int = 3, images: int = 2, channels: int = 1, sigma: float = 0.
     return Posterior(drawn, Problem(Denoise(tuple(y.shape[1:])), Gaussian(sigma), y), 4, 0.5)
 
 
-def drawn(
-    posterior: Posterior, monkeypatch: pytest.MonkeyPatch, *given: Any
-) -> tuple[Figure, list[list[Any]]]:
+def drawn(posterior: Posterior, *given: Any) -> tuple[Figure, list[list[Any]]]:
     """The figure of a posterior, and its axes as rows of columns."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(
-        "invdiff.posterior.save_figure", lambda figure, path: figures.append(figure)
-    )
-    posterior.plot("x.png", *given)
-    (figure,) = figures
+    figure = posterior.plot(None, *given)
     axes = [axis for axis in figure.axes if axis.images]
-    columns = axes[0].get_subplotspec().get_gridspec().ncols
+    columns = sum(bool(axis.get_title()) for axis in axes)
     return figure, [axes[i : i + columns] for i in range(0, len(axes), columns)]
 
 
@@ -53,29 +48,39 @@ def as_image(x: Tensor) -> np.ndarray:
     return x.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
+def pixels(x: Tensor, size: int) -> np.ndarray:
+    """An image, each pixel drawn as so many squared."""
+    return as_image(x).repeat(size, 0).repeat(size, 1)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_panel_shows_every_estimate(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_panel_shows_every_estimate(channels: int) -> None:
     posterior = made(channels=channels)
     truth = torch.rand(2, channels, 6, 5, generator=torch.Generator().manual_seed(1))
-    figure, rows = drawn(posterior, monkeypatch, truth, ["a", "n" * 40])
-    deviation = posterior.samples.std(0)
+    other = posterior.mean / 2
+    figure, rows = drawn(posterior, truth, ["a", "n" * 40], {"tv": other})
+    luma = torch.tensor([0.299, 0.587, 0.114] if channels == 3 else [1.0])
+    deviation = (posterior.samples * luma.view(-1, 1, 1)).sum(2, keepdim=True).std(0)
     columns = {
         "truth": truth,
         "measurement": posterior.problem.y,
         "baseline": posterior.problem.y / (1 + 4 * 0.1**2),
+        "tv": other,
         "sample 1": posterior.samples[0],
         "sample 2": posterior.samples[1],
         "sample 3": posterior.samples[2],
         "mean": posterior.samples.mean(0),
-        "std": deviation.mean(1, keepdim=True),
+        "std": deviation,
     }
     assert [axis.get_title() for axis in rows[0]] == list(columns)
-    assert [axis.get_title() for axis in rows[1]] == [""] * 8
-    assert figure.get_size_inches().tolist() == pytest.approx([12.0, 3.3]) and figure.dpi == 100
+    assert [axis.get_title() for axis in rows[1]] == [""] * 9
     assert len(rows) == 2
     for b, row in enumerate(rows):
         for axis, (title, x) in zip(row, columns.items(), strict=True):
-            assert np.allclose(shown(axis), as_image(x[b]), atol=1e-6), title
+            expected = pixels(x[b], 43)  # 6 * 43 = 258 pixels, at least 256
+            assert np.allclose(shown(axis), expected, atol=1e-5), title
+            box = axis.get_window_extent()
+            assert (box.height, box.width) == pytest.approx((258, 215), abs=0.01)
             image = axis.images[0]
             scale = (0, float(deviation.max())) if title == "std" else (0, 1)
             assert image.get_clim() == pytest.approx(scale)
@@ -85,33 +90,40 @@ def test_the_panel_shows_every_estimate(channels: int, monkeypatch: pytest.Monke
     assert figure.axes[-1].get_ylabel() == "standard deviation"
 
 
-def test_the_panel_of_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_panel_of_one_sample() -> None:
     """Without a mean or a deviation; other channels than 1 or 3 are averaged."""
     posterior = made(samples=1, channels=2)
-    figure, (first, second) = drawn(posterior, monkeypatch)
+    figure, (first, second) = drawn(posterior)
     assert [axis.get_title() for axis in first] == ["baseline", "sample 1"]
-    expected = as_image(posterior.samples[0, 1].mean(0, keepdim=True))
-    assert np.allclose(shown(second[1]), expected, atol=1e-6)
+    expected = pixels(posterior.samples[0, 1].mean(0, keepdim=True), 43)
+    assert np.allclose(shown(second[1]), expected, atol=1e-5)
     assert [axis.get_ylabel() for axis in figure.axes] == [""] * 4
 
 
 @pytest.mark.slow
-def test_the_panel_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_panel_is_bounded() -> None:
     """Eight rows, four samples; the scale of the deviation is that of the rows that are shown."""
     posterior = made(samples=6, images=10)
     posterior.samples[:, 8:] *= 9
-    _, rows = drawn(posterior, monkeypatch, None, [str(b) * 24 for b in range(10)])
+    _, rows = drawn(posterior, None, [str(b) * 24 for b in range(10)])
     titles = [axis.get_title() for axis in rows[0]]
     samples = [f"sample {k}" for k in (1, 2, 3, 4)]
     assert titles == ["measurement", "baseline", *samples, "mean", "std"] and len(rows) == 8
     largest = float(posterior.samples[:, :8].std(0).max())
     assert rows[0][-1].images[0].get_clim() == pytest.approx((0, largest))
-    assert rows[7][0].get_ylabel() == "7" * PANEL_LETTERS
+    assert rows[7][0].get_ylabel() == "7" * LETTERS
 
 
-def test_a_measurement_that_is_no_picture_is_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mean_alone_and_e_of_x_given_y() -> None:
+    mean = dataclasses.replace(made(), estimate="mean")
+    _, ((*titles,), _) = drawn(mean)
+    assert [axis.get_title() for axis in titles] == ["measurement", "baseline", "mean", "std"]
+    one = dataclasses.replace(made(samples=1), estimate="mmse")
+    _, ((*titles,), _) = drawn(one)
+    assert [axis.get_title() for axis in titles] == ["measurement", "baseline", "E[x | y]"]
+
+
+def test_a_measurement_that_is_no_picture_is_not_shown(tmp_path: Path) -> None:
     x = torch.full((1, 1, 8, 8), 0.5)
     problem = Problem.simulate(x, Radon((1, 8, 8), angles=5), Gaussian(0.1))
     assert problem.y_is_picture == (problem.y.shape[1] in (1, 3) and problem.y.ndim == 4)
@@ -123,7 +135,7 @@ def test_a_measurement_that_is_no_picture_is_not_shown(
         "000_measurement.npy",
         *(f"000_{name}.tif" for name in ("sample_0", "sample_1", "mean", "std")),
     }
-    _, ((baseline, *_),) = drawn(posterior, monkeypatch)
+    _, ((baseline, *_),) = drawn(posterior)
     assert baseline.get_title() == "baseline"
 
 
@@ -240,3 +252,90 @@ def test_a_single_sample_has_no_deviation() -> None:
     posterior = made(samples=1)
     assert bool(posterior.std.isnan().all()) and posterior.std.shape == posterior.mean.shape
     assert not bool(made(samples=2).std.isnan().any())
+
+
+def test_lines_are_short() -> None:
+    posterior = dataclasses.replace(made(samples=2, images=1, channels=3), nfe=20, seconds=1.25)
+    line = (
+        "Posterior(2 samples of 1 image 3x6x5, Problem(Denoise((3, 6, 5)), Gaussian(sigma=0.1), "
+        "1 image), 20 calls per sample, 1.2 s)"
+    )
+    assert repr(posterior) == line
+    levels = Problem(Denoise((1, 40, 40)), Gaussian(torch.rand(50)), torch.rand(50, 1, 40, 40))
+    assert "\n" not in repr(levels) and len(repr(levels)) < 160
+    page = posterior._repr_html_()
+    assert "Gaussian(sigma=0.1)" in page and "data:image/png;base64,iVBOR" in page
+    assert posterior.plot()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    problem = Problem(
+        MaskBox((1, 6, 5), height=2, width=3), Gaussian(0.1), made(images=2).problem.y
+    )
+    draw = torch.Generator().manual_seed(0)
+    samples = torch.randn(3, 2, 1, 6, 5, generator=draw)
+    posterior = Posterior(samples, problem, 9, 2.5, torch.rand(3, 2), None, 4, "DDNM()", "mean")
+    folder = tmp_path / "new" / "folder"
+    posterior.save(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "posterior.npz",
+        *(f"00{b}_{kind}" for b in range(2) for kind in ("mean.png", "std.png")),
+        *(f"00{b}_measurement{suffix}" for b in range(2) for suffix in (".png", ".npy")),
+    }
+    for place in (folder, folder / "posterior.npz"):
+        found = Posterior.load(place)
+        assert torch.equal(found.samples, samples) and torch.equal(found.problem.y, problem.y)
+        assert repr(found) == repr(posterior)
+        assert found.ess is not None and posterior.ess is not None
+        assert torch.equal(found.ess, posterior.ess)
+        for field in ("nfe", "seconds", "seed", "solver", "estimate"):
+            assert getattr(found, field) == getattr(posterior, field)
+        assert torch.equal(found.misfit(), posterior.misfit())
+    assert np.array_equal(posterior.numpy(), samples.numpy())
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    class Own(LinearOperator):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    own = Posterior(
+        torch.rand(1, 1, 1, 4, 4), Problem(Own((1, 4, 4)), 0.1, torch.rand(1, 1, 4, 4)), 1, 0
+    )
+    own.save(tmp_path)
+    with pytest.raises(InputError) as caught:
+        Posterior.load(tmp_path)
+    message = str(caught.value)
+    assert (
+        "Own((1, 4, 4)), which no file can make, expected it as an argument, operator=" in message
+    )
+    again = Posterior.load(tmp_path, operator=Own((1, 4, 4)))
+    assert torch.equal(again.samples, own.samples)
+    (tmp_path / "x.npz").write_bytes(b"nothing")
+    np.savez(tmp_path / "other.npz", y=np.zeros(3))
+    for name in ("x.npz", "other.npz", "missing.npz"):
+        with pytest.raises(InputError, match=f"{name}: (found no posterior|cannot be read)"):
+            Posterior.load(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be written"):
+        made().save(tmp_path / "file" / "folder")
+
+
+def test_the_page_of_a_posterior(tmp_path: Path) -> None:
+    made().report(tmp_path / "page.html", names=["left", "right"], title="Two")
+    text = (tmp_path / "page.html").read_text()
+    assert "<title>Two</title>" in text and "left" in text and "right" in text
+
+
+def test_the_deviation_of_colours_is_that_of_the_brightness(tmp_path: Path) -> None:
+    """Not a rainbow of three: one gray picture, in which white is 1/4."""
+    posterior = made(samples=2, images=1, channels=3)
+    posterior.save(tmp_path)
+    found = read_image(tmp_path / "000_std.png")
+    luma = (posterior.samples * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
+    expected = (4 * luma.std(0)).clamp(0, 1)
+    assert found.shape == (1, 6, 5) and float((found - expected).abs().max()) < 0.51 / 255
+    torch.testing.assert_close(posterior.brightness_std[:, 0], luma.std(0))

@@ -20,8 +20,8 @@ from short import SHORT
 from torch import Tensor
 
 from invdiff import registry
-from invdiff.errors import InputError
-from invdiff.inference import restore
+from invdiff.errors import InputError, Stopped
+from invdiff.inference import Interrupted, restore
 from invdiff.noise import Gaussian, NoiseModel, Poisson
 from invdiff.operators import (
     BlockAverage,
@@ -31,7 +31,7 @@ from invdiff.operators import (
     MaskRandom,
     Operator,
 )
-from invdiff.posterior import Posterior, thumbnail
+from invdiff.posterior import Posterior
 from invdiff.prior import NetworkDenoiser, UNet, generate
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
@@ -306,11 +306,55 @@ def test_save(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored["y"], posterior.problem.y.numpy())
 
 
-def test_a_large_picture_is_averaged_for_the_panel() -> None:
-    x = torch.arange(4 * 1025.0).view(1, 4, 1025)
-    small = thumbnail(x)
-    assert small.shape == (1, 2, 342) and float(small[0, 0, 0]) == float(x[0, :3, :3].mean())
-    assert torch.equal(thumbnail(x[..., :512]), x[..., :512])
+@pytest.mark.parametrize(
+    ("steps_before", "images", "count"),
+    [
+        (3, [], 0),  # nothing is finished
+        (4 * 1 + 1, [0], 1),  # one sample of three
+        (4 * 4 + 2, [0], 3),  # all of the first image, one of the second: which is left
+        (4 * 6, [0, 1], 3),
+    ],
+)
+def test_finished_samples_outlive_an_interruption(
+    steps_before: int, images: list[int], count: int
+) -> None:
+    problem = simulated()
+    solver = DDNM(steps=4)
+    arguments = {"samples": 3, "seed": 5, "batch": 1}
+    whole = restore(problem, gaussian_prior(), solver, **arguments)  # type: ignore[arg-type]
+
+    def stop(done: int, total: int, step: object) -> None:
+        if done > steps_before:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        restore(problem, gaussian_prior(), solver, on_step=stop, **arguments)  # type: ignore[arg-type]
+    found = caught.value
+    assert isinstance(found, KeyboardInterrupt) and found.images == images
+    if not images:
+        assert found.posterior is None
+        return
+    assert found.posterior is not None
+    assert torch.equal(found.posterior.samples, whole.samples[:count, images])
+    assert torch.equal(found.posterior.problem.y, whole.problem.y[images])
+    assert found.posterior.nfe == whole.nfe
+
+
+def test_an_interruption_by_a_signal_keeps_its_number() -> None:
+    def stop(done: int, total: int, step: object) -> None:
+        raise Stopped(15)
+
+    with pytest.raises(Interrupted) as caught:
+        restore(simulated(), gaussian_prior(), DDNM(steps=4), on_step=stop)
+    assert caught.value.number == 15 and str(caught.value) == "stopped by SIGTERM"
+
+
+def test_progress_is_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    shares: list[float] = []
+    restore(simulated(), gaussian_prior(), DDNM(steps=4), progress=True, on_progress=shares.append)
+    assert shares[-1] == 1.0
+    restore(simulated(), gaussian_prior(), DDNM(steps=4))
+    assert capsys.readouterr().out == ""
 
 
 # Poisson noise.

@@ -259,8 +259,13 @@ def test_noise_levels_are_quoted_on_the_scales_in_use(task: str) -> None:
 def test_every_task_and_every_solver(task: str, prior: Path, picture: Path, tmp_path: Path) -> None:
     """Every preset on every task that it takes; the first of them through the whole command."""
     model, commands = load_prior(str(prior)), 0
+    if task in ("colourise", "demosaic"):
+        write_image(picture, torch.rand(3, 16, 16))
+    write_image(tmp_path / "mask.png", torch.ones(16, 16).triu())
+    more = [f"operator.mask={tmp_path / 'mask.png'}"] if task == "remove" else []
     for solver in registry.names("solver"):
         given = [f"task={task}", f"solver={solver}", *words(prior, picture, tmp_path / solver)[1:]]
+        given += [*more, "operator.kept=white"] if more else []
         settings = config.validate(SolveSettings, config.resolve(given, SolveSettings))
         method, (part,) = config.build("solver", settings.solver), pose(settings)
         if method.refusal(part.problem):
@@ -391,7 +396,7 @@ NEEDS: dict[str, dict | None] = {
     "mask_box": {"height": 4, "width": 4},
     "mask_box_random": {"height": 4, "width": 4},
     "mask_outpaint": {"height": 8, "width": 8},
-    "mask_file": {"mask": "mask.png"},
+    "mask_file": {"mask": "mask.png", "kept": "white"},
     "fourier_file": {"mask": "mask.png"},
     "resize_average": {"factor": 2},
     "resize_bicubic": {"factor": 2},
@@ -422,6 +427,7 @@ def test_a_measurement_of_every_operator(
         operator={"name": name, **needs},
         noise={"name": "gaussian", "sigma": 0.1},
         measurement="y.npy",
+        stretch=False,
     )
     (part,) = pose(settings)
     assert part.problem.operator.shape == shape
@@ -877,3 +883,123 @@ def test_defaults_are_valid_settings() -> None:
         config.validate(SolveSettings, config.resolve(["task=inpaint"], SolveSettings)).samples
         == 19
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_its_finished_samples(
+    number: int, prior: Path, picture: Path, tmp_path: Path
+) -> None:
+    """The first ones of the whole run, in a folder that says that it was interrupted."""
+    whole = tmp_path / "whole"
+    given = ["batch=1", "solver=ddnm"]
+    main(swap(words(prior, picture, whole, *given), "samples=3"))
+    program = (
+        "import os, sys\n"
+        "from invdiff import inference, solve, config\n"
+        "class Stopping(inference.Meter):\n"
+        "    def step(self):\n"
+        "        super().step()\n"
+        "        if self.steps_done == 9:\n"
+        f"            os.kill(os.getpid(), {int(number)})\n"
+        "inference.Meter = Stopping\n"
+        "config.run_command(solve.main, sys.argv[1:])\n"
+    )
+    out = tmp_path / "stopped"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *swap(words(prior, picture, out, *given), "samples=3")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 128 + number, done.stderr
+    assert "stopped; finished are 2 of 3 samples, 1 of 1 images" in done.stdout
+    with np.load(whole / "posterior.npz") as all_of, np.load(out / "posterior.npz") as some:
+        assert np.array_equal(some["samples"], all_of["samples"][:2])
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["interrupted"] is True and report["samples"] == 2
+    assert {"panel.png", "report.html", "picture_mean.png"} <= {p.name for p in out.iterdir()}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_a_picture_is_denoised_by_one_call(
+    prior: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    main(swap([*words(prior, picture, out), "estimate=mmse"], "task=denoise"))
+    printed = capsys.readouterr().out
+    assert "E[x | y] by one network call" in printed and "intervals" not in printed
+    rows = {name: cells for name, *cells in map(str.split, printed.splitlines())}
+    assert {"baseline", "tv", "wiener", "nlm", "mmse"} <= set(rows) and "sample" not in rows
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["nfe"] == 1
+    assert "picture_sample_0.png" not in {path.name for path in out.iterdir()}
+    y = torch.from_numpy(np.load(out / "posterior.npz")["y"])
+    with torch.no_grad():
+        expected = load_prior(str(prior))(y, 0.1)
+    found = Posterior.load(out)
+    assert found.estimate == "mmse"
+    torch.testing.assert_close(found.mean, expected, atol=1e-5, rtol=0)
+
+
+def test_what_is_not_one_call_is_refused_before_the_work(
+    prior: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fails([*words(prior, picture, tmp_path / "run"), "estimate=mmse"], capsys)
+    assert "estimate mmse: found the operator MaskBox, expected noise alone" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_preview_is_a_small_run(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(2)
+    write_image(tmp_path / "large.png", torch.rand(1, 64, 48))
+    out = tmp_path / "run"
+    box = ["operator.height=20", "operator.width=16", "estimate=mean"]
+    main([*words(prior, tmp_path / "large.png", out, *box), "preview=32"])
+    printed = capsys.readouterr().out
+    assert "preview: the whole picture in small, 32x24, each pixel the mean of 2x2" in printed
+    assert "1 samples each" in printed
+    found = Posterior.load(out)
+    assert found.samples.shape == (1, 1, 1, 32, 24) and found.estimate == "mean"
+    assert read_image(out / "large_mean.png").shape == (1, 32, 24)
+    report = json.loads((out / "metrics.json").read_text())
+    assert set(report["metrics"]) == {"baseline", "tv", "biharmonic", "mean"}
+    assert "PSNR" in report["metrics"]["mean"]
+
+
+@pytest.mark.slow
+def test_the_cost_is_said_before_the_work(
+    prior: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solve, "WORTH_TIMING", 0)
+    lines: list[str] = []
+    monkeypatch.setattr(solve, "say", lines.append)
+    main(words(prior, picture, tmp_path / "run", "solver=ddnm"))
+    said = [
+        k for k, line in enumerate(lines) if line.startswith("2 samples of 4 network calls each")
+    ]
+    table = [k for k, line in enumerate(lines) if "baseline" in line]
+    assert len(said) == 1 and said[0] < table[0]
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["nfe"] == 4
+
+
+def test_a_large_gaussian_blur_is_posed_without_its_svd(tmp_path: Path) -> None:
+    """Whose matrices would take minutes; the measurement is the same."""
+    settings = SolveSettings(
+        operator={"name": "blur_gaussian", "sigma": 1.0},
+        noise={"name": "gaussian", "sigma": 0.0},
+        input=str(tmp_path / "wide.png"),
+    )
+    torch.manual_seed(0)
+    write_image(tmp_path / "wide.png", torch.rand(1, 12, 2100))
+    (part,) = pose(settings)
+    assert type(part.problem.operator).__name__ == "Blur"
+    small = part.truth[..., :64]
+    expected = registry.lookup("operator", "blur_gaussian")((1, 12, 64), sigma=1.0)(small)
+    inside = (..., slice(0, 56))
+    torch.testing.assert_close(part.problem.y[inside], expected[inside], atol=1e-6, rtol=0)

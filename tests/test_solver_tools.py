@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 
 import oracles
 import pytest
 import torch
+from exact import MixturePrior
 from torch import Tensor
 
+from invdiff.errors import InputError
 from invdiff.inference import trajectory
 from invdiff.noise import Gaussian
 from invdiff.operators import (
@@ -18,6 +21,7 @@ from invdiff.operators import (
     Denoise,
     LinearOperator,
     MaskRandom,
+    Operator,
     SpectralOperator,
 )
 from invdiff.prior import GaussianDenoiser, MixtureDenoiser
@@ -26,12 +30,26 @@ from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import SITCOM, Gibbs, MCGDiff, PnPDM
+from invdiff.solvers import (
+    ALD,
+    DDRM,
+    MMPS,
+    MMPS2M,
+    SITCOM,
+    DDNMPlus,
+    FastDIPS,
+    Gibbs,
+    MCGDiff,
+    PnPDM,
+)
+from invdiff.solvers.ald import squared_norm
+from invdiff.solvers.c_pigdm import Bayes, Guidance, Published
+from invdiff.solvers.fast_dips import descended
 from invdiff.solvers.mcgdiff import nearest_levels
 from invdiff.solvers.tds import twisted
 from invdiff.solvers.tmpd import projected_mean
 from invdiff.solvers.tools.adam import Adam
-from invdiff.solvers.tools.given import curvature, draw_given_y, moved_to_y, noise_level
+from invdiff.solvers.tools.given import curvature, draw_given_y, last_draw, moved_to_y, noise_level
 from invdiff.solvers.tools.jumps import diffuse
 from invdiff.solvers.tools.langevin import log_density_gradient
 from invdiff.solvers.tools.smc import Particles
@@ -87,7 +105,7 @@ def test_the_last_level_of_a_split_leaves_half_the_noise(name: str) -> None:
         split.last.flatten(), (0.5 * SIGMAS**2).sqrt() / largest, rtol=1e-3, atol=0
     )
     quiet = Problem(Denoise(SHAPE).double(), Gaussian(0.0), images())
-    assert Split(quiet, images()).last.flatten().tolist() == pytest.approx([0.001 / 2**0.5] * 2)
+    assert Split(quiet, images()).last.flatten().tolist() == pytest.approx([0.0001 / 2**0.5] * 2)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -230,7 +248,7 @@ def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
 
 def test_the_levels_of_pnpdm_begin_at_the_highest_of_the_prior() -> None:
     """A rho above it is that level, at which the prior is called once."""
-    solver = PnPDM(steps=3, rho_max=1000.0, decay=0.01, rho_min=0.2, levels=7)
+    solver = PnPDM(steps=3, rho_max=1000.0, decay=0.01, rho_min=0.2, levels=7, covariance=False)
     highest = PRIOR.ladder(7, "karras")[0]
     assert solver.ladder(PRIOR) == pytest.approx((highest, 5.0, 0.1, 0.0))
     called: list[float] = []
@@ -264,6 +282,125 @@ def test_negative_row_sums_of_tmpd_are_replaced_by_zero(J: float, row_sum: float
     expected = x0 + 0.3**2 * J * (y - x0) / (0.1**2 + row_sum)
     found = projected_mean(Linear(J), posed, x, 0.3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+# The integrals of C-PiGDM, and the splitting of FAST-DIPS: numbers in one dimension.
+
+
+def conjugate_flow(
+    guidance: Guidance, levels: list[float], x: float, y: float, mean: float
+) -> float:
+    """Return the end of the steps of C-PiGDM for one coefficient of a prior N(mean, 1 / 4)."""
+    at = torch.tensor([x], dtype=torch.float64)
+    for sigma, sigma_next in pairwise(levels):
+        J = 0.25 / (0.25 + sigma**2)
+        D = mean + J * (at - mean)
+        m = y - D
+        left = (guidance.log_e(sigma) - guidance.log_e(sigma_next)).exp()
+        turned = (1 - J) / sigma * guidance.kappa(sigma) * m
+        at = D + (1 - left) * m + (at - D) * sigma_next / sigma
+        at = at + guidance.K(sigma, sigma_next) * turned
+    return float(at)
+
+
+@pytest.mark.parametrize(("steps", "end"), [(5, 0.376573), (20, 0.402118), (80, 0.406702)])
+def test_c_pigdm_as_published_in_one_dimension(steps: int, end: float) -> None:
+    """Prior N(0, 1) on [-1, 1], y = 0.2 exact, w = 3, from 1.3 at sigma 2: 0.408066 in the limit."""
+    levels = [1 - k / steps for k in range(steps + 1)]
+    guidance = Published(torch.zeros(1, dtype=torch.float64), 3.0)
+    found = conjugate_flow(guidance, levels, (1.3 + 1) / 2, (0.2 + 1) / 2, 0.5)
+    assert 2 * found - 1 == pytest.approx(end, abs=2e-6)
+
+
+def test_c_pigdm_with_bayes_weight_in_one_dimension() -> None:
+    """s = 0.7, y = 0.3 with noise of 0.05, from 1.1 at sigma 2: of first order to 0.444027."""
+    guidance = Bayes(torch.tensor([0.05 / 0.7], dtype=torch.float64))
+    errors = []
+    for steps in (20, 80):
+        levels = [2 * (0.002 / 2) ** (k / (steps - 1)) for k in range(steps)] + [0.0]
+        errors.append(abs(conjugate_flow(guidance, levels, 1.1, 0.3 / 0.7, 0.0) - 0.444027))
+    assert errors[0] < 0.01 and errors[1] < 0.35 * errors[0]
+
+
+@pytest.mark.parametrize("weight", [1.0, 15.0])
+def test_the_closed_form_of_a_coefficient_that_is_not_measured(weight: float) -> None:
+    """w (F(s') - F(s)) with F(q) = asinh q - q / sqrt(1 + q^2), s = 2 sigma, and half of it on [0, 1]."""
+
+    def F(q: float) -> float:
+        return math.asinh(q) - q / math.sqrt(1 + q**2)
+
+    guidance = Published(torch.tensor([math.inf], dtype=torch.float64), weight)
+    for sigma, sigma_next in ((1.0, 0.6), (0.1, 0.0)):
+        expected = weight * (F(2 * sigma_next) - F(2 * sigma)) * math.sqrt(1 + 4 * sigma**2) / 2
+        assert float(guidance.K(sigma, sigma_next)) == pytest.approx(expected, rel=1e-9)
+    assert float(guidance.log_e(0.3)) == 0 and float(guidance.kappa(0.3)) == 0
+
+
+@pytest.mark.parametrize("std", [0.0, 0.03, 2.0])
+def test_the_integrating_factors_have_their_weights_as_slopes(std: float) -> None:
+    """d log e / d sigma = - a_0 kappa, by differences."""
+    of_y = torch.tensor([std], dtype=torch.float64)
+    for guidance in (Bayes(of_y), Published(of_y, 3.0)):
+        for sigma in (0.05, 0.4, 2.0):
+            h = 1e-5 * sigma
+            slope = (guidance.log_e(sigma + h) - guidance.log_e(sigma - h)) / (2 * h)
+            expected = -guidance.rate(sigma) / sigma * guidance.kappa(sigma)
+            torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-9)
+
+
+FAST_DIPS_ENDS = {
+    10.0: [1.0, -0.4999, 0.25, 0.25],
+    0.5: [1.0, -0.4706, 0.2359, 0.2497],
+    0.1: [1.0, 0.0, 0.1667, 0.2222],
+    0.05: [1.0, 0.5, 0.4167, 0.3611],
+}
+
+
+@pytest.mark.parametrize(("sigma", "ends"), FAST_DIPS_ENDS.items())
+def test_fast_dips_in_one_dimension(sigma: float, ends: list[float]) -> None:
+    """On [-1, 1]: x0 = 1, y = 0.2, a ball of 0.05, after 1 to 4 passes; the first does nothing."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    posed = Problem(Denoise((1, 1, 1)).double(), Gaussian(0.1), 0.6 * one)
+    for passes, end in enumerate(ends, 1):
+        solver = FastDIPS(passes=passes, radius=0.05, dual="published")
+        found = 2 * float(solver.corrected(posed, one, sigma / 2)) - 1
+        assert found == pytest.approx(end, abs=1e-4)
+    start = FastDIPS(passes=1, radius=0.05).corrected(posed, one, sigma / 2)
+    away = 200 * sigma**2
+    assert 2 * float(start) - 1 == pytest.approx((1 + away * 0.25) / (1 + away), abs=1e-6)
+
+
+def test_fast_dips_halves_a_step_that_raises_its_objective() -> None:
+    """A(x) = |x - 1/2|, whose linearisation leads to the other side; the ball is left by nobody."""
+
+    class Fold(Operator):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - 0.5).abs()
+
+    x = images()
+    posed = Problem(Fold(SHAPE).double(), Gaussian(0.01), (x - 0.5).abs() + 0.3)
+    target = torch.zeros_like(posed.y)
+
+    def F(at: Tensor) -> Tensor:
+        return ((at - x).square() / 0.5 + 400 * posed.residual(at).square()).flatten(1).sum(1)
+
+    once = descended(posed, x, x, target, 0.25, 800.0)
+    assert bool((F(once) < F(x)).all())
+
+
+def test_steps_of_ald_that_are_not_stable_are_refused() -> None:
+    """epsilon (1 + ||A||^2 / gamma^2) < 2, of an operator of norm 3."""
+    operator = Rows(3 * torch.eye(8, dtype=torch.float64)[:2]).double()
+    posed = Problem(operator, Gaussian(0.1), torch.zeros(1, 2, dtype=torch.float64))
+    assert squared_norm(operator, posed.y) == pytest.approx(9)
+    ALD(epsilon=0.199).check(posed)
+    ALD(epsilon=0.79, gamma=2.5).check(posed)
+    for epsilon, gamma, most in ((0.2, 1.0, "0.2"), (0.83, 2.5, "0.82")):
+        with pytest.raises(
+            InputError, match=f"solver epsilon: found {epsilon}.*less than {most}"
+        ) as found:
+            ALD(epsilon=epsilon, gamma=gamma).check(posed)
+        assert "\n" not in str(found.value)
 
 
 # Particle filters.
@@ -316,6 +453,46 @@ def test_coefficients_are_measurements_of_those_of_x() -> None:
         sigma = SIGMAS.view(-1, *[1] * (s.ndim - 1)).expand_as(s)
         std = found.std.expand_as(s)
         torch.testing.assert_close(std[seen], (sigma / s)[seen], rtol=1e-7, atol=0)
+
+
+class Remembered(Denoiser):
+    """D of `PRIOR`; remembers the images that it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape, self.schedule, self.images = SHAPE, Schedule.linear(), list[Tensor]()
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.images.append(x)
+        return PRIOR(x, sigma)
+
+
+@pytest.mark.parametrize("solver", [DDRM, DDNMPlus])
+def test_coefficients_whose_noise_is_a_limit_itself(solver: type[DDRM | DDNMPlus]) -> None:
+    """They are measured at `cutoff`, and at the next level y decides: the next x is y."""
+    sigma = 0.25
+    operator = Denoise(SHAPE).double()
+    posed = Problem(operator, Gaussian(sigma), images(1))
+    assert bool((coefficients(posed).std == sigma).all())
+
+    def step(levels: tuple[float, float], **settings: float) -> tuple[Tensor, Tensor]:
+        prior = Remembered()
+        streams = Streams([(0, b) for b in range(2)])
+        steps = solver(steps=1, **settings).iterate(prior, posed, images(2), levels, streams)
+        return next(iter(steps)).x, prior.images[0]
+
+    # A level below, so that the weight of y is the noise of y.
+    measured, _ = step((1.0, 0.1))
+    at_cutoff, _ = step((1.0, 0.1), cutoff=sigma)
+    torch.testing.assert_close(at_cutoff, measured, rtol=0, atol=0)
+    beyond, _ = step((1.0, 0.1), cutoff=sigma - 1e-6)
+    assert float((beyond - measured).abs().max()) > 0.01
+    # Eq. 8 of DDRM and 17 of DDNM+: y decides where its noise is at most that of the next x.
+    decided, _ = step((1.0, sigma))
+    torch.testing.assert_close(decided, posed.y, rtol=0, atol=1e-12)
+    # Eq. 7 of DDRM: it begins around y where y is less noisy than the first level.
+    _, first = step((sigma, 0.1))
+    torch.testing.assert_close(first, images(2), rtol=0, atol=1e-12)
 
 
 # Draws and descents.
@@ -435,6 +612,68 @@ def test_draws_given_x_and_y_have_the_moments_of_the_posterior() -> None:
     assert float((white.var(0) - 1).abs().max()) < 0.15
 
 
+class Sequence(Streams):
+    """A source whose draws are tensors that are known, one after the other."""
+
+    def __init__(self, *values: Tensor) -> None:
+        self.values = list(values)
+
+    def normal(self, like: Tensor) -> Tensor:
+        return self.values.pop(0).expand_as(like)
+
+
+@pytest.mark.parametrize("name", ["mask", "average"])
+@pytest.mark.parametrize("sigma", [0.02, 0.3, 5.0])
+def test_the_last_draw_of_mmps_is_one_of_the_posterior(name: str, sigma: float) -> None:
+    """Exactly so for N(1/2, I / 20): a map of its noise M_1 z_1 + M_2 z_2 + M_3 e whose mean is
+    E[x0 | x, y], and whose M M^T add up to Cov(x0 | x, y).
+    """
+    own = oracles.Normal(torch.full((D,), 0.5).double(), 0.05 * torch.eye(D).double())
+    prior, operator, A = (
+        oracles.denoiser(own, SHAPE),
+        OPERATORS[name],
+        oracles.dense(OPERATORS[name]),
+    )
+    x = 0.5 + sigma * oracles.normal(1, *SHAPE, seed=51)
+    posed = Problem(operator, Gaussian(0.05), operator(images(seed=52, count=1)))
+
+    def end(*z: Tensor) -> Tensor:
+        return last_draw(prior, posed, x, sigma, Sequence(*z)).flatten()
+
+    blank = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(posed.y)
+    mean = end(*blank)
+    covariance = torch.zeros(D, D, dtype=torch.float64)
+    for k, like in enumerate(blank):
+        for j in range(like.numel()):
+            unit = torch.zeros_like(like)
+            unit.view(-1)[j] = 1
+            moved = end(*blank[:k], unit, *blank[k + 1 :]) - mean
+            covariance += torch.outer(moved, moved)
+    both = torch.cat([A / 0.05, torch.eye(D, dtype=torch.float64) / sigma])
+    measured = torch.cat([posed.y.flatten(1) / 0.05, x.flatten(1) / sigma], 1)
+    exact = oracles.posterior(own, both, measured, 1.0)
+    torch.testing.assert_close(mean, exact.mean[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(covariance, exact.covariance, rtol=0, atol=1e-6 * sigma**2 + 1e-7)
+
+
+@pytest.mark.parametrize("kind", [MMPS, MMPS2M])
+def test_only_the_last_step_of_mmps_draws(kind: type[MMPS]) -> None:
+    """And the steps before it are the same; the mean of its draws is what it returns as published."""
+    count = 400
+    posed = problem("average").select([0] * count)
+    runs = []
+    for draw_last in (False, True):
+        noise = Streams([(2, 0)] * count)
+        solver = kind(steps=3, iterations=8, draw_last=draw_last)
+        runs.append(list(trajectory(posed, PRIOR, solver, noise, posed.y)))
+    for before, after in zip(runs[0][:-1], runs[1][:-1], strict=True):
+        torch.testing.assert_close(after.x, before.x, rtol=0, atol=0)
+    x, sigma = runs[1][-2].x, runs[1][-2].sigma
+    drawn = last_draw(PRIOR, posed, x, sigma, Streams([(3, b) for b in range(count)]))
+    spread = drawn.std(0)
+    assert float(((drawn.mean(0) - runs[0][-1].x[0]) / spread).abs().max()) < 5 / count**0.5 + 0.05
+
+
 def test_the_noise_of_y_counts_as_at_least_a_ten_thousandth() -> None:
     y = torch.zeros(1, 5, dtype=torch.float64)
     operator = Rows(oracles.normal(5, 8, seed=1)).double()
@@ -498,3 +737,55 @@ def test_rounds_reach_only_as_far_as_modes_stay_apart() -> None:
     near = solver.first_level(two_modes(), x, last, 0.4, Streams([(0, 0)]))
     assert float(far) == pytest.approx(0.4)
     assert 0.01 <= float(near) < 0.4
+
+
+@pytest.mark.slow
+def test_the_evidence_of_populations_is_without_bias() -> None:
+    """The mean of its estimates is N(y; A m, Sigma + A C A^T) over N of Sigma's own constant."""
+    prior, C, A = gaussian_and_operator(61)
+    A, sigma, count = A[:2] / 4, 0.2, 200
+    y = 0.5 * A.sum(1)[None] + 0.1
+    posed = Problem(Rows(A).double(), Gaussian(sigma), y).select([0] * count)
+    solver = Gibbs(steps=6, particles=16, inner=6, start=12, rounds=1, sweeps=1)
+    seen: list[Tensor] = []
+    log_mean = Particles.log_mean
+
+    def note(particles: Particles, log_w: Tensor) -> Tensor:
+        seen.append(log_mean(particles, log_w))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Particles, "log_mean", note)
+        noise = Streams([(8, b) for b in range(count)])
+        list(trajectory(posed, prior, solver, noise, posed.y))
+    log_evidence = sum(after - before for before, after in zip(seen[::2], seen[1::2], strict=True))
+    assert isinstance(log_evidence, Tensor)
+    found = float(log_evidence.exp().mean())
+    error = float(log_evidence.exp().std()) / count**0.5
+    mean, noise_of_y = A.sum(1) * 0.5, sigma**2 * torch.eye(2, dtype=torch.float64)
+    # The last target has y's own noise, and weights have no constant: det(Sigma)^-1/2 is left out.
+    total = torch.distributions.MultivariateNormal(mean, A @ C @ A.T + noise_of_y)
+    constant = -0.5 * float(torch.logdet(2 * math.pi * noise_of_y))
+    expected = math.exp(float(total.log_prob(y[0])) - constant)
+    assert found == pytest.approx(expected, rel=0.05, abs=5 * error)
+
+
+@pytest.mark.slow
+def test_particles_say_when_they_do_not_know_the_shares_of_modes() -> None:
+    """Few in a mixture under masks warn, as many as the preset has do not; of a Gaussian none do."""
+    prior = MixturePrior.gratings()
+    truth = prior.draw(2, torch.Generator().manual_seed(0)).view(2, *prior.shape)
+    masked = MaskRandom(prior.shape, missing=0.6).double()
+    posed = Problem.simulate(truth, masked, Gaussian(0.3)).select([0, 1] * 12)
+    noise = [(9, b) for b in range(24)]
+    few = Gibbs(particles=2, steps=7, rounds=2, sweeps=1)
+    with pytest.warns(
+        UserWarning, match="particles=2: found several modes.*take particles=4 or more"
+    ):
+        list(trajectory(posed, prior.denoiser(), few, Streams(noise), posed.y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        many = Gibbs(rounds=2, sweeps=1)
+        list(trajectory(posed, prior.denoiser(), many, Streams(noise), posed.y))
+        one_mode = oracles.denoiser(oracles.exponential_prior(prior.shape), prior.shape)
+        list(trajectory(posed, one_mode, few, Streams(noise), posed.y))

@@ -36,8 +36,10 @@ from invdiff.solvers import (
     MMPS2M,
     SITCOM,
     TMPD,
+    CPiGDM,
     DDNMPlus,
     DiffPIR,
+    FastDIPS,
     PiGDM,
     PnPDM,
     REDDiff,
@@ -45,6 +47,7 @@ from invdiff.solvers import (
     ScoreSDE,
     Solver,
 )
+from invdiff.solvers.fast_dips import Dual
 from invdiff.solvers.tools.jumps import path
 
 pytestmark = pytest.mark.golden
@@ -367,7 +370,24 @@ def test_mmps_of_a_clipped_prior() -> None:
 @pytest.mark.parametrize(("sigma", "eta"), [(0.05, 1.0), (0.0, 0.3)])
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_tmpd(name: str, sigma: float, eta: float) -> None:
-    agree("tmpd", TMPD(steps=10, eta=eta), name, sigma, oracles.uniform_timesteps(10), eta=eta)
+    agree(
+        "tmpd",
+        TMPD(steps=10, eta=eta, covariance=False),
+        name,
+        sigma,
+        oracles.uniform_timesteps(10),
+        eta=eta,
+    )
+
+
+@pytest.mark.parametrize(("weight", "t"), [(15.0, 400), (2.0, 1000)])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_c_pigdm(name: str, weight: float, t: int) -> None:
+    """For an exact y, by the authors' integrals in VP time; its first level is that of timestep t."""
+    first = float(Schedule.linear().sigma_at(torch.tensor(float(t))))
+    solver = CPiGDM(steps=6, spacing="uniform", weight=weight, sigma_max=first, sigma_min=0.0)
+    timesteps = [*torch.linspace(t, 1, 6, dtype=torch.float64).round().long().tolist(), 0]
+    agree("c_pigdm", solver, name, 0.0, timesteps, weight=weight)
 
 
 @pytest.mark.slow
@@ -418,6 +438,9 @@ class Opaque(Operator):
     def measured(self, y: Tensor) -> Tensor:
         return self.inner.measured(y)
 
+    def count(self, y: Tensor) -> int | Tensor:
+        return self.inner.count(y)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("beta_y", "sigma"), [(None, 0.05), (0.2, 0.0)])
@@ -430,6 +453,26 @@ def test_daps(name: str, momentum: float | None, beta_y: float | None, sigma: fl
     for operator in (OPERATORS[name], Opaque(OPERATORS[name])):
         agree_ve(
             lambda p, D, draw, _: oracles.daps(p, D, draw, **settings), solver, operator, sigma
+        )
+
+
+@pytest.mark.parametrize(("radius", "dual"), [(0.05, "published"), (None, "projected")])
+@pytest.mark.parametrize("inner_steps", [1, 2])
+@pytest.mark.parametrize("name", ["mask", "blur", "average"])
+def test_fast_dips(name: str, inner_steps: int, radius: float | None, dual: Dual) -> None:
+    """Also of an operator that does not say that it is linear, and is differenced all the same."""
+    shared: dict[str, Any] = {
+        "steps": 8,
+        "sigma_min": 0.1,
+        "passes": 3,
+        "inner_steps": inner_steps,
+        "radius": radius,
+    }
+    solver = FastDIPS(**shared, dual=dual)
+    settings = {**shared, "published": dual == "published"}
+    for operator in (OPERATORS[name], Opaque(OPERATORS[name])):
+        agree_ve(
+            lambda p, D, draw, _: oracles.fast_dips(p, D, draw, **settings), solver, operator, 0.05
         )
 
 
@@ -449,12 +492,17 @@ def test_mmps_2m(name: str, sigma: float, fresh: bool) -> None:
 
 @pytest.mark.parametrize("name", ["mask", "blur", "average"])
 def test_pnpdm(name: str) -> None:
-    solver, settings = PnPDM(steps=20, levels=20, rho_min=0.3), {"steps": 20, "levels": 20}
+    solver, settings = (
+        PnPDM(steps=20, levels=20, rho_min=0.3, covariance=False),
+        {"steps": 20, "levels": 20},
+    )
     agree_ve(lambda *args: oracles.pnpdm(*args, **settings), solver, OPERATORS[name], 0.05)
 
 
 def test_pnpdm_by_langevin_dynamics() -> None:
-    solver = PnPDM(steps=8, levels=10, decay=0.6, rho_min=0.3, inner_steps=10, lr=2e-4)
+    solver = PnPDM(
+        steps=8, levels=10, decay=0.6, rho_min=0.3, inner_steps=10, lr=2e-4, covariance=False
+    )
     settings = {"steps": 8, "levels": 10, "decay": 0.6, "langevin": (10, 2e-4)}
     agree_ve(
         lambda *args: oracles.pnpdm(*args, **settings), solver, Opaque(OPERATORS["blur"]), 0.05

@@ -234,6 +234,31 @@ def test_noise_that_is_not_gaussian_has_a_blurred_score() -> None:
     )
 
 
+def test_every_figure_written_out() -> None:
+    """Sums over samples and pairs of samples, image by image; a gain may have either sign."""
+    K = 5
+    points, scores, moved, gain = (drawn(K, 2, 3, 2, 2, seed=seed) for seed in range(4))
+    gain[:, 1] = -gain[:, 1].abs()
+    found = stein_of(Scored(points, scores, moved, gain, blur=torch.zeros(2), exact=True))
+    for b in range(2):
+        x, s, z = (part[:, b].flatten(1).numpy() for part in (points, scores, moved))
+        others = [[j for j in range(K) if j != k] for k in range(K)]
+        own = np.array([-np.mean(s[k] * (z[k] - z[others[k]].mean(0))) for k in range(K)])
+        full = gain[:, b].flatten(1).mean(1).numpy()
+        width = own.sum() / full.sum()
+        assert float(found.width[b]) == pytest.approx(width)
+        error = np.std(own - width * full, ddof=1) / math.sqrt(K) / abs(full.mean())
+        assert float(found.width_error[b]) == pytest.approx(error)
+        unit = np.var(s, axis=0, ddof=1).mean()
+        pairs = np.array([s[k] * s[j] for k in range(K) for j in others[k]])
+        assert float(found.mean[b]) == pytest.approx(pairs.mean() / unit)
+        chance = math.sqrt(2 * (pairs.mean(1) ** 2).sum()) / len(pairs)
+        assert float(found.mean_error[b]) == pytest.approx(chance / unit)
+        widths = np.mean([-s[k] * (x[k] - x[others[k]].mean(0)) for k in range(K)], axis=0)
+        assert found.width_map[b].flatten().numpy() == pytest.approx(widths)
+        assert found.mean_map[b].flatten().numpy() == pytest.approx(pairs.mean(0) / unit)
+
+
 def test_results_do_not_depend_on_the_batch() -> None:
     posterior = exact_posterior(OPERATORS["random"], 0.1, 1.0, 8)
     both = stein(posterior, DENOISER, seed=3)

@@ -5,16 +5,21 @@ wrong.
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import oracles
+import posterior
 import pytest
 import torch
 from exact import GaussianPrior, LevyPrior, MixturePrior
-from posterior import Case, Scores, operators, preset, run, score, truth_of
+from posterior import Case, Scores, further_cases, operators, preset, run, score, truth_of
 from torch import Tensor
 
 from invdiff.noise import Gaussian
-from invdiff.operators import BlockAverage, CircularBlur, MaskRandom, SpectralOperator
+from invdiff.operators import BlockAverage, CircularBlur, Denoise, MaskRandom, SpectralOperator
 from invdiff.prior import MixtureDenoiser
 from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
@@ -191,3 +196,102 @@ def test_the_chain_denoiser_is_the_mean_of_the_gibbs_draws(law: str) -> None:
     mean = prior.denoiser()(problem.y.float(), torch.tensor(0.1)).flatten(1)
     errors = (draws.mean(0) - mean) / draws.std(0) * math.sqrt(300)
     assert float(errors.square().mean()) < 2 and float(errors.abs().max()) < 5
+
+
+# The page: what is measured again, and how rows are shown.
+
+SMALL = Case(
+    "small", MixturePrior.spiral(8), Denoise((1, 1, 2)).double(), 0.1, (1, 8), ("ddrm", "dps")
+)
+
+
+def test_only_rows_that_are_missing_or_have_changed_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records: dict[str, posterior.Record] = {}
+    first = list(posterior.measured(records, [SMALL], [], again=False))
+    assert first == ["small | exact", "small | ddrm", "small | dps"]
+    before = {name: dict(record) for name, record in records.items()}
+    assert list(posterior.measured(records, [SMALL], [], again=False)) == []
+    assert list(posterior.measured(records, [SMALL], ["dps"], again=True)) == [
+        "small | exact",
+        "small | dps",
+    ]
+    assert {name: record["scores"] for name, record in records.items()} == {
+        name: record["scores"] for name, record in before.items()
+    }
+    del records["small | dps"]
+    code = posterior.code_of
+    monkeypatch.setattr(posterior, "code_of", lambda name: code(name) + "x" * name.endswith("ddrm"))
+    assert list(posterior.measured(records, [SMALL], [], again=False)) == [
+        "small | ddrm",
+        "small | dps",
+    ]
+
+
+def test_the_code_of_a_row_is_without_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for text in ('"""Say a."""\nx = 1', '"""Say b."""\n# Why.\nx = 1', '"""Say b."""\nx = 2'):
+        module = ModuleType("solver_for_this_test")
+        module.__file__ = str(tmp_path / "solver.py")
+        (tmp_path / "solver.py").write_text(text)
+        monkeypatch.setitem(sys.modules, "solver_for_this_test", module)
+        found.append(posterior.code_of("solver_for_this_test"))
+    assert found[0] == found[1] != found[2]
+    assert "langevin" not in posterior.code_of("invdiff.solvers.dps")
+    assert "langevin" in posterior.code_of("invdiff.solvers.pnpdm")  # of a tool that a tool imports
+
+
+def test_a_sampler_that_diverged_says_so_and_has_no_figures() -> None:
+    """Samples that are too wide to print, and those of which none is finite."""
+    truth = truth_of(SMALL, *SMALL.size)
+    chance = score(truth.others, truth)
+    for words, told in (("dps zeta=1e9", "more than 100 times as wide"), ("dps zeta=1e15", "")):
+        record = posterior.measure(SMALL, words, truth, chance)
+        assert record["refused"].startswith("diverged: ") and told in record["refused"]
+        line = posterior.row(words, record, stale=False)
+        assert line.count("|") == 10 and "e+" not in line
+    assert posterior.row("a", record, stale=True).startswith("| a \\* | diverged")
+
+
+def test_the_page_keeps_its_head_and_marks_rows_of_other_settings(tmp_path: Path) -> None:
+    page = tmp_path / "trust.md"
+    page.write_text(f"# Head\n\n{posterior.MARKER}\n\nold tables\n")
+    case = next(posterior.cases())
+    scores = dict.fromkeys(Scores._fields, 0.5)
+    made = {"date": "2026-11-29", "scores": scores, "calls": 7, "ms": 1.0}
+    records = {
+        posterior.name_of(case, "exact"): {**made, "key": posterior.key_of(case, "exact")},
+        posterior.name_of(case, "dps"): {**made, "key": "of another setting"},
+    }
+    posterior.write(page, records)
+    text = page.read_text()
+    assert text.startswith("# Head\n") and "old tables" not in text
+    assert "Rows were measured: 2 on 2026-11-29." in text
+    assert "| exact | 0.50 |" in text and "| dps \\* | 0.50 |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(further_cases()), ids=lambda case: case.name)
+def test_exact_draws_of_the_further_problems_have_the_moments_of_their_posterior(
+    case: Case,
+) -> None:
+    """By importance sampling of the prior's own draws where y says little: means agree."""
+    wide = replace(case, sigma=4.0 * torch.as_tensor(case.sigma, dtype=torch.float64) + 0.5)
+    generator = torch.Generator().manual_seed(2)
+    x = case.prior.draw(1, generator).view(1, *case.prior.shape)
+    sigma = wide.sigma if wide.sigma.ndim == 0 else wide.sigma[None]
+    level = float(sigma) if wide.sigma.ndim == 0 else sigma
+    problem = Problem.simulate(x, case.operator, Gaussian(level), seed=2)
+    count = 20000
+    drawn = case.prior.draw(count, generator)
+    clean = case.operator(drawn.view(count, *case.prior.shape))
+    error = case.operator.measured(problem.y - clean) / wide.sigma
+    weights = (-0.5 * error.square().flatten(1).sum(1)).softmax(0)
+    expected = weights @ drawn
+    size = float(1 / weights.square().sum())
+    exact = case.prior.posterior(problem, wide.sigma, 4000, generator)[:, 0]
+    apart = (exact.mean(0) - expected) / exact.std(0)
+    assert float(apart.abs().max()) < 5 * (1 / size + 1 / 4000) ** 0.5

@@ -20,7 +20,7 @@ from invdiff.resources import PACKAGE
 
 # The program gives these to a class; nobody sets them.
 FROM_THE_PROGRAM = {
-    "operator": ("shape", "images", "numbers"),
+    "operator": ("shape", "images", "numbers", "photo"),
     "network": ("channels", "channels_out", "schedule"),
 }
 # Types whose values can only be given from Python.

@@ -86,6 +86,10 @@ class Calibration:
     key: Key | None = None
     source: str = "drawn from the prior"
 
+    def __repr__(self) -> str:
+        """Return one line: how many images of which origin, and the samples."""
+        return f"Calibration({len(self.truth)} images {self.source}, {self.posterior!r})"
+
     def coverage(self, level: float, rule: Rule | None = None) -> Estimate:
         """Return the share of true pixels inside the intervals that ``Posterior.interval`` returns.
 
@@ -307,6 +311,7 @@ def calibrate(
     prior_steps: int = 250,
     seed: int = 0,
     batch: Batch = "auto",
+    progress: bool = False,
     on_step: Callable[[int, int, Step], None] | None = None,
 ) -> Calibration:
     """Calibrate a solver on images drawn from the prior itself.
@@ -323,7 +328,7 @@ def calibrate(
             samples.
         prior_steps: of the ancestral sampler (DDPM) that draws the x*.
         seed: of everything.
-        batch, on_step: as in ``restore``.
+        batch, progress, on_step: as in ``restore``; x* are drawn before the bar begins.
 
     Raises:
         InputError: fewer than 2 images or samples, or what ``restore`` raises.
@@ -343,6 +348,13 @@ def calibrate(
     problem = Problem.simulate(truth.cpu(), operator, noise, seed)
     # The streams of ``generate`` are (seed, k): those of the samples, (seed, b, k), are others.
     posterior = restore(
-        problem, prior, solver, samples=samples, seed=seed, batch=batch, on_step=on_step
+        problem,
+        prior,
+        solver,
+        samples=samples,
+        seed=seed,
+        batch=batch,
+        progress=progress,
+        on_step=on_step,
     )
     return Calibration(truth, posterior, key_of(problem, prior, solver, samples))

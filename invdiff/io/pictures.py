@@ -66,6 +66,9 @@ class Picture:
         header: of a NIfTI file: where its voxels lie, and all else that it tells.
         background: the pixels that hold no picture, where the file marks some.
         profile: an ICC profile that the values are still in, for 16 bits and floats.
+        source: suffix of the file that it was read from, such as ".jpg".
+        stretch: the part of the file's [0, 1] that the values span, where they were stretched; what
+            is written goes back to it.
 
     Example:
         >>> picture = Picture(torch.rand(2, 1, 4, 4), bits=16, name="scan")
@@ -84,6 +87,8 @@ class Picture:
     header: NiftiHeader | None = None
     background: Background | None = None
     profile: bytes | None = None
+    source: str = ""
+    stretch: Units | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -98,6 +103,25 @@ class Picture:
         if self.bits == 32 or len(self) > 1 or channels not in (1, 3):
             return ".tif"
         return ".png"
+
+    @property
+    def own_suffix(self) -> str:
+        """Suffix of the format that the file has which it was read from, if that holds this picture.
+
+        Else it is `suffix`. JPEG holds one picture of 8 bits without alpha.
+
+        Example:
+            >>> Picture(torch.rand(1, 3, 4, 4), source=".jpg").own_suffix
+            '.jpg'
+        """
+        one_opaque = len(self) == 1 and self.alpha is None and self.values.shape[1] in (1, 3)
+        fits = {
+            ".jpg": one_opaque and self.bits == 8,
+            ".jpeg": one_opaque and self.bits == 8,
+            ".tif": True,
+            ".tiff": True,
+        }
+        return self.source if fits.get(self.source) else self.suffix
 
     @property
     def names(self) -> list[str]:
@@ -150,11 +174,27 @@ class Picture:
             self, values=values, alpha=alpha, header=header, background=None, profile=profile
         )
 
+    def stretched(self, stretch: Units) -> Picture:
+        """Return this picture with a part of [0, 1], from `low` to `high`, stretched to [0, 1].
+
+        Example:
+            >>> dim = Picture(torch.tensor([[[[0.1, 0.2]]]]), bits=16)
+            >>> [round(v, 4) for v in dim.stretched(Units(0.1, 0.3)).values.flatten().tolist()]
+            [0.0, 0.5]
+        """
+        values = stretch.normalise(self.values.double().numpy())
+        return replace(self, values=torch.from_numpy(values).float(), stretch=stretch)
+
     def physical(self) -> Tensor:
         """Return the values (B, C, H, W) in the file's units; without units, as they are."""
         if self.units is None:
             return self.values
         return torch.from_numpy(self.units.physical(self.values.double().numpy())).float()
+
+    def planes(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Return of every image its brightness (C, H, W) and its alpha (1, H, W), where it has one."""
+        alphas = [None] * len(self) if self.alpha is None else list(self.alpha)
+        return list(zip(self.brightness(), alphas, strict=True))
 
     def brightness(self) -> Tensor:
         """Return the values (B, C, H, W) in the file's units, 0 black where its zero is white."""
@@ -211,7 +251,8 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
     data = _read_bytes(path)
     try:
         pixels = decode(data)
-        picture = _picture(pixels, label(split_name(path)[0]), rule)
+        stem, suffix = split_name(path)
+        picture = _picture(pixels, label(stem), rule, suffix)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...
@@ -221,6 +262,15 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
     for note in (*pixels.notes, *_told(pixels, picture)) if notes else ():
         warn(f"{path}: {note}")
     return picture
+
+
+def has_holes(path: str | Path) -> bool:
+    """Return whether a file is a picture with transparent pixels; false where it cannot be read."""
+    try:
+        picture = read_picture(path, notes=False)
+    except InputError:
+        return False
+    return picture.alpha is not None and bool((picture.alpha < 0.5).any())
 
 
 def to_channels(x: Tensor, channels: int) -> Tensor:
@@ -293,7 +343,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _picture(pixels: Pixels, name: str, rule: FloatRule) -> Picture:
+def _picture(pixels: Pixels, name: str, rule: FloatRule, source: str = "") -> Picture:
     """Return decoded pixels on the [0, 1] scale."""
     stored = pixels.values
     units: Units | None = None
@@ -321,6 +371,7 @@ def _picture(pixels: Pixels, name: str, rule: FloatRule) -> Picture:
         pixels.header,
         background,
         pixels.profile,
+        source,
     )
 
 

@@ -55,7 +55,8 @@ def decode_tiff(data: bytes, by_pillow: ByPillow) -> Pixels:
         _check_alike(series)
         page = series[0].keyframe
         kind = _kind(page)
-        if kind in _BY_PILLOW:
+        plain_ycbcr = kind == "YCBCR" and getattr(page.compression, "name", "") == "NONE"
+        if kind in _BY_PILLOW and not plain_ycbcr:
             return by_pillow(data, _numbers(series))
         try:
             stack = np.concatenate([_pages(s) for s in series])
@@ -63,6 +64,8 @@ def decode_tiff(data: bytes, by_pillow: ByPillow) -> Pixels:
             if "'imagecodecs' package" not in str(error):
                 raise
             return _without_imagecodecs(data, series, by_pillow)
+        if plain_ycbcr:  # Pillow 12.3 takes it for four bytes a pixel
+            return _pixels(_rgb_of_ycbcr(stack), page, _COLOUR)
         return _pixels(stack, page, kind)
 
 
@@ -132,6 +135,12 @@ def _has_imagecodecs() -> bool:
     except ImportError:
         return False
     return True
+
+
+def _rgb_of_ycbcr(stack: np.ndarray) -> np.ndarray:
+    """(N, H, W, 3) of 8 bits, by the table that Pillow has for JPEG."""
+    pages = [Image.fromarray(page, "YCbCr").convert("RGB") for page in stack]
+    return np.stack([np.asarray(page) for page in pages])
 
 
 def _numbers(series: list[Any]) -> list[int]:

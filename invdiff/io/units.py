@@ -86,6 +86,11 @@ class Units:
         return values
 
     @property
+    def width(self) -> float:
+        """Distance of the two ends: a noise level on [0, 1], times this, is one in the units."""
+        return abs(self.high - self.low)
+
+    @property
     def inverted(self) -> bool:
         """Whether large values are dark."""
         return self.high < self.low

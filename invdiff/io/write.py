@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # What can be written, and how deep, the default first.
 _BITS = {
     ".png": (8, 16),
+    ".jpg": (8,),
+    ".jpeg": (8,),
     ".tif": (32, 16, 8),
     ".tiff": (32, 16, 8),
     ".npy": (32,),
@@ -37,7 +39,8 @@ _BITS = {
     ".nii.gz": (32,),
 }
 _HAVE_ALPHA = (".png", ".tif", ".tiff")
-_HOLD_ONE = (".png",)
+_HOLD_ONE = (".png", ".jpg", ".jpeg")
+_JPEG_QUALITY = 95
 
 
 def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None:
@@ -47,7 +50,7 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
         path: of the file, which is replaced if it exists.
         x: the image: floats on the [0, 1] scale, or uint8, uint16 or bool, which are scaled to it.
             What is written as integers is clamped, with a warning where that is much.
-        bits: 8 or 16 for .png (8 by default), 32, 16 or 8 for .tif (32, floats, by default), 32 for
+        bits: 8 or 16 for .png (8 by default), 8 for .jpg, 32, 16 or 8 for .tif (32, floats, by default), 32 for
             .npy (floats, (H, W) or (H, W, C)) and .nii.
 
     Raises:
@@ -55,10 +58,10 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
             integers are written, and a folder that is missing or cannot be written to.
 
     Example:
-        >>> write_image("x.gif", torch.zeros(1, 2, 2))
+        >>> write_image("x.gif", torch.zeros(1, 2, 2))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        invdiff.errors.InputError: x.gif: cannot write '.gif', expected one of .png, .tif, .tiff, .npy, .nii, .nii.gz
+        invdiff.errors.InputError: x.gif: cannot write '.gif', expected one of .png, ...
     """
     path = Path(path)
     depths = _depths(path)
@@ -84,7 +87,7 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
     """Write a picture by the suffix of path; the file appears whole or not at all.
 
     Args:
-        path: .png, .tif (images are pages), .npy, .nii or .nii.gz.
+        path: .png, .jpg, .tif (images are pages), .npy, .nii or .nii.gz.
         picture: Integers have its depth, or the next that the format has: 16 bits where .png is
             asked for floats. Floats are in its units, if it has some, and its background is as in
             the file that was read.
@@ -121,7 +124,13 @@ def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
             f"{path}: found an alpha channel, which {suffix} does not hold, expected .png or .tif"
         )
     channels = picture.values.shape[1]
-    allowed = {".png": (1, 3), ".nii": (1,), ".nii.gz": (1,)}.get(suffix, (channels,))
+    if suffix in (".jpg", ".jpeg") and picture.bits != 8:
+        raise InputError(
+            f"{path}: found a picture of {picture.bits} bits, which {suffix} does not hold, expected "
+            ".tif or .png"
+        )
+    some = {".png": (1, 3), ".jpg": (1, 3), ".jpeg": (1, 3), ".nii": (1,), ".nii.gz": (1,)}
+    allowed = some.get(suffix, (channels,))
     if channels not in allowed:
         expected = " or ".join(map(str, allowed))
         raise InputError(f"{path}: found {channels} channels, expected {expected} for {suffix}")
@@ -143,13 +152,15 @@ def write_array(path: str | Path, x: Tensor) -> None:
         np.save(file, as_float(x).numpy())
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
-    """Write named arrays as a compressed .npz; the file appears whole or not at all.
+def write_arrays(path: str | Path, arrays: Mapping[str, Tensor | str]) -> None:
+    """Write named arrays and texts as a compressed .npz; the file appears whole or not at all.
 
     Raises:
         InputError: the file cannot be written.
     """
-    stored: dict[str, Any] = {name: as_float(x).numpy() for name, x in arrays.items()}
+    stored: dict[str, Any] = {
+        name: x if isinstance(x, str) else as_float(x).numpy() for name, x in arrays.items()
+    }
     with whole_file(path) as hidden, hidden.open("wb") as file:
         np.savez_compressed(file, **stored)
 
@@ -184,6 +195,8 @@ def _depths(path: Path) -> tuple[int, ...]:
 def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
     """(B, H, W, C), alpha last: uint8, uint16 or, for 32 bits, float32 in the picture's units."""
     values = _array(picture.values)
+    if picture.stretch is not None:
+        values = picture.stretch.physical(values.astype(np.float64)).astype(np.float32)
     if bits == 32 and picture.units is not None:
         values = picture.units.physical(values.astype(np.float64)).astype(np.float32)
     if picture.background is not None:
@@ -232,6 +245,9 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
             np.save(file, array)
     elif suffix in (".tif", ".tiff"):
         _encode_tiff(path, array, picture)
+    elif suffix in (".jpg", ".jpeg"):
+        # Colours at full resolution, unlike most programs: nothing that was restored is lost.
+        Image.fromarray(array).save(path, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     else:
         _encode_png(path, array, picture.profile)
 

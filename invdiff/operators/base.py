@@ -14,17 +14,19 @@ leading batch axis, and `Operator.select` gives the operator of some of the imag
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from invdiff.arguments import LARGEST_SEED, told, whole
-from invdiff.errors import InputError
+from invdiff.errors import InputError, brief
 from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
 
@@ -34,6 +36,35 @@ PRECISIONS = (torch.float32, torch.float64)
 # the streams (seed, number). A configuration writes `true`, which `numbered` replaces; left as it
 # is, it stands for [0].
 PerImage = bool | Sequence[int]
+
+
+class Call(NamedTuple):
+    """The call that made an operator.
+
+    Attributes:
+        cls: the class.
+        arguments: by name.
+
+    Example:
+        >>> from invdiff.operators import MaskBox
+        >>> print(Call(MaskBox, {"shape": (1, 8, 8), "height": 4, "width": 2}))
+        MaskBox((1, 8, 8), height=4, width=2)
+    """
+
+    cls: type
+    arguments: dict[str, Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the call itself: it never changes, and may hold large arrays."""
+        return self
+
+    def __str__(self) -> str:
+        shape = self.arguments.get("shape")
+        given = [] if shape is None else [brief(tuple(shape))]
+        given += [
+            f"{key}={_short(value)}" for key, value in self.arguments.items() if key != "shape"
+        ]
+        return f"{self.cls.__name__}({', '.join(given)})"
 
 
 class Operator(nn.Module, ABC):
@@ -56,10 +87,28 @@ class Operator(nn.Module, ABC):
     identity: ClassVar[bool] = False  # A(x) = x, so that composing with it changes nothing
     picture: bool = True  # y is (C, h, w), with values near [0, 1], and comes in files of pictures
     shape: tuple[int, int, int]
+    _made_by: Call
+    _chosen: list[int] | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let operators of a new class remember the arguments that they were made with."""
+        super().__init_subclass__(**options)
+        init = vars(cls).get("__init__")
+        if init is None:
+            return
+
+        @functools.wraps(init)
+        def remembering(self: Operator, *args: Any, **settings: Any) -> None:
+            if "_made_by" not in vars(self):  # else it is the call of a base
+                vars(self)["_made_by"] = Call(type(self), _arguments(init, self, args, settings))
+            init(self, *args, **settings)
+
+        cls.__init__ = remembering  # type: ignore[method-assign]
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = image_shape(shape)
+        vars(self).setdefault("_made_by", Call(type(self), {"shape": self.shape}))
         self._exact: dict[str, Tensor] = {}
         self._per_image: set[str] = set()  # the buffers with a leading batch axis
 
@@ -90,6 +139,7 @@ class Operator(nn.Module, ABC):
             return self
         index = list(images)
         part = copy.copy(self)
+        vars(part)["_chosen"] = index if self._chosen is None else [self._chosen[b] for b in index]
         for field in ("_exact", "_buffers"):
             chosen = {
                 name: value[index] if name in self._per_image else value
@@ -190,8 +240,36 @@ class Operator(nn.Module, ABC):
             self._buffers[name] = value.to(like.device, dtype)
         return self
 
+    def __repr__(self) -> str:
+        """Return the call that made the operator, on one line, arrays by their shape alone."""
+        return str(self._made_by)
+
+    @property
+    def made_by(self) -> Call:
+        """The call that made the operator, or the one that it is the structured form of."""
+        return self._made_by
+
+    @property
+    def chosen(self) -> list[int] | None:
+        """Which images `select` kept of those that the operator was made for; None for all."""
+        return self._chosen
+
+    def called(self, made_by: Call) -> Self:
+        """Return this operator, which is the equivalent of what another call makes."""
+        vars(self)["_made_by"] = made_by
+        return self
+
+    def check_made(self) -> None:
+        """Raise InputError where the ``__init__`` of a class has not called that of `Operator`."""
+        if "shape" not in vars(self):
+            raise InputError(
+                f"operator {type(self).__name__}: its __init__ has not called "
+                "super().__init__(shape), expected it to, before anything else"
+            )
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return A(x), with `forward`'s hooks; InputError unless x is in float32 or float64."""
+        self.check_made()
         if x.dtype not in PRECISIONS:
             raise InputError(
                 f"images: found {str(x.dtype).removeprefix('torch.')}, expected float32 or float64 "
@@ -407,6 +485,9 @@ class Composition(Operator):
         self.inner = inner
         self.picture = outer.picture and inner.picture
 
+    def __repr__(self) -> str:
+        return f"{self.outer!r} @ {self.inner!r}"
+
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
 
@@ -481,6 +562,24 @@ def numbered(settings: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, A
         else:
             found[key] = list(numbers) if key == "per_image" and value is True else value
     return found
+
+
+def _arguments(
+    init: Callable[..., None], made: Operator, args: Sequence[Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a call by name; none where they do not fit, which the call itself tells."""
+    try:
+        given = dict(inspect.signature(init).bind(made, *args, **settings).arguments)
+    except TypeError:
+        return {}
+    return dict(list(given.items())[1:])
+
+
+def _short(value: Any) -> str:
+    """Return an argument as a line can show it."""
+    if hasattr(value, "ndim") and value.ndim:
+        return f"<{'x'.join(map(str, value.shape))}>"
+    return brief(value)
 
 
 def varies_within_image(damp: float | Tensor, y: Tensor) -> bool:

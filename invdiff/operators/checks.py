@@ -89,11 +89,15 @@ def check(operator: Operator, *, seed: int = 0) -> Report:
             device.
         seed: of the random images.
 
+    Raises:
+        InputError: a class has an ``__init__`` that has not called that of its base.
+
     Example:
         >>> from invdiff.operators import MaskHalf
         >>> check(MaskHalf((1, 4, 4))).ok
         True
     """
+    operator.check_made()
     lines = []
     for dtype in DTYPES:
         kind = str(dtype).removeprefix("torch.")

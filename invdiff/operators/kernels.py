@@ -28,6 +28,9 @@ from invdiff.registry import register
 
 Array = Tensor | np.ndarray
 LARGEST_SIDE = 4097  # of a kernel, in pixels
+COLOURED = (
+    0.2  # share of white by which the channels of a gray picture may differ, as JPEG leaves them
+)
 LARGEST_DISK = 513  # likewise, of a disk, which is integrated finely
 
 
@@ -353,7 +356,7 @@ class FileKernel(Kernel):
     Args:
         path: of the file: an .npy is (h, w) or (B, h, w). One kernel is for all images; several are
             one for each image, in the same order. The centre is [h // 2, w // 2], also where a side
-            is even. Of pictures in colour the mean over the channels is taken.
+            is even. A picture may have three channels, but no colours.
         normalise: divide by the sum, which must be positive, so that brightness is kept. Without it
             the values of an .npy are taken as they are stored, and those of 8- and 16-bit pictures
             are divided by 255 and 65535.
@@ -375,7 +378,13 @@ class FileKernel(Kernel):
             values = real_array(name, load_npy("kernel", self.path))
             values = values[None] if values.ndim == 2 else values
         else:
-            values = opaque_pictures("kernel", self.path).mean(1)
+            pictures = opaque_pictures("kernel", self.path)
+            if float((pictures.amax(1) - pictures.amin(1)).amax()) > COLOURED * pictures.max():
+                raise InputError(
+                    f"kernel {self.path}: found a picture in colour, expected a gray one of what a "
+                    "point of light becomes: is it the photograph?"
+                )
+            values = pictures.mean(1)
         if values.ndim != 3 or not values.numel():
             raise InputError(
                 f"kernel {self.path}: found shape {tuple(values.shape)}, expected (height, width) "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ from invdiff.operators.base import (
     varies_within_image,
     with_ndim,
 )
-from invdiff.operators.from_files import load_npy, opaque_pictures
+from invdiff.operators.from_files import load_npy, opaque_pictures, pictures_in
 from invdiff.operators.kernels import Array
+from invdiff.operators.painted import Kept, grown, known_pixels, understood
 from invdiff.registry import register
 
 
@@ -233,8 +234,8 @@ class MaskOutpaint(Mask):
 
     Args:
         shape: (C, H, W) of the image.
-        height: of the known rectangle, in pixels.
-        width: of the known rectangle, in pixels.
+        height: of the known rectangle, in pixels; None for three quarters of the image's.
+        width: likewise.
         top: first known row, from 0; None centres the rectangle.
         left: first known column, from 0; None centres the rectangle.
 
@@ -249,11 +250,14 @@ class MaskOutpaint(Mask):
     def __init__(
         self,
         shape: Sequence[int],
-        height: int,
-        width: int,
+        height: int | None = None,
+        width: int | None = None,
         top: int | None = None,
         left: int | None = None,
     ) -> None:
+        _, image_height, image_width = image_shape(shape)
+        height = -(-3 * image_height // 4) if height is None else height
+        width = -(-3 * image_width // 4) if width is None else width
         super().__init__(shape, box("mask_outpaint", shape, height, width, top, left).float())
 
 
@@ -436,13 +440,18 @@ class MaskFile(Mask):
     Args:
         shape: (C, H, W) of the image.
         mask: path. One mask is for all images; a folder or stack of several has one for each image,
-            in the same order. Pictures with another number of channels than the image are averaged
-            to one mask for all channels.
-        kept: the colour of the known pixels; the others are missing.
+            in the same order. A picture is black and white, a transparent layer, or strokes in a
+            pure colour on a copy of the photograph (see `invdiff.operators.painted`).
+        kept: the colour of the known pixels, white or black; the others are filled. Of a layer,
+            opaque pixels count as white, and of a copy, strokes. "larger" keeps the colour that
+            covers more of the picture. By default (null) a layer and strokes say it by themselves,
+            and else white is kept; a picture that would so be filled by more than half is refused.
+        grow: the part to be filled grows by so many pixels.
+        photo: (B, C, H, W), the photographs that a mask may be a painted copy of.
 
     Raises:
-        InputError: the file cannot be read, its size is not (H, W), or it has values between black
-            and white.
+        InputError: the file cannot be read, its size is not (H, W), it is no mask, or it is not
+            clear what is to be filled.
 
     Example:
         >>> import tempfile
@@ -454,9 +463,40 @@ class MaskFile(Mask):
     """
 
     def __init__(
-        self, shape: Sequence[int], mask: str, kept: Literal["white", "black"] = "white"
+        self,
+        shape: Sequence[int],
+        mask: str,
+        kept: Kept | None = None,
+        grow: int = 0,
+        photo: Tensor | None = None,
     ) -> None:
-        super().__init__(shape, mask_from(mask, image_shape(shape), kept))
+        _, height, width = image_shape(shape)
+        if kept is not None:
+            one_of("kept", kept, get_args(Kept))
+        if path_text("mask", mask).lower().endswith(".npy") and not Path(mask).is_dir():
+            white = mask_from(mask, shape)
+            larger = "white" if float(white.mean()) >= 0.5 else "black"
+            known = white if (larger if kept == "larger" else kept) != "black" else 1 - white
+        else:
+            known = _as_painted(mask, (height, width), kept, photo)
+        super().__init__(shape, grown(known, grow))
+
+
+def _as_painted(
+    path: str, size: tuple[int, int], kept: Kept | None, photo: Tensor | None
+) -> Tensor:
+    """The masks of pictures, (1, H, W) or, of several, (B, 1, H, W)."""
+    name = f"mask {path}"
+    pictures = pictures_in("mask", path)
+    check_size(name, pictures[0].values, size)
+    planes = [plane for picture in pictures for plane in picture.planes()]
+    photos = [None] * len(planes) if photo is None or len(photo) != len(planes) else list(photo)
+    known = [
+        known_pixels(name, understood(name, values, alpha, of), kept)
+        for (values, alpha), of in zip(planes, photos, strict=True)
+    ]
+    masks = torch.stack(known)[:, None].double()
+    return masks if len(masks) > 1 else masks[0]
 
 
 def mask_from(path: str, shape: Sequence[int], kept: str = "white") -> Tensor:
@@ -471,17 +511,23 @@ def mask_from(path: str, shape: Sequence[int], kept: str = "white") -> Tensor:
         (C or 1, H, W), or (B, C or 1, H, W) of several masks.
 
     Raises:
-        InputError: as in `MaskFile`.
+        InputError: the file cannot be read, its size is not (H, W), or it has values between black
+            and white.
     """
     one_of("kept", kept, ("white", "black"))
     pictures = _of_file(path)
-    if tuple(pictures.shape[-2:]) != tuple(shape[1:]):
-        found, expected = ("x".join(map(str, size)) for size in (pictures.shape[-2:], shape[1:]))
-        raise InputError(f"mask {path}: found {found} pixels (height x width), expected {expected}")
+    check_size(f"mask {path}", pictures, shape[1:])
     pictures = pictures if pictures.shape[1] in (1, shape[0]) else pictures.mean(1, keepdim=True)
     masks = torch.stack([_of_picture(f"mask {path}", picture) for picture in pictures])
     masks = masks if kept == "white" else 1 - masks
     return masks if len(masks) > 1 else masks[0]
+
+
+def check_size(name: str, pictures: Tensor, size: Sequence[int]) -> None:
+    """Raise InputError unless pictures (..., H, W) have this height and width."""
+    if tuple(pictures.shape[-2:]) != tuple(size):
+        found, expected = ("x".join(map(str, sides)) for sides in (pictures.shape[-2:], size))
+        raise InputError(f"{name}: found {found} pixels (height x width), expected {expected}")
 
 
 def _of_file(path: str) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from numbers import Real
 from typing import Literal, NamedTuple
@@ -27,6 +28,7 @@ from invdiff.ranges import Range
 from invdiff.rng import Streams
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
+Level = float | Tensor
 
 MAX_SAMPLES = 1_000_000  # of one call
 
@@ -66,6 +68,43 @@ def transition(
     kept = math.sqrt(max(0.0, sigma_next**2 - fresh**2))
     x_next = torch.lerp(x0, x, kept / sigma)
     return torch.add(x_next, noise(x), alpha=fresh) if eta > 0 else x_next
+
+
+def informed_transition(
+    estimate: Callable[[Tensor], Tensor],
+    x: Tensor,
+    x0: Tensor,
+    sigma: Level,
+    q: Level,
+    noise: Streams,
+) -> Tensor:
+    """Draw the next iterate, at level q sigma, with the covariance of x_0 given x.
+
+    A step to q sigma has the mean q^2 x + (1 - q^2) D, which is exact, and the covariance
+    (1 - q^2) sigma^2 (q^2 I + (1 - q^2) J), with sigma^2 J = Cov(x_0 | x) and J the Jacobian of D.
+    DDPM leaves J out, which makes the draws too narrow unless steps are short. Here the noise is (q
+    + (1 - q) J) z, right where J is 0 or 1, and scaled so that its trace is right in between; J z
+    is a difference of D.
+
+    Args:
+        estimate: D at the level sigma, (B, C, H, W) -> (B, C, H, W), which is called once: that of
+            the prior, or E[x_0 | x, y], whose J is that of Cov(x_0 | x, y).
+        x: (B, C, H, W), at level sigma.
+        x0: estimate(x).
+        sigma: level of x, a number or (B, 1, 1, 1).
+        q: the next level over sigma, from 0 to 1, likewise.
+        noise: one stream per image.
+    """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
+
+    z = noise(x)
+    Jz = (estimate(x + 0.1 * sigma * z) - x0) / (0.1 * sigma)
+    fresh = q * z + (1 - q) * Jz
+    trace = q**2 * dot(z, z) + (1 - q**2) * dot(z, Jz)
+    scale = (trace / dot(fresh, fresh).clamp_min(1e-30)).clamp(1, 100).sqrt()
+    return x + (1 - q**2) * (x0 - x) + (1 - q**2) ** 0.5 * sigma * scale * fresh
 
 
 # The x_0 that each sampler uses in the transition from a state to sigma_next.
@@ -200,15 +239,10 @@ def progressive(
 def conditional(
     prior: Denoiser, x: Tensor, sigma: Tensor, last: Tensor, steps: int, noise: Streams
 ) -> Tensor:
-    """Draw x_0 given x = x_0 + sigma n.
+    """Draw x_0 given x = x_0 + sigma n, by steps that know its covariance.
 
-    Levels are geometric from sigma down to ``last``, then 0; a step is two calls of the denoiser.
-
-    A step to q sigma has the mean q^2 x + (1 - q^2) D, which is exact, and the covariance
-    (1 - q^2) sigma^2 (q^2 I + (1 - q^2) J), with sigma^2 J = Cov(x_0 | x) and J the Jacobian of D.
-    DDPM leaves J out, which makes the draws too narrow unless steps are short. Here the noise is (q
-    + (1 - q) J) z, right where J is 0 or 1, and scaled so that its trace is right in between; J z
-    is a difference of D.
+    Levels are geometric from sigma down to ``last``, then 0; a step is an ``informed_transition``,
+    two calls of the denoiser.
 
     Args:
         x: (B, C, H, W).
@@ -218,20 +252,11 @@ def conditional(
     Returns:
         (B, C, H, W).
     """
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
-
     ratio = (last / sigma) ** (1 / max(1, steps - 1))
     for step in range(steps):
         q = ratio if step < steps - 1 else torch.zeros_like(ratio)
-        x0 = prior(x, sigma.flatten())
-        z = noise(x)
-        Jz = (prior(x + 0.1 * sigma * z, sigma.flatten()) - x0) / (0.1 * sigma)
-        fresh = q * z + (1 - q) * Jz
-        trace = q**2 * dot(z, z) + (1 - q**2) * dot(z, Jz)
-        scale = (trace / dot(fresh, fresh).clamp_min(1e-30)).clamp(1, 100).sqrt()
-        x = x + (1 - q**2) * (x0 - x) + (1 - q**2).sqrt() * sigma * scale * fresh
+        estimate = partial(prior, sigma=sigma.flatten())
+        x = informed_transition(estimate, x, estimate(x), sigma, q, noise)
         sigma = q * sigma
     return x
 

@@ -116,11 +116,15 @@ class Tiled(DenoiserView):
 
     def batches(self, height: int, width: int) -> int:
         """Return the number of prior calls that one call on an image of this size makes."""
+        return math.ceil(self.tiles(height, width) / self.at_once)
+
+    def tiles(self, height: int, width: int) -> int:
+        """Return the number of tiles of an image of this size."""
         if max(height, width) <= self.tile:
             return 1
         rows = len(self._starts(self._padded(height)))
         cols = len(self._starts(self._padded(width)))
-        return math.ceil(rows * cols / self.at_once)
+        return rows * cols
 
     def seams(self, side: int) -> list[int]:
         """Return where tiles begin and end along a side, and the middles of the overlaps.

@@ -2,12 +2,14 @@
 
 from invdiff.solvers.ald import ALD
 from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.c_pigdm import CPiGDM
 from invdiff.solvers.daps import DAPS
 from invdiff.solvers.ddnm import DDNM
 from invdiff.solvers.ddnm_plus import DDNMPlus
 from invdiff.solvers.ddrm import DDRM
 from invdiff.solvers.diffpir import DiffPIR
 from invdiff.solvers.dps import DPS
+from invdiff.solvers.fast_dips import FastDIPS
 from invdiff.solvers.gibbs import Gibbs
 from invdiff.solvers.ilvr import ILVR
 from invdiff.solvers.mcg import MCG
@@ -16,7 +18,7 @@ from invdiff.solvers.mmps import MMPS
 from invdiff.solvers.mmps_2m import MMPS2M
 from invdiff.solvers.pigdm import PiGDM
 from invdiff.solvers.pnpdm import PnPDM
-from invdiff.solvers.presets import DEFAULT, preset, preset_of, presets
+from invdiff.solvers.presets import DEFAULT, preset, preset_of, presets, solver_for, solver_named
 from invdiff.solvers.red_diff import REDDiff
 from invdiff.solvers.repaint import RePaint
 from invdiff.solvers.score_sde import ScoreSDE
@@ -26,6 +28,7 @@ from invdiff.solvers.tmpd import TMPD
 
 __all__ = [
     "ALD",
+    "CPiGDM",
     "DEFAULT",
     "DAPS",
     "DDNM",
@@ -33,6 +36,7 @@ __all__ = [
     "DDRM",
     "DPS",
     "DiffPIR",
+    "FastDIPS",
     "Gibbs",
     "ILVR",
     "MCG",
@@ -52,4 +56,6 @@ __all__ = [
     "preset",
     "preset_of",
     "presets",
+    "solver_for",
+    "solver_named",
 ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from invdiff.errors import InputError
 from invdiff.operators import LinearOperator
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.schedule import Spacing
@@ -18,7 +19,9 @@ from invdiff.problem import Problem
 from invdiff.ranges import COUNT, POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step
+from invdiff.solvers.base import Solver, Step, image_norm
+
+POWER_STEPS = 30  # of the power method, after which a norm is known to some percent
 
 
 @register("solver", "ald")
@@ -32,7 +35,7 @@ class ALD(Solver):
     Args:
         T: steps at every level.
         epsilon: step size, eta = epsilon sigma^2: a step moves x by the share epsilon of its way to
-            x0. Steps are stable while epsilon (1 + ||A||^2 / gamma^2) is below 2.
+            x0. Steps are stable while epsilon (1 + ||A||^2 / gamma^2) is below 2; others are refused.
         gamma: standard deviation that is added to the noise of y, in units of sigma; 1 in the
             authors' code.
 
@@ -65,6 +68,17 @@ class ALD(Solver):
         """Number of Steps that ``iterate`` yields."""
         return self.steps * self.T + 1
 
+    def check(self, problem: Problem) -> None:
+        """Raise InputError for another operator than a linear one, or steps that are not stable."""
+        super().check(problem)
+        gain = squared_norm(problem.linear, problem.y)
+        most = 2 / (1 + gain / self.gamma**2)
+        if self.epsilon >= most:
+            raise InputError(
+                f"solver epsilon: found {self.epsilon:g}, under which steps grow without bound for an "
+                f"operator of norm {gain**0.5:.3g} and gamma={self.gamma:g}, expected less than {most:.3g}"
+            )
+
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
@@ -81,3 +95,18 @@ class ALD(Solver):
                 yield Step(sigma, x, x0)
         x0 = prior(x, sigma)
         yield Step(0.0, x0, x0)
+
+
+def squared_norm(operator: LinearOperator, y: Tensor) -> float:
+    """Return ||A||^2, the largest of the images of y, by the power method.
+
+    Example:
+        >>> import torch
+        >>> from invdiff.operators import Denoise
+        >>> squared_norm(Denoise((1, 2, 2)), torch.zeros(1, 1, 2, 2))
+        1.0
+    """
+    x = Streams([(0,)]).normal(y.new_empty(1, *operator.shape)).expand(len(y), *operator.shape)
+    for _ in range(POWER_STEPS):
+        x = operator.adjoint(operator(x / image_norm(x).clamp_min(1e-30)))
+    return float(image_norm(x).amax())

@@ -15,13 +15,14 @@ from invdiff.errors import InputError
 from invdiff.operators import LinearOperator, Operator
 from invdiff.operators.base import varies_within_image, with_ndim
 from invdiff.prior.denoiser import Denoiser
-from invdiff.prior.reverse import transition
+from invdiff.prior.reverse import informed_transition, transition
 from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.ranges import COUNT, Range, check_fields
 from invdiff.rng import Streams
 
 __all__ = [
+    "LEAST_SIGMA_Y",
     "MIN_SIGMA_Y",
     "Pull",
     "Solver",
@@ -34,6 +35,7 @@ __all__ = [
     "initial_mean",
     "ladder_between",
     "linearised",
+    "next_draw",
     "positive_variance",
     "precision",
     "project",
@@ -42,7 +44,10 @@ __all__ = [
     "vjp",
 ]
 
-MIN_SIGMA_Y = 0.005  # standard deviation of y on [0, 1]: the 0.01 of [-1, 1] in DAPS
+# Standard deviations of y on [0, 1] below which it counts as this. What is drawn exactly needs one that
+# rounding can bear; methods that divide by it, or take V for known, need a larger one.
+LEAST_SIGMA_Y = 1e-4
+MIN_SIGMA_Y = 0.005  # the 0.01 of [-1, 1] in DAPS
 
 Pull = Callable[[Tensor], Tensor]  # v -> J^T v, with J the Jacobian of some map
 
@@ -107,8 +112,6 @@ class Solver(ABC):
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
     # One variance for all entries of an image's y: not Poisson.
     requires_white_noise: ClassVar[bool] = False
-    # Differences of D are taken, for which a network in bf16 may be too coarse.
-    differences: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, Range]] = {"steps": COUNT}
 
     def __post_init__(self) -> None:
@@ -137,6 +140,11 @@ class Solver(ABC):
             sigmas: the solver's ``ladder``, which ends with 0.
             noise: one stream per image.
         """
+
+    @property
+    def differences(self) -> bool:
+        """Whether differences of D are taken, for which a network in bf16 may be too coarse."""
+        return False
 
     @property
     def width(self) -> int:
@@ -229,6 +237,31 @@ def correction(problem: Problem, x: Tensor, damp: float | Tensor, sigma: float) 
     next: they stop at a relative residual of sigma / 100, kept within [3e-4, 1e-2].
     """
     return problem.correction(x, damp, rtol=min(max(sigma / 100, 3e-4), 1e-2))
+
+
+def next_draw(
+    estimate: Callable[[Tensor], Tensor],
+    x: Tensor,
+    x0: Tensor,
+    sigma: float,
+    sigma_next: float,
+    covariance: bool,
+    noise: Streams,
+) -> Tensor:
+    """Draw x at level sigma_next given x at level sigma, from an estimate of x0.
+
+    Args:
+        estimate: E[x0 | x] at the level sigma, or E[x0 | x, y], (B, C, H, W) -> (B, C, H, W).
+        x: (B, C, H, W).
+        x0: estimate(x).
+        sigma, sigma_next: levels, sigma_next < sigma.
+        covariance: whether the draw knows the covariance of x0, at another call of the estimate;
+            if not, it is the transition of the DDPM.
+        noise: one stream per image.
+    """
+    if covariance:
+        return informed_transition(estimate, x, x0, sigma, sigma_next / sigma, noise)
+    return transition(x, x0, sigma, sigma_next, 1.0, noise)
 
 
 def project(problem: Problem, x: Tensor, sigma: float, sigma_next: float, noise: Streams) -> Tensor:

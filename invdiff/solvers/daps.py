@@ -28,7 +28,9 @@ class DAPS(Solver):
     """Decoupled annealing: estimate x0, fit it to y by a Markov chain, then add fresh noise.
 
     At each level x0 follows the probability flow from x. The chain then draws from
-    N(x0, sigma^2 I) N(y; A(x), beta_y^2).
+    N(x0, sigma^2 I) N(y; A(x), beta_y^2). Step by step as the authors' code but for the levels: its
+    flow ends at 0.01 on [-1, 1] and its annealing in a level 0 of the same grid, where here both end at
+    the levels of the prior's own schedule.
 
     Args:
         sigma_max, sigma_min: first and last level of the annealing, on [-1, 1]; Karras's spacing.
@@ -37,8 +39,8 @@ class DAPS(Solver):
         inner: the Markov chain, Langevin dynamics or Hamiltonian Monte Carlo.
         inner_steps: steps of the chain.
         momentum: share of the velocity that a step of HMC keeps.
-        lr: step size of the chain as published, for images in [-1, 1]; it falls linearly to a
-            hundredth of it at the last level.
+        lr: step size of the chain as published, for images in [-1, 1]; it falls linearly, by
+            0.99 / (steps + 1) of it a level: to 0.049 of it at the last of 50.
         beta_y: standard deviation of y given x on [-1, 1]; the paper's value serves every noise
             (0.00707 in its code, where 2 beta_y^2 = 0.01^2). None takes that of the noise, at
             least 0.01, which is right, but such a short chain then ends far from y.

@@ -29,6 +29,9 @@ class DDNM(TimeTravel):
     that into x0 amplified. There A^T (A A^T + damp)^-1 takes its place, damp = sigma_y^2 / r^2,
     with r^2 the variance of x0's error as in PiGDM.
 
+    Without noise each step is that of the authors' code. Time travel goes back up from the x of the
+    level reached, as Alg. 2 says; their code goes up from the x0 of the last step.
+
     Args:
         eta: share of fresh noise in a step; 0.85 in the paper.
 

@@ -28,6 +28,10 @@ from invdiff.solvers.tools.spectral import coefficients
 class DDNMPlus(TimeTravel):
     """DDNM that accounts for the noise of y, coefficient by coefficient.
 
+    As the authors' code with the SVD, but for two things. Its noise of super-resolution lacks a factor
+    V^T and is then not that of Eq. 19, which is drawn here. Its branch ``simplified`` compares other
+    quantities, and is not here. Time travel differs as in DDNM.
+
     Args:
         eta: share of fresh noise in a step, where the noise of y does not decide it.
         cutoff: coefficients with sigma_y / s above this, on [0, 1], are treated as unmeasured, as

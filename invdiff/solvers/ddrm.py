@@ -28,6 +28,10 @@ from invdiff.solvers.tools.spectral import coefficients
 class DDRM(Solver):
     """Denoising diffusion restoration model, coefficient by coefficient in the basis V of A.
 
+    As the authors' code at temperature 1, but for the first x: they divide it by sigma_T in place of
+    the VP factor sqrt(1 + sigma_T^2), which is nearly the same. Where sigma_y / s is exactly the next
+    level, their code takes the case of a coefficient that is not measured; here y counts, as in Eq. 8.
+
     Args:
         eta: share of fresh noise where y is noisier than the next x.
         eta_b: weight of y where it is less noisy than the next x.

@@ -30,7 +30,9 @@ class DiffPIR(Solver):
     rho = lam sigma_y^2 / sbar^2 with sbar = 2 sigma: the published code takes sigma_y on [0, 1] and
     sbar on [-1, 1]. The proximal step is thus Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4.
     As in Alg. 1 every step has one; the published code leaves the last one out, after which samples
-    no longer fit a y of little noise (sigma_y < 0.005).
+    no longer fit a y of little noise (sigma_y < 0.005). That code begins at a diffused y (super-resolution:
+    an enlarged one), where every run here begins at noise, and for inpainting it puts the noisy y into
+    the result. As there, sigma_y counts as at least 0.001.
 
     Args:
         lam: lambda, as in the published code, where it is 7 for most tasks.

@@ -36,6 +36,10 @@ from invdiff.solvers.tools.split import Split
 
 SEVERAL_MODES = 0.25  # curvature of the median draw, beyond which one particle is not enough
 NEAR_LINEAR = 0.1  # mean curvature at which a round still leaves the shares of modes alone
+UNSURE_SHARES = (
+    0.4  # standard deviation of the log-evidence, beyond which shares of modes are not known
+)
+LEAST_FREEDOM = 4  # degrees of freedom of that deviation, below which nothing is said
 MOST_COMPARED = 8  # particles of an image, for that mean
 
 
@@ -56,7 +60,9 @@ class Gibbs(Population):
         rounds: draws of x given a noisier x and y, at levels s in geometric progression down to rho_K;
             each is also up to four calls of the prior, and 2 to 60 passes backwards through it.
         reach: the first s at most, on [0, 1]. It is as wide as the prior, or less after annealing
-            where a move so wide would change modes; with one particle a warning says so.
+            where a move so wide would change modes; with one particle a warning says so. With more
+            a warning says where there are several modes and populations of one measurement, of
+            which it takes five, disagree on the evidence: the weights then do not know the shares.
         sweeps: steps of the split Gibbs sampler at rho_K at the end.
 
     Example:
@@ -77,12 +83,11 @@ class Gibbs(Population):
     particles: int = 24
     inner: int = 3
     start: int = 6
-    rounds: int = 8
+    rounds: int = 12
     reach: float = 100.0
-    sweeps: int = 8
+    sweeps: int = 10
 
     requires = LinearOperator
-    differences = True  # `conditional` takes them for J z
     ranges = {
         **Population.ranges,
         "inner": COUNT,
@@ -91,6 +96,11 @@ class Gibbs(Population):
         "reach": POSITIVE,
         "sweeps": COUNT,
     }
+
+    @property
+    def differences(self) -> bool:
+        """Whether differences of D are taken: `conditional` does for J z."""
+        return True
 
     @property
     def total_steps(self) -> int:
@@ -155,11 +165,14 @@ class Gibbs(Population):
         x = conditional(prior, x, sigma, finest, self.start, particles)
         rhos = split.levels(x, self.particles, self.steps)
         log_w = x.new_zeros(len(x))
+        log_evidence = x.new_zeros(len(noise))
         for k, rho in enumerate(rhos):
             # Weights p_k / p_{k-1}; before the first level the target is the prior itself.
+            before = particles.log_mean(log_w)
             log_w = log_w + split.log_likelihood(x, rho)
             if k > 0:
                 log_w = log_w - split.log_likelihood(x, rhos[k - 1])
+            log_evidence = log_evidence + particles.log_mean(log_w) - before
             chosen, log_w, ess = particles.resample_if_few(log_w)
             # z given x and y, then x given z.
             z = split.draw(x[chosen], rho, particles)
@@ -167,9 +180,20 @@ class Gibbs(Population):
             if k < self.steps - 1:
                 yield particles.step(float(rho.amax()), z, x, log_w, ess)
         first = self.first_level(prior, x, split.last[:: self.particles], widest, noise)
+        if float((first < widest).double().mean()) > 0.5:
+            self.warn_of_shares(disagreement(log_evidence, problem.y[:: self.particles]))
         x = x[particles.choose(log_w, 1)]
         yield Step(float(rho.amax()), x, x, ess)
         return x, first, ess
+
+    def warn_of_shares(self, apart: float) -> None:
+        """Warn if populations disagree by more than they may, where there are several modes."""
+        if apart > UNSURE_SHARES:
+            warn(
+                f"solver gibbs with particles={self.particles}: found several modes, on whose shares "
+                f"populations disagree (a standard deviation of {apart:.2g} of the log-evidence between "
+                f"samples), expected at most {UNSURE_SHARES:g}; take particles={2 * self.particles} or more"
+            )
 
     def first_level(
         self, prior: Denoiser, x: Tensor, last: Tensor, widest: float, noise: Streams
@@ -194,3 +218,29 @@ class Gibbs(Population):
             passing = passing & (bend.view_as(last) <= NEAR_LINEAR)
             first = torch.where(passing, level, first)
         return first
+
+
+def disagreement(log_evidence: Tensor, y: Tensor) -> float:
+    """Return the standard deviation of log-evidences between populations of the same measurement.
+
+    Each population estimates p(y) without bias. The mean of anything over what they draw is off by at
+    most the estimates' relative deviation, in standard deviations of the posterior. 0 where fewer
+    than four more populations than measurements are there, as of one measurement with four samples.
+
+    Args:
+        log_evidence: of each population, (B,).
+        y: its measurement, (B, ...); those that are equal belong together.
+
+    Example:
+        >>> y = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 2.0])[:, None]
+        >>> round(disagreement(torch.tensor([0.0, 2.0, 0.0, 2.0, 1.0, 9.0]), y), 3)
+        1.0
+    """
+    _, group = torch.unique(y.flatten(1), dim=0, return_inverse=True)
+    same = (group[:, None] == group).double()
+    values = log_evidence.to(same)
+    mean = same @ values / same.sum(1)
+    freedom = len(y) - int(group.amax()) - 1
+    if freedom < LEAST_FREEDOM:
+        return 0.0
+    return float(((values - mean).square().sum() / freedom).sqrt())

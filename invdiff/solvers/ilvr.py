@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
@@ -21,7 +22,7 @@ from invdiff.problem import Problem
 from invdiff.ranges import MAX_COUNT, Range
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, project, transition
+from invdiff.solvers.base import Solver, Step, next_draw, project
 
 
 @register("solver", "ilvr")
@@ -32,6 +33,8 @@ class ILVR(Solver):
     Args:
         free: number of last steps without the projection; y is then only a hint, and fine detail
             comes from the prior.
+        covariance: whether a step draws with the covariance of x0 given x (``informed_transition``),
+            at two calls; the DDPM's transition, as published, leaves it out.
 
     Example:
         >>> import torch
@@ -48,17 +51,24 @@ class ILVR(Solver):
     """
 
     free: int = 0
+    covariance: bool = False
 
     requires = LinearOperator
     ranges = {**Solver.ranges, "free": Range(0, MAX_COUNT, integer=True)}
+
+    @property
+    def differences(self) -> bool:
+        """Whether differences of D are taken: with the covariance of x0."""
+        return self.covariance
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
         for k, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-            x0 = prior(x, sigma)
-            x = transition(x, x0, sigma, sigma_next, 1.0, noise)
+            estimate = partial(prior, sigma=sigma)
+            x0 = estimate(x)
+            x = next_draw(estimate, x, x0, sigma, sigma_next, self.covariance, noise)
             if k < self.steps - self.free:
                 x = project(problem, x, sigma, sigma_next, noise)
             yield Step(sigma_next, x, x0)

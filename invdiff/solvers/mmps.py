@@ -73,6 +73,11 @@ class MMPS(Solver):
         "sigma_min": NOT_NEGATIVE,
     }
 
+    @property
+    def differences(self) -> bool:
+        """Whether differences of D are taken: by the last draw."""
+        return self.draw_last
+
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
         """Return the noise levels of a run under a prior, decreasing to 0."""
         return ladder_between(prior, self.steps, self.spacing, self.sigma_max, self.sigma_min)

@@ -29,6 +29,10 @@ from invdiff.solvers.base import Solver, Step, correction, error_variance, trans
 class PiGDM(Solver):
     """Pseudoinverse-guided diffusion: DDIM steps, guided by the gradient of log p(y | x).
 
+    Without noise its steps are those of the code of RED-diff, by the same authors, which begins
+    at A^+ y diffused to the first level; here a run begins at noise. That code has no noisy y,
+    replaces measured pixels outright in inpainting and has a term for high dynamic range: not here.
+
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
         weight: factor of the guidance g; 1 in the paper.

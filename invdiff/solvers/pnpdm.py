@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from invdiff.problem import Problem
 from invdiff.ranges import COUNT, POSITIVE, Range
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, first_image, transition
+from invdiff.solvers.base import Solver, Step, first_image, next_draw
 from invdiff.solvers.tools.split import draw_z
 
 
@@ -28,16 +29,19 @@ from invdiff.solvers.tools.split import draw_z
 class PnPDM(Solver):
     """Plug-and-play diffusion: draws z given x and y, then x given z, by turns.
 
-    z is drawn exactly for a linear operator, else by Langevin dynamics; x by the transitions of the
-    DDPM, from z at level rho down to 0. To first order these are the Euler-Maruyama steps of the
-    paper's code, which overshoot where they are long. Noise of y that is not Gaussian is replaced
-    by Gaussian noise of its variance.
+    z is drawn exactly for a linear operator, else by Langevin dynamics; x from z at level rho down to
+    0, by steps that know the covariance of x0 given x. The paper's steps do not, and few of them
+    are too narrow: ``covariance=False`` takes the transitions of the DDPM, to first order the
+    Euler-Maruyama steps of the authors' code, which overshoot where they are long. Noise of y that
+    is not Gaussian is replaced by Gaussian noise of its variance.
 
     Args:
         steps: turns of the chain, whose last x is the sample.
         rho_max, decay, rho_min: rho = max(rho_max decay^k, rho_min) in turn k, on [-1, 1].
         levels, spacing: the ladder of the prior from its largest level to 0; a turn takes the
-            levels below rho, each a call of the prior.
+            levels below rho.
+        covariance: whether x is drawn with the covariance of x0 given x (``informed_transition``), at
+            two calls a level in place of one; as published it is not.
         inner_steps: steps of Langevin dynamics, for nonlinear operators.
         lr: their size as published, for images in [-1, 1].
 
@@ -59,8 +63,9 @@ class PnPDM(Solver):
     spacing: Spacing = "karras"
     rho_max: float = 10.0
     decay: float = 0.9
-    rho_min: float = 0.2
-    levels: int = 30
+    rho_min: float = 0.05
+    levels: int = 15
+    covariance: bool = True
     inner_steps: int = 100
     lr: float = 1e-4
 
@@ -73,6 +78,11 @@ class PnPDM(Solver):
         "inner_steps": COUNT,
         "lr": POSITIVE,
     }
+
+    @property
+    def differences(self) -> bool:
+        """Whether differences of D are taken: with the covariance of x0."""
+        return self.covariance
 
     def ladder(self, prior: Denoiser) -> tuple[float, ...]:
         """Return the noise levels of a run under a prior, decreasing to 0."""
@@ -90,5 +100,6 @@ class PnPDM(Solver):
             x = draw_z(problem, x, rho, self.inner_steps, self.lr, noise)
             below = [sigma for sigma in ladder if sigma < rho]
             for s, s_next in pairwise([rho, *below]):
-                x = transition(x, prior(x, s), s, s_next, 1.0, noise)
+                estimate = partial(prior, sigma=s)
+                x = next_draw(estimate, x, estimate(x), s, s_next, self.covariance, noise)
             yield Step(rho_next, x, x)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import yaml
 
 from invdiff import registry
-from invdiff.errors import InputError, check_type
+from invdiff.errors import InputError, check_type, described
+from invdiff.operators import LinearOperator, Operator
 from invdiff.resources import PRESETS, TASKS
 from invdiff.solvers.base import Solver
 
 DEFAULT = "mmps_2m_sde"  # of every command, and of `restore`: docs/defaults.md says why
+NONLINEAR = "dps"  # in place of it, for operators that are not linear
 
 
 def presets() -> list[str]:
@@ -74,3 +76,46 @@ def preset_of(solver: Solver, task: str | None = None) -> str | None:
     """
     named = task if task is not None and (TASKS / f"{task}.yaml").is_file() else None
     return next((name for name in presets() if preset(name, task=named) == solver), None)
+
+
+def solver_for(operator: type[Operator]) -> str:
+    """Return the name of the default solver for a class of operators.
+
+    Example:
+        >>> from invdiff.operators import Jpeg, MaskBox
+        >>> solver_for(MaskBox), solver_for(Jpeg)
+        ('mmps_2m_sde', 'dps')
+    """
+    return DEFAULT if issubclass(operator, LinearOperator) else NONLINEAR
+
+
+def solver_named(solver: Solver | str | None = None, operator: Operator | None = None) -> Solver:
+    """Return a solver that is given as such, by the name of a preset, or the default one for None.
+
+    Args:
+        solver: such as "pigdm"; ``package.module:Class`` is imported.
+        operator: which the default one has to suit; any linear one if it is not given.
+
+    Raises:
+        InputError: there is no such preset.
+
+    Example:
+        >>> type(solver_named("pigdm")).__name__, type(solver_named()).__name__
+        ('PiGDM', 'MMPS2M')
+    """
+    if isinstance(solver, Solver):
+        return solver
+    if solver is None:
+        return preset(DEFAULT if operator is None else solver_for(type(operator)))
+    check_type("solver", solver, str, "a Solver, such as solvers.DDNM(steps=100), or its name")
+    if solver in presets():
+        return preset(solver)
+    if not registry.names_code(solver) and solver not in registry.names("solver"):
+        hint = registry.nearest(solver, presets())
+        raise InputError(
+            f"solver: found {described(solver)}, expected a Solver or its name{hint} "
+            "(invdiff.list('solver') lists them)"
+        )
+    kind = registry.lookup("solver", solver)
+    found: Solver = kind()
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import Problem
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Step, project, transition
+from invdiff.solvers.base import Step, next_draw, project
 from invdiff.solvers.tools.jumps import TimeTravel, diffuse
 
 
@@ -24,6 +25,10 @@ class RePaint(TimeTravel):
     As in Alg. 1, known pixels are put in at the level that a step leads to. The authors' code does
     so before the next call of the network, and returns the output of the last call. The variance is
     beta-tilde, not a learned one.
+
+    Args:
+        covariance: whether a step down draws with the covariance of x0 given x
+            (``informed_transition``), at two calls; the DDPM's transition, as published, leaves it out.
 
     Example:
         >>> import torch
@@ -42,8 +47,14 @@ class RePaint(TimeTravel):
     steps: int = 50
     travel_length: int = 10
     travel_repeat: int = 5
+    covariance: bool = False
 
     requires = Mask
+
+    @property
+    def differences(self) -> bool:
+        """Whether differences of D are taken: with the covariance of x0."""
+        return self.covariance
 
     def iterate(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
@@ -53,7 +64,8 @@ class RePaint(TimeTravel):
             if sigma_next > sigma:
                 x = diffuse(x, sigma, sigma_next, noise)
                 continue
-            x0 = prior(x, sigma)
-            x = transition(x, x0, sigma, sigma_next, 1.0, noise)
+            estimate = partial(prior, sigma=sigma)
+            x0 = estimate(x)
+            x = next_draw(estimate, x, x0, sigma, sigma_next, self.covariance, noise)
             x = project(problem, x, sigma, sigma_next, noise)
             yield Step(sigma_next, x, x0)

@@ -20,7 +20,7 @@ from invdiff.problem import Problem
 from invdiff.ranges import POSITIVE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Step, at_least, residual_vjp, vjp
+from invdiff.solvers.base import LEAST_SIGMA_Y, Step, at_least, residual_vjp, vjp
 from invdiff.solvers.tools.smc import Population, populate
 
 
@@ -106,7 +106,7 @@ class Twisted(NamedTuple):
 
 def twisted(prior: Denoiser, problem: Problem, x: Tensor, sigma: float, twist: float) -> Twisted:
     """Return the twisting function N(y; A(x0(x)), sigma_y^2 + (twist sigma)^2) at x."""
-    variance = at_least(problem.variance() + (twist * sigma) ** 2, 1e-8)
+    variance = at_least(problem.variance() + (twist * sigma) ** 2, LEAST_SIGMA_Y**2)
     if sigma == 0:
         # No step comes after the last level, and no gradient is needed.
         residual = problem.residual(x)

@@ -21,7 +21,7 @@ from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers.base import image_norm, vjp
+from invdiff.solvers.base import LEAST_SIGMA_Y, image_norm, vjp
 
 TOLERANCE = 0.02  # of the solution of (1), in standard deviations of the noise of y
 MOST_ITERATIONS = 60  # of its conjugate gradients: each is a pass backwards through the prior
@@ -94,7 +94,7 @@ def curvature(prior: Denoiser, x: Tensor, sigma: Tensor, move: Tensor) -> Tensor
 def noise_level(problem: Problem) -> Tensor:
     """Return the standard deviation of y, at least 0.0001, broadcastable to y."""
     variance = torch.as_tensor(problem.variance(), dtype=problem.y.dtype, device=problem.y.device)
-    return variance.clamp_min(1e-8).sqrt()
+    return variance.clamp_min(LEAST_SIGMA_Y**2).sqrt()
 
 
 def whitened_solution(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Doucet & Johansen 2011, Sec. 3.4 and 3.5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -100,6 +101,11 @@ class Particles(Streams):
         chosen = torch.searchsorted(weights.cumsum(1), points).clamp_max(self.count - 1)
         first = self.count * torch.arange(len(chosen), device=chosen.device)
         return (first[:, None] + chosen).flatten()
+
+    def log_mean(self, log_weights: Tensor) -> Tensor:
+        """Return the logarithm of the mean weight of every image, (B,)."""
+        mean: Tensor = log_weights.view(-1, self.count).logsumexp(1) - math.log(self.count)
+        return mean
 
     def effective(self, log_weights: Tensor) -> Tensor:
         """Return the effective sample size 1 / sum_p w_p^2 of every image, (B,), from 1 to P."""

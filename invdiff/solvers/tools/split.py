@@ -13,8 +13,10 @@ from torch import Tensor
 from invdiff.operators import LinearOperator
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers.base import image_norm, positive_variance
+from invdiff.solvers.base import LEAST_SIGMA_Y, image_norm, positive_variance
 from invdiff.solvers.tools.langevin import langevin_chain
+
+TOLERANCE = 1e-4  # of solutions by conjugate gradients
 
 
 def draw_z(
@@ -40,7 +42,7 @@ class Split:
     Its noise m is less than that of y by what z adds at rho_K: m ~ N(0, Sigma - rho_K^2 A A^T), a
     covariance for rho_K |Sigma^-1/2 A| <= 1. Levels rho are (B, 1, 1, 1), per image. Noise of y
     that is not Gaussian is replaced by Gaussian noise of its variance, and a standard deviation below
-    0.001 by 0.001.
+    0.0001 by 0.0001.
 
     Args:
         problem: whose operator must be linear.
@@ -66,7 +68,7 @@ class Split:
         variance = problem.variance()
         if not isinstance(variance, Tensor):
             variance = like.new_full((), variance)
-        self.variance = variance.clamp_min(1e-6)
+        self.variance = variance.clamp_min(LEAST_SIGMA_Y**2)
         # |Sigma^-1/2 A|^2 by the power method, for every image from the same vector.
         v = Streams([(0,)]).normal(like[:1]).expand_as(like)
         for _ in range(30):
@@ -89,10 +91,14 @@ class Split:
         return widest * (self.last / widest) ** share
 
     def pull(self, r: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
-        """Return A^T (Sigma + d A A^T)^-1 r, and d = rho^2 - rho_K^2."""
+        """Return A^T (Sigma + d A A^T)^-1 r, and d = rho^2 - rho_K^2.
+
+        Where A has no closed form, conjugate gradients stop at a relative residual of `TOLERANCE`: r
+        is a draw of noise, or a difference from one, of which more digits say nothing.
+        """
         d = (rho**2 - self.last**2).maximum(1e-6 * rho**2)
         damp = self.variance / d.view(-1, *[1] * (r.ndim - 1))
-        return self.operator.pinv(r, damp) / d, d
+        return self.operator.pinv(r, damp, TOLERANCE) / d, d
 
     def log_likelihood(self, x: Tensor, rho: Tensor) -> Tensor:
         """Return log N(y; A x, Sigma + d A A^T) without its constant, (B,).

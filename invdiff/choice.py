@@ -1,0 +1,228 @@
+"""What suits a picture, where nobody says: its prior, and whether it is stretched.
+
+A prior is chosen by this rule. A gray picture of 32x32 pixels that is black along its edge, as a
+picture of clothing of Fashion-MNIST is, gets `fashion`; every other picture gets `photos`, which
+takes any size, and gray pictures, too. `faces64` knows aligned faces alone, which nothing here
+recognises: it has to be named.
+
+Of 5,000 test images of Fashion-MNIST the rule takes 99.9 % for clothing, and of 5,424 squares of
+32x32 of 24 photographs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from invdiff.io.pictures import Picture
+from invdiff.io.units import Units
+from invdiff.operators import LinearOperator, Operator
+from invdiff.prior.checkpoint import load_card
+from invdiff.problem import Problem
+from invdiff.resources import LETTERED, shipped_priors
+
+AUTO = "auto"
+EXAMPLES_OF = "photos"  # whose examples are restored where neither picture nor prior is given
+
+EDGE = 2  # pixels along the edge of Fashion-MNIST's pictures of 32x32 that are black
+BLACK = 0.03  # on average, of a picture with noise
+SOMETHING = 0.05  # mean of the middle of a picture that shows something
+
+USED_RANGE = 0.5  # share of [0, 1] below which a picture of 16 bits or floats is stretched
+FEW = 0.001  # share of the pixels at either end that may lie outside of [0, 1] then
+CONSTANT = 1e-3  # how near to 1 the measurement of a white picture is, if A keeps constants
+
+
+class Choice(NamedTuple):
+    """A prior by name, and why it was chosen.
+
+    Attributes:
+        name: of a prior that ships.
+        why: the rest of a sentence that begins with the name.
+
+    Example:
+        >>> Choice("photos", "for the picture is in colour").name
+        'photos'
+    """
+
+    name: str
+    why: str
+
+
+def prior_for(images: Sequence[Tensor]) -> Choice:
+    """Return the prior that suits images.
+
+    Args:
+        images: batches (B, C, H, W) on the [0, 1] scale: the pictures, or estimates of them.
+
+    Example:
+        >>> prior_for([torch.rand(1, 3, 32, 32)]).name
+        'photos'
+    """
+    if images and all(bool(shows_clothing(batch).all()) for batch in images):
+        return Choice("fashion", "for the picture is gray, 32x32 and black along its edge")
+    shapes = {tuple(batch.shape[1:]) for batch in images}
+    if {shape[0] for shape in shapes} == {1}:
+        return Choice("photos", "of which it takes the gray part, for the picture is gray")
+    return Choice("photos", "for the picture is in colour")
+
+
+def shows_clothing(images: Tensor) -> Tensor:
+    """Return which of the images (B, C, H, W) look like those of Fashion-MNIST, (B,).
+
+    Example:
+        >>> x = torch.zeros(1, 1, 32, 32)
+        >>> x[..., 6:26, 6:26] = 0.5
+        >>> shows_clothing(x).tolist(), shows_clothing(1 - x).tolist()
+        ([True], [False])
+    """
+    if tuple(images.shape[1:]) != (1, 32, 32):
+        return torch.zeros(len(images), dtype=torch.bool)
+    inside = torch.zeros(32, 32, dtype=torch.bool)
+    inside[EDGE:-EDGE, EDGE:-EDGE] = True
+    edge = images[:, 0, ~inside].mean(1).abs()
+    middle = images[:, 0, 6:26, 6:26].mean((1, 2))
+    return (edge < BLACK) & (middle > SOMETHING)
+
+
+def looks(problem: Problem) -> Tensor:
+    """Return what images look like before they are restored, (B, C, H, W).
+
+    Example:
+        >>> from invdiff import Gaussian, operators
+        >>> y = torch.rand(1, 1, 4, 4)
+        >>> looks(Problem(operators.Denoise((1, 4, 4)), Gaussian(0.1), y)).shape
+        torch.Size([1, 1, 4, 4])
+    """
+    if isinstance(problem.operator, LinearOperator):
+        return problem.baseline()
+    return problem.y.new_zeros(len(problem), *problem.operator.shape)
+
+
+def introduced(name: str, why: str = "") -> str:
+    """Return the line that tells which prior that ships is used, and its licence if that forbids something.
+
+    It is empty for a prior of one's own.
+
+    Args:
+        name: of the prior.
+        why: it was chosen; nothing where one named it.
+
+    Example:
+        >>> introduced("fashion")
+        'prior fashion: gray pictures of clothing, 32x32'
+        >>> introduced("mine.safetensors")
+        ''
+    """
+    if name not in shipped_priors():
+        return ""
+    card = load_card(name)
+    chosen = f"; chosen {why}" if why else ""
+    free = "non-commercial" not in card["licence"]
+    return f"prior {name}: {card['subject']}{chosen}{'' if free else '; ' + card['licence']}"
+
+
+def mismatch(name: str, shape: Sequence[int]) -> str | None:
+    """Return in what a prior that ships is of something else than pictures (C, H, W); None if not.
+
+    Example:
+        >>> mismatch("fashion", (3, 64, 64)).partition(";")[0]
+        "the prior 'fashion' is of gray pictures of clothing, 32x32, and the picture is 3x64x64"
+        >>> mismatch("fashion", (1, 32, 32)) is None
+        True
+    """
+    if name not in shipped_priors():
+        return None
+    card = load_card(name)
+    if card.get("any_size") or list(shape) == card["shape"]:
+        return None
+    return (
+        f"the prior {name!r} is of {card.get('subject', 'other pictures')}, and the picture is "
+        f"{'x'.join(map(str, shape))}; prior=auto chooses one"
+    )
+
+
+def may_stretch(stretch: bool | None, prior: object) -> bool:
+    """Return whether pictures that use a part of their range are to be stretched.
+
+    Args:
+        stretch: as one was told; None is yes for the priors that ship, which know pictures on all of
+            [0, 1]. A prior of one's own may know them as they are.
+        prior: its name, or the denoiser.
+
+    Example:
+        >>> may_stretch(None, "photos"), may_stretch(None, "mine.safetensors")
+        (True, False)
+    """
+    if stretch is not None:
+        return stretch
+    return isinstance(prior, str) and prior in (AUTO, *shipped_priors())
+
+
+def used_range(
+    pictures: Sequence[Picture], operator: Operator, simulated: bool = False
+) -> Units | None:
+    """Return the part of [0, 1] that pictures of 16 bits or floats use; None for most of it.
+
+    Their measurement can be stretched to [0, 1] and solved there, for A is linear and, unless the
+    part begins at 0, leaves a constant as it is: A(a x + b) = a A(x) + b.
+
+    Args:
+        pictures: the measurements, or the clean images.
+        operator: A.
+        simulated: whether they are clean images.
+
+    Example:
+        >>> from invdiff.operators import Denoise
+        >>> dim = Picture(torch.linspace(0, 0.25, 64).view(1, 1, 8, 8), bits=16)
+        >>> used_range([dim], Denoise((1, 8, 8))).high < 0.26
+        True
+    """
+    if not isinstance(operator, LinearOperator) or not operator.picture:
+        return None
+    if any(picture.bits == 8 or picture.units is not None for picture in pictures):
+        return None
+    values = torch.cat([picture.values for picture in pictures])
+    with torch.no_grad():
+        of_white = operator(values.new_ones(len(values), *operator.shape))
+    measured = operator.measured(torch.ones_like(of_white)) > 0
+    found = values.flatten() if simulated else values[measured]
+    found = found[torch.isfinite(found)]
+    if not found.numel():
+        return None
+    few = max(1, round(FEW * found.numel()))
+    low = max(0.0, float(found.kthvalue(few).values))
+    high = float(found.kthvalue(found.numel() + 1 - few).values)
+    if bool((of_white[measured] - 1).abs().max() > CONSTANT):
+        low = 0.0
+    return Units(low, high) if 0 < high - low < USED_RANGE else None
+
+
+def told_of_stretch(part: Units) -> str:
+    """Return the line that tells of a stretch.
+
+    Example:
+        >>> told_of_stretch(Units(0.0, 0.25)).partition(", and")[0]
+        "0 to 0.25 of the file's [0, 1] is stretched to [0, 1]"
+    """
+    return (
+        f"{part.low:.3g} to {part.high:.3g} of the file's [0, 1] is stretched to [0, 1], and written "
+        f"back as it was; a sigma on the file's scale is divided by {part.width:.3g} "
+        "(stretch=false leaves it)"
+    )
+
+
+def example_of(task: str | None) -> tuple[Path, Path] | None:
+    """Return the picture and the mask that show what a task does, None where there are none.
+
+    Example:
+        >>> example_of("sr4") is None
+        True
+    """
+    if task != "remove":
+        return None
+    return LETTERED / "photo.png", LETTERED / "mask.png"

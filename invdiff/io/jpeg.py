@@ -1,0 +1,76 @@
+"""How a JPEG file was coded: its quality, as the Independent JPEG Group's library counts, from its tables.
+
+The library scales the example tables of ITU-T T.81, K.1 and K.2, by 5000 / q per cent below 50 and
+200 - 2 q from there on; the quality whose scaled table is nearest to the file's is the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image, JpegImagePlugin
+
+# ITU-T T.81 (JPEG), Table K.1, row by row: https://www.w3.org/Graphics/JPEG/itu-t81.pdf
+_LUMINANCE = (
+    *(16, 11, 10, 16, 24, 40, 51, 61),
+    *(12, 12, 14, 19, 26, 58, 60, 55),
+    *(14, 13, 16, 24, 40, 57, 69, 56),
+    *(14, 17, 22, 29, 51, 87, 80, 62),
+    *(18, 22, 37, 56, 68, 109, 103, 77),
+    *(24, 35, 55, 64, 81, 104, 113, 92),
+    *(49, 64, 78, 87, 103, 121, 120, 101),
+    *(72, 92, 95, 98, 112, 100, 103, 99),
+)
+
+
+class Coding(NamedTuple):
+    """How a JPEG file was coded.
+
+    Attributes:
+        quality: from 1 to 100.
+        chroma: resolution of the colour planes.
+
+    Example:
+        >>> Coding(75, "half").quality
+        75
+    """
+
+    quality: int
+    chroma: Literal["half", "full"]
+
+
+def jpeg_coding(path: str | Path) -> Coding | None:
+    """Return how a JPEG file was coded, None for a file of another format or none at all.
+
+    Example:
+        >>> import tempfile
+        >>> file = tempfile.mkdtemp() + "/photo.jpg"
+        >>> Image.new("RGB", (8, 8)).save(file, quality=30)
+        >>> jpeg_coding(file)
+        Coding(quality=30, chroma='half')
+    """
+    if not os.path.isfile(path):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if not isinstance(image, JpegImagePlugin.JpegImageFile):
+                    return None
+                found = list(image.quantization[0])
+                halved = JpegImagePlugin.get_sampling(image) in (1, 2)
+    except Exception:  # what cannot be read is told of by what reads it next
+        return None
+    distance = {quality: _distance(found, quality) for quality in range(1, 101)}
+    nearest = min(distance, key=lambda quality: distance[quality])
+    return Coding(nearest, "half" if halved else "full")
+
+
+def _distance(found: list[int], quality: int) -> int:
+    """Sum of the differences of a table from that of a quality."""
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    scaled = [min(max((entry * percent + 50) // 100, 1), 255) for entry in _LUMINANCE]
+    return sum(abs(a - b) for a, b in zip(found, scaled, strict=True))

@@ -1,0 +1,240 @@
+"""Masks as people paint them: black and white, a layer with paint or a hole, strokes on a copy.
+
+Three kinds of picture are understood:
+
+* Black and white, of any polarity, with soft edges as a brush or JPEG leaves them.
+* A picture with transparent pixels: a layer of one colour is paint, and marks what is to be filled;
+  a photograph of many colours with a hole in it is to be filled in the hole.
+* A copy of the photograph with strokes, which mark what is to be filled: where it differs from the
+  photograph if that is known, or else where it has one pure colour (red, green, blue, cyan, magenta
+  or yellow). The latter may lie on white or black, too.
+
+What black and white mean is a convention: in papers white is kept, in most programs that remove
+things white is what goes. Where a mask would fill more than half of a picture and nobody said which
+colour is kept, it is refused with the question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from invdiff.arguments import one_of, whole
+from invdiff.errors import InputError
+
+Kept = Literal["white", "black", "larger"]
+
+UNCLEAR = 0.1  # share of pixels between black and white above which a picture is no mask
+COLOURED = 0.0005  # share of pixels in colour from which a picture is one in colour
+NEAR = 0.2  # in every channel: what still is the colour of a stroke
+DIFFERS = 0.1  # in a channel: what is no trace of JPEG in a copy of a photograph
+COPIED = 0.4  # share of pixels that a copy has in common with its photograph, at least
+ONE_COLOUR = 0.98  # share of the opaque pixels of a layer that have its colour
+LARGER = 0.6  # share of a picture that its larger part has, at least
+
+PURE = [colour for colour in product((0.0, 1.0), repeat=3) if len(set(colour)) == 2]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A mask as it was painted.
+
+    Attributes:
+        white: (H, W), true where the mask is white, opaque or has the colour of the strokes.
+        kept: which of the two is known to be kept; None where the picture does not say.
+        what: what was found, for messages.
+
+    Example:
+        >>> import torch
+        >>> Painted(torch.tensor([[True, False]]), None, "white").kept is None
+        True
+    """
+
+    white: Tensor
+    kept: Literal["white", "black"] | None
+    what: str
+
+
+def understood(
+    name: str, values: Tensor, alpha: Tensor | None = None, photo: Tensor | None = None
+) -> Painted:
+    """Return the mask in a picture.
+
+    Args:
+        name: of the picture, for messages.
+        values: (C, H, W) in [0, 1].
+        alpha: (1, H, W), where it has one.
+        photo: (C, H, W), the photograph that it may be a painted copy of.
+
+    Raises:
+        InputError: it is none of the kinds that this module knows.
+
+    Example:
+        >>> import torch
+        >>> hole = torch.tensor([[[1.0, 0.0]]])
+        >>> photo = torch.tensor([[[0.2, 0.0]], [[0.5, 0.0]], [[0.1, 0.0]]])
+        >>> understood("mask", photo, hole).white.tolist()
+        [[True, False]]
+    """
+    if alpha is not None and bool((alpha < 0.5).any()):
+        return _layer(name, values, alpha[0])
+    chroma = values.amax(0) - values.amin(0)
+    coloured = float((chroma > 2 * NEAR).double().mean()) > COLOURED
+    gray = values.double().mean(0)
+    between = float(_between(_full_range(gray)).double().mean())
+    if coloured or between > UNCLEAR:
+        differs = None if photo is None else _difference(values, photo)
+        if differs is not None and COPIED <= float((~differs).double().mean()) < 1:
+            return Painted(differs, "black", "strokes")
+    if coloured:
+        return _strokes(name, values)
+    return Painted(two_tone(name, gray), None, "white")
+
+
+def _difference(values: Tensor, photo: Tensor) -> Tensor | None:
+    """Where a picture differs from a photograph, (H, W); None if they have no common size."""
+    if values.shape[1:] != photo.shape[1:] or {len(values), len(photo)} - {1, 3}:
+        return None
+    return ((values - photo).abs() > DIFFERS).any(0)
+
+
+def two_tone(name: str, gray: Tensor) -> Tensor:
+    """Return where a gray picture (H, W) is white; it may have soft edges.
+
+    Pictures of labels 0 and 1 were read as 0 and 1/255 or 1/65535.
+
+    Raises:
+        InputError: more than a tenth of it is neither black nor white.
+
+    Example:
+        >>> import torch
+        >>> two_tone("mask", torch.tensor([[0.0, 0.05, 0.9, 1.0]])).tolist()
+        [[False, False, True, True]]
+    """
+    gray = gray.double()
+    share = _full_range(gray)
+    largest = float(share.max())
+    if 0 < largest < 0.75:
+        raise InputError(
+            f"{name}: found values up to {largest:.4g}, expected black and white, where white is 1"
+        )
+    unclear = _between(share)
+    if float(unclear.double().mean()) > UNCLEAR:
+        raise InputError(
+            f"{name}: found {int(unclear.sum())} of {unclear.numel()} pixels that are neither black "
+            "nor white, expected a mask in black and white, or strokes in a pure colour such as red "
+            "(255, 0, 0) on a copy of the photograph"
+        )
+    return share > 0.5
+
+
+def _full_range(gray: Tensor) -> Tensor:
+    """Gray values from 0 to 1; labels 0 and 1 were read as 0 and 1/255 or 1/65535."""
+    largest = float(gray.max())
+    return gray * next((top for top in (255, 65535) if abs(largest * top - 1) < 1e-3), 1)
+
+
+def _between(gray: Tensor) -> Tensor:
+    return (gray > 0.25) & (gray < 0.75)
+
+
+def _layer(name: str, values: Tensor, alpha: Tensor) -> Painted:
+    """A layer with paint, or a photograph with a hole."""
+    largest = float(alpha.max())
+    if largest == 0:
+        raise InputError(f"{name}: found no opaque pixel, expected paint, or a hole in a picture")
+    opaque = alpha > largest / 2
+    colours = values[:, opaque]
+    middle = colours.median(1, keepdim=True).values
+    same = ((colours - middle).abs() <= NEAR).all(0).double().mean()
+    if float(same) >= ONE_COLOUR:
+        return Painted(opaque, "black", "paint")
+    return Painted(opaque, "white", "opaque pixels")
+
+
+def _strokes(name: str, values: Tensor) -> Painted:
+    """Strokes of one pure colour."""
+    near = [
+        ((values - values.new_tensor(colour).view(3, 1, 1)).abs() <= NEAR).all(0) for colour in PURE
+    ]
+    counts = [int(where.sum()) for where in near]
+    most = max(counts)
+    if most < COLOURED * values[0].numel() or sorted(counts)[-2] > most / 2:
+        raise InputError(
+            f"{name}: found a picture in colour without strokes of one pure colour, expected black "
+            "and white, paint on a transparent layer, or strokes in red (255, 0, 0), green, blue, "
+            "cyan, magenta or yellow on a copy of the photograph"
+        )
+    return Painted(near[counts.index(most)], "black", "strokes")
+
+
+def known_pixels(name: str, found: Painted, kept: Kept | None) -> Tensor:
+    """Return where pixels are known, (H, W), true or false; the others are to be filled.
+
+    Args:
+        name: of the mask, for messages.
+        found: the mask as it was painted.
+        kept: "white" or "black" as one was told; "larger" is the one that covers more. None is what
+            the picture says by itself, and else white, as in papers.
+
+    Raises:
+        InputError: nobody said what is kept, and more than half of the picture would be filled; or
+            with "larger" neither covers clearly more.
+
+    Example:
+        >>> import torch
+        >>> found = Painted(torch.tensor([[True, False, False]]), None, "white")
+        >>> known_pixels("mask", found, "larger").tolist()
+        [[False, True, True]]
+    """
+    if kept is not None:
+        one_of("kept", kept, ("white", "black", "larger"))
+    if kept in ("white", "black"):
+        return found.white if kept == "white" else ~found.white
+    white = float(found.white.double().mean())
+    meant = found.kept or ("black" if kept == "larger" and white < 0.5 else "white")
+    share = white if meant == "white" else 1 - white
+    enough = LARGER if kept == "larger" and found.kept is None else 0.5
+    if share < enough:
+        raise InputError(
+            f"{name}: found {found.what} on {percent(white)} of the picture, so that "
+            f"{percent(1 - share)} of it would be filled: is that meant? operator.kept=white keeps "
+            f"{percent(white)} ({found.what}) and operator.kept=black the other {percent(1 - white)}"
+        )
+    return found.white if meant == "white" else ~found.white
+
+
+def grown(known: Tensor, pixels: int) -> Tensor:
+    """Return known pixels (..., H, W) without those that are near one to be filled.
+
+    Args:
+        known: 1 where a pixel is known, else 0.
+        pixels: how near, along rows, columns and diagonals.
+
+    Raises:
+        InputError: `pixels` is no count.
+
+    Example:
+        >>> import torch
+        >>> grown(torch.tensor([[[0.0, 1.0, 1.0]]]), 1).tolist()
+        [[[0.0, 0.0, 1.0]]]
+    """
+    pixels = whole("grow", pixels, 0)
+    return 1 - F.max_pool2d(1 - known, 2 * pixels + 1, stride=1, padding=pixels)
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, as a message shows it.
+
+    Example:
+        >>> percent(0.104), percent(0.0004), percent(0.9999)
+        ('10 %', '0.04 %', '99.99 %')
+    """
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    digits = 0 if 0.01 <= share <= 0.99 else 2
+    return f"{100 * share:.{digits}f} %"

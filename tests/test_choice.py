@@ -1,0 +1,144 @@
+"""What is chosen where nobody says: the prior by the picture, the solver by the operator, the range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from invdiff import operators, registry, solvers
+from invdiff.choice import introduced, mismatch, prior_for, shows_clothing, used_range
+from invdiff.errors import InputError
+from invdiff.files import restore_file
+from invdiff.io.collection import read_images
+from invdiff.io.pictures import Picture
+from invdiff.io.units import Units
+from invdiff.noise import Gaussian
+from invdiff.operators import LinearOperator
+from invdiff.prior import GaussianDenoiser
+from invdiff.resources import EXAMPLES
+from invdiff.solvers import DDNM
+
+
+def test_clothing_is_told_from_photographs() -> None:
+    clothes, _ = read_images(EXAMPLES / "fashion")
+    assert bool(shows_clothing(clothes).all())
+    assert prior_for([clothes]).name == "fashion"
+    noise = torch.randn(clothes.shape, generator=torch.Generator().manual_seed(0))
+    assert float(shows_clothing(clothes + 0.1 * noise).float().mean()) > 0.95
+    photos, _ = read_images(EXAMPLES / "photos")
+    squares = photos.mean(1, keepdim=True).unfold(2, 32, 16).unfold(3, 32, 16)
+    assert float(shows_clothing(squares.reshape(-1, 1, 32, 32)).float().mean()) < 0.002
+    assert prior_for([clothes, photos]).name == "photos"  # one prior serves a run
+    assert prior_for([photos]).name == "photos" and "colour" in prior_for([photos]).why
+    assert "gray" in prior_for([torch.rand(1, 1, 64, 64)]).why
+
+
+def test_every_shipped_prior_says_what_it_is_of_and_its_licence() -> None:
+    assert introduced("fashion") == "prior fashion: gray pictures of clothing, 32x32"
+    for name in ("photos", "faces64"):
+        assert "non-commercial research" in introduced(name)
+    chosen = introduced("photos", "for the picture is in colour")
+    assert "; chosen for the picture is in colour; BSDS500" in chosen
+    assert introduced("mine.safetensors") == ""
+
+
+def test_a_prior_of_something_else_is_told_of() -> None:
+    message = mismatch("fashion", (3, 256, 256))
+    assert message is not None and "clothing, 32x32" in message and "3x256x256" in message
+    assert mismatch("faces64", (3, 100, 64)) is not None
+    for name, shape in (("photos", (3, 7, 9)), ("faces64", (3, 64, 64)), ("mine", (1, 2, 2))):
+        assert mismatch(name, shape) is None
+
+
+@pytest.mark.parametrize("name", registry.names("operator"))
+def test_the_default_solver_takes_the_operator(name: str) -> None:
+    kind = registry.lookup("operator", name)
+    chosen = solvers.preset(solvers.solver_for(kind))
+    assert issubclass(kind, chosen.requires)
+    assert solvers.solver_for(kind) == (
+        solvers.DEFAULT if issubclass(kind, LinearOperator) else "dps"
+    )
+
+
+def dim(low: float, high: float, bits: int = 16) -> Picture:
+    values = torch.linspace(low, high, 4096)[torch.randperm(4096)].view(1, 1, 64, 64)
+    return Picture(values, bits=bits)
+
+
+def test_the_range_that_is_used() -> None:
+    identity = operators.Denoise((1, 64, 64))
+    found = used_range([dim(0.1, 0.3)], identity)
+    assert found is not None
+    assert found.low == pytest.approx(0.1, abs=1e-3) and found.high == pytest.approx(0.3, abs=1e-3)
+    assert used_range([dim(0.1, 0.3, bits=8)], identity) is None
+    assert used_range([dim(0.0, 0.8)], identity) is None
+    # A blur that is dark beyond the edge changes constants: the range begins at 0.
+    dark = operators.GaussianBlur((1, 64, 64), sigma=1.0, boundary="zero")
+    found = used_range([dim(0.1, 0.3)], dark)
+    assert found is not None and found.low == 0
+    # What a mask hides does not count, nor does the operator of a clean image's pixels.
+    hidden = dim(0.1, 0.3)
+    hidden.values[..., :8, :] = 1.0
+    mask = torch.ones(64, 64)
+    mask[:8] = 0
+    assert used_range([hidden], operators.Mask((1, 64, 64), mask)) is not None
+    assert used_range([hidden], operators.Mask((1, 64, 64), mask), simulated=True) is None
+    assert used_range([dim(0.1, 0.3)], operators.Quantise((1, 64, 64))) is None
+
+
+def test_stretching_is_a_change_of_units(tmp_path: Path) -> None:
+    """A Gaussian prior of stretched images, and the same prior in the file's units, agree."""
+    side = 8
+    y = (0.1 + 0.2 * torch.rand(side, side, generator=torch.Generator().manual_seed(0))).numpy()
+    tifffile.imwrite(tmp_path / "y.tif", y.astype(np.float32), photometric="minisblack")
+    shape = (1, side, side)
+    part = used_range([Picture(torch.from_numpy(y)[None, None], bits=32)], operators.Denoise(shape))
+    assert part is not None
+    of_stretched = GaussianDenoiser(torch.full(shape, 0.5), 0.04 * torch.eye(side**2))
+    of_file = GaussianDenoiser(
+        torch.full(shape, 0.5 * part.width + part.low), 0.04 * part.width**2 * torch.eye(side**2)
+    )
+    settings = {"operator": operators.Denoise(shape), "noise": 0.02, "seed": 0}
+    settings["solver"] = DDNM(steps=400, eta=0.0)
+    with pytest.warns(UserWarning, match=r"stretched to \[0, 1\].*sigma .* divided by"):
+        restore_file(
+            tmp_path / "y.tif", tmp_path / "a.tif", prior=of_stretched, stretch=True, **settings
+        )
+    restore_file(tmp_path / "y.tif", tmp_path / "b.tif", prior=of_file, **settings)
+    a, b = (tifffile.imread(tmp_path / name) for name in ("a.tif", "b.tif"))
+    assert a.dtype == np.float32 and 0.05 < a.min() and a.max() < 0.35
+    np.testing.assert_allclose(a, b, atol=0.01)
+
+
+def test_names_in_python(tmp_path: Path) -> None:
+    y = np.random.default_rng(0).integers(0, 255, (8, 8), np.uint8)
+    from PIL import Image
+
+    Image.fromarray(y).save(tmp_path / "y.png")
+    prior = GaussianDenoiser(torch.full((1, 8, 8), 0.5), 0.04 * torch.eye(64))
+    for number, noise in enumerate((Gaussian(0.1), 0.1)):
+        target = tmp_path / f"x{number}.png"
+        restore_file(
+            tmp_path / "y.png", target, operator="denoise", noise=noise, prior=prior, solver="ddnm"
+        )
+    assert (tmp_path / "x0.png").read_bytes() == (tmp_path / "x1.png").read_bytes()
+    with pytest.raises(InputError, match="denois"):
+        restore_file(
+            tmp_path / "y.png", tmp_path / "z.png", operator="denois", noise=0.1, prior=prior
+        )
+
+
+def test_a_stretched_picture_is_written_in_its_range(tmp_path: Path) -> None:
+    from invdiff.io.pictures import read_picture
+    from invdiff.io.write import write_picture
+
+    picture = dim(0.1, 0.3)
+    for name in ("x.tif", "x.png"):
+        write_picture(tmp_path / name, picture.stretched(Units(0.1, 0.3)))
+        found = read_picture(tmp_path / name)
+        assert found.bits == 16
+        torch.testing.assert_close(found.values, picture.values, rtol=0, atol=1.01 / 65535)

@@ -1,0 +1,192 @@
+"""Previews: the pooled problem is the problem of pooled images, or a part of the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff.errors import InputError
+from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian, SaltAndPepper
+from invdiff.operators import (
+    BlockAverage,
+    Blur,
+    CircularBlur,
+    Demosaic,
+    Denoise,
+    GaussianBlur,
+    Jpeg,
+    Mask,
+    MaskBox,
+    MaskRandom,
+    MotionKernel,
+    Operator,
+    Radon,
+)
+from invdiff.preview import (
+    pooled,
+    pooled_noise,
+    pooled_operator,
+    preview_of,
+    with_floor,
+)
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+
+KERNEL = torch.rand(9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def blocks(x: Tensor, k: int) -> Tensor:
+    return x.repeat_interleave(k, -1).repeat_interleave(k, -2)
+
+
+def image(*shape: int) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.rand(*shape, generator=draw, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Blur((1, 48, 60), KERNEL / KERNEL.sum()),
+        Blur((1, 48, 60), KERNEL[:8, :6] / KERNEL[:8, :6].sum(), boundary="zero"),
+        Blur((1, 48, 60), MotionKernel(15, angle=40), boundary="replicate"),
+        GaussianBlur((1, 48, 60), sigma=3.0),
+        CircularBlur((1, 48, 60), KERNEL / KERNEL.sum()),
+    ],
+    ids=repr,
+)
+def test_the_blur_of_blocks(operator: Operator, k: int) -> None:
+    """Between means of an image that is constant in blocks, away from the edges, it is exact."""
+    small = pooled_operator(operator.double(), k)
+    assert small is not None
+    small = small.double()
+    x = image(2, 1, 48 // k, 60 // k)
+    expected = pooled(operator(blocks(x, k)), k)
+    found = small(x)
+    inside = (slice(None), slice(None), slice(8, -8) if k == 2 else slice(5, -5), slice(6, -6))
+    torch.testing.assert_close(found[inside], expected[inside], atol=1e-7, rtol=0)
+    if isinstance(operator, CircularBlur):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_the_mask_of_blocks() -> None:
+    """A pooled pixel is known where its whole block is, and is then the mean of the block."""
+    operator = MaskBox((1, 40, 40), height=10, width=6, top=5, left=9).double()
+    small = pooled_operator(operator, 4)
+    assert isinstance(small, Mask)
+    known = pooled(operator(torch.ones(1, 1, 40, 40, dtype=torch.float64)), 4) > 0.999
+    assert torch.equal(small.s[0] > 0, known[0, 0])
+    x = image(1, 1, 40, 40)
+    y = small.double().measured(pooled(operator(x), 4))
+    torch.testing.assert_close(y, small(pooled(x, 4)), atol=1e-12, rtol=0)
+    assert pooled_operator(MaskRandom((1, 40, 40), missing=0.5), 4) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "noise",
+    [
+        Gaussian(0.2),
+        Gaussian(torch.tensor([0.2, 0.1])),
+        Poisson(20.0),
+        PoissonGaussian(20.0, 0.1),
+        Laplace(0.1),
+    ],
+    ids=lambda noise: repr(noise)[:15],
+)
+def test_the_noise_of_means(noise: NoiseModel) -> None:
+    """Mean and variance of pooled noise are those of the model, in 40,000 blocks."""
+    clean = torch.full((2, 1, 600, 600), 0.4)
+    y = pooled(noise.sample(clean, Streams([(0, 0), (0, 1)])), 3)
+    small = pooled_noise(noise, 3)
+    assert small is not None
+    expected = torch.as_tensor(small.variance(torch.full((2, 1, 1, 1), 0.4))).expand(2, 1, 1, 1)
+    found = y.var((1, 2, 3))
+    assert torch.allclose(found, expected.flatten(), rtol=0.04)
+    assert float(y.mean()) == pytest.approx(0.4, abs=2e-3)
+
+
+def test_noise_that_has_no_mean_of_its_kind() -> None:
+    assert pooled_noise(SaltAndPepper(0.1), 2) is None
+    assert pooled_noise(Gaussian(torch.full((1, 1, 4, 4), 0.1)), 2) is None
+
+
+def test_least_noise() -> None:
+    """What is added brings sigma to 0.01; more noise stays as it is."""
+    y, noise = with_floor(torch.full((1, 1, 200, 200), 0.5), Gaussian(0.006))
+    assert noise == noise and repr(noise) == "Gaussian(sigma=0.01)"
+    assert float(y.std()) == pytest.approx(0.008, rel=0.03)
+    same, noise = with_floor(y, Gaussian(0.02))
+    assert same is y and repr(noise) == "Gaussian(sigma=0.02)"
+
+
+def posed(operator: Operator, noise: NoiseModel | None = None) -> tuple[Problem, Tensor]:
+    x = image(1, *operator.shape).float()
+    return Problem.simulate(x, operator, noise or Gaussian(0.08)), x
+
+
+def test_the_whole_picture_in_small() -> None:
+    problem, x = posed(MaskBox((3, 200, 333), height=40, width=50))
+    preview = preview_of(problem, 100)
+    assert preview.text == (
+        "preview: the whole picture in small, 50x83, each pixel the mean of 4x4"
+    )
+    small = preview.small(x)
+    assert small.shape == (1, 3, 50, 83)
+    assert repr(preview.problem.noise) == "Gaussian(sigma=0.02)"
+    assert float(preview.problem.misfit(small)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Denoise((3, 200, 333)),
+        GaussianBlur((1, 200, 333), sigma=1.0),
+        MaskRandom((1, 200, 333), missing=0.5),
+        BlockAverage((1, 200, 332), 4),
+        Demosaic((3, 200, 333)),
+        Jpeg((3, 200, 333), quality=30),
+    ],
+    ids=lambda operator: type(operator).__name__,
+)
+def test_a_part_at_full_size(operator: Operator) -> None:
+    """Its measurement is that part of the measurement, to the noise and the surroundings."""
+    problem, x = posed(operator)
+    preview = preview_of(problem, 100)
+    assert preview.text.startswith("preview: a part of the picture at full size, 96x96 at row ")
+    small = preview.small(x)
+    assert small.shape == (1, operator.shape[0], 96, 96)
+    limit = 2.5 if isinstance(operator, Jpeg) else 1.3
+    assert float(preview.problem.misfit(small)) < limit
+    assert preview.problem.noise is problem.noise
+
+
+def test_a_part_of_a_mask_is_where_pixels_are_missing() -> None:
+    """Scratches that pooling would swallow: the part is around their middle."""
+    s = torch.ones(400, 400)
+    s[300:, ::5] = 0
+    s[::2, ::3] = 0
+    problem, x = posed(Mask((1, 400, 400), s))
+    preview = preview_of(problem, 64)
+    assert "a part of the picture" in preview.text
+    assert torch.equal(
+        preview.problem.operator(torch.ones(1, 1, 64, 64)) > 0, preview.small(s[None, None]) > 0
+    )
+
+
+def test_a_small_picture_is_its_own_preview() -> None:
+    problem, x = posed(Denoise((1, 90, 100)))
+    preview = preview_of(problem, 100)
+    assert preview.problem is problem and preview.small(x) is x
+
+
+@pytest.mark.parametrize("operator", [Radon((1, 64, 64), angles=20)])
+def test_what_has_no_preview(operator: Any) -> None:
+    problem, _ = posed(operator)
+    with pytest.raises(InputError) as caught:
+        preview_of(problem, 32)
+    assert str(caught.value).startswith("preview: found the operator Radon, expected")

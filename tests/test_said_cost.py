@@ -1,0 +1,131 @@
+"""What is said of a run's cost before it: calls as they are then made, and time by what was timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from short import SHORT
+
+from invdiff import cost as module
+from invdiff.cost import Calls, Cost, cheaper, cost_of, duration, rehearsed
+from invdiff.inference import restore
+from invdiff.noise import Gaussian, Poisson
+from invdiff.operators import Blur, Denoise, HighDynamicRange, MaskHalf, Operator
+from invdiff.prior import GaussianDenoiser, NetworkDenoiser, Schedule, UNet
+from invdiff.prior.tiles import Tiled
+from invdiff.problem import Problem
+from invdiff.solvers import DDNM, DPS, MMPS, Solver, preset
+
+SHAPE = (1, 8, 8)
+
+
+def prior() -> GaussianDenoiser:
+    return GaussianDenoiser(torch.full(SHAPE, 0.5), 0.04 * torch.eye(64))
+
+
+def problem(operator: Operator, noise: Any = None) -> Problem:
+    draw = torch.Generator().manual_seed(0)
+    x = 0.3 + 0.4 * torch.rand(2, *operator.shape, generator=draw)
+    return Problem.simulate(x, operator, noise or Gaussian(0.05))
+
+
+OPERATORS = [
+    Denoise(SHAPE),
+    MaskHalf(SHAPE),
+    Blur(SHAPE, torch.tensor([[0.1, 0.3], [0.4, 0.2]])),
+    HighDynamicRange(SHAPE),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver).__name__)
+def test_the_calls_that_are_said_are_made(solver: Solver) -> None:
+    """On every level of operator, and for photons, as `restore` counts them."""
+    for operator, noise in [
+        *((op, Gaussian(0.05)) for op in OPERATORS),
+        (OPERATORS[0], Poisson(50.0)),
+    ]:
+        posed = problem(operator, noise)
+        if solver.refusal(posed):
+            continue
+        calls = rehearsed(posed, prior(), solver)
+        made = restore(posed, prior(), solver).nfe
+        if type(solver).__name__ in ("SITCOM", "Gibbs"):  # whose calls depend on the image
+            assert calls.forward == pytest.approx(made, rel=0.7)
+        else:
+            assert round(calls.forward) == made, type(operator).__name__
+
+
+def test_passes_backwards_are_told_apart() -> None:
+    posed = problem(MaskHalf(SHAPE))
+    assert rehearsed(posed, prior(), DDNM(steps=5)) == Calls(5.0, 0.0, 0.0)
+    assert rehearsed(posed, prior(), DPS(steps=4)) == Calls(0.0, 4.0, 4.0)
+    mmps = rehearsed(posed, prior(), MMPS(steps=3, iterations=2))
+    assert mmps.tracked == 3 and mmps.backward >= 6
+
+
+def test_a_long_rehearsal_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first step here: the others count as that one."""
+    monkeypatch.setattr(module, "REHEARSED", -1.0)
+    assert rehearsed(problem(MaskHalf(SHAPE)), prior(), DDNM(steps=7)).plain == 7.0
+
+
+def test_the_time_is_made_of_what_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One plain call 2 s, one with a gradient to come 3 s, a gradient 5 s; of a batch of all jobs."""
+    times = iter([2.0, 3.0, 5.0])
+    monkeypatch.setattr(module, "_seconds", lambda work, like: (work(), next(times))[1])
+    cost = cost_of(problem(MaskHalf(SHAPE)), prior(), DPS(steps=4), samples=3)
+    assert (cost.plain, cost.tracked, cost.backward) == pytest.approx((2 / 6, 3 / 6, 5 / 6))
+    assert cost.samples == 6 and cost.timed == "8x8"
+    assert cost.seconds == pytest.approx(6 * 4 * (3 + 5) / 6)
+
+
+def test_a_tile_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tiles a gradient calls each anew; network calls are those that `restore` counts."""
+    network = UNet(1, width=8, multipliers=(1,), blocks=1)
+    denoiser = NetworkDenoiser(network, SHAPE, Schedule.linear()).eval().requires_grad_(False)
+    posed = problem(MaskHalf((1, 40, 24)))
+    times = iter([2.0, 3.0, 5.0])
+    monkeypatch.setattr(module, "_seconds", lambda work, like: (work(), next(times))[1])
+    cost = cost_of(posed, denoiser, DPS(steps=2), tile=16, batch=1)
+    count = Tiled(denoiser, 16).tiles(40, 24)
+    assert (cost.timed, cost.networks) == ("16x16", count)
+    assert (cost.plain, cost.tracked, cost.backward) == (2.0 * count, 2.0 * count, 8.0 * count)
+    made = restore(posed, denoiser, DDNM(steps=2), tile=16).nfe
+    monkeypatch.undo()
+    said = cost_of(posed, denoiser, DDNM(steps=2), tile=16)
+    assert said.calls.forward * said.networks == made
+
+
+def test_a_part_stands_for_a_large_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_seconds", lambda work, like: (work(), 1.0)[1])
+    network = UNet(1, width=8, multipliers=(1,), blocks=1)
+    denoiser = NetworkDenoiser(network, SHAPE, Schedule.linear()).eval()
+    cost = cost_of(problem(Denoise((1, 512, 300))), denoiser, DDNM(steps=2), batch=1)
+    assert cost.timed == "256x256" and cost.plain == pytest.approx(512 * 300 / 256**2)
+
+
+def test_what_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = Cost(Calls(1000.0, 0.0, 0.0), 8, 0.5, 1.0, 1.0, 1, "8x8")
+    quick = preset("diffpir_20")
+    masked = problem(MaskHalf(SHAPE))
+    line = cheaper(cost, masked, prior(), DDNM(), quick)
+    assert line == (
+        "cheaper: samples=1: 17 minutes; solver=diffpir_20: 1 minute; "
+        "preview=true: a small version, in seconds"
+    )
+    assert "estimate=mmse: 1 s (" in cheaper(cost, problem(Denoise(SHAPE)), prior(), DDNM(), quick)
+    assert "diffpir" not in cheaper(cost, problem(HighDynamicRange(SHAPE)), prior(), DPS(), quick)
+    assert cheaper(replace(cost, samples=2, plain=0.001), masked, prior(), DDNM(), quick) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.0, "0 s"), (59.4, "59 s"), (60.0, "1 minute"), (3599.0, "60 minutes"), (7200.0, "2 hours")]
+    + [(86400.0, "1 day"), (1e7, "1.2e+02 days")],
+)
+def test_a_time_as_a_person_says_it(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
