@@ -181,10 +181,11 @@ def _is_large(problem: Problem) -> bool:
 def total_variation(problem: Problem, iterations: int = ITERATIONS) -> Tensor:
     """Return the image of least total variation that fits y, (B, C, H, W).
 
-    It is the minimum of sum_i |(grad x)_i| under sum_i (y - A x)_i^2 v / v_i <= m v, where v_i is the
-    variance of an entry of y and v their mean; the channels of a pixel share one norm. Primal-dual
-    steps of Chambolle & Pock 2011, Algorithm 1 (https://doi.org/10.1007/s10851-010-0251-1), for
-    K = (grad, c A), with c so that both parts have one norm.
+    It is the minimum of sum_i |(grad x)_i| under sum_i (y - A x)_i^2 v / v_i <= m v, where v_i is
+    the variance of an entry of y and v their mean; the channels of a pixel share one norm.
+    Primal-dual steps of Chambolle & Pock 2011, Algorithm 1
+    (https://doi.org/10.1007/s10851-010-0251-1), for K = (grad, c A), with c so that both parts have
+    one norm.
 
     Args:
         problem: of a linear operator.
@@ -287,9 +288,9 @@ def _norm(operator: LinearOperator, weight: Tensor, like: Tensor) -> float:
 def wiener(problem: Problem) -> Tensor:
     """Return the image of least energy of gradients that fits y, (B, C, H, W).
 
-    (A^T A + w grad^T grad) x = A^T y is the mean of p(x | y) for Gaussian images whose power falls as
-    1 / f^2, Wiener's filter, with w = sigma^2 over the power of their gradients; w is the largest with
-    ||y - A x||^2 <= m sigma^2, to 10 %, of each image.
+    (A^T A + w grad^T grad) x = A^T y is the mean of p(x | y) for Gaussian images whose power falls
+    as 1 / f^2, Wiener's filter, with w = sigma^2 over the power of their gradients; w is the
+    largest with ||y - A x||^2 <= m sigma^2, to 10 %, of each image.
 
     Args:
         problem: of a linear operator and noise of one level.

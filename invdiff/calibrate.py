@@ -4,12 +4,12 @@
     python -m invdiff.calibrate task=sr4 solver=ddnm prior=photos data=FOLDER images=100 out=results/mine
     python -m invdiff.solve task=inpaint solver=mmps_2m_sde samples=19 calibration=results/mine/calibration.json
 
-The images are drawn from the prior itself, or are the held-out pictures of data=: one square from the
-middle of each file, for crops and slices of one picture are not several images. Pictures that the
-prior was trained on do not count. OUT/calibration.json then holds how far intervals must be widened so that
-they hold as many true pixels as they say. It fits this very prior, operator, noise, solver and number
-of samples, known by their content, and is refused for others. 90 % needs 9 images for the mean pixel
-and 22 for the rule with confidence; 64 are a few minutes on images of 32x32.
+The images are drawn from the prior itself, or are the held-out pictures of data=: one square from
+the middle of each file, for crops and slices of one picture are not several images. Pictures that
+the prior was trained on do not count. OUT/calibration.json then holds how far intervals must be
+widened so that they hold as many true pixels as they say. It fits this very prior, operator, noise,
+solver and number of samples, known by their content, and is refused for others. 90 % needs 9 images
+for the mean pixel and 22 for the rule with confidence; 64 are a few minutes on images of 32x32.
 A run that was stopped goes on where it was, also with more images.
 
 OUT/config.yaml           everything that the results depend on
@@ -84,8 +84,8 @@ class CalibrateSettings:
         noise: the noise of the measurement: noise.name=NAME and its settings.
         solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default
             mmps_2m_sde.
-        prior: the name of one that ships, a file or a folder, with words for another program's, as in
-            ``python -m invdiff.solve``.
+        prior: the name of one that ships, a file or a folder, with words for another program's, as
+            in ``python -m invdiff.solve``.
         data: held-out pictures: a folder, or an .npz or .npy; by default images are drawn from the
             prior.
         images: how many of them, at most.

@@ -1,8 +1,8 @@
 """How far intervals were seen to hold without calibration, setting by setting: ``configs/coverage.json``.
 
-The file is written by ``benchmarks/defaults.py`` with the tables of ``docs/defaults.md``. A setting is
-known by the hashes of its parts, so that what was measured under other weights or another preset is not
-taken for this one.
+The file is written by ``benchmarks/defaults.py`` with the tables of ``docs/defaults.md``. A setting
+is known by the hashes of its parts, so that what was measured under other weights or another preset
+is not taken for this one.
 """
 
 from __future__ import annotations

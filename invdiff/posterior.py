@@ -127,8 +127,8 @@ class Posterior:
     def brightness_std(self) -> Tensor:
         """Standard deviation of the brightness, (B, 1, H, W): where to doubt a picture.
 
-        The brightness is the luma of ITU-R BT.601 for colour, the channel of gray, and else the mean
-        of the channels. NaN for a single sample.
+        The brightness is the luma of ITU-R BT.601 for colour, the channel of gray, and else the
+        mean of the channels. NaN for a single sample.
         """
         brightness = torch.stack([_brightness(x) for x in self.samples])
         if len(brightness) == 1:
@@ -152,8 +152,8 @@ class Posterior:
         Args:
             level: share of true pixels that are to be inside, between 0 and 1.
             rule: "pooled", "mean", "image", "sure", "groups" or "scale" of `invdiff.adjustment`, or
-                "samples" for the samples as they are; by default "samples" without an adjustment, and
-                with one "mean" or, of fewer than 39 images, "pooled".
+                "samples" for the samples as they are; by default "samples" without an adjustment,
+                and with one "mean" or, of fewer than 39 images, "pooled".
 
         Raises:
             InputError: K samples, or the adjustment, have no such level, or there is no
@@ -249,12 +249,12 @@ class Posterior:
 
         Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded),
         ``NAME_sample_K`` (not where `estimate` asks for the mean), ``NAME_mean`` and, for more than
-        one sample, ``NAME_std``: the standard deviation, of colours that of the brightness, in which
-        white is 1/4.
+        one sample, ``NAME_std``: the standard deviation, of colours that of the brightness, in
+        which white is 1/4.
         ``posterior.npz`` holds what `load` needs: operator, noise, seed and cost too.
 
-        Pictures are PNG of 8 bits, or what `pictures` ask for; TIFF, where images have neither 1 nor
-        3 channels. Every file is whole or missing: what cannot be written is left out, with one
+        Pictures are PNG of 8 bits, or what `pictures` ask for; TIFF, where images have neither 1
+        nor 3 channels. Every file is whole or missing: what cannot be written is left out, with one
         warning for all of it.
 
         Args:
@@ -351,15 +351,16 @@ class Posterior:
 
         Args:
             path: of a ``posterior.npz``, or its folder.
-            operator: A, where the file cannot tell: it is of a class of one's own, or holds a network.
+            operator: A, where the file cannot tell: it is of a class of one's own, or holds a
+                network.
             noise: likewise.
 
         Returns:
             the posterior, without its calibration.
 
         Raises:
-            InputError: the file cannot be read, is no ``posterior.npz``, or tells of an operator or a
-                noise that must be given.
+            InputError: the file cannot be read, is no ``posterior.npz``, or tells of an operator or
+                a noise that must be given.
 
         Example:
             >>> import tempfile
@@ -429,11 +430,11 @@ class Posterior:
     ) -> Panel:
         """Draw the first images as rows: truth, measurement, baselines, samples, mean, deviation.
 
-        Pixels are drawn as squares of whole pixels, of an image of up to 512 each as one at least. Of
-        larger images a row shows the whole in small, and the next one the part at full size that the
-        restoration changed most. Images with neither 1 nor 3 channels are shown as the mean of their
-        channels. Where an image uses less than half of its range, white is its brightest part, and
-        the row says so. The deviation is that of the brightness.
+        Pixels are drawn as squares of whole pixels, of an image of up to 512 each as one at least.
+        Of larger images a row shows the whole in small, and the next one the part at full size that
+        the restoration changed most. Images with neither 1 nor 3 channels are shown as the mean of
+        their channels. Where an image uses less than half of its range, white is its brightest
+        part, and the row says so. The deviation is that of the brightness.
 
         Args:
             path: of the picture, any suffix that matplotlib writes; None to write none.

@@ -7,8 +7,9 @@ constant in blocks has, between their means, the kernel
 
     K'[j] = sum_a K[a] t(k j_1 - a_1) t(k j_2 - a_2),   t(d) = max(0, 1 - |d| / k),   a from the centre,
 
-which stands for the blur of every image. The preview is a part of the picture at its full size where
-pooling would leave another problem: noise alone, which it removes; a blur within a block; a mask of
+which stands for the blur of every image. The preview is a part of the picture at its full size
+where pooling would leave another problem: noise alone, which it removes; a blur within a block; a
+    mask of
 scattered pixels; smaller measurements, mosaics and JPEG.
 """
 

@@ -1,9 +1,9 @@
 """The page report.html of a restoration, which needs no network.
 
-The page is ``page.html`` with ``style.css``, ``script.js`` and one block of JSON in it: every number
-that it shows is computed in the browser from the samples, or was handed to `write_report`. Names and
-settings reach the page as JSON alone, and are put into it as text. Its Content-Security-Policy
-allows this style and this script, known by hash, and nothing else.
+The page is ``page.html`` with ``style.css``, ``script.js`` and one block of JSON in it: every
+number that it shows is computed in the browser from the samples, or was handed to `write_report`.
+Names and settings reach the page as JSON alone, and are put into it as text. Its
+Content-Security-Policy allows this style and this script, known by hash, and nothing else.
 """
 
 from __future__ import annotations

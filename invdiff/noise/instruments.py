@@ -2,8 +2,8 @@
 
 - Rician: Rice 1944; in MRI Gudbjartsson & Patz 1995 (https://doi.org/10.1002/mrm.1910340618). The
   magnitude of a complex signal with Gaussian noise in both its parts.
-- Speckle: Goodman 1976 (https://doi.org/10.1364/JOSA.66.001145). An intensity times a gamma variable of
-  mean 1, whose shape is the number of looks that were averaged.
+- Speckle: Goodman 1976 (https://doi.org/10.1364/JOSA.66.001145). An intensity times a gamma
+  variable of mean 1, whose shape is the number of looks that were averaged.
 - Quantised: Widrow & Kollar 2008, Quantization Noise. Gaussian noise, then the rounding and the
   saturation of a converter of few bits.
 
@@ -33,8 +33,8 @@ LEAST_INTENSITY = 1e-3  # of speckle: a darker one counts as this dark, or y = 0
 class Rician(NoiseModel):
     """Noise of a magnitude: y = sqrt((clean + sigma n1)^2 + (sigma n2)^2), n1 and n2 ~ N(0, 1).
 
-    Where clean is well above sigma, y is nearly N(clean, sigma^2); where it is dark, y is too bright:
-    1.25 sigma on average where clean = 0.
+    Where clean is well above sigma, y is nearly N(clean, sigma^2); where it is dark, y is too
+    bright: 1.25 sigma on average where clean = 0.
 
     Args:
         sigma: standard deviation of the real and of the imaginary part, on the [0, 1] scale.

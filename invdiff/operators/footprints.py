@@ -3,9 +3,10 @@
 A pixel is a square of side 1, a detector an interval of the row. The footprint of a pixel is what a
 ray through it travels inside of it, by where the ray ends on the row. For parallel rays it is a
 trapezoid, exactly (Kak & Slaney 1988, Section 7.1, https://doi.org/10.1137/1.9780898719277: strip
-integrals). For a fan it is taken to be the trapezoid whose corners are those of the pixel, seen from
-the source, and whose height is the ray's length inside the pixel through its centre: the separable
-footprint of Long, Fessler & Balter 2010 (https://doi.org/10.1109/TMI.2010.2050898), in two dimensions.
+integrals). For a fan it is taken to be the trapezoid whose corners are those of the pixel, seen
+from the source, and whose height is the ray's length inside the pixel through its centre: the
+separable footprint of Long, Fessler & Balter 2010 (https://doi.org/10.1109/TMI.2010.2050898), in
+two dimensions.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Parallel:
             dtype: of the weights; places are computed in float64.
 
         Returns:
-            Numbers of detectors, which may lie beyond the row's ends, (H W,), and the mean lengths of
-            rays inside the pixel, for this detector and the next ones, (n, H W).
+            Numbers of detectors, which may lie beyond the row's ends, (H W,), and the mean lengths
+            of rays inside the pixel, for this detector and the next ones, (n, H W).
         """
         cos = math.cos(angle)
         sin = math.sin(angle)
@@ -167,7 +168,8 @@ def spread(
 
     Args:
         place: where the centres of pixels are seen, in detectors, (n,), in float64.
-        corners: four ends of the trapezoid from there, growing, in detectors, (n,) or (), in float64.
+        corners: four ends of the trapezoid from there, growing, in detectors, (n,) or (), in
+            float64.
         length: height of the trapezoid, likewise.
         most: detectors that a footprint may meet.
         dtype: of the means.

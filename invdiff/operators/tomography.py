@@ -390,15 +390,16 @@ class Radon(Scan):
 class FanBeam(Scan):
     """Line integrals of a fan of rays, from a point source onto a row of detectors.
 
-    y is (C, angles, detectors). At 0 degrees the source is below the image, the row of detectors above
-    it, numbered from left to right; as the angle grows the image turns clockwise, as for `Radon`. A
-    point u pixels to the right of the axis and v pixels nearer to the source is seen, on a straight
-    row, at detector
+    y is (C, angles, detectors). At 0 degrees the source is below the image, the row of detectors
+    above it, numbered from left to right; as the angle grows the image turns clockwise, as for
+    `Radon`. A point u pixels to the right of the axis and v pixels nearer to the source is seen, on
+    a straight row, at detector
 
         k = (detectors - 1) / 2 + offset + u (source + detector) / (source - v) / pitch
 
-    and on an arc around the source with the arcus tangent of u / (source - v) in its place. A weight is
-    the mean length of the rays of a detector inside the pixel, by its separable footprint.
+    and on an arc around the source with the arcus tangent of u / (source - v) in its place. A
+    weight is the mean length of the rays of a detector inside the pixel, by its separable
+    footprint.
 
     Args:
         shape: (C, H, W) of the image.
@@ -418,14 +419,14 @@ class FanBeam(Scan):
         turn: how the image turns as the angle grows.
         lengths: unit of length: "side" for max(H, W), or "pixels".
         row: "straight", or "arc" around the source.
-        geometry: "rows", as above; or "astra", the geometry "fanflat" of the ASTRA Toolbox: angles in
-            radians, lengths in pixels.
+        geometry: "rows", as above; or "astra", the geometry "fanflat" of the ASTRA Toolbox: angles
+            in radians, lengths in pixels.
         held: whether weights are held in memory; None for those of at most 1 GB. Others are
             computed anew in every product, which takes longer.
 
     Raises:
-        InputError: a setting is out of range, the source is inside the image's circle, or no detector
-            sees the image.
+        InputError: a setting is out of range, the source is inside the image's circle, or no
+            detector sees the image.
 
     Example:
         >>> FanBeam((1, 8, 8), angles=10, detectors=24).measurement_shape

@@ -1,13 +1,13 @@
 """C-PiGDM, conditional conjugate integrators for PiGDM: Pandey, Yang & Mandt 2024.
 
-https://arxiv.org/abs/2405.17673. The probability flow guided by PiGDM is, coefficient by coefficient
-in the basis V of A = U diag(s) V^T and in x = x_0 + sigma n,
+https://arxiv.org/abs/2405.17673. The probability flow guided by PiGDM is, coefficient by
+coefficient in the basis V of A = U diag(s) V^T and in x = x_0 + sigma n,
 
     dx / dsigma = eps - a m + a sigma (d eps / dx)^T m,   eps = (x - D) / sigma,  m = y / s - D,      (1)
 
 with a weight a(sigma) of the guidance. What is linear in x is integrated exactly by the change of
-variables e(sigma) x, e = exp(-int a dsigma); only the network is integrated by a rule, which holds eps
-still over a step. As int e (1 - a sigma) dsigma = e sigma whatever a is, a step is
+variables e(sigma) x, e = exp(-int a dsigma); only the network is integrated by a rule, which holds
+eps still over a step. As int e (1 - a sigma) dsigma = e sigma whatever a is, a step is
 
     x' = x0 + sigma' eps + K (d eps / dx)^T (kappa m),   x0 = D + (1 - e / e') m,                     (2)
 
@@ -56,18 +56,18 @@ NODES = 64  # of the Gauss-Legendre rule for K
 class CPiGDM(Solver):
     """Conjugate integrators for PiGDM: the probability flow of p(x | y) in five or so steps.
 
-    Samples differ only by the noise that they start from. The authors end on the x of the last level;
-    here a last step goes from there to level 0.
+    Samples differ only by the noise that they start from. The authors end on the x of the last
+    level; here a last step goes from there to level 0.
 
     Args:
         weight: w, of the guidance a_0 = w s / (1 + s^2) in s = 2 sigma, as published (15 for
             super-resolution in 5 steps); the chain then begins at A^+ y plus noise. None is Bayes'
-            weight for a prior N(1/2, I / 4), which needs no tuning and is exact for that prior, as is
-            the draw that it begins with.
+            weight for a prior N(1/2, I / 4), which needs no tuning and is exact for that prior, as
+            is the draw that it begins with.
         jacobian: whether the last term of (2) is computed, by a pass backwards through the network.
             Without it a step is that of DDNM with eta = 0, its correction relaxed by 1 - e / e'.
-        spacing: of the levels; the authors' are uniform in t, under which five steps are 0.1 to 1 dB
-            farther from the exact posteriors of docs/trust.md and cover less.
+        spacing: of the levels; the authors' are uniform in t, under which five steps are 0.1 to 1
+            dB farther from the exact posteriors of docs/trust.md and cover less.
         sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]. The first is the
             authors', t = 0.4 of 1; their last is that of t = 0.001.
 

@@ -1,7 +1,8 @@
 """FAST-DIPS, corrections by splitting with exact step lengths: Kim, Shin & Lim 2026.
 
-https://arxiv.org/abs/2603.01591. At every level x0 = D(x, sigma) is moved to where A(x) lies in a ball
-around y: ADMM (Boyd et al. 2011) with x, an auxiliary v = A(x) in the ball, and a scaled dual u,
+https://arxiv.org/abs/2603.01591. At every level x0 = D(x, sigma) is moved to where A(x) lies in a
+ball around y: ADMM (Boyd et al. 2011) with x, an auxiliary v = A(x) in the ball, and a scaled dual
+    u,
 
     x <- argmin |x - x0|^2 / (2 sigma^2) + rho / 2 |A(x) - v + u|^2, by steepest descent,            (1)
     v <- the point of the ball nearest to A(x) + u,                                                  (2)
@@ -40,12 +41,13 @@ LONGEST = 0.25  # step of (1): the 1 of [-1, 1]
 class FastDIPS(Solver):
     """FAST-DIPS: x0 moved into a ball around y by splitting, then fresh noise.
 
-    Any operator with a gradient serves. The authors difference A along a step of fixed size; here no
-    pixel changes by more than 0.001, so that saturation far away is not seen. As published the last
-    level returns D(x), which is not moved.
+    Any operator with a gradient serves. The authors difference A along a step of fixed size; here
+    no pixel changes by more than 0.001, so that saturation far away is not seen. As published the
+    last level returns D(x), which is not moved.
 
     Args:
-        sigma_max, sigma_min: first level, and the last before 0, on [-1, 1]; published as 100 and 0.1.
+        sigma_max, sigma_min: first level, and the last before 0, on [-1, 1]; published as 100 and
+            0.1.
         passes: K, of (1) to (3) at each level.
         inner_steps: S, of steepest descent in (1), each a pass backwards through A.
         rho: penalty in (1) as published, for images and y in [-1, 1].
@@ -151,8 +153,8 @@ def descended(
 ) -> Tensor:
     """Return x after a step of steepest descent of F = |x - x0|^2 / 2 variance + rho / 2 |A(x) - b|^2.
 
-    The step is the best one for A linearised at x, which for a linear A is that of exact line search.
-    It is halved, image by image, while F rises.
+    The step is the best one for A linearised at x, which for a linear A is that of exact line
+    search. It is halved, image by image, while F rises.
 
     Args:
         x, x0: (B, C, H, W).

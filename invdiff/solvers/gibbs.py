@@ -3,14 +3,15 @@
 Three kinds of moves, all of which leave p(x | y) as it is, exactly or for a Gaussian p(x0 | x):
 
 1. Annealing, with more than one particle only: split Gibbs sampling as in PnP-DM (Wu et al. 2024,
-   https://arxiv.org/abs/2405.18782) whose z is measured with less noise (`Split`). Levels rho_1 > ...
-   > rho_K have the targets p_k(x) ~ p(x) N(y; A x, Sigma + (rho_k^2 - rho_K^2) A A^T), from about the
+   https://arxiv.org/abs/2405.18782) whose z is measured with less noise (`Split`). Levels rho_1 >
+   ... > rho_K have the targets p_k(x) ~ p(x) N(y; A x, Sigma + (rho_k^2 - rho_K^2) A A^T), from about the
    prior to p_K = p(x | y). Particles are weighted by p_{k+1} / p_k, in which the unknown density of
    the prior cancels (Del Moral et al. 2006, https://doi.org/10.1111/j.1467-9868.2006.00553.x).
 2. Rounds: noise of level s is added to x, and x is drawn anew given the noisy x and y, with
-   the covariance of x0 given x (`tools.given`). They move as far as s, so that wide directions that y
-   says little of mix at once, where the steps of 1 and 3 are as short as the noise of y.
-3. Sweeps of split Gibbs sampling at rho_K, exact for any prior, which mend what 2 got wrong locally.
+   the covariance of x0 given x (`tools.given`). They move as far as s, so that wide directions that
+   y says little of mix at once, where the steps of 1 and 3 are as short as the noise of y.
+3. Sweeps of split Gibbs sampling at rho_K, exact for any prior, which mend what 2 got wrong
+    locally.
 """
 
 from __future__ import annotations
@@ -48,17 +49,19 @@ MOST_COMPARED = 8  # particles of an image, for that mean
 class Gibbs(Population):
     """Annealed Gibbs sampler with weighted particles, then rounds that know Cov(x0 | x).
 
-    It tends to the exact posterior for linear A, Gaussian noise and a prior whose D is the posterior
-    mean. With one particle there is no annealing: rounds begin at the prior, and are right where the
-    posterior has one mode. Take particles where it has several, whose shares the weights decide.
+    It tends to the exact posterior for linear A, Gaussian noise and a prior whose D is the
+    posterior mean. With one particle there is no annealing: rounds begin at the prior, and are
+    right where the posterior has one mode. Take particles where it has several, whose shares the
+    weights decide.
 
     Args:
         steps: K, levels rho in geometric progression, for particles > 1; ``spacing`` is not used.
         inner: steps of the reverse process in each level, round and sweep; a step is two calls of
             the prior.
         start: steps of the reverse process that draws the first x.
-        rounds: draws of x given a noisier x and y, at levels s in geometric progression down to rho_K;
-            each is also up to four calls of the prior, and 2 to 60 passes backwards through it.
+        rounds: draws of x given a noisier x and y, at levels s in geometric progression down to
+            rho_K; each is also up to four calls of the prior, and 2 to 60 passes backwards through
+            it.
         reach: the first s at most, on [0, 1]. It is as wide as the prior, or less after annealing
             where a move so wide would change modes; with one particle a warning says so. With more
             a warning says where there are several modes and populations of one measurement, of
@@ -200,8 +203,8 @@ class Gibbs(Population):
     ) -> Tensor:
         """Return the largest level of rounds, (B, 1, 1, 1), up to which p(x0 | x) is near Gaussian.
 
-        D must be near linear over moves from one particle to the next, which lead to another mode if
-        there is one. Rounds at levels above would change the shares of modes.
+        D must be near linear over moves from one particle to the next, which lead to another mode
+        if there is one. Rounds at levels above would change the shares of modes.
         """
         some = min(self.particles, MOST_COMPARED)
         shown = x.view(-1, self.particles, *x.shape[1:])[:, :some]
@@ -223,9 +226,10 @@ class Gibbs(Population):
 def disagreement(log_evidence: Tensor, y: Tensor) -> float:
     """Return the standard deviation of log-evidences between populations of the same measurement.
 
-    Each population estimates p(y) without bias. The mean of anything over what they draw is off by at
-    most the estimates' relative deviation, in standard deviations of the posterior. 0 where fewer
-    than four more populations than measurements are there, as of one measurement with four samples.
+    Each population estimates p(y) without bias. The mean of anything over what they draw is off by
+    at most the estimates' relative deviation, in standard deviations of the posterior. 0 where
+    fewer than four more populations than measurements are there, as of one measurement with four
+    samples.
 
     Args:
         log_evidence: of each population, (B,).
