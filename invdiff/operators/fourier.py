@@ -149,7 +149,7 @@ class PartialFourier(SpectralOperator):
         if planes not in (2, 6):
             raise InputError(
                 f"measurement: found {planes / 2:g} coils, or channels, in shape {measurement}, "
-                "expected one image, gray or RGB: 2 or 6 planes; combine the coils first"
+                "expected one image, gray or RGB: 2 or 6 planes; SENSE is for several coils"
             )
         return planes // 2, height, width
 

@@ -19,7 +19,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,9 +116,7 @@ class SENSE(LinearOperator):
         if isinstance(scale, str):
             one_of("scale", scale, (ESTIMATE,))
         else:
-            scale = number(
-                "scale", scale, lambda v: v > 0 and math.isfinite(v), "a positive number"
-            )
+            scale = number("scale", scale, lambda v: 1e-18 <= v <= 1e18, "1e-18 to 1e18")
         self.open = [
             name
             for name, value in (("maps", maps), ("mask", mask), ("phase", phase), ("scale", scale))
@@ -226,7 +223,7 @@ class SENSE(LinearOperator):
             )
         return 2 if settings.get("image") == "complex" else 1, *measurement[1:]
 
-    def informed(self, y: Tensor | np.ndarray) -> Operator:
+    def informed(self, y: Any) -> Operator:
         """Return the operator with what it left to be estimated found from y.
 
         Args:
@@ -287,7 +284,7 @@ class SENSE(LinearOperator):
     def _check_closed(self) -> None:
         if self.open:
             raise InputError(
-                f"operator sense: {' and '.join(self.open)} is to be estimated from y, which is not "
+                f"operator sense: found {' and '.join(self.open)} to be estimated from y, which is not "
                 "known yet: Problem(operator, noise, y) does so; coils=8 simulates maps"
             )
 
