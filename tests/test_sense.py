@@ -78,6 +78,7 @@ def test_the_model_in_numpy(channels: int, lines: bool, convention: Any) -> None
     assert a.count(torch.zeros(1, 6, 5, 8)) == 2 * 3 * mask.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_one_coil_of_ones_is_partial_fourier(convention: Any) -> None:
     of_lines = FourierLines((1, 7, 10), 2.0, convention=convention).double()
@@ -115,6 +116,7 @@ def test_half_of_k_space_of_eight_coils_is_enough(size: int) -> None:
     torch.testing.assert_close(Problem(a, Gaussian(0.0), a(x)).baseline(), x, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("damp", [1e-4, 1e-2, 1.0])
 def test_the_preconditioner_of_rows_leaves_few_iterations(channels: int, damp: float) -> None:
@@ -235,6 +237,7 @@ def test_maps_in_files(tmp_path: Path) -> None:
 # Baselines
 
 
+@pytest.mark.slow
 def test_baselines_of_coils() -> None:
     x = phantom(24, 24).float()
     problem = Problem.simulate(x, SENSE((1, 24, 24), coils=8, acceleration=2.0), Gaussian(0.02))
@@ -258,6 +261,7 @@ def written(path: Path, values: Any, name: str = "kspace") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_files_of_fastmri(tmp_path: Path) -> None:
     x = phantom(24, 20)
     truth = SENSE((1, 24, 20), coils=4, acceleration=2.0, center=0.2, convention="fastmri").double()

@@ -238,7 +238,8 @@ class SENSE(LinearOperator):
         values = torch.as_tensor(y)
         values = values[None] if values.ndim == 3 else values
         height, width = self.shape[1:]
-        if values.ndim != 4 or values.shape[1] % 2 or tuple(values.shape[2:]) != (height, width):
+        in_planes = values.ndim == 4 and values.shape[1] % 2 == 0 and not values.is_complex()
+        if not in_planes or tuple(values.shape[2:]) != (height, width):
             raise InputError(
                 f"measurement: found shape {tuple(values.shape)}, expected (B, 2 coils, {height}, "
                 f"{width}) to estimate {' and '.join(self.open)} from"
