@@ -148,7 +148,7 @@ def test_bad_measurements_are_one_line(tmp_path: Path) -> None:
         "torn.npy": "cannot be read",
         "empty.npy": "cannot be read",
         "none.npy": "cannot be read",
-        "folder": "found no .npy or .npz",
+        "folder": "found no .npy, .npz or .h5",
     }.items():
         with pytest.raises(InputError, match=words) as error:
             read_measurements(str(tmp_path / name), picture=False)

@@ -372,7 +372,8 @@ class RowSENSE(SENSE):
         unit = torch.eye(self.shape[2], dtype=maps.dtype)
         fourier = self.layout.transform(unit, (-1,))
         along = torch.einsum("wk,bk,vk->bwv", fourier.conj(), kept.to(maps), fourier)
-        gram = torch.einsum("bchw,bwv,bchv->bhwv", maps.conj(), along, maps)
+        pairs = torch.einsum("bchw,bchv->bhwv", maps.conj(), maps)
+        gram = pairs * along[:, None]
         real = gram.real
         if self.shape[0] == 2:
             top = torch.cat([gram.real, -gram.imag], -1)
