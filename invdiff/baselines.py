@@ -4,7 +4,7 @@
 |---|---|---|
 | tv | linear operators | total variation, Rudin, Osher & Fatemi 1992 (https://doi.org/10.1016/0167-2789(92)90242-F) |
 | wiener | blurs, noise | Wiener's filter: of images whose spectrum falls as 1/f^2; for noise alone, of a 5x5 window |
-| zero_filled | several coils | root of the sum of squares of the coils' images, zero where nothing was measured |
+| zero_filled | several coils | root of the sum of squares of the coils' images, without what is missing |
 | bicubic | smaller y | cubic interpolation |
 | nlm | noise | non-local means, Buades et al. 2005, of scikit-image |
 | bm3d | noise | block matching in 3-D, Dabov et al. 2007, of the package bm3d (its licence: non-commercial use) |

@@ -1,9 +1,9 @@
 """HDF5 files of fastMRI, by h5py: the k-space of a volume, slice by slice (Zbontar et al. 2018).
 
 https://arxiv.org/abs/1811.08839. The dataset `kspace` is complex: (slices, coils, H, W) of several
-coils, or (slices, H, W) of one. Its values are taken as they are, and everything else in the file is
-left: the header of ISMRMRD, the mask of test files, whose missing columns are zeros in `kspace`, and
-reconstructions.
+coils, or (slices, H, W) of one. Its values are taken as they are, and everything else in the file
+is left: the header of ISMRMRD, the mask of test files, whose missing columns are zeros in `kspace`,
+and reconstructions.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def read_kspace(path: str | Path) -> np.ndarray:
         raise InputError(f"measurement {path}: cannot be read as HDF5 ({reason})") from None
     if values.dtype.kind != "c" or values.ndim not in (3, 4) or not values.size:
         raise InputError(
-            f"measurement {path}: found kspace of {values.dtype} and shape {values.shape}, expected "
-            "complex values (slices, coils, H, W), or (slices, H, W) of one coil"
+            f"measurement {path}: found kspace of {values.dtype} and shape {values.shape}, "
+            "expected complex values (slices, coils, H, W), or (slices, H, W) of one coil"
         )
     several = values if values.ndim == 4 else values[:, None]
     return several.astype(np.complex64)

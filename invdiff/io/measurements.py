@@ -29,8 +29,8 @@ def read_measurements(path: str | Path, picture: bool, coils: bool = False) -> l
     (C, h, w) or (B, C, h, w), its values as they are. Complex values may also lie as real and
     imaginary parts on a last axis of 2. Of complex values the real parts of all channels come
     first, then the imaginary parts. NaN may mark what was not measured. The files of a folder are
-    in the order of `invdiff.io.collection`. An .h5 of fastMRI holds k-space likewise, slice by slice
-    (see `invdiff.io.fastmri`).
+    in the order of `invdiff.io.collection`. An .h5 of fastMRI holds k-space, slice by
+    slice (see `invdiff.io.fastmri`).
 
     Args:
         path: a file, or a folder of files.

@@ -1,14 +1,14 @@
-"""Receive coils of magnetic resonance imaging: maps of their sensitivity, given, simulated, estimated.
+"""Receive coils of magnetic resonance imaging: maps of their sensitivity, simulated or estimated.
 
 Coil c sees the image times its map s_c, which is complex and smooth. Maps are arrays (coils, H, W),
-or (B, coils, H, W) for images with maps each. Those made here have sum_c |s_c|^2 = 1 in every pixel,
-so that the image is the root of the sum of squares of the coils' images (Roemer et al. 1990,
+or (B, coils, H, W) for images with maps each. Those made here have sum_c |s_c|^2 = 1 in every
+pixel, so that the image is the root of the sum of squares of the coils' images (Roemer et al. 1990,
 https://doi.org/10.1002/mrm.1910160203).
 
-The estimate is the ratio of images of low resolution: the centre of k-space, smoothly cut out, gives
-one of every coil, and s_c is it over the root of the sum of all their squares (McKenzie et al. 2002,
-https://doi.org/10.1002/mrm.10087). Its maps hold the smooth phase of the image, which is then real
-where its phase is smooth.
+The estimate is the ratio of images of low resolution: the centre of k-space, smoothly cut out,
+gives one of every coil, and s_c is it over the root of the sum of all their squares (McKenzie et
+al. 2002, https://doi.org/10.1002/mrm.10087). Its maps hold the smooth phase of the
+image, which is then real where its phase is smooth.
 """
 
 from __future__ import annotations

@@ -59,21 +59,21 @@ class SENSE(LinearOperator):
     Args:
         shape: (1, H, W) of a real image, or (2, H, W) of a complex one.
         coils: number of simulated coils, where there are no maps.
-        maps: sensitivities (coils, H, W), or (B, coils, H, W) for images with maps each; the path of
-            an .npy or .npz that holds them; or "estimate", from the centre of k-space.
+        maps: sensitivities (coils, H, W), or (B, coils, H, W) for images with maps each; the path
+            of an .npy or .npz that holds them; or "estimate", from the centre of k-space.
         mask: (H, W), or (B, 1, H, W) for images with one each; the path of a picture or .npy; or
             "estimate": what is zero or NaN in all coils of all images was not measured. None for
             whole columns at random.
         acceleration, center, seed, per_image: of the random columns, as for `FourierLines`.
         convention: of the k-space, as for `PartialFourier`.
-        phase: of the image, (H, W) in radians, or complex numbers of which the phase counts; the path
-            of an .npy that holds it; or "estimate", from the centre of k-space. None for no phase.
+        phase: of the image, (H, W) in radians, or complex numbers of which the phase counts; the
+            path of an .npy that holds it; or "estimate", from the centre of k-space. None for none.
         scale: y is this times the above; "estimate" makes the brightest pixel of the image of low
             resolution 1, for y in a scanner's units.
         image: "real" or "complex": of which images a measurement in a file is, 1 or 2 channels.
 
     Raises:
-        InputError: an array has another shape, or `coils` and `maps` are both given or both missing.
+        InputError: an array has another shape, or `coils` and `maps` are both given or missing.
 
     Example:
         >>> SENSE((1, 8, 8), coils=4).measurement_shape
@@ -218,8 +218,8 @@ class SENSE(LinearOperator):
         """
         if len(measurement) != 3 or measurement[0] % 2:
             raise InputError(
-                f"measurement: found shape {measurement}, expected (2 coils, H, W): the real parts, "
-                "then the imaginary parts, of all coils; or complex values (coils, H, W)"
+                f"measurement: found shape {measurement}, expected (2 coils, H, W): the real "
+                "parts, then the imaginary parts, of all coils; or complex values (coils, H, W)"
             )
         return 2 if settings.get("image") == "complex" else 1, *measurement[1:]
 
@@ -285,8 +285,8 @@ class SENSE(LinearOperator):
     def _check_closed(self) -> None:
         if self.open:
             raise InputError(
-                f"operator sense: found {' and '.join(self.open)} to be estimated from y, which is not "
-                "known yet: Problem(operator, noise, y) does so; coils=8 simulates maps"
+                f"operator sense: found {' and '.join(self.open)} to be estimated from y, which is "
+                "not known yet: Problem(operator, noise, y) does so; coils=8 simulates maps"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -326,7 +326,7 @@ class SENSE(LinearOperator):
         return RowSENSE(self) if rows * unknowns**2 <= LARGEST_BLOCKS else self
 
     def coil_images(self, y: Tensor) -> Tensor:
-        """Return the zero-filled image of every coil, (B, coils, H, W) complex, in the units of y."""
+        """Return the zero-filled image of every coil, (B, coils, H, W) complex, in y's units."""
         return self.layout.inverse(torch.complex(*self.measured(y).chunk(2, 1)))
 
     def zero_filled(self, y: Tensor) -> Tensor:
@@ -348,8 +348,8 @@ class RowSENSE(SENSE):
     """`SENSE` of whole columns, with the inverse of A^T A + damp I as a preconditioner.
 
     F is unitary along the columns of the image, and the mask is the same in all its rows. So A^T A
-    acts on every row by itself: H blocks (C W, C W), whose eigenvectors are computed. It is exact up
-    to rounding, so that conjugate gradients end after a few iterations.
+    acts on every row by itself: H blocks (C W, C W), whose eigenvectors are computed. It is exact
+    up to rounding, so that conjugate gradients end after a few iterations.
 
     Args:
         of: the operator, whose masks are of whole columns.
