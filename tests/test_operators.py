@@ -56,6 +56,7 @@ from invdiff.operators import (
     SpectralOperator,
     VaryingBlur,
 )
+from invdiff.operators.sense import RowSENSE
 from invdiff.problem import Problem
 from invdiff.registry import lookup, names
 from invdiff.rng import Streams
@@ -151,6 +152,7 @@ LINEAR: dict[str, Callable[[], LinearOperator]] = {
     "fan_beam_arc": lambda: FanBeam((1, 5, 4), angles=9, row="arc", held=False),
     "radon_limited": lambda: Radon((1, 5, 4), angles=2, start=-20.0, stop=50.0),
     "sense": lambda: SENSE((1, 7, 9), coils=3, acceleration=1.5),
+    "sense_rows": lambda: RowSENSE(SENSE((2, 7, 6), coils=4, acceleration=1.5)),
     "sense_of_a_mask": lambda: SENSE((2, 5, 6), coils=4, mask=normal(5, 6, seed=10) > -0.7),
     "gray_of_blur": lambda: linear(
         Grayscale((3, 5, 4)) @ CircularBlur((3, 5, 4), normal(3, 3, seed=6))
