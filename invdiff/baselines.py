@@ -4,6 +4,7 @@
 |---|---|---|
 | tv | linear operators | total variation, Rudin, Osher & Fatemi 1992 (https://doi.org/10.1016/0167-2789(92)90242-F) |
 | wiener | blurs, noise | Wiener's filter: of images whose spectrum falls as 1/f^2; for noise alone, of a 5x5 window |
+| zero_filled | several coils | root of the sum of squares of the coils' images, without what is missing |
 | bicubic | smaller y | cubic interpolation |
 | nlm | noise | non-local means, Buades et al. 2005, of scikit-image |
 | bm3d | noise | block matching in 3-D, Dabov et al. 2007, of the package bm3d (its licence: non-commercial use) |
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError, check_type, first_line, warn
-from invdiff.operators import LinearOperator, Mask
+from invdiff.operators import SENSE, LinearOperator, Mask
 from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.problem import Problem
 
@@ -350,6 +351,13 @@ def wiener_of_window(problem: Problem) -> Tensor:
 # Methods of other libraries.
 
 
+def zero_filled(problem: Problem) -> Tensor:
+    """Return the root of the sum of squares of the coils' images, (B, 1, H, W)."""
+    operator = problem.operator
+    assert isinstance(operator, SENSE)
+    return operator.zero_filled(problem.y)
+
+
 def bicubic(problem: Problem) -> Tensor:
     """Return y enlarged by cubic interpolation, (B, C, H, W)."""
     size = problem.operator.shape[1:]
@@ -439,6 +447,10 @@ def _is_blur(problem: Problem) -> bool:
     return _is_linear(problem) and same and operator.picture and not others and _is_noisy(problem)
 
 
+def _is_of_coils(problem: Problem) -> bool:
+    return isinstance(problem.operator, SENSE) and problem.operator.shape[0] == 1
+
+
 def _is_mask(problem: Problem) -> bool:
     if not isinstance(problem.operator, Mask):
         return False
@@ -459,6 +471,7 @@ METHODS = {
     for method in (
         Baseline("tv", _is_linear, total_variation),
         Baseline("wiener", lambda p: _is_blur(p) or _is_noise_alone(p), lambda p: _wiener(p)),
+        Baseline("zero_filled", _is_of_coils, zero_filled),
         Baseline("bicubic", _is_smaller, bicubic),
         Baseline("nlm", _is_noise_alone, non_local_means, needs="skimage"),
         Baseline("bm3d", _is_noise_alone, bm3d, needs="bm3d", slow=True),

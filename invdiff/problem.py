@@ -74,7 +74,7 @@ class Problem:
             operator = operator_named(operator, shape_of(y))
         noise = noise_named(noise)
         operator.check_made()
-        operator = full_precision(operator)
+        operator = full_precision(operator).informed(y)
         operator = operator.structured().called(operator.made_by)
         values, layout = recognise(y, operator.measurement_shape, dtype_of(operator))
         operator, values = in_one_precision(operator, values)

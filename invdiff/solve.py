@@ -629,7 +629,7 @@ def pose(settings: SolveSettings) -> list[Part]:
     source = settings.measurement or settings.input or str(example_images(examples))
     kind: type[Operator] = config.resolve_class("operator", settings.operator, shape=())[0]
     if settings.measurement:
-        files = [in_gray(p, kind) for p in read_measurements(source, kind.picture)]
+        files = [in_gray(p, kind) for p in read_measurements(source, kind.picture, kind.coiled)]
     else:
         files = read_pictures(source)
     shapes: dict[tuple[int, ...], list[tuple[int, Picture]]] = {}

@@ -270,7 +270,7 @@ def test_every_import_is_declared() -> None:
 
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("medical", "tiff", "hub") for line in extras[name]]
+    optional = [line for name in ("medical", "science", "tiff", "hub") for line in extras[name]]
     declared = {re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *optional]}
     packages = {"yaml": "pyyaml", "PIL": "pillow", "annotated_types": "annotated-types"}
     packages["huggingface_hub"] = "huggingface-hub"

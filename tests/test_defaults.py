@@ -170,6 +170,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "operator grayscale": {
         "weights": "luma",
     },
+    "operator sense": {
+        "coils": None,
+        "maps": None,
+        "mask": None,
+        "acceleration": 4.0,
+        "center": 0.08,
+        "seed": 0,
+        "per_image": False,
+        "convention": "ortho",
+        "phase": None,
+        "scale": 1.0,
+        "image": None,
+    },
     "operator hadamard": {
         "ratio": 0.25,
         "seed": 0,
@@ -485,6 +498,7 @@ NO_PICTURES = [
     "hadamard",
     "phase_retrieval",
     "radon",
+    "sense",
 ]
 
 

@@ -117,10 +117,12 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "operators.blur": {"ROUNDING": 1e-06, "LARGEST_MATRIX": 2048},
     "operators.checks": {"IMAGES": 3, "POWER_ITERATIONS": 50},
+    "operators.coils": {"MOST_COILS": 256, "RING": 1.5, "WIRES": 0.3, "MOST_LINES": 24},
     "operators.conjugate": {"MAX_ITERATIONS": 500, "LARGEST_RESIDUAL": 0.001},
     "operators.footprints": {"FLATTEST": 1e-12},
     "operators.kernels": {"LARGEST_SIDE": 4097, "LARGEST_DISK": 513},
     "operators.phase": {"MOST_MASKS": 256, "MOST_OVERSAMPLING": 16},
+    "operators.sense": {"LARGEST_SVD": 2**24, "LARGEST_BLOCKS": 2**25},
     "operators.tomography": {
         "MOST_ANGLES": 10_000,
         "MOST_DETECTORS": 65_536,

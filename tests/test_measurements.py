@@ -38,6 +38,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "resize_lanczos": {"factor": 2},
     "resize_kernel": {"factor": 2, **KERNEL},
     "resize_kernel_circular": {"factor": 4, **KERNEL},
+    "sense": {"coils": 3},
     "fan_beam": {"angles": 7, "size": [24, 40]},
     "radon": {"angles": 7, "size": [24, 40]},
 }
@@ -56,8 +57,9 @@ def test_what_a_run_stores_is_a_measurement(
     )
     np.save("kernels.npy", np.full((1, 2, 3, 3), 1 / 9))
     settings = {"name": name, **NEEDED.get(name, {})}
-    operator = config.build("operator", numbered(settings, range(2)), shape=(3, *size))
-    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    channels = 1 if name == "sense" else 3
+    operator = config.build("operator", numbered(settings, range(2)), shape=(channels, *size))
+    x = torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(0))
     problem = Problem.simulate(x, operator, Gaussian(0.05), seed=4)
     Path("run").mkdir()
     Posterior(x[None], problem, 0, 0.0).save("run", ["a", "b"])
@@ -146,7 +148,7 @@ def test_bad_measurements_are_one_line(tmp_path: Path) -> None:
         "torn.npy": "cannot be read",
         "empty.npy": "cannot be read",
         "none.npy": "cannot be read",
-        "folder": "found no .npy or .npz",
+        "folder": "found no .npy, .npz or .h5",
     }.items():
         with pytest.raises(InputError, match=words) as error:
             read_measurements(str(tmp_path / name), picture=False)
@@ -178,7 +180,9 @@ def test_several_coils_are_refused_before_the_work(tmp_path: Path, parts: bool) 
     coils = np.ones((15, 8, 10), np.complex64)
     array = np.stack([coils.real, coils.imag], -1) if parts else coils
     np.save(tmp_path / "y.npy", array)
-    with pytest.raises(InputError, match="15 channels, expected 1 or 3: combine coils") as error:
+    with pytest.raises(
+        InputError, match="15 channels, expected 1 or 3: operator=sense is for several coils"
+    ) as error:
         read_measurements(tmp_path / "y.npy", picture=False)
     assert "\n" not in str(error.value)
     np.save(tmp_path / "y.npy", coils[:, None])  # as 15 images it is fine

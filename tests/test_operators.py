@@ -20,6 +20,7 @@ from torch import Tensor
 from invdiff.errors import InputError
 from invdiff.noise import Gaussian
 from invdiff.operators import (
+    SENSE,
     Bicubic,
     BlockAverage,
     Blur,
@@ -55,6 +56,7 @@ from invdiff.operators import (
     SpectralOperator,
     VaryingBlur,
 )
+from invdiff.operators.sense import RowSENSE
 from invdiff.problem import Problem
 from invdiff.registry import lookup, names
 from invdiff.rng import Streams
@@ -118,6 +120,8 @@ SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "fourier_lines_odd": lambda: FourierLines((2, 5, 7), acceleration=2.0, seed=1),
     "fourier_lines_even": lambda: FourierLines((1, 6, 8), acceleration=2.0, center=0.3),
     "fourier_mask": lambda: PartialFourier((2, 5, 6), normal(5, 6, seed=10) > 0),
+    "sense_real": lambda: spectral(SENSE((1, 7, 9), coils=3, acceleration=1.5).structured()),
+    "sense_complex": lambda: spectral(SENSE((2, 6, 5), coils=2, acceleration=2).structured()),
     "mask_outpaint": lambda: MaskOutpaint(ODD, 3, 4),
     "mask_half": lambda: MaskHalf(ODD, "top"),
     "mask_lines": lambda: MaskLines(ODD, 3, "columns", first=1),
@@ -147,6 +151,9 @@ LINEAR: dict[str, Callable[[], LinearOperator]] = {
     "fan_beam": lambda: FanBeam((2, 7, 5), angles=3),
     "fan_beam_arc": lambda: FanBeam((1, 5, 4), angles=9, row="arc", held=False),
     "radon_limited": lambda: Radon((1, 5, 4), angles=2, start=-20.0, stop=50.0),
+    "sense": lambda: SENSE((1, 7, 9), coils=3, acceleration=1.5),
+    "sense_rows": lambda: RowSENSE(SENSE((2, 7, 6), coils=4, acceleration=1.5)),
+    "sense_of_a_mask": lambda: SENSE((2, 5, 6), coils=4, mask=normal(5, 6, seed=10) > -0.7),
     "gray_of_blur": lambda: linear(
         Grayscale((3, 5, 4)) @ CircularBlur((3, 5, 4), normal(3, 3, seed=6))
     ),

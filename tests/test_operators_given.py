@@ -339,7 +339,7 @@ def test_lines_are_about_the_zero_frequency(convention, tmp_path: Path) -> None:
 
 PLANES = "expected (2 C, H, W): the real parts, then the imaginary parts, of C channels"
 PARTS_LAST = f"which has real and imaginary parts last, {PLANES}; or give complex values (H, W)"
-ONE_IMAGE = "expected one image, gray or RGB: 2 or 6 planes; combine the coils first"
+ONE_IMAGE = "expected one image, gray or RGB: 2 or 6 planes; SENSE is for several coils"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "mask_outpaint": {"height": 2, "width": 2},
     "mask_file": {"mask": "none.png"},
     "fourier_file": {"mask": "none.png"},
+    "sense": {"coils": 3},
     "blur_gaussian": {"sigma": 1.0},
     "blur_nonlinear": {"kernel_size": 3},
     "blur": {"kernel": torch.ones(1, 3) / 3},

@@ -51,6 +51,7 @@ DRAWN: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "mask_box_random": ({"height": 2, "width": 3, "margin": 1}, SHAPE),
     "hadamard": ({"ratio": 0.4}, (2, 4, 8)),
     "fourier_lines": ({"acceleration": 2}, SHAPE),
+    "sense": ({"acceleration": 2, "coils": 3}, SHAPE),
     "blur": ({"kernel": {"name": "trajectory", "size": 5, "per_image": True}}, SHAPE),
     "blur_circular": ({"kernel": {"name": "trajectory", "size": 5, "per_image": True}}, SHAPE),
     "resize_kernel": (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invdiff.operators import (
+    SENSE,
     Bicubic,
     BlockAverage,
     Blur,
@@ -93,6 +94,15 @@ MAKE: dict[str, Any] = {
     "fourier_lines": lambda d, s: FourierLines(
         s, d(st.floats(1, 9)), d(st.floats(0, 1)), convention=d(st.sampled_from(CONVENTIONS))
     ),
+    "sense": lambda d, s: SENSE(
+        s, d(st.integers(1, 4)), mask=mask_of(d, *s[1:]), convention=d(st.sampled_from(CONVENTIONS))
+    ),
+    "sense_lines": lambda d, s: SENSE(
+        s,
+        d(st.integers(1, 4)),
+        acceleration=d(st.floats(1, 9)),
+        convention=d(st.sampled_from(CONVENTIONS)),
+    ).structured(),
     "hadamard": lambda d, s: Hadamard(
         (s[0], d(st.sampled_from([1, 2, 8])), d(st.sampled_from([1, 4]))), d(st.floats(0.01, 1))
     ),

@@ -105,6 +105,8 @@ def test_gradients_of_smooth_operators(name: str) -> None:
         ("demosaic", (3, 5, 4), {}, (1, 5, 4)),
         ("hadamard", (2, 4, 8), {"ratio": 0.5}, (2, 4, 8)),
         ("fourier_lines", (3, 5, 4), {"acceleration": 2}, (6, 5, 4)),
+        ("sense", (1, 5, 4), {"coils": 3}, (6, 5, 4)),
+        ("sense", (2, 5, 4), {"coils": 3, "image": "complex"}, (6, 5, 4)),
         ("radon", (2, 7, 7), {"angles": 4}, (2, 4, 10)),
         ("hdr", (2, 5, 4), {}, (2, 5, 4)),
         ("quantise", (2, 5, 4), {"levels": 4}, (2, 5, 4)),

@@ -59,6 +59,7 @@ short = pytest.mark.parametrize("solver", SHORT, ids=lambda solver: type(solver)
 # Settings that operators need.
 NEEDS: dict[str, dict[str, Any]] = {
     "mask_box": {"height": 3, "width": 3},
+    "sense": {"coils": 3},
     "mask_box_random": {"height": 3, "width": 3},
     "mask_outpaint": {"height": 4, "width": 4},
     "blur": {"kernel": {"name": "gaussian", "sigma": 1.0, "size": 5}},

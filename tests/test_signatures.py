@@ -82,6 +82,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "operators.base.SpectralOperator.pinv": {"damp": 0.0},
     "operators.base.SpectralOperator.register_exact": {"per_image": False},
     "operators.blur.CircularBlur.pinv": {"damp": 0.0},
+    "io.measurements.read_measurements": {"coils": False},
     "operators.conjugate.Solution": {"rtol": 0.0},
     "operators.fourier.PartialFourier": {"convention": "ortho"},
     "operators.kernels.check_side": {"most": 4097},

@@ -398,6 +398,7 @@ NEEDS: dict[str, dict | None] = {
     "mask_outpaint": {"height": 8, "width": 8},
     "mask_file": {"mask": "mask.png", "kept": "white"},
     "fourier_file": {"mask": "mask.png"},
+    "sense": {"coils": 3},
     "resize_average": {"factor": 2},
     "resize_bicubic": {"factor": 2},
     "resize_lanczos": {"factor": 2},
@@ -542,7 +543,9 @@ def test_coils_are_refused_before_the_work(prior: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "mask.png", torch.ones(1, 16, 16))
     given = denoise(prior, tmp_path, tmp_path / "run", "operator.name=fourier_file")
     given = [word for word in given if not word.startswith("input")]
-    with pytest.raises(InputError, match="15 channels, expected 1 or 3: combine coils"):
+    with pytest.raises(
+        InputError, match="15 channels, expected 1 or 3: operator=sense is for several coils"
+    ):
         main([*given, f"operator.mask={tmp_path}/mask.png", f"measurement={tmp_path}/y.npy"])
     assert not (tmp_path / "run").exists()
 

@@ -12,27 +12,30 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.io.collection import listed, read_pictures
+from invdiff.io.fastmri import FASTMRI, read_kspace
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture
 from invdiff.io.units import MEASUREMENTS
 
-_SUFFIXES = (".npy", ".npz")
+_SUFFIXES = (".npy", ".npz", *FASTMRI)
 _COMPLEX_CHANNELS = (1, 3)
 _LEAST_SIDE = 5  # of an image whose last axis of 2 is taken for real and imaginary parts
 
 
-def read_measurements(path: str | Path, picture: bool) -> list[Picture]:
+def read_measurements(path: str | Path, picture: bool, coils: bool = False) -> list[Picture]:
     """Read the measurements of a file, or of each file of a folder, (B, C, h, w) float32.
 
     What is no picture is a .npy, or an .npz whose array `y` (or only array) it is: (h, w),
     (C, h, w) or (B, C, h, w), its values as they are. Complex values may also lie as real and
     imaginary parts on a last axis of 2. Of complex values the real parts of all channels come
     first, then the imaginary parts. NaN may mark what was not measured. The files of a folder are
-    in the order of `invdiff.io.collection`.
+    in the order of `invdiff.io.collection`. An .h5 of fastMRI holds k-space, slice by
+    slice (see `invdiff.io.fastmri`).
 
     Args:
         path: a file, or a folder of files.
         picture: whether they are pictures, which `invdiff.io.collection.read_pictures` reads.
+        coils: whether they are k-space of coils, (coils, h, w) or (B, coils, h, w), of any number.
 
     Raises:
         InputError: a file cannot be read, its shape is none of these, or it is k-space of several
@@ -44,21 +47,23 @@ def read_measurements(path: str | Path, picture: bool) -> list[Picture]:
         raise InputError(f"measurement {str(path)!r}: found a null character, expected a file name")
     source = Path(path)
     if not os.path.isdir(source):
-        return [Picture(_read(source), bits=32, name=label(source.stem))]
+        return [Picture(_read(source, coils), bits=32, name=label(source.stem))]
     files = [file for file in listed(source) if file.suffix.lower() in _SUFFIXES]
     if not files:
-        raise InputError(f"measurement {path}: found no .npy or .npz in it, expected at least one")
+        raise InputError(
+            f"measurement {path}: found no .npy, .npz or .h5 in it, expected at least one"
+        )
     stems = [file.stem for file in files]
     alike = len(set(stems)) < len(stems)
     return [
-        Picture(_read(file), bits=32, name=label(file.name if alike else file.stem))
+        Picture(_read(file, coils), bits=32, name=label(file.name if alike else file.stem))
         for file in files
     ]
 
 
-def _read(file: Path) -> Tensor:
+def _read(file: Path, coils: bool) -> Tensor:
     """(B, C, h, w) of one file."""
-    array = _array(file)
+    array = read_kspace(file) if file.suffix.lower() in FASTMRI else _array(file)
     if array.dtype.kind not in "biufc" or not array.size:
         raise InputError(
             f"measurement {file}: found {array.dtype} values of shape {array.shape}, "
@@ -73,10 +78,10 @@ def _read(file: Path) -> Tensor:
         )
     array = array.reshape(*[1] * (4 - array.ndim), *array.shape)
     if np.iscomplexobj(array):
-        if array.shape[1] not in _COMPLEX_CHANNELS:
+        if not coils and array.shape[1] not in _COMPLEX_CHANNELS:
             raise InputError(
                 f"measurement {file}: found complex values of shape {shape}, which are "
-                f"{array.shape[1]} channels, expected 1 or 3: combine coils into one image first, "
+                f"{array.shape[1]} channels, expected 1 or 3: operator=sense is for several coils, "
                 "and store several images as (B, 1, h, w)"
             )
         array = np.concatenate([array.real, array.imag], 1)

@@ -45,6 +45,7 @@ from invdiff.operators.resize import (
     CircularBlurDecimate,
     Lanczos,
 )
+from invdiff.operators.sense import SENSE
 from invdiff.operators.separable import Separable
 from invdiff.operators.tomography import FanBeam, Radon
 
@@ -91,6 +92,7 @@ __all__ = [
     "PhaseRetrieval",
     "Quantise",
     "Radon",
+    "SENSE",
     "Separable",
     "SeparableBlur",
     "SpectralOperator",

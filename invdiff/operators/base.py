@@ -85,6 +85,7 @@ class Operator(nn.Module, ABC):
     """
 
     identity: ClassVar[bool] = False  # A(x) = x, so that composing with it changes nothing
+    coiled: ClassVar[bool] = False  # y is k-space of several coils
     picture: bool = True  # y is (C, h, w), with values near [0, 1], and comes in files of pictures
     shape: tuple[int, int, int]
     _made_by: Call
@@ -159,6 +160,13 @@ class Operator(nn.Module, ABC):
                 f"operator: found {self.batch} masks or kernels, one per image, "
                 f"expected {count}, as many as images; drawn ones take per_image=range({count})"
             )
+
+    def informed(self, y: Any) -> Operator:
+        """Return this operator with what it leaves to be estimated found from a measurement.
+
+        A `Problem` does so before anything else; here nothing is left.
+        """
+        return self
 
     def structured(self) -> Operator:
         """Return the equivalent operator with the most structure: an SVD, if there is one.

@@ -55,6 +55,18 @@ class Layout(NamedTuple):
     centred_spectrum: bool
     orthonormal: bool
 
+    def transform(self, x: Tensor, axes: tuple[int, ...] = (-2, -1)) -> Tensor:
+        """Return the spectrum of x along some axes, orthonormal, and centred as the words say."""
+        at_origin = torch.fft.ifftshift(x, axes) if self.centred_image else x
+        spectrum: Tensor = torch.fft.fftn(at_origin, dim=axes, norm="ortho")
+        return torch.fft.fftshift(spectrum, axes) if self.centred_spectrum else spectrum
+
+    def inverse(self, spectrum: Tensor, axes: tuple[int, ...] = (-2, -1)) -> Tensor:
+        """Return the complex image of a spectrum, the inverse of `transform`."""
+        at_zero = torch.fft.ifftshift(spectrum, axes) if self.centred_spectrum else spectrum
+        x: Tensor = torch.fft.ifftn(at_zero, dim=axes, norm="ortho")
+        return torch.fft.fftshift(x, axes) if self.centred_image else x
+
 
 CONVENTIONS = {
     "ortho": Layout(False, True, True),
@@ -137,22 +149,17 @@ class PartialFourier(SpectralOperator):
         if planes not in (2, 6):
             raise InputError(
                 f"measurement: found {planes / 2:g} coils, or channels, in shape {measurement}, "
-                "expected one image, gray or RGB: 2 or 6 planes; combine the coils first"
+                "expected one image, gray or RGB: 2 or 6 planes; SENSE is for several coils"
             )
         return planes // 2, height, width
 
     def forward(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.fft2(self._from_origin(x), norm="ortho")
-        if self.layout.centred_spectrum:
-            spectrum = torch.fft.fftshift(spectrum, (-2, -1))
+        spectrum = self.layout.transform(x)
         parts = torch.cat([spectrum.real, spectrum.imag], -3)
         return self.kept * (parts if self.scale == 1 else self.scale * parts)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        spectrum = torch.complex(*self.measured(y).chunk(2, -3))
-        if self.layout.centred_spectrum:
-            spectrum = torch.fft.ifftshift(spectrum, (-2, -1))
-        x = self._to_origin(torch.fft.ifft2(spectrum, norm="ortho").real)
+        x = self.layout.inverse(torch.complex(*self.measured(y).chunk(2, -3))).real
         return x if self.scale == 1 else self.scale * x
 
     def measured(self, y: Tensor) -> Tensor:
@@ -187,6 +194,43 @@ class PartialFourier(SpectralOperator):
         return torch.where(alive, c / torch.where(alive, self.s, 1), 0)
 
 
+def random_lines(
+    shape: Sequence[int],
+    acceleration: float,
+    center: float,
+    seed: int,
+    per_image: PerImage,
+    convention: Convention,
+) -> Tensor:
+    """Return a mask of whole columns of k-space, (1, H, W), or (B, 1, H, W) with one each.
+
+    The arguments are those of `FourierLines`, and so are the errors.
+
+    Example:
+        >>> random_lines((1, 1, 8), 4, 0.08, 0, False, "ortho")
+        tensor([[[0., 0., 0., 0., 1., 1., 0., 0.]]])
+    """
+    acceleration = number("acceleration", acceleration, lambda v: v >= 1, "a number >= 1")
+    center = number("center", center, lambda v: 0 <= v <= 1, "a fraction in [0, 1]")
+    one_of("convention", convention, tuple(CONVENTIONS))
+    centred = CONVENTIONS[convention].centred_spectrum
+    _, height, width = image_shape(shape)
+    low = max(1, round(center * width))
+    first = width // 2 - low // 2
+    outside = torch.cat([torch.arange(first), torch.arange(first + low, width)])
+
+    def draw(seed: int) -> Tensor:
+        order = torch.randperm(len(outside), generator=seeded(seed))
+        kept = torch.zeros(width)
+        kept[first : first + low] = 1
+        kept[outside[order[: max(0, round(width / acceleration) - low)]]] = 1
+        if not centred:
+            kept = torch.fft.ifftshift(kept)
+        return kept.expand(1, height, width)
+
+    return drawn(draw, seed, per_image)
+
+
 @register("operator", "fourier_lines")
 class FourierLines(PartialFourier):
     """Keep whole columns of k-space: those nearest to the zero frequency, and others at random.
@@ -219,25 +263,8 @@ class FourierLines(PartialFourier):
         per_image: PerImage = False,
         convention: Convention = "ortho",
     ) -> None:
-        acceleration = number("acceleration", acceleration, lambda v: v >= 1, "a number >= 1")
-        center = number("center", center, lambda v: 0 <= v <= 1, "a fraction in [0, 1]")
-        one_of("convention", convention, tuple(CONVENTIONS))
-        centred = CONVENTIONS[convention].centred_spectrum
-        _, height, width = image_shape(shape)
-        low = max(1, round(center * width))
-        first = width // 2 - low // 2
-        outside = torch.cat([torch.arange(first), torch.arange(first + low, width)])
-
-        def draw(seed: int) -> Tensor:
-            order = torch.randperm(len(outside), generator=seeded(seed))
-            kept = torch.zeros(width)
-            kept[first : first + low] = 1
-            kept[outside[order[: max(0, round(width / acceleration) - low)]]] = 1
-            if not centred:
-                kept = torch.fft.ifftshift(kept)
-            return kept.expand(1, height, width)
-
-        super().__init__(shape, drawn(draw, seed, per_image), convention)
+        mask = random_lines(shape, acceleration, center, seed, per_image, convention)
+        super().__init__(shape, mask, convention)
 
 
 @register("operator", "fourier_file")
