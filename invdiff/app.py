@@ -46,7 +46,12 @@ from invdiff.io.pictures import Picture, read_picture, size, to_channels
 from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import RUN_FILE
 from invdiff.io.write import write_image, write_picture
+from invdiff.noise import describe_sigma
+from invdiff.operators import Mask
+from invdiff.operators.painted import percent as percent_of
 from invdiff.posterior import Posterior
+from invdiff.prior.denoiser import state_like
+from invdiff.problem import Problem
 from invdiff.solve import Part, Ready, calibrated, get_ready, intervals_line, previewed
 
 if TYPE_CHECKING:
@@ -54,13 +59,13 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"  # this computer alone
 TASKS = {
-    "remove": "Something on it should go: letters, scratches, a small thing",
+    "remove": "Something on it should go",
     "deblur": "It is out of focus",
     "deblur_motion": "It is blurred by a movement",
     "upscale": "It is too small",
     "denoise": "It is noisy",
     "colourise": "It has no colours",
-    "jpeg": "It has the blocks and rings of a JPEG file",
+    "jpeg": "It has the blocks of a JPEG file",
     "demosaic": "It is the mosaic of a colour sensor",
     "outpaint": "It is cut too close",
 }
@@ -72,6 +77,8 @@ CONTINUED = 6  # an outpainted picture gets a sixth of its sides at each of its 
 PAINTED = 0.5  # of the opacity of a stroke
 DIM = 0.5  # a picture of more than 8 bits below it is shown brighter
 EVERY = 0.5  # seconds between two looks at a run
+KNOWN_AFTER = 2.0  # seconds of a run, from which on the rest of its time is told
+BRUSHES = 32  # how many strokes side by side cover a picture at first
 KEPT_FOR = 24 * 3600  # seconds that files of the page are kept for, at most
 MOST_BYTES = 512 * 2**20  # of a picture that is dropped
 
@@ -403,15 +410,29 @@ def restored(
             raise KeyboardInterrupt
         on_progress(share)
 
-    with hearing(tell):
+    told: set[str] = set()
+
+    def hear(line: str) -> None:
+        has_own_noise = small and line.startswith("misfit")
+        if line not in told and not has_own_noise:
+            told.add(line)
+            tell(line)
+
+    with hearing(hear):
         picture = opened(form.source)
         words = words_of(form, picture, folder)
         ready = get_ready([*words, f"prior={settings.prior}", f"device={settings.device}"])
         run = ready.settings
         (part,) = ready.parts
+        # One after the other on a CPU, where that is as quick: a stop leaves those before it.
+        batch = 1 if state_like(ready.prior).device.type == "cpu" else run.batch
         tell(told_of_size(picture, part, form))
+        for line in told_of_problem(part.problem):
+            tell(line)
         if run.estimate == "samples":
-            cost = cost_of(part.problem, ready.prior, ready.solver, samples=run.samples)
+            cost = cost_of(
+                part.problem, ready.prior, ready.solver, samples=run.samples, batch=batch
+            )
             tell(f"{'the whole takes ' if small else ''}{cost}")
         if small:
             run = replace(run, preview=True, samples=1)
@@ -423,6 +444,7 @@ def restored(
                 ready.solver,
                 samples=run.samples,
                 seed=run.seed,
+                batch=batch,
                 numbers=part.numbers,
                 estimate=run.estimate,
                 on_progress=go_on,
@@ -458,6 +480,18 @@ def told_of_size(picture: Picture, part: Part, form: Form) -> str:
     if form.task in AT_FULL_SIZE or max(given.shape[-2:]) <= form.size:
         return f"{worked}, the picture as it is"
     return f"{worked}: made smaller from {given.shape[-1]}x{given.shape[-2]} (a larger size can be chosen)"
+
+
+def told_of_problem(problem: Problem) -> list[str]:
+    """Return the lines that tell how much is filled, and the noise level where it was estimated."""
+    lines = []
+    if isinstance(problem.operator, Mask):
+        filled = 1 - float(problem.operator.s.mean())
+        lines.append(f"{percent_of(filled)} of the picture is filled")
+    sigma = getattr(problem.noise, "sigma", None)
+    if isinstance(sigma, Tensor):  # one per picture: else it was given
+        lines.append(f"noise of sigma = {describe_sigma(float(sigma.flatten()[0]))}, estimated")
+    return lines
 
 
 def went_in(part: Part, task: str) -> Tensor:
@@ -507,19 +541,9 @@ def doubts(posterior: Posterior) -> list[str]:
     half = float(open_to_doubt.median()) / 2 if open_to_doubt.numel() else 0.0
     return [
         f"White in the picture of doubt is a standard deviation of {255 * float(std.max()):.0f} of 255",
-        f"Where the measurement leaves something open, on {share_of(open_to_doubt, width)} of the "
+        f"Where the samples differ, on {percent_of(open_to_doubt.numel() / width.numel())} of the "
         f"picture, an interval ({found.label}) is ±{255 * half:.1f} of 255 wide in the median",
     ]
-
-
-def share_of(part: Tensor, whole: Tensor) -> str:
-    """Return how much of one tensor another has, in per cent.
-
-    Example:
-        >>> share_of(torch.zeros(1), torch.zeros(4))
-        '25 %'
-    """
-    return f"{100 * part.numel() / whole.numel():.2g} %"
 
 
 def write_answer(folder: Path, picture: Picture, part: Part, posterior: Posterior) -> Path:
@@ -630,10 +654,11 @@ def told_of(error: Exception) -> str:
 # The page.
 
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1280px !important; width: 100% !important; margin: 0 auto !important; }
 #status progress { width: 100%; height: 0.7rem; accent-color: #2563eb; }
 #status .error { color: #b91c1c; font-weight: 600; }
 .dark #status .error { color: #fca5a5; }
+#task input { text-overflow: ellipsis; padding-right: 1.5rem; }
 #status ul { margin: 0.4rem 0 0; padding-left: 1.2rem; font-size: 0.85rem; opacity: 0.85; overflow-wrap: anywhere; }
 #status ul li { list-style: disc; }
 """
@@ -651,6 +676,12 @@ def page(settings: AppSettings) -> gr.Blocks:
         raise InputError(
             f"app: gradio cannot be imported ({first_line(error)}), expected it: pip install 'invdiff[app]'"
         ) from None
+
+    def brush_for(side: int) -> gr.Brush:
+        return gr.Brush(
+            default_size=max(3, side // BRUSHES), colors=["#ff0000"], color_mode="fixed"
+        )
+
     sizes = sorted({*SIZES, settings.size})
     private: Mapping[str, Any] = {"api_visibility": "private"}
     with gr.Blocks(
@@ -675,13 +706,15 @@ def page(settings: AppSettings) -> gr.Blocks:
                     elem_id="task",
                 )
                 canvas = gr.ImageEditor(
-                    label="Paint over what is to go",
+                    label="3. Paint over it",
+                    visible=False,
                     type="numpy",
                     sources=(),
                     transforms=(),
                     layers=False,
                     format="png",
-                    brush=gr.Brush(default_size=16, colors=["#ff0000"], color_mode="fixed"),
+                    brush=brush_for(SIZES[0]),
+                    height=420,
                     buttons=["fullscreen"],
                     elem_id="canvas",
                 )
@@ -718,7 +751,7 @@ def page(settings: AppSettings) -> gr.Blocks:
                     seed = gr.Number(0, label="Seed of the random numbers", precision=0, minimum=0)
             with gr.Column(min_width=320):
                 with gr.Row():
-                    look = gr.Button("Preview and time", min_width=90, elem_id="preview")
+                    look = gr.Button("Preview", min_width=90, elem_id="preview")
                     go = gr.Button("Restore", variant="primary", min_width=90, elem_id="restore")
                     stop = gr.Button(
                         "Stop", variant="stop", min_width=90, interactive=False, elem_id="stop"
@@ -738,6 +771,7 @@ def page(settings: AppSettings) -> gr.Blocks:
                     format="png",
                     interactive=False,
                     buttons=["fullscreen"],
+                    height=320,
                     visible=False,
                     elem_id="doubt",
                 )
@@ -757,31 +791,41 @@ def page(settings: AppSettings) -> gr.Blocks:
             factor: "upscale",
         }
 
-        def show_picture(path: str | None) -> tuple[Any, Any, Any]:
+        def show_picture(path: str | None, name: str) -> list[Any]:
             lines: list[str] = []
+            image = None
+            error = None
             try:
                 with hearing(lines.append):
                     picture = opened(path) if path else None
-            except Exception as error:
-                return (
-                    None,
-                    None,
-                    as_html(Look([], None, 0.0, error=without_folder(told_of(error), path))),
-                )
-            if picture is None:
-                return None, None, as_html(None)
-            image = for_the_eye(made_smaller(picture, max(SIZES)))
+                if picture is not None:
+                    lines.insert(0, f"{picture.name}: {size(picture.values)}")
+                    image = for_the_eye(made_smaller(picture, max(SIZES)))
+            except Exception as fault:
+                error = without_folder(told_of(fault), path)
             lines = [without_folder(line, path) for line in lines]
-            return (
-                {"background": image, "layers": [], "composite": image},
-                image,
-                as_html(Look(lines, None, 0.0)),
+            editor = (
+                None if image is None else {"background": image, "layers": [], "composite": image}
             )
+            paints = name == "remove"
+            return [
+                gr.update(
+                    value=editor,
+                    visible=paints and image is not None,
+                    brush=brush_for(SIZES[0] if image is None else max(image.shape)),
+                ),
+                gr.update(value=image, visible=not paints and image is not None),
+                as_html(Look(lines, None, 0.0, error=error) if path else None),
+            ]
 
-        def show_details(name: str) -> list[Any]:
+        def show_details(path: str | None, name: str) -> list[Any]:
             paints = name == "remove"
             visible = [gr.update(visible=name == of) for of in details.values()]
-            return [gr.update(visible=paints), gr.update(visible=not paints), *visible]
+            return [
+                gr.update(visible=paints and path is not None),
+                gr.update(visible=not paints and path is not None),
+                *visible,
+            ]
 
         def begin(desk: Desk) -> list[Any]:
             desk.stopping = False
@@ -839,11 +883,11 @@ def page(settings: AppSettings) -> gr.Blocks:
             return [(outcome.before, outcome.after), outcome.said, doubtful, *files]
 
         source.change(
-            show_picture, source, [canvas, shown, status], show_progress="hidden", **private
+            show_picture, [source, task], [canvas, shown, status], show_progress="hidden", **private
         )
         task.change(
             show_details,
-            task,
+            [source, task],
             [canvas, shown, *details],
             show_progress="hidden",
             queue=False,
@@ -940,8 +984,8 @@ def as_html(look: Look | None) -> str:
     elif look.outcome is not None:
         head = f"Done in {duration(look.seconds)}."
     elif look.share is not None:
-        left = look.seconds * (1 - look.share) / look.share if look.share > 0 else None
-        time_left = "" if left is None else f", about {duration(left)} left"
+        left = look.seconds * (1 - look.share) / max(look.share, 1e-6)
+        time_left = f", about {duration(left)} left" if look.seconds > KNOWN_AFTER else ""
         head = (
             f'<progress max="1" value="{look.share:.4f}" aria-label="progress"></progress>'
             f"<div>{100 * look.share:.0f} %{time_left}</div>"
