@@ -88,10 +88,12 @@ def test_what_is_painted_is_filled_and_the_rest_stays(loaded: None, tmp_path: Pa
     assert (found[painted()] != picture[painted()]).any()
     assert (outcome.before == picture).all() and (outcome.after == found).all()
     assert outcome.doubt is not None
-    assert outcome.doubt.max() == 255 and (outcome.doubt[~painted()] == 0).all()
+    assert outcome.doubt.max() == 255 and outcome.doubt[~painted()].max() < 32
     filled = 100 * painted().mean()
     assert f"{filled:.0f} % of the picture is filled" in lines
-    assert "33.3 %, not calibrated" in outcome.said and f"on {filled:.0f} % of the" in outcome.said
+    assert (
+        "33.3 %, not calibrated" in outcome.said and "Where the samples differ, on " in outcome.said
+    )
     assert any(line.startswith("2 samples of 20 network calls each: about") for line in lines)
     assert outcome.report is not None
     page = outcome.report.read_text(encoding="utf-8")
@@ -480,6 +482,8 @@ class Person:
         return str(self.find("#status").text)
 
     def done(self) -> None:
+        """Wait for the end of a run that leaves something to download."""
+        wait_for(lambda: self.find("#answer:not([disabled])"))
         wait_for(lambda: "Done" in self.status())
 
     def choose(self, text: str) -> None:
@@ -534,7 +538,7 @@ def test_the_browser_goes_from_upload_to_download_for_two_people(
     bob.drop(tmp_path / "bob.jpg")
     bob.choose("noisy")
     alice.click("#preview")
-    alice.done()
+    wait_for(lambda: "Done" in alice.status())
     assert "the whole takes 2 samples" in alice.status()
     alice.click("#restore")
     bob.click("#restore")
