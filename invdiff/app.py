@@ -3,8 +3,8 @@
     invdiff app
     invdiff app port=7861 size=768 samples=8
 
-Opens a page at http://127.0.0.1:7860 that only this computer sees, and that needs no network: drop a
-picture, see a small preview and how long the whole will take, restore it, compare before and after,
+Opens a page at http://127.0.0.1:7860 that only this computer sees, and that needs no network. Drop
+a picture, see a small preview and how long the whole will take, restore it, compare before and after,
 see where to doubt it, and take the answer in the format that went in. It needs
 pip install 'invdiff[app]'. The tasks are those of invdiff solve, which does the work.
 """
@@ -158,7 +158,7 @@ class Outcome:
     Attributes:
         before: (H, W, 3) uint8, what went in, in the size of what came out.
         after: (H, W, 3) uint8, the mean of the samples.
-        doubt: (H, W) uint8, their standard deviation, white where it is largest; None for one sample.
+        doubt: (H, W) uint8, their standard deviation, white where largest; None for one sample.
         said: what is known of the error, in sentences.
         answer: file of the restored picture, in the format that went in; None for a preview.
         report: file of the page report.html, likewise.
@@ -261,7 +261,7 @@ def serve(settings: AppSettings, block: bool = True) -> gr.Blocks:
     except OSError as error:
         raise InputError(
             f"port: found {settings.port}, which cannot be used ({first_line(error)}), expected "
-            "another: invdiff app port=7861"
+            f"another: invdiff app port={settings.port % 65535 + 1}"
         ) from None
     print(f"invdiff app: http://{HOST}:{settings.port} (Ctrl-C ends it)", flush=True)
     if block:
@@ -287,8 +287,8 @@ def opened(source: str | None) -> Picture:
     name = Path(source).name
     if len(picture) != 1:
         raise InputError(
-            f"{name}: found {len(picture)} pictures in one file, expected one; save the one that you "
-            "mean, or restore all of them by invdiff solve"
+            f"{name}: found {len(picture)} pictures in one file, expected one; save the one that "
+            "you mean, or restore all of them by invdiff solve"
         )
     channels, height, width = picture.values.shape[1:]
     if min(height, width) < LEAST_SIDE:
@@ -330,7 +330,7 @@ def continued(picture: Picture) -> Picture:
 
 
 def words_of(form: Form, picture: Picture, folder: Path) -> list[str]:
-    """Return the words of ``invdiff solve`` that say what a form does; their files go into a folder.
+    """Return the words of ``invdiff solve`` that say what a form does, and write their files.
 
     Args:
         form: what was chosen.
@@ -479,7 +479,8 @@ def told_of_size(picture: Picture, part: Part, form: Form) -> str:
         height, width = (side * CONTINUED // (CONTINUED + 2) for side in (height, width))
     if form.task in AT_FULL_SIZE or max(given.shape[-2:]) <= form.size:
         return f"{worked}, the picture as it is"
-    return f"{worked}: made smaller from {given.shape[-1]}x{given.shape[-2]} (a larger size can be chosen)"
+    was = f"{given.shape[-1]}x{given.shape[-2]}"
+    return f"{worked}: made smaller from {was} (a larger size can be chosen)"
 
 
 def told_of_problem(problem: Problem) -> list[str]:
@@ -518,7 +519,7 @@ def as_shown(x: Tensor, sides: tuple[int, ...] | None = None) -> np.ndarray:
 
 
 def deviation(posterior: Posterior) -> np.ndarray | None:
-    """Return the standard deviation of the brightness as (H, W) uint8, white where it is largest."""
+    """Return the standard deviation of the brightness as (H, W) uint8, white where largest."""
     if len(posterior.samples) < 2:
         return None
     std = posterior.brightness_std[0, 0]
@@ -540,7 +541,8 @@ def doubts(posterior: Posterior) -> list[str]:
     open_to_doubt = width[width > 1e-3]
     half = float(open_to_doubt.median()) / 2 if open_to_doubt.numel() else 0.0
     return [
-        f"White in the picture of doubt is a standard deviation of {255 * float(std.max()):.0f} of 255",
+        "White in the picture of doubt is a standard deviation of "
+        f"{255 * float(std.max()):.0f} of 255",
         f"Where the samples differ, on {percent_of(open_to_doubt.numel() / width.numel())} of the "
         f"picture, an interval ({found.label}) is ±{255 * half:.1f} of 255 wide in the median",
     ]
@@ -642,7 +644,7 @@ def _at_least_one(events: queue.SimpleQueue[Any]) -> list[Any]:
 
 
 def told_of(error: Exception) -> str:
-    """Return the line that the page shows for an error; what is a fault of ours goes to the terminal."""
+    """Return the line that the page shows for an error; a fault of ours is in the terminal."""
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     traceback.print_exception(error, file=sys.stderr)
@@ -654,12 +656,14 @@ def told_of(error: Exception) -> str:
 # The page.
 
 CSS = """
-.gradio-container { max-width: 1280px !important; width: 100% !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1280px !important; width: 100% !important; }
+.gradio-container { margin: 0 auto !important; }
 #status progress { width: 100%; height: 0.7rem; accent-color: #2563eb; }
 #status .error { color: #b91c1c; font-weight: 600; }
 .dark #status .error { color: #fca5a5; }
 #task input { text-overflow: ellipsis; padding-right: 1.5rem; }
-#status ul { margin: 0.4rem 0 0; padding-left: 1.2rem; font-size: 0.85rem; opacity: 0.85; overflow-wrap: anywhere; }
+#status ul { margin: 0.4rem 0 0; padding-left: 1.2rem; font-size: 0.85rem; opacity: 0.85; }
+#status { overflow-wrap: anywhere; }
 #status ul li { list-style: disc; }
 """
 
@@ -674,7 +678,8 @@ def page(settings: AppSettings) -> gr.Blocks:
         import gradio as gr
     except ImportError as error:
         raise InputError(
-            f"app: gradio cannot be imported ({first_line(error)}), expected it: pip install 'invdiff[app]'"
+            f"app: gradio cannot be imported ({first_line(error)}), expected it: "
+            "pip install 'invdiff[app]'"
         ) from None
 
     def brush_for(side: int) -> gr.Brush:
@@ -739,7 +744,7 @@ def page(settings: AppSettings) -> gr.Blocks:
                     longest = gr.Dropdown(
                         sizes,
                         value=settings.size,
-                        label="Longest side in pixels that it is worked on; time grows with its square",
+                        label="Longest side, in pixels; time grows with its square",
                     )
                     samples = gr.Slider(
                         1,

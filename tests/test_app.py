@@ -392,6 +392,8 @@ def test_settings_that_cannot_be(given: dict[str, int], message: str) -> None:
 
 def test_without_gradio_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")  # put back after the test, as `main` sets them
     with pytest.raises(InputError, match=r"pip install 'invdiff\[app\]'"):
         app.main(["open=false"])
 
