@@ -74,6 +74,7 @@ AT_FULL_SIZE = ("upscale", "jpeg", "demosaic")
 SIZES = (128, 256, 384, 512, 768, 1024, 2048)
 LEAST_SIDE = 16  # pixels
 CONTINUED = 6  # an outpainted picture gets a sixth of its sides at each of its edges
+PAINTED_ON = 1024  # pixels of the longest side of what a browser shows to paint on
 PAINTED = 0.5  # of the opacity of a stroke
 DIM = 0.5  # a picture of more than 8 bits below it is shown brighter
 EVERY = 0.5  # seconds between two looks at a run
@@ -805,7 +806,7 @@ def page(settings: AppSettings) -> gr.Blocks:
                     picture = opened(path) if path else None
                 if picture is not None:
                     lines.insert(0, f"{picture.name}: {size(picture.values)}")
-                    image = for_the_eye(made_smaller(picture, max(SIZES)))
+                    image = for_the_eye(made_smaller(picture, PAINTED_ON))
             except Exception as fault:
                 error = without_folder(told_of(fault), path)
             lines = [without_folder(line, path) for line in lines]
