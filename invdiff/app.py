@@ -305,8 +305,8 @@ def made_smaller(picture: Picture, longest: int) -> Picture:
     """Return a picture whose longest side is so many pixels at most.
 
     Example:
-        >>> made_smaller(Picture(torch.rand(1, 3, 100, 50)), 20).values.shape
-        torch.Size([1, 3, 20, 10])
+        >>> made_smaller(Picture(torch.rand(1, 3, 100, 50)), 40).values.shape
+        torch.Size([1, 3, 40, 20])
     """
     height, width = picture.values.shape[-2:]
     share = longest / max(height, width)

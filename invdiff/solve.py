@@ -208,6 +208,7 @@ class Ready:
 
     Example:
         >>> ready = get_ready(["task=inpaint", "prior=fashion", "images=1", "samples=2"])
+        prior fashion: gray pictures of clothing, 32x32
         >>> ready.settings.samples, len(ready.parts)
         (2, 1)
     """
