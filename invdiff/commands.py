@@ -29,6 +29,7 @@ COMMANDS = (
     "likelihood",
     "check",
     "convert",
+    "app",
 )
 PRESETS = {"tasks": "task", "trains": "train"}
 CLASSES = {

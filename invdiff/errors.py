@@ -8,6 +8,9 @@ import reprlib
 import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any
 
@@ -150,8 +153,39 @@ def check_callback(name: str, value: Any) -> None:
         raise InputError(f"{name}: found {described(value)}, expected a function or None")
 
 
+_listener: ContextVar[Callable[[str], object] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def hearing(listener: Callable[[str], object]) -> Iterator[None]:
+    """Give warnings, and what commands say, to a function inside the block, in this thread alone.
+
+    Example:
+        >>> lines = []
+        >>> with hearing(lines.append):
+        ...     warn("the picture is dim")
+        >>> lines
+        ['the picture is dim']
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def heard(text: str) -> bool:
+    """Give a line to the function that listens in this thread, and return whether there is one."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(text)
+    return listener is not None
+
+
 def warn(message: str) -> None:
     """Warn the nearest caller outside of this package, whatever decorators lie in between."""
+    if heard(message):
+        return
     frame = sys._getframe(1)
     level = 2
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INTERNAL:

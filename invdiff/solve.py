@@ -60,7 +60,7 @@ from invdiff.choice import (
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
 from invdiff.cost import FEW_STEPS, cheaper, cost_of
-from invdiff.errors import InputError, first_line, warn
+from invdiff.errors import InputError, first_line, heard, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
@@ -195,8 +195,46 @@ class SolveSettings:
             raise InputError(f"preview: found {self.preview}, expected true or a number of pixels")
 
 
+@dataclass(frozen=True)
+class Ready:
+    """Everything that the words of a command line ask for, read and checked before the work.
+
+    Attributes:
+        settings: with the prior by name.
+        share: this process's, of the work.
+        parts: the images, and their problems.
+        prior: the denoiser.
+        solver: the method.
+
+    Example:
+        >>> ready = get_ready(["task=inpaint", "prior=fashion", "images=1", "samples=2"])
+        prior fashion: gray pictures of clothing, 32x32
+        >>> ready.settings.samples, len(ready.parts)
+        (2, 1)
+    """
+
+    settings: SolveSettings
+    share: Share
+    parts: list[Part]
+    prior: Denoiser
+    solver: Solver
+
+
 def main(words: list[str]) -> None:
     """Run the command line."""
+    ready = get_ready(words)
+    if ready.share == Share() and ready.settings.part is None:
+        solve_parts(ready.settings, ready.parts, ready.prior, ready.solver)
+    else:
+        solve_together(ready.settings, ready.share, ready.parts, ready.prior, ready.solver)
+
+
+def get_ready(words: list[str]) -> Ready:
+    """Read and check what the words of a command line ask for, and say what was found.
+
+    Raises:
+        InputError: a word, a file, or what they are together, cannot be used.
+    """
     merged = config.resolve(with_what_is_meant(words), SolveSettings)
     settings = config.validate(SolveSettings, merged)
     if settings.input and settings.measurement:
@@ -229,10 +267,7 @@ def main(words: list[str]) -> None:
         if part.truth is not None:  # what metrics cannot be had is told before the work
             corner = part.truth[:1, :, :64, :64]
             judge(corner[None], corner)
-    if share == Share() and settings.part is None:
-        solve_parts(settings, parts, prior, solver)
-    else:
-        solve_together(settings, share, parts, prior, solver)
+    return Ready(settings, share, parts, prior, solver)
 
 
 def with_prior(settings: SolveSettings, parts: list[Part]) -> SolveSettings:
@@ -551,6 +586,8 @@ def costs_a_line(path: Path) -> Iterator[None]:
 
 def say(text: str) -> None:
     """Print, if anybody is there to read it: a closed pipe is no reason to lose results."""
+    if heard(text):
+        return
     with contextlib.suppress(OSError):
         print(text, flush=True)
 

@@ -64,6 +64,7 @@ RANKS = [
         "likelihood",
         "check",
         "convert",
+        "app",
         "commands",
         "__init__",
         "__main__",

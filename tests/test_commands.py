@@ -51,7 +51,17 @@ def test_help_waits_for_no_import(module: str, words: list[str]) -> None:
     process = invdiff(*words, module=module)
     after = os.times()
     assert process.returncode == 0 and len(process.stdout) > 3
-    heavy = {"torch", "numpy", "pydantic", "kornia", "scipy", "matplotlib", "accelerate", "PIL"}
+    heavy = {
+        "torch",
+        "numpy",
+        "pydantic",
+        "kornia",
+        "scipy",
+        "matplotlib",
+        "accelerate",
+        "PIL",
+        "gradio",
+    }
     assert imported(process) & heavy == set()
     seconds = after.children_user - before.children_user
     assert seconds < 0.6  # of the CPU, under -X importtime, on a busy machine
@@ -270,7 +280,8 @@ def test_every_import_is_declared() -> None:
 
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("medical", "science", "tiff", "hub") for line in extras[name]]
+    names = ("medical", "science", "tiff", "hub", "app")
+    optional = [line for name in names for line in extras[name]]
     declared = {re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *optional]}
     packages = {"yaml": "pyyaml", "PIL": "pillow", "annotated_types": "annotated-types"}
     packages["huggingface_hub"] = "huggingface-hub"

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from invdiff import (
+    app,
     calibrate,
     check,
     config,
@@ -45,6 +46,7 @@ LEFT_OUT = {DOCS / name for name in (*ELSEWHERE, *MEASURED, "designs.md", "galle
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - LEFT_OUT)]
 
 SETTINGS: dict[str, type] = {
+    "app": app.AppSettings,
     "solve": solve.SolveSettings,
     "calibrate": calibrate.CalibrateSettings,
     "train": train.TrainCommand,

@@ -399,6 +399,7 @@ NEEDS: dict[str, dict | None] = {
     "mask_file": {"mask": "mask.png", "kept": "white"},
     "fourier_file": {"mask": "mask.png"},
     "sense": {"coils": 3},
+    "fan_beam": {"size": [16, 16]},
     "resize_average": {"factor": 2},
     "resize_bicubic": {"factor": 2},
     "resize_lanczos": {"factor": 2},
