@@ -38,7 +38,7 @@ from invdiff.operators import Blur
 from invdiff.operators.base import varies_within_image
 from invdiff.operators.blur import before_valid
 from invdiff.operators.conjugate import one_cg_warning
-from invdiff.operators.kernel_priors import KernelPrior, kernel_prior, normal_equations
+from invdiff.operators.kernel_priors import Coupled, KernelPrior, kernel_prior, normal_equations
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior
@@ -308,20 +308,18 @@ class Chain:
         def level(sigma: float) -> Tensor:
             return torch.full_like(x[:, :1, :1, :1], sigma)
 
-        def redrawn(extra: float) -> Tensor:
-            equations = normal_equations(x, y, size)
-            return self.kernels.draw(state, equations, variance + extra, noise)
-
         for rho in geometric(max(WIDEST, last), last, self.steps):
             z = draw_z(self.given(state, y), x, rho, 1, 1.0, noise, TOLERANCE)
             x = conditional(self.prior, z, level(rho), level(finest), INNER, noise)
-            state = redrawn(rho**2)
+            coupled = Coupled(x, y, size, rho)
+            state = self.kernels.draw_coupled(state, coupled, variance, noise)
             yield x, state
         for s in geometric(max(self.reach, last), last, self.rounds):
             noisy = x + s * noise(x)
             given = self.given(state, y)
             x = draw_given_y(self.prior, given, noisy, level(s), level(finest), INNER, noise)
-            state = redrawn(0.0)
+            equations = normal_equations(x, y, size)
+            state = self.kernels.draw(state, equations, variance, noise)
             yield x, state
 
     def given(self, state: Tensor, y: Tensor) -> Problem:

@@ -62,6 +62,51 @@ class NormalEquations(NamedTuple):
         return -(quadratic - 2 * linear) / (2 * variance)
 
 
+@dataclass(frozen=True)
+class Coupled:
+    """What y says of k given a picture x that is at rho from the one that y was made of.
+
+    y = k * z + n with z = x + rho n', so that the noise of y - k * x has at each frequency the variance
+    v + rho^2 |k^|^2, which depends on k: kernels that would make this noise stronger than y is are
+    unlikely. It is taken as periodic, with a window over y in place of its border.
+
+    Args:
+        x: (N, C, H + size - 1, W + size - 1).
+        y: (N, C, H, W).
+        size: the side of the kernels.
+        rho: the distance, on [0, 1].
+
+    Example:
+        >>> x = torch.rand(1, 1, 12, 12)
+        >>> point = torch.eye(9).double()[4]
+        >>> Coupled(x, x[..., 1:-1, 1:-1], 3, 0.1).log_likelihood(point.view(1, 1, 9), 0.01).shape
+        torch.Size([1, 1])
+    """
+
+    x: Tensor
+    y: Tensor
+    size: int
+    rho: float
+
+    def log_likelihood(self, kernels: Tensor, variance: float) -> Tensor:
+        """Return log p(y | x, k) without a constant for kernels (N, G, n), (N, G)."""
+        x = self.x.double() - 0.5
+        y = self.y.double() - 0.5
+        sides = y.shape[-2:]
+        spectrum = torch.fft.rfft2(x)
+        window = torch.outer(*(torch.hann_window(n + 2, periodic=False)[1:-1] for n in sides)).to(y)
+        window = window / window.square().mean().sqrt()
+        found = []
+        for k in kernels.unflatten(-1, (1, self.size, self.size)).unbind(1):
+            response = torch.fft.rfft2(k, s=x.shape[-2:])
+            around = torch.fft.irfft2(spectrum * response, s=x.shape[-2:])
+            residual = y - around[..., self.size - 1 :, self.size - 1 :]
+            power = torch.fft.fft2(window * residual, norm="ortho").abs().square()
+            expected = variance + self.rho**2 * torch.fft.fft2(k, s=sides).abs().square()
+            found.append(-0.5 * (power / expected + expected.log()).flatten(1).sum(1))
+        return torch.stack(found, 1)
+
+
 def normal_equations(x: Tensor, y: Tensor, size: int) -> NormalEquations:
     """Return X^T X and X^T y of pictures and their measurements, whose channels share a kernel.
 
@@ -127,6 +172,19 @@ class KernelPrior(ABC):
         Args:
             states: those before; parameters are drawn one after the other.
             equations: what y says of k given x.
+            variance: v of (1).
+            noise: one stream for each.
+        """
+
+    @abstractmethod
+    def draw_coupled(
+        self, states: Tensor, coupled: Coupled, variance: float, noise: Streams
+    ) -> Tensor:
+        """Draw states (N, P) given y and an x at a distance, or nearly so.
+
+        Args:
+            states: those before.
+            coupled: what y says of k given x at a distance of rho.
             variance: v of (1).
             noise: one stream for each.
         """
@@ -201,6 +259,13 @@ class FreeKernel(KernelPrior):
     def kernels(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.size, self.size))
 
+    def draw_coupled(
+        self, states: Tensor, coupled: Coupled, variance: float, noise: Streams
+    ) -> Tensor:
+        """Draw k as if the noise were white, of the variance v + rho^2, which keeps it Gaussian."""
+        equations = normal_equations(coupled.x, coupled.y, self.size)
+        return self.draw(states, equations, variance + coupled.rho**2, noise)
+
     def draw(
         self, states: Tensor, equations: NormalEquations, variance: float, noise: Streams
     ) -> Tensor:
@@ -246,10 +311,20 @@ class KernelFamily(KernelPrior):
         """Return states whose periodic parameters are within their period."""
         return states
 
+    def draw_coupled(
+        self, states: Tensor, coupled: Coupled, variance: float, noise: Streams
+    ) -> Tensor:
+        return self._drawn(states.to(coupled.y.device), coupled, variance, noise)
+
     def draw(
         self, states: Tensor, equations: NormalEquations, variance: float, noise: Streams
     ) -> Tensor:
-        states = states.to(equations.cross)
+        return self._drawn(states.to(equations.cross), equations, variance, noise)
+
+    def _drawn(
+        self, states: Tensor, given: NormalEquations | Coupled, variance: float, noise: Streams
+    ) -> Tensor:
+        """Draw each parameter given the others, by quadrature."""
         low, high = self.ends(states)
         shares = noise.uniform(states)
         for p in range(len(self.names)):
@@ -257,7 +332,7 @@ class KernelFamily(KernelPrior):
             def log_density(points: Tensor, at: Tensor = states, p: int = p) -> Tensor:
                 several = at[:, None].repeat(1, points.shape[1], 1)
                 several[..., p] = points
-                return equations.log_likelihood(self.kernels(several).flatten(-2), variance)
+                return given.log_likelihood(self.kernels(several).flatten(-2), variance)
 
             drawn = draw_between(log_density, low[:, p], high[:, p], shares[:, p])
             states = states.clone()
