@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.adjustment import not_calibrated
+from invdiff.arguments import positive_number
 from invdiff.errors import InputError, check_integer, shown
 from invdiff.inference import check_batch, check_finite, fitting
 from invdiff.intervals import Interval
@@ -53,7 +54,7 @@ from invdiff.solvers.base import LEAST_SIGMA_Y
 from invdiff.solvers.tools.given import draw_given_y
 from invdiff.solvers.tools.split import TOLERANCE, draw_z
 
-WIDEST = 0.5  # rho of the first level, on [0, 1]: half of the range of a picture
+WIDEST = 0.1  # rho of the first level, on [0, 1], where kernels are told by the spectrum of y
 INNER = 3  # steps of a draw of x given a noisy x; a step is two calls of the prior
 
 
@@ -199,8 +200,7 @@ def restore_blind(
     check_integer("steps", steps, 1)
     check_integer("rounds", rounds, 0)
     check_batch(batch)
-    if not reach > 0:
-        raise InputError(f"reach: found {shown(reach)}, expected a number > 0")
+    reach = positive_number("reach", reach)
     started = time.perf_counter()
     problem = blind_problem(y, noise, kernels)
     shape = problem.operator.shape
@@ -254,6 +254,11 @@ def blind_problem(
     """
     measurement = shape_of(y)
     size = kernels.size
+    sides = measurement[1:]
+    if size > min(sides):
+        raise InputError(
+            f"size: found {size} for a picture of {sides[0]}x{sides[1]}, expected at most {min(sides)}"
+        )
     point = torch.zeros(size, size, dtype=torch.float64)
     point[size // 2, size // 2] = 1
     shape = before_valid(measurement, (size, size), "valid")
