@@ -32,7 +32,9 @@ FAMILIES = ("gaussian", "defocus", "motion", "free")
 LARGEST_UNKNOWN = 65  # pixels of a side: a free kernel of so many is a matrix of 4225 x 4225
 POINTS = 33  # of a quadrature
 REFINEMENTS = 4  # each is up to 16 times as fine as the one before
-NEGLIGIBLE = 12.0  # a log-density so far below the largest is left out of the next, finer quadrature
+NEGLIGIBLE = (
+    12.0  # a log-density so far below the largest is left out of the next, finer quadrature
+)
 NARROWEST = 0.3  # pixels, of a Gaussian kernel: its neighbours have 0.4 % of the middle
 LEAST_EXTENT = 0.5  # pixels, of a disk's radius or a motion's length: hardly more than a point
 NORM = 0.25  # of the deviations of a free kernel from its mean, |k - m|
@@ -97,7 +99,7 @@ class Coupled:
         window = torch.outer(*(torch.hann_window(n + 2, periodic=False)[1:-1] for n in sides)).to(y)
         window = window / window.square().mean().sqrt()
         found = []
-        for k in kernels.unflatten(-1, (1, self.size, self.size)).unbind(1):
+        for k in kernels.reshape(*kernels.shape[:-1], 1, self.size, self.size).unbind(1):
             response = torch.fft.rfft2(k, s=x.shape[-2:])
             around = torch.fft.irfft2(spectrum * response, s=x.shape[-2:])
             residual = y - around[..., self.size - 1 :, self.size - 1 :]
@@ -257,7 +259,7 @@ class FreeKernel(KernelPrior):
         return self.mean.expand(len(noise), -1)
 
     def kernels(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.size, self.size))
+        return states.reshape(*states.shape[:-1], self.size, self.size)
 
     def draw_coupled(
         self, states: Tensor, coupled: Coupled, variance: float, noise: Streams
@@ -279,7 +281,8 @@ class FreeKernel(KernelPrior):
         w = torch.cholesky_solve(pulled, factor)
         z = noise.normal(w)
         w = w + torch.linalg.solve_triangular(factor.mT, z, upper=True)
-        return mean + w.squeeze(-1) @ root.mT
+        drawn: Tensor = mean + w.squeeze(-1) @ root.mT
+        return drawn
 
 
 @dataclass(frozen=True)
@@ -436,6 +439,7 @@ def kernel_prior(kernel: KernelPrior | str, size: int | None) -> KernelPrior:
     side = odd_size(size)
     if family == "free":
         return FreeKernel.smooth(side)
+    families: dict[str, Callable[[int], KernelFamily]]
     families = {"gaussian": GaussianFamily, "defocus": DefocusFamily, "motion": MotionFamily}
     return families[family](side)
 
