@@ -228,7 +228,8 @@ def restore_blind(
             chunk = list(range(start, min(start + at_once, samples)))
             for turn in first_of(chunk):
                 meter.step()
-            x, state = turn
+                ended = turn
+            x, state = ended
             pictures.append(x.cpu())
             states.append(state.cpu())
     drawn = torch.cat(pictures)[:, None]

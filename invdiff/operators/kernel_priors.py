@@ -256,7 +256,8 @@ class FreeKernel(KernelPrior):
         return cls((mean / mean.sum()).view(size, size), covariance)
 
     def start(self, noise: Streams) -> Tensor:
-        return self.mean.expand(len(noise), -1)
+        begun: Tensor = self.mean.expand(len(noise), -1)
+        return begun
 
     def kernels(self, states: Tensor) -> Tensor:
         return states.reshape(*states.shape[:-1], self.size, self.size)
