@@ -4,10 +4,11 @@ Gibbs sampling, x given k and k given x by turns, both linear and Gaussian in wh
 GibbsDDRM (Murata et al. 2023, https://arxiv.org/abs/2301.12686), but with exact draws of the kernel
 (`invdiff.operators.kernel_priors`) in place of Langevin steps:
 
-1. Annealing: at levels rho that decrease to the noise of y, a picture z between x and y is drawn, then x
-   given z by the prior, as in PnP-DM (Wu et al. 2024, https://arxiv.org/abs/2405.18782), then k given
-   x, as if y had the noise sigma_y^2 + rho^2.
-2. Rounds: noise of level s is added to x, x is drawn anew given the noisy x, y and k, with the
+1. Annealing: at levels rho that decrease to the noise of y, a picture z between x and y is drawn,
+   then x given z by the prior, as in PnP-DM (Wu et al. 2024, https://arxiv.org/abs/2405.18782),
+   then k given x: parameters of a family with z left out (`Coupled`), a free kernel as if y had the
+   noise sigma_y^2 + rho^2.
+2. Rounds, on request: noise of level s is added to x, x is drawn anew given the noisy x, y and k, with the
    covariance of x0 given x, and k given x. They leave p(x, k | y) as it is, where p(x0 | x) is
    Gaussian: the chain tends to the exact posterior of picture and kernel.
 
@@ -63,9 +64,9 @@ class BlindPosterior:
     """Samples of a picture and of the kernel that blurred it; sample k has both.
 
     Attributes:
-        picture: samples (K, 1, C, H, W) of x, larger than y by the kernel's side less 1. Its problem
-            has the mean kernel, by which ``picture.misfit`` judges all of them; `misfit` takes each
-            sample's own.
+        picture: samples (K, 1, C, H, W) of x, larger than y by the kernel's side less 1. Its
+            problem has the mean kernel, by which ``picture.misfit`` judges all of them; `misfit`
+            takes each sample's own.
         kernels: samples of the kernel, (K, h, w), summing to 1.
         parameters: of each sample's kernel, by name, (K,) each; none for a free kernel.
 
@@ -167,8 +168,8 @@ def restore_blind(
         seed: any non-negative integer.
         steps: levels of the annealing, 6 calls of the prior each.
         rounds: turns of x given k and k given x at the end; each is also up to 8 calls of the prior
-            and 2 to 60 passes backwards through it. They make samples exact for a Gaussian prior, and
-            were seen to make those of the network ``photos`` worse from a reach of 0.2: none by
+            and 2 to 60 passes backwards through it. They make samples exact for a Gaussian prior,
+            and were seen to make those of the network ``photos`` worse from a reach of 0.2: none by
             default.
         reach: the noise of the first round, on [0, 1], in geometric progression down to that of y.
         batch, tile, precision, compile: as of `invdiff.restore`.
@@ -177,8 +178,8 @@ def restore_blind(
         pictures and kernels, on the CPU.
 
     Raises:
-        InputError: y is more than one picture, the noise is not Gaussian of one level, the kernel is
-            unknown or too large for y, a value is out of range, or no sample is finite.
+        InputError: y is more than one picture, the noise is not Gaussian of one level, the kernel
+            is unknown or too large for y, a value is out of range, or no sample is finite.
 
     Example:
         >>> from invdiff.operators import GaussianBlur

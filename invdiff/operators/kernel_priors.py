@@ -5,11 +5,11 @@ restricted to the pixels of y that see nothing from outside of x, and n ~ N(0, v
 
     log p(y | x, k) = -(k^T X^T X k - 2 k^T X^T y) / (2 v) + const,                              (1)
 
-so that k given x and y is Gaussian under a Gaussian prior, and is drawn exactly; the parameters of a
-family of kernels are drawn by quadrature of (1), one after the other.
+so that k given x and y is Gaussian under a Gaussian prior, and is drawn exactly; the parameters of
+a family of kernels are drawn by quadrature of (1), one after the other.
 
-A shift of k is a shift of x, and a factor of k is one of x: kernels here sum to 1 and have their centre
-of mass in the middle.
+A shift of k is a shift of x, and a factor of k is one of x: kernels here sum to 1 and have their
+centre of mass in the middle.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Coupled:
 def normal_equations(x: Tensor, y: Tensor, size: int) -> NormalEquations:
     """Return X^T X and X^T y of pictures and their measurements, whose channels share a kernel.
 
-    1/2 is taken off both, which changes nothing for kernels that sum to 1, and leaves less to cancel.
+    1/2 is taken off both, which changes nothing for kernels that sum to 1, and leaves less to
+    cancel.
 
     Args:
         x: (N, C, H + size - 1, W + size - 1).
@@ -197,8 +198,8 @@ class FreeKernel(KernelPrior):
 
     Kernels are k = m + F w with w ~ N(0, I), where m and F F^T are the mean and the covariance given
     that sum k = 1 and that the centre of mass is in the middle, three linear conditions. Given x and
-    y, w is Gaussian of precision F^T X^T X F / v + I, and is drawn by a Cholesky factor. Taps may be
-    negative.
+    y, w is Gaussian of precision F^T X^T X F / v + I, and is drawn by a Cholesky factor. Taps may
+    be negative.
 
     Args:
         mean: (size, size).
