@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from invdiff import operators, solvers
     from invdiff.adjustment import Adjustment
+    from invdiff.blind import BlindPosterior, restore_blind
     from invdiff.diagnostics.fission import Fission, fission, split_measurement
     from invdiff.diagnostics.ksd import KSD, ksd
     from invdiff.diagnostics.priors import PriorComparison, compare_priors
@@ -36,6 +37,7 @@ __version__ = "0.2.0"
 # TensorBoard.
 _WHERE = {
     "Adjustment": "invdiff.adjustment",
+    "BlindPosterior": "invdiff.blind",
     "Calibration": "invdiff.evaluation.calibration",
     "Fission": "invdiff.diagnostics.fission",
     "Gaussian": "invdiff.noise",
@@ -69,6 +71,7 @@ _WHERE = {
     "prior_from": "invdiff.prior.own",
     "prior_from_denoiser": "invdiff.prior.own",
     "restore": "invdiff.inference",
+    "restore_blind": "invdiff.blind",
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
     "save_prior": "invdiff.prior.checkpoint",
@@ -81,6 +84,7 @@ _WHERE = {
 # Without "list": `from invdiff import *` leaves Python's own.
 __all__ = [
     "Adjustment",
+    "BlindPosterior",
     "Calibration",
     "Fission",
     "Gaussian",
@@ -114,6 +118,7 @@ __all__ = [
     "prior_from",
     "prior_from_denoiser",
     "restore",
+    "restore_blind",
     "restore_file",
     "restore_folder",
     "save_prior",

@@ -38,6 +38,7 @@ RANKS = [
     ["solvers", "listing"],
     [
         "baselines",
+        "blind",
         "cost",
         "one_call",
         "panel",

@@ -39,6 +39,7 @@ from invdiff import (
     prior_from,
     prior_from_denoiser,
     restore,
+    restore_blind,
     restore_file,
     restore_folder,
     save_prior,
@@ -88,6 +89,18 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
     "mmse": (mmse, {"problem": PROBLEM, "prior": PRIOR, "tile": 2}),
+    "restore_blind": (
+        restore_blind,
+        {
+            "y": Y,
+            "noise": 0.1,
+            "prior": PRIOR,
+            "kernel": "gaussian",
+            "size": 3,
+            "steps": 1,
+            "seed": 0,
+        },
+    ),
     "Problem": (Problem, {"operator": OPERATOR, "noise": NOISE, "y": Y}),
     "Problem.simulate": (
         Problem.simulate,
@@ -206,7 +219,16 @@ def test_wrong_objects_are_refused(
 
 
 def test_every_public_function_is_tried() -> None:
-    results = {"Fission", "KSD", "PosteriorSBC", "PriorComparison", "Stein", "TARP", "Adjustment"}
+    results = {
+        "BlindPosterior",
+        "Fission",
+        "KSD",
+        "PosteriorSBC",
+        "PriorComparison",
+        "Stein",
+        "TARP",
+        "Adjustment",
+    }
     kinds = {
         "InputError",
         "Interrupted",

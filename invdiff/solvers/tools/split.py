@@ -20,20 +20,27 @@ TOLERANCE = 1e-4  # of solutions by conjugate gradients
 
 
 def draw_z(
-    problem: Problem, x: Tensor, rho: float, steps: int, lr: float, noise: Streams
+    problem: Problem,
+    x: Tensor,
+    rho: float,
+    steps: int,
+    lr: float,
+    noise: Streams,
+    rtol: float | None = None,
 ) -> Tensor:
     """Draw from p(z | x, y) where m has y's own variance, as in PnP-DM.
 
     The noise of y given x is then sigma_y^2 + rho^2 A A^T. For a linear A the draw is exact: N(m,
     C) with C = (A^T A / sigma_y^2 + I / rho^2)^-1 and m = C (A^T y / sigma_y^2 + x / rho^2). For
-    others it is ``steps`` of Langevin dynamics of size ``lr``.
+    others it is ``steps`` of Langevin dynamics of size ``lr``. ``rtol`` is that of
+    ``LinearOperator.pinv``.
     """
     operator = problem.operator
     if not isinstance(operator, LinearOperator):
         return langevin_chain(problem, x, rho, positive_variance(problem), lr, steps, noise)
     z = x + rho * noise(x)
     error = problem.variance() ** 0.5 * noise(problem.y)
-    return z + operator.pinv(problem.residual(z) - error, problem.variance() / rho**2)
+    return z + operator.pinv(problem.residual(z) - error, problem.variance() / rho**2, rtol)
 
 
 class Split:

@@ -1,0 +1,434 @@
+"""Unknown blur: exact draws of the kernel, and the exact posterior of a small case."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff.blind import Chain, blind_problem, restore_blind
+from invdiff.errors import InputError
+from invdiff.noise import Gaussian, Poisson
+from invdiff.operators import Blur
+from invdiff.operators.kernel_priors import (
+    Coupled,
+    FreeKernel,
+    GaussianFamily,
+    KernelFamily,
+    KernelPrior,
+    conditions,
+    draw_between,
+    kernel_prior,
+    normal_equations,
+)
+from invdiff.operators.kernels import DefocusKernel, GaussianKernel, MotionKernel
+from invdiff.prior import GaussianDenoiser
+from invdiff.problem import Problem
+from invdiff.rng import Streams
+
+SIZE = 5
+
+
+def pictures(count: int, side: int, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 1, side, side, generator=draw, dtype=torch.float64)
+
+
+def correlated(side: int, variance: float = 0.04, reach: float = 2.0) -> Tensor:
+    """The covariance of a picture (1, side, side) that decays with distance."""
+    place = torch.arange(side, dtype=torch.float64)
+    rows = place.repeat_interleave(side)
+    columns = place.repeat(side)
+    distance = torch.hypot(rows[:, None] - rows, columns[:, None] - columns)
+    return variance * torch.exp(-distance / reach)
+
+
+# The equations of k given x and y.
+
+
+def test_normal_equations_are_those_of_the_blur() -> None:
+    """k^T X^T X k and k^T X^T y are those of Blur(k) x, in parts as in one piece."""
+    x = pictures(2, 12)
+    draw = torch.Generator().manual_seed(1)
+    k = torch.rand(SIZE, SIZE, generator=draw, dtype=torch.float64)
+    blur = Blur((1, 12, 12), k, "valid").double()
+    y = pictures(2, 8, seed=2)
+    found = normal_equations(x, y, SIZE)
+    blurred = blur(x - 0.5)
+    taps = k.flatten()
+    quadratic = torch.einsum("i,nij,j->n", taps, found.gram, taps)
+    torch.testing.assert_close(quadratic, blurred.square().flatten(1).sum(1))
+    linear = found.cross @ taps
+    torch.testing.assert_close(linear, (blurred * (y - 0.5)).flatten(1).sum(1))
+
+
+def test_rows_in_parts_give_the_same_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = pictures(1, 12)
+    y = pictures(1, 8, seed=2)
+    whole = normal_equations(x, y, SIZE)
+    monkeypatch.setattr("invdiff.operators.kernel_priors.VALUES_AT_ONCE", 3 * 8 * 25)
+    parts = normal_equations(x, y, SIZE)
+    torch.testing.assert_close(parts.gram, whole.gram)
+    torch.testing.assert_close(parts.cross, whole.cross)
+
+
+def test_half_taken_off_changes_no_difference() -> None:
+    """Of kernels that sum to 1, |y - k * x|^2 and what (1) says differ by the same."""
+    x = pictures(1, 12)
+    y = pictures(1, 8, seed=2)
+    k = torch.stack([GaussianKernel(s, SIZE).tensor() for s in (0.5, 1.5)])
+    found = normal_equations(x, y, SIZE).log_likelihood(k.flatten(1)[None], 0.01)[0]
+    misfits = [(y - Blur((1, 12, 12), taps, "valid").double()(x)).square().sum() for taps in k]
+    expected = -(misfits[0] - misfits[1]) / 0.02
+    torch.testing.assert_close(found[0] - found[1], expected)
+
+
+# A free kernel.
+
+
+def exact_kernel(x: Tensor, y: Tensor, variance: float, prior: tuple[Tensor, Tensor]) -> tuple:
+    """Mean and covariance of k given x, y and its conditions, by the formulas as they stand.
+
+    Lambda = X^T X / v + C^-1, then k - Lambda^-1 R^T (R Lambda^-1 R^T)^-1 (R k - r).
+    """
+    m, C = prior
+    n = len(m)
+    columns = []
+    for a in range(n):
+        tap = torch.zeros(n, dtype=torch.float64)
+        tap[a] = 1
+        blur = Blur((1, *x.shape[-2:]), tap.view(SIZE, SIZE), "valid").double()
+        columns.append(blur(x).flatten())
+    X = torch.stack(columns, 1)
+    inverse = torch.linalg.inv(X.mT @ X / variance + torch.linalg.inv(C))
+    mean = inverse @ (X.mT @ y.flatten() / variance + torch.linalg.solve(C, m))
+    rows, values = conditions(SIZE, True)
+    gain = inverse @ rows.mT @ torch.linalg.inv(rows @ inverse @ rows.mT)
+    return mean - gain @ (rows @ mean - values), inverse - gain @ rows @ inverse
+
+
+@pytest.mark.slow
+def test_draws_of_a_free_kernel_are_those_of_the_exact_gaussian() -> None:
+    """Mean and covariance of 2,000 draws of a 5 x 5 kernel of a 16 x 16 picture."""
+    m = GaussianKernel(1.0, SIZE).tensor().flatten()
+    C = correlated(SIZE, 0.01, 1.5)
+    prior = FreeKernel(m.view(SIZE, SIZE), C)
+    x = pictures(1, 16)
+    truth = MotionKernel(3, 30).tensor()
+    variance = 0.05**2
+    draw = torch.Generator().manual_seed(3)
+    blurred = Blur((1, 16, 16), torch.nn.functional.pad(truth, (1, 1, 1, 1)), "valid").double()(x)
+    y = blurred + 0.05 * torch.randn(blurred.shape, generator=draw, dtype=torch.float64)
+    equations = normal_equations(x, y, SIZE)
+    count = 2000
+    streams = Streams([(5, k) for k in range(count)])
+    many = type(equations)(equations.gram.expand(count, -1, -1), equations.cross.expand(count, -1))
+    k = prior.draw(prior.start(streams), many, variance, streams)
+    rows, values = conditions(SIZE, True)
+    assert float((k @ rows.mT - values).abs().max()) < 1e-9
+    mean, covariance = exact_kernel(x, y, variance, (m, C))
+    # 22 directions that the conditions leave free, each of unit variance.
+    eigenvalues, basis = torch.linalg.eigh(covariance)
+    free = eigenvalues > 1e-9 * eigenvalues.amax()
+    assert int(free.sum()) == SIZE**2 - 3
+    white = (k - mean) @ basis[:, free] / eigenvalues[free].sqrt()
+    z_mean = white.mean(0) * count**0.5
+    assert float(z_mean.abs().max()) < 4
+    products = white.mT @ white / count - torch.eye(int(free.sum()))
+    z = products * count**0.5 / (1 + torch.eye(len(products))).sqrt()
+    assert float(z.abs().max()) < 4.5
+    assert abs(float(z.square().mean()) - 1) < 0.4
+
+
+def test_the_sum_alone_may_be_given() -> None:
+    """Without data, a kernel that is not centred keeps its mean, up to the sum."""
+    m = torch.zeros(SIZE, SIZE, dtype=torch.float64)
+    m[0, 0] = 1
+    prior = FreeKernel(m, 0.01 * torch.eye(SIZE**2), centred=False)
+    torch.testing.assert_close(prior.mean, m.flatten())
+    assert prior.root.shape[1] == SIZE**2 - 1
+    centred = FreeKernel(m, 0.01 * torch.eye(SIZE**2))
+    rows, values = conditions(SIZE, True)
+    torch.testing.assert_close(rows @ centred.mean, values)
+
+
+# Families.
+
+
+def test_quadrature_draws_a_narrow_gaussian() -> None:
+    """Equal shares of a density far narrower than the first grid are its quantiles."""
+    shares = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    low = torch.zeros(200, dtype=torch.float64)
+    mean, deviation = 0.377, 2e-4
+
+    def log_density(t: Tensor) -> Tensor:
+        return -0.5 * ((t - mean) / deviation).square()
+
+    found = draw_between(log_density, low, low + 1, shares)
+    expected = mean + deviation * torch.special.ndtri(shares)
+    assert float((found - expected).abs().max()) < 0.1 * deviation
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "expected"),
+    [
+        ("gaussian", [1.1], GaussianKernel(1.1, 7).tensor()),
+        ("defocus", [2.6], DefocusKernel(2.6).tensor()),
+        ("motion", [5.0, 40.0], MotionKernel(5.0, 40.0).tensor()),
+    ],
+)
+def test_kernels_of_families_are_those_of_their_names(
+    word: str, state: list[float], expected: Tensor
+) -> None:
+    family = kernel_prior(word, 7)
+    k = family.kernels(torch.tensor([state], dtype=torch.float64))[0]
+    above = (7 - expected.shape[0]) // 2
+    left = (7 - expected.shape[1]) // 2
+    inside = k[above : above + expected.shape[0], left : left + expected.shape[1]]
+    torch.testing.assert_close(inside, expected)
+    torch.testing.assert_close(k.sum(), torch.ones((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("word", ["gaussian", "defocus", "motion"])
+@pytest.mark.parametrize("size", [3, 5, 9])
+def test_every_kernel_of_a_family_fits_its_square(word: str, size: int) -> None:
+    family = kernel_prior(word, size)
+    assert isinstance(family, KernelFamily)
+    like = torch.zeros(1, len(family.names), dtype=torch.float64)
+    for ends in family.ends(like):
+        assert family.kernels(ends).shape == (1, size, size)
+
+
+@pytest.mark.slow
+def test_parameters_given_the_picture_are_found() -> None:
+    """With x known and little noise, the length and the angle of a motion are."""
+    x = pictures(1, 24)
+    truth = MotionKernel(5.0, 160.0).tensor()
+    family = kernel_prior("motion", 7)
+    k = family.kernels(torch.tensor([[5.0, 160.0]], dtype=torch.float64))
+    y = Blur((1, 24, 24), k[0], "valid").double()(x)
+    assert truth.sum() == pytest.approx(1)
+    equations = normal_equations(x, y, 7)
+    streams = Streams([(0, 0)])
+    state = family.start(streams)
+    for _ in range(6):
+        state = family.draw(state, equations, 1e-6, streams)
+    assert state[0].tolist() == pytest.approx([5.0, 160.0], abs=0.2)
+
+
+# The chain, against the exact posterior: x ~ N(m, C), k a Gaussian of unknown width.
+
+SIDE = 14
+
+
+def exact_width(y: Tensor, family: KernelFamily, C: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Points of the width, and its posterior given each y (N, ...), by N(y; A m, A C A^T + sigma^2)."""
+    low, high = family.ends(torch.zeros(1, 1, dtype=torch.float64))
+    points = torch.linspace(float(low), float(high), 121, dtype=torch.float64)
+    unit = torch.eye(SIDE**2, dtype=torch.float64).view(-1, 1, SIDE, SIDE)
+    logs = []
+    for width in points:
+        k = family.kernels(width.view(1, 1))[0]
+        A = Blur((1, SIDE, SIDE), k, "valid").double()(unit).flatten(1).mT
+        covariance = A @ C @ A.mT + sigma**2 * torch.eye(len(A))
+        factor = torch.linalg.cholesky(covariance)
+        white = torch.linalg.solve_triangular(factor, (y - 0.5).flatten(1).mT, upper=False)
+        logs.append(-0.5 * white.square().sum(0) - factor.diagonal().log().sum())
+    log = torch.stack(logs, 1)
+    density = torch.softmax(log, 1)
+    return points, density
+
+
+def measured(count: int, family: KernelFamily, C: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Widths of the prior, and a y of each."""
+    draw = torch.Generator().manual_seed(11)
+    low, high = family.ends(torch.zeros(count, 1, dtype=torch.float64))
+    share = torch.rand(count, 1, generator=draw, dtype=torch.float64)
+    widths = low + (high - low) * share
+    root = torch.linalg.cholesky(C)
+    white = torch.randn(count, SIDE**2, generator=draw, dtype=torch.float64)
+    x = 0.5 + (white @ root.mT).view(count, 1, SIDE, SIDE)
+    y = Blur((1, SIDE, SIDE), family.kernels(widths), "valid").double()(x)
+    y = y + sigma * torch.randn(y.shape, generator=draw, dtype=torch.float64)
+    return widths.flatten(), y
+
+
+def replace_y(problem: Problem, y: Tensor) -> Problem:
+    """The same operator and noise, with a y for each chain."""
+    return Problem(problem.operator, problem.noise, y)
+
+
+def end_of(
+    y: Tensor, each: int, prior: GaussianDenoiser, kernels: KernelPrior, sigma: float, **settings
+) -> Tensor:
+    """The last states of so many chains for each y (N, ...), (each, N, P)."""
+    problem = blind_problem(y[:1], sigma, kernels)
+    many = y.repeat(each, 1, 1, 1)
+    each_y = replace_y(problem.to("cpu", torch.float64), many)
+    chain = Chain(prior, kernels, each_y, **settings)
+    streams = Streams([(1, b) for b in range(len(many))])
+    *_, (_, state) = chain.run(streams)
+    return state.view(each, len(y), -1)
+
+
+@pytest.mark.slow
+def test_the_chain_has_the_exact_posterior_of_a_width() -> None:
+    """Means, variances and 90 % intervals of 19 chains for each of 24 y, against quadrature."""
+    sigma = 0.1
+    family = GaussianFamily(7)
+    C = correlated(SIDE)
+    prior = GaussianDenoiser(torch.full((1, SIDE, SIDE), 0.5, dtype=torch.float64), C)
+    widths, y = measured(24, family, C, sigma)
+    points, density = exact_width(y, family, C, sigma)
+    mean = density @ points
+    deviation = (density @ points.square() - mean.square()).sqrt()
+    settings = {"steps": 6, "rounds": 24, "reach": 1.0}
+    with torch.no_grad():
+        found = end_of(y, 19, prior, family, sigma, **settings)[..., 0]
+    z = (found - mean) / deviation
+    count = z.numel()
+    assert abs(float(z.mean())) < 4 / math.sqrt(count)
+    assert abs(float(z.var()) - 1) < 4 * math.sqrt(2 / count)
+    # 19 draws leave the truth outside of their range with probability 0.1.
+    inside = (widths > found.amin(0)) & (widths < found.amax(0))
+    assert abs(float(inside.double().mean()) - 0.9) < 4 * math.sqrt(0.09 / 24)
+
+
+def test_a_distance_of_zero_is_white_noise() -> None:
+    """At rho = 0, with y periodic and no window, what is said of k is (1): here by its place."""
+    x = pictures(1, 24)
+    family = GaussianFamily(5)
+    states = torch.linspace(0.4, 1.2, 60, dtype=torch.float64).view(1, -1, 1)
+    y = Blur((1, 24, 24), family.kernels(states)[0, 30], "valid").double()(x)
+    kernels = family.kernels(states).flatten(-2)
+    found = Coupled(x, y, 5, 0.0).log_likelihood(kernels, 1e-4)
+    expected = normal_equations(x, y, 5).log_likelihood(kernels, 1e-4)
+    assert int(found.argmax()) == int(expected.argmax()) == 30
+
+
+def test_the_determinant_says_how_far_a_picture_was_blurred() -> None:
+    """y of white noise far from x: the kernel is told by the spectrum of y alone."""
+    draw = torch.Generator().manual_seed(4)
+    z = 0.5 + 0.3 * torch.randn(1, 1, 40, 40, generator=draw, dtype=torch.float64)
+    family = GaussianFamily(9)
+    states = torch.linspace(0.4, 1.4, 51, dtype=torch.float64).view(1, -1, 1)
+    y = Blur((1, 40, 40), family.kernels(states)[0, 25], "valid").double()(z)
+    kernels = family.kernels(states).flatten(-2)
+    found = Coupled(torch.full_like(z, 0.5), y, 9, 0.3).log_likelihood(kernels, 1e-4)
+    assert abs(float(states[0, int(found.argmax()), 0]) - 0.9) < 0.1
+
+
+# The door.
+
+
+def small_prior(side: int = 14) -> GaussianDenoiser:
+    mean = torch.full((1, side, side), 0.5, dtype=torch.float64)
+    return GaussianDenoiser(mean, correlated(side))
+
+
+@pytest.mark.slow
+def test_a_shifted_kernel_comes_back_in_the_middle() -> None:
+    """Of one y, whose kernel was one pixel off: the kernel is centred, and the picture is shifted."""
+    side = 24
+    C = correlated(side, 0.06, 1.5)
+    root = torch.linalg.cholesky(C)
+    draw = torch.Generator().manual_seed(6)
+    white = torch.randn(side**2, generator=draw, dtype=torch.float64)
+    x = 0.5 + (root @ white).view(1, 1, side, side)
+    k = torch.zeros(7, 7, dtype=torch.float64)
+    k[2:5, 3:6] = GaussianKernel(0.7, 3).tensor()  # its centre of mass is one pixel to the right
+    y = Blur((1, side, side), k, "valid").double()(x)
+    draws = torch.randn(y.shape, generator=draw, dtype=torch.float64)
+    prior = GaussianDenoiser(torch.full((1, side, side), 0.5, dtype=torch.float64), C)
+    found = restore_blind(
+        y + 0.01 * draws,
+        noise=0.01,
+        prior=prior,
+        size=7,
+        samples=4,
+        steps=20,
+        rounds=20,
+        reach=1.0,
+    )
+    rows, values = conditions(7, True)
+    off = found.kernels.double().flatten(1) @ rows.mT - values
+    assert float(off.abs().max()) < 1e-5
+    inner = found.within(found.picture.mean)[0, 0, 2:-2, 2:-2]
+    there = found.within(x)[0, 0, 2:-2, 2:-2]
+    moved = found.within(x.roll(1, -1))[0, 0, 2:-2, 2:-2]
+    assert float((inner - moved).square().mean()) < 0.5 * float((inner - there).square().mean())
+
+
+def test_samples_do_not_depend_on_the_batch() -> None:
+    y = pictures(1, 10)
+    settings = {"noise": 0.05, "prior": small_prior(), "kernel": "gaussian", "size": 5}
+    settings |= {"samples": 3, "steps": 2, "rounds": 1}
+    together = restore_blind(y, **settings)
+    alone = restore_blind(y, batch=1, **settings)
+    torch.testing.assert_close(alone.picture.samples, together.picture.samples, rtol=0, atol=1e-4)
+    torch.testing.assert_close(alone.kernels, together.kernels, rtol=0, atol=1e-4)
+    again = restore_blind(y, seed=1, **settings)
+    assert not torch.equal(again.kernels, together.kernels)
+
+
+def test_a_noise_level_is_estimated_once() -> None:
+    y = pictures(1, 20)[0, 0].numpy()
+    found = restore_blind(y, prior=small_prior(22), size=3, samples=2, steps=2, rounds=0)
+    noise = found.picture.problem.noise
+    assert isinstance(noise, Gaussian)
+    assert float(torch.as_tensor(noise.sigma)) > 0
+    assert found.kernel.shape == found.kernel_std.shape == (3, 3)
+    assert found.misfit().shape == (2,)
+    assert found.parameters == {}
+    with pytest.raises(InputError, match="expected none: a free kernel has no parameters"):
+        found.parameter_interval("sigma", 0.5)
+
+
+def test_intervals_are_those_of_the_samples() -> None:
+    y = pictures(1, 10)
+    found = restore_blind(
+        y,
+        noise=0.05,
+        prior=small_prior(),
+        kernel="gaussian",
+        size=5,
+        samples=4,
+        steps=2,
+        rounds=0,
+    )
+    interval = found.parameter_interval("sigma", 0.5)
+    assert interval.level == pytest.approx(0.6)
+    torch.testing.assert_close(interval.low, found.parameters["sigma"].amin())
+    assert found.kernel_interval(0.5).high.shape == (5, 5)
+    assert found.within(found.picture.mean).shape == y.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kernel": "box"}, "kernel: found 'box', expected one of 'gaussian'"),
+        ({"size": None}, "size: found none, expected the odd side"),
+        ({"size": 4}, "kernel size: found 4, expected an odd number"),
+        ({"size": 67}, "kernel size: found 67"),
+        ({"noise": Poisson(100.0)}, "noise: found Poisson, expected Gaussian"),
+        ({"y": pictures(2, 10)}, "measurement: found 2 pictures, expected one"),
+        ({"y": pictures(1, 4)}, "size: found 5 for a picture of 4x4, expected at most 4"),
+        ({"reach": 0.0}, "reach: found 0"),
+        ({"reach": "far"}, "reach: found 'far'"),
+        ({"steps": 0}, "steps: found 0"),
+        ({"kernel": GaussianFamily(7)}, "size: found 5 beside a kernel prior of size 7"),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
+    settings = {"y": pictures(1, 10), "noise": 0.05, "prior": small_prior(), "size": 5}
+    with pytest.raises(InputError, match=message):
+        restore_blind(**{**settings, **change})
+
+
+def test_shapes_of_a_free_kernel_are_checked() -> None:
+    with pytest.raises(InputError, match=r"kernel mean: found shape \(3, 5\)"):
+        FreeKernel(torch.zeros(3, 5), torch.eye(15))
+    with pytest.raises(InputError, match=r"kernel covariance: found shape \(4, 4\)"):
+        FreeKernel(torch.zeros(3, 3), torch.eye(4))
