@@ -4,8 +4,8 @@
     invdiff app port=7861 size=768 samples=8
 
 Opens a page at http://127.0.0.1:7860 that only this computer sees, and that needs no network. Drop
-a picture, see a small preview and how long the whole will take, restore it, compare before and after,
-see where to doubt it, and take the answer in the format that went in. It needs
+a picture, see a small preview and how long the whole will take, restore it, compare before and
+after, see where to doubt it, and take the answer in the format that went in. It needs
 pip install 'invdiff[app]'. The tasks are those of invdiff solve, which does the work.
 """
 

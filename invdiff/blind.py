@@ -8,8 +8,9 @@ GibbsDDRM (Murata et al. 2023, https://arxiv.org/abs/2301.12686), but with exact
    then x given z by the prior, as in PnP-DM (Wu et al. 2024, https://arxiv.org/abs/2405.18782),
    then k given x: parameters of a family with z left out (`Coupled`), a free kernel as if y had the
    noise sigma_y^2 + rho^2.
-2. Rounds, on request: noise of level s is added to x, x is drawn anew given the noisy x, y and k, with the
-   covariance of x0 given x, and k given x. They leave p(x, k | y) as it is, where p(x0 | x) is
+2. Rounds, on request: noise of level s is added to x, x is drawn anew given the noisy x, y and k,
+   with the covariance of x0 given x, and k given x. They leave p(x, k | y) as it is, where p(x0 |
+   x) is
    Gaussian: the chain tends to the exact posterior of picture and kernel.
 
 y has only those pixels that the kernel sees in full ("valid"), so that nothing is said of what is

@@ -102,7 +102,8 @@ def test_a_run_leaves_pictures_metrics_and_its_config(
         "config.yaml",
     }
     report = json.loads((out / "metrics.json").read_text())
-    assert report["nfe"] == 4 and report["images"] == ["picture"]
+    # Four steps, and four calls for the draw at the end.
+    assert report["nfe"] == 8 and report["images"] == ["picture"]
     with np.load(out / "posterior.npz") as stored:
         samples, truth = torch.from_numpy(stored["samples"]), read_image(picture)
     assert samples.shape == (2, 1, 1, 16, 16)

@@ -1,7 +1,7 @@
 """Priors of a blur kernel that is not known, and draws of it given a picture and its measurement.
 
-y = k * x + n is linear in the kernel k for a given picture x. With X the matrix of convolution with x,
-restricted to the pixels of y that see nothing from outside of x, and n ~ N(0, v I),
+y = k * x + n is linear in the kernel k for a given picture x. With X the matrix of convolution with
+x, restricted to the pixels of y that see nothing from outside of x, and n ~ N(0, v I),
 
     log p(y | x, k) = -(k^T X^T X k - 2 k^T X^T y) / (2 v) + const,                              (1)
 
@@ -68,9 +68,9 @@ class NormalEquations(NamedTuple):
 class Coupled:
     """What y says of k given a picture x that is at rho from the one that y was made of.
 
-    y = k * z + n with z = x + rho n', so that the noise of y - k * x has at each frequency the variance
-    v + rho^2 |k^|^2, which depends on k: kernels that would make this noise stronger than y is are
-    unlikely. It is taken as periodic, with a window over y in place of its border.
+    y = k * z + n with z = x + rho n', so that the noise of y - k * x has at each frequency the
+    variance v + rho^2 |k^|^2, which depends on k: kernels that would make this noise stronger than
+    y is are unlikely. It is taken as periodic, with a window over y in place of its border.
 
     Args:
         x: (N, C, H + size - 1, W + size - 1).
@@ -196,10 +196,10 @@ class KernelPrior(ABC):
 class FreeKernel(KernelPrior):
     """Any kernel, with a Gaussian prior N(m, C) that is conditioned on its sum and centre of mass.
 
-    Kernels are k = m + F w with w ~ N(0, I), where m and F F^T are the mean and the covariance given
-    that sum k = 1 and that the centre of mass is in the middle, three linear conditions. Given x and
-    y, w is Gaussian of precision F^T X^T X F / v + I, and is drawn by a Cholesky factor. Taps may
-    be negative.
+    Kernels are k = m + F w with w ~ N(0, I), where m and F F^T are the mean and the covariance
+    given that sum k = 1 and that the centre of mass is in the middle, three linear conditions.
+    Given x and y, w is Gaussian of precision F^T X^T X F / v + I, and is drawn by a Cholesky
+    factor. Taps may be negative.
 
     Args:
         mean: (size, size).
