@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from invdiff import arguments, inference, registry
+from invdiff import arguments, baselines, inference, records, registry
+from invdiff.diagnostics import fission
+from invdiff.directions import thin_svd
 from invdiff.errors import (
     InputError,
     Stopped,
@@ -29,16 +31,40 @@ from invdiff.errors import (
     shown,
 )
 from invdiff.estimate import Estimate, mean_and_error
-from invdiff.operators import Radon
+from invdiff.evaluation import conformal
+from invdiff.io.measurements import read_measurements
+from invdiff.io.pictures import Picture, read_picture, to_channels
+from invdiff.io.whole import read_json
+from invdiff.io.write import write_image, write_picture
+from invdiff.named import noise_named, shape_of
+from invdiff.noise import Gaussian, NoiseModel, Poisson, Quantised, Rician, Speckle
+from invdiff.noise.level import estimate_sigma
+from invdiff.one_call import check_one_call
+from invdiff.operators import (
+    BlockAverage,
+    Denoise,
+    MaskFile,
+    PartialFourier,
+    Radon,
+    VaryingBlur,
+    kernels,
+    painted,
+)
 from invdiff.operators.blur import check_fit
+from invdiff.operators.painted import Painted
 from invdiff.operators.separable import Separable
-from invdiff.prior import GaussianDenoiser
+from invdiff.prior import GaussianDenoiser, experts
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.loaders import foreign
-from invdiff.prior.unet2d import count_heads
+from invdiff.prior.schedule import Schedule
+from invdiff.prior.tiles import Tiled
+from invdiff.prior.trial import check_denoises
+from invdiff.prior.unet2d import UNet2D, count_heads
 from invdiff.prior.unet_linear import UNetLinear
-from invdiff.solvers import TDS
+from invdiff.problem import Problem
+from invdiff.solvers import ALD, DDNM, TDS, TMPD
 from invdiff.training import TrainSettings, data, trainer
+from invdiff.training.objective import LogSigmaTimesteps
 from invdiff.training.trainer import check_memory
 
 
@@ -375,3 +401,424 @@ def test_a_warning_points_at_the_caller() -> None:
         warnings.simplefilter("always")
         torch.no_grad()(far.warn_of_misfit)()
     assert os.path.samefile(caught[0].filename, __file__)
+
+
+# The whole line of what is refused, module by module.
+
+SQUARE = (1, 4, 4)
+HALF = torch.full((1, *SQUARE), 0.5)
+THIRD = torch.arange(10).view(1, -1) < 3
+
+
+def of_noise(noise: NoiseModel, y: torch.Tensor = HALF) -> Problem:
+    return Problem(Denoise(tuple(y.shape[1:])), noise, y)
+
+
+def operator(name: str, *settings: Any, **named: Any) -> Any:
+    return registry.lookup("operator", name)(*settings, **named)
+
+
+MEAN_INSTEAD = "estimate=mean, the mean of samples, is for every other measurement"
+ASKED = "of it would be filled: is that meant? operator.kept=white keeps"
+PICTURES = (
+    "expected a tensor or an array of pictures of 1 or 3 channels, or an Operator made for its "
+    "shape in place of a name"
+)
+
+LINES: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: check_one_call(of_noise(Poisson(50.0))),
+        f"estimate mmse: found Poisson noise, expected Gaussian; {MEAN_INSTEAD}",
+    ),
+    (
+        lambda: check_one_call(of_noise(Gaussian(torch.linspace(0.1, 0.2, 16).view(1, 1, 4, 4)))),
+        "estimate mmse: found noise that varies in an image, expected one level; " + MEAN_INSTEAD,
+    ),
+    (
+        lambda: painted.known_pixels("m", Painted(THIRD, None, "white"), None),
+        f"m: found white on 30 % of the picture, so that 70 % {ASKED} 30 % (white) and "
+        "operator.kept=black the other 70 %",
+    ),
+    (
+        lambda: painted.known_pixels("m", Painted(THIRD, "white", "opaque pixels"), "larger"),
+        f"m: found opaque pixels on 30 % of the picture, so that 70 % {ASKED} 30 % (opaque pixels) "
+        "and operator.kept=black the other 70 %",
+    ),
+    (
+        lambda: painted.known_pixels("m", Painted(~THIRD, "black", "paint"), None),
+        f"m: found paint on 70 % of the picture, so that 70 % {ASKED} 70 % (paint) and "
+        "operator.kept=black the other 30 %",
+    ),
+    (
+        lambda: painted.two_tone("m", torch.tensor([[0.0, 0.5, 0.7, 1.0, 1.0, 1.0]])),
+        "m: found 2 of 6 pixels that are neither black nor white, expected a mask in black and "
+        "white, or strokes in a pure colour such as red (255, 0, 0) on a copy of the photograph",
+    ),
+    (
+        lambda: painted.two_tone("m", torch.tensor([[0.0, 0.7, 0.2]])),
+        "m: found values up to 0.7, expected black and white, where white is 1",
+    ),
+    (
+        lambda: painted.understood("m", torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)),
+        "m: found no opaque pixel, expected paint, or a hole in a picture",
+    ),
+    (
+        lambda: Radon((1, 6, 8), geometry="skimage_circle"),
+        "geometry: found skimage_circle for 6x8 pixels, expected a square image",
+    ),
+    (
+        lambda: Radon((1, 1000, 2000), angles=1500, held=True),
+        "held: found true for 1500 angles of 1000x2000 pixels, whose weights take 225 GB, expected "
+        "at most 64 GB",
+    ),
+    (
+        lambda: Radon.infer_shape((1, 60), {}),
+        "measurement: found shape (1, 60), expected (C, angles, detectors)",
+    ),
+    (
+        lambda: Radon.infer_shape((1, 60), {"geometry": "skimage"}),
+        "measurement: found shape (1, 60), expected (C, detectors, angles)",
+    ),
+    (
+        lambda: Radon.infer_shape((1, 60, 1), {}),
+        "measurement: found 1 detectors, which no square image has; expected operator.size=[H,W]",
+    ),
+    (
+        lambda: operator("fan_beam", (1, 8, 8), source=2.0),
+        "source: found 2.0, expected more than 5.657 pixels, outside of the image's circle around "
+        "the axis",
+    ),
+    (
+        lambda: records.noise_of_record({"text": "Mine()"}, {}),
+        "noise: found Mine(), which no file can make, expected it as an argument, noise=...",
+    ),
+    (
+        lambda: records.operator_of_record({"name": "a:b", "text": "Its()"}, {}),
+        "operator: found Its(), which no file can make, expected it as an argument, operator=...",
+    ),
+    (
+        lambda: records.noise_of_record({"name": "gaussian", "settings": {"sigmas": 1}}, {}),
+        "noise gaussian: its settings do not fit (Gaussian.__init__() got an unexpected keyword "
+        "argument 'sigmas')",
+    ),
+    (lambda: Quantised(17, 0.1), "noise bits: found 17, expected 1 to 16"),
+    (lambda: Quantised(0, 0.1), "noise bits: found 0, expected at least 1"),
+    (
+        lambda: Speckle(0.0),
+        "noise looks: found 0.0, expected a positive number of looks, from 1e-15 to 1e+15",
+    ),
+    (
+        lambda: Rician(-1.0),
+        "noise sigma: found -1.0, expected a positive number on the [0, 1] scale, from 1e-15 to 1e+15",
+    ),
+    (
+        lambda: noise_named({"name": "gausian"}),
+        "noise: found 'gausian' (str), expected a noise model, such as Gaussian(0.05), its sigma "
+        "alone, 'auto' or the name of one; did you mean 'gaussian'? (invdiff.list('noise') lists "
+        "them)",
+    ),
+    (
+        lambda: noise_named("poisson"),
+        "noise Poisson: missing a required argument: 'peak'; expected {'name': ..., and its "
+        "settings}",
+    ),
+    (
+        lambda: noise_named({"sigma": 1}),
+        "noise name: found None, expected the name of one: invdiff.list('noise') lists them",
+    ),
+    (lambda: shape_of(np.zeros(4)), f"measurement: found shape (4,), {PICTURES}"),
+    (lambda: shape_of(np.zeros((2, 4, 4)), "x"), f"x: found shape (2, 4, 4), {PICTURES}"),
+    (
+        lambda: baselines.check_which("some"),
+        "baselines: found 'some', expected auto, all or none",
+    ),
+    (
+        lambda: fission.check_gaussian(
+            of_noise(Gaussian(0.1), torch.tensor([0, 0, 0.5, 1.0]).view(1, 1, 2, 2)), Gaussian(0.1)
+        ),
+        "measurement: found 50% of the values at exactly 0 and none beyond, expected Gaussian noise "
+        "that was not clipped: give y as floats, before it was cut to [0, 1]",
+    ),
+    (
+        lambda: fission.split_poisson(
+            of_noise(Poisson(50.0), 0.507 + 0 * HALF), Poisson(50.0), 0.5, [(0, 0)]
+        ),
+        "measurement: found values that are no whole counts over the peak, expected counts 0, 1, 2, "
+        ".. divided by 50: y must not be scaled or have its background subtracted",
+    ),
+    (
+        lambda: thin_svd(torch.rand(3, 1, 1, 2, 2), 3),
+        "count: found 3 directions of 3 samples, expected at most 2",
+    ),
+    (
+        lambda: conformal.beta_law(3, 0.1),
+        "images: found 3, expected at least 9 for a miss of 0.1",
+    ),
+    (
+        lambda: conformal.per_image(torch.rand(3, 4), 1.5),
+        "alpha: found 1.5, expected a number between 0 and 1",
+    ),
+    (
+        lambda: conformal.per_image(torch.rand(3, 4), 0.5, 1.5),
+        "share: found 1.5, expected a number above 0, and at most 1",
+    ),
+    (
+        lambda: conformal.mean_pixel_without_each(torch.rand(1, 4), 0.1),
+        "images: found 1, expected at least 2",
+    ),
+    (
+        lambda: estimate_sigma(torch.rand(1, 5, 2, 2)),
+        "noise sigma=auto: found a measurement (1, 5, 2, 2), expected pictures (B, C, H, W) of 3x3 "
+        "pixels or more, with up to 4 channels; give sigma as a number",
+    ),
+    (
+        lambda: estimate_sigma(torch.full((1, 1, 5, 5), 0.5)),
+        "noise sigma=auto: found 9 windows of 3x3 pixels that are measured and not clipped, "
+        "expected at least 100; give sigma as a number",
+    ),
+    (
+        lambda: Gaussian(torch.ones(3, 1)).variance(torch.zeros(2, 1, 4, 4)),
+        "noise sigma: found shape (3, 1), expected a number, (2,) or a shape that broadcasts to "
+        "(2, 1, 4, 4), the measurement's",
+    ),
+    (
+        lambda: operator("blur_separable", (1, 8, 8), torch.eye(3)),
+        "kernel: found a second singular value of 1.0e+00 of the first, expected the product of a "
+        "column and a row; the operator 'blur' takes any kernel",
+    ),
+    (
+        lambda: operator("blur_circular", (1, 4, 8), torch.ones(5, 3)),
+        "kernel: found shape (5, 3), expected at most (4, 8)",
+    ),
+    (
+        lambda: VaryingBlur((1, 8, 8), torch.ones(2, 3, 3) / 9, weights=torch.full((2, 8, 8), 0.4)),
+        "weights: found a sum over the kernels that is off 1 by 2.0e-01, expected 1",
+    ),
+    (
+        lambda: PartialFourier.infer_shape((8, 8, 6), {}),
+        "measurement: found 4 coils, or channels, in shape (8, 8, 6), expected one image, gray or "
+        "RGB: 2 or 6 planes; combine the coils first",
+    ),
+    (
+        lambda: kernels.normalised("kernel", torch.tensor([[[1.0, -1.5]]])),
+        "kernel: found the sum -5.0e-01, expected a positive one to divide by; floats, or "
+        "normalise=false for a file, are taken as they are",
+    ),
+    (
+        lambda: kernels.gaussian_taps(1.5, 4),
+        "kernel_size: found 4 (sigma 1.5), expected an odd number of pixels",
+    ),
+    (
+        lambda: kernels.kernel_tensor(torch.ones(1, 4098)),
+        "kernel: found shape (1, 4098), expected at most 4097 pixels",
+    ),
+    (
+        lambda: registry.lookup("kernel", "gaussian")(sigma=1e5).tensor(),
+        "sigma: found a kernel of 8e+05 pixels, expected at most 4097",
+    ),
+    (
+        lambda: operator("mask_box", (1, 8, 6), top=3, left=2, height=6, width=4),
+        "mask_box: found 6x4 at row 3, column 2, expected a box inside the 8x6 image",
+    ),
+    (
+        lambda: operator("mask_box_random", (1, 8, 6), height=6, width=5, margin=1),
+        "mask_box_random: found a box of 6x5 and a margin of 1 pixels, expected both to fit in the "
+        "8x6 image",
+    ),
+    (
+        lambda: registry.lookup("operator", "coded_diffraction").infer_shape(
+            (5, 4, 4), {"masks": 2}
+        ),
+        "measurement: found 5 channels, expected a multiple of 2 masks",
+    ),
+    (
+        lambda: registry.lookup("operator", "phase_retrieval").infer_shape(
+            (1, 5, 5), {"oversampling": 4.0}
+        ),
+        "measurement: found shape (1, 5, 5), which no image has at oversampling 4.0",
+    ),
+    (
+        lambda: operator("phase_retrieval", SQUARE, oversampling=16.5),
+        "oversampling: found 16.5, expected at most 16",
+    ),
+    (lambda: operator("jpeg", (1, 8, 8), quality=101), "quality: found 101, expected 1 to 100"),
+    (
+        lambda: operator("jpeg", (2, 8, 8)),
+        "shape: found 2 channels, expected 1 (gray) or 3 (RGB)",
+    ),
+    (
+        lambda: operator("quantise", (1, 8, 8), levels=1),
+        "levels: found 1, expected at least 2",
+    ),
+    (
+        lambda: operator("resize_average", (1, 4, 6), factor=7),
+        "factor: found 7, expected at most 6, the longer side of the image",
+    ),
+    (
+        lambda: operator("resize_kernel_circular", (1, 4, 6), torch.ones(1, 1), factor=3),
+        "factor: found 3, expected a divisor of both 4 and 6; the operator 'resize_kernel' takes "
+        "any size",
+    ),
+    (
+        lambda: BlockAverage(SQUARE, 2) @ BlockAverage(SQUARE, 2),
+        "BlockAverage @ BlockAverage: found measurements (1, 2, 2) on the right, expected images "
+        "(1, 4, 4) for the left",
+    ),
+    (
+        lambda: Problem(BlockAverage(SQUARE, 2), Gaussian(0.1), HALF),
+        "measurement: found shape (1, 1, 4, 4), expected (B, 1, 2, 2), which is what BlockAverage "
+        "makes of images (1, 4, 4)",
+    ),
+    (
+        lambda: Tiled(GaussianDenoiser(HALF[0], torch.eye(16)), 4, 4),
+        "overlap: found 4 pixels, expected a multiple of 1 below 4, the tile",
+    ),
+    (
+        lambda: LogSigmaTimesteps(Schedule.linear(), (1e5, 1e6)),
+        "sigma_range: found [100000.0, 1000000.0], expected an increasing range that meets the "
+        "0.005 to 78.7 of the schedule",
+    ),
+    (
+        lambda: Schedule.named("x"),
+        "schedule: found 'x' (str), expected one of linear, cosine, scaled_linear, sigmoid, "
+        "sigmoid_betas, edm, flow, or a table of abar, betas, sigmas",
+    ),
+    (
+        lambda: UNet2D(widths=(64, 8193)),
+        "widths: found (64, 8193), expected 1 to 8192 features a level",
+    ),
+    (
+        lambda: UNet2D(widths=(64, 64), attention=(True,)),
+        "attention: found 1 entries, expected 2, one per level",
+    ),
+    (
+        lambda: UNetLinear(full_attention=(True,)),
+        "full_attention: found 1 entries, expected 4",
+    ),
+    (
+        lambda: ALD(epsilon=1.75, gamma=2.0).check(of_noise(Gaussian(0.1))),
+        "solver epsilon: found 1.75, under which steps grow without bound for an operator of norm 1 "
+        "and gamma=2, expected less than 1.6",
+    ),
+    (
+        lambda: TMPD(covariance=True, eta=0.5),
+        "solver covariance: found true with eta=0.5, expected eta=1: the draw is that of the whole "
+        "covariance, and has no share of it",
+    ),
+    (
+        lambda: DDNM().check(Problem(operator("quantise", SQUARE), Gaussian(0.1), HALF)),
+        "solver DDNM: found the operator Quantise, expected a LinearOperator (solvers that take it: "
+        "daps, dps, fast_dips, pnpdm, red_diff, sitcom, tds)",
+    ),
+    (
+        lambda: to_channels(torch.zeros(1, 2, 2, 2), 3),
+        "image: found 2 channels to turn into 3, expected 1 (gray) or 3 (RGB)",
+    ),
+    (
+        lambda: write_image("x.png", HALF[0], bits=12),
+        "x.png: found bits=12, expected one of (8, 16) for .png",
+    ),
+    (
+        lambda: write_picture("x.jpg", Picture(HALF.expand(2, 1, 4, 4), bits=8)),
+        "x.jpg: found 2 images, expected one for .jpg, or .tif",
+    ),
+    (
+        lambda: write_picture("x.png", Picture(HALF * math.nan, bits=16)),
+        "x.png: found NaN or infinite values, expected finite ones for 16 bits",
+    ),
+    (
+        lambda: experts.make_network("low", {"name": "unet", "classes": 3}, 3, Schedule.linear()),
+        "low: found classes=3, expected no labels",
+    ),
+    (
+        lambda: experts.make_network("low", {"name": "experts"}, 3, Schedule.linear()),
+        "low: found {'name': 'experts'} (dict), expected a network's name and settings",
+    ),
+    (
+        lambda: check_denoises(
+            GaussianDenoiser(HALF[0], torch.eye(16)), "own", ["stride", "shape"]
+        ),
+        "prior own: at sigma = 0.1 its estimate of a picture is 0.1 dB nearer than a trivial one, "
+        "expected at least 3; one of these may be wrong: ['stride', 'shape'] (check=False goes on "
+        "without this trial)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "line"), LINES, ids=range(len(LINES)))
+def test_the_whole_line(call: Callable[[], object], line: str) -> None:
+    assert message(call) == line
+
+
+def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    np.save("s.npy", np.array(["a"]))
+    np.save("d.npy", np.zeros(3))
+    np.save("c.npy", np.zeros((2, 4, 5), complex))
+    np.savez("ab.npz", a=np.zeros((2, 4)), b=np.zeros(3))
+    Path("bad.npz").write_bytes(b"x")
+    Path("j.json").write_text("{")
+    Path("k.json").write_text("[1]")
+    os.symlink("nowhere/x", "link")
+    np.save("m.npy", np.full((6, 8), 3))
+    np.save("n.npy", np.where(np.eye(6, 8) > 0, 128, 255))
+    np.save("o.npy", np.ones((6, 7)))
+    for call, line in (
+        (
+            lambda: read_measurements("a\0", False),
+            "measurement 'a\\x00': found a null character, expected a file name",
+        ),
+        (
+            lambda: read_measurements("empty", False),
+            "measurement empty: found no .npy or .npz in it, expected at least one",
+        ),
+        (
+            lambda: read_measurements("s.npy", False),
+            "measurement s.npy: found <U1 values of shape (1,), expected numbers",
+        ),
+        (
+            lambda: read_measurements("d.npy", False),
+            "measurement d.npy: found float64 values of shape (3,), expected numbers, (h, w), "
+            "(C, h, w) or (B, C, h, w)",
+        ),
+        (
+            lambda: read_measurements("c.npy", False),
+            "measurement c.npy: found complex values of shape (2, 4, 5), which are 2 channels, "
+            "expected 1 or 3: combine coils into one image first, and store several images as "
+            "(B, 1, h, w)",
+        ),
+        (
+            lambda: read_measurements("ab.npz", False),
+            "measurement ab.npz: found arrays a, b, expected one named y",
+        ),
+        (
+            lambda: read_measurements("no.npy", False),
+            "measurement no.npy: cannot be read (No such file or directory), expected .npy or .npz",
+        ),
+        (
+            lambda: read_json("j.json"),
+            "j.json: cannot be read (Expecting property name enclosed in double quotes: line 1 "
+            "column 2 (char 1)), expected JSON",
+        ),
+        (lambda: read_json("k.json"), "k.json: found [1] (list), expected a JSON object"),
+        (
+            lambda: read_picture("no.png"),
+            "no.png: No such file or directory, expected an image file (PNG, JPEG, WebP, TIFF, .npy, "
+            ".npz, NIfTI or DICOM)",
+        ),
+        (
+            lambda: MaskFile((1, 6, 8), "m.npy"),
+            "mask m.npy: found values up to 3, expected white to be 1, 255 or 65535",
+        ),
+        (
+            lambda: MaskFile((1, 6, 8), "n.npy"),
+            "mask n.npy: found 6 values that are neither black nor white, such as 128 of 255, "
+            "expected two values; threshold it first",
+        ),
+        (
+            lambda: MaskFile((1, 6, 8), "o.npy"),
+            "mask o.npy: found 6x7 pixels (height x width), expected 6x8",
+        ),
+    ):
+        assert message(call) == line
