@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ import pytest
 import torch
 
 from invdiff import arguments, baselines, inference, records, registry
+from invdiff.adjustment import Adjustment
+from invdiff.config import files
+from invdiff.config.words import resolve
 from invdiff.diagnostics import fission
 from invdiff.directions import thin_svd
 from invdiff.errors import (
@@ -32,10 +36,11 @@ from invdiff.errors import (
 )
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.evaluation import conformal
+from invdiff.io import tiff
 from invdiff.io.measurements import read_measurements
 from invdiff.io.pictures import Picture, read_picture, to_channels
-from invdiff.io.whole import read_json
-from invdiff.io.write import write_image, write_picture
+from invdiff.io.whole import WholeFolder, read_json
+from invdiff.io.write import check_target, write_image, write_picture
 from invdiff.named import noise_named, shape_of
 from invdiff.noise import Gaussian, NoiseModel, Poisson, Quantised, Rician, Speckle
 from invdiff.noise.level import estimate_sigma
@@ -51,21 +56,27 @@ from invdiff.operators import (
     painted,
 )
 from invdiff.operators.blur import check_fit
+from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.operators.painted import Painted
 from invdiff.operators.separable import Separable
-from invdiff.prior import GaussianDenoiser, experts
+from invdiff.preview import preview_of
+from invdiff.prior import GaussianDenoiser, checkpoint, experts
 from invdiff.prior.denoiser import Denoiser, check_prior
-from invdiff.prior.loaders import foreign
+from invdiff.prior.loaders import common, foreign
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.tiles import Tiled
 from invdiff.prior.trial import check_denoises
 from invdiff.prior.unet2d import UNet2D, count_heads
 from invdiff.prior.unet_linear import UNetLinear
 from invdiff.problem import Problem
+from invdiff.resources import example_images, this_process
+from invdiff.solve import SolveSettings
 from invdiff.solvers import ALD, DDNM, TDS, TMPD
 from invdiff.training import TrainSettings, data, trainer
+from invdiff.training.files import DataFile, check_range
 from invdiff.training.objective import LogSigmaTimesteps
-from invdiff.training.trainer import check_memory
+from invdiff.training.record import DataRecord
+from invdiff.training.trainer import check_labels, check_memory, run_folder
 
 
 def message(call: Callable[[], object]) -> str:
@@ -418,6 +429,26 @@ def operator(name: str, *settings: Any, **named: Any) -> Any:
     return registry.lookup("operator", name)(*settings, **named)
 
 
+def data_file(name: str, low: float, high: float) -> DataFile:
+    return DataFile(Path(name), name, low=low, high=high)
+
+
+def labelled(classes: int, label: int | None, *folders: str) -> None:
+    """`check_labels` of a data set with one label, from some folders, and a number of classes."""
+    labels = None if label is None else torch.tensor([label])
+    settings: Any = SimpleNamespace(classes=classes, data="x")
+    check_labels(settings, SimpleNamespace(labels=labels, classes=folders))  # type: ignore[arg-type]
+
+
+def varying(side: int) -> VaryingBlur:
+    weights = torch.full((2, side, side), 0.5)
+    return VaryingBlur((1, side, side), torch.ones(2, 3, 3) / 9, weights=weights)
+
+
+def tiff_page(height: int, width: int) -> Any:
+    return SimpleNamespace(keyframe=SimpleNamespace(imagelength=height, imagewidth=width))
+
+
 MEAN_INSTEAD = "estimate=mean, the mean of samples, is for every other measurement"
 ASKED = "of it would be filled: is that meant? operator.kept=white keeps"
 PICTURES = (
@@ -727,6 +758,106 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "x.png: found NaN or infinite values, expected finite ones for 16 bits",
     ),
     (
+        lambda: check_range("x", [data_file("a", 0.0, 1.0), data_file("b", -3.0, 250.3)], None),
+        "data x: found values from -3 to 250.3 (in b), expected [0, 1]; value_range=[-3,251] maps "
+        "that range to [0, 1] in every file",
+    ),
+    (
+        lambda: DataRecord({"a": "1", "b": "2"}).check(
+            "x", DataRecord({"a": "3", "c": "4", "d": "5", "e": "6", "f": "7"})
+        ),
+        "data x: found 5 items, 6 of which differ from those that this run began with (changed a, "
+        "added c, added d, ...), expected the same; another out= begins anew, data_changed=true goes "
+        "on and keeps held-out images out of training",
+    ),
+    (
+        lambda: labelled(3, None),
+        "data x: found no labels, expected 0..2, as network.classes=3: an .npz with `labels`, or a "
+        "folder whose images all lie in one sub-folder per class",
+    ),
+    (
+        lambda: labelled(1, 0, "a", "b"),
+        "data x: found 2 sub-folders (a, b), expected network.classes=1 of them",
+    ),
+    (
+        lambda: labelled(3, 3),
+        "data x: found labels up to 3, expected 0..2, as network.classes=3",
+    ),
+    (
+        lambda: TrainSettings(
+            data="x", target="label", min_snr=5.0, network={"name": "unet", "classes": 3}
+        ),
+        "loss: found simple, min_snr=5.0 for target=label, expected neither",
+    ),
+    (
+        lambda: check_target(Path("no/x.png"), Picture(HALF, bits=8), overwrite=False),
+        "no/x.png: cannot be written, no is no folder that can be used",
+    ),
+    (
+        lambda: check_target(Path("x.jpg"), Picture(HALF, bits=16), overwrite=False),
+        "x.jpg: found a picture of 16 bits, which .jpg does not hold, expected .tif or .png",
+    ),
+    (
+        lambda: check_target(Path("x.nii"), Picture(HALF.expand(1, 3, 4, 4)), overwrite=False),
+        "x.nii: found 3 channels, expected 1 for .nii",
+    ),
+    (
+        lambda: check_target(Path("x.png"), Picture(HALF.expand(1, 2, 4, 4)), overwrite=False),
+        "x.png: found 2 channels, expected 1 or 3 for .png",
+    ),
+    (lambda: checkpoint._json("[NaN]"), "found the number 'NaN', expected a finite one"),
+    (
+        lambda: checkpoint._json(" " * 8_000_001),
+        "found 8000001 characters, expected at most 8000000",
+    ),
+    (
+        lambda: checkpoint._checked("prior", {"format": 1, "target": "label"}),
+        "found a classifier, expected a prior",
+    ),
+    (
+        lambda: checkpoint._checked(
+            "prior", {"format": 1, "target": "eps", "network": {"name": "a:b"}}
+        ),
+        "network 'a:b' is foreign code: import it first if you trust it",
+    ),
+    (
+        lambda: checkpoint._checked("prior", {"format": 1, "target": "eps", "shape": 3}),
+        "shape: found 3 (int), expected [C, H, W] or [dims]",
+    ),
+    (lambda: checkpoint._card_text([1]), "card: found [1] (list), expected names and values"),  # type: ignore[arg-type]
+    (
+        lambda: checkpoint._card_text({"a": math.nan}),
+        "card: cannot be written as JSON (Out of range float values are not JSON compliant: nan)",
+    ),
+    (
+        lambda: checkpoint.describe(expert()),
+        "prior: found a GaussianDenoiser, which has no network that a file could hold, expected one "
+        "around a network: keep what it is made of, and call prior_from_denoiser or its class again",
+    ),
+    (
+        lambda: conjugate_gradient(lambda x: x, torch.ones(1, 1), rtol=1.5),
+        "rtol: found 1.5, expected a number in [0, 1)",
+    ),
+    (
+        lambda: preview_of(Problem(varying(100), Gaussian(0.1), torch.zeros(1, 1, 100, 100)), 64),
+        "preview: found the operator VaryingBlur, of which no part can be made (weights: found shape "
+        "(2, 100, 100), expected (2, 64, 64)), expected preview=false",
+    ),
+    (
+        lambda: operator("fan_beam", (1, 64, 64), source=46.0, pitch=0.1),
+        "pitch: found 0.1, at which about 1.04e+03 detectors see one pixel, expected at most 64: a "
+        "larger pitch, a source farther away or a row nearer to the axis",
+    ),
+    (
+        lambda: tiff._check_alike([tiff_page(3, 4), tiff_page(5, 4)]),
+        "found pages of different sizes, [(3, 4), (5, 4)], expected one size",
+    ),
+    (
+        lambda: example_images("mine"),
+        "prior 'mine': has no example images, expected images of your own (priors with examples: "
+        "faces64, fashion, photos)",
+    ),
+    (
         lambda: experts.make_network("low", {"name": "unet", "classes": 3}, 3, Schedule.linear()),
         "low: found classes=3, expected no labels",
     ),
@@ -761,6 +892,17 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Path("j.json").write_text("{")
     Path("k.json").write_text("[1]")
     os.symlink("nowhere/x", "link")
+    Path("format.json").write_text('{"format": 2}')
+    Path("large.json").write_text(" " * (2**20 + 1))
+    Path("bad.yaml").write_text("a: [")
+    Path("bytes.yaml").write_bytes(b"a: \xff")
+    Path("tasks.yaml").write_text("name: ddnm\ntasks: 3")
+    Path("task.yaml").write_text("name: ddnm\ntasks: {sr4: 3}")
+    Path("torn.safetensors").write_bytes(b"x")
+    torch.save({"a": torch.nn.Linear(1, 1)}, "code.pt")
+    np.savez("float.npz", images=np.zeros((3, 2)))
+    Path("run").mkdir()
+    Path("run/data.json").write_text("{}")
     np.save("m.npy", np.full((6, 8), 3))
     np.save("n.npy", np.where(np.eye(6, 8) > 0, 128, 255))
     np.save("o.npy", np.ones((6, 7)))
@@ -803,6 +945,94 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         (lambda: read_json("k.json"), "k.json: found [1] (list), expected a JSON object"),
         (
+            lambda: run_folder(Path("link")).__enter__(),
+            "out link: found a link to nowhere/x, which does not exist, expected a folder",
+        ),
+        (
+            lambda: run_folder(Path("a\0b")).__enter__(),
+            "out 'a\\x00b': a name cannot hold the character NUL",
+        ),
+        (
+            lambda: WholeFolder("a\0b", label="to"),
+            "to 'a\\x00b': a name cannot hold the character NUL",
+        ),
+        (
+            lambda: WholeFolder("..", label="to"),
+            "to ..: found the current folder or one above it, expected a folder in it, such as "
+            "to=results/run",
+        ),
+        (
+            lambda: WholeFolder("link"),
+            f"out link: found a link to {tmp_path.resolve()}/nowhere/x, which does not exist: make "
+            "that folder first",
+        ),
+        (
+            lambda: Adjustment.read("none"),
+            "calibration none: cannot be read (No such file or directory), expected a file that "
+            "invdiff calibrate made",
+        ),
+        (
+            lambda: Adjustment.read("j.json"),
+            "calibration j.json: is no JSON, expected a file that invdiff calibrate made",
+        ),
+        (
+            lambda: Adjustment.read("format.json"),
+            "calibration format.json: is damaged (format 2, not 1), expected a file that invdiff "
+            "calibrate made",
+        ),
+        (
+            lambda: Adjustment.read("large.json"),
+            "calibration large.json: is too large, expected less than 1 MiB",
+        ),
+        (
+            lambda: files.read("bad.yaml"),
+            "bad.yaml: not valid YAML: while parsing a flow node expected the node content, but "
+            "found '<stream end>' in \"<unicode string>\", line 1, column 5: a: [ ^",
+        ),
+        (
+            lambda: files.read("bytes.yaml"),
+            "bytes.yaml: not text in UTF-8, expected YAML",
+        ),
+        (
+            lambda: resolve(["solver=./tasks.yaml"], SolveSettings),
+            "tasks.yaml: tasks: found 3 (int), expected settings by task",
+        ),
+        (
+            lambda: resolve(["solver=./task.yaml", "task=sr4"], SolveSettings),
+            "task.yaml: tasks.sr4: found 3 (int), expected settings",
+        ),
+        (
+            lambda: common.read_weights(Path("torn.safetensors")),
+            "prior torn.safetensors: not a readable safetensors file (Error while deserializing "
+            "header: header too small)",
+        ),
+        (
+            lambda: checkpoint.load_prior("torn.safetensors"),
+            "prior torn.safetensors: not a readable safetensors file (Error while deserializing "
+            "header: header too small)",
+        ),
+        (
+            lambda: common.read_weights(Path("code.pt")),
+            "prior code.pt: holds more than tensors, which could run code "
+            "(torch.nn.modules.linear.Linear); expected a file of weights alone",
+        ),
+        (
+            lambda: data.load_data("ab.npz"),
+            "data ab.npz: found arrays ['a', 'b'], expected train_images or images",
+        ),
+        (
+            lambda: data.load_data("ab.npz", crop_scale=(0.5, 1.0)),
+            "crop_scale: found [0.5, 1.0] for ab.npz, expected a folder and crop=true",
+        ),
+        (
+            lambda: data.load_data("float.npz"),
+            "data float.npz: found float64 (3, 2), expected uint8 (N, H, W) or (N, H, W, C)",
+        ),
+        (
+            lambda: DataRecord.read(Path("run")),
+            "run/data.json: damaged, cannot resume ('files'); expected the run's record",
+        ),
+        (
             lambda: read_picture("no.png"),
             "no.png: No such file or directory, expected an image file (PNG, JPEG, WebP, TIFF, .npy, "
             ".npz, NIfTI or DICOM)",
@@ -822,3 +1052,35 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
     ):
         assert message(call) == line
+
+
+def test_whole_warnings() -> None:
+    for call, line in (
+        (
+            lambda: check_range("x", [data_file("a", -0.5, 1.0), data_file("b", 0, 2.5)], (0, 2)),
+            "data x: found values from -0.5 to 2.5; what lies outside value_range=[0,2] is set to "
+            "its nearest end",
+        ),
+        (
+            lambda: labelled(3, 1, "a", "b"),
+            "data x: found 2 sub-folders (a, b) for network.classes=3; the other labels are never "
+            "met",
+        ),
+        (
+            lambda: data._warn_overlap(Path("x"), 3),
+            "data x: left out 3 images whose content is also held out",
+        ),
+    ):
+        with pytest.warns(UserWarning) as caught:
+            call()
+        assert [str(warning.message) for warning in caught] == [line]
+
+
+def test_a_number_of_a_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "x")
+            assert message(this_process) == (
+                f"{name}: found 'x' in the environment, expected a number, as torchrun sets it; or "
+                f"unset {name}"
+            )
