@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from invdiff import arguments, baselines, inference, records, registry
 from invdiff.adjustment import Adjustment
 from invdiff.config import files
+from invdiff.config.build import resolve_class
 from invdiff.config.words import resolve
 from invdiff.diagnostics import fission
+from invdiff.diagnostics.tarp import tarp
 from invdiff.directions import thin_svd
 from invdiff.errors import (
     InputError,
@@ -56,13 +59,15 @@ from invdiff.operators import (
     painted,
 )
 from invdiff.operators.blur import check_fit
-from invdiff.operators.conjugate import conjugate_gradient
+from invdiff.operators.conjugate import Solution, conjugate_gradient, warn_of_worst
+from invdiff.operators.from_files import opaque_pictures, pictures_in
 from invdiff.operators.painted import Painted
 from invdiff.operators.separable import Separable
+from invdiff.posterior import Posterior
 from invdiff.preview import preview_of
 from invdiff.prior import GaussianDenoiser, checkpoint, experts
 from invdiff.prior.denoiser import Denoiser, check_prior
-from invdiff.prior.loaders import common, foreign
+from invdiff.prior.loaders import common, foreign, hub, plugins, sidecar
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.tiles import Tiled
 from invdiff.prior.trial import check_denoises
@@ -71,7 +76,7 @@ from invdiff.prior.unet_linear import UNetLinear
 from invdiff.problem import Problem
 from invdiff.resources import example_images, this_process
 from invdiff.solve import SolveSettings
-from invdiff.solvers import ALD, DDNM, TDS, TMPD
+from invdiff.solvers import ALD, DDNM, TDS, TMPD, Solver
 from invdiff.training import TrainSettings, data, trainer
 from invdiff.training.files import DataFile, check_range
 from invdiff.training.objective import LogSigmaTimesteps
@@ -418,6 +423,7 @@ def test_a_warning_points_at_the_caller() -> None:
 
 SQUARE = (1, 4, 4)
 HALF = torch.full((1, *SQUARE), 0.5)
+CONSTANT = GaussianDenoiser(HALF[0], torch.eye(16))
 THIRD = torch.arange(10).view(1, -1) < 3
 
 
@@ -858,6 +864,50 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "faces64, fashion, photos)",
     ),
     (
+        lambda: inference.check(of_noise(Gaussian(0.1)), CONSTANT, DDNM(), 2**40, 0, "auto"),
+        "samples: found 1099511627776 of 1 images, 1.76e+13 values in all, expected at most "
+        "8.59e+09; draw fewer at a time, with other seeds",
+    ),
+    (
+        lambda: hub.Address.parsed("hf:owner"),
+        "prior 'hf:owner': expected hf:owner/name, with @revision if need be",
+    ),
+    (
+        lambda: foreign._refuse({"widht": 3}, ("width", "heads")),
+        "'widht' is no setting of this file; did you mean 'width'? (settings: width, heads)",
+    ),
+    (
+        lambda: foreign._refuse({"widht": 3}, ()),
+        "'widht' is no setting of this file (settings: none)",
+    ),
+    (
+        lambda: plugins.load("toy", SimpleNamespace(load=lambda *_: 3), Path("a.pt"), {}),  # type: ignore[arg-type]
+        "prior a.pt: the plug-in 'toy' returned 3 (int), expected a Denoiser",
+    ),
+    (
+        lambda: registry._checked("solver", "mine", Solver),
+        "solver 'mine': found the class Solver, which lacks iterate, expected one that has all "
+        "methods",
+    ),
+    (
+        lambda: registry._checked("solver", "mine", Gaussian),
+        "solver 'mine': found the class Gaussian, expected a subclass of invdiff.solvers.Solver",
+    ),
+    (
+        lambda: registry._checked("solver", "mine", 3),
+        "solver 'mine': found a int, expected a class",
+    ),
+    (
+        lambda: resolve_class("noise", {"sigma": 1}),
+        "noise.name is missing (known: " + ", ".join(registry.names("noise")) + ")",
+    ),
+    (
+        lambda: tarp(
+            Posterior(HALF.expand(4, 1, *SQUARE), of_noise(Gaussian(0.1)), 1, 0.0), HALF, held=3
+        ),
+        "samples: found 4 per image, 3 of them not ranked, expected at least 5",
+    ),
+    (
         lambda: experts.make_network("low", {"name": "unet", "classes": 3}, 3, Schedule.linear()),
         "low: found classes=3, expected no labels",
     ),
@@ -901,6 +951,11 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Path("torn.safetensors").write_bytes(b"x")
     torch.save({"a": torch.nn.Linear(1, 1)}, "code.pt")
     np.savez("float.npz", images=np.zeros((3, 2)))
+    for folder, mode, size in (("clear", "RGBA", (2, 2)), ("sizes", "RGB", (2, 3))):
+        Path(folder).mkdir()
+        Image.new("RGB", (2, 2)).save(f"{folder}/a.png")
+        Image.new(mode, size).save(f"{folder}/b.png")
+    Path("deep.yaml").write_text("[" * 101)
     Path("run").mkdir()
     Path("run/data.json").write_text("{}")
     np.save("m.npy", np.full((6, 8), 3))
@@ -1029,6 +1084,19 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "data float.npz: found float64 (3, 2), expected uint8 (N, H, W) or (N, H, W, C)",
         ),
         (
+            lambda: opaque_pictures("mask", "clear"),
+            "mask clear: found transparent pixels in b, expected an opaque picture; save its alpha "
+            "channel as a gray picture if that is meant",
+        ),
+        (
+            lambda: pictures_in("mask", "sizes"),
+            "mask sizes: found 3x2 pixels in b, expected 2x2 as in a",
+        ),
+        (
+            lambda: sidecar._mapping(Path("deep.yaml")),
+            "deep.yaml: found 101 brackets, expected at most 100",
+        ),
+        (
             lambda: DataRecord.read(Path("run")),
             "run/data.json: damaged, cannot resume ('files'); expected the run's record",
         ),
@@ -1065,6 +1133,20 @@ def test_whole_warnings() -> None:
             lambda: labelled(3, 1, "a", "b"),
             "data x: found 2 sub-folders (a, b) for network.classes=3; the other labels are never "
             "met",
+        ),
+        (
+            lambda: warn_of_worst(
+                [Solution(1e-2, 7, torch.float32), Solution(2e-3, 9, torch.float64)]
+                + [Solution(1e-9, 3, torch.float32)]
+            ),
+            "conjugate gradients: found a relative residual of 1.0e-02 after 7 iterations in float32 "
+            "(the largest of 2, out of 3 solutions), expected at most 1e-03; more damping, or "
+            "float64, helps",
+        ),
+        (
+            lambda: inference.check_particles(TDS(particles=1001), (3, 4, 5)),
+            "solver particles: found 1001 behind each sample: in every step the prior sees as many "
+            "images of 3x4x5 at once, which takes much time and memory",
         ),
         (
             lambda: data._warn_overlap(Path("x"), 3),
