@@ -39,7 +39,9 @@ from invdiff.errors import (
 )
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.evaluation import conformal
+from invdiff.evaluation.pixels import psnr
 from invdiff.io import tiff
+from invdiff.io.layout import check_scale
 from invdiff.io.measurements import read_measurements
 from invdiff.io.pictures import Picture, read_picture, to_channels
 from invdiff.io.whole import WholeFolder, read_json
@@ -78,7 +80,7 @@ from invdiff.resources import example_images, this_process
 from invdiff.solve import SolveSettings
 from invdiff.solvers import ALD, DDNM, TDS, TMPD, Solver
 from invdiff.training import TrainSettings, data, trainer
-from invdiff.training.files import DataFile, check_range
+from invdiff.training.files import DataFile, check_range, scaled_values
 from invdiff.training.objective import LogSigmaTimesteps
 from invdiff.training.record import DataRecord
 from invdiff.training.trainer import check_labels, check_memory, run_folder
@@ -423,6 +425,7 @@ def test_a_warning_points_at_the_caller() -> None:
 
 SQUARE = (1, 4, 4)
 HALF = torch.full((1, *SQUARE), 0.5)
+FAR = torch.tensor([[[[-3.0, 250.0]]]])
 CONSTANT = GaussianDenoiser(HALF[0], torch.eye(16))
 THIRD = torch.arange(10).view(1, -1) < 3
 
@@ -908,6 +911,28 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "samples: found 4 per image, 3 of them not ranked, expected at least 5",
     ),
     (
+        lambda: psnr(FAR[0, 0], torch.zeros(1, 2)),
+        "PSNR: found values from -3 to 250, expected [0, 1]: divide 0..255 by 255, map [-1, 1] by "
+        "(x + 1) / 2, and clamp what noise has carried further",
+    ),
+    (
+        lambda: psnr(torch.zeros(1, 2), torch.zeros(2, 2)),
+        "PSNR: found shapes (1, 2) and (2, 2), expected the same",
+    ),
+    (
+        lambda: psnr(torch.zeros(0, 2), torch.zeros(0, 2)),
+        "PSNR: found shape (0, 2), expected at least one pixel",
+    ),
+    (
+        lambda: check_scale(FAR, torch.ones(1, 1, 1, 2), 0.01),
+        "measurement: found values from -3 to 250, expected those of pictures in [0, 1]: divide "
+        "0..255 by 255",
+    ),
+    (
+        lambda: scaled_values(Picture(FAR, bits=32), None),
+        "found values from -3 to 250, expected [0, 1]",
+    ),
+    (
         lambda: experts.make_network("low", {"name": "unet", "classes": 3}, 3, Schedule.linear()),
         "low: found classes=3, expected no labels",
     ),
@@ -1122,7 +1147,8 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert message(call) == line
 
 
-def test_whole_warnings() -> None:
+def test_whole_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for call, line in (
         (
             lambda: check_range("x", [data_file("a", -0.5, 1.0), data_file("b", 0, 2.5)], (0, 2)),
@@ -1147,6 +1173,15 @@ def test_whole_warnings() -> None:
             lambda: inference.check_particles(TDS(particles=1001), (3, 4, 5)),
             "solver particles: found 1001 behind each sample: in every step the prior sees as many "
             "images of 3x4x5 at once, which takes much time and memory",
+        ),
+        (
+            lambda: write_image("x.png", FAR[0]),
+            "x.png: found values from -3 to 250, expected [0, 1]: what is beyond is clipped",
+        ),
+        (
+            lambda: check_scale(FAR / 125, torch.ones(1, 1, 1, 2), 0.0, "y"),
+            "y: found values from -0.024 to 2, expected those of pictures in [0, 1] and their noise: "
+            "if they are on [-1, 1], map them by (x + 1) / 2",
         ),
         (
             lambda: data._warn_overlap(Path("x"), 3),
