@@ -463,3 +463,21 @@ def test_files_that_are_none(tmp_path: Path, content: bytes, line: str) -> None:
         Adjustment.read(tmp_path / "no.json")
     with pytest.raises(InputError, match="cannot be read"):
         Adjustment.read(tmp_path)
+
+
+def test_twelve_levels_of_a_value_are_told_apart() -> None:
+    """Deeper ones count by their type, so that a value that holds itself has an end."""
+
+    def inside(wrap: Any, levels: int, value: Any) -> Any:
+        for _ in range(levels):
+            value = wrap(value)
+        return value
+
+    for wrap in (lambda x: [x], lambda x: {"a": x}):
+        for one, other in (([1], [2]), ({"b": 1}, {"b": 2})):
+            assert fingerprint(inside(wrap, 12, one)) != fingerprint(inside(wrap, 12, other))
+            assert fingerprint(inside(wrap, 13, one)) == fingerprint(inside(wrap, 13, other))
+        assert fingerprint(inside(wrap, 13, [1])) != fingerprint(inside(wrap, 13, {"b": 1}))
+    itself: list[Any] = []
+    itself.append(itself)
+    assert len(fingerprint(itself)) == 16

@@ -10,7 +10,16 @@ import tifffile
 import torch
 
 from invdiff import operators, registry, solvers
-from invdiff.choice import introduced, mismatch, prior_for, shows_clothing, used_range
+from invdiff.choice import (
+    example_of,
+    introduced,
+    may_stretch,
+    mismatch,
+    prior_for,
+    shows_clothing,
+    told_of_stretch,
+    used_range,
+)
 from invdiff.errors import InputError
 from invdiff.files import restore_file
 from invdiff.io.collection import read_images
@@ -142,3 +151,93 @@ def test_a_stretched_picture_is_written_in_its_range(tmp_path: Path) -> None:
         found = read_picture(tmp_path / name)
         assert found.bits == 16
         torch.testing.assert_close(found.values, picture.values, rtol=0, atol=1.01 / 65535)
+
+
+def test_lines_about_choices() -> None:
+    research = "for non-commercial research"
+    assert introduced("photos", "for the picture is in colour") == (
+        "prior photos: photographs in colour, of any size; chosen for the picture is in colour; "
+        f"BSDS500 and ImageNet are {research}"
+    )
+    assert introduced("faces64") == (
+        f"prior faces64: aligned faces in colour, 64x64; CelebA is {research}; photos, which it "
+        f"begins with, was trained on BSDS500, {research} too"
+    )
+    assert mismatch("faces64", (3, 100, 64)) == (
+        "the prior 'faces64' is of aligned faces in colour, 64x64, and the picture is 3x100x64; "
+        "prior=auto chooses one"
+    )
+    assert told_of_stretch(Units(0.12345, 0.34567)) == (
+        "0.123 to 0.346 of the file's [0, 1] is stretched to [0, 1], and written back as it was; a "
+        "sigma on the file's scale is divided by 0.222 (stretch=false leaves it)"
+    )
+    clothing = "for the picture is gray, 32x32 and black along its edge"
+    in_gray = "of which it takes the gray part, for the picture is gray"
+    assert prior_for([pictured(0.5, 0.0)]) == ("fashion", clothing)
+    assert prior_for([torch.ones(2, 1, 32, 32)]) == ("photos", in_gray)
+    assert prior_for([torch.ones(2, 3, 32, 32)]) == ("photos", "for the picture is in colour")
+    mixed = [torch.ones(1, 1, 9, 9), torch.ones(1, 3, 9, 9)]
+    assert prior_for(mixed) == prior_for([]) == ("photos", "for the picture is in colour")
+
+
+def pictured(middle: float, edge: float, shape: tuple[int, ...] = (1, 1, 32, 32)) -> torch.Tensor:
+    x = torch.full(shape, edge)
+    x[..., 2:-2, 2:-2] = 0.0
+    x[..., 6:26, 6:26] = middle
+    return x
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [
+        (pictured(0.051, 0.0), True),
+        (pictured(0.049, 0.0), False),
+        (pictured(0.5, 0.029), True),
+        (pictured(0.5, 0.031), False),
+        (pictured(0.5, -0.029), True),
+        (pictured(0.5, -0.031), False),
+        (pictured(0.5, 0.0, (1, 3, 32, 32)), False),
+        (pictured(0.5, 0.0, (1, 1, 32, 33)), False),
+    ],
+    ids=range(8),
+)
+def test_what_is_clothing_at_the_ends(image: torch.Tensor, shown: bool) -> None:
+    assert shows_clothing(image).tolist() == [shown]
+
+
+def test_which_priors_may_stretch() -> None:
+    for prior in ("auto", "photos", "faces64", "fashion"):
+        assert may_stretch(None, prior) is True and may_stretch(False, prior) is False
+    for own in ("mine.safetensors", GaussianDenoiser(torch.zeros(1, 2, 2), torch.eye(4))):
+        assert may_stretch(None, own) is False and may_stretch(True, own) is True
+
+
+def test_a_thousandth_of_the_pixels_may_lie_outside() -> None:
+    """Of 4,096 pixels 4: the fourth one from either end is the end."""
+    identity = operators.Denoise((1, 64, 64))
+    picture = dim(0.1, 0.3)
+    flat = picture.values.view(-1)
+    ordered = flat.sort().values
+    flat[ordered[-1] == flat] = 1.0
+    flat[ordered[-2] == flat] = torch.inf  # no value
+    found = used_range([picture], identity)
+    assert found is not None
+    assert found.low == float(ordered[3]) and found.high == float(ordered[-5])
+    for high, part in ((0.1 + 0.499, True), (0.1 + 0.503, False)):
+        assert (used_range([dim(0.1, high)], identity) is not None) is part
+    assert used_range([dim(0.2, 0.2)], identity) is None
+    below = used_range([dim(-0.1, 0.2)], identity)
+    assert below is not None and below.low == 0.0
+    few = Picture(torch.linspace(0.1, 0.2, 9).view(1, 1, 3, 3), bits=16)
+    assert used_range([few], operators.Denoise((1, 3, 3))) == Units(
+        float(few.values.min()), float(few.values.max())
+    )
+    scaled = Picture(few.values, bits=32, units=Units(0.0, 2.0))
+    assert used_range([scaled], operators.Denoise((1, 3, 3))) is None
+
+
+def test_the_example_of_a_task() -> None:
+    found = example_of("remove")
+    assert found is not None and [path.name for path in found] == ["photo.png", "mask.png"]
+    assert all(path.is_file() for path in found)
+    assert example_of("sr4") is None and example_of(None) is None

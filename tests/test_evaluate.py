@@ -799,3 +799,7 @@ def test_what_a_person_would_use_has_rows(prior: Path, folder: Path, tmp_path: P
     for name in ("tv", "nlm"):
         with pytest.raises(InputError, match=f"found the name {name!r}"):
             main(words(prior, folder, out, "task=denoise", f"solver={name}"))
+
+
+def test_one_sample_of_an_image_is_drawn_by_default(tmp_path: Path) -> None:
+    assert cell_of(tmp_path).settings.samples == 1

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import oracles
@@ -28,9 +29,10 @@ from invdiff import (
 )
 from invdiff.diagnostics.fission import Fission, Prediction
 from invdiff.diagnostics.priors import PriorComparison, named_priors
+from invdiff.evaluation.calibration import calibrate
 from invdiff.prior import Denoiser, GaussianDenoiser
 from invdiff.rng import Streams
-from invdiff.solvers import Solver, Step
+from invdiff.solvers import DDNM, Solver, Step
 
 SHAPE = (1, 5, 6)
 IDENTITY = operators.Denoise(SHAPE).double()
@@ -387,3 +389,39 @@ def test_refusals_of_a_comparison() -> None:
         compare_priors(problem, {"x": 3})  # type: ignore[dict-item]
     with pytest.raises(invdiff.InputError, match="priors"):
         compare_priors(problem, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda problem, prior, solver: invdiff.fission(
+            problem, prior, solver, samples=2, simulated=2, batch=1
+        ),
+        lambda problem, prior, solver: invdiff.compare_priors(
+            problem, {"a": prior}, solver, samples=2, simulated=2, batch=1
+        ),
+        lambda problem, prior, solver: invdiff.posterior_sbc(
+            problem, prior, solver, repeats=3, samples=2, batch=1
+        ),
+        lambda problem, prior, solver: calibrate(
+            prior, problem.operator, problem.noise, solver, images=3, samples=2, batch=1
+        ),
+    ],
+    ids=["fission", "compare_priors", "posterior_sbc", "calibrate"],
+)
+def test_no_more_images_go_at_once_than_one_asks_for(call: Any) -> None:
+    """batch=1 bounds the memory of every run of the solver."""
+
+    class Counting(DDNM):
+        def iterate(
+            self, prior: Denoiser, problem: Problem, x: Tensor, *rest: Any
+        ) -> Iterator[Step]:
+            sizes.append(len(x))
+            yield from super().iterate(prior, problem, x, *rest)
+
+    sizes: list[int] = []
+    prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
+    y = torch.linspace(0.2, 0.8, 16).expand(2, 16).reshape(2, 1, 4, 4)
+    problem = Problem(operators.Denoise((1, 4, 4)), Gaussian(0.1), y)
+    call(problem, prior, Counting(steps=3))
+    assert len(sizes) >= 6 and set(sizes) == {1}

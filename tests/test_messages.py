@@ -9,13 +9,22 @@ import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from invdiff import arguments, inference, registry
+from invdiff import arguments, baselines, inference, records, registry
+from invdiff.adjustment import Adjustment
+from invdiff.config import files
+from invdiff.config.build import resolve_class
+from invdiff.config.words import resolve
+from invdiff.diagnostics import fission
+from invdiff.diagnostics.tarp import tarp
+from invdiff.directions import thin_svd
 from invdiff.errors import (
     InputError,
     Stopped,
@@ -29,17 +38,52 @@ from invdiff.errors import (
     shown,
 )
 from invdiff.estimate import Estimate, mean_and_error
-from invdiff.operators import Radon
+from invdiff.evaluation import conformal
+from invdiff.evaluation.pixels import psnr
+from invdiff.io import tiff
+from invdiff.io.layout import check_scale
+from invdiff.io.measurements import read_measurements
+from invdiff.io.pictures import Picture, read_picture, to_channels
+from invdiff.io.whole import WholeFolder, read_json
+from invdiff.io.write import check_target, write_image, write_picture
+from invdiff.named import noise_named, shape_of
+from invdiff.noise import Gaussian, NoiseModel, Poisson, Quantised, Rician, Speckle
+from invdiff.noise.level import estimate_sigma
+from invdiff.one_call import check_one_call
+from invdiff.operators import (
+    BlockAverage,
+    Denoise,
+    MaskFile,
+    PartialFourier,
+    Radon,
+    VaryingBlur,
+    kernels,
+    painted,
+)
 from invdiff.operators.blur import check_fit
+from invdiff.operators.conjugate import Solution, conjugate_gradient, warn_of_worst
+from invdiff.operators.from_files import opaque_pictures, pictures_in
+from invdiff.operators.painted import Painted
 from invdiff.operators.separable import Separable
-from invdiff.prior import GaussianDenoiser
+from invdiff.posterior import Posterior
+from invdiff.preview import preview_of
+from invdiff.prior import GaussianDenoiser, checkpoint, experts
 from invdiff.prior.denoiser import Denoiser, check_prior
-from invdiff.prior.loaders import foreign
-from invdiff.prior.unet2d import count_heads
+from invdiff.prior.loaders import common, foreign, hub, plugins, sidecar
+from invdiff.prior.schedule import Schedule
+from invdiff.prior.tiles import Tiled
+from invdiff.prior.trial import check_denoises
+from invdiff.prior.unet2d import UNet2D, count_heads
 from invdiff.prior.unet_linear import UNetLinear
-from invdiff.solvers import TDS
+from invdiff.problem import Problem
+from invdiff.resources import example_images, this_process
+from invdiff.solve import SolveSettings
+from invdiff.solvers import ALD, DDNM, TDS, TMPD, Solver
 from invdiff.training import TrainSettings, data, trainer
-from invdiff.training.trainer import check_memory
+from invdiff.training.files import DataFile, check_range, scaled_values
+from invdiff.training.objective import LogSigmaTimesteps
+from invdiff.training.record import DataRecord
+from invdiff.training.trainer import check_labels, check_memory, run_folder
 
 
 def message(call: Callable[[], object]) -> str:
@@ -375,3 +419,785 @@ def test_a_warning_points_at_the_caller() -> None:
         warnings.simplefilter("always")
         torch.no_grad()(far.warn_of_misfit)()
     assert os.path.samefile(caught[0].filename, __file__)
+
+
+# The whole line of what is refused, module by module.
+
+SQUARE = (1, 4, 4)
+HALF = torch.full((1, *SQUARE), 0.5)
+FAR = torch.tensor([[[[-3.0, 250.0]]]])
+CONSTANT = GaussianDenoiser(HALF[0], torch.eye(16))
+THIRD = torch.arange(10).view(1, -1) < 3
+
+
+def of_noise(noise: NoiseModel, y: torch.Tensor = HALF) -> Problem:
+    return Problem(Denoise(tuple(y.shape[1:])), noise, y)
+
+
+def operator(name: str, *settings: Any, **named: Any) -> Any:
+    return registry.lookup("operator", name)(*settings, **named)
+
+
+def data_file(name: str, low: float, high: float) -> DataFile:
+    return DataFile(Path(name), name, low=low, high=high)
+
+
+def labelled(classes: int, label: int | None, *folders: str) -> None:
+    """`check_labels` of a data set with one label, from some folders, and a number of classes."""
+    labels = None if label is None else torch.tensor([label])
+    settings: Any = SimpleNamespace(classes=classes, data="x")
+    check_labels(settings, SimpleNamespace(labels=labels, classes=folders))  # type: ignore[arg-type]
+
+
+def varying(side: int) -> VaryingBlur:
+    weights = torch.full((2, side, side), 0.5)
+    return VaryingBlur((1, side, side), torch.ones(2, 3, 3) / 9, weights=weights)
+
+
+def tiff_page(height: int, width: int) -> Any:
+    return SimpleNamespace(keyframe=SimpleNamespace(imagelength=height, imagewidth=width))
+
+
+MEAN_INSTEAD = "estimate=mean, the mean of samples, is for every other measurement"
+ASKED = "of it would be filled: is that meant? operator.kept=white keeps"
+PICTURES = (
+    "expected a tensor or an array of pictures of 1 or 3 channels, or an Operator made for its "
+    "shape in place of a name"
+)
+
+LINES: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: check_one_call(of_noise(Poisson(50.0))),
+        f"estimate mmse: found Poisson noise, expected Gaussian; {MEAN_INSTEAD}",
+    ),
+    (
+        lambda: check_one_call(of_noise(Gaussian(torch.linspace(0.1, 0.2, 16).view(1, 1, 4, 4)))),
+        "estimate mmse: found noise that varies in an image, expected one level; " + MEAN_INSTEAD,
+    ),
+    (
+        lambda: painted.known_pixels("m", Painted(THIRD, None, "white"), None),
+        f"m: found white on 30 % of the picture, so that 70 % {ASKED} 30 % (white) and "
+        "operator.kept=black the other 70 %",
+    ),
+    (
+        lambda: painted.known_pixels("m", Painted(THIRD, "white", "opaque pixels"), "larger"),
+        f"m: found opaque pixels on 30 % of the picture, so that 70 % {ASKED} 30 % (opaque pixels) "
+        "and operator.kept=black the other 70 %",
+    ),
+    (
+        lambda: painted.known_pixels("m", Painted(~THIRD, "black", "paint"), None),
+        f"m: found paint on 70 % of the picture, so that 70 % {ASKED} 70 % (paint) and "
+        "operator.kept=black the other 30 %",
+    ),
+    (
+        lambda: painted.two_tone("m", torch.tensor([[0.0, 0.5, 0.7, 1.0, 1.0, 1.0]])),
+        "m: found 2 of 6 pixels that are neither black nor white, expected a mask in black and "
+        "white, or strokes in a pure colour such as red (255, 0, 0) on a copy of the photograph",
+    ),
+    (
+        lambda: painted.two_tone("m", torch.tensor([[0.0, 0.7, 0.2]])),
+        "m: found values up to 0.7, expected black and white, where white is 1",
+    ),
+    (
+        lambda: painted.understood("m", torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)),
+        "m: found no opaque pixel, expected paint, or a hole in a picture",
+    ),
+    (
+        lambda: Radon((1, 6, 8), geometry="skimage_circle"),
+        "geometry: found skimage_circle for 6x8 pixels, expected a square image",
+    ),
+    (
+        lambda: Radon((1, 1000, 2000), angles=1500, held=True),
+        "held: found true for 1500 angles of 1000x2000 pixels, whose weights take 225 GB, expected "
+        "at most 64 GB",
+    ),
+    (
+        lambda: Radon.infer_shape((1, 60), {}),
+        "measurement: found shape (1, 60), expected (C, angles, detectors)",
+    ),
+    (
+        lambda: Radon.infer_shape((1, 60), {"geometry": "skimage"}),
+        "measurement: found shape (1, 60), expected (C, detectors, angles)",
+    ),
+    (
+        lambda: Radon.infer_shape((1, 60, 1), {}),
+        "measurement: found 1 detectors, which no square image has; expected operator.size=[H,W]",
+    ),
+    (
+        lambda: operator("fan_beam", (1, 8, 8), source=2.0),
+        "source: found 2.0, expected more than 5.657 pixels, outside of the image's circle around "
+        "the axis",
+    ),
+    (
+        lambda: records.noise_of_record({"text": "Mine()"}, {}),
+        "noise: found Mine(), which no file can make, expected it as an argument, noise=...",
+    ),
+    (
+        lambda: records.operator_of_record({"name": "a:b", "text": "Its()"}, {}),
+        "operator: found Its(), which no file can make, expected it as an argument, operator=...",
+    ),
+    (
+        lambda: records.noise_of_record({"name": "gaussian", "settings": {"sigmas": 1}}, {}),
+        "noise gaussian: its settings do not fit (Gaussian.__init__() got an unexpected keyword "
+        "argument 'sigmas')",
+    ),
+    (lambda: Quantised(17, 0.1), "noise bits: found 17, expected 1 to 16"),
+    (lambda: Quantised(0, 0.1), "noise bits: found 0, expected at least 1"),
+    (
+        lambda: Speckle(0.0),
+        "noise looks: found 0.0, expected a positive number of looks, from 1e-15 to 1e+15",
+    ),
+    (
+        lambda: Rician(-1.0),
+        "noise sigma: found -1.0, expected a positive number on the [0, 1] scale, from 1e-15 to 1e+15",
+    ),
+    (
+        lambda: noise_named({"name": "gausian"}),
+        "noise: found 'gausian' (str), expected a noise model, such as Gaussian(0.05), its sigma "
+        "alone, 'auto' or the name of one; did you mean 'gaussian'? (invdiff.list('noise') lists "
+        "them)",
+    ),
+    (
+        lambda: noise_named("poisson"),
+        "noise Poisson: missing a required argument: 'peak'; expected {'name': ..., and its "
+        "settings}",
+    ),
+    (
+        lambda: noise_named({"sigma": 1}),
+        "noise name: found None, expected the name of one: invdiff.list('noise') lists them",
+    ),
+    (lambda: shape_of(np.zeros(4)), f"measurement: found shape (4,), {PICTURES}"),
+    (lambda: shape_of(np.zeros((2, 4, 4)), "x"), f"x: found shape (2, 4, 4), {PICTURES}"),
+    (
+        lambda: baselines.check_which("some"),
+        "baselines: found 'some', expected auto, all or none",
+    ),
+    (
+        lambda: fission.check_gaussian(
+            of_noise(Gaussian(0.1), torch.tensor([0, 0, 0.5, 1.0]).view(1, 1, 2, 2)), Gaussian(0.1)
+        ),
+        "measurement: found 50% of the values at exactly 0 and none beyond, expected Gaussian noise "
+        "that was not clipped: give y as floats, before it was cut to [0, 1]",
+    ),
+    (
+        lambda: fission.split_poisson(
+            of_noise(Poisson(50.0), 0.507 + 0 * HALF), Poisson(50.0), 0.5, [(0, 0)]
+        ),
+        "measurement: found values that are no whole counts over the peak, expected counts 0, 1, 2, "
+        ".. divided by 50: y must not be scaled or have its background subtracted",
+    ),
+    (
+        lambda: thin_svd(torch.rand(3, 1, 1, 2, 2), 3),
+        "count: found 3 directions of 3 samples, expected at most 2",
+    ),
+    (
+        lambda: conformal.beta_law(3, 0.1),
+        "images: found 3, expected at least 9 for a miss of 0.1",
+    ),
+    (
+        lambda: conformal.per_image(torch.rand(3, 4), 1.5),
+        "alpha: found 1.5, expected a number between 0 and 1",
+    ),
+    (
+        lambda: conformal.per_image(torch.rand(3, 4), 0.5, 1.5),
+        "share: found 1.5, expected a number above 0, and at most 1",
+    ),
+    (
+        lambda: conformal.mean_pixel_without_each(torch.rand(1, 4), 0.1),
+        "images: found 1, expected at least 2",
+    ),
+    (
+        lambda: estimate_sigma(torch.rand(1, 5, 2, 2)),
+        "noise sigma=auto: found a measurement (1, 5, 2, 2), expected pictures (B, C, H, W) of 3x3 "
+        "pixels or more, with up to 4 channels; give sigma as a number",
+    ),
+    (
+        lambda: estimate_sigma(torch.full((1, 1, 5, 5), 0.5)),
+        "noise sigma=auto: found 9 windows of 3x3 pixels that are measured and not clipped, "
+        "expected at least 100; give sigma as a number",
+    ),
+    (
+        lambda: Gaussian(torch.ones(3, 1)).variance(torch.zeros(2, 1, 4, 4)),
+        "noise sigma: found shape (3, 1), expected a number, (2,) or a shape that broadcasts to "
+        "(2, 1, 4, 4), the measurement's",
+    ),
+    (
+        lambda: operator("blur_separable", (1, 8, 8), torch.eye(3)),
+        "kernel: found a second singular value of 1.0e+00 of the first, expected the product of a "
+        "column and a row; the operator 'blur' takes any kernel",
+    ),
+    (
+        lambda: operator("blur_circular", (1, 4, 8), torch.ones(5, 3)),
+        "kernel: found shape (5, 3), expected at most (4, 8)",
+    ),
+    (
+        lambda: VaryingBlur((1, 8, 8), torch.ones(2, 3, 3) / 9, weights=torch.full((2, 8, 8), 0.4)),
+        "weights: found a sum over the kernels that is off 1 by 2.0e-01, expected 1",
+    ),
+    (
+        lambda: PartialFourier.infer_shape((8, 8, 6), {}),
+        "measurement: found 4 coils, or channels, in shape (8, 8, 6), expected one image, gray or "
+        "RGB: 2 or 6 planes; combine the coils first",
+    ),
+    (
+        lambda: kernels.normalised("kernel", torch.tensor([[[1.0, -1.5]]])),
+        "kernel: found the sum -5.0e-01, expected a positive one to divide by; floats, or "
+        "normalise=false for a file, are taken as they are",
+    ),
+    (
+        lambda: kernels.gaussian_taps(1.5, 4),
+        "kernel_size: found 4 (sigma 1.5), expected an odd number of pixels",
+    ),
+    (
+        lambda: kernels.kernel_tensor(torch.ones(1, 4098)),
+        "kernel: found shape (1, 4098), expected at most 4097 pixels",
+    ),
+    (
+        lambda: registry.lookup("kernel", "gaussian")(sigma=1e5).tensor(),
+        "sigma: found a kernel of 8e+05 pixels, expected at most 4097",
+    ),
+    (
+        lambda: operator("mask_box", (1, 8, 6), top=3, left=2, height=6, width=4),
+        "mask_box: found 6x4 at row 3, column 2, expected a box inside the 8x6 image",
+    ),
+    (
+        lambda: operator("mask_box_random", (1, 8, 6), height=6, width=5, margin=1),
+        "mask_box_random: found a box of 6x5 and a margin of 1 pixels, expected both to fit in the "
+        "8x6 image",
+    ),
+    (
+        lambda: registry.lookup("operator", "coded_diffraction").infer_shape(
+            (5, 4, 4), {"masks": 2}
+        ),
+        "measurement: found 5 channels, expected a multiple of 2 masks",
+    ),
+    (
+        lambda: registry.lookup("operator", "phase_retrieval").infer_shape(
+            (1, 5, 5), {"oversampling": 4.0}
+        ),
+        "measurement: found shape (1, 5, 5), which no image has at oversampling 4.0",
+    ),
+    (
+        lambda: operator("phase_retrieval", SQUARE, oversampling=16.5),
+        "oversampling: found 16.5, expected at most 16",
+    ),
+    (lambda: operator("jpeg", (1, 8, 8), quality=101), "quality: found 101, expected 1 to 100"),
+    (
+        lambda: operator("jpeg", (2, 8, 8)),
+        "shape: found 2 channels, expected 1 (gray) or 3 (RGB)",
+    ),
+    (
+        lambda: operator("quantise", (1, 8, 8), levels=1),
+        "levels: found 1, expected at least 2",
+    ),
+    (
+        lambda: operator("resize_average", (1, 4, 6), factor=7),
+        "factor: found 7, expected at most 6, the longer side of the image",
+    ),
+    (
+        lambda: operator("resize_kernel_circular", (1, 4, 6), torch.ones(1, 1), factor=3),
+        "factor: found 3, expected a divisor of both 4 and 6; the operator 'resize_kernel' takes "
+        "any size",
+    ),
+    (
+        lambda: BlockAverage(SQUARE, 2) @ BlockAverage(SQUARE, 2),
+        "BlockAverage @ BlockAverage: found measurements (1, 2, 2) on the right, expected images "
+        "(1, 4, 4) for the left",
+    ),
+    (
+        lambda: Problem(BlockAverage(SQUARE, 2), Gaussian(0.1), HALF),
+        "measurement: found shape (1, 1, 4, 4), expected (B, 1, 2, 2), which is what BlockAverage "
+        "makes of images (1, 4, 4)",
+    ),
+    (
+        lambda: Tiled(GaussianDenoiser(HALF[0], torch.eye(16)), 4, 4),
+        "overlap: found 4 pixels, expected a multiple of 1 below 4, the tile",
+    ),
+    (
+        lambda: LogSigmaTimesteps(Schedule.linear(), (1e5, 1e6)),
+        "sigma_range: found [100000.0, 1000000.0], expected an increasing range that meets the "
+        "0.005 to 78.7 of the schedule",
+    ),
+    (
+        lambda: Schedule.named("x"),
+        "schedule: found 'x' (str), expected one of linear, cosine, scaled_linear, sigmoid, "
+        "sigmoid_betas, edm, flow, or a table of abar, betas, sigmas",
+    ),
+    (
+        lambda: UNet2D(widths=(64, 8193)),
+        "widths: found (64, 8193), expected 1 to 8192 features a level",
+    ),
+    (
+        lambda: UNet2D(widths=(64, 64), attention=(True,)),
+        "attention: found 1 entries, expected 2, one per level",
+    ),
+    (
+        lambda: UNetLinear(full_attention=(True,)),
+        "full_attention: found 1 entries, expected 4",
+    ),
+    (
+        lambda: ALD(epsilon=1.75, gamma=2.0).check(of_noise(Gaussian(0.1))),
+        "solver epsilon: found 1.75, under which steps grow without bound for an operator of norm 1 "
+        "and gamma=2, expected less than 1.6",
+    ),
+    (
+        lambda: TMPD(covariance=True, eta=0.5),
+        "solver covariance: found true with eta=0.5, expected eta=1: the draw is that of the whole "
+        "covariance, and has no share of it",
+    ),
+    (
+        lambda: DDNM().check(Problem(operator("quantise", SQUARE), Gaussian(0.1), HALF)),
+        "solver DDNM: found the operator Quantise, expected a LinearOperator (solvers that take it: "
+        "daps, dps, fast_dips, pnpdm, red_diff, sitcom, tds)",
+    ),
+    (
+        lambda: to_channels(torch.zeros(1, 2, 2, 2), 3),
+        "image: found 2 channels to turn into 3, expected 1 (gray) or 3 (RGB)",
+    ),
+    (
+        lambda: write_image("x.png", HALF[0], bits=12),
+        "x.png: found bits=12, expected one of (8, 16) for .png",
+    ),
+    (
+        lambda: write_picture("x.jpg", Picture(HALF.expand(2, 1, 4, 4), bits=8)),
+        "x.jpg: found 2 images, expected one for .jpg, or .tif",
+    ),
+    (
+        lambda: write_picture("x.png", Picture(HALF * math.nan, bits=16)),
+        "x.png: found NaN or infinite values, expected finite ones for 16 bits",
+    ),
+    (
+        lambda: check_range("x", [data_file("a", 0.0, 1.0), data_file("b", -3.0, 250.3)], None),
+        "data x: found values from -3 to 250.3 (in b), expected [0, 1]; value_range=[-3,251] maps "
+        "that range to [0, 1] in every file",
+    ),
+    (
+        lambda: DataRecord({"a": "1", "b": "2"}).check(
+            "x", DataRecord({"a": "3", "c": "4", "d": "5", "e": "6", "f": "7"})
+        ),
+        "data x: found 5 items, 6 of which differ from those that this run began with (changed a, "
+        "added c, added d, ...), expected the same; another out= begins anew, data_changed=true goes "
+        "on and keeps held-out images out of training",
+    ),
+    (
+        lambda: labelled(3, None),
+        "data x: found no labels, expected 0..2, as network.classes=3: an .npz with `labels`, or a "
+        "folder whose images all lie in one sub-folder per class",
+    ),
+    (
+        lambda: labelled(1, 0, "a", "b"),
+        "data x: found 2 sub-folders (a, b), expected network.classes=1 of them",
+    ),
+    (
+        lambda: labelled(3, 3),
+        "data x: found labels up to 3, expected 0..2, as network.classes=3",
+    ),
+    (
+        lambda: TrainSettings(
+            data="x", target="label", min_snr=5.0, network={"name": "unet", "classes": 3}
+        ),
+        "loss: found simple, min_snr=5.0 for target=label, expected neither",
+    ),
+    (
+        lambda: check_target(Path("no/x.png"), Picture(HALF, bits=8), overwrite=False),
+        "no/x.png: cannot be written, no is no folder that can be used",
+    ),
+    (
+        lambda: check_target(Path("x.jpg"), Picture(HALF, bits=16), overwrite=False),
+        "x.jpg: found a picture of 16 bits, which .jpg does not hold, expected .tif or .png",
+    ),
+    (
+        lambda: check_target(Path("x.nii"), Picture(HALF.expand(1, 3, 4, 4)), overwrite=False),
+        "x.nii: found 3 channels, expected 1 for .nii",
+    ),
+    (
+        lambda: check_target(Path("x.png"), Picture(HALF.expand(1, 2, 4, 4)), overwrite=False),
+        "x.png: found 2 channels, expected 1 or 3 for .png",
+    ),
+    (lambda: checkpoint._json("[NaN]"), "found the number 'NaN', expected a finite one"),
+    (
+        lambda: checkpoint._json(" " * 8_000_001),
+        "found 8000001 characters, expected at most 8000000",
+    ),
+    (
+        lambda: checkpoint._checked("prior", {"format": 1, "target": "label"}),
+        "found a classifier, expected a prior",
+    ),
+    (
+        lambda: checkpoint._checked(
+            "prior", {"format": 1, "target": "eps", "network": {"name": "a:b"}}
+        ),
+        "network 'a:b' is foreign code: import it first if you trust it",
+    ),
+    (
+        lambda: checkpoint._checked("prior", {"format": 1, "target": "eps", "shape": 3}),
+        "shape: found 3 (int), expected [C, H, W] or [dims]",
+    ),
+    (lambda: checkpoint._card_text([1]), "card: found [1] (list), expected names and values"),  # type: ignore[arg-type]
+    (
+        lambda: checkpoint._card_text({"a": math.nan}),
+        "card: cannot be written as JSON (Out of range float values are not JSON compliant: nan)",
+    ),
+    (
+        lambda: checkpoint.describe(expert()),
+        "prior: found a GaussianDenoiser, which has no network that a file could hold, expected one "
+        "around a network: keep what it is made of, and call prior_from_denoiser or its class again",
+    ),
+    (
+        lambda: conjugate_gradient(lambda x: x, torch.ones(1, 1), rtol=1.5),
+        "rtol: found 1.5, expected a number in [0, 1)",
+    ),
+    (
+        lambda: preview_of(Problem(varying(100), Gaussian(0.1), torch.zeros(1, 1, 100, 100)), 64),
+        "preview: found the operator VaryingBlur, of which no part can be made (weights: found shape "
+        "(2, 100, 100), expected (2, 64, 64)), expected preview=false",
+    ),
+    (
+        lambda: operator("fan_beam", (1, 64, 64), source=46.0, pitch=0.1),
+        "pitch: found 0.1, at which about 1.04e+03 detectors see one pixel, expected at most 64: a "
+        "larger pitch, a source farther away or a row nearer to the axis",
+    ),
+    (
+        lambda: tiff._check_alike([tiff_page(3, 4), tiff_page(5, 4)]),
+        "found pages of different sizes, [(3, 4), (5, 4)], expected one size",
+    ),
+    (
+        lambda: example_images("mine"),
+        "prior 'mine': has no example images, expected images of your own (priors with examples: "
+        "faces64, fashion, photos)",
+    ),
+    (
+        lambda: inference.check(of_noise(Gaussian(0.1)), CONSTANT, DDNM(), 2**40, 0, "auto"),
+        "samples: found 1099511627776 of 1 images, 1.76e+13 values in all, expected at most "
+        "8.59e+09; draw fewer at a time, with other seeds",
+    ),
+    (
+        lambda: hub.Address.parsed("hf:owner"),
+        "prior 'hf:owner': expected hf:owner/name, with @revision if need be",
+    ),
+    (
+        lambda: foreign._refuse({"widht": 3}, ("width", "heads")),
+        "'widht' is no setting of this file; did you mean 'width'? (settings: width, heads)",
+    ),
+    (
+        lambda: foreign._refuse({"widht": 3}, ()),
+        "'widht' is no setting of this file (settings: none)",
+    ),
+    (
+        lambda: plugins.load("toy", SimpleNamespace(load=lambda *_: 3), Path("a.pt"), {}),  # type: ignore[arg-type]
+        "prior a.pt: the plug-in 'toy' returned 3 (int), expected a Denoiser",
+    ),
+    (
+        lambda: registry._checked("solver", "mine", Solver),
+        "solver 'mine': found the class Solver, which lacks iterate, expected one that has all "
+        "methods",
+    ),
+    (
+        lambda: registry._checked("solver", "mine", Gaussian),
+        "solver 'mine': found the class Gaussian, expected a subclass of invdiff.solvers.Solver",
+    ),
+    (
+        lambda: registry._checked("solver", "mine", 3),
+        "solver 'mine': found a int, expected a class",
+    ),
+    (
+        lambda: resolve_class("noise", {"sigma": 1}),
+        "noise.name is missing (known: " + ", ".join(registry.names("noise")) + ")",
+    ),
+    (
+        lambda: tarp(
+            Posterior(HALF.expand(4, 1, *SQUARE), of_noise(Gaussian(0.1)), 1, 0.0), HALF, held=3
+        ),
+        "samples: found 4 per image, 3 of them not ranked, expected at least 5",
+    ),
+    (
+        lambda: psnr(FAR[0, 0], torch.zeros(1, 2)),
+        "PSNR: found values from -3 to 250, expected [0, 1]: divide 0..255 by 255, map [-1, 1] by "
+        "(x + 1) / 2, and clamp what noise has carried further",
+    ),
+    (
+        lambda: psnr(torch.zeros(1, 2), torch.zeros(2, 2)),
+        "PSNR: found shapes (1, 2) and (2, 2), expected the same",
+    ),
+    (
+        lambda: psnr(torch.zeros(0, 2), torch.zeros(0, 2)),
+        "PSNR: found shape (0, 2), expected at least one pixel",
+    ),
+    (
+        lambda: check_scale(FAR, torch.ones(1, 1, 1, 2), 0.01),
+        "measurement: found values from -3 to 250, expected those of pictures in [0, 1]: divide "
+        "0..255 by 255",
+    ),
+    (
+        lambda: scaled_values(Picture(FAR, bits=32), None),
+        "found values from -3 to 250, expected [0, 1]",
+    ),
+    (
+        lambda: experts.make_network("low", {"name": "unet", "classes": 3}, 3, Schedule.linear()),
+        "low: found classes=3, expected no labels",
+    ),
+    (
+        lambda: experts.make_network("low", {"name": "experts"}, 3, Schedule.linear()),
+        "low: found {'name': 'experts'} (dict), expected a network's name and settings",
+    ),
+    (
+        lambda: check_denoises(
+            GaussianDenoiser(HALF[0], torch.eye(16)), "own", ["stride", "shape"]
+        ),
+        "prior own: at sigma = 0.1 its estimate of a picture is 0.1 dB nearer than a trivial one, "
+        "expected at least 3; one of these may be wrong: ['stride', 'shape'] (check=False goes on "
+        "without this trial)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "line"), LINES, ids=range(len(LINES)))
+def test_the_whole_line(call: Callable[[], object], line: str) -> None:
+    assert message(call) == line
+
+
+def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    np.save("s.npy", np.array(["a"]))
+    np.save("d.npy", np.zeros(3))
+    np.save("c.npy", np.zeros((2, 4, 5), complex))
+    np.savez("ab.npz", a=np.zeros((2, 4)), b=np.zeros(3))
+    Path("bad.npz").write_bytes(b"x")
+    Path("j.json").write_text("{")
+    Path("k.json").write_text("[1]")
+    os.symlink("nowhere/x", "link")
+    Path("format.json").write_text('{"format": 2}')
+    Path("large.json").write_text(" " * (2**20 + 1))
+    Path("bad.yaml").write_text("a: [")
+    Path("bytes.yaml").write_bytes(b"a: \xff")
+    Path("tasks.yaml").write_text("name: ddnm\ntasks: 3")
+    Path("task.yaml").write_text("name: ddnm\ntasks: {sr4: 3}")
+    Path("torn.safetensors").write_bytes(b"x")
+    torch.save({"a": torch.nn.Linear(1, 1)}, "code.pt")
+    np.savez("float.npz", images=np.zeros((3, 2)))
+    for folder, mode, size in (("clear", "RGBA", (2, 2)), ("sizes", "RGB", (2, 3))):
+        Path(folder).mkdir()
+        Image.new("RGB", (2, 2)).save(f"{folder}/a.png")
+        Image.new(mode, size).save(f"{folder}/b.png")
+    Path("deep.yaml").write_text("[" * 101)
+    Path("run").mkdir()
+    Path("run/data.json").write_text("{}")
+    np.save("m.npy", np.full((6, 8), 3))
+    np.save("n.npy", np.where(np.eye(6, 8) > 0, 128, 255))
+    np.save("o.npy", np.ones((6, 7)))
+    for call, line in (
+        (
+            lambda: read_measurements("a\0", False),
+            "measurement 'a\\x00': found a null character, expected a file name",
+        ),
+        (
+            lambda: read_measurements("empty", False),
+            "measurement empty: found no .npy or .npz in it, expected at least one",
+        ),
+        (
+            lambda: read_measurements("s.npy", False),
+            "measurement s.npy: found <U1 values of shape (1,), expected numbers",
+        ),
+        (
+            lambda: read_measurements("d.npy", False),
+            "measurement d.npy: found float64 values of shape (3,), expected numbers, (h, w), "
+            "(C, h, w) or (B, C, h, w)",
+        ),
+        (
+            lambda: read_measurements("c.npy", False),
+            "measurement c.npy: found complex values of shape (2, 4, 5), which are 2 channels, "
+            "expected 1 or 3: combine coils into one image first, and store several images as "
+            "(B, 1, h, w)",
+        ),
+        (
+            lambda: read_measurements("ab.npz", False),
+            "measurement ab.npz: found arrays a, b, expected one named y",
+        ),
+        (
+            lambda: read_measurements("no.npy", False),
+            "measurement no.npy: cannot be read (No such file or directory), expected .npy or .npz",
+        ),
+        (
+            lambda: read_json("j.json"),
+            "j.json: cannot be read (Expecting property name enclosed in double quotes: line 1 "
+            "column 2 (char 1)), expected JSON",
+        ),
+        (lambda: read_json("k.json"), "k.json: found [1] (list), expected a JSON object"),
+        (
+            lambda: run_folder(Path("link")).__enter__(),
+            "out link: found a link to nowhere/x, which does not exist, expected a folder",
+        ),
+        (
+            lambda: run_folder(Path("a\0b")).__enter__(),
+            "out 'a\\x00b': a name cannot hold the character NUL",
+        ),
+        (
+            lambda: WholeFolder("a\0b", label="to"),
+            "to 'a\\x00b': a name cannot hold the character NUL",
+        ),
+        (
+            lambda: WholeFolder("..", label="to"),
+            "to ..: found the current folder or one above it, expected a folder in it, such as "
+            "to=results/run",
+        ),
+        (
+            lambda: WholeFolder("link"),
+            f"out link: found a link to {tmp_path.resolve()}/nowhere/x, which does not exist: make "
+            "that folder first",
+        ),
+        (
+            lambda: Adjustment.read("none"),
+            "calibration none: cannot be read (No such file or directory), expected a file that "
+            "invdiff calibrate made",
+        ),
+        (
+            lambda: Adjustment.read("j.json"),
+            "calibration j.json: is no JSON, expected a file that invdiff calibrate made",
+        ),
+        (
+            lambda: Adjustment.read("format.json"),
+            "calibration format.json: is damaged (format 2, not 1), expected a file that invdiff "
+            "calibrate made",
+        ),
+        (
+            lambda: Adjustment.read("large.json"),
+            "calibration large.json: is too large, expected less than 1 MiB",
+        ),
+        (
+            lambda: files.read("bad.yaml"),
+            "bad.yaml: not valid YAML: while parsing a flow node expected the node content, but "
+            "found '<stream end>' in \"<unicode string>\", line 1, column 5: a: [ ^",
+        ),
+        (
+            lambda: files.read("bytes.yaml"),
+            "bytes.yaml: not text in UTF-8, expected YAML",
+        ),
+        (
+            lambda: resolve(["solver=./tasks.yaml"], SolveSettings),
+            "tasks.yaml: tasks: found 3 (int), expected settings by task",
+        ),
+        (
+            lambda: resolve(["solver=./task.yaml", "task=sr4"], SolveSettings),
+            "task.yaml: tasks.sr4: found 3 (int), expected settings",
+        ),
+        (
+            lambda: common.read_weights(Path("torn.safetensors")),
+            "prior torn.safetensors: not a readable safetensors file (Error while deserializing "
+            "header: header too small)",
+        ),
+        (
+            lambda: checkpoint.load_prior("torn.safetensors"),
+            "prior torn.safetensors: not a readable safetensors file (Error while deserializing "
+            "header: header too small)",
+        ),
+        (
+            lambda: common.read_weights(Path("code.pt")),
+            "prior code.pt: holds more than tensors, which could run code "
+            "(torch.nn.modules.linear.Linear); expected a file of weights alone",
+        ),
+        (
+            lambda: data.load_data("ab.npz"),
+            "data ab.npz: found arrays ['a', 'b'], expected train_images or images",
+        ),
+        (
+            lambda: data.load_data("ab.npz", crop_scale=(0.5, 1.0)),
+            "crop_scale: found [0.5, 1.0] for ab.npz, expected a folder and crop=true",
+        ),
+        (
+            lambda: data.load_data("float.npz"),
+            "data float.npz: found float64 (3, 2), expected uint8 (N, H, W) or (N, H, W, C)",
+        ),
+        (
+            lambda: opaque_pictures("mask", "clear"),
+            "mask clear: found transparent pixels in b, expected an opaque picture; save its alpha "
+            "channel as a gray picture if that is meant",
+        ),
+        (
+            lambda: pictures_in("mask", "sizes"),
+            "mask sizes: found 3x2 pixels in b, expected 2x2 as in a",
+        ),
+        (
+            lambda: sidecar._mapping(Path("deep.yaml")),
+            "deep.yaml: found 101 brackets, expected at most 100",
+        ),
+        (
+            lambda: DataRecord.read(Path("run")),
+            "run/data.json: damaged, cannot resume ('files'); expected the run's record",
+        ),
+        (
+            lambda: read_picture("no.png"),
+            "no.png: No such file or directory, expected an image file (PNG, JPEG, WebP, TIFF, .npy, "
+            ".npz, NIfTI or DICOM)",
+        ),
+        (
+            lambda: MaskFile((1, 6, 8), "m.npy"),
+            "mask m.npy: found values up to 3, expected white to be 1, 255 or 65535",
+        ),
+        (
+            lambda: MaskFile((1, 6, 8), "n.npy"),
+            "mask n.npy: found 6 values that are neither black nor white, such as 128 of 255, "
+            "expected two values; threshold it first",
+        ),
+        (
+            lambda: MaskFile((1, 6, 8), "o.npy"),
+            "mask o.npy: found 6x7 pixels (height x width), expected 6x8",
+        ),
+    ):
+        assert message(call) == line
+
+
+def test_whole_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for call, line in (
+        (
+            lambda: check_range("x", [data_file("a", -0.5, 1.0), data_file("b", 0, 2.5)], (0, 2)),
+            "data x: found values from -0.5 to 2.5; what lies outside value_range=[0,2] is set to "
+            "its nearest end",
+        ),
+        (
+            lambda: labelled(3, 1, "a", "b"),
+            "data x: found 2 sub-folders (a, b) for network.classes=3; the other labels are never "
+            "met",
+        ),
+        (
+            lambda: warn_of_worst(
+                [Solution(1e-2, 7, torch.float32), Solution(2e-3, 9, torch.float64)]
+                + [Solution(1e-9, 3, torch.float32)]
+            ),
+            "conjugate gradients: found a relative residual of 1.0e-02 after 7 iterations in float32 "
+            "(the largest of 2, out of 3 solutions), expected at most 1e-03; more damping, or "
+            "float64, helps",
+        ),
+        (
+            lambda: inference.check_particles(TDS(particles=1001), (3, 4, 5)),
+            "solver particles: found 1001 behind each sample: in every step the prior sees as many "
+            "images of 3x4x5 at once, which takes much time and memory",
+        ),
+        (
+            lambda: write_image("x.png", FAR[0]),
+            "x.png: found values from -3 to 250, expected [0, 1]: what is beyond is clipped",
+        ),
+        (
+            lambda: check_scale(FAR / 125, torch.ones(1, 1, 1, 2), 0.0, "y"),
+            "y: found values from -0.024 to 2, expected those of pictures in [0, 1] and their noise: "
+            "if they are on [-1, 1], map them by (x + 1) / 2",
+        ),
+        (
+            lambda: data._warn_overlap(Path("x"), 3),
+            "data x: left out 3 images whose content is also held out",
+        ),
+    ):
+        with pytest.warns(UserWarning) as caught:
+            call()
+        assert [str(warning.message) for warning in caught] == [line]
+
+
+def test_a_number_of_a_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "x")
+            assert message(this_process) == (
+                f"{name}: found 'x' in the environment, expected a number, as torchrun sets it; or "
+                f"unset {name}"
+            )

@@ -12,7 +12,14 @@ from PIL import Image
 from invdiff.errors import InputError
 from invdiff.io.pictures import read_picture
 from invdiff.operators import MaskFile
-from invdiff.operators.painted import Kept
+from invdiff.operators.painted import (
+    Kept,
+    Painted,
+    known_pixels,
+    percent,
+    two_tone,
+    understood,
+)
 from invdiff.resources import EXAMPLES
 
 SIDE = 64
@@ -136,3 +143,126 @@ def test_arrays_are_taken_at_their_word(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", known)
     assert np.array_equal(filled(str(tmp_path / "m.npy")), ~known)
     assert np.array_equal(filled(str(tmp_path / "m.npy"), kept="larger"), known)
+
+
+# At the ends of what is taken for one thing or the other.
+
+
+def row(*shares: tuple[float, int]) -> torch.Tensor:
+    """A row of pixels: so many of each value, in float64."""
+    values = [torch.full((count,), value, dtype=torch.float64) for value, count in shares]
+    return torch.cat(values).view(1, -1)
+
+
+def test_a_tenth_may_lie_between_black_and_white() -> None:
+    for values, white in (
+        (row((0.0, 40), (0.6, 5), (0.4, 5), (1.0, 50)), 55),
+        (row((0.25, 50), (0.75, 50)), 50),
+        (row((1 / 255, 30), (0.0, 70)), 30),
+        (row((1 / 65535, 30), (0.0, 70)), 30),
+        (row((0.0, 10)), 0),
+    ):
+        assert int(two_tone("m", values).sum()) == white
+    for values in (
+        row((0.0, 40), (0.6, 6), (0.4, 5), (1.0, 49)),
+        row((0.0, 50), (0.74, 50)),
+        row((2 / 255, 30), (0.0, 70)),
+    ):
+        with pytest.raises(InputError):
+            two_tone("m", values)
+
+
+def of_colours(*parts: tuple[tuple[float, float, float], int]) -> torch.Tensor:
+    """A row of pixels (3, 1, W): so many of each colour."""
+    pixels = [torch.tensor(colour).view(3, 1, 1).expand(3, 1, n) for colour, n in parts]
+    return torch.cat(pixels, 2)
+
+
+def test_strokes_cover_enough_and_are_of_one_colour() -> None:
+    gray, red, green = (0.5, 0.5, 0.5), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+    for parts, filled_pixels in (
+        (((gray, 1998), (red, 2)), None),  # of 2,000 pixels one in 2,000 is in no colour: two are
+        (((gray, 80), (red, 20)), 20),
+        (((gray, 70), (red, 20), (green, 10)), 20),
+        (((gray, 80), ((0.81, 0.19, 0.0), 20)), 20),
+        (((gray, 80), ((1.0, 1.0, 0.0), 20)), 20),
+    ):
+        found = understood("m", of_colours(*parts))
+        assert found.kept == "black" and found.what == "strokes"
+        assert int(found.white.sum()) == (filled_pixels or 2)
+    for parts in (
+        ((gray, 69), (red, 20), (green, 11)),
+        ((gray, 80), ((0.79, 0.0, 0.0), 20)),
+        ((gray, 80), ((0.7, 0.2, 0.25), 20)),
+    ):
+        with pytest.raises(InputError, match="m: found a picture in colour without strokes"):
+            understood("m", of_colours(*parts))
+
+
+def test_a_copy_has_enough_in_common_with_its_photograph() -> None:
+    photo = PHOTO[0].double()
+    for share, kept in ((0.5, "black"), (0.61, None)):
+        strokes = photo.clone()
+        strokes[:, : round(share * SIDE)] = (strokes[:, : round(share * SIDE)] + 0.4) % 1
+        if kept is None:
+            with pytest.raises(InputError, match="without strokes"):
+                understood("m", strokes, photo=photo)
+        else:
+            found = understood("m", strokes, photo=photo)
+            assert found.kept == "black" and found.what == "strokes"
+            assert torch.equal(found.white[:, 0], torch.arange(SIDE) < round(share * SIDE))
+    # Traces of JPEG are no stroke, nor does a photograph of another size, or the same one, tell any.
+    strokes = photo + 0.09
+    strokes[:, :5] = photo[:, :5] - 0.11
+    assert int(understood("m", strokes, photo=photo).white.sum()) == 5 * SIDE
+    gray = photo.mean(0, keepdim=True)
+    painted_gray = gray.clone()
+    painted_gray[:, :5] += 0.2
+    assert int(understood("m", painted_gray, photo=gray).white.sum()) == 5 * SIDE
+    for other in (photo[:, 1:], photo[:2], photo):
+        with pytest.raises(InputError, match="without strokes of one pure colour"):
+            understood("m", photo, photo=other)
+
+
+def test_a_layer_is_paint_where_98_in_100_pixels_are_alike() -> None:
+    alpha = torch.cat([torch.ones(1, 1, 100), torch.zeros(1, 1, 100)], 2)
+    for odd, white, what in ((2, "black", "paint"), (3, "white", "opaque pixels")):
+        parts = [((0.2, 0.4, 0.6), 50), ((0.39, 0.4, 0.6), 50 - odd), ((0.9, 0.4, 0.6), odd)]
+        found = understood("m", of_colours(*parts, ((0.0, 0.0, 0.0), 100)), alpha)
+        assert (found.kept, found.what) == (white, what)
+        assert torch.equal(found.white, alpha[0] > 0)
+    # More than half of the largest alpha is opaque; a picture that is opaque everywhere has no layer.
+    faint = torch.tensor([[[0.4, 0.21, 0.2, 0.0]]])
+    assert understood("m", torch.zeros(3, 1, 4), faint).white.tolist() == [
+        [True, True, False, False]
+    ]
+    opaque = understood("m", row((0.0, 2), (1.0, 2))[None], torch.full((1, 1, 4), 0.5))
+    assert opaque.kept is None and opaque.what == "white"
+
+
+def test_half_of_a_picture_may_be_filled_without_a_question() -> None:
+    for count, kept, known in (
+        (50, None, 50),
+        (50, "black", 50),
+        (49, "white", 49),
+        (60, "larger", 60),
+        (40, "larger", 60),
+    ):
+        found = Painted(row((1.0, count), (0.0, 100 - count)) > 0.5, None, "white")
+        assert int(known_pixels("m", found, kept).sum()) == known
+    for count, kept in ((49, None), (59, "larger"), (41, "larger"), (50, "larger")):
+        found = Painted(row((1.0, count), (0.0, 100 - count)) > 0.5, None, "white")
+        with pytest.raises(InputError, match="is that meant"):
+            known_pixels("m", found, kept)
+
+
+def test_shares_as_messages_show_them() -> None:
+    for share, said in {
+        0.0: "0 %",
+        1.0: "100 %",
+        0.01: "1 %",
+        0.0099: "0.99 %",
+        0.99: "99 %",
+        0.9901: "99.01 %",
+    }.items():
+        assert percent(share) == said

@@ -7,7 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from invdiff.panel import Cell, Panel, fitted, magnification, reduction, white_level
+from invdiff.panel import (
+    DIM,
+    GAP,
+    HEIGHT,
+    LETTERS,
+    Cell,
+    Panel,
+    fitted,
+    magnification,
+    most_interesting,
+    part_of,
+    reduction,
+    white_level,
+)
 
 
 def shown(panel: Panel) -> list[np.ndarray]:
@@ -71,3 +84,68 @@ def test_odd_shapes_fit(shape: tuple[int, int, int]) -> None:
     nothing = torch.full(shape, torch.nan)
     assert white_level({"x": Cell(nothing)}) == 1.0
     Panel.of([{"x": Cell(x), "std": Cell(nothing, deviation=True)}])._repr_png_()
+
+
+def test_where_sizes_and_levels_change() -> None:
+    for side, larger, smaller in (
+        (128, 2, 1),
+        (255, 2, 1),
+        (256, 1, 1),
+        (512, 1, 1),
+        (513, 1, 2),
+        (1024, 1, 2),
+        (1025, 1, 3),
+    ):
+        assert (magnification(side, 9), magnification(9, side)) == (larger, larger)
+        assert (reduction(side, 9), reduction(9, side)) == (smaller, smaller)
+    for level, white in (
+        (0.0, 1.0),
+        (-0.2, 1.0),
+        (0.01, 0.01),
+        (DIM - 0.01, DIM - 0.01),
+        (DIM, 1.0),
+    ):
+        cells = {"y": Cell(torch.ones(1, 2, 2)), "x": Cell(torch.full((1, 2, 2), level))}
+        assert white_level(cells) == pytest.approx(white)
+    bright = torch.full((1, 100, 100), 0.2)
+    bright.view(-1)[:9] = 1.0  # nine in ten thousand pixels
+    assert white_level({"x": Cell(bright)}) == pytest.approx(0.2)
+    bright.view(-1)[:12] = 1.0
+    assert white_level({"x": Cell(bright)}) == 1.0
+    bright.view(-1)[:12] = torch.inf
+    assert white_level({"x": Cell(bright)}) == pytest.approx(0.2)
+
+
+def test_the_part_that_is_shown() -> None:
+    assert most_interesting(None, (1000, 700)) == (244, 94)
+    assert most_interesting(None, (600, 100)) == (44, 0)
+    for row, column, corner in (
+        (0, 0, (0, 0)),
+        (999, 699, (488, 188)),
+        (512, 352, (272, 112)),
+        (543, 383, (272, 112)),
+        (544, 384, (304, 144)),
+    ):
+        interest = torch.zeros(1, 1000, 700)
+        interest[0, row, column] = 1.0
+        assert most_interesting(interest, (1000, 700)) == corner
+    x = torch.arange(24.0).view(1, 4, 6)
+    for size, corner, shape, part in (
+        ((4, 6), (1, 2), (2, 3), x[:, 1:3, 2:5]),
+        ((8, 12), (2, 4), (4, 6), x[:, 1:3, 2:5]),
+        ((8, 12), (3, 5), (1, 1), x[:, 1:2, 2:3]),
+    ):
+        assert torch.equal(part_of(x, size, corner, shape), part)
+
+
+def test_names_are_cut_and_rows_end() -> None:
+    x = Cell(torch.full((1, 300, 300), 0.9))
+    for letters, shown_letters in (
+        (LETTERS, "a" * LETTERS),
+        (LETTERS + 1, "a" * (LETTERS - 1) + "…"),
+    ):
+        panel = Panel.of([{"x": x}], names=["a" * letters])
+        assert panel.axes[0].get_ylabel() == shown_letters
+    most = HEIGHT // (300 + GAP)
+    panel = Panel.of([{"x": x}] * (most + 3))
+    assert len(panel.axes) == most

@@ -212,3 +212,21 @@ def test_the_centre_is_the_mean_of_the_other_draws(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(values[0], problem_of(2).log_likelihood(x))
     torch.testing.assert_close(values[1], x.flatten(1).mean(1))
     torch.testing.assert_close(values[2], (x - centre).flatten(1).norm(dim=1) ** 2)
+
+
+def test_a_tie_widens_the_rank_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """u = (below + v (1 + ties)) / (1 + K), with one v whatever the quantities are."""
+    from invdiff.diagnostics import repeated
+
+    def u(own: float, others: list[float]) -> Tensor:
+        values = iter([own, *others] * 3)
+        monkeypatch.setattr(
+            repeated, "_quantities", lambda x, *_: torch.full((3, len(x)), next(values))
+        )
+        return posterior_sbc(problem_of(2), DENOISER, Exact(), repeats=3, samples=3).u
+
+    v = 4 * u(0.0, [1.0, 1.0, 1.0])
+    assert bool((v > 0).all()) and float(v.max()) > 0.5
+    for below, ties in ((0, 3), (1, 2), (2, 1), (3, 0), (1, 1)):
+        others = [-1.0] * below + [0.0] * ties + [1.0] * (3 - below - ties)
+        torch.testing.assert_close(u(0.0, others), (below + v * (1 + ties)) / 4)

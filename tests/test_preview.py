@@ -190,3 +190,24 @@ def test_what_has_no_preview(operator: Any) -> None:
     with pytest.raises(InputError) as caught:
         preview_of(problem, 32)
     assert str(caught.value).startswith("preview: found the operator Radon, expected")
+    assert str(caught.value) == (
+        "preview: found the operator Radon, expected a measurement that is a picture, or preview=false"
+    )
+
+
+def test_where_a_part_lies() -> None:
+    """In the middle, by whole blocks of 16 pixels and of the factor; the line tells where."""
+    wanted = "preview: a part of the picture at full size, {}: of {} there is no smaller version"
+    problem, x = posed(Denoise((3, 90, 120)))
+    preview = preview_of(problem, 64)
+    assert preview.text == wanted.format("64x64 at row 0, column 16", "Denoise")
+    assert torch.equal(preview.small(x), x[..., :64, 16:80])
+    assert torch.equal(preview.problem.y, problem.y[..., :64, 16:80])
+    problem, x = posed(BlockAverage((1, 100, 240), 4))
+    preview = preview_of(problem, 64)
+    assert preview.text == wanted.format("64x64 at row 16, column 80", "BlockAverage")
+    assert torch.equal(preview.small(x), x[..., 16:80, 80:144])
+    assert torch.equal(preview.problem.y, problem.y[..., 4:20, 20:36])
+    problem, x = posed(Denoise((1, 10, 65)))
+    assert preview_of(problem, 64).problem.operator.shape == (1, 10, 64)
+    assert preview_of(problem, 65).problem is problem

@@ -129,3 +129,36 @@ def test_what_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_time_as_a_person_says_it(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_a_cost_in_words() -> None:
+    """3 plain calls of 1 s, 2 with a gradient of 2 s, 4 gradients of 3 s: 19 s; two networks a call."""
+    cost = Cost(Calls(3.0, 2.0, 4.0), 1, 1.0, 2.0, 3.0, 2, "8x8")
+    assert cost.seconds == 19.0 and cost.calls.forward == 5.0
+    assert str(cost) == (
+        "1 sample of 10 network calls and 8 passes backwards: about 19 s (one call takes 0.5 s, "
+        "timed on 8x8)"
+    )
+    guided = Cost(Calls(0.0, 2.0, 0.0), 2, 1.0, 2.0, 3.0, 4, "64x48")
+    assert str(guided) == (
+        "2 samples of 8 network calls each: about 8 s (one call takes 0.5 s, timed on 64x48)"
+    )
+
+
+def test_a_minute_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cheaper ways are told from a minute on; a preset only where it takes less than half."""
+    masked = problem(MaskHalf(SHAPE))
+    quick = preset("diffpir_20")
+    images = len(masked)
+    short = Cost(Calls(50.0, 0.0, 0.0), images, 1.0, 1.0, 1.0, 1, "8x8")
+    long = replace(short, plain=60.0 / 50 / images)
+    assert cheaper(replace(long, plain=0.999 * long.plain), masked, prior(), DDNM(), quick) == ""
+    line = cheaper(long, masked, prior(), DDNM(), quick)
+    assert line == (
+        f"cheaper: solver=diffpir_20: {duration(20 * images * long.plain)}; preview=true: a small "
+        "version, in seconds"
+    )
+    fewer = replace(long, calls=Calls(40.0, 0.0, 0.0), plain=60.0 / 40 / images)
+    assert cheaper(fewer, masked, prior(), DDNM(), quick) == (
+        "cheaper: preview=true: a small version, in seconds"
+    )

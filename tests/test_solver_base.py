@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.inference import restore, trajectory
 from invdiff.noise import Gaussian, Poisson
-from invdiff.operators import BlockAverage, Denoise, MaskRandom, Operator
+from invdiff.operators import BlockAverage, Denoise, Mask, MaskRandom, Operator
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import DDNM, ILVR, MMPS, PiGDM, Solver
@@ -198,3 +199,18 @@ def test_inference_mode_has_no_derivatives() -> None:
 def test_the_norm_of_each_image() -> None:
     r = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).view(2, 1, 1, 2)
     assert image_norm(r).shape == (2, 1, 1, 1) and image_norm(r).flatten().tolist() == [5, 2]
+
+
+OF_ONE_LEVEL = {"c_pigdm", "ddnm_plus", "ddrm", "fast_dips", "mcgdiff", "sitcom"}
+
+
+@pytest.mark.parametrize("name", registry.names("solver"))
+def test_which_solvers_take_noise_that_varies_in_an_image(name: str) -> None:
+    """Six of them need one variance for all of y; the others take Poisson noise."""
+    kind = registry.lookup("solver", name)
+    half = torch.arange(16).view(4, 4) % 2
+    y = torch.full((1, 1, 4, 4), 0.5)
+    counts = Problem(Mask((1, 4, 4), half), Poisson(50.0), y)
+    said = "found Poisson noise, expected Gaussian of one level per image"
+    assert kind.refusal(counts) == (said if name in OF_ONE_LEVEL else "")
+    assert kind.refusal(Problem(Mask((1, 4, 4), half), Gaussian(0.1), y)) == ""

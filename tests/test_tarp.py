@@ -203,3 +203,19 @@ def test_refusals() -> None:
         tarp_of(posterior.samples * float("nan"), truth, {"r": truth})
     with pytest.raises(invdiff.InputError, match="a Posterior"):
         tarp(posterior.samples, truth)  # type: ignore[arg-type]
+
+
+def test_a_tie_widens_the_rank_by_one() -> None:
+    """u = (below + v (1 + ties)) / (1 + K), with one v for an image whatever the samples are."""
+    truth = torch.zeros(5, 1)
+    reference = {"r": torch.full((5, 1), 1.0)}
+    near, same, far = (torch.full((5, 1), value) for value in (0.5, 0.0, -1.0))
+
+    def u(*samples: Tensor) -> Tensor:
+        return tarp_of(torch.stack(samples), truth, reference).u[0]
+
+    v = 4 * u(far, far, far)
+    assert bool((v > 0).all()) and float(v.max()) > 0.5
+    for below, ties in ((0, 3), (1, 2), (2, 1), (3, 0), (1, 1)):
+        samples = [near] * below + [same] * ties + [far] * (3 - below - ties)
+        torch.testing.assert_close(u(*samples), (below + v * (1 + ties)) / 4, rtol=1e-12, atol=0)

@@ -63,6 +63,8 @@ def _mapping(place: Path) -> Mapping[str, Any]:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise InputError(f"{place}: found an alias, which could stand for any number of values")
         found = yaml.safe_load(text)
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{place}: cannot be read ({error}), expected YAML") from None
     if not isinstance(found, Mapping):
