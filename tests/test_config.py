@@ -1063,18 +1063,3 @@ def test_the_limits_of_a_file(
     assert "a" in config.load(path)
     path.write_text(beyond)
     assert line in line_of(lambda: config.load(path))
-
-
-@pytest.mark.parametrize(
-    ("word", "sigma"),
-    [("noise=0.05", 0.05), ("noise=1", 1), ("noise=auto", "auto"), ("noise.sigma=0.05", 0.05)],
-)
-def test_a_level_alone_is_gaussian_noise(word: str, sigma: float | str) -> None:
-    found = config.resolve(["operator=denoise", word], SolveSettings)["noise"]
-    assert found == {"name": "gaussian", "sigma": sigma}
-    # Over a task's noise, too, also where that is of another kind.
-    assert config.resolve(["task=hdr", word], SolveSettings)["noise"]["sigma"] == sigma
-    poisson = config.resolve(["task=deblur", "noise=poisson"], SolveSettings)["noise"]
-    assert poisson == {"name": "poisson"}
-    with pytest.raises(InputError, match=r"noise.name is missing .*noise=0.05 is Gaussian"):
-        config.build("noise", {})
