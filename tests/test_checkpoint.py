@@ -594,7 +594,9 @@ def test_the_name_of_a_prior_that_ships_is_that_prior(
     (tmp_path / "swissroll").mkdir()
     assert find_prior("swissroll") == shipped and checkpoint.prior_files("swissroll") == [shipped]
     assert checkpoint.load_card("swissroll")
-    with pytest.warns(UserWarning, match=r"^prior swissroll: the one that ships .* prior=./swissroll$"):
+    with pytest.warns(
+        UserWarning, match=r"^prior swissroll: the one that ships .* prior=./swissroll$"
+    ):
         assert load_prior("swissroll").shape == (2,)
     # A path is a path.
     for path in ("./swissroll", Path("swissroll")):

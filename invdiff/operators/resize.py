@@ -282,6 +282,11 @@ class LargeResampling(LinearOperator):
         weights = torch.where((pixels >= 0) & (pixels < side), weights, 0)
         return weights / weights.sum(0)
 
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of one measurement, without the batch."""
+        return self.shape[0], self.down.shape[1], self.across.shape[1]
+
     def forward(self, x: Tensor) -> Tensor:
         rows_done = self._reduced(x.mT, self.down).mT
         return self._reduced(rows_done, self.across)
