@@ -28,9 +28,15 @@ from invdiff.noise import (
     SaltAndPepper,
     Speckle,
     describe_sigma,
-    level,
 )
-from invdiff.noise.level import estimate_sigma
+from invdiff.noise.level import (
+    DIFFERENCE,
+    NORM,
+    SLOPE,
+    SMOOTH,
+    _filtered,
+    estimate_sigma,
+)
 from invdiff.operators import CircularBlur, Denoise, MaskBox, MaskRandom
 from invdiff.problem import Problem
 from invdiff.registry import lookup
@@ -655,9 +661,9 @@ def test_the_filters_of_the_noise_level_are_those_of_the_papers() -> None:
     assert float(immerkaer.square().sum()) == pytest.approx(1)
     sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]).double()
     for mask, taps, norm in (
-        (immerkaer, (levels_of.DIFFERENCE, levels_of.DIFFERENCE), levels_of.NORM),
-        (sobel, (levels_of.SMOOTH, levels_of.SLOPE), 1.0),
-        (sobel.mT, (levels_of.SLOPE, levels_of.SMOOTH), 1.0),
+        (immerkaer, (DIFFERENCE, DIFFERENCE), NORM),
+        (sobel, (SMOOTH, SLOPE), 1.0),
+        (sobel.mT, (SLOPE, SMOOTH), 1.0),
     ):
         expected = torch.nn.functional.conv2d(y[:, None], mask[None, None])[:, 0]
-        torch.testing.assert_close(levels_of._filtered(y, *taps) / norm, expected)
+        torch.testing.assert_close(_filtered(y, *taps) / norm, expected)
