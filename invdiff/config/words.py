@@ -24,9 +24,7 @@ PRESET_KEYS = ("task", "train")
 # These settings are mappings with a `name`, from which `build` makes an object.
 COMPONENTS = ("operator", "noise", "solver", "network")
 
-GAUSSIAN = (
-    "gaussian"  # the noise that a level alone means: noise=0.05, noise=auto, noise.sigma=0.05
-)
+GAUSSIAN = "gaussian"  # what a level alone means: noise=0.05, noise=auto, noise.sigma=0.05
 
 MAX_PARTS = 20  # of a key, a.b.c
 
