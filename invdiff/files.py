@@ -86,8 +86,8 @@ def restore_file(
         noise: a model; or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto", which
             estimates it; or a name and settings.
         prior: a denoiser, or what `load_prior` takes; "auto" is one that ships, by the picture (see
-            `invdiff.choice`): ``logging.basicConfig(level="INFO")`` has it said which, why, and under
-            which licence.
+            `invdiff.choice`): with ``logging.basicConfig(level="INFO")`` it is said which, why, and
+            under which licence.
         solver: the method, or the name of a preset; by default the one that suits the operator.
         samples: per image.
         seed: of the samples.

@@ -1,4 +1,4 @@
-"""Operators of large images: another form where the SVD of a class is too large to compute and to hold.
+"""Operators of large images: another form where the SVD of a class is too large to hold.
 
 The singular vectors of the rows of an image of H pixels are a matrix H x H, which takes minutes for
 H = 4000. Beyond `LARGEST_MATRIX` a Gaussian blur is by FFT, and a resampling by its taps.
@@ -18,7 +18,7 @@ from invdiff.operators.resize import LargeResampling, Resampling
 
 
 def made(kind: type[Operator], settings: Mapping[str, Any]) -> Operator:
-    """Return the operator of a class, for a large image in a form without an SVD where there is one.
+    """Return the operator of a class, for a large image without an SVD, if it can.
 
     Args:
         kind: the class.

@@ -257,7 +257,8 @@ class LargeResampling(LinearOperator):
 
     Example:
         >>> x = torch.rand(1, 1, 9, 8, generator=torch.Generator().manual_seed(0))
-        >>> torch.allclose(LargeResampling((1, 9, 8), 2, keys_cubic, 2)(x), Bicubic((1, 9, 8), 2)(x))
+        >>> large = LargeResampling((1, 9, 8), 2, keys_cubic, 2)
+        >>> torch.allclose(large(x), Bicubic((1, 9, 8), 2)(x))
         True
     """
 
@@ -274,7 +275,7 @@ class LargeResampling(LinearOperator):
             self.register_exact(name, self._taps(side, window))
 
     def _taps(self, side: int, window: Callable[[Tensor], Tensor]) -> Tensor:
-        """Weights of the pixels factor * i - before, ..., one row for each, of outputs i; 0 outside."""
+        """Weights of the pixels factor * i - before, ..., a row each, in outputs i; 0 outside."""
         starts = self.factor * torch.arange(math.ceil(side / self.factor), dtype=torch.float64)
         offsets = torch.arange(-self.before, self.before + self.factor, dtype=torch.float64)
         pixels = starts + offsets[:, None]

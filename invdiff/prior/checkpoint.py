@@ -601,7 +601,7 @@ def known_code(name: str) -> bool:
 
 
 def _shipped(name: str | Path) -> Path | None:
-    """Return the weights of a prior that ships, by its bare name; None for a `Path` or another name."""
+    """Return the weights of a prior that ships, by its name; None for a `Path`."""
     return WEIGHTS / f"{name}.safetensors" if name in _shipped_names() else None
 
 
@@ -610,7 +610,7 @@ def _shipped_names() -> list[str]:
 
 
 def _as_text(name: str | Path | PriorWords) -> str | PriorWords:
-    """Return a `Path` as text that is no bare name: that of a prior that ships would mean that prior."""
+    """Return a `Path` as text that does not read as the name of a prior that ships."""
     if not isinstance(name, Path):
         return name
     return f"./{name}" if _shipped(str(name)) is not None else str(name)
