@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import nn
 from invdiff.adjustment import Adjustment, adjustment_of
 from invdiff.choice import (
     AUTO,
+    introduced,
     looks,
     may_stretch,
     mismatch,
@@ -42,6 +44,8 @@ from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver, solver_named
+
+log = logging.getLogger(__name__)
 
 ForShape: TypeAlias = Callable[[tuple[int, ...]], Operator]
 
@@ -82,7 +86,8 @@ def restore_file(
         noise: a model; or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto", which
             estimates it; or a name and settings.
         prior: a denoiser, or what `load_prior` takes; "auto" is one that ships, by the picture (see
-            `invdiff.choice`).
+            `invdiff.choice`): with ``logging.basicConfig(level="INFO")`` it is said which, why, and
+            under which licence.
         solver: the method, or the name of a preset; by default the one that suits the operator.
         samples: per image.
         seed: of the samples.
@@ -294,7 +299,8 @@ def _posed(
 def _loaded(prior: Denoiser | str, problems: Sequence[Problem]) -> Denoiser:
     """The prior, chosen by the pictures where its name is "auto"."""
     if isinstance(prior, str) and prior == AUTO:
-        prior = prior_for([looks(problem) for problem in problems]).name
+        prior, why = prior_for([looks(problem) for problem in problems])
+        log.info(introduced(prior, why))
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     check_prior(denoiser)
     if isinstance(prior, str):

@@ -18,7 +18,7 @@ from invdiff import registry
 from invdiff.errors import InputError, check_type, described
 from invdiff.noise import Gaussian, NoiseModel
 from invdiff.operators import Operator
-from invdiff.operators.blur import made
+from invdiff.operators.large import made
 
 Named: TypeAlias = str | Mapping[str, Any]
 

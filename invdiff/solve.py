@@ -79,7 +79,7 @@ from invdiff.noise import Gaussian, describe_sigma
 from invdiff.one_call import check_one_call
 from invdiff.operators import Demosaic, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.base import numbered
-from invdiff.operators.blur import made
+from invdiff.operators.large import made
 from invdiff.operators.painted import percent as percent_of
 from invdiff.posterior import Estimate, Posterior
 from invdiff.preview import SIDE, preview_of

@@ -583,3 +583,25 @@ def test_what_no_classifier_is(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError) as caught:
         ClassifierSpec(**given)
     assert str(caught.value) == line
+
+
+def test_the_name_of_a_prior_that_ships_is_that_prior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies in the working directory under the same name: a person's folder `photos`, say."""
+    shipped = find_prior("swissroll")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "swissroll").mkdir()
+    assert find_prior("swissroll") == shipped and checkpoint.prior_files("swissroll") == [shipped]
+    assert checkpoint.load_card("swissroll")
+    with pytest.warns(
+        UserWarning, match=r"^prior swissroll: the one that ships .* prior=./swissroll$"
+    ):
+        assert load_prior("swissroll").shape == (2,)
+    # A path is a path.
+    for path in ("./swissroll", Path("swissroll")):
+        with pytest.raises(InputError, match=r"swissroll: the folder holds no prior.safetensors$"):
+            load_prior(path)
+    saved(tmp_path / "swissroll", name=checkpoint.PRIOR_FILE)
+    assert find_prior(Path("swissroll")) == Path("swissroll") / checkpoint.PRIOR_FILE
+    assert load_prior("./swissroll").shape == load_prior(Path("swissroll")).shape == (2,)

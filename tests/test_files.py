@@ -458,3 +458,22 @@ def test_samples_and_seed_of_a_file_are_those_of_restore(tmp_path: Path) -> None
     zero = restore_file(tmp_path / "y.png", tmp_path / "z.npy", **given)
     one = restore(problem, model, DDNM(steps=3), samples=1, seed=0).samples
     torch.testing.assert_close(zero.samples, one, rtol=0, atol=1e-6)
+
+
+def test_which_prior_was_chosen_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nowhere else: Python code prints nothing."""
+    monkeypatch.setattr(files, "load_prior", lambda name: prior(3) if name == "photos" else None)
+    write_image(tmp_path / "y.png", torch.full((3, HEIGHT, WIDTH), 0.5))
+    with caplog.at_level("INFO", logger="invdiff"):
+        restore_file(
+            tmp_path / "y.png",
+            tmp_path / "x.png",
+            operator="denoise",
+            noise=0.1,
+            solver=DDNM(steps=1),
+        )
+    (record,) = caplog.records
+    assert record.getMessage().startswith("prior photos: ") and "chosen for" in record.getMessage()
+    assert "non-commercial" in record.getMessage()

@@ -29,7 +29,14 @@ from invdiff.noise import (
     Speckle,
     describe_sigma,
 )
-from invdiff.noise.level import estimate_sigma
+from invdiff.noise.level import (
+    DIFFERENCE,
+    NORM,
+    SLOPE,
+    SMOOTH,
+    _filtered,
+    estimate_sigma,
+)
 from invdiff.operators import CircularBlur, Denoise, MaskBox, MaskRandom
 from invdiff.problem import Problem
 from invdiff.registry import lookup
@@ -645,3 +652,18 @@ def test_numbers_behind_the_samples() -> None:
     expected = torch.where(first < 0.4, (second < 0.5).double(), clean + 0.3 * noise.normal(clean))
     torch.testing.assert_close(SaltAndPepper(0.4, 0.3).sample(clean, drawn()), expected)
     assert SaltAndPepper(0.4).sigma == pytest.approx(1 / 255 / math.sqrt(12))
+
+
+def test_the_filters_of_the_noise_level_are_those_of_the_papers() -> None:
+    """Immerkaer's 3x3 mask, scaled to norm 1, and Sobel's, as convolutions."""
+    y = torch.rand(2, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    immerkaer = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]]).double() / 6
+    assert float(immerkaer.square().sum()) == pytest.approx(1)
+    sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]).double()
+    for mask, taps, norm in (
+        (immerkaer, (DIFFERENCE, DIFFERENCE), NORM),
+        (sobel, (SMOOTH, SLOPE), 1.0),
+        (sobel.mT, (SLOPE, SMOOTH), 1.0),
+    ):
+        expected = torch.nn.functional.conv2d(y[:, None], mask[None, None])[:, 0]
+        torch.testing.assert_close(_filtered(y, *taps) / norm, expected)

@@ -70,7 +70,10 @@ def _class_and_values(
         raise InputError(f"{kind}: found {shown(mapping)}, expected settings with a name")
     name = mapping.get("name")
     if name is None:
-        raise InputError(f"{prefix}name is missing (known: {', '.join(registry.names(kind))})")
+        level = "; noise=0.05 is Gaussian" if kind == "noise" else ""
+        raise InputError(
+            f"{prefix}name is missing (known: {', '.join(registry.names(kind))}{level})"
+        )
     cls = registry.lookup(kind, name)
     given = {key: value for key, value in mapping.items() if key != "name"}
     return cls, _values(cls, given, f"{kind} {name}", prefix, context)

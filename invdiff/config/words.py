@@ -24,6 +24,8 @@ PRESET_KEYS = ("task", "train")
 # These settings are mappings with a `name`, from which `build` makes an object.
 COMPONENTS = ("operator", "noise", "solver", "network")
 
+GAUSSIAN = "gaussian"  # what a level alone means: noise=0.05, noise=auto, noise.sigma=0.05
+
 MAX_PARTS = 20  # of a key, a.b.c
 
 
@@ -107,22 +109,25 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> Settings:
 def component(kind: str, value: Any, task: str | None = None) -> Any:
     """Return a component as a mapping: that of the preset `value`, or ``{name: value}``.
 
-    A preset's entry ``tasks`` holds what is different for one task or another: ``tasks: {sr4:
-    {weight: 2.0}}``. What is no string is returned as it is.
+    A number, or "auto", is Gaussian noise of this sigma. A preset's entry ``tasks`` holds what is
+    different for one task or another: ``tasks: {sr4: {weight: 2.0}}``. What else is no string is
+    returned as it is.
 
     Raises:
         InputError: `value` is a string, and neither a preset nor a registered name; or the preset
             names code.
 
     Example:
-        >>> component("noise", "gaussian")
-        {'name': 'gaussian'}
+        >>> component("noise", "gaussian"), component("noise", 0.05)
+        ({'name': 'gaussian'}, {'name': 'gaussian', 'sigma': 0.05})
     """
     return _component(kind, value, task, {})
 
 
 def _component(kind: str, value: Any, task: str | None, typed: Mapping[str, str]) -> Any:
     """`component`, where a file may name the code that was `typed`, (key, name)."""
+    if kind == "noise" and _is_level(value):
+        return {"name": GAUSSIAN, "sigma": value}
     if not isinstance(value, str):
         return value
     if not _is_preset(kind, value):
@@ -140,6 +145,12 @@ def _component(kind: str, value: Any, task: str | None, typed: Mapping[str, str]
     if not isinstance(for_task, Mapping):
         raise InputError(f"{path}: tasks.{task}: found {shown(for_task)}, expected settings")
     return {**preset, **for_task}
+
+
+def _is_level(value: Any) -> bool:
+    """Whether a bare word is the sigma of Gaussian noise."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number or value == "auto"
 
 
 def _is_preset(kind: str, value: str) -> bool:
@@ -215,6 +226,9 @@ def resolve(words: Iterable[str], command: type) -> Settings:
     settings = merge(_without_named(settings, picked, components), picked)
     by_default -= set(picked)
     settings = merge(_without_named(settings, leaves, by_default), leaves)
+    noise = settings.get("noise")
+    if isinstance(noise, Mapping) and "sigma" in noise and noise.get("name") is None:
+        settings["noise"] = {**noise, "name": GAUSSIAN}
     for kind in named_by_text:
         if isinstance(settings[kind], Mapping) and list(settings[kind]) == ["name"]:
             settings[kind] = settings[kind]["name"]

@@ -10,6 +10,8 @@ place does not change what is read there.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,10 +23,12 @@ SMALLEST = 100  # windows of 3x3 pixels: with fewer, the standard error is above
 SHARE = 0.05  # of the windows that is read
 ENOUGH = 400  # windows are read, at least
 
-DIFFERENCE = (
-    torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0])) / 6
-)  # of norm 1
-SOBEL = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 0.0, -1.0]))
+Taps: TypeAlias = tuple[float, float, float]
+
+DIFFERENCE: Taps = (1.0, -2.0, 1.0)
+NORM = 6.0  # of the outer product of DIFFERENCE with itself
+SMOOTH: Taps = (1.0, 2.0, 1.0)  # with SLOPE, across it, Sobel's filter
+SLOPE: Taps = (1.0, 0.0, -1.0)
 
 
 def estimate_sigma(y: Tensor, measured: Tensor | None = None) -> Tensor:
@@ -73,12 +77,21 @@ def _of_picture(y: Tensor, usable: Tensor) -> Tensor:
             f"noise sigma=auto: found {windows} windows of 3x3 pixels that are measured and not clipped, expected at "
             f"least {SMALLEST}; give sigma as a number"
         )
-    gradient = _filtered(y, SOBEL).square() + _filtered(y, SOBEL.mT).square()
+    gradient = _filtered(y, SMOOTH, SLOPE).square() + _filtered(y, SLOPE, SMOOTH).square()
     read = min(windows, max(ENOUGH, round(SHARE * windows)))
     quiet = gradient.sum(0)[whole].topk(read, largest=False).indices
-    return _filtered(y, DIFFERENCE)[:, whole][:, quiet].abs().median() / MAD_OF_NORMAL
+    differences = _filtered(y, DIFFERENCE, DIFFERENCE) / NORM
+    return differences[:, whole][:, quiet].abs().median() / MAD_OF_NORMAL
 
 
-def _filtered(y: Tensor, kernel: Tensor) -> Tensor:
-    """(C, H, W) -> (C, H - 2, W - 2)."""
-    return F.conv2d(y[:, None], kernel.to(y)[None, None])[:, 0]
+def _filtered(y: Tensor, down: Taps, across: Taps) -> Tensor:
+    """Three taps along the height and three along the width, (C, H, W) -> (C, H - 2, W - 2)."""
+    rows = _along_width(y.mT, down).mT
+    return _along_width(rows, across)
+
+
+def _along_width(y: Tensor, taps: Taps) -> Tensor:
+    """By slices, of which a large picture takes a third of the time of a convolution."""
+    first, middle, last = taps
+    total = first * y[..., :-2] + last * y[..., 2:]
+    return total + middle * y[..., 1:-1] if middle else total

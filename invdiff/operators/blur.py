@@ -319,26 +319,6 @@ class Blur(LinearOperator):
         return inside.index_add(dim, self.get_buffer(f"from_{name}"), outside)
 
 
-def made(kind: type[Operator], settings: Mapping[str, Any]) -> Operator:
-    """Return the operator of a class; a Gaussian blur of a large image is by FFT, without an SVD.
-
-    Args:
-        kind: the class.
-        settings: all of its arguments.
-
-    Example:
-        >>> type(made(GaussianBlur, {"shape": (1, 16, 16), "sigma": 1.0})).__name__
-        'GaussianBlur'
-        >>> type(made(GaussianBlur, {"shape": (1, 16, 4000), "sigma": 1.0})).__name__
-        'Blur'
-    """
-    boundary = settings.get("boundary", "reflect")
-    if kind is GaussianBlur and max(settings["shape"]) > LARGEST_MATRIX and boundary != "circular":
-        taps = gaussian_taps(settings["sigma"], settings.get("kernel_size"))
-        return Blur(settings["shape"], torch.outer(taps, taps), boundary)
-    return kind(**settings)
-
-
 @register("operator", "blur_circular")
 class CircularBlur(SpectralOperator):
     """Circular convolution with any kernel, diagonal in the Fourier basis.

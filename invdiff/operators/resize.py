@@ -129,6 +129,9 @@ def block_sizes(side: int, factor: int) -> Tensor:
 class Resampling(Separable):
     """Downsampling by a filter that is stretched by the factor, along both dimensions.
 
+    Attributes:
+        filter: of a class that has one of its own: the function, and where it ends, in pixels of y.
+
     Args:
         shape: (C, H, W) of the image.
         factor: of reduction.
@@ -141,6 +144,8 @@ class Resampling(Separable):
         >>> Resampling((1, 1, 8), 2, lanczos3).measurement_shape
         (1, 1, 4)
     """
+
+    filter: ClassVar[tuple[Callable[[Tensor], Tensor], int] | None] = None
 
     def __init__(
         self, shape: Sequence[int], factor: int, window: Callable[[Tensor], Tensor]
@@ -219,6 +224,10 @@ def lanczos3(t: Tensor) -> Tensor:
     return torch.where(t.abs() < 3, torch.sinc(t) * torch.sinc(t / 3), 0)
 
 
+Bicubic.filter = (keys_cubic, 2)
+Lanczos.filter = (lanczos3, 3)
+
+
 def resampling_matrix(side: int, factor: int, window: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the window around the middle of every block as rows that sum to 1.
 
@@ -229,6 +238,85 @@ def resampling_matrix(side: int, factor: int, window: Callable[[Tensor], Tensor]
     )
     weights = window((torch.arange(side, dtype=torch.float64) - middles[:, None]) / factor)
     return weights / weights.sum(1, keepdim=True)
+
+
+class LargeResampling(LinearOperator):
+    """`Resampling` by the taps of its filter, for images whose matrices would be too large.
+
+    Output i is a sum over the pixels around the middle of block i, for all i at once one tap after
+    the other. There is no SVD: `pinv` is by conjugate gradients.
+
+    Args:
+        shape: (C, H, W) of the image.
+        factor: of reduction.
+        window: the filter, a function of the distance in pixels of y.
+        reach: where the filter ends, in pixels of y.
+
+    Raises:
+        InputError: `factor` is no integer from 1 to the longer side.
+
+    Example:
+        >>> x = torch.rand(1, 1, 9, 8, generator=torch.Generator().manual_seed(0))
+        >>> large = LargeResampling((1, 9, 8), 2, keys_cubic, 2)
+        >>> torch.allclose(large(x), Bicubic((1, 9, 8), 2)(x))
+        True
+    """
+
+    down: Tensor  # (taps, h): weights of the pixels around each middle, along the height
+    across: Tensor  # (taps, w): likewise along the width
+
+    def __init__(
+        self, shape: Sequence[int], factor: int, window: Callable[[Tensor], Tensor], reach: int
+    ) -> None:
+        super().__init__(shape)
+        self.factor = reduction(shape, factor)
+        self.before = reach * self.factor
+        for name, side in (("down", self.shape[1]), ("across", self.shape[2])):
+            self.register_exact(name, self._taps(side, window))
+
+    def _taps(self, side: int, window: Callable[[Tensor], Tensor]) -> Tensor:
+        """Weights of the pixels factor * i - before, ..., a row each, in outputs i; 0 outside."""
+        starts = self.factor * torch.arange(math.ceil(side / self.factor), dtype=torch.float64)
+        offsets = torch.arange(-self.before, self.before + self.factor, dtype=torch.float64)
+        pixels = starts + offsets[:, None]
+        weights = window((offsets[:, None] - (self.factor - 1) / 2) / self.factor)
+        weights = torch.where((pixels >= 0) & (pixels < side), weights, 0)
+        return weights / weights.sum(0)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of one measurement, without the batch."""
+        return self.shape[0], self.down.shape[1], self.across.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows_done = self._reduced(x.mT, self.down).mT
+        return self._reduced(rows_done, self.across)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        columns_done = self._spread(y, self.across, self.shape[2])
+        return self._spread(columns_done.mT, self.down, self.shape[1]).mT
+
+    def _places(self, tap: int, outputs: int) -> slice:
+        """Where a tap of every output lies in a padded line."""
+        return slice(tap, tap + self.factor * (outputs - 1) + 1, self.factor)
+
+    def _reduced(self, x: Tensor, taps: Tensor) -> Tensor:
+        """(..., n) -> (..., number of outputs)."""
+        count = taps.shape[1]
+        after = self.factor * count + self.before - x.shape[-1]
+        padded = F.pad(x, (self.before, after))
+        total = x.new_zeros(*x.shape[:-1], count)
+        for tap, weight in enumerate(taps):
+            total = total + weight * padded[..., self._places(tap, count)]
+        return total
+
+    def _spread(self, y: Tensor, taps: Tensor, side: int) -> Tensor:
+        """The transpose: (..., number of outputs) -> (..., n)."""
+        count = taps.shape[1]
+        padded = y.new_zeros(*y.shape[:-1], self.factor * count + 2 * self.before)
+        for tap, weight in enumerate(taps):
+            padded[..., self._places(tap, count)] += weight * y
+        return padded[..., self.before : self.before + side]
 
 
 @register("operator", "resize_kernel")

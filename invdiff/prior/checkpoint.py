@@ -436,7 +436,7 @@ def load_prior(
     """
     if not isinstance(name, str | Path | PriorWords):
         find_prior(name)  # which says what was expected
-    words = with_words(PriorWords, name, told)
+    words = with_words(PriorWords, _as_text(name), told)
     place = pick_device(str(device))
     given = {word: value for word, value in words.told.items() if word != "check"}
     check = words.check is not False
@@ -455,6 +455,11 @@ def load_prior(
 
 def _on_this_machine(name: str) -> Path:
     """Return where a prior lies; one of the hub is downloaded, and its checksum told."""
+    shipped = _shipped(name)
+    if shipped is not None:
+        if _exists(Path(name).exists):
+            warn(f"prior {name}: the one that ships is meant; what lies here is prior=./{name}")
+        return shipped
     if not hub.recognise(name):
         return Path(name)
     path = hub.fetched(name)
@@ -595,14 +600,36 @@ def known_code(name: str) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
+def _shipped(name: str | Path) -> Path | None:
+    """Return the weights of a prior that ships, by its name; None for a `Path`."""
+    return WEIGHTS / f"{name}.safetensors" if name in _shipped_names() else None
+
+
+def _shipped_names() -> list[str]:
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def _as_text(name: str | Path | PriorWords) -> str | PriorWords:
+    """Return a `Path` as text that does not read as the name of a prior that ships."""
+    if not isinstance(name, Path):
+        return name
+    return f"./{name}" if _shipped(str(name)) is not None else str(name)
+
+
 def find_prior(name: str | Path, what: str = "prior") -> Path:
     """Return the file that ``load_prior`` would read; `what` it is for, as messages say it.
+
+    The name of a prior that ships is that prior, whatever file or folder here has the same name:
+    ``./NAME`` is a path.
 
     Raises:
         InputError: there is none.
     """
     if not isinstance(name, str | Path):
         raise InputError(f"{what}: found {shown(name)}, expected a name or a path")
+    shipped = _shipped(name)
+    if shipped is not None:
+        return shipped
     path = Path(name)
     if _exists(path.is_dir):
         if not (path / PRIOR_FILE).is_file():
@@ -610,10 +637,7 @@ def find_prior(name: str | Path, what: str = "prior") -> Path:
         return path / PRIOR_FILE
     if _exists(path.is_file):
         return path
-    shipped = WEIGHTS / f"{name}.safetensors"
-    if _exists(shipped.is_file):
-        return shipped
-    known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
+    known = ", ".join(_shipped_names())
     raise InputError(
         f"{what} {brief(str(name))}: no such file, folder or shipped prior "
         f"(shipped: {known or 'none'})"
@@ -639,7 +663,8 @@ def prior_files(name: str | Path | PriorWords) -> list[Path]:
         return [] if file is None else [file]
     if hub.recognise(name):
         name = hub.fetched(str(name))
-    if not (isinstance(name, str | Path) and foreign.recognise(name)):
+    is_foreign = isinstance(name, str | Path) and _shipped(name) is None and foreign.recognise(name)
+    if not is_foreign:
         return [find_prior(name)]
     path = Path(name)
     if path.is_dir():
