@@ -47,6 +47,7 @@ from invdiff.solvers import (
     TMPD,
     DDNMPlus,
     DiffPIR,
+    FastDIPS,
     Gibbs,
     MCGDiff,
     PiGDM,
@@ -66,12 +67,13 @@ OPERATORS: dict[str, Callable[[], LinearOperator]] = {
     "average": lambda: BlockAverage(SHAPE, 2),
 }
 # Where they are not one per step: a correction at all levels but 0; two steps of an ODE; rho and as
-# many of the four levels as are below it; two iterations, after which no image fits, and x0 in the
-# end; particles.
+# many of the four levels as are below it, twice for the covariance of x0, as in each step of TMPD;
+# two iterations, after which no image fits, and x0 in the end; particles.
 CALLS: dict[type[Solver], int] = {
     ScoreSDE: 11,
     DAPS: 6,
-    PnPDM: 10,
+    PnPDM: 20,
+    TMPD: 6,
     SITCOM: 9,
     TDS: 18,
     MCGDiff: 18,
@@ -132,11 +134,11 @@ def test_an_image_does_not_depend_on_its_batch(
 ) -> None:
     """float32: convolutions of another batch size may round differently, and steps repeat it.
 
-    The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1: solvers by second moments are tried
-    in float64.
+    The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1, and FAST-DIPS weighs y by rho = 200:
+    solvers by second moments, and this one, are tried in float64.
     """
     problem = simulated(name, count=8)
-    if isinstance(solver, MMPS | TMPD):
+    if isinstance(solver, MMPS | TMPD | FastDIPS):
         unet = copy.deepcopy(unet).double()
     together = restore(problem, unet, solver).samples
     assert together.dtype == next(unet.parameters()).dtype
