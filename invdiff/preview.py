@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invdiff.errors import InputError, first_line
+from invdiff.errors import InputError, check_integer, first_line
 from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian
 from invdiff.operators import Blur, CircularBlur, GaussianBlur, Mask, Operator
 from invdiff.operators.kernels import gaussian_taps, kernel_tensor
@@ -70,8 +70,10 @@ def preview_of(problem: Problem, side: int = SIDE) -> Preview:
         side: pixels of the longer side, at most.
 
     Raises:
-        InputError: the measurement is no picture, or no part of it can be cut out.
+        InputError: the measurement is no picture, no part of it can be cut out, or the side is below
+            1.
     """
+    check_integer("side", side, 1)
     operator = problem.operator
     _, height, width = operator.shape
     k = math.ceil(max(height, width) / side)

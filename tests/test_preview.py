@@ -211,3 +211,9 @@ def test_where_a_part_lies() -> None:
     problem, x = posed(Denoise((1, 10, 65)))
     assert preview_of(problem, 64).problem.operator.shape == (1, 10, 64)
     assert preview_of(problem, 65).problem is problem
+
+
+def test_a_preview_has_a_side() -> None:
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(0.1), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(InputError, match="^side: found 0, expected at least 1$"):
+        preview_of(problem, 0)
