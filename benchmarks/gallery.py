@@ -62,6 +62,7 @@ class Example:
         remark: what to know of this kind of problem, whatever the figures are.
         solver: a preset; None for the default.
         task: whose settings of the preset are taken, if it has any.
+        coded: whether y has no noise, and sigma is how far the solver may be from it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Example:
     remark: str
     solver: str | None = None
     task: str | None = None
+    coded: bool = False
 
 
 def written_over(shape: Shape) -> Operator:
@@ -136,15 +138,15 @@ EXAMPLES = (
     ),
     Example(
         "jpeg", "JPEG of quality 10", "life", lambda shape: operators.Jpeg(shape, quality=10),
-        "Coded and decoded by JPEG.", 0.02,
-        "The rounding of the coefficients is no Gaussian noise, whatever sigma one takes.",
-        solver="dps",
+        "Coded and decoded by JPEG.", 0.05,
+        "As `task=jpeg` does it. The rounding of the coefficients is no Gaussian noise, whatever sigma one takes.",
+        solver="dps", coded=True,
     ),
     Example(
         "colour", "Colour from gray", "picture_1a", operators.Grayscale,
         "The weighted sum of red, green and blue.", 0.025,
         "Which colour a thing had is not in y, and a prior of small squares does not know things.",
-        task="inpaint",
+        solver="diffpir_20",
     ),
 )  # fmt: skip
 
@@ -207,7 +209,11 @@ def compute(
     """Return what figures.json has of an example, and the samples; None where it has them already."""
     truth = read_photo(example.photo, side)
     operator = example.operator((3, side, side))
-    problem = Problem.simulate(truth, operator, Gaussian(example.sigma), 0)
+    noise = Gaussian(example.sigma)
+    if example.coded:
+        problem = Problem(operator, noise, operator(truth))
+    else:
+        problem = Problem.simulate(truth, operator, noise, 0)
     solver = preset(example.solver or DEFAULT, task=example.task)
     solver.check(problem)
     key = json.loads(json.dumps(asdict(key_of(problem, prior, solver, samples))))
@@ -243,7 +249,12 @@ def page(known: dict[str, Any], prior: str, side: int) -> Iterator[str]:
         yield f"## {example.title} {{ #{example.name} }}"
         yield ""
         sigma = describe_sigma(example.sigma)
-        yield f"{example.measured} Gaussian noise of {sigma}. {example.remark}"
+        noise = (
+            f"Taken for Gaussian noise of {sigma}"
+            if example.coded
+            else f"Gaussian noise of {sigma}"
+        )
+        yield f"{example.measured} {noise}. {example.remark}"
         yield ""
         yield '<div class="gallery" markdown>'
         captions = {
