@@ -44,6 +44,15 @@ _hooked = False
 _in_hook = threading.local()
 
 
+def copied(folder: Path, target: Path) -> None:
+    """Copy a folder in which another thread may be writing: what vanishes meanwhile is not there."""
+    try:
+        shutil.copytree(folder, target, symlinks=True)
+    except shutil.Error:
+        shutil.rmtree(target)
+        shutil.copytree(folder, target, symlinks=True)
+
+
 def _hook(event: str, arguments: tuple[object, ...]) -> None:
     global _count
     if _at_operation is None or event not in _FILE_OPERATIONS or getattr(_in_hook, "on", False):
@@ -103,7 +112,7 @@ def states_of(folder: Path, copies: Path, work: Callable[[], object]) -> list[Pa
         found = fingerprint(folder)
         if found != last:
             last = found
-            shutil.copytree(folder, copies / f"{operation:05d}", symlinks=True)
+            copied(folder, copies / f"{operation:05d}")
 
     copies.mkdir()
     code, said = _forked(act, work)

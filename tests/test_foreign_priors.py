@@ -77,7 +77,7 @@ def test_words_become_a_mapping_with_the_name() -> None:
     assert settings_of("prior=a.pt").prior == "a.pt"
     assert settings_of("prior.name=a.pt").prior == "a.pt"
     # Words alone are for the prior that is named elsewhere, here by default.
-    assert settings_of("prior.T=10").prior == PriorWords(name="fashion", T=10)
+    assert settings_of("prior.T=10").prior == PriorWords(name="auto", T=10)
     assert settings_of("classifier=c.pt", "classifier.size=64").classifier == ClassifierWords(
         name="c.pt", size=64
     )
@@ -776,7 +776,9 @@ def test_sample_and_solve_with_a_consistency_model(
     words = [f"prior={path}", "prior.kind=consistency", "prior.check=false"]
     message = "expected a denoiser (invdiff sample sampler=consistency draws its samples)"
     assert message in refused(sample.main, words)
-    assert message in refused(solve.main, ["task=inpaint", *words, "input=none.png"])
+    write_image("x.png", torch.zeros(3, 16, 16))
+    given = ["operator=denoise", "noise=0.1", *words, "input=x.png"]
+    assert message in refused(solve.main, given)
     assert message in refused(evaluate.main, ["task=inpaint", *words, "data=none"])
     sample.main([*words, "sampler=consistency", "n=2", "out=samples.png"])
     assert (tmp_path / "samples.png").is_file()

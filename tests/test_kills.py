@@ -372,6 +372,7 @@ def evaluation(
         f"prior={prior}",
         f"data={pictures}",
         "solver.steps=2",
+        "baselines=none",
         "batch=1",
         "device=cpu",
     ]

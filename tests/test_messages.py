@@ -637,7 +637,7 @@ LINES: list[tuple[Callable[[], object], str]] = [
     (
         lambda: PartialFourier.infer_shape((8, 8, 6), {}),
         "measurement: found 4 coils, or channels, in shape (8, 8, 6), expected one image, gray or "
-        "RGB: 2 or 6 planes; combine the coils first",
+        "RGB: 2 or 6 planes; SENSE is for several coils",
     ),
     (
         lambda: kernels.normalised("kernel", torch.tensor([[[1.0, -1.5]]])),
@@ -902,7 +902,9 @@ LINES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: resolve_class("noise", {"sigma": 1}),
-        "noise.name is missing (known: " + ", ".join(registry.names("noise")) + ")",
+        "noise.name is missing (known: "
+        + ", ".join(registry.names("noise"))
+        + "; noise=0.05 is Gaussian)",
     ),
     (
         lambda: tarp(
@@ -993,7 +995,7 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         (
             lambda: read_measurements("empty", False),
-            "measurement empty: found no .npy or .npz in it, expected at least one",
+            "measurement empty: found no .npy, .npz or .h5 in it, expected at least one",
         ),
         (
             lambda: read_measurements("s.npy", False),
@@ -1007,7 +1009,7 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (
             lambda: read_measurements("c.npy", False),
             "measurement c.npy: found complex values of shape (2, 4, 5), which are 2 channels, "
-            "expected 1 or 3: combine coils into one image first, and store several images as "
+            "expected 1 or 3: operator=sense is for several coils, and store several images as "
             "(B, 1, h, w)",
         ),
         (

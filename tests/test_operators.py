@@ -149,7 +149,7 @@ LINEAR: dict[str, Callable[[], LinearOperator]] = {
     "gradient": lambda: Gradient(ODD),
     "radon": lambda: Radon((2, 7, 5), angles=3),
     "fan_beam": lambda: FanBeam((2, 7, 5), angles=3),
-    "fan_beam_arc": lambda: FanBeam((1, 5, 4), angles=9, row="arc", held=False),
+    "fan_beam_arc": lambda: FanBeam((1, 5, 4), angles=9, row="arc"),
     "radon_limited": lambda: Radon((1, 5, 4), angles=2, start=-20.0, stop=50.0),
     "sense": lambda: SENSE((1, 7, 9), coils=3, acceleration=1.5),
     "sense_rows": lambda: RowSENSE(SENSE((2, 7, 6), coils=4, acceleration=1.5)),

@@ -20,7 +20,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from invdiff.errors import InputError, check_integer
+from invdiff.errors import InputError, brief, check_integer
 from invdiff.noise.models import NoiseModel, keep_positive, total
 from invdiff.registry import register
 from invdiff.rng import Streams
@@ -157,7 +157,7 @@ class Quantised(NoiseModel):
     def __post_init__(self) -> None:
         check_integer("noise bits", self.bits, 1)
         if self.bits > 16:
-            raise InputError(f"noise bits: found {self.bits}, expected 1 to 16")
+            raise InputError(f"noise bits: found {brief(self.bits)}, expected 1 to 16")
         keep_positive(self, "sigma", "number on the [0, 1] scale")
 
     @property
