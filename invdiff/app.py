@@ -47,12 +47,19 @@ from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import RUN_FILE
 from invdiff.io.write import write_image, write_picture
 from invdiff.noise import describe_sigma
-from invdiff.operators import Mask
 from invdiff.operators.painted import percent as percent_of
 from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import state_like
 from invdiff.problem import Problem
-from invdiff.solve import Part, Ready, calibrated, get_ready, intervals_line, previewed
+from invdiff.solve import (
+    Part,
+    Ready,
+    calibrated,
+    get_ready,
+    intervals_line,
+    previewed,
+    told_of_mask,
+)
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -487,9 +494,8 @@ def told_of_size(picture: Picture, part: Part, form: Form) -> str:
 def told_of_problem(problem: Problem) -> list[str]:
     """Return the lines that tell how much is filled, and the noise level where it was estimated."""
     lines = []
-    if isinstance(problem.operator, Mask):
-        filled = 1 - float(problem.operator.s.mean())
-        lines.append(f"{percent_of(filled)} of the picture is filled")
+    if line := told_of_mask(problem.operator):
+        lines.append(line)
     sigma = getattr(problem.noise, "sigma", None)
     if isinstance(sigma, Tensor):  # one per picture: else it was given
         lines.append(f"noise of sigma = {describe_sigma(float(sigma.flatten()[0]))}, estimated")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from invdiff.io.pictures import Picture
 from invdiff.io.units import Units
+from invdiff.noise import Gaussian, NoiseModel
 from invdiff.operators import LinearOperator, Operator
 from invdiff.prior.checkpoint import load_card
 from invdiff.problem import Problem
@@ -205,6 +206,35 @@ def used_range(
     if bool((of_white[measured] - 1).abs().max() > CONSTANT):
         low = 0.0
     return Units(low, high) if 0 < high - low < USED_RANGE else None
+
+
+def stretched(
+    pictures: Sequence[Picture], noise: NoiseModel, operator: Operator, simulated: bool = False
+) -> tuple[list[Picture], NoiseModel, Units | None]:
+    """Return pictures that use a part of their range on all of [0, 1], their noise likewise, and the part.
+
+    They are returned as they are, without a part, where they use most of their range, or where the
+    noise is not Gaussian.
+
+    Args:
+        pictures: as in `used_range`.
+        noise: its sigma is on the scale of the files.
+        operator: A.
+        simulated: as in `used_range`.
+
+    Example:
+        >>> from invdiff.noise import Gaussian
+        >>> from invdiff.operators import Denoise
+        >>> dim = Picture(torch.linspace(0, 0.25, 64).view(1, 1, 8, 8), bits=16)
+        >>> stretched([dim], Gaussian(0.05), Denoise((1, 8, 8)))[1]
+        Gaussian(sigma=0.2)
+    """
+    part = used_range(pictures, operator, simulated) if isinstance(noise, Gaussian) else None
+    if part is None or not isinstance(noise, Gaussian):
+        return list(pictures), noise, None
+    if not isinstance(noise.sigma, str):
+        noise = Gaussian(noise.sigma / part.width)
+    return [picture.stretched(part) for picture in pictures], noise, part
 
 
 def told_of_stretch(part: Units) -> str:

@@ -22,8 +22,8 @@ from invdiff.choice import (
     may_stretch,
     mismatch,
     prior_for,
+    stretched,
     told_of_stretch,
-    used_range,
 )
 from invdiff.errors import InputError, check_path, check_type, described, warn
 from invdiff.fingerprint import key_of
@@ -35,7 +35,7 @@ from invdiff.io.units import MEASUREMENTS
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
 from invdiff.named import Named, noise_named, operator_named
-from invdiff.noise import Gaussian, NoiseModel
+from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Estimate, Posterior
 from invdiff.prior.checkpoint import load_prior
@@ -288,11 +288,10 @@ def _posed(
     """A measured picture, maybe stretched, and its problem."""
     made = _made_for(operator, tuple(picture.values.shape[1:]))
     model = noise_named(noise)
-    part = used_range([picture], made) if stretch and isinstance(model, Gaussian) else None
-    if part is not None and isinstance(model, Gaussian):
-        warn(f"{picture.name}: {told_of_stretch(part)}")
-        picture = picture.stretched(part)
-        model = model if isinstance(model.sigma, str) else Gaussian(model.sigma / part.width)
+    if stretch:
+        (picture,), model, part = stretched([picture], model, made)
+        if part is not None:
+            warn(f"{picture.name}: {told_of_stretch(part)}")
     return picture, Problem(made, model, picture.values)
 
 

@@ -54,8 +54,8 @@ from invdiff.choice import (
     may_stretch,
     mismatch,
     prior_for,
+    stretched,
     told_of_stretch,
-    used_range,
 )
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
@@ -75,7 +75,7 @@ from invdiff.io.names import free_name, label
 from invdiff.io.pictures import Picture, has_holes, to_channels
 from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
 from invdiff.io.write import write_picture
-from invdiff.noise import Gaussian, describe_sigma
+from invdiff.noise import describe_sigma
 from invdiff.one_call import check_one_call
 from invdiff.operators import Demosaic, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.base import numbered
@@ -715,9 +715,12 @@ def pose_shape(
     noise = config.build("noise", settings.noise)
     if settings.measurement and settings.measurement == given.get("mask"):  # its holes are filled
         pictures = [replace(picture, alpha=None) for picture in pictures]
-    if may_stretch(settings.stretch, name_of(settings.prior)) and isinstance(noise, Gaussian):
-        pictures, noise = stretched(pictures, noise, operator, simulated=not settings.measurement)
-        values = torch.cat([picture.values for picture in pictures])
+    if may_stretch(settings.stretch, name_of(settings.prior)):
+        is_clean = not settings.measurement
+        pictures, noise, part = stretched(pictures, noise, operator, simulated=is_clean)
+        if part is not None:
+            say(f"range: {told_of_stretch(part)}")
+            values = torch.cat([picture.values for picture in pictures])
     if settings.measurement:
         return Part(pictures, numbers, None, Problem(operator, noise, operator.measured(values)))
     return Part(
@@ -737,25 +740,19 @@ def in_gray(picture: Picture, kind: type[Operator]) -> Picture:
     return picture.with_values(to_channels(picture.values, 1))
 
 
-def stretched(
-    pictures: list[Picture], noise: Gaussian, operator: Operator, *, simulated: bool
-) -> tuple[list[Picture], Gaussian]:
-    """Return pictures that use a part of their range on all of [0, 1], and the noise likewise."""
-    part = used_range(pictures, operator, simulated)
-    if part is None:
-        return pictures, noise
-    if not isinstance(noise.sigma, str):
-        noise = Gaussian(noise.sigma / part.width)
-    say(f"range: {told_of_stretch(part)}")
-    return [picture.stretched(part) for picture in pictures], noise
+def told_of_mask(operator: Operator) -> str:
+    """Return the line that tells how much a mask leaves to be filled, empty for other operators."""
+    if not isinstance(operator, Mask):
+        return ""
+    filled = 1 - float(operator.s.mean())
+    return f"{percent_of(filled)} of the picture is filled"
 
 
 def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     """Print what is about to be done, the noise on all three scales."""
     problem = part.problem
-    if isinstance(problem.operator, Mask):
-        filled = 1 - float(problem.operator.s.mean())
-        say(f"{percent_of(filled)} of the picture is filled")
+    if line := told_of_mask(problem.operator):
+        say(line)
     sigma = getattr(problem.noise, "sigma", None)
     stretch = part.pictures[0].stretch
     if stretch is not None and sigma is not None:  # as people know it, on the file's scale

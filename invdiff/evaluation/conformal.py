@@ -151,10 +151,8 @@ def mean_pixel_without_each(scores: Tensor, alpha: float) -> Tensor:
         >>> mean_pixel_without_each(torch.tensor([[1.0], [2.0], [3.0]]), 0.4).tolist()
         [3.0, 3.0, 2.0]
     """
-    _check(scores, alpha)
+    _check(scores, alpha, least=2)
     count, pixels = scores.shape
-    if count < 2:
-        raise InputError(f"images: found {count}, expected at least 2")
     outside = math.floor(pixels * (alpha * count - 1) + _SLACK)
     if outside < 0:
         return scores.new_full((count,), math.inf)
@@ -195,10 +193,8 @@ def pooled_without_each(scores: Tensor, alpha: float) -> Tensor:
         >>> pooled_without_each(torch.tensor([[1.0], [2.0], [3.0]]), 0.4).tolist()
         [3.0, 3.0, 2.0]
     """
-    _check(scores, alpha)
+    _check(scores, alpha, least=2)
     count = len(scores)
-    if count < 2:
-        raise InputError(f"images: found {count}, expected at least 2")
     others = [torch.cat([scores[:i], scores[i + 1 :]]) for i in range(count)]
     return scores.new_tensor([pooled(of_others, alpha) for of_others in others])
 
@@ -245,9 +241,9 @@ def beta_law(images: int, alpha: float) -> tuple[int, int]:
     return images + 1 - below, below
 
 
-def _check(scores: Tensor, alpha: float) -> None:
-    """Raise InputError unless there is an image and alpha is in (0, 1)."""
+def _check(scores: Tensor, alpha: float, least: int = 1) -> None:
+    """Raise InputError unless there are so many images and alpha is in (0, 1)."""
     if not 0 < alpha < 1:
         raise InputError(f"alpha: found {alpha:g}, expected a number between 0 and 1")
-    if not len(scores):
-        raise InputError("images: found 0, expected at least 1")
+    if len(scores) < least:
+        raise InputError(f"images: found {len(scores)}, expected at least {least}")
