@@ -779,9 +779,9 @@ def told_of_mask(part: Part) -> str:
     operator = part.problem.operator
     if not isinstance(operator, Mask):
         return ""
-    picture = (part.wholes or part.pictures)[0]
-    window = math.prod(operator.shape[1:]) / math.prod(picture.values.shape[-2:])
-    filled = window * (1 - float(operator.s.mean()))
+    filled = 1 - float(operator.s.mean())
+    if part.window is not None:
+        filled *= part.window.share_of(part.wholes[0].values)
     return f"{percent_of(filled)} of the picture is filled"
 
 
@@ -818,7 +818,8 @@ def previewed(part: Part, settings: SolveSettings) -> Part:
     """Return a small version of a part, and say what it is."""
     side = SIDE if settings.preview is True else int(settings.preview)
     preview = preview_of(part.problem, side)
-    say(preview.text)
+    is_whole = part.window is None
+    say(preview.text if is_whole else preview.text.replace("the whole picture", "the window"))
     truth = None if part.truth is None else preview.small(part.truth)
     values = preview.problem.y if truth is None else truth
     pictures = []
@@ -828,7 +829,7 @@ def previewed(part: Part, settings: SolveSettings) -> Part:
         first += len(picture)
         small = replace(picture, values=values[rows], alpha=None, header=None, background=None)
         pictures.append(small)
-    return Part(pictures, part.numbers, truth, preview.problem)
+    return Part(pictures, part.numbers, truth, preview.problem, part.window, part.wholes)
 
 
 def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> None:

@@ -52,6 +52,10 @@ class Window:
         self.cut(whole).copy_(part)
         return whole
 
+    def share_of(self, x: Tensor) -> float:
+        """Return the share of the pixels of x (..., H, W) that lie in the window."""
+        return self.cut(x).numel() / x.numel()
+
     def picture(self, picture: Picture) -> Picture:
         """Return what of a picture lies in the window, without a medical file's header."""
         alpha = None if picture.alpha is None else self.cut(picture.alpha)
@@ -90,8 +94,7 @@ def window_around(hidden: Tensor) -> Window | None:
         high = min(side, -(-(last + margin) // GRID) * GRID)
         sides.append((low, high))
     window = Window(*sides)
-    share = window.cut(hidden).numel() / hidden.numel()
-    return window if share <= WORTH else None
+    return window if window.share_of(hidden) <= WORTH else None
 
 
 def window_of(operator: object, noise: NoiseModel) -> Window | None:
