@@ -139,7 +139,8 @@ EXAMPLES = (
     Example(
         "jpeg", "JPEG of quality 10", "life", lambda shape: operators.Jpeg(shape, quality=10),
         "Coded and decoded by JPEG.", 0.05,
-        "As `task=jpeg` does it. The rounding of the coefficients is no Gaussian noise, whatever sigma one takes.",
+        "By a general solver: the rounding of the coefficients is no Gaussian noise, whatever sigma one takes. "
+        "`task=jpeg` knows the interval of every coefficient, and does better.",
         solver="dps", coded=True,
     ),
     Example(

@@ -50,7 +50,6 @@ from invdiff.noise import describe_sigma
 from invdiff.operators.painted import percent as percent_of
 from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import state_like
-from invdiff.problem import Problem
 from invdiff.solve import (
     Part,
     Ready,
@@ -60,6 +59,7 @@ from invdiff.solve import (
     previewed,
     told_of_mask,
 )
+from invdiff.window import window_around
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -337,6 +337,50 @@ def continued(picture: Picture) -> Picture:
     return replace(picture.with_values(values), alpha=None)
 
 
+def has_strokes(form: Form) -> bool:
+    """Return whether anything is painted."""
+    return form.strokes is not None and bool(form.strokes.any())
+
+
+def painted_over(form: Form, picture: Picture) -> Tensor:
+    """Return where a picture is to be filled, (1, 1, H, W): 1 under strokes, or else in its holes.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if form.strokes is not None and has_strokes(form):
+        strokes = torch.from_numpy(form.strokes).float()[None, None]
+        sides = picture.values.shape[-2:]
+        is_smaller = strokes.shape[-1] < sides[-1]
+        return (
+            F.interpolate(strokes, sides) if is_smaller else F.adaptive_max_pool2d(strokes, sides)
+        )
+    if picture.alpha is None or bool((picture.alpha >= 0.5).all()):
+        raise InputError("nothing is painted yet: paint over what is to go, on the picture above")
+    return (picture.alpha < 0.5).float()
+
+
+def longest_side(hidden: Tensor, longest: int) -> int:
+    """Return the longest side of a picture whose window around what is hidden has so many pixels.
+
+    Args:
+        hidden: (1, 1, H, W), 1 where it is to be filled.
+        longest: side of the window, or of the picture where it is taken as a whole.
+
+    Example:
+        >>> hidden = torch.zeros(1, 1, 1000, 2000)
+        >>> hidden[..., 500:520, 300:310] = 1
+        >>> longest_side(hidden, 512), longest_side(torch.ones_like(hidden), 512)
+        (2000, 512)
+    """
+    whole = max(hidden.shape[-2:])
+    window = window_around(hidden[0, 0] > 0)
+    if window is None:
+        return longest
+    side = max(last - first for first, last in (window.rows, window.columns))
+    return max(longest, min(whole, whole * longest // side))
+
+
 def words_of(form: Form, picture: Picture, folder: Path) -> list[str]:
     """Return the words of ``invdiff solve`` that say what a form does, and write their files.
 
@@ -349,7 +393,11 @@ def words_of(form: Form, picture: Picture, folder: Path) -> list[str]:
         InputError: the form asks to remove something, and nothing shows what.
     """
     at_work = picture
-    if form.task not in AT_FULL_SIZE:
+    hidden = None
+    if form.task == "remove":
+        hidden = painted_over(form, picture)
+        at_work = made_smaller(picture, longest_side(hidden, form.size))
+    elif form.task not in AT_FULL_SIZE:
         at_work = made_smaller(picture, form.size)
     words = [f"task={form.task}", f"samples={form.samples}", f"seed={form.seed}", "baselines=none"]
     if form.task == "outpaint":
@@ -361,22 +409,16 @@ def words_of(form: Form, picture: Picture, folder: Path) -> list[str]:
         source = str(folder / f"{picture.name}{at_work.suffix}")
         write_picture(source, at_work, overwrite=True)
     words.append(f"measurement={source}")
-    if form.task == "remove" and form.strokes is not None and form.strokes.any():
-        mask = torch.from_numpy(form.strokes).float()[None, None]
-        sides = at_work.values.shape[-2:]
-        mask = (
-            F.adaptive_max_pool2d(mask, sides)
-            if mask.shape[-1] > sides[-1]
-            else F.interpolate(mask, sides)
+    if hidden is not None and has_strokes(form):
+        # What is partly hidden in a larger pixel is hidden.
+        write_image(
+            folder / "mask.png", F.adaptive_max_pool2d(hidden, at_work.values.shape[-2:])[0]
         )
-        write_image(folder / "mask.png", mask[0])
         words += [
             "operator.name=mask_file",
             f"operator.mask={folder / 'mask.png'}",
             "operator.kept=black",
         ]
-    elif form.task == "remove" and (picture.alpha is None or bool((picture.alpha >= 0.5).all())):
-        raise InputError("nothing is painted yet: paint over what is to go, on the picture above")
     if form.task == "deblur":
         words.append(f"operator.sigma={form.blur}")
     if form.task == "deblur_motion":
@@ -435,7 +477,7 @@ def restored(
         # One after the other on a CPU, where that is as quick: a stop leaves those before it.
         batch = 1 if state_like(ready.prior).device.type == "cpu" else run.batch
         tell(told_of_size(picture, part, form))
-        for line in told_of_problem(part.problem):
+        for line in told_of_problem(part):
             tell(line)
         if run.estimate == "samples":
             cost = cost_of(
@@ -473,7 +515,7 @@ def restored(
             after=after,
             doubt=None if small else deviation(posterior),
             said="\n".join(f"- {line}" for line in said),
-            answer=None if small else write_answer(folder, picture, part, posterior),
+            answer=None if small else write_answer(folder, form, picture, part, posterior),
             report=None if small else write_page(folder, ready, part, posterior),
         )
 
@@ -483,20 +525,24 @@ def told_of_size(picture: Picture, part: Part, form: Form) -> str:
     given = picture.values
     _, height, width = part.problem.operator.shape
     worked = f"worked on at {width}x{height}"
+    at_work = (part.wholes or part.pictures)[0].values
+    is_whole = at_work.shape[-2:] == given.shape[-2:]
     if form.task == "outpaint":
-        height, width = (side * CONTINUED // (CONTINUED + 2) for side in (height, width))
-    if form.task in AT_FULL_SIZE or max(given.shape[-2:]) <= form.size:
+        is_whole = max(given.shape[-2:]) <= form.size
+    if is_whole:
         return f"{worked}, the picture as it is"
     was = f"{given.shape[-1]}x{given.shape[-2]}"
-    return f"{worked}: made smaller from {was} (a larger size can be chosen)"
+    pasted_back = "; what is filled is put into the picture at its full size"
+    more = pasted_back if form.task == "remove" else ""
+    return f"{worked}: made smaller from {was} (a larger size can be chosen){more}"
 
 
-def told_of_problem(problem: Problem) -> list[str]:
+def told_of_problem(part: Part) -> list[str]:
     """Return the lines that tell how much is filled, and the noise level where it was estimated."""
     lines = []
-    if line := told_of_mask(problem.operator):
+    if line := told_of_mask(part):
         lines.append(line)
-    sigma = getattr(problem.noise, "sigma", None)
+    sigma = getattr(part.problem.noise, "sigma", None)
     if isinstance(sigma, Tensor):  # one per picture: else it was given
         lines.append(f"noise of sigma = {describe_sigma(float(sigma.flatten()[0]))}, estimated")
     return lines
@@ -555,13 +601,45 @@ def doubts(posterior: Posterior) -> list[str]:
     ]
 
 
-def write_answer(folder: Path, picture: Picture, part: Part, posterior: Posterior) -> Path:
+def write_answer(
+    folder: Path, form: Form, picture: Picture, part: Part, posterior: Posterior
+) -> Path:
     """Write the restored picture in the format that went in, and return its file."""
     (answer,) = part.answers(posterior.mean)
+    if form.task == "remove" and answer.values.shape != picture.values.shape:
+        values = answer.values
+        if answer.stretch is not None:
+            values = torch.from_numpy(answer.stretch.physical(values.double().numpy())).float()
+        filled = pasted(picture, painted_over(form, picture), values)
+        answer = filled if has_strokes(form) else replace(filled, alpha=None)
     answer = replace(answer, source=picture.source, name=picture.name)
     path = folder / f"{picture.name}_restored{answer.own_suffix}"
     write_picture(path, answer, overwrite=True)
     return path
+
+
+def pasted(picture: Picture, hidden: Tensor, smaller: Tensor) -> Picture:
+    """Return a picture with what is hidden, and a rim, from a smaller one that was restored.
+
+    Args:
+        picture: at its full size.
+        hidden: (1, 1, H, W), 1 where it is to be filled.
+        smaller: (1, C, h, w).
+
+    Example:
+        >>> hidden = torch.zeros(1, 1, 8, 8)
+        >>> hidden[..., 3:5] = 1
+        >>> found = pasted(Picture(torch.zeros(1, 1, 8, 8)), hidden, torch.ones(1, 1, 4, 4))
+        >>> found.values[0, 0, 4].tolist()
+        [0.0, 0.25, 0.75, 1.0, 1.0, 0.75, 0.25, 0.0]
+    """
+    sides = picture.values.shape[-2:]
+    answer = F.interpolate(smaller, sides, mode="bicubic", align_corners=False)
+    filled = F.adaptive_max_pool2d(hidden, smaller.shape[-2:])
+    weight = F.interpolate(filled, sides, mode="bilinear", align_corners=False)
+    weight = torch.maximum(weight, hidden)
+    answer = torch.where(weight > 0, torch.lerp(picture.values, answer, weight), picture.values)
+    return picture.with_values(answer)
 
 
 def write_page(folder: Path, ready: Ready, part: Part, posterior: Posterior) -> Path:

@@ -29,9 +29,11 @@ from invdiff.operators import (
     LinearOperator,
     MaskHalf,
     Operator,
+    Quantise,
     SpectralOperator,
 )
 from invdiff.operators.base import varies_within_image
+from invdiff.operators.quantise import Rounding
 from invdiff.prior.channels import match_channels
 from invdiff.prior.denoiser import Denoiser, levels, outside_inference_mode, state_like
 from invdiff.prior.execution import Execution, Precision
@@ -247,7 +249,7 @@ def cheaper(cost: Cost, problem: Problem, prior: Denoiser, solver: Solver, prese
 def rehearsed(problem: Problem, prior: Denoiser, solver: Solver) -> Calls:
     """Return the calls of D per sample, counted on an image of 8x8 pixels.
 
-    The operator in it is one of the level of the problem's: with an SVD, linear or neither. Where a
+    The operator in it is one of the kind of the problem's: with an SVD, linear, rounding or none of these. Where a
     solver is not done after two seconds, its other steps count as the first ones.
     """
     stage = _Rehearsal(prior)
@@ -272,6 +274,8 @@ def _stand_in(problem: Problem, shape: tuple[int, int, int]) -> tuple[Operator, 
     operator: Operator = HighDynamicRange(shape)
     if isinstance(problem.operator, SpectralOperator):
         operator = MaskHalf(shape)
+    elif isinstance(problem.operator, Rounding):
+        operator = Quantise(shape)
     elif isinstance(problem.operator, LinearOperator):
         operator = Blur(shape, torch.tensor([[0.0, 0.2, 0.0], [0.1, 0.4, 0.3], [0.0, 0.0, 0.0]]))
     if varies_within_image(problem.variance(), problem.y):

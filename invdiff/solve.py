@@ -96,6 +96,7 @@ from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
+from invdiff.window import Window, told_of_window, window_of
 
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
@@ -130,6 +131,9 @@ class SolveSettings:
             leaves them as they are; by default a prior that ships has them stretched.
         images: how many of them, at most.
         samples: per image; 19 are the fewest whose intervals have 90 %, and 4 have 60 %.
+        window: of a large picture with exact pixels and a small hole, work on the surroundings of the hole
+            alone, and write the whole picture with the hole filled (see `invdiff.window`). False works
+            on the whole of it.
         estimate: samples; mean, where their mean is what is shown and written; or mmse, the mean of
             p(x | y) by one network call, for Gaussian noise and nothing else (task=denoise).
         preview: a small version of the picture, one sample of 128 pixels on the longer side, or of as
@@ -172,6 +176,7 @@ class SolveSettings:
     input: str | None = None
     measurement: str | None = None
     stretch: bool | None = None
+    window: bool = True
     images: int = 8
     samples: int = 19
     estimate: Estimate = "samples"
@@ -601,6 +606,9 @@ class Part:
         numbers: of the images among all, which name their random streams.
         truth: (B, C, H, W), if they are clean images.
         problem: operator, noise and measurements.
+        window: where the pictures, the truth and the problem lie in the files' pictures; None for
+            all of these.
+        wholes: the files' pictures, where there is a window.
 
     Example:
         >>> settings = SolveSettings(
@@ -615,16 +623,20 @@ class Part:
     numbers: list[int]
     truth: Tensor | None
     problem: Problem
+    window: Window | None = None
+    wholes: list[Picture] = field(default_factory=list)
 
     def of(self, images: list[int]) -> Part:
         """Return the part of some of the images, by number."""
-        single = [p.select([b]) for p in self.pictures for b in range(len(p))]
-        named = [replace(p, name=name) for p, name in zip(single, self.names, strict=True)]
+        if len(images) == len(self.names):
+            return self
         return Part(
-            self.pictures if len(images) == len(self.names) else [named[b] for b in images],
+            some_of(self.pictures, images),
             [self.numbers[b] for b in images],
             None if self.truth is None else self.truth[images],
             self.problem.select(images),
+            self.window,
+            some_of(self.wholes, images) if self.wholes else [],
         )
 
     @property
@@ -633,22 +645,35 @@ class Part:
         return looks(self.problem) if self.truth is None else self.truth
 
     def answers(self, mean: Tensor) -> list[Picture]:
-        """The restored pictures, given the mean of the samples (B, C, H, W)."""
-        counts = [len(picture) for picture in self.pictures]
+        """The restored pictures, as large as the files', given the mean of the samples (B, C, H, W)."""
+        parts = torch.split(mean, [len(picture) for picture in self.pictures])
+        if self.window is None:
+            return [p.with_values(part) for p, part in zip(self.pictures, parts, strict=True)]
         return [
-            picture.with_values(values)
-            for picture, values in zip(self.pictures, torch.split(mean, counts), strict=True)
+            whole.with_values(self.window.pasted(whole.values, part))
+            for whole, part in zip(self.wholes, parts, strict=True)
         ]
 
     @property
     def size(self) -> str:
-        """Shape of the measurements, as the name of a folder."""
-        return "x".join(map(str, self.pictures[0].values.shape[1:]))
+        """Shape of the measurements in the files, as the name of a folder."""
+        picture = (self.wholes or self.pictures)[0]
+        return "x".join(map(str, picture.values.shape[1:]))
 
     @property
     def names(self) -> list[str]:
         """Names of the images."""
         return [name for picture in self.pictures for name in picture.names]
+
+
+def some_of(pictures: list[Picture], images: list[int]) -> list[Picture]:
+    """Return some of the images of pictures, by number, as a picture each."""
+    single = [
+        replace(picture.select([b]), name=name)
+        for picture in pictures
+        for b, name in enumerate(picture.names)
+    ]
+    return [single[b] for b in images]
 
 
 def pose(settings: SolveSettings) -> list[Part]:
@@ -722,7 +747,16 @@ def pose_shape(
             say(f"range: {told_of_stretch(part)}")
             values = torch.cat([picture.values for picture in pictures])
     if settings.measurement:
-        return Part(pictures, numbers, None, Problem(operator, noise, operator.measured(values)))
+        window = window_of(operator, noise) if settings.window else None
+        wholes: list[Picture] = []
+        if window is not None and isinstance(operator, Mask):
+            say(told_of_window(window, operator.shape))
+            operator = window.mask(operator)
+            values = window.cut(values)
+            wholes = pictures
+            pictures = [window.picture(picture) for picture in wholes]
+        problem = Problem(operator, noise, operator.measured(values))
+        return Part(pictures, numbers, None, problem, window, wholes)
     return Part(
         pictures, numbers, values, Problem.simulate(values, operator, noise, settings.seed, numbers)
     )
@@ -740,18 +774,21 @@ def in_gray(picture: Picture, kind: type[Operator]) -> Picture:
     return picture.with_values(to_channels(picture.values, 1))
 
 
-def told_of_mask(operator: Operator) -> str:
+def told_of_mask(part: Part) -> str:
     """Return the line that tells how much a mask leaves to be filled, empty for other operators."""
+    operator = part.problem.operator
     if not isinstance(operator, Mask):
         return ""
     filled = 1 - float(operator.s.mean())
+    if part.window is not None:
+        filled *= part.window.share_of(part.wholes[0].values)
     return f"{percent_of(filled)} of the picture is filled"
 
 
 def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     """Print what is about to be done, the noise on all three scales."""
     problem = part.problem
-    if line := told_of_mask(problem.operator):
+    if line := told_of_mask(part):
         say(line)
     sigma = getattr(problem.noise, "sigma", None)
     stretch = part.pictures[0].stretch
@@ -781,7 +818,8 @@ def previewed(part: Part, settings: SolveSettings) -> Part:
     """Return a small version of a part, and say what it is."""
     side = SIDE if settings.preview is True else int(settings.preview)
     preview = preview_of(part.problem, side)
-    say(preview.text)
+    is_whole = part.window is None
+    say(preview.text if is_whole else preview.text.replace("the whole picture", "the window"))
     truth = None if part.truth is None else preview.small(part.truth)
     values = preview.problem.y if truth is None else truth
     pictures = []
@@ -791,7 +829,7 @@ def previewed(part: Part, settings: SolveSettings) -> Part:
         first += len(picture)
         small = replace(picture, values=values[rows], alpha=None, header=None, background=None)
         pictures.append(small)
-    return Part(pictures, part.numbers, truth, preview.problem)
+    return Part(pictures, part.numbers, truth, preview.problem, part.window, part.wholes)
 
 
 def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> None:

@@ -101,6 +101,29 @@ def test_what_is_painted_is_filled_and_the_rest_stays(loaded: None, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_what_is_filled_is_put_into_the_picture_at_its_full_size(
+    loaded: None, tmp_path: Path
+) -> None:
+    """It is worked on in small; all but what is painted over and a rim of it stays, pixel by pixel."""
+    picture = colours(sides=(48, 64))
+    Image.fromarray(picture).save(tmp_path / "cat.png")
+    strokes = painted((48, 64))
+    form = Form(
+        source=str(tmp_path / "cat.png"), task="remove", strokes=strokes, samples=1, size=32
+    )
+    outcome, lines = run(form, tmp_path)
+    assert outcome.answer is not None
+    found = np.asarray(Image.open(outcome.answer))
+    assert found.shape == picture.shape
+    changed = (found != picture).any(-1)
+    reach = 2 * picture.shape[1] // 32  # two pixels of the small picture
+    padded = np.pad(strokes, reach)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * (2 * reach + 1,))
+    assert not changed[~windows.any((-1, -2))].any() and changed[strokes].mean() > 0.9
+    assert any("made smaller from" in line and "full size" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_a_stop_keeps_the_samples_that_are_finished(loaded: None, tmp_path: Path) -> None:
     Image.fromarray(colours()).save(tmp_path / "cat.jpg", quality=95)
     form = Form(source=str(tmp_path / "cat.jpg"), task="remove", strokes=painted(), samples=4)

@@ -43,6 +43,7 @@ RANKS = [
         "one_call",
         "panel",
         "preview",
+        "window",
         "fingerprint",
         "held",
         "adjustment",

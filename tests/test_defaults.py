@@ -312,6 +312,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "spacing": "root",
         "lam": 2.0,
         "zeta": 1.0,
+        "sigma_max": None,
     },
     "solver dps": {
         "steps": 50,

@@ -48,7 +48,7 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
         {"prior": "auto", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
-        | {"stretch": None}
+        | {"stretch": None, "window": True}
         | {"calibration": "auto"}
         | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
         | {"precision": "auto", "compile": False, "part": None}

@@ -7,6 +7,7 @@ The linear ones are also in the shared list of test_operators.py.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,7 @@ from invdiff.operators import (
     Quantise,
     Radon,
 )
+from invdiff.operators.quantise import truncated_mean
 from invdiff.registry import lookup
 from invdiff.solve import SolveSettings, pose
 
@@ -365,6 +367,83 @@ def test_jpegs_tables_are_pillows() -> None:
         theirs = Image.open(file).quantization
         for ours, table in zip(Jpeg((3, 16, 16), quality).tables, theirs.values(), strict=True):
             assert ours.flatten().tolist() == list(table)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "low", "high"),
+    [
+        (0.0, 1.0, -1.0, 1.0),
+        (0.3, 0.5, 2.0, 3.0),
+        (-4.0, 1.0, 0.0, 9.0),
+        (5.0, 2.0, -3.0, -1.0),
+        (0.0, 3.0, -1.0, 0.5),
+        (0.0, 1.0, -math.inf, -5.0),
+        (1.0, 1.0, 2.0, math.inf),
+        (0.0, 1.0, 30.0, 31.0),  # where both densities underflow
+    ],
+)
+def test_the_mean_in_an_interval_is_that_of_a_sum(
+    mean: float, std: float, low: float, high: float
+) -> None:
+    ends = max(low, mean - 9 * std), min(high, mean + 9 * std)
+    z = torch.linspace(*(ends if ends[0] < ends[1] else (low, high)), 200_001, dtype=torch.float64)
+    weight = torch.softmax(-(((z - mean) / std) ** 2) / 2, 0)
+    given = [torch.tensor(v, dtype=torch.float64) for v in (mean, low, high)]
+    found = truncated_mean(given[0], std, given[1], given[2])
+    assert float(found) == pytest.approx(float((weight * z).sum()), abs=1e-4 * std)
+
+
+def test_the_mean_given_rounded_pixels() -> None:
+    """Of each pixel alone, in the interval that is rounded to its level; the end levels have no end."""
+    a = Quantise((1, 1, 3), levels=3).double()
+    x = torch.tensor([[[[0.4, 0.9, 0.1]]]], dtype=torch.float64)
+    y = torch.tensor([[[[0.5, 0.0, 1.0]]]], dtype=torch.float64)
+    low = torch.tensor([0.25, -math.inf, 0.75], dtype=torch.float64)
+    high = torch.tensor([0.75, 0.25, math.inf], dtype=torch.float64)
+    expected = [truncated_mean(x[0, 0, 0, i], 0.2, low[i], high[i]) for i in range(3)]
+    torch.testing.assert_close(a.posterior_mean(x, y, 0.2)[0, 0, 0], torch.stack(expected))
+
+
+def test_the_mean_given_a_jpeg_of_one_gray_block() -> None:
+    """By the sum over the cosines of T.81, A.3.3, and the steps of its table."""
+    a = Jpeg((1, 8, 8), quality=10).double()
+    x = as_tensor(smooth_picture(8, 8, 1))
+    y = a(x)
+    n = np.arange(8)
+    cosines = np.cos((2 * n + 1) * n[:, None] * np.pi / 16) / 2
+    cosines[0] /= np.sqrt(2)
+    guess = 0.7 * x + 0.1
+    found = a.posterior_mean(guess, y, 0.1)[0, 0].numpy()
+    before, coded, after = (
+        cosines @ (255 * v - 128) @ cosines.T for v in (guess[0, 0].numpy(), y[0, 0].numpy(), found)
+    )
+    table = a.tables[0].double().numpy()
+    levels = np.round(coded / table)
+    expected = truncated_mean(
+        torch.from_numpy(before),
+        25.5,
+        torch.from_numpy((levels - 0.5) * table),
+        torch.from_numpy((levels + 0.5) * table),
+    )
+    np.testing.assert_allclose(after, expected.numpy(), atol=1e-9)
+
+
+@pytest.mark.parametrize("quality", [10, 50])
+@pytest.mark.parametrize("mode", ["gray", "full", "half"])
+def test_the_picture_that_was_coded_is_in_the_intervals(mode: str, quality: int) -> None:
+    """A file of another library is read, and its picture stays where it is; any other is moved."""
+    picture = smooth_picture(45, 53, 1 if mode == "gray" else 3)
+    file = io.BytesIO()
+    subsampling = {"gray": -1, "full": 0, "half": 2}[mode]
+    Image.fromarray(picture.squeeze()).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    y = as_tensor(np.asarray(Image.open(file)).reshape(picture.shape))
+    x = as_tensor(picture)
+    a = Jpeg(x.shape[1:], quality, "half" if mode == "half" else "full").double()
+    lost = float((y - x).abs().mean())
+    assert float((a.posterior_mean(x, y, 1e-4) - x).abs().mean()) < 0.05 * lost
+    other = x.flip(-1)
+    moved = a.posterior_mean(other, y, 1e-4)
+    assert float((moved - x).abs().mean()) < 0.5 * float((other - x).abs().mean())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

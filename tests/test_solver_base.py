@@ -13,10 +13,10 @@ from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.inference import restore, trajectory
 from invdiff.noise import Gaussian, Poisson
-from invdiff.operators import BlockAverage, Denoise, Mask, MaskRandom, Operator
+from invdiff.operators import BlockAverage, Denoise, Mask, MaskRandom, Operator, Quantise
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import DDNM, ILVR, MMPS, PiGDM, Solver
+from invdiff.solvers import DDNM, ILVR, MMPS, DiffPIR, PiGDM, Solver
 from invdiff.solvers.base import (
     MIN_SIGMA_Y,
     at_least,
@@ -214,3 +214,34 @@ def test_which_solvers_take_noise_that_varies_in_an_image(name: str) -> None:
     said = "found Poisson noise, expected Gaussian of one level per image"
     assert kind.refusal(counts) == (said if name in OF_ONE_LEVEL else "")
     assert kind.refusal(Problem(Mask((1, 4, 4), half), Gaussian(0.1), y)) == ""
+
+
+# DiffPIR on measurements that are rounded, and from an estimate on.
+
+
+def test_diffpir_puts_each_estimate_into_the_intervals_of_rounded_pixels() -> None:
+    """Its steps written out, with the mean given y of N(x0, 4 sigma^2 / lam I) for the minimum."""
+    quantise = Quantise(SHAPE, levels=6).double()
+    solver = DiffPIR(steps=4, zeta=0.7, lam=4.0, sigma_max=0.8)
+    rounded = Problem.simulate(images(), quantise, Gaussian(0.0))
+    sigmas = solver.ladder(PRIOR)
+    assert sigmas[0] == pytest.approx(0.4, rel=0.01) and sigmas[-1] == 0
+    noise = Streams([(0, 0, 0), (0, 1, 0)])
+    x = 0.5 + sigmas[0] * noise.normal(images())
+    steps = list(solver.iterate(PRIOR, rounded, x, sigmas, noise))
+    noise = Streams([(0, 0, 0), (0, 1, 0)])
+    x = rounded.y + sigmas[0] * noise.normal(images())
+    for step, (sigma, sigma_next) in zip(steps, pairwise(sigmas), strict=True):
+        x0 = quantise.posterior_mean(PRIOR(x, sigma), rounded.y, sigma)
+        kept = 0.3**0.5 * sigma_next / sigma
+        x = x0 + kept * (x - x0) + 0.7**0.5 * sigma_next * noise.normal(x)
+        torch.testing.assert_close(step.x, x)
+        torch.testing.assert_close(quantise(step.x0), rounded.y)
+
+
+def test_diffpir_takes_rounding_without_noise_alone() -> None:
+    noisy = Problem(Quantise(SHAPE).double(), Gaussian(0.1), images())
+    with pytest.raises(InputError, match=r"found noise after the rounding .* noise.sigma=0"):
+        DiffPIR().check(noisy)
+    with pytest.raises(InputError, match="expected a LinearOperator"):
+        DiffPIR().check(problem(0.1, Square(SHAPE)))

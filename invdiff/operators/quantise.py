@@ -3,11 +3,17 @@
 A rounded value has no useful derivative. Both operators use the straight-through estimator (Bengio
 et al. 2013, https://arxiv.org/abs/1308.3432): forward rounds, and the gradient is that of the
 operator without rounding.
+
+What y says of x is nevertheless known in closed form: each coefficient lies in an interval, the cell
+that is rounded to its value. Solvers that put the measurement into an estimate of x do so by
+`Rounding.posterior_mean`. To take only the images in the cells is as old as JPEG (Zakhor 1992,
+https://doi.org/10.1109/76.134377); the mean in a cell is that of a truncated normal distribution.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -26,11 +32,59 @@ def rounded(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
+def truncated_mean(mean: Tensor, std: float, low: Tensor, high: Tensor) -> Tensor:
+    """Return E[z | low <= z <= high] of z ~ N(mean, std^2), in the shape that all broadcast to.
+
+    Computed in float64 by erfcx(u) = exp(u^2) erfc(u), without overflow however far the interval is.
+
+    Args:
+        mean: of z.
+        std: of z, positive.
+        low, high: of the interval, low < high; one of them may be infinite.
+
+    Example:
+        >>> ends = torch.tensor([-1.0, 0.0, 5.0]), torch.tensor([1.0, math.inf, 6.0])
+        >>> truncated_mean(torch.zeros(3), 1.0, *ends).round(decimals=3)
+        tensor([0.0000, 0.7980, 5.1840])
+    """
+    a = (low - mean).double() / std
+    b = (high - mean).double() / std
+    # By symmetry to an interval whose middle is not negative, so that exp(a^2 / 2) cancels.
+    mirrored = a + b < 0
+    near = torch.where(mirrored, -b, a)
+    far = torch.where(mirrored, -a, b)
+    ratio = torch.exp(-(far - near) * (far + near) / 2)  # of the density, far to near
+    share = torch.special.erfcx(near / 2**0.5) - ratio * torch.special.erfcx(far / 2**0.5)
+    offset = (2 / math.pi) ** 0.5 * (1 - ratio) / share
+    offset = torch.where(mirrored, -offset, offset).nan_to_num(0.0)
+    inside = mean + std * offset
+    return torch.minimum(torch.maximum(inside, low.double()), high.double()).to(mean.dtype)
+
+
+class Rounding(Operator):
+    """Operator that rounds: y says of each coefficient of x in which interval it lies.
+
+    Example:
+        >>> isinstance(Quantise((1, 4, 4)), Rounding)
+        True
+    """
+
+    @abstractmethod
+    def posterior_mean(self, x: Tensor, y: Tensor, std: float) -> Tensor:
+        """Return E[x0 | y] for x0 ~ N(x, std^2 I), whose coefficients count as independent.
+
+        Args:
+            x: (B, C, H, W).
+            y: measurement, without noise.
+            std: positive.
+        """
+
+
 @register("operator", "quantise")
-class Quantise(Operator):
+class Quantise(Rounding):
     """Rounding to evenly spaced levels from 0 to 1, both included.
 
-    An `Operator`.
+    A `Rounding`.
 
     Args:
         shape: (C, H, W) of the image.
@@ -54,6 +108,12 @@ class Quantise(Operator):
         y = rounded(self.steps * x) / self.steps
         return y + (y.clamp(0, 1) - y).detach()  # out of range too the gradient leads back
 
+    def posterior_mean(self, x: Tensor, y: Tensor, std: float) -> Tensor:
+        half = 0.5 / self.steps
+        low = torch.where(y < half, -math.inf, y - half)
+        high = torch.where(y > 1 - half, math.inf, y + half)
+        return truncated_mean(x, std, low, high)
+
 
 # ITU-T T.81 (JPEG), Tables K.1 and K.2, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
 LUMINANCE = [
@@ -75,11 +135,14 @@ CHROMINANCE = [
 ]
 
 
+ENLARGED = 6  # rounds in which planes of colours are found again; each leaves half of the error
+
+
 @register("operator", "jpeg")
-class Jpeg(Operator):
+class Jpeg(Rounding):
     """Coding and decoding by baseline JPEG.
 
-    An `Operator`. YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor
+    A `Rounding`. YCbCr (JFIF), 8x8 DCT, the standard's example tables scaled by the quality factor
     as in the Independent JPEG Group's library, and back; sides that are no multiple of 8 are
     continued by their last pixel. Chroma is halved by 2x2 means and enlarged by linear
     interpolation, as in that library. Coefficients and planes are rounded as there, so that y is an
@@ -141,18 +204,74 @@ class Jpeg(Operator):
             planes = torch.einsum("ij,bjhw->bihw", self.to_rgb, torch.cat([luma, chroma], 1))
         return (rounded(planes).clamp(-128, 127) + 128) / 255
 
+    def posterior_mean(self, x: Tensor, y: Tensor, std: float) -> Tensor:
+        """Return E[x0 | y], as of `Rounding`; errors of brightness and of colours count as independent.
+
+        In the planes of YCbCr they nearly are, in those of RGB they are not.
+        """
+        planes = self._planes(255 * x - 128)
+        moved = []
+        for plane, levels, table, gain in zip(
+            planes, self._levels(y), self.tables, self._gains(), strict=False
+        ):
+            c = self._transformed(plane)
+            low = (levels - 0.5) * table
+            high = (levels + 0.5) * table
+            step = truncated_mean(c, 255 * gain * std, low, high) - c
+            moved.append(self._untransformed(step, plane))
+        if self.shape[0] == 1:
+            return x + moved[0] / 255
+        chroma = moved[1].repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
+        chroma = chroma[..., : self.shape[1], : self.shape[2]]
+        step = torch.einsum("ij,bjhw->bihw", self.to_rgb, torch.cat([moved[0], chroma], 1))
+        return x + step / 255
+
+    def _gains(self) -> list[float]:
+        """Standard deviation of a coefficient of each group of planes, for a white image of 1."""
+        if self.shape[0] == 1:
+            return [1.0]
+        norms = torch.linalg.vector_norm(self.exact("to_ycc"), dim=1).tolist()
+        return [norms[0], (norms[1] + norms[2]) / 2 / self.factor]
+
+    def _planes(self, x: Tensor) -> list[Tensor]:
+        """The planes that are coded, brightness and colours, without rounding."""
+        if self.shape[0] == 1:
+            return [x]
+        ycc = torch.einsum("ij,bjhw->bihw", self.to_ycc, x)
+        return [ycc[:, :1], F.avg_pool2d(padded(ycc[:, 1:], self.factor), self.factor)]
+
+    def _levels(self, y: Tensor) -> list[Tensor]:
+        """The whole numbers that coefficients were rounded to, of a decoded picture, by its planes."""
+        planes = self._planes(255 * y - 128)
+        if self.factor > 1 and len(planes) > 1:
+            wanted = planes[1]
+            for _ in range(ENLARGED):  # means of what was enlarged are blurred
+                again = F.avg_pool2d(padded(self._enlarged(planes[1]), self.factor), self.factor)
+                planes[1] = planes[1] + wanted - again
+        return [
+            (self._transformed(plane) / table).round()
+            for plane, table in zip(planes, self.tables, strict=False)
+        ]
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        """The DCT of the blocks of planes (..., H, W): (..., rows, columns, 8, 8)."""
+        extended = padded(x, 8)
+        rows = extended.shape[-2] // 8
+        blocks = extended.reshape(*x.shape[:-2], rows, 8, -1, 8).transpose(-2, -3)
+        return self.dct @ blocks @ self.dct.mT
+
+    def _untransformed(self, c: Tensor, like: Tensor) -> Tensor:
+        """Planes as large as some others, from the DCT of their blocks."""
+        blocks = self.dct.mT @ c @ self.dct
+        extended = blocks.transpose(-2, -3).flatten(-2).flatten(-3, -2)
+        return extended[..., : like.shape[-2], : like.shape[-1]]
+
     def _coded(self, x: Tensor, table: Tensor) -> Tensor:
         """(B, C, H, W) of integers in [-128, 127], after the rounding of their blocks'
         coefficients.
         """
-        whole = padded(x, 8)
-        rows = whole.shape[-2] // 8
-        blocks = whole.reshape(*x.shape[:-2], rows, 8, -1, 8).transpose(-2, -3)
-        coefficients = rounded(self.dct @ blocks @ self.dct.mT / table) * table
-        blocks = rounded(self.dct.mT @ coefficients @ self.dct).clamp(-128, 127)
-        return (
-            blocks.transpose(-2, -3).flatten(-2).flatten(-3, -2)[..., : x.shape[-2], : x.shape[-1]]
-        )
+        coefficients = rounded(self._transformed(x) / table) * table
+        return rounded(self._untransformed(coefficients, x)).clamp(-128, 127)
 
     def _reduced(self, x: Tensor) -> Tensor:
         return rounded(F.avg_pool2d(padded(x, self.factor), self.factor))

@@ -1,0 +1,93 @@
+"""The window around a hole: what is worked on, and what of the picture stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from invdiff import Gaussian, operators
+from invdiff.io.pictures import read_picture
+from invdiff.solve import main
+from invdiff.window import MARGIN, WORTH, Window, window_around, window_of
+
+HEIGHT, WIDTH = 600, 700
+HOLE = np.zeros((HEIGHT, WIDTH), bool)
+HOLE[300:306, 20:29] = True
+HOLE[310, 40] = True
+
+
+def test_a_window_has_all_that_is_hidden_and_a_margin() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = 0
+    for _ in range(200):
+        sides = torch.randint(300, 1200, (2,), generator=generator)
+        hidden = torch.zeros(*sides, dtype=torch.bool)
+        top, left = (int(torch.randint(side, (1,), generator=generator)) for side in sides)
+        height, width = (int(n) for n in torch.randint(1, 200, (2,), generator=generator))
+        hidden[top : top + height, left : left + width] = True
+        window = window_around(hidden)
+        if window is None:
+            continue
+        found += 1
+        assert window.cut(hidden).sum() == hidden.sum()
+        rows, columns = (hidden.any(dim).nonzero() for dim in (1, 0))
+        margin = max(MARGIN, len(rows) // 2, len(columns) // 2)
+        for (low, high), where, side in zip(
+            (window.rows, window.columns), (rows, columns), sides, strict=True
+        ):
+            assert low <= max(0, int(where.min()) - margin)
+            assert high >= min(int(side), int(where.max()) + 1 + margin)
+        assert window.cut(hidden).numel() <= WORTH * hidden.numel()
+    assert found > 50
+
+
+def test_the_whole_is_worked_on_where_a_window_would_save_little_or_pixels_are_noisy() -> None:
+    scattered = torch.zeros(1000, 1000, dtype=torch.bool)
+    scattered[[10, 990], [10, 990]] = True
+    assert window_around(scattered) is None  # two far apart
+    assert window_around(torch.zeros(1000, 1000, dtype=torch.bool)) is None
+    assert window_around(scattered[:400, :400]) is None  # small
+    mask = operators.MaskBox((3, 1000, 1000), 40, 40)
+    assert window_of(mask, Gaussian(0.0)) is not None
+    assert window_of(mask, Gaussian(0.01)) is None
+    assert window_of(operators.Denoise((3, 1000, 1000)), Gaussian(0.0)) is None
+    # Of a mask per image, the window is around the holes of all.
+    two = torch.ones(2, 1, 1000, 1000)
+    two[0, :, 100:110, 100:110] = 0
+    two[1, :, 200:210, 100:110] = 0
+    assert window_of(operators.Mask((3, 1000, 1000), two), Gaussian(0.0)) == Window(
+        (0, 320), (0, 208)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rgb.png", "gray16.tif", "dim16.tif"])
+def test_what_is_not_masked_stays_at_full_size(
+    kind: str, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pixel by pixel, also of a picture that is stretched, and what was masked is new."""
+    pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    photo = tmp_path / kind
+    if kind == "rgb.png":
+        Image.fromarray(pixels).save(photo)
+    else:
+        gray = pixels[..., 0].astype(np.uint16) * (257 if kind == "gray16.tif" else 50)
+        tifffile.imwrite(photo, gray, photometric="minisblack")
+    Image.fromarray((255 * HOLE).astype(np.uint8)).save(tmp_path / "mask.png")
+    given = ["task=remove", f"measurement={photo}", f"operator.mask={tmp_path / 'mask.png'}"]
+    quick = ["samples=1", "solver=ddnm", "solver.steps=1", "calibration=null", "baselines=none"]
+    main([*given, *quick, f"prior={prior}", "stretch=true", f"out={tmp_path / 'out'}"])
+    said = capsys.readouterr().out
+    assert "window: 144x224 pixels at column 0, row 192 are worked on, of 700x600" in said
+    assert "0.01 % of the picture is filled" in said
+    before = read_picture(photo).values
+    after = read_picture(tmp_path / f"{photo.stem}_restored{photo.suffix}").values
+    hole = torch.from_numpy(HOLE)
+    assert torch.equal(after[..., ~hole], before[..., ~hole])
+    assert float((after - before)[..., hole].abs().max()) > 0.01
+    assert (tmp_path / "out" / "report.html").is_file()
