@@ -218,9 +218,15 @@ class UNetEDM(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < width <= MAX_WIDTH or not multipliers or min(multipliers) < 1:
-            raise InputError(f"width, multipliers: found {width}, {multipliers}, expected positive")
+            raise InputError(
+                f"width, multipliers: found {width}, {multipliers}, expected a width of 1 to "
+                f"{MAX_WIDTH} and multipliers of 1 or more"
+            )
         if not 0 < blocks <= MAX_BLOCKS or size % 2 ** (len(multipliers) - 1):
-            raise InputError(f"blocks, size: found {blocks}, {size}, expected a size that halves")
+            raise InputError(
+                f"blocks, size: found {blocks}, {size}, expected 1 to {MAX_BLOCKS} blocks and a size "
+                f"that can be halved {len(multipliers) - 1} times"
+            )
         adm = variant == "adm"
         told = width * (2 if variant == "ncsn++" else 1)
         length = embedding * width
