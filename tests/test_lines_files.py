@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import pickle
 from collections.abc import Callable
@@ -15,7 +17,18 @@ import torch
 from lines import refusal
 from PIL import Image
 
-from invdiff import calibrate, convert, held, likelihood, resources, sample, solve
+from invdiff import (
+    app,
+    arguments,
+    calibrate,
+    check,
+    convert,
+    held,
+    likelihood,
+    resources,
+    sample,
+    solve,
+)
 from invdiff import files as restored
 from invdiff import list as listed
 from invdiff.adjustment import Adjustment
@@ -36,10 +49,10 @@ from invdiff.io.pictures import Picture, read_image
 from invdiff.io.whole import WholeFolder
 from invdiff.named import shape_of
 from invdiff.noise import Gaussian
-from invdiff.operators import Blur, Denoise
+from invdiff.operators import Blur, Denoise, Grayscale, MaskFile
 from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser
-from invdiff.prior.loaders import diffusers, edm, foreign, guided
+from invdiff.prior.loaders import ddpm_pytorch, diffusers, edm, foreign, guided, pesser
 from invdiff.problem import Problem
 
 SQUARE = (1, 4, 4)
@@ -91,7 +104,11 @@ def sampled(**settings: Any) -> sample.SampleSettings:
 
 
 def prepared(**settings: Any) -> None:
-    told = {"operator": {"name": "denoise"}, "noise": {"sigma": 0.1}, "prior": "swissroll"}
+    told = {
+        "operator": {"name": "denoise"},
+        "noise": {"name": "gaussian", "sigma": 0.1},
+        "prior": "swissroll",
+    }
     calibrate.prepared(calibrate.CalibrateSettings(**{**told, **settings}))  # type: ignore[arg-type]
 
 
@@ -181,7 +198,30 @@ LINES: list[tuple[Callable[[], object], str]] = [
         lambda: dicom._colours(np.zeros((1, 2, 2, 3), np.int8), None),
         "found 3 samples of int8 per pixel, expected unsigned RGB",
     ),
+    (
+        lambda: formats._frame(Image.fromarray(np.full((2, 2), 70000, np.int32))),
+        "found 32-bit integers, expected 8 or 16 bits, or floats",
+    ),
+    (
+        lambda: arguments.real_array("x", np.ma.masked_array([1.0, 2.0], [0, 1])),
+        "x: found a masked array with masked values, expected an array of real numbers",
+    ),
     # adjustment, posterior, commands
+    (
+        lambda: calibrated(key=SimpleNamespace(differences=lambda key: ["prior", "noise"])).check(
+            None
+        ),
+        "calibration: was made for another prior, another noise, expected one for this "
+        "solve: invdiff calibrate makes it",
+    ),  # type: ignore[arg-type]
+    (
+        lambda: check.main([]),
+        "operator is missing: expected operator=NAME or operator.name=module:Class",
+    ),
+    (
+        lambda: solve.solve_together(solve.SolveSettings(estimate="mmse"), *[None] * 4),
+        "estimate: found mmse and several processes, expected one: it is one call",
+    ),  # type: ignore[arg-type]
     (
         lambda: calibrated().interval(HALF[None], 0.8, "mean"),
         "level: found 0.8, expected one of those that calibration on 9 images has by the "
@@ -335,6 +375,17 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "batch: found 'all' (str), expected an integer or 'auto'",
     ),  # type: ignore[arg-type]
     # prior/loaders/
+    (lambda: pesser.load({}, {}), "found 0 levels of 0 blocks, expected a whole U-Net"),
+    (
+        lambda: ddpm_pytorch.load({"time_mlp.0.weights": CONV}, {}),
+        "found learned frequencies of the timestep, expected sinusoidal ones",
+    ),
+    (
+        lambda: ddpm_pytorch.load(
+            {"final_conv.weight": CONV[:3], "init_conv.weight": CONV[:, :2]}, {}
+        ),
+        "found a network that is told its last estimate (self_condition), expected one without",
+    ),
     (
         lambda: loaded("f", down_block_types=["Down"], up_block_types=[]),
         "prior f: found blocks of type Down, expected DownBlock2D, AttnDownBlock2D, "
@@ -429,6 +480,9 @@ def set_up() -> None:
     Path("held.json").write_text("{")
     Path("model/config.json").write_text("{}")
     Path("text.h5").write_text("x")
+    Path("other").mkdir()
+    Path("other/config.json").write_text('{"_class_name": "Flux"}')
+    np.save("channels.npy", np.zeros((2, 90, 90)))
     for name, value in (("code.pkl", os.getcwd), ("plain.pkl", {"ema": 3})):
         with open(name, "wb") as file:
             pickle.dump(value, file)
@@ -437,7 +491,39 @@ def set_up() -> None:
     Path("dots").symlink_to("/")
 
 
+def not_drawn(path: Path) -> None:
+    raise ValueError("Format 'x' is not supported\nhere")
+
+
 FILES: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: app.opened("two.npy"),
+        "two.npy: found 2 pictures in one file, expected one; save the one that you mean, or "
+        "restore all of them by invdiff solve",
+    ),
+    (
+        lambda: app.opened("small.png"),
+        "small.png: found 3x3 (height x width), expected at least 16 pixels a side",
+    ),
+    (
+        lambda: app.opened("channels.npy"),
+        "channels.npy: found 2 channels, expected 1 (gray) or 3 (colour)",
+    ),
+    (lambda: app.opened(None), "there is no picture yet: drop one above"),
+    (
+        lambda: write.save_figure(SimpleNamespace(savefig=not_drawn), "a.png"),
+        "a.png: cannot be drawn (Format 'x' is not supported)",
+    ),  # type: ignore[arg-type]
+    (
+        lambda: diffusers.load(Path("other"), {}),
+        "prior other: found a Flux, expected a UNet2DModel, which is told no text",
+    ),
+    (
+        lambda: solve._found_in_file([], "inpaint", MaskFile, "small.png"),
+        "task inpaint: found a measurement and no mask, expected operator.mask=FILE of what "
+        "is to be filled: black and white, a transparent layer, or a copy of the picture "
+        "with strokes in one colour",
+    ),
     (
         lambda: read_image("two.npy"),
         "two.npy: found 2 images of 8x9 (height x width), expected one image",
@@ -579,6 +665,50 @@ FILES: list[tuple[Callable[[], object], str]] = [
         "prior torn.pkl: not a readable pickle (pickle data was truncated)",
     ),
 ]
+
+
+WARNINGS: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: solve.in_gray(Picture(torch.eye(3)[None, :, :, None], bits=8, name="a"), Grayscale),
+        "a: is in colour; its gray values are coloured anew",
+    ),
+    (
+        lambda: solve.judge(torch.zeros(1, 1, 1, 12, 12), torch.zeros(2, 1, 12, 12)),
+        "metrics: left out: scores: found shapes (1, 1, 1, 12, 12) and (2, 1, 12, 12), "
+        "expected (K, B, C, H, W) and (B, C, H, W)",
+    ),
+    (
+        lambda: prepared(prior="fashion", images=3),
+        "images: found 3, expected at least 10 for a factor that is worth something, and 9 "
+        "for an interval of 90 %",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "line"), WARNINGS, ids=range(len(WARNINGS)))
+def test_the_whole_warning(call: Callable[[], object], line: str) -> None:
+    with pytest.warns(UserWarning) as caught:
+        call()
+    assert [str(warning.message) for warning in caught] == [line]
+
+
+def test_what_unpacks_to_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "_MAX_BYTES", 300)
+    line = "found more than 300 bytes in a compressed file"
+    held = io.BytesIO()
+    np.savez_compressed(held, images=np.zeros((20, 20)))
+    assert refusal(lambda: formats._gunzip(gzip.compress(b"a" * 301))) == line
+    assert refusal(lambda: formats._decode_npz(held.getvalue())) == line
+    assert formats._gunzip(gzip.compress(b"a" * 300)) == b"a" * 300
+
+
+def test_a_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "ismount", lambda place: True)
+    assert refusal(lambda: WholeFolder("disk", label="to")) == (
+        "to disk: found a mount point, expected a folder in it"
+    )
 
 
 def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

