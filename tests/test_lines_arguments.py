@@ -43,6 +43,7 @@ from invdiff.prior.tiles import Tiled
 from invdiff.prior.unet import per_level
 from invdiff.problem import Problem
 from invdiff.records import noise_of_record, operator_of_record
+from invdiff.registry import lookup
 from invdiff.solvers import DDNM, preset
 from invdiff.solvers.presets import solver_named
 from invdiff.training.averages import exponent
@@ -549,3 +550,240 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
 @pytest.mark.parametrize(("function", "name", "value", "line"), WRONG, ids=range(len(WRONG)))
 def test_one_wrong_argument(function: Callable[..., Any], name: str, value: Any, line: str) -> None:
     assert refusal(lambda: wrong(function, name, value)) == line
+
+
+# Operators: a number beyond each end of its range, and a word that is none.
+
+SIXTEEN = (1, 16, 16)
+
+
+def made(name: str, key: str, value: Any) -> None:
+    """Make an operator with one setting that is not the default."""
+    shape = (3, 16, 16) if name in ("grayscale", "demosaic") else SIXTEEN
+    given = {
+        "mask_box": {"height": 2, "width": 2},
+        "mask_box_random": {"height": 2, "width": 2},
+        "sense": {"coils": 2},
+        "blur": {"kernel": torch.ones(1, 1)},
+        "blur_separable": {"kernel": torch.ones(1, 1)},
+    }.get(name, {})
+    lookup("operator", name)(shape, **{**given, key: value})
+
+
+def kernel(name: str, key: str, value: Any) -> None:
+    lookup("kernel", name)(**{key: value}).tensor()
+
+
+BEYOND: list[tuple[Callable[[str, str, Any], None], str, str, Any, str]] = [
+    (made, "mask_lines", "every", 0, "every: found 0, expected a positive integer"),
+    (made, "mask_lines", "first", -1, "first: found -1, expected a line in [0, 2)"),
+    (made, "mask_lines", "first", 2, "first: found 2, expected a line in [0, 2)"),
+    (made, "mask_lines", "first", 0.5, "first: found 0.5, expected a non-negative integer"),
+    (made, "mask_lines", "along", "x", "along: found 'x', expected one of 'rows', 'columns'"),
+    (made, "mask_random", "missing", 1.0, "missing: found 1.0, expected a fraction in [0, 1)"),
+    (made, "mask_random", "missing", -0.1, "missing: found -0.1, expected a fraction in [0, 1)"),
+    (
+        made,
+        "mask_half",
+        "missing",
+        "x",
+        "missing: found 'x', expected one of 'left', 'right', 'top', 'bottom'",
+    ),
+    (made, "mask_box", "height", 0, "height: found 0, expected a positive integer"),
+    (made, "mask_box", "width", 0, "width: found 0, expected a positive integer"),
+    (made, "mask_box", "top", -1, "top: found -1, expected a non-negative integer"),
+    (made, "mask_box", "left", -1, "left: found -1, expected a non-negative integer"),
+    (made, "mask_box_random", "margin", -1, "margin: found -1, expected a non-negative integer"),
+    (made, "mask_box_random", "height", 0, "height: found 0, expected a positive integer"),
+    (made, "mask_box_random", "width", 0, "width: found 0, expected a positive integer"),
+    (made, "hadamard", "ratio", 0.0, "ratio: found 0.0, expected a fraction in (0, 1]"),
+    (made, "hadamard", "ratio", 1.01, "ratio: found 1.01, expected a fraction in (0, 1]"),
+    (made, "sense", "scale", 0.9e-18, "scale: found 9e-19, expected 1e-18 to 1e18"),
+    (made, "sense", "scale", 1.1e18, "scale: found 1.1e+18, expected 1e-18 to 1e18"),
+    (made, "sense", "scale", "x", "scale: found 'x', expected one of 'estimate'"),
+    (made, "sense", "coils", 0, "coils: found 0, expected a positive integer"),
+    (made, "sense", "coils", 10**6, "coils: found 1000000, expected at most 256"),
+    (made, "sense", "acceleration", 0.9, "acceleration: found 0.9, expected a number >= 1"),
+    (made, "sense", "center", 1.1, "center: found 1.1, expected a fraction in [0, 1]"),
+    (made, "sense", "center", -0.1, "center: found -0.1, expected a fraction in [0, 1]"),
+    (
+        made,
+        "sense",
+        "convention",
+        "x",
+        "convention: found 'x', expected one of 'ortho', 'fastmri', 'numpy', 'numpy_shifted'",
+    ),
+    (made, "sense", "image", "x", "image: found 'x', expected one of 'real', 'complex'"),
+    (made, "hdr", "factor", 0.0, "factor: found 0.0, expected a positive number up to 1e6"),
+    (made, "hdr", "factor", 1.1e6, "factor: found 1100000.0, expected a positive number up to 1e6"),
+    (made, "fan_beam", "detector", -1.0, "detector: found -1.0, expected 0 pixels or more"),
+    (made, "fan_beam", "geometry", "x", "geometry: found 'x', expected one of 'rows', 'astra'"),
+    (made, "fan_beam", "row", "x", "row: found 'x', expected one of 'straight', 'arc'"),
+    (made, "fan_beam", "lengths", "x", "lengths: found 'x', expected one of 'side', 'pixels'"),
+    (made, "radon", "pitch", 0.0, "pitch: found 0.0, expected at least 0.1 pixels"),
+    (made, "radon", "angles", 0, "angles: found 0, expected a positive integer"),
+    (made, "radon", "detectors", 0, "detectors: found 0, expected a positive integer"),
+    (
+        made,
+        "radon",
+        "geometry",
+        "x",
+        "geometry: found 'x', expected one of 'rows', 'skimage', 'skimage_circle', 'astra'",
+    ),
+    (made, "radon", "lengths", "x", "lengths: found 'x', expected one of 'side', 'pixels'"),
+    (
+        made,
+        "radon",
+        "turn",
+        "x",
+        "turn: found 'x', expected one of 'clockwise', 'counterclockwise'",
+    ),
+    (made, "radon", "held", 3, "held: found 3 (int), expected true, false or nothing"),
+    (made, "radon", "size", (4, 4), "size: found (4, 4), expected (16, 16), the image's"),
+    (
+        made,
+        "blur_nonlinear",
+        "gain",
+        0.9e-6,
+        "gain: found 9e-07, expected a positive number, from 1e-6 to 1e6",
+    ),
+    (
+        made,
+        "blur_nonlinear",
+        "gain",
+        1.1e6,
+        "gain: found 1100000.0, expected a positive number, from 1e-6 to 1e6",
+    ),
+    (made, "blur_nonlinear", "kernel_size", 0, "kernel_size: found 0, expected a positive integer"),
+    (
+        made,
+        "blur_nonlinear",
+        "kernel_size",
+        17,
+        "kernel_size: found 17x17, expected at most 16 for a 16x16 image with boundary 'circular'",
+    ),
+    (
+        made,
+        "phase_retrieval",
+        "oversampling",
+        0.9,
+        "oversampling: found 0.9, expected a number >= 1",
+    ),
+    (made, "coded_diffraction", "masks", 0, "masks: found 0, expected a positive integer"),
+    (made, "quantise", "levels", 0, "levels: found 0, expected a positive integer"),
+    (made, "quantise", "levels", 2**24 + 1, "levels: found 16777217, expected at most 16777216"),
+    (made, "jpeg", "quality", 0, "quality: found 0, expected a positive integer"),
+    (made, "jpeg", "chroma", "x", "chroma: found 'x', expected one of 'half', 'full'"),
+    (made, "grayscale", "weights", "x", "weights: found 'x', expected one of 'luma', 'mean'"),
+    (
+        made,
+        "demosaic",
+        "pattern",
+        "x",
+        "pattern: found 'x', expected one of 'RGGB', 'BGGR', 'GRBG', 'GBRG'",
+    ),
+    (made, "resize_average", "factor", 0, "factor: found 0, expected a positive integer"),
+    (
+        made,
+        "blur",
+        "boundary",
+        "x",
+        "boundary: found 'x', expected one of 'reflect', 'replicate', 'zero', 'valid'",
+    ),
+    (
+        made,
+        "blur_separable",
+        "boundary",
+        "x",
+        "boundary: found 'x', expected one of 'circular', 'reflect', 'replicate', 'zero', 'valid'",
+    ),
+    (kernel, "gaussian", "sigma", 0.0, "sigma: found 0.0, expected a positive number of pixels"),
+    (kernel, "motion", "length", 0.0, "kernel motion length: found 0.0, expected a length > 0"),
+    (
+        kernel,
+        "motion",
+        "length",
+        1e9,
+        "kernel motion length: found a kernel of 1e+09 pixels, expected at most 4097",
+    ),
+    (
+        kernel,
+        "defocus",
+        "radius",
+        0.0,
+        "kernel defocus radius: found 0.0, expected a positive number of pixels",
+    ),
+    (
+        kernel,
+        "defocus",
+        "radius",
+        1e9,
+        "kernel defocus radius: found a kernel of 2e+09 pixels, expected at most 513",
+    ),
+    (
+        kernel,
+        "trajectory",
+        "intensity",
+        -0.1,
+        "kernel trajectory intensity: found -0.1, expected an intensity in [0, 1]",
+    ),
+    (
+        kernel,
+        "trajectory",
+        "intensity",
+        1.1,
+        "kernel trajectory intensity: found 1.1, expected an intensity in [0, 1]",
+    ),
+    (
+        kernel,
+        "trajectory",
+        "length",
+        0.0,
+        "kernel trajectory length: found 0.0, expected a length > 0",
+    ),
+    (kernel, "trajectory", "size", 0, "kernel size: found 0, expected a positive integer"),
+    (kernel, "trajectory", "size", 4098, "kernel size: found 4098, expected at most 4097"),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "key", "value", "line"), BEYOND, ids=range(len(BEYOND)))
+def test_beyond_the_end_of_a_range(
+    make: Callable[[str, str, Any], None], name: str, key: str, value: Any, line: str
+) -> None:
+    assert refusal(lambda: make(name, key, value)) == line
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "key", "values"),
+    [
+        (made, "mask_lines", "every", [1, 16]),
+        (made, "mask_lines", "first", [0, 1]),
+        (made, "mask_random", "missing", [0.0, 0.99]),
+        (made, "mask_box", "height", [1, 15]),
+        (made, "mask_box", "top", [0, 14]),
+        (made, "mask_box_random", "margin", [0, 7]),
+        (made, "hadamard", "ratio", [0.01, 1.0]),
+        (made, "sense", "scale", [1e-18, 1e18]),
+        (made, "sense", "coils", [1]),
+        (made, "sense", "acceleration", [1.0]),
+        (made, "sense", "center", [0.0, 1.0]),
+        (made, "hdr", "factor", [1e6]),
+        (made, "fan_beam", "detector", [0.0]),
+        (made, "radon", "angles", [1]),
+        (made, "radon", "detectors", [1, 2]),
+        (made, "blur_nonlinear", "gain", [1e-6, 1e6]),
+        (made, "blur_nonlinear", "kernel_size", [1, 16]),
+        (made, "phase_retrieval", "oversampling", [1.0, 16.0]),
+        (made, "coded_diffraction", "masks", [1]),
+        (made, "quantise", "levels", [2, 2**24]),
+        (made, "jpeg", "quality", [1, 100]),
+        (made, "resize_average", "factor", [1, 16]),
+        (kernel, "trajectory", "intensity", [0.0, 1.0]),
+        (kernel, "trajectory", "size", [1]),
+    ],
+)
+def test_the_ends_of_a_range_are_in_it(
+    make: Callable[[str, str, Any], None], name: str, key: str, values: list[Any]
+) -> None:
+    for value in values:
+        make(name, key, value)
