@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lines import refusal
+from lines import refusal, warnings_of
 from PIL import Image
 from torch import nn
 
@@ -1015,6 +1015,4 @@ WARNINGS: list[tuple[Callable[[], object], str]] = [
 
 @pytest.mark.parametrize(("call", "line"), WARNINGS, ids=range(len(WARNINGS)))
 def test_the_whole_warning(call: Callable[[], object], line: str) -> None:
-    with pytest.warns(UserWarning) as caught:
-        call()
-    assert [str(warning.message) for warning in caught] == [line]
+    assert warnings_of(call) == [line]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lines import refusal
+from lines import refusal, warnings_of
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -750,9 +750,7 @@ def test_whole_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     set_up()
     for call, line in WARNINGS:
-        with pytest.warns(UserWarning) as caught:
-            call()
-        assert [str(warning.message) for warning in caught] == [line]
+        assert warnings_of(call) == [line]
 
 
 def test_processes_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
