@@ -602,7 +602,7 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: restored.restore_folder("empty", "full", operator=Denoise, noise=0.1),
-        "full: exists already, expected a new folder",
+        "target full: exists already; expected a new folder",
     ),
     (
         lambda: yaml_files.read("list.yaml"),
