@@ -41,6 +41,8 @@ from invdiff.prior.ncsn import geometric
 from invdiff.prior.reverse import default_spacing, interpolate, progressive, reverse
 from invdiff.prior.tiles import Tiled
 from invdiff.prior.unet import per_level
+from invdiff.prior.unet2d import UNet2D, UNet2DClassifier
+from invdiff.prior.unet_edm import UNetEDM
 from invdiff.problem import Problem
 from invdiff.records import noise_of_record, operator_of_record
 from invdiff.registry import lookup
@@ -527,6 +529,14 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
     (GatedNet, "widths", (), "number of widths: found 0, expected at least 1"),
     (GatedNet, "widths", (0, 8), "widths: found 0, expected at least 2"),
     (GatedNet, "blocks", (0, 1), "blocks: found 0, expected at least 1"),
+    (UNet2D, "modulation", "x", "modulation: found 'x', expected one of 'shift', 'scale_shift'"),
+    (
+        UNet2DClassifier,
+        "modulation",
+        "x",
+        "modulation: found 'x', expected one of 'shift', 'scale_shift'",
+    ),
+    (UNetEDM, "variant", "x", "variant: found 'x', expected one of 'ddpm++', 'ncsn++', 'adm'"),
     # presets, records, randomness, training
     (preset, "name", 3, "preset: found 3 (int), expected the name of a preset"),
     (preset, "task", 3, "task: found 3 (int), expected the name of a task"),
