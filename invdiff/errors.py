@@ -123,6 +123,8 @@ def reason_of(error: BaseException) -> str:
     if told_by_torch is not None:
         return told_by_torch[1]
     reason = getattr(error, "strerror", None) or first_line(error)
+    if reason.startswith("Object arrays"):
+        return "holds objects, which could run code"
     advises = "allow_pickle" in reason or "weights_only" in reason
     return "no file of this kind, or a part of one" if advises else reason
 

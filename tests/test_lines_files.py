@@ -544,7 +544,7 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: read_image("objects.npy"),
-        "objects.npy: cannot be read (no file of this kind, or a part of one), expected PNG, "
+        "objects.npy: cannot be read (holds objects, which could run code), expected PNG, "
         "JPEG, WebP, TIFF, .npy, .npz, NIfTI or DICOM",
     ),
     (

@@ -585,6 +585,10 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "value_range: found (1, 0) (tuple), expected two numbers, low < high, such as (-1, 1)",
     ),  # type: ignore[arg-type]
     (
+        lambda: check_value_range((1, 1)),
+        "value_range: found (1, 1) (tuple), expected two numbers, low < high, such as (-1, 1)",
+    ),
+    (
         lambda: check_value_range(3),
         "value_range: found 3 (int), expected two numbers, low < high, such as (-1, 1)",
     ),

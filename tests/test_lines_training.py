@@ -155,6 +155,10 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "value_range: found [1, 0.5], expected finite [low, high], low < high",
     ),
     (
+        lambda: files.check_value_range((1.0, 1.0)),
+        "value_range: found [1, 1], expected finite [low, high], low < high",
+    ),
+    (
         lambda: files.check_value_range((0.0, float("inf"))),
         "value_range: found [0, inf], expected finite [low, high], low < high",
     ),
