@@ -26,6 +26,7 @@ from invdiff.operators import (
     Blur,
     Denoise,
     Mask,
+    Operator,
     PartialFourier,
     Radon,
     VaryingBlur,
@@ -38,6 +39,7 @@ from invdiff.operators import (
     kernels,
     tomography,
 )
+from invdiff.operators.checks import check
 from invdiff.posterior import Posterior
 from invdiff.prior import (
     ClassifierFree,
@@ -353,6 +355,21 @@ LINES: list[tuple[Callable[[], object], str]] = [
         lambda: Radon(EIGHT, geometry="skimage", pitch=2.0),
         "geometry: found skimage beside detectors, pitch, offset or center, expected it "
         "alone: it tells all of them",
+    ),
+    (
+        lambda: check(Unmade()),
+        "operator Unmade: its __init__ has not called super().__init__(shape), expected it "
+        "to, before anything else",
+    ),
+    (
+        lambda: Unmade()(HALF),
+        "operator Unmade: its __init__ has not called super().__init__(shape), expected it "
+        "to, before anything else",
+    ),
+    (
+        lambda: Problem(Unmade(), Gaussian(0.1), HALF),
+        "operator Unmade: its __init__ has not called super().__init__(shape), expected it "
+        "to, before anything else",
     ),
     (
         lambda: kernels.kernel_tensor(Spoilt()),
@@ -880,6 +897,16 @@ NETWORK = nn.Conv2d(1, 1, 1)
 ONE_SIGMA = SimpleNamespace(parameters={"sigma": torch.ones(3)})
 FREE = SimpleNamespace(parameters={})
 SHORT: Any = SimpleNamespace(starts_from_noise=False)
+
+
+class Unmade(Operator):
+    """An operator whose maker forgot the base class."""
+
+    def __init__(self) -> None:
+        pass
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 class Spoilt(kernels.Kernel):
