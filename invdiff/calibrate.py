@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 from invdiff import __version__, config
 from invdiff.adjustment import Adjustment, fitting
-from invdiff.errors import InputError, first_line
+from invdiff.errors import InputError, first_line, reason_of
 from invdiff.evaluate import named_files
 from invdiff.evaluation.calibration import JUDGED, Calibration
 from invdiff.evaluation.scaling import FEW
@@ -529,7 +529,7 @@ def stored(task: Task, path: Path, numbers: Sequence[int]) -> dict[str, Tensor] 
             names = ("truth", "samples", "calls", "seconds")
             part = {name: torch.from_numpy(arrays[name]) for name in names}
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({first_line(error)}): remove it") from error
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}): remove it") from error
     known = part["truth"]
     if len(known) < len(numbers):
         return None

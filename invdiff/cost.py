@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from invdiff.errors import InputError
-from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, trajectory
+from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, check, trajectory
 from invdiff.noise import Gaussian, NoiseModel, Poisson
 from invdiff.one_call import check_one_call
 from invdiff.operators import (
@@ -163,7 +163,7 @@ def cost_of(
         problem, prior, solver, samples, batch, tile, precision: as in ``restore``.
 
     Raises:
-        InputError: the solver does not fit the problem.
+        InputError: where ``restore`` would refuse the same arguments.
 
     Example:
         >>> from invdiff import Gaussian, operators, solvers
@@ -174,7 +174,7 @@ def cost_of(
         >>> cost.samples, cost.calls.forward, cost.networks
         (6, 20.0, 1)
     """
-    solver.check(problem)
+    check(problem, prior, solver, samples, 0, batch)
     calls = rehearsed(problem, prior, solver)
     shape = problem.operator.shape
     execution = Execution(precision=precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import reprlib
 import signal
 import sys
@@ -107,6 +108,25 @@ def shown(value: Any) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its type where there is none."""
     return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a file could not be read, without advice to run the code that it may hold.
+
+    NumPy and torch give it for every file that is none of theirs.
+
+    Example:
+        >>> reason_of(ValueError("Cannot load file containing pickled data when allow_pickle=False"))
+        'no file of this kind, or a part of one'
+    """
+    told_by_torch = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    if told_by_torch is not None:
+        return told_by_torch[1]
+    reason = getattr(error, "strerror", None) or first_line(error)
+    if reason.startswith("Object arrays"):
+        return "holds objects, which could run code"
+    advises = "allow_pickle" in reason or "weights_only" in reason
+    return "no file of this kind, or a part of one" if advises else reason
 
 
 def described(value: Any) -> str:

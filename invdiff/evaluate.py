@@ -44,7 +44,7 @@ from invdiff import config, registry
 from invdiff.baselines import METHODS, Which, computed, left_out
 from invdiff.baselines import names as baseline_names
 from invdiff.choice import AUTO, EXAMPLES_OF, introduced, prior_for
-from invdiff.errors import InputError, first_line, warn
+from invdiff.errors import InputError, first_line, reason_of, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, check_batch, restore
@@ -489,7 +489,7 @@ def check_measurement(path: Path, y: Tensor) -> None:
     try:
         stored = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({first_line(error)}): remove it") from error
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}): remove it") from error
     # The measurements of two machines differ by rounding.
     if stored.shape != y.shape or not np.allclose(stored, y.numpy(), rtol=1e-4, atol=1e-5):
         raise InputError(
@@ -682,8 +682,8 @@ def rows_of(cell: Cell) -> list[dict[str, str]]:
         for row in rows:
             if tuple(row) != ROW or None in row.values():
                 raise InputError(
-                    f"{file}: found a line that has not {len(ROW)} columns, expected all of them "
-                    "to have; choose another out"
+                    f"{file}: found a line without {len(ROW)} columns, expected as many in every "
+                    "line; choose another out"
                 )
             found.setdefault(row["image"], row)
     return list(found.values())

@@ -20,7 +20,7 @@ from torch import Tensor
 from invdiff.adjustment import Adjustment, Rule, not_calibrated
 from invdiff.diagnostics.fit import judge_fit
 from invdiff.directions import Directions, principal
-from invdiff.errors import InputError, described, first_line, shown, warn
+from invdiff.errors import InputError, described, first_line, reason_of, shown, warn
 from invdiff.intervals import Interval
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture, to_channels
@@ -387,7 +387,7 @@ class Posterior:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         except Exception as error:  # damage, or another file: zipfile and NumPy raise many kinds
             raise InputError(
-                f"{path}: found no posterior ({first_line(error)}), expected the posterior.npz of "
+                f"{path}: found no posterior ({reason_of(error)}), expected the posterior.npz of "
                 "Posterior.save"
             ) from error
         try:

@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, described, first_line
+from invdiff.errors import InputError, described, reason_of
 from invdiff.inference import Batch, Drawn, Job, all_jobs, draw, gathered
 from invdiff.io.lock import run_lock
 from invdiff.io.whole import cannot_write, sweep, write_whole
@@ -343,8 +344,10 @@ class SharedRun:
                     sample = torch.from_numpy(arrays["sample"])
                     calls, took = arrays["cost"].tolist()
                     ess = torch.from_numpy(arrays["ess"]) if "ess" in arrays else None
-            except (OSError, ValueError, KeyError, EOFError) as error:
-                raise InputError(f"{path}: cannot be read ({first_line(error)})") from error
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise InputError(
+                    f"{path}: cannot be read ({reason_of(error)}): remove it"
+                ) from error
             drawn.append(Drawn([job], sample[None], ess, calls))
             seconds += took
         problem = task.problem.to("cpu", sample.dtype)

@@ -157,6 +157,16 @@ def test_trajectory_kernels_are_kernels_and_belong_to_their_seed(size: int) -> N
         assert size == 1 or not torch.equal(kernel, TrajectoryKernel(size, 0.5, seed + 1).tensor())
 
 
+@pytest.mark.parametrize("size", [2, 3, 7, 8])
+def test_a_trajectory_that_is_too_long_is_shrunk_until_it_fits(size: int) -> None:
+    """Its farthest place is then as far from the centre as a kernel of this side reaches."""
+    for seed in range(4):
+        kernel = TrajectoryKernel(size, 0.5, seed, length=10.0 * size).tensor()
+        reach = (kernel > 1e-9).nonzero() - size // 2
+        assert int(reach.abs().max()) == (size - 1) // 2
+        assert kernel.sum() == pytest.approx(1, abs=1e-12)
+
+
 def test_intensity_bends_the_trajectory() -> None:
     """Without it the path is a line of the given length; with it, the path is shorter than it is
     long.

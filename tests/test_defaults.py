@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from invdiff.registry import lookup
+from invdiff.registry import lookup, names
 from invdiff.training import TrainSettings
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -60,7 +60,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "eps": 1e-05,
         "classes": 0,
         "middle_scale": 1.0,
+        "middle_groups": None,
         "centre": False,
+    },
+    "network unet2d_classifier": {
+        "channels": 3,
+        "classes": 1000,
+        "widths": (128, 128, 256, 256, 512, 512),
+        "blocks": 2,
+        "attention": (False, False, False, True, True, True),
+        "head_channels": 64,
+        "heads": None,
+        "modulation": "scale_shift",
+        "down": "residual",
+        "time_width": None,
+        "side": 0,
+        "pool_heads": 1,
     },
     "network unet_classifier": {
         "width": 64,
@@ -436,6 +451,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "covariance": True,
     },
     "training": {
+        "schedule": None,
+        "seconds": None,
         "size": None,
         "channels": None,
         "crop": False,
@@ -511,3 +528,18 @@ def test_which_operators_measure_no_picture(name: str) -> None:
 @pytest.mark.parametrize("name", ["denoise", "mask_box", "blur", "resize_average", "grayscale"])
 def test_which_operators_measure_pictures(name: str) -> None:
     assert lookup("operator", name).picture is True
+
+
+def test_no_setting_is_left_out() -> None:
+    """Every setting with a default, of whatever a configuration can name, is in the table."""
+    for kind in ("operator", "noise", "kernel", "network", "solver"):
+        for own in names(kind):
+            parameters = inspect.signature(lookup(kind, own)).parameters.values()  # type: ignore[arg-type]
+            given = {
+                each.name for each in parameters if each.default is not inspect.Parameter.empty
+            }
+            assert given <= set(DEFAULTS.get(f"{kind} {own}", {})), own
+    plain = {
+        f.name for f in dataclasses.fields(TrainSettings) if f.default is not dataclasses.MISSING
+    }
+    assert plain <= set(DEFAULTS["training"])

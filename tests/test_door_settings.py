@@ -3,6 +3,7 @@ a command prints or draws are the numbers that it computed."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import sys
@@ -18,7 +19,8 @@ import torch
 from conftest import NETWORK
 from torch import Tensor
 
-from invdiff import check, evaluate, files, likelihood, restore, sample, solve, train
+from invdiff import app, check, convert, evaluate, files, likelihood, restore, sample, solve, train
+from invdiff import calibrate as calibrate_command
 from invdiff.errors import InputError
 from invdiff.evaluation.calibration import calibrate
 from invdiff.evaluation.report import write_report
@@ -48,8 +50,9 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
         {"prior": "auto", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
-        | {"stretch": None, "window": True}
-        | {"calibration": "auto"}
+        | {"stretch": None, "measurement": None, "estimate": "samples", "preview": False}
+         | {"window": True}
+        | {"calibration": "auto", "baselines": "auto"}
         | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
         | {"precision": "auto", "compile": False, "part": None}
         | {"label": None, "guidance": None, "classifier": None, "input": None, "task": None},
@@ -57,7 +60,7 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     evaluate.EvaluateSettings: (
         {"task": "inpaint"},
         {"prior": "auto", "data": None, "images": None, "samples": 1, "seed": 0}
-        | {"out": "results/evaluation", "batch": "auto", "device": "auto"}
+        | {"out": "results/evaluation", "batch": "auto", "device": "auto", "baselines": "auto"}
         | {"precision": "auto", "compile": False, "part": None},
     ),
     sample.SampleSettings: (
@@ -70,7 +73,24 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     likelihood.LikelihoodSettings: (
         {},
         {"prior": "fashion", "data": None, "images": 64, "steps_per_image": 50, "seed": 0}
-        | {"out": None, "batch": 16, "device": "auto", "precision": "float32", "compile": False},
+        | {"out": None, "batch": 16, "device": "auto", "precision": "float32", "compile": False}
+        | {"overwrite": False},
+    ),
+    calibrate_command.CalibrateSettings: (
+        {},
+        {"task": None, "prior": "fashion", "data": None, "images": 64, "samples": 19, "size": None}
+        | {"prior_steps": 250, "seed": 0, "out": None, "file": None, "batch": "auto"}
+        | {"precision": "auto", "compile": False, "device": "auto"},
+    ),
+    convert.ConvertSettings: (
+        {"out": "a.safetensors", "prior": "b"},
+        {"classifier": None, "expert": None, "mix": (0.15, 0.3), "licence": None}
+        | {"precision": "float32", "overwrite": False},
+    ),
+    app.AppSettings: (
+        {},
+        {"port": 7860, "size": 512, "samples": 4, "prior": "auto", "device": "auto"}
+        | {"at_once": 1, "open": True},
     ),
     check.CheckSettings: ({}, {"operator": {}, "shape": (3, 64, 64), "seed": 0}),
     train.TrainCommand: ({"data": "x", "out": "y"}, {"train": None, "steps": 10_000, "batch": 64}),
@@ -82,6 +102,11 @@ def test_the_defaults_of_a_command(kind: type) -> None:
     needed, expected = COMMANDS[kind]
     made = kind(**needed)
     assert {name: getattr(made, name) for name in expected} == expected
+    own = set(kind.__annotations__) if kind is not train.TrainCommand else set(expected)
+    plain = {
+        each.name for each in dataclasses.fields(kind) if each.default is not dataclasses.MISSING
+    }
+    assert plain & own <= {*needed, *expected}  # TrainSettings are in test_defaults.py
 
 
 EXECUTED = {"batch": "auto", "tile": "auto", "precision": "auto", "compile": False}

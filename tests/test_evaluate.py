@@ -142,8 +142,8 @@ def test_rows_that_were_edited_by_hand(tmp_path: Path) -> None:
         (f"{header}\n", None),
         ("x", "found the columns x"),
         (f"{header[:20]}\n", "found the columns image"),
-        (f"{header}\na,b\n", "a line that has not"),
-        (f"{header}\na{',1' * len(ROW)}\n", "a line that has not"),
+        (f"{header}\na,b\n", "a line without 8 columns"),
+        (f"{header}\na{',1' * len(ROW)}\n", "a line without 8 columns"),
     ):
         (cell.folder / "0.csv").write_text(text)
         if message is None:

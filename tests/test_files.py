@@ -477,3 +477,10 @@ def test_which_prior_was_chosen_is_in_the_log(
     (record,) = caplog.records
     assert record.getMessage().startswith("prior photos: ") and "chosen for" in record.getMessage()
     assert "non-commercial" in record.getMessage()
+
+
+def test_a_prior_by_its_file_is_that_prior(prior: Path) -> None:
+    problem = Problem(Denoise((1, 16, 16)), Gaussian(0.1), torch.full((1, 1, 16, 16), 0.5))
+    assert files._loaded(str(prior), [problem]).shape == (1, 16, 16)
+    assert files._loaded("fashion", [problem]).shape == (1, 32, 32)
+    assert files._loaded("auto", [problem]).shape[-1] > 16  # one of those that ship

@@ -257,7 +257,7 @@ def test_values_that_are_not_finite(tmp_path: Path, suffix: str, value: float) -
         (np.zeros((4, 4), complex), "complex128"),
         (np.zeros((0, 4)), "at least one pixel"),
         (np.zeros(4), "shape"),
-        (np.zeros((2, 8, 8)).astype(object), "allow_pickle|Object arrays"),
+        (np.zeros((2, 8, 8)).astype(object), "holds objects"),
         (np.zeros((5, 8, 8)), "5 images"),
     ],
 )

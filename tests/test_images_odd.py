@@ -236,12 +236,12 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "pickled objects": (
         "x.npy",
         lambda p: np.save(p, np.array([{}], object), allow_pickle=True),
-        "Object arrays",
+        "holds objects",
     ),
     "pickled objects in .npz": (
         "x.npz",
         lambda p: np.savez(p, images=np.array([{}], object)),
-        "Object arrays",
+        "holds objects",
     ),
     ".npz of other things": ("x.npz", lambda p: np.savez(p, a=GRAY8, b=GRAY8), "found arrays a, b"),
     "empty .npz": ("x.npz", lambda p: np.savez(p), "found arrays none"),

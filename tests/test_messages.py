@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lines import refusal as message
+from lines import warnings_of
 from PIL import Image
 
 from invdiff import arguments, baselines, inference, records, registry
@@ -84,12 +86,6 @@ from invdiff.training.files import DataFile, check_range, scaled_values
 from invdiff.training.objective import LogSigmaTimesteps
 from invdiff.training.record import DataRecord
 from invdiff.training.trainer import check_labels, check_memory, run_folder
-
-
-def message(call: Callable[[], object]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    return str(caught.value)
 
 
 def test_a_value_is_cut_to_80_characters() -> None:
@@ -1190,9 +1186,7 @@ def test_whole_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             "data x: left out 3 images whose content is also held out",
         ),
     ):
-        with pytest.warns(UserWarning) as caught:
-            call()
-        assert [str(warning.message) for warning in caught] == [line]
+        assert warnings_of(call) == [line]
 
 
 def test_a_number_of_a_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,19 @@ import pytest
 import torch
 
 import invdiff
+from invdiff.blind import restore_blind
+from invdiff.diagnostics.priors import named_priors
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.write import write_image
 from invdiff.named import noise_named, operator_named, shape_of
-from invdiff.prior import GaussianDenoiser
+from invdiff.noise import Gaussian
+from invdiff.one_call import mmse
+from invdiff.operators import Denoise
+from invdiff.prior import GaussianDenoiser, load_prior
 from invdiff.problem import Problem
 from invdiff.resources import TASKS, shipped_priors
-from invdiff.solvers import preset, presets, solver_named
+from invdiff.solvers import DDNM, preset, presets, solver_named
 
 PRIOR = GaussianDenoiser(torch.full((1, 8, 8), 0.5), 0.04 * torch.eye(64))
 
@@ -154,3 +159,24 @@ def test_what_there_is() -> None:
     assert invdiff.list("task") == sorted(path.stem for path in TASKS.glob("*.yaml"))
     for kind in ("operator", "noise", "kernel", "network", "train"):
         assert invdiff.list(kind) == sorted(invdiff.list(kind)) != []
+
+
+def test_a_prior_by_its_file_is_the_one_that_is_loaded(prior: Path) -> None:
+    """In every call that takes either."""
+    loaded = load_prior(str(prior))
+    y = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    problem = Problem(Denoise((1, 16, 16)), Gaussian(0.1), y)
+    solver = DDNM(steps=2)
+    found, expected = (restore(problem, each, solver).samples for each in (str(prior), loaded))
+    assert torch.equal(found, expected)
+    assert torch.equal(mmse(problem, str(prior)), mmse(problem, loaded))
+    blurred = y[..., 1:-1, 1:-1]
+    found, expected = (
+        restore_blind(
+            blurred, noise=0.1, prior=each, kernel="gaussian", size=3, steps=2
+        ).picture.samples
+        for each in (str(prior), loaded)
+    )
+    assert torch.equal(found, expected)
+    assert list(named_priors([prior, loaded])) == [prior.stem, "prior 1"]
+    assert named_priors([str(prior)])[prior.stem].shape == (1, 16, 16)

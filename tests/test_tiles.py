@@ -230,7 +230,7 @@ def test_tiles_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("tile", "overlap", "message"),
     [
-        (30, None, "tile: found 30 pixels, expected a multiple of 4"),
+        (30, None, "tile: found 30 pixels, expected at least 2 and a multiple of 4"),
         (0, None, "tile: found 0"),
         (32, 6, "overlap: found 6"),
         (32, 32, "overlap: found 32"),

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, warn
+from invdiff.errors import InputError, reason_of, warn
 from invdiff.evaluation.pixels import image_batch, image_pair
 from invdiff.io.whole import write_whole
 
@@ -168,9 +168,8 @@ def _from_hub_cache() -> dict[int, dict[str, Tensor]] | None:
     try:
         return _split(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
         raise InputError(
-            f"{path}: cannot be read ({reason}), expected torchvision's AlexNet"
+            f"{path}: cannot be read ({reason_of(error)}), expected torchvision's AlexNet"
         ) from error
 
 
@@ -265,6 +264,6 @@ def _read_array_pickle(path: Path) -> dict[str, Any]:
             arrays: dict[str, Any] = _ArrayUnpickler(file).load()
     except Exception as error:  # a damaged or hostile pickle fails as it likes
         raise InputError(
-            f"{path}: cannot be read ({error}), expected a pickle of NumPy arrays"
+            f"{path}: cannot be read ({reason_of(error)}), expected a pickle of NumPy arrays"
         ) from error
     return arrays

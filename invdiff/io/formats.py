@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, reason_of
 from invdiff.io.colour import to_srgb
 from invdiff.io.dicom import decode_dicom, is_dicom
 from invdiff.io.nifti import decode_nifti, is_nifti
@@ -248,7 +248,7 @@ def _decode_npz(data: bytes) -> np.ndarray:
             array = arrays[name]
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"damaged .npz ({error}), expected an archive with an array named images"
+            f"damaged .npz ({reason_of(error)}), expected an archive with an array named images"
         ) from error
     return array[..., None] if array.ndim == 3 else _channels_last(array)
 

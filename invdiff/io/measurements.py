@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, reason_of
 from invdiff.io.collection import listed, read_pictures
 from invdiff.io.fastmri import FASTMRI, read_kspace
 from invdiff.io.names import label
@@ -103,9 +103,8 @@ def _array(file: Path) -> np.ndarray:
     except InputError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise InputError(
-            f"measurement {file}: cannot be read ({reason}), expected .npy or .npz"
+            f"measurement {file}: cannot be read ({reason_of(error)}), expected .npy or .npz"
         ) from None
 
 

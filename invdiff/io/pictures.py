@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, first_line, warn
+from invdiff.errors import InputError, reason_of, warn
 from invdiff.io.formats import EXPECTED, decode
 from invdiff.io.names import label, split_name
 from invdiff.io.nifti import with_smaller_voxels
@@ -257,7 +257,7 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...
         raise InputError(
-            f"{path}: cannot be read ({first_line(error)}), expected {EXPECTED}"
+            f"{path}: cannot be read ({reason_of(error)}), expected {EXPECTED}"
         ) from error
     for note in (*pixels.notes, *_told(pixels, picture)) if notes else ():
         warn(f"{path}: {note}")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from invdiff.arguments import path_text, whole
-from invdiff.errors import InputError
+from invdiff.errors import InputError, reason_of
 from invdiff.operators.fourier import Layout
 
 MOST_COILS = 256
@@ -73,8 +73,7 @@ def _loaded(name: str, path: str) -> np.ndarray:
         if len(loaded.files) == 1:
             return np.asarray(loaded[loaded.files[0]])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{name}: cannot be read as .npy or .npz ({reason})") from None
+        raise InputError(f"{name}: cannot be read as .npy or .npz ({reason_of(error)})") from None
     raise InputError(f"{name}: found {len(loaded.files)} arrays, expected one")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invdiff.arguments import path_text
-from invdiff.errors import InputError
+from invdiff.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     from invdiff.io.pictures import Picture
@@ -28,7 +28,7 @@ def load_npy(name: str, path: str) -> np.ndarray:
     try:
         values = np.load(Path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{name} {path}: cannot be read as .npy ({error})") from None
+        raise InputError(f"{name} {path}: cannot be read as .npy ({reason_of(error)})") from None
     if not isinstance(values, np.ndarray):
         raise InputError(f"{name} {path}: found an archive of arrays, expected one array, .npy")
     return values

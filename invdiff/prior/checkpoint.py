@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, brief, check_path, first_line, shown, warn
+from invdiff.errors import InputError, brief, check_path, first_line, reason_of, shown, warn
 from invdiff.io.whole import read_json, write_whole
 from invdiff.prior.classifier import Classifier, NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance, check_target
@@ -790,7 +790,9 @@ def _load(what: str, name: str | Path) -> tuple[Spec, nn.Module]:
             spec = _described(what, path, header, shapes)
             weights = {key: _weight(what, path, key, dtypes[key], file) for key in shapes}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{what} {path}: not a readable safetensors file ({error})") from None
+        raise InputError(
+            f"{what} {path}: not a readable safetensors file ({reason_of(error)})"
+        ) from None
     return spec, _with_weights(spec, weights)
 
 

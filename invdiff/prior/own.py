@@ -116,7 +116,11 @@ def prior_from(
     check_type("check", check, bool, "true or false")
     flow = isinstance(target, str) and target == "flow"
     told: Timesteps = timesteps or ("unit" if flow else "step")
-    for name, value, known in (("target", target, Target), ("timesteps", told, Timesteps)):
+    for name, value, known in (
+        ("target", target, Target),
+        ("timesteps", told, Timesteps),
+        ("variance", variance or "small", Variance),
+    ):
         if not isinstance(value, str) or value not in get_args(known):
             expected = ", ".join(get_args(known))
             raise InputError(f"{name}: found {shown(value)}, expected one of {expected}")

@@ -87,7 +87,8 @@ class Tiled(DenoiserView):
         check_integer("tile", tile, 1)
         if tile % stride or tile < 2:
             raise InputError(
-                f"tile: found {tile} pixels, expected a multiple of {stride}, the prior's stride"
+                f"tile: found {tile} pixels, expected at least 2 and a multiple of {stride}, the "
+                "prior's stride"
             )
         if overlap is None:
             overlap = stride * math.ceil(min(OVERLAP, tile / 4) / stride)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invdiff.arguments import one_of
 from invdiff.errors import InputError, shown
 from invdiff.prior.unet import GroupNorm
 from invdiff.registry import register
@@ -317,6 +318,7 @@ class UNet2D(nn.Module):
     ) -> None:
         super().__init__()
         check_settings(widths, blocks, attention, groups)
+        one_of("modulation", modulation, get_args(Modulation))
         time_width = time_width or widths[0]
         embedding = 4 * time_width
         self.stride = 2 ** (len(widths) - 1)
@@ -538,6 +540,7 @@ class UNet2DClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_settings(widths, blocks, attention, 32)
+        one_of("modulation", modulation, get_args(Modulation))
         time_width = time_width or widths[0]
         embedding = 4 * time_width
         self.stride = 2 ** (len(widths) - 1)

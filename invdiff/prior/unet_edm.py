@@ -7,12 +7,13 @@ such a network is told and how its answer becomes D(x, sigma) is in `invdiff.pri
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invdiff.arguments import one_of
 from invdiff.errors import InputError
 from invdiff.prior.unet2d import MAX_BLOCKS, MAX_WIDTH, TimeFeatures
 from invdiff.registry import register
@@ -21,6 +22,9 @@ from invdiff.registry import register
 def group_norm(width: int, eps: float) -> nn.GroupNorm:
     """Return the GroupNorm of EDM: 32 groups, but at least four channels in each."""
     return nn.GroupNorm(min(32, width // 4), width, eps)
+
+
+Variant = Literal["ddpm++", "ncsn++", "adm"]
 
 
 class FourierFeatures(nn.Module):
@@ -206,7 +210,7 @@ class UNetEDM(nn.Module):
         self,
         channels: int = 3,
         channels_out: int | None = None,
-        variant: Literal["ddpm++", "ncsn++", "adm"] = "ddpm++",
+        variant: Variant = "ddpm++",
         size: int = 32,
         width: int = 128,
         multipliers: tuple[int, ...] = (2, 2, 2),
@@ -217,10 +221,17 @@ class UNetEDM(nn.Module):
         augment: int = 0,
     ) -> None:
         super().__init__()
+        one_of("variant", variant, get_args(Variant))
         if not 0 < width <= MAX_WIDTH or not multipliers or min(multipliers) < 1:
-            raise InputError(f"width, multipliers: found {width}, {multipliers}, expected positive")
+            raise InputError(
+                f"width, multipliers: found {width}, {multipliers}, expected a width of 1 to "
+                f"{MAX_WIDTH} and multipliers of 1 or more"
+            )
         if not 0 < blocks <= MAX_BLOCKS or size % 2 ** (len(multipliers) - 1):
-            raise InputError(f"blocks, size: found {blocks}, {size}, expected a size that halves")
+            raise InputError(
+                f"blocks, size: found {blocks}, {size}, expected 1 to {MAX_BLOCKS} blocks and a size "
+                f"that can be halved {len(multipliers) - 1} times"
+            )
         adm = variant == "adm"
         told = width * (2 if variant == "ncsn++" else 1)
         length = embedding * width

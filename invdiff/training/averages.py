@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, reason_of
 from invdiff.io.whole import write_whole
 from invdiff.ranges import Range
 
@@ -213,7 +213,7 @@ def read_snapshots(folder: Path, step: int) -> list[tuple[Profile, dict[str, Ten
                 gammas = json.loads((file.metadata() or {})["gammas"])
                 weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: damaged, cannot be averaged ({error})") from None
+            raise InputError(f"{path}: damaged, cannot be averaged ({reason_of(error)})") from None
         for index, gamma in enumerate(gammas):
             prefix = f"{index}/"
             part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invdiff.errors import InputError, warn
+from invdiff.errors import InputError, reason_of, warn
 from invdiff.io.collection import image_files
 from invdiff.io.pictures import read_picture, to_channels
 from invdiff.resources import physical_memory
@@ -271,7 +271,7 @@ class FolderData(Data):
                 self._unreadable.add(file)
                 warn(f"data: skipped {len(self._unreadable)} unreadable files so far: {images}")
         raise InputError(
-            f"data {self._files[0].path.parent}: found no readable image among {len(self)}"
+            f"data {self._files[0].path.parent}: found no readable image among {len(self)} images"
         )
 
     def _image(self, number: int) -> Tensor:
@@ -665,7 +665,7 @@ def _read_npz(
             array = None if key is None else archive[key]
             labels = None if key is None else _labels(archive, key.replace("images", "labels"))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"data {path}: not a readable .npz file ({error})") from None
+        raise InputError(f"data {path}: not a readable .npz file ({reason_of(error)})") from None
     if array is None:
         raise InputError(f"data {path}: found arrays {found}, expected {' or '.join(keys)}")
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.size == 0:

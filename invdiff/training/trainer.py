@@ -36,7 +36,16 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from invdiff.errors import InputError, Stopped, check_path, check_type, first_line, shown, warn
+from invdiff.errors import (
+    InputError,
+    Stopped,
+    check_path,
+    check_type,
+    first_line,
+    reason_of,
+    shown,
+    warn,
+)
 from invdiff.estimate import Estimate
 from invdiff.io.lock import run_lock
 from invdiff.io.pictures import grid
@@ -1048,14 +1057,15 @@ class Trainer:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in many ways inside torch
             raise InputError(
-                f"{path}: damaged, cannot resume ({str(error).splitlines()[0]})"
+                f"{path}: damaged, cannot resume ({reason_of(error)}); another out= begins anew"
             ) from None
         # A setting that is younger than the run had its default.
         stored = {f.name: f.default for f in fields(TrainSettings)} | state["settings"]
         for key, value in self._identity().items():
             if (found := stored[key]) != value:
                 raise InputError(
-                    f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}"
+                    f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}; "
+                    "another out= begins anew"
                 )
         return state
 

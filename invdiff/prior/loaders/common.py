@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from invdiff.errors import InputError, brief, first_line
+from invdiff.errors import InputError, brief, first_line, reason_of
 from invdiff.prior.ddpm import Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
 from invdiff.prior.edm import EDMDenoiser, Preconditioning
@@ -126,7 +126,7 @@ def read_weights(path: Path) -> Any:
                 "file of weights alone"
             ) from None
         raise InputError(
-            f"prior {path}: not a readable file of weights ({_reason(error)[:200]})"
+            f"prior {path}: not a readable file of weights ({reason_of(error)[:200]})"
         ) from None
 
 
@@ -139,12 +139,6 @@ def _refused_name(error: Exception) -> str | None:
     """Return the name of code that torch refused, None where it failed for another reason."""
     named = re.search(r"(?:GLOBAL|class|function)\s+[`']?([\w.]+)", str(error))
     return named[1] if named else None
-
-
-def _reason(error: Exception) -> str:
-    """Return why torch could not read a file, without its advice."""
-    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
-    return found[1] if found else first_line(error)
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, reason_of
 from invdiff.prior.edm import Preconditioning, PreconditioningName
 from invdiff.prior.loaders.common import Foreign, Weights
 
@@ -78,6 +78,10 @@ def _ignored(*_: Any, **__: Any) -> None:
     return None
 
 
+class _Refused(Exception):
+    """A pickle names what is not admitted."""
+
+
 class _Reader(pickle.Unpickler):
     """Admits tensors, containers and records; names of anything else end the reading."""
 
@@ -100,7 +104,7 @@ class _Reader(pickle.Unpickler):
             return self._ADMITTED[module, name]
         if module.startswith("torch.nn.modules.") and name.isidentifier():
             return type(name, (Record,), {})
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        raise _Refused(f"{module}.{name}")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -112,12 +116,12 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             found = _Reader(file).load()
-    except pickle.UnpicklingError as error:
+    except _Refused as error:
         raise InputError(
             f"prior {path}: not an EDM pickle: found {error}, which is not read since it could run code"
         ) from None
     except Exception as error:  # a damaged pickle fails as it likes
-        raise InputError(f"prior {path}: not a readable pickle ({error})") from None
+        raise InputError(f"prior {path}: not a readable pickle ({reason_of(error)})") from None
     if not isinstance(found, Mapping) or not isinstance(found.get("ema"), Record):
         raise InputError(f"prior {path}: found no network named 'ema', expected an EDM pickle")
     return dict(found)

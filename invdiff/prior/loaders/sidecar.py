@@ -66,7 +66,8 @@ def _mapping(place: Path) -> Mapping[str, Any]:
     except InputError:
         raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{place}: cannot be read ({error}), expected YAML") from None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{place}: cannot be read ({reason}), expected YAML") from None
     if not isinstance(found, Mapping):
         raise InputError(f"{place}: found {shown(found)}, expected settings (key: value)")
     return found
