@@ -60,6 +60,7 @@ from invdiff.solve import (
     previewed,
     told_of_mask,
 )
+from invdiff.solvers.tools.holes import told_of_fill
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -465,9 +466,11 @@ def restored(
         else:
             posterior = calibrated(run, part, ready.prior, ready.solver, posterior)
         said = [] if small else doubts(posterior)
+        if line := told_of_fill(part.problem, ready.prior, ready.solver):
+            said.append(line[0].upper() + line[1:])
         if run.estimate == "samples" and not small:
             said.append(intervals_line(run, part, ready.prior, ready.solver, posterior))
-        after = as_shown(posterior.mean[0])
+        after = as_shown(posterior.answer[0])
         return Outcome(
             before=as_shown(went_in(part, form.task), after.shape[:2]),
             after=after,
@@ -557,7 +560,7 @@ def doubts(posterior: Posterior) -> list[str]:
 
 def write_answer(folder: Path, picture: Picture, part: Part, posterior: Posterior) -> Path:
     """Write the restored picture in the format that went in, and return its file."""
-    (answer,) = part.answers(posterior.mean)
+    (answer,) = part.answers(posterior.answer)
     answer = replace(answer, source=picture.source, name=picture.name)
     path = folder / f"{picture.name}_restored{answer.own_suffix}"
     write_picture(path, answer, overwrite=True)

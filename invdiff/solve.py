@@ -96,6 +96,7 @@ from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
+from invdiff.solvers.tools.holes import told_of_fill
 
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
@@ -484,6 +485,8 @@ def solve_parts(
         try:
             for i, part in enumerate(parts):
                 describe(settings, part, solver)
+                if line := told_of_fill(part.problem, prior, solver):
+                    say(line)
                 stopped: Interrupted | None = None
                 try:
                     posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
@@ -511,7 +514,7 @@ def solve_parts(
                     failures.append(error)
                 folder.keep()
                 if settings.measurement and not settings.preview:
-                    answers += part.answers(posterior.mean)
+                    answers += part.answers(posterior.answer)
                 judge_and_show(settings, part, posterior, within, text, stopped is not None)
                 finished.append(part.size)
                 if stopped is not None:
@@ -632,12 +635,12 @@ class Part:
         """What the images look like before they are restored, (B, C, H, W)."""
         return looks(self.problem) if self.truth is None else self.truth
 
-    def answers(self, mean: Tensor) -> list[Picture]:
-        """The restored pictures, given the mean of the samples (B, C, H, W)."""
+    def answers(self, restored: Tensor) -> list[Picture]:
+        """The restored pictures, given their values (B, C, H, W)."""
         counts = [len(picture) for picture in self.pictures]
         return [
             picture.with_values(values)
-            for picture, values in zip(self.pictures, torch.split(mean, counts), strict=True)
+            for picture, values in zip(self.pictures, torch.split(restored, counts), strict=True)
         ]
 
     @property
