@@ -56,9 +56,9 @@ def box(top: int, left: int, height: int, width: int, side: int = SIDE) -> Tenso
 
 
 def texture(side: int = SIDE) -> Tensor:
-    """(1, 1, side, side): waves of period 16 in both directions, which are seen in pooled pictures too."""
-    wave = torch.sin(2 * math.pi * torch.arange(side) / 16)
-    return (0.5 + 0.2 * wave[:, None] + 0.2 * wave)[None, None]
+    """(1, 1, side, side): stripes of period 8."""
+    stripes = 0.1 + 0.8 * (torch.arange(side) // 4 % 2)
+    return stripes.expand(1, 1, side, side).contiguous()
 
 
 def problem_of(x: Tensor, known: Tensor, sigma: float = 0.0) -> Problem:
@@ -122,12 +122,12 @@ def test_a_smooth_start_solves_laplaces_equation() -> None:
     torch.testing.assert_close(_smooth(x * known, known), x, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("place", [(9, 10), (0, 0), (16, 20)], ids=str)
-def test_a_hole_in_a_periodic_texture_is_continued(place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("hole", [(16, 20, 12, 12), (0, 0, 22, 25)], ids=str)
+def test_a_hole_in_a_periodic_texture_is_continued(hole: tuple[int, int, int, int]) -> None:
     x = texture(64)
-    known = box(*place, 22, 25, 64)
+    known = box(*hole, 64)
     found = filled(x * known, known[None], streams(0))
-    assert (found - x).abs().max() < 0.05  # an interpolation is off by 0.3
+    torch.testing.assert_close(found, x, atol=1e-3, rtol=0)
 
 
 def test_known_pixels_stay_and_unknown_values_do_not_count() -> None:
@@ -152,10 +152,10 @@ def test_a_fill_belongs_to_its_stream_and_not_to_its_batch() -> None:
 
 def test_a_picture_that_the_coarsest_pooling_does_not_divide() -> None:
     x = texture(61)
-    known = box(15, 17, 22, 25, 61)
+    known = box(16, 20, 12, 12, 61)
     assert poolings(known)[0] > 1
     found = filled(x * known, known[None], streams(0))
-    assert (found - x).abs().max() < 0.05  # an interpolation is off by 0.3
+    torch.testing.assert_close(found, x, atol=1e-3, rtol=0)
 
 
 def test_poolings_end_where_the_hole_is_small_or_too_little_is_known() -> None:
@@ -182,7 +182,7 @@ def test_a_small_hole_leaves_a_run_as_it_was(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_large_hole_is_filled_and_the_answer_is_the_sample_nearest_to_the_mean() -> None:
     x = texture(64)
-    known = box(20, 20, 20, 20, 64)
+    known = box(16, 20, 12, 12, 64)
     prior = Small(variance=100.0)  # knows nothing, and keeps what it begins at
     found = restore(problem_of(x, known), prior, solvers.DiffPIR(steps=5), samples=3)
     assert found.filled == (True,)
@@ -222,7 +222,7 @@ def test_images_with_large_and_small_holes_do_not_touch_each_other() -> None:
 def test_solvers_begin_at_the_level(solver: solvers.Solver) -> None:
     view = BegunAt(Small(), 0.1)
     ladder = solver.ladder(view)
-    assert ladder[0] == pytest.approx(0.1, rel=1e-3) and ladder[-1] == 0
+    assert ladder[0] == pytest.approx(0.1, rel=0.01) and ladder[-1] == 0
     assert all(a > b for a, b in zip(ladder, ladder[1:], strict=False))
     x = torch.rand(1, 1, 8, 8)
     assert torch.equal(view(x, 0.3), Small()(x, 0.3))
@@ -259,5 +259,5 @@ def test_it_is_said_where_a_hole_cannot_be_filled(known: Tensor, sigma: float, w
 def test_solvers_that_begin_at_noise_are_left_alone() -> None:
     posed = problem_of(texture(), box(12, 12, 14, 14), 0.05)
     assert begin_levels(posed, Small(), solvers.TDS(steps=2)) == [0.0]
-    assert begin_levels(posed, Small(), solvers.DiffPIR()) == [0.1]
+    assert begin_levels(posed, Small(), solvers.DiffPIR()) == pytest.approx([0.1])
     assert TAU > LAST_SIGMA
