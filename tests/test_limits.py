@@ -197,7 +197,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "solvers.fast_dips": {"HALVINGS": 8, "PROBE": 0.001, "LONGEST": 0.25},
     "solvers.gibbs": {"SEVERAL_MODES": 0.25, "NEAR_LINEAR": 0.1, "MOST_COMPARED": 8},
     "solvers.tools.given": {"TOLERANCE": 0.02, "MOST_ITERATIONS": 60},
-    "solvers.tools.holes": {"BEGIN": 0.03, "MOST_NOISE": 0.1, "TIMES_NOISE": 2.0},
+    "solvers.tools.holes": {"BEGIN": 0.01, "MOST_NOISE": 0.1, "TIMES_NOISE": 2.0},
     "solvers.tools.jumps": {"MAX_TOTAL": 10_000_000},
     "solvers.tools.split": {"TOLERANCE": 0.0001},
     "training.averages": {

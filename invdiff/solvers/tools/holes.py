@@ -19,7 +19,9 @@ from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers.base import Solver
 
-BEGIN = 0.03  # noise level at which a solver begins at a fill, chosen as those of `patches`
+BEGIN = (
+    0.01  # noise level at which a solver begins at a fill; more takes its texture (docs/holes.md)
+)
 MOST_NOISE = 0.1  # of y: patches of a noisier one are mostly noise
 TIMES_NOISE = 2.0  # at least so far above the noise of y, which is in the fill
 
@@ -41,14 +43,17 @@ class BegunAt(DenoiserView):
 
     def __init__(self, prior: Denoiser, sigma: float) -> None:
         super().__init__(prior)
-        self.first = prior.t_at(sigma)
+        self.first = max(prior.t_at(sigma), 2.0)  # above the prior's lowest level
 
     def ladder(
         self, steps: int, spacing: Spacing = "uniform", t: float | None = None, end: float = 1.0
     ) -> tuple[float, ...]:
-        """Return the noise levels of the prior's ladder, from the level on at most."""
+        """Return the noise levels of the prior's ladder, from the level on at most.
+
+        A ladder that would end above the level ends at the prior's lowest.
+        """
         first = self.first if t is None else min(t, self.first)
-        return self.prior.ladder(steps, spacing, first, min(end, first))
+        return self.prior.ladder(steps, spacing, first, end if end < first else 1.0)
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """Return the prior's D(x, sigma)."""
@@ -131,7 +136,7 @@ def begin_levels(problem: Problem, prior: Denoiser, solver: Solver) -> list[floa
         >>> mask = operators.MaskBox((1, 32, 32), height=16, width=16)
         >>> problem = Problem(mask, Gaussian(0.0), torch.zeros(1, 1, 32, 32))
         >>> begin_levels(problem, prior, solvers.DDNM())
-        [0.03]
+        [0.01]
     """
     sides = large_holes(problem, prior, solver)
     if not any(sides):
