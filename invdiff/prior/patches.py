@@ -233,7 +233,7 @@ def _blended(x: Tensor, precision: Tensor, candidates: Tensor, targets: Tensor) 
     pixel = torch.arange(PATCH, device=x.device)
     total = x.new_zeros(channels, height * width)
     weights = x.new_zeros(height * width)
-    for part in targets.split(AT_ONCE):
+    for part in torch.split(targets, AT_ONCE):
         means = patch_mean(_cut(x, part), candidates, _cut(precision, part))
         means = means.view(len(part), channels, PATCH, PATCH) * weight
         across = width - PATCH + 1
