@@ -59,6 +59,7 @@ from invdiff.solve import (
     previewed,
     told_of_mask,
 )
+from invdiff.solvers.tools.holes import told_of_fill
 from invdiff.window import window_around
 
 if TYPE_CHECKING:
@@ -507,9 +508,11 @@ def restored(
         else:
             posterior = calibrated(run, part, ready.prior, ready.solver, posterior)
         said = [] if small else doubts(posterior)
+        if line := told_of_fill(part.problem, ready.prior, ready.solver):
+            said.append(line[0].upper() + line[1:])
         if run.estimate == "samples" and not small:
             said.append(intervals_line(run, part, ready.prior, ready.solver, posterior))
-        after = as_shown(posterior.mean[0])
+        after = as_shown(posterior.answer[0])
         return Outcome(
             before=as_shown(went_in(part, form.task), after.shape[:2]),
             after=after,
@@ -605,7 +608,7 @@ def write_answer(
     folder: Path, form: Form, picture: Picture, part: Part, posterior: Posterior
 ) -> Path:
     """Write the restored picture in the format that went in, and return its file."""
-    (answer,) = part.answers(posterior.mean)
+    (answer,) = part.answers(posterior.answer)
     if form.task == "remove" and answer.values.shape != picture.values.shape:
         values = answer.values
         if answer.stretch is not None:

@@ -70,7 +70,7 @@ def restore_file(
     progress: bool = False,
     overwrite: bool = False,
 ) -> Posterior:
-    """Restore the measurement in a file and write the mean of the samples.
+    """Restore the measurement in a file and write its answer: the mean of the samples, as a rule.
 
     The target has the source's alpha, its depth (16 bits for 16 bits, floats for floats, where the
     format has them), its pages, its units (see `invdiff.io.units`) and, for NIfTI, its header. It
@@ -99,7 +99,7 @@ def restore_file(
         overwrite: whether a target that exists is replaced.
 
     Returns:
-        The samples; their mean is what is written.
+        The samples; their ``answer`` is what is written: the mean, or one of them for a large hole.
 
     Raises:
         InputError: the source is no measurement of the operator, or the target exists or cannot be
@@ -128,7 +128,7 @@ def restore_file(
         estimate=estimate,
         progress=progress,
     )
-    restored = picture.with_values(posterior.mean)
+    restored = picture.with_values(posterior.answer)
     place = Path(target)
     if not overwrite and os.path.lexists(place):  # since the work began
         place = free_name(place)
@@ -242,7 +242,7 @@ def restore_folder(
     def publish(posteriors: list[Posterior]) -> None:
         with folder:
             for name, picture, posterior in zip(names, pictures, posteriors, strict=True):
-                write_picture(folder.path / name, picture.with_values(posterior.mean))
+                write_picture(folder.path / name, picture.with_values(posterior.answer))
             if adjustment is not None:
                 _write_ends(folder.path, names, pictures, posteriors, adjustment)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,15 @@ from invdiff.resources import physical_memory
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step, solver_named
 from invdiff.solvers.base import first_image
+from invdiff.solvers.tools.holes import (
+    BegunAt,
+    begin_levels,
+    fill_of,
+    told_of_blur,
+    told_of_fill,
+)
+
+log = logging.getLogger(__name__)
 
 Batch = int | Literal["auto"]
 Job = tuple[int, int]  # image b, sample k
@@ -212,7 +222,9 @@ def restore(
 
     def of(part: Problem, found: Sequence[Drawn], count: int) -> Posterior:
         seconds = time.perf_counter() - started
-        posterior = gathered(part.to("cpu", like.dtype), found, count, seconds=seconds)
+        filled = [level > 0 for level in begin_levels(part, prior, solver)]
+        known = part.to("cpu", like.dtype)
+        posterior = gathered(known, found, count, seconds=seconds, filled=filled)
         return replace(posterior, seed=seed, solver=str(solver), estimate=estimate)
 
     with progress_bar(hidden=not progress, notebook=True) as bar:
@@ -332,19 +344,30 @@ def draw(
     prior = match_channels(tiled(prior, shape, tile), shape[0])
     like = state_like(prior)
     problem = problem.to(like.device, like.dtype)
+    begins = begin_levels(problem, prior, solver)
+    if line := told_of_fill(problem, prior, solver):
+        log.info(line)
+    if line := told_of_blur(problem, prior, solver):
+        warn(line)
 
     def steps_of(chunk: Sequence[Job]) -> Iterator[Step]:
         part = problem.select([b for b, _ in chunk])
         streams = Streams([(seed, names[b], k) for b, k in chunk])
-        return trajectory(part, prior, solver, streams, like)
+        return trajectory(part, prior, solver, streams, like, begins[chunk[0][0]])
 
+    # Samples that begin at the same noise level go together.
+    groups = [[job for job in jobs if begins[job[0]] == level] for level in sorted(set(begins))]
     if batch == "auto":
         values = solver.width * math.prod(shape)
         first = list(jobs[:1])
         size = fitting(len(jobs), values, like.device, lambda: next(steps_of(first), None))
-        chunks = even_chunks(jobs, size)
+        chunks = [chunk for group in groups for chunk in even_chunks(group, size)]
     else:
-        chunks = [list(jobs[start : start + batch]) for start in range(0, len(jobs), batch)]
+        chunks = [
+            group[start : start + batch]
+            for group in groups
+            for start in range(0, len(group), batch)
+        ]
     meter = Meter(len(chunks) * solver.total_steps, on_progress)
 
     def finish(step: Step) -> None:
@@ -393,7 +416,12 @@ def even_chunks(jobs: Sequence[Job], size: int) -> list[list[Job]]:
 
 
 def gathered(
-    problem: Problem, drawn: Sequence[Drawn], samples: int, *, seconds: float
+    problem: Problem,
+    drawn: Sequence[Drawn],
+    samples: int,
+    *,
+    seconds: float,
+    filled: Sequence[bool] = (),
 ) -> Posterior:
     """Return the samples of all jobs of a problem, in any order, as a posterior.
 
@@ -402,6 +430,7 @@ def gathered(
         drawn: all samples of all images.
         samples: K.
         seconds: that they took.
+        filled: of each image, whether a large hole was filled from its patches.
 
     Raises:
         InputError: no sample is finite.
@@ -421,6 +450,7 @@ def gathered(
         nfe=round(sum(part.calls for part in drawn) / len(jobs)),
         seconds=seconds,
         ess=arranged(sizes) if sizes else None,
+        filled=tuple(filled),
     )
     with torch.no_grad():
         check_finite(posterior.samples)
@@ -429,12 +459,25 @@ def gathered(
 
 
 def trajectory(
-    problem: Problem, prior: Denoiser, solver: Solver, noise: Streams, like: Tensor
+    problem: Problem,
+    prior: Denoiser,
+    solver: Solver,
+    noise: Streams,
+    like: Tensor,
+    begin: float = 0.0,
 ) -> Iterator[Step]:
-    """Yield the solver's steps, from noise around ``first_image``, in the dtype of ``like``."""
+    """Yield the solver's steps, in the dtype of ``like``.
+
+    They begin at noise around ``first_image``; at a positive level ``begin``, around images whose
+    large holes are filled.
+    """
+    if begin > 0:
+        prior = BegunAt(prior, begin)
+        first = fill_of(problem, noise)
+    else:
+        first = first_image(prior, problem, like.new_zeros(len(problem), *problem.operator.shape))
     sigmas = solver.ladder(prior)
-    x = like.new_zeros(len(problem), *problem.operator.shape)
-    x = first_image(prior, problem, x) + sigmas[0] * noise(x)
+    x = first + sigmas[0] * noise(first)
     yield from solver.iterate(prior, problem, x, sigmas, noise)
 
 

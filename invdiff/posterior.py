@@ -65,6 +65,8 @@ class Posterior:
         solver: the method and its settings, in words.
         estimate: what is shown and written: the samples and their mean, or the "mean" alone;
             "mmse" where the one sample is E[x | y] itself, of `invdiff.mmse`.
+        filled: of each image, whether a hole larger than what the prior sees was filled from the
+            picture's own patches; nothing where none was.
 
     Example:
         >>> from invdiff import Gaussian, operators
@@ -84,6 +86,7 @@ class Posterior:
     seed: int | None = None
     solver: str = ""
     estimate: Estimate = "samples"
+    filled: tuple[bool, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line: how many samples of what, and what they took."""
@@ -115,6 +118,23 @@ class Posterior:
     def mean(self) -> Tensor:
         """Pixelwise mean, (B, C, H, W): the estimate of least squared error."""
         return self.samples.mean(0)
+
+    @cached_property
+    def answer(self) -> Tensor:
+        """What is written as the restored image, (B, C, H, W): the mean.
+
+        Where a large hole was filled it is the sample nearest to the mean, unless the mean was asked
+        for: the mean of different textures is a blur.
+        """
+        if self.estimate == "mean" or not any(self.filled):
+            return self.mean
+        distance = (self.samples - self.mean).square().flatten(2).sum(2)  # (K, B)
+        nearest = distance.argmin(0)
+        rows = zip(nearest.tolist(), self.filled, strict=True)
+        chosen = [
+            self.samples[k, b] if filled else self.mean[b] for b, (k, filled) in enumerate(rows)
+        ]
+        return torch.stack(chosen)
 
     @cached_property
     def std(self) -> Tensor:
@@ -332,6 +352,7 @@ class Posterior:
             "seed": self.seed,
             "solver": self.solver,
             "estimate": self.estimate,
+            "filled": self.filled,
         }
         stored: dict[str, Tensor | str] = {"y": self.problem.y, "samples": self.samples, **arrays}
         if self.ess is not None:
@@ -382,6 +403,7 @@ class Posterior:
             y = torch.from_numpy(arrays["y"])
             ess = torch.from_numpy(arrays["ess"]) if "ess" in arrays else None
             cost = {key: record[key] for key in ("nfe", "seconds", "seed", "solver", "estimate")}
+            filled = tuple(record.get("filled", ()))
             told = record["operator"], record["noise"]
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -396,7 +418,7 @@ class Posterior:
             problem = Problem(operator, noise, y)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return cls(samples, problem, ess=ess, **cost)
+        return cls(samples, problem, ess=ess, filled=filled, **cost)
 
     def report(
         self,

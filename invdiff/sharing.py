@@ -40,6 +40,7 @@ from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.resources import pick_device, this_process
 from invdiff.solvers import Solver
+from invdiff.solvers.tools.holes import begin_levels
 
 SUFFIX = ".unfinished"
 IDENTITY = "identity.txt"  # what the samples depend on, as a fingerprint
@@ -351,7 +352,8 @@ class SharedRun:
             drawn.append(Drawn([job], sample[None], ess, calls))
             seconds += took
         problem = task.problem.to("cpu", sample.dtype)
-        return gathered(problem, drawn, self.samples, seconds=seconds)
+        filled = [level > 0 for level in begin_levels(problem, self.prior, self.solver)]
+        return gathered(problem, drawn, self.samples, seconds=seconds, filled=filled)
 
 
 class Clock:

@@ -96,6 +96,7 @@ from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
+from invdiff.solvers.tools.holes import told_of_fill
 from invdiff.window import Window, told_of_window, window_of
 
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
@@ -489,6 +490,8 @@ def solve_parts(
         try:
             for i, part in enumerate(parts):
                 describe(settings, part, solver)
+                if line := told_of_fill(part.problem, prior, solver):
+                    say(line)
                 stopped: Interrupted | None = None
                 try:
                     posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
@@ -516,7 +519,7 @@ def solve_parts(
                     failures.append(error)
                 folder.keep()
                 if settings.measurement and not settings.preview:
-                    answers += part.answers(posterior.mean)
+                    answers += part.answers(posterior.answer)
                 judge_and_show(settings, part, posterior, within, text, stopped is not None)
                 finished.append(part.size)
                 if stopped is not None:
@@ -644,9 +647,9 @@ class Part:
         """What the images look like before they are restored, (B, C, H, W)."""
         return looks(self.problem) if self.truth is None else self.truth
 
-    def answers(self, mean: Tensor) -> list[Picture]:
-        """The restored pictures, as large as the files', given the mean of the samples (B, C, H, W)."""
-        parts = torch.split(mean, [len(picture) for picture in self.pictures])
+    def answers(self, restored: Tensor) -> list[Picture]:
+        """The restored pictures, as large as the files', given their values (B, C, H, W)."""
+        parts = torch.split(restored, [len(picture) for picture in self.pictures])
         if self.window is None:
             return [p.with_values(part) for p, part in zip(self.pictures, parts, strict=True)]
         return [

@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 ELSEWHERE = ("own-network.md", "latents.md")  # test_own_network_page.py, test_latents.py
 MEASURED = ("architecture.md", "changelog.md", "results.md", "trust.md", "defaults.md")
-LEFT_OUT = {DOCS / name for name in (*ELSEWHERE, *MEASURED, "designs.md", "gallery.md")}
+LEFT_OUT = {DOCS / name for name in (*ELSEWHERE, *MEASURED, "designs.md", "gallery.md", "holes.md")}
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - LEFT_OUT)]
 
 SETTINGS: dict[str, type] = {
