@@ -205,6 +205,14 @@ def further_cases() -> Iterator[Case]:
         torch.logspace(-0.7, 0.2, 12, dtype=torch.float64),
         solvers=NEAREST,
     )
+    seven = MixturePrior.unequal()
+    yield Case(
+        "seven modes of unequal widths",
+        seven,
+        Rows(seven.shape, normal(9, 49, generator=generator) / 7).double(),
+        torch.logspace(-0.9, 0.3, 9, dtype=torch.float64),
+        solvers=NEAREST,
+    )
 
 
 def operators(shape: tuple[int, int, int]) -> dict[str, LinearOperator]:
