@@ -133,12 +133,16 @@ class GaussianPrior:
 
 @dataclass(frozen=True)
 class MixturePrior:
-    """sum_k weights_k N(means_k, variance I), (K,) and (K, D)."""
+    """sum_k weights_k N(means_k, variance_k I), (K,) and (K, D).
+
+    Attributes:
+        variance: one number, or one for each mode, (K,).
+    """
 
     shape: tuple[int, int, int]
     weights: Tensor
     means: Tensor
-    variance: float
+    variance: float | Tensor
 
     @classmethod
     def gratings(cls, side: int = 8) -> MixturePrior:
@@ -162,38 +166,47 @@ class MixturePrior:
         weights = torch.arange(1, modes + 1, dtype=torch.float64)
         return cls((1, side, side), weights / weights.sum(), 0.5 + 0.1 * means, 0.05**2)
 
+    @classmethod
+    def unequal(cls) -> MixturePrior:
+        """Seven modes in all directions, of shares from 1 to 6 and widths from 0.04 to 0.07."""
+        means = normal(7, 49, generator=torch.Generator().manual_seed(11))
+        weights = torch.tensor([1.0, 2.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=torch.float64)
+        widths = torch.tensor([0.04, 0.06, 0.05, 0.07, 0.04, 0.05, 0.06], dtype=torch.float64)
+        return cls((1, 7, 7), weights / weights.sum(), 0.5 + 0.12 * means, widths.square())
+
+    @property
+    def variances(self) -> Tensor:
+        """Of every mode, (K,)."""
+        return self.variance + 0 * self.weights
+
     def denoiser(self) -> Denoiser:
-        return MixtureDenoiser(
-            self.weights, self.means.view(-1, *self.shape), self.variance + 0 * self.weights
-        )
+        return MixtureDenoiser(self.weights, self.means.view(-1, *self.shape), self.variances)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         modes = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        return self.means[modes] + math.sqrt(self.variance) * normal(
-            count, self.means.shape[1], generator=generator
-        )
+        z = normal(count, self.means.shape[1], generator=generator)
+        return self.means[modes] + self.variances[modes, None].sqrt() * z
 
     def posterior(
         self, problem: Problem, sigma: Sigma, count: int, generator: torch.Generator
     ) -> Tensor:
         A, y = dense(problem), problem.y.flatten(1)
         eye = torch.eye(A.shape[1], dtype=torch.float64)
-        means, covariance = zip(
-            *(condition(m, self.variance * eye, A, y, sigma) for m in self.means), strict=True
-        )
-        evidence = self.variance * A @ A.T + noise_of(A, sigma)
-        log_p = torch.stack(
-            [
-                torch.distributions.MultivariateNormal(A @ m, evidence).log_prob(y)
-                for m in self.means
-            ],
-            1,
-        )
-        modes = torch.multinomial(
-            (self.weights.log() + log_p).softmax(1), count, replacement=True, generator=generator
-        )
-        chosen = torch.stack(means, 1)[torch.arange(len(y)), modes.T]  # (count, B, D)
-        return chosen + normal(*chosen.shape, generator=generator) @ factor(covariance[0]).T
+        noise = noise_of(A, sigma)
+        means = []
+        factors = []
+        log_p = []
+        for mean, variance in zip(self.means, self.variances, strict=True):
+            posterior_mean, covariance = condition(mean, variance * eye, A, y, sigma)
+            evidence = torch.distributions.MultivariateNormal(A @ mean, variance * A @ A.T + noise)
+            means.append(posterior_mean)
+            factors.append(factor(covariance))
+            log_p.append(evidence.log_prob(y))
+        shares = (self.weights.log() + torch.stack(log_p, 1)).softmax(1)
+        modes = torch.multinomial(shares, count, replacement=True, generator=generator).T
+        chosen = torch.stack(means, 1)[torch.arange(len(y)), modes]  # (count, B, D)
+        z = normal(*chosen.shape, generator=generator)
+        return chosen + torch.einsum("kbij,kbj->kbi", torch.stack(factors)[modes], z)
 
 
 @dataclass(frozen=True)

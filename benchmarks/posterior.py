@@ -48,7 +48,7 @@ from torch import Tensor
 from invdiff import config, registry
 from invdiff.errors import InputError
 from invdiff.evaluation.metrics import crps, rank_coverage
-from invdiff.fingerprint import fingerprint
+from invdiff.fingerprint import fingerprint, rounded
 from invdiff.inference import restore
 from invdiff.io.whole import write_json
 from invdiff.noise import Gaussian
@@ -63,13 +63,14 @@ from invdiff.operators import (
 )
 from invdiff.operators.fourier import PartialFourier
 from invdiff.problem import Problem
-from invdiff.solvers import Solver
+from invdiff.solvers import DEFAULT, Solver
 
 PAGE = Path(__file__).parents[1] / "docs" / "trust.md"
 RECORDS = Path(__file__).with_suffix(".json")
 MARKER = "<!-- Written by benchmarks/posterior.py from here on. -->"
 TOO_WIDE = 100.0  # times the spread of the posterior: the sampler diverged
-NEAREST = ("gibbs_one", "gibbs", "pnpdm", "mmps_2m", "mmps", "c_pigdm")  # on the further problems
+# On the further problems.
+NEAREST = ("gibbs_one", "gibbs", "pnpdm", DEFAULT, "mmps_2m", "mmps", "c_pigdm")
 LESS_AND_MORE = (
     "gibbs_one rounds=4 sweeps=4",
     "gibbs_one",
@@ -87,7 +88,7 @@ class Case:
     Attributes:
         sigma: of the noise; one number, or one for each entry of y.
         size: true images, and samples of each.
-        solvers: of its table; all presets of a solver's own name, and gibbs_one, if empty.
+        solvers: of its table; all presets of a solver's own name, gibbs_one and the default, if empty.
     """
 
     name: str
@@ -99,7 +100,7 @@ class Case:
 
     def of_all(self) -> list[str]:
         """Return the names of the rows of its table."""
-        return list(self.solvers) or sorted([*registry.names("solver"), "gibbs_one"])
+        return list(self.solvers) or sorted([*registry.names("solver"), "gibbs_one", DEFAULT])
 
 
 class Truth(NamedTuple):
@@ -204,6 +205,14 @@ def further_cases() -> Iterator[Case]:
         torch.logspace(-0.7, 0.2, 12, dtype=torch.float64),
         solvers=NEAREST,
     )
+    seven = MixturePrior.unequal()
+    yield Case(
+        "seven modes of unequal widths",
+        seven,
+        Rows(seven.shape, normal(9, 49, generator=generator) / 7).double(),
+        torch.logspace(-0.9, 0.3, 9, dtype=torch.float64),
+        solvers=NEAREST,
+    )
 
 
 def operators(shape: tuple[int, int, int]) -> dict[str, LinearOperator]:
@@ -306,13 +315,20 @@ def code_of(module: str) -> str:
 
 
 def key_of(case: Case, words: str) -> str:
-    """Return the hash of what a row depends on."""
-    problem = (case.prior, case.operator, case.sigma, case.size)
+    """Return the hash of what a row depends on, the same on every processor."""
+    sigma = case.sigma if isinstance(case.sigma, float) else rounded(case.sigma)
+    problem = (content(case.prior), case.operator, sigma, case.size)
     if words == "exact":
         return fingerprint(problem)
     solver = preset(words)
     code = hashlib.sha256(code_of(type(solver).__module__).encode()).hexdigest()
     return fingerprint((problem, solver, code))
+
+
+def content(prior: Prior) -> dict[str, Any]:
+    """Return what a prior is made of, its tensors rounded: last bits differ with the threads."""
+    parts = {k: rounded(v) if isinstance(v, Tensor) else v for k, v in vars(prior).items()}
+    return {"class": type(prior).__name__, **parts}
 
 
 def name_of(case: Case, words: str) -> str:

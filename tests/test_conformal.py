@@ -284,3 +284,76 @@ def test_the_mean_pixel_surely_is_the_walk_on_shares() -> None:
     assert float(shares_outside(scores, found).mean()) < 0.2
     assert mean_pixel(scores, 0.2) < found
     assert mean_pixel_surely(scores[:10], 0.05, 0.1) == math.inf
+
+
+# The same by MAPIE, where it is installed.
+
+
+@pytest.mark.parametrize("images", [20, 57, 200])
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.5])
+def test_split_conformal_as_mapie_does_it(images: int, alpha: float) -> None:
+    regression = pytest.importorskip("mapie.regression", reason="MAPIE is not installed")
+    dummy = pytest.importorskip("sklearn.dummy")
+    errors = drawn(images, seed=3).numpy()
+    nothing = np.zeros((images, 1))
+    zero = dummy.DummyRegressor(strategy="constant", constant=0.0).fit(nothing, 0 * errors)
+    theirs = regression.SplitConformalRegressor(zero, confidence_level=1 - alpha, prefit=True)
+    theirs.conformalize(nothing, errors)
+    _, bounds = theirs.predict_interval(np.zeros((1, 1)))
+    ours = float(conformal_quantile(torch.from_numpy(errors).abs(), alpha))
+    assert bounds[0, :, 0] == pytest.approx([-ours, ours])
+
+
+def test_conformal_risk_control_as_mapie_does_it() -> None:
+    """Their bound on the risk is at most alpha at our factor, and above it just below that."""
+    methods = pytest.importorskip("mapie.risk_control.methods", reason="MAPIE is not installed")
+    scores = drawn(40, 300, seed=4).abs() * drawn(40, 1, seed=5).exp()
+    for alpha in (0.05, 0.1, 0.3):
+        ours = mean_pixel(scores, alpha)
+        factors = np.array([ours * (1 - 1e-9), ours])
+        losses = np.stack([shares_outside(scores, float(q)).numpy() for q in factors], 1)
+        _, bound = methods.get_r_hat_plus(losses, factors, "crc", None, None, None)
+        assert bound[1] <= alpha + 1e-12 < bound[0]
+
+
+def test_the_hoeffding_bentkus_p_value_as_mapie_has_it() -> None:
+    methods = pytest.importorskip("mapie.risk_control.methods", reason="MAPIE is not installed")
+    for images, seed in ((22, 0), (100, 1), (500, 2)):
+        losses = drawn(images, seed=seed).mul(0.1).abs()
+        for alpha in (0.02, 0.08, 0.1, 0.2):
+            mean = np.array([float(losses.mean())])
+            theirs = methods.compute_hoeffding_bentkus_p_value(mean, images, alpha)
+            assert hoeffding_bentkus_p(losses, alpha) == pytest.approx(min(1, theirs.item()))
+
+
+def test_the_betting_bound_beside_that_of_mapie() -> None:
+    """Theirs takes the wealth of each half at its best and adds them: never above ours.
+
+    Prop. 5 of Bates et al. is about the wealth of one walk, whose best is at most that sum.
+    """
+    methods = pytest.importorskip("mapie.risk_control.methods", reason="MAPIE is not installed")
+    grid = np.linspace(0.001, 0.999, 400)
+    for images, seed in ((40, 0), (200, 1)):
+        losses = drawn(images, seed=seed).mul(0.1).abs()
+        ours = upper_bound(losses, 0.1, partial(betting_p, delta=0.1))
+        rows = np.repeat(losses.numpy()[:, None], len(grid), 1)
+        _, bounds = methods.get_r_hat_plus(rows, grid, "rcps", "wsr", 0.1, 0.25)
+        assert float(losses.mean()) < bounds[0] <= ours + (grid[1] - grid[0])
+        halves = [losses[: images // 2], losses[images - images // 2 :]]
+        assert bounds[0] == pytest.approx(summed_bound(losses, halves, 0.1), abs=0.003)
+
+
+def summed_bound(losses: torch.Tensor, halves: list[torch.Tensor], delta: float) -> float:
+    """The bound from the sum of the best wealth of each half, with bets of the whole walk."""
+    numbers = torch.arange(1, len(losses) + 1).double()
+    mu = (0.5 + losses.cumsum(0)) / (1 + numbers)
+    v = (0.25 + (losses - mu).square().cumsum(0)) / (1 + numbers)
+    before = torch.cat([torch.tensor([0.25]).double(), v[:-1]])
+    bets = (2 * math.log(1 / delta) / (len(losses) * before)).sqrt().clamp_max(1)
+    first = len(halves[0])
+    for a in np.linspace(0.001, 0.999, 4000):
+        steps = torch.log1p(-bets * (losses - float(a)))
+        wealth = steps[:first].cumsum(0).max() + steps[-first:].cumsum(0).max()
+        if wealth > -math.log(delta):
+            return float(a)
+    return 1.0

@@ -219,3 +219,25 @@ def test_a_tie_widens_the_rank_by_one() -> None:
     for below, ties in ((0, 3), (1, 2), (2, 1), (3, 0), (1, 1)):
         samples = [near] * below + [same] * ties + [far] * (3 - below - ties)
         torch.testing.assert_close(u(*samples), (below + v * (1 + ties)) / 4, rtol=1e-12, atol=0)
+
+
+def test_ranks_as_the_authors_package_counts_them() -> None:
+    """Package tarp: the share of images whose rank over K is below each edge of its bins."""
+    theirs = pytest.importorskip("tarp", reason="the package tarp is not installed")
+    truth = drawn(300, 5)
+    samples = 0.8 * drawn(40, 300, 5, seed=1)
+    reference = drawn(300, 5, seed=2)
+    coverage, levels = theirs.get_tarp_coverage(
+        samples.numpy(),
+        truth.numpy(),
+        references=reference.numpy(),
+        norm=False,
+        num_alpha_bins=17,
+        bootstrap=False,
+    )
+    below, ties = tarp_ranks(samples, truth, reference)
+    shares = below.double() / len(samples)
+    assert int(ties.sum()) == 0
+    ours = [float((shares < level).double().mean()) for level in levels[:-1]]
+    assert coverage[:-1] == pytest.approx(ours, abs=1e-12)
+    assert coverage[-1] == pytest.approx(1.0)

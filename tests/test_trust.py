@@ -229,6 +229,19 @@ def test_only_rows_that_are_missing_or_have_changed_are_measured(
     ]
 
 
+def test_a_row_is_known_whatever_the_last_bits_of_its_problem() -> None:
+    """They differ from processor to processor, and with the number of threads."""
+    prior = GaussianPrior.patches(4)
+    near = replace(prior, covariance=prior.covariance * (1 + 1e-13))
+    other = replace(prior, covariance=prior.covariance * (1 + 1e-3))
+    sigma = torch.linspace(0.1, 0.3, 16, dtype=torch.float64).view(1, 4, 4)
+    case = Case("a", prior, Denoise((1, 4, 4)).double(), sigma)
+    key = posterior.key_of(case, "exact")
+    assert posterior.key_of(replace(case, prior=near, sigma=sigma * (1 + 1e-13)), "exact") == key
+    assert posterior.key_of(replace(case, prior=other), "exact") != key
+    assert posterior.key_of(replace(case, sigma=sigma * 1.001), "exact") != key
+
+
 def test_the_code_of_a_row_is_without_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
