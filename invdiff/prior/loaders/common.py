@@ -174,8 +174,8 @@ def _reason(error: Exception) -> str:
     found = re.search(r"WeightsUnpickler error: (.+)", text)
     if found:
         return found[1]
-    reason = first_line(error).partition("In PyTorch 2.6")[0].strip()
-    return reason.removeprefix("Weights only load failed.").strip() or "no pickle of tensors"
+    reason = first_line(error).partition("In PyTorch")[0].removeprefix("Weights only load failed.")
+    return "no pickle of tensors" if "weights_only" in reason else reason.strip() or "no pickle"
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
