@@ -66,9 +66,9 @@ def coils(images: int = 1) -> Lines:
         known = torch.view_as_complex(plain.exact("maps").contiguous())
         problem = Problem.simulate(x, true, Gaussian(0.01), 0)
         ways = {
-            "and phase true": true,
+            "true, and the phase": true,
             "true, phase estimated": SENSE(shape, maps=known, mask=mask, phase="estimate"),
-            "and phase estimated": SENSE(shape, maps="estimate", mask=mask),
+            "estimated, and the phase": SENSE(shape, maps="estimate", mask=mask),
         }
         for name, operator in ways.items():
             found = Problem(operator, Gaussian(0.01), problem.y).linear
