@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import threading
-import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,9 +131,10 @@ def read_weights(path: Path) -> Any:
             reason = recognised(path) or first_line(error)[:200]
             raise InputError(f"prior {path}: not a readable safetensors file ({reason})") from None
     try:
-        with warnings.catch_warnings():  # of torch about TorchScript, which the refusal names
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        zipped = _is_zip(path)
+        if zipped and _is_script(path):
+            raise TypeError("found a TorchScript archive, which holds code")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle fails as it likes
         code = _refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
         if code is not None:
@@ -149,8 +150,11 @@ def read_weights(path: Path) -> Any:
 
 def recognised(path: Path) -> str | None:
     """Return what a file that holds no weights is, by its first bytes, where they tell."""
-    with path.open("rb") as file:
-        start = file.read(max(map(len, BEGINNINGS)))
+    try:
+        with path.open("rb") as file:
+            start = file.read(max(map(len, BEGINNINGS)))
+    except OSError:  # what cannot be read tells nothing
+        return None
     found = (what for beginning, what in BEGINNINGS.items() if start.startswith(beginning))
     return next((f"found {what}" for what in found), None)
 
@@ -158,6 +162,12 @@ def recognised(path: Path) -> str | None:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def _is_script(path: Path) -> bool:
+    """Return whether a zip is a TorchScript archive, by the record that torch knows one by."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _refused_name(error: Exception) -> str | None:
@@ -168,10 +178,7 @@ def _refused_name(error: Exception) -> str | None:
 
 def _reason(error: Exception) -> str:
     """Return why torch could not read a file, without its advice."""
-    text = str(error)
-    if "TorchScript" in text:
-        return "found a TorchScript archive, which holds code"
-    found = re.search(r"WeightsUnpickler error: (.+)", text)
+    found = re.search(r"WeightsUnpickler error: (.+)", str(error))
     if found:
         return found[1]
     reason = first_line(error).partition("In PyTorch")[0].removeprefix("Weights only load failed.")
