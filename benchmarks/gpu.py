@@ -44,6 +44,7 @@ def settings_of(name: str, data: Path, words: Sequence[str]) -> TrainSettings:
     """
     given = [f"train={name}_gpu", f"data={data}", f"out=runs/{name}", *words]
     command = config.validate(TrainCommand, config.resolve(given, TrainCommand))
+    config.resolve_class("network", command.network, channels=0, channels_out=None, schedule=None)
     return TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
 
 

@@ -1,6 +1,6 @@
 """Compare solvers on photographs, for docs/which-solver.md: squares of 64x64 under the prior `photos`.
 
-    python benchmarks/photographs.py                                  an hour on one core
+    python benchmarks/photographs.py                                  more than an hour on one core
     python benchmarks/photographs.py --images 4 --solvers ddnm dps    a part of it
     python benchmarks/photographs.py --photos FOLDER --images 100     photographs of your own
 
@@ -12,6 +12,7 @@ page is written anew, below its marker, once every cell of the table is there.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from invdiff import evaluate
 from invdiff.errors import InputError
 from invdiff.io.collection import collect
 from invdiff.io.write import write_image
+from invdiff.solvers import DEFAULT
 
 PAGE = ROOT / "docs" / "which-solver.md"
 MARKER = "<!-- Written by benchmarks/photographs.py from here on. -->"
 TASKS = ("denoise", "inpaint", "inpaint_random", "deblur_gaussian", "sr4")
-SOLVERS = ("mmps_2m", "mmps", "pigdm", "dps", "ddnm", "diffpir", "diffpir_20")
+SOLVERS = (DEFAULT, "mmps_2m", "mmps", "pigdm", "dps", "ddnm", "diffpir", "diffpir_20")
 SIDE = 64
 
 
@@ -52,19 +54,34 @@ def write_squares(photos: Sequence[Path], count: int, folder: Path) -> None:
         raise InputError(f"photos: found {written} of {2 * SIDE} pixels or more, expected {count}")
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    found = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, nargs="+", default=list(PHOTOS))
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS))
-    parser.add_argument("--prior", default="photos")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "photographs")
-    parser.add_argument("--page", type=Path, default=PAGE)
-    arguments = parser.parse_args()
+    found.add_argument("--photos", type=Path, nargs="+", default=list(PHOTOS))
+    found.add_argument("--images", type=int, default=8)
+    found.add_argument("--tasks", nargs="+", default=list(TASKS))
+    found.add_argument("--solvers", nargs="+", default=list(SOLVERS))
+    found.add_argument("--prior", default="photos")
+    found.add_argument("--out", type=Path, default=ROOT / "results" / "photographs")
+    found.add_argument("--page", type=Path, default=PAGE)
+    return found
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """Return the command that makes the same table: what differs from the defaults is named."""
+    words = ["python", "benchmarks/photographs.py"]
+    for name in ("photos", "images", "tasks", "solvers", "prior"):
+        value = getattr(arguments, name)
+        if value != parser().get_default(name):
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = parser().parse_args()
     squares = arguments.out / f"squares_{arguments.images}"
     write_squares(arguments.photos, arguments.images, squares)
     evaluate.main(
@@ -78,7 +95,7 @@ def main() -> None:
     )
     summary = (arguments.out / "summary.md").read_text(encoding="utf-8")
     told = (
-        f"Made by `python benchmarks/photographs.py --images {arguments.images}`: prior "
+        f"Made by `{command(arguments)}`: prior "
         f"`{arguments.prior}`, squares of {SIDE}x{SIDE} of {arguments.images} photographs, one "
         "sample of each; means with their standard errors over photographs. Seconds are of a busy "
         "machine and good for nothing but their order."

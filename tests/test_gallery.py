@@ -62,6 +62,15 @@ def test_squares_are_the_middles_of_photographs(tmp_path: Path) -> None:
         photographs.write_squares(gallery.PHOTOS, 99, tmp_path / "squares")
 
 
+def test_a_table_names_the_command_that_makes_it() -> None:
+    read = photographs.parser().parse_args
+    assert photographs.command(read([])) == "python benchmarks/photographs.py"
+    words = ["--images", "3", "--solvers", "ddnm", "dps", "--prior", "faces64"]
+    said = photographs.command(read([*words, "--out", "elsewhere"]))
+    assert said == "python benchmarks/photographs.py " + " ".join(words)
+    assert vars(read(said.split()[2:])) == vars(read(words))
+
+
 def test_every_photograph_has_a_credit() -> None:
     rows = [line.split("\t") for line in gallery.CREDITS.read_text(encoding="utf-8").splitlines()]
     assert all(len(row) == 4 and all(row) for row in rows)

@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,44 @@ def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><html>Quota exceeded</html>", "found a web page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "found a pointer of Git LFS",
+        ),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "found a picture"),
+        (b"\x1f\x8b\x08" + bytes(40), "found a gzip archive"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".safetensors"])
+def test_what_is_given_in_place_of_weights_is_named(
+    content: bytes, what: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"ffhq_10m{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_prior(path)
+    assert what in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.:FutureWarning", "ignore:.*torch.jit.:DeprecationWarning"
+)
+def test_advice_to_read_a_file_unsafely_is_not_passed_on(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    (tmp_path / "torn.pt").write_bytes(b"hello " * 100)
+    (tmp_path / "tar.ckpt").write_bytes(bytes(10_240))
+    for name in ("script.pt", "torn.pt", "tar.ckpt"):
+        with warnings.catch_warnings(), pytest.raises(InputError) as caught:
+            warnings.simplefilter("error")
+            read_weights(tmp_path / name)
+        assert "weights_only" not in str(caught.value), name
+        assert str(caught.value).endswith(")"), name
+
+
 def test_other_networks_are_refused(tmp_path: Path) -> None:
     classifier = {
         "time_embed.0.weight": torch.zeros(4, 4),
@@ -287,6 +326,9 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         "output_blocks.0.0.in_layers.0.weight": torch.zeros(4),
     }
     with pytest.raises(InputError, match="found 6 channels in and 3 out: an upsampler"):
+        guided.load(upsampler, {})
+    upsampler["out.2.weight"] = torch.zeros(6, 4, 3, 3)  # with a learned variance: all public ones
+    with pytest.raises(InputError, match="found 6 channels in and 6 out: an upsampler"):
         guided.load(upsampler, {})
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(InputError, match="found a UNet2DConditionModel"):

@@ -239,3 +239,26 @@ REGISTERED = {
 def test_what_has_a_name_is_in_the_reference(module: str) -> None:
     pages = [page.read_text("utf-8") for page in (DOCS / "api").glob("*.md")]
     assert any(f"::: {module}\n" in page for page in pages), f"docs/api has no ::: {module}"
+
+
+FIGURE = re.compile(r"\d\.\d")
+MADE_BY = re.compile(
+    r"`(?:python|invdiff)[^`]*`|^    (?:python|invdiff) |tests/test_|by hand|<!-- Written by",
+    re.MULTILINE | re.IGNORECASE,
+)
+WORDS = {"own-network.md", "units.md"}  # whose tables hold settings
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_a_table_of_figures_tells_what_made_it(page: Path) -> None:
+    """In its section, in the one that this belongs to, or at the head of the page."""
+    if page.name in WORDS:
+        return
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    sections = re.split(r"(?m)^(?=##+ )", text)
+    head, above = sections[0], ""
+    for section in sections[1:]:
+        above = section if section.startswith("## ") else above
+        rows = [line for line in section.splitlines() if line[:1] == "|" and FIGURE.search(line)]
+        if len(rows) > 1:
+            assert any(MADE_BY.search(part) for part in (section, above, head)), section[:60]

@@ -906,6 +906,8 @@ def test_what_the_script_for_a_gpu_refuses(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(gpu, "LARGEST_DATA", 1000)
     with pytest.raises(InputError, match="setting 'stepz' is unknown"):
         gpu.main([out, "--only=faces64", f"--faces={tmp_path / 'data' / 'x'}", "stepz=3"])
+    with pytest.raises(InputError, match="width"):  # of another network than the preset's
+        gpu.settings_of("photos_low", tmp_path / "data", ["network.width=8"])
 
 
 @pytest.mark.parametrize("name", ["photos", "faces64"])

@@ -790,9 +790,8 @@ def _load(what: str, name: str | Path) -> tuple[Spec, nn.Module]:
             spec = _described(what, path, header, shapes)
             weights = {key: _weight(what, path, key, dtypes[key], file) for key in shapes}
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{what} {path}: not a readable safetensors file ({reason_of(error)})"
-        ) from None
+        reason = common.recognised(path) or reason_of(error)
+        raise InputError(f"{what} {path}: not a readable safetensors file ({reason})") from None
     return spec, _with_weights(spec, weights)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,19 @@ from invdiff.prior.edm import EDMDenoiser, Preconditioning
 from invdiff.prior.schedule import Schedule
 
 Weights = dict[str, Tensor]
+# How files begin that are given in place of weights, and what they are.
+BEGINNINGS = {
+    b"version https://git-lfs": "a pointer of Git LFS, expected the file itself: git lfs pull",
+    b"<!DOCTYPE": "a web page, expected the file itself: the download went wrong",
+    b"<!doctype": "a web page, expected the file itself: the download went wrong",
+    b"<html": "a web page, expected the file itself: the download went wrong",
+    b"\x1f\x8b": "a gzip archive, expected what is in it",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x89HDF": "an HDF5 file",
+    b"GGUF": "a GGUF file",
+}
 
 
 @dataclass(frozen=True)
@@ -114,10 +128,13 @@ def read_weights(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            reason = first_line(error)[:200]
+            reason = recognised(path) or first_line(error)[:200]
             raise InputError(f"prior {path}: not a readable safetensors file ({reason})") from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        zipped = _is_zip(path)
+        if zipped and _is_script(path):
+            raise TypeError("found a TorchScript archive, which holds code")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle fails as it likes
         code = _refused_name(error) if isinstance(error, pickle.UnpicklingError) else None
         if code is not None:
@@ -126,13 +143,31 @@ def read_weights(path: Path) -> Any:
                 "file of weights alone"
             ) from None
         raise InputError(
-            f"prior {path}: not a readable file of weights ({reason_of(error)[:200]})"
+            f"prior {path}: not a readable file of weights "
+            f"({recognised(path) or reason_of(error)[:200]})"
         ) from None
+
+
+def recognised(path: Path) -> str | None:
+    """Return what a file that holds no weights is, by its first bytes, where they tell."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(max(map(len, BEGINNINGS)))
+    except OSError:  # what cannot be read tells nothing
+        return None
+    found = (what for beginning, what in BEGINNINGS.items() if start.startswith(beginning))
+    return next((f"found {what}" for what in found), None)
 
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def _is_script(path: Path) -> bool:
+    """Return whether a zip is a TorchScript archive, by the record that torch knows one by."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _refused_name(error: Exception) -> str | None:

@@ -313,6 +313,11 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
     stem = weights["input_blocks.0.0.weight"]
     channels = stem.shape[1]
     channels_out = weights["out.2.weight"].shape[0]
+    if channels == channels_out == 6:
+        raise InputError(
+            "found 6 channels in and 6 out: an upsampler, which is told a smaller picture beside the "
+            "noisy one; expected a prior of pictures (one of six channels: invdiff.prior_from)"
+        )
     if channels_out not in (channels, 2 * channels):
         raise InputError(
             f"found {channels} channels in and {channels_out} out: an upsampler or a latent model; "
