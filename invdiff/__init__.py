@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from invdiff.files import restore_file, restore_folder
     from invdiff.inference import Interrupted, restore
     from invdiff.listing import list as list
+    from invdiff.noise.coloured import Coloured, Correlated
     from invdiff.noise.instruments import Quantised, Rician, Speckle
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.one_call import mmse
@@ -39,6 +40,8 @@ _WHERE = {
     "Adjustment": "invdiff.adjustment",
     "BlindPosterior": "invdiff.blind",
     "Calibration": "invdiff.evaluation.calibration",
+    "Coloured": "invdiff.noise",
+    "Correlated": "invdiff.noise",
     "Fission": "invdiff.diagnostics.fission",
     "Gaussian": "invdiff.noise",
     "InputError": "invdiff.errors",
@@ -86,6 +89,8 @@ __all__ = [
     "Adjustment",
     "BlindPosterior",
     "Calibration",
+    "Coloured",
+    "Correlated",
     "Fission",
     "Gaussian",
     "InputError",

@@ -273,7 +273,7 @@ class Posterior:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        y = as_float(self.problem.y)
+        y = as_float(self.problem.measurement)
         deviation = self.brightness_std if self.samples.shape[2] == 3 else self.std
         samples, mean, std = (as_float(x) for x in (self.samples, self.mean, deviation))
         if pictures is None:
@@ -324,16 +324,21 @@ class Posterior:
     def _stored(self) -> dict[str, Tensor | str]:
         """What ``posterior.npz`` holds: arrays, and all else in JSON."""
         arrays: dict[str, Tensor] = {}
+        stated = self.problem.stated or self.problem
         record = {
-            "operator": record_of_operator(self.problem.operator, arrays),
-            "noise": record_of_noise(self.problem.noise, arrays),
+            "operator": record_of_operator(stated.operator, arrays),
+            "noise": record_of_noise(stated.noise, arrays),
             "nfe": self.nfe,
             "seconds": self.seconds,
             "seed": self.seed,
             "solver": self.solver,
             "estimate": self.estimate,
         }
-        stored: dict[str, Tensor | str] = {"y": self.problem.y, "samples": self.samples, **arrays}
+        stored: dict[str, Tensor | str] = {
+            "y": self.problem.measurement,
+            "samples": self.samples,
+            **arrays,
+        }
         if self.ess is not None:
             stored["ess"] = self.ess
         stored["record"] = json.dumps(record)
@@ -450,7 +455,7 @@ class Posterior:
         """
         from invdiff.panel import Cell, Panel  # matplotlib, which takes a while
 
-        y = self.problem.y
+        y = self.problem.measurement
         several = len(self.samples) > 1
         columns: dict[str, Tensor] = {} if truth is None else {"truth": truth}
         if self.problem.y_is_picture:

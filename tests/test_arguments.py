@@ -14,6 +14,8 @@ from torch import nn
 
 import invdiff
 from invdiff import (
+    Coloured,
+    Correlated,
     Gaussian,
     InputError,
     Laplace,
@@ -159,6 +161,8 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         TrainSettings,
         {"data": "x", "steps": 1, "batch": 1, "lr": 0.1, "ema": 0.9, "seed": 0, "T": 5},
     ),
+    "Coloured": (Coloured, {"sigma": 0.1, "exponent": 1.0, "spectrum": np.ones((2, 2))}),
+    "Correlated": (Correlated, {"covariance": np.eye(2)}),
     "Gaussian": (Gaussian, {"sigma": 0.1}),
     "Laplace": (Laplace, {"scale": 0.1}),
     "Poisson": (Poisson, {"peak": 3.0}),
@@ -189,6 +193,7 @@ FITS = {
     **{
         ("half", name): True
         for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr", "sigma_max", "looks")
+        + ("exponent",)
         + ("noise",)
     },
     ("bytes", "numbers"): True,  # a sequence of integers
