@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from invdiff.prior.own import prior_from, prior_from_denoiser
     from invdiff.prior.reverse import generate
     from invdiff.problem import Problem
+    from invdiff.streaming import restore_to_zarr
     from invdiff.training.trainer import TrainSettings, fit
 
 __version__ = "0.2.0"
@@ -77,6 +78,7 @@ _WHERE = {
     "restore_blind": "invdiff.blind",
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
+    "restore_to_zarr": "invdiff.streaming",
     "save_prior": "invdiff.prior.checkpoint",
     "score": "invdiff.prior.ncsn",
     "split_measurement": "invdiff.diagnostics.fission",
@@ -126,6 +128,7 @@ __all__ = [
     "restore_blind",
     "restore_file",
     "restore_folder",
+    "restore_to_zarr",
     "save_prior",
     "score",
     "solvers",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from invdiff.adjustment import Adjustment, Rule, not_calibrated
 from invdiff.diagnostics.fit import judge_fit
 from invdiff.directions import Directions, principal
 from invdiff.errors import InputError, described, first_line, shown, warn
+from invdiff.export import to_arviz, to_xarray
 from invdiff.intervals import Interval
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture, to_channels
@@ -110,6 +111,28 @@ class Posterior:
         """
         found: np.ndarray = as_float(self.samples).numpy()
         return found
+
+    def to_xarray(self, picture: Picture | None = None) -> Any:
+        """Return an ``xarray.Dataset`` of the samples and y, with coordinates and units.
+
+        Args:
+            picture: what the B images were read from, whose names and units are taken.
+
+        Raises:
+            InputError: xarray is missing, or the picture has another number of images.
+        """
+        return to_xarray(self, picture)
+
+    def to_arviz(self, picture: Picture | None = None) -> Any:
+        """Return the groups posterior and observed_data of ArviZ, an ``xarray.DataTree``.
+
+        Args:
+            picture: as in `to_xarray`.
+
+        Raises:
+            InputError: as `to_xarray`.
+        """
+        return to_arviz(self, picture)
 
     @cached_property
     def mean(self) -> Tensor:

@@ -44,6 +44,7 @@ from invdiff import (
     restore_blind,
     restore_file,
     restore_folder,
+    restore_to_zarr,
     save_prior,
     score,
     solvers,
@@ -154,6 +155,11 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "stein": (stein, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "seed": 0}),
     "ksd": (ksd, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "draws": 9, "seed": 0}),
     "tarp": (tarp, {"posterior": POSTERIOR, "truth": Y, "seed": 0}),
+    "restore_to_zarr": (
+        restore_to_zarr,
+        {"path": "new.zarr", "problem": PROBLEM, "prior": PRIOR, "solver": SOLVER, "samples": 2}
+        | {"seed": 0},
+    ),
     "save_prior": (save_prior, {"prior": SHIPPED, "path": "new.safetensors", "card": {}}),
     "load_prior": (load_prior, {"name": "nowhere"}),
     "fit": (fit, {"settings": TrainSettings(data="nowhere"), "out": "new"}),

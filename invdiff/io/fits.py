@@ -49,6 +49,9 @@ def encode_fits(pages: np.ndarray, header: FileHeader | None) -> bytes:
         return written.getvalue()
     with fits.open(io.BytesIO(header.data), memmap=False) as units:
         unit = units[int(header.place)]
+        _ = unit.data  # while the cards below still tell what the stored numbers mean
+        for key in ("BSCALE", "BZERO", "BLANK"):
+            unit.header.remove(key, ignore_missing=True)
         unit.data = header.shaped(values)
         if header.zoom != 1:
             _smaller_pixels(unit.header, header.zoom)

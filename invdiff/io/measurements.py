@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError
 from invdiff.io.collection import listed, read_pictures
-from invdiff.io.fastmri import FASTMRI, read_hdf5
+from invdiff.io.fastmri import FASTMRI, read_hdf5, read_kspace
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture
 from invdiff.io.units import MEASUREMENTS
@@ -63,7 +63,10 @@ def read_measurements(path: str | Path, picture: bool, coils: bool = False) -> l
 
 def _read(file: Path, coils: bool) -> Tensor:
     """(B, C, h, w) of one file."""
-    array = read_hdf5(file) if file.suffix.lower() in FASTMRI else _array(file)
+    if file.suffix.lower() in FASTMRI:
+        array = read_kspace(file) if coils else read_hdf5(file)
+    else:
+        array = _array(file)
     if array.dtype.kind not in "biufc" or not array.size:
         raise InputError(
             f"measurement {file}: found {array.dtype} values of shape {array.shape}, "

@@ -1,4 +1,4 @@
-"""Camera RAW, by rawpy (LibRaw): developed to 16 bits of linear or sRGB colour, as the camera balanced it.
+"""Camera RAW, by rawpy (LibRaw): developed to 16 bits of sRGB colour, as the camera balanced it.
 
 https://www.libraw.org. DNG, CR2, CR3, NEF, ARW, RAF, ORF and RW2. The picture is demosaiced by LibRaw,
 with the white balance of the camera, sRGB, and no brightening; it is written as a 16-bit PNG or TIFF,
