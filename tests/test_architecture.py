@@ -47,6 +47,8 @@ RANKS = [
         "held",
         "adjustment",
         "posterior",
+        "export",
+        "streaming",
         "inference",
         "sharing",
         "choice",
