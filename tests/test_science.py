@@ -149,7 +149,13 @@ def test_which_dataset_of_hdf5(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("axes", "shape"),
-    [("YX", (4, 5)), ("ZYX", (3, 4, 5)), ("TCYX", (2, 2, 4, 5)), ("CZYX", (4, 3, 4, 5))],
+    [
+        ("YX", (4, 5)),
+        ("ZYX", (3, 4, 5)),
+        ("TCYX", (2, 2, 4, 5)),
+        ("CZYX", (4, 3, 4, 5)),
+        ("TCYX", (2, 3, 4, 5)),
+    ],
 )
 def test_ome_tiff_keeps_sizes_and_channels(
     tmp_path: Path, axes: str, shape: tuple[int, ...]
@@ -163,7 +169,8 @@ def test_ome_tiff_keeps_sizes_and_channels(
     tifffile.imwrite(tmp_path / "a.ome.tif", values, ome=True, metadata={**told, "axes": axes})
     picture = read_picture(tmp_path / "a.ome.tif")
     assert picture.suffix == ".ome.tif" and picture.name == "a"
-    assert len(picture) == np.prod(shape[:-2])
+    colours = picture.values.shape[1]
+    assert len(picture) * colours == np.prod(shape[:-2]) and colours == (3 if count == 3 else 1)
     for picture_of, zoom in ((picture, 1), (larger(picture, 2), 2)):
         path = tmp_path / f"{zoom}.ome.tif"
         write_picture(path, picture_of)

@@ -44,7 +44,10 @@ def ome_of_tiff(tiff: Any) -> FileHeader | None:
         told["Name"] = image["Name"]
     if "Description" in image:
         told["Description"] = image["Description"]
-    shape = tuple(n for n, axis in zip(series.shape, series.axes, strict=True) if axis not in "YXS")
+    lengths = dict(zip(series.axes, series.shape, strict=True))
+    if lengths.get("C") == 3 and "S" not in lengths:  # read as colours, see `invdiff.io.tiff`
+        axes = axes.replace("C", "c")
+    shape = tuple(lengths[axis] for axis in axes if axis not in "YXc")
     return FileHeader("ome_tiff", json.dumps(told).encode(), axes, shape)
 
 
@@ -57,13 +60,19 @@ def write_ome_tiff(path: Path, array: np.ndarray, header: FileHeader) -> None:
             told[f"PhysicalSize{axis}"] /= header.zoom
     colour = array.ndim == 4
     values = header.shaped(array)
+    axes = header.place
     fits = values.shape[: -3 if colour else -2] == header.shape
-    axes = header.place if fits else "ZYX" if len(array) > 1 else "YX"
-    if not fits:
+    if fits and colour and "c" in axes:  # three channels, each a plane of its own
+        values = np.moveaxis(values, -1, axes.index("c"))
+        axes = axes.upper()
+        colour = False
+    elif not fits or "c" in axes:
+        values = array if len(array) > 1 else array[0]
+        axes = "ZYX" if len(array) > 1 else "YX"
         told.pop("Channel", None)
     library.imwrite(
         path,
-        values if fits or len(array) > 1 else array[0],
+        values,
         ome=True,
         photometric="rgb" if colour else "minisblack",
         metadata={**told, "axes": axes + "S" * colour},

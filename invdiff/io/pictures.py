@@ -119,6 +119,8 @@ class Picture:
             >>> Picture(torch.rand(1, 3, 4, 4), source=".jpg").own_suffix
             '.jpg'
         """
+        if isinstance(self.header, FileHeader):  # also of an OME-TIFF that is called .tif
+            return self.suffix
         one_opaque = len(self) == 1 and self.alpha is None and self.values.shape[1] in (1, 3)
         fits = {
             ".jpg": one_opaque and self.bits == 8,

@@ -99,8 +99,8 @@ class Transmission(Operator):
         if values.ndim == 1 and isinstance(self.scan, Scan) and self.scan.detectors_first:
             values = values[:, None]
         try:
-            fits = tuple(torch.broadcast_shapes(values.shape, expected)) == expected
-        except RuntimeError:
+            fits = np.broadcast_shapes(tuple(values.shape), expected) == expected
+        except ValueError:
             fits = False
         if not fits:
             raise InputError(
