@@ -27,8 +27,8 @@ def to_xarray(posterior: Posterior, picture: Picture | None = None) -> Any:
 
     Args:
         posterior: of B images.
-        picture: what the B images were read from, whose names are coordinates, and in whose units the
-            values are; without it they are on the [0, 1] scale.
+        picture: what the B images were read from, whose names are coordinates, and in whose units
+            the values are; without it they are on the [0, 1] scale.
 
     Raises:
         InputError: xarray is missing, or the picture has another number of images.

@@ -1,7 +1,7 @@
 """Samples in a Zarr store that is written while they are drawn: as many, and as large, as a disk holds.
 
-https://zarr.dev. A sample that is finished is on the disk, in a chunk of its own, and leaves memory. A
-run that was stopped goes on where it was.
+https://zarr.dev. A sample that is finished is on the disk, in a chunk of its own, and leaves
+memory. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """FITS files of astronomy, by astropy: an image and its whole file, header, WCS and all.
 
-https://fits.gsfc.nasa.gov/fits_standard.html. Values are physical ones: BSCALE and BZERO are applied,
-BLANK and NaN are no picture. The image is that of the first unit that has one, or a cube of them, its
-rows in the order of the array, the first at the bottom of the sky. What is written is the file that was
-read with other pixels, in float32; where there are more of them, its WCS is for the smaller ones.
+https://fits.gsfc.nasa.gov/fits_standard.html. Values are physical ones: BSCALE and BZERO are
+applied, BLANK and NaN are no picture. The image is that of the first unit that has one, or a cube
+of them, its rows in the order of the array, the first at the bottom of the sky. What is written is
+the file that was read with other pixels, in float32; where there are more of them, its WCS is for
+the smaller ones.
 """
 
 from __future__ import annotations

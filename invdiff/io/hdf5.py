@@ -1,9 +1,9 @@
 """HDF5 files of instruments, by h5py: one dataset of images and its whole file, attributes and all.
 
-The dataset is the one of this name: image, images, data or y, at any depth, else the only one that is
-an array of real numbers with two axes or more. Its last two axes are rows and columns, the ones before
-count images. Values are physical ones. What is written is the file that was read with this dataset in
-float32, its attributes (pixel size, units, axes) kept.
+The dataset is the one of this name: image, images, data or y, at any depth, else the only one that
+is an array of real numbers with two axes or more. Its last two axes are rows and columns, the ones
+before count images. Values are physical ones. What is written is the file that was read with this
+dataset in float32, its attributes (pixel size, units, axes) kept.
 """
 
 from __future__ import annotations

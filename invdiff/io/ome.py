@@ -1,9 +1,9 @@
 """Microscopy: OME-TIFF by tifffile and OME-Zarr by zarr, with pixel sizes, channels and axes.
 
-https://ngff.openmicroscopy.org (0.4 and 0.5), https://docs.openmicroscopy.org/ome-model. Every plane of
-rows and columns is an image; what the axes before them are (time, channel, depth), their order, the
-names of channels and the physical size of pixels are kept, and written again. Of an OME-Zarr the image
-of full size is read.
+https://ngff.openmicroscopy.org (0.4 and 0.5), https://docs.openmicroscopy.org/ome-model. Every
+plane of rows and columns is an image; what the axes before them are (time, channel, depth), their
+order, the names of channels and the physical size of pixels are kept, and written again. Of an
+OME-Zarr the image of full size is read.
 """
 
 from __future__ import annotations

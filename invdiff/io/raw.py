@@ -1,8 +1,8 @@
 """Camera RAW, by rawpy (LibRaw): developed to 16 bits of sRGB colour, as the camera balanced it.
 
-https://www.libraw.org. DNG, CR2, CR3, NEF, ARW, RAF, ORF and RW2. The picture is demosaiced by LibRaw,
-with the white balance of the camera, sRGB, and no brightening; it is written as a 16-bit PNG or TIFF,
-for no program writes RAW.
+https://www.libraw.org. DNG, CR2, CR3, NEF, ARW, RAF, ORF and RW2. The picture is demosaiced by
+LibRaw, with the white balance of the camera, sRGB, and no brightening; it is written as a 16-bit
+PNG or TIFF, for no program writes RAW.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ _STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 _DNG_VERSION = 50706
 _MAKE = 271
 _SUB_IFDS = 330
-_PHOTOMETRIC = 262
-_CFA = 32803
 _RAW_MAKERS = (b"NIKON", b"SONY")
 
 
@@ -32,7 +30,7 @@ def is_raw(data: bytes) -> bool:
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return False
     tags = _first_tags(data)
-    if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC, b"")[:2] in (b"\x23\x80", b"\x80\x23"):
+    if _DNG_VERSION in tags:
         return True
     return _SUB_IFDS in tags and tags.get(_MAKE, b"").startswith(_RAW_MAKERS)
 

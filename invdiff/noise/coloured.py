@@ -5,8 +5,8 @@ Fundamentals of Statistical Signal Processing I, Section 4.5): W y = W A x + n w
 the same problem, and any solver takes it. A `Problem` does so by itself. The determinant of W is 1,
 so that the likelihood of W y is that of y.
 
-Stationary noise, whose covariance is a convolution, is told by its power spectrum, and W is a filter
-in the Fourier domain; other noise by its covariance matrix S = L L^T, and W = s L^-1.
+Stationary noise, whose covariance is a convolution, is told by its power spectrum, and W is a
+filter in the Fourier domain; other noise by its covariance matrix S = L L^T, and W = s L^-1.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Coloured(NoiseModel):
         sigma: standard deviation of every entry, on the [0, 1] scale.
         exponent: a, of a power that falls as 1 / f^a with the spatial frequency f, which counts as
             the lowest one where it is 0. 0 is white noise, 1 pink, 2 brown.
-        spectrum: power at the frequencies of `torch.fft.fft2`, (h, w) as y, in place of a power law,
-            or the .npy file of it; its scale does not matter.
+        spectrum: power at the frequencies of `torch.fft.fft2`, (h, w) as y, in place of a power
+            law, or the .npy file of it; its scale does not matter.
 
     Raises:
         InputError: `sigma` is not positive, `exponent` is not from 0 to 8, `spectrum` is not

@@ -1,7 +1,7 @@
 """Linear maps that make coloured Gaussian noise white: a filter, or the inverse of a Cholesky factor.
 
-W S W^T = s^2 I for a covariance S, Kay 1993, Fundamentals of Statistical Signal Processing I, Section
-4.5. The determinant of W is 1, which keeps densities as they are.
+W S W^T = s^2 I for a covariance S, Kay 1993, Fundamentals of Statistical Signal Processing I,
+Section 4.5. The determinant of W is 1, which keeps densities as they are.
 """
 
 from __future__ import annotations

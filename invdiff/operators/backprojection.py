@@ -1,9 +1,10 @@
 """Filtered backprojection of a scan: Kak & Slaney 1988, Sections 3.3 and 3.4.
 
-https://doi.org/10.1137/1.9780898719277. Every view is convolved with the ramp filter as it is sampled
-(Eq. 61; Ramachandran & Lakshminarayanan 1971), times Hann's window up to a cut-off, and smeared back
-along its rays: for parallel rays as it is, for a fan with the weights of Eq. 92 (arc) and 116 (straight
-row). A fan must turn once around.
+https://doi.org/10.1137/1.9780898719277. Every view is convolved with the ramp filter as it is
+sampled (Eq. 61; Ramachandran & Lakshminarayanan 1971), times Hann's window up to a cut-off, and
+smeared back
+along its rays: for parallel rays as it is, for a fan with the weights of Eq. 92 (arc) and 116
+(straight row). A fan must turn once around.
 """
 
 from __future__ import annotations

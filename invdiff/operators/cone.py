@@ -1,9 +1,9 @@
 """Cone beams by the ASTRA Toolbox, where it is installed: volumes as images whose channels are slices.
 
-https://astra-toolbox.com, van Aarle et al. 2016 (https://doi.org/10.1364/OE.24.025129). ASTRA has cone
-beams for GPUs of NVIDIA alone, and its wheel needs CUDA's libraries even to be imported. Its
-backprojection is not the exact transpose of its projection: ``invdiff.operators.check`` tells by how
-much, and `pinv` stops at that accuracy.
+https://astra-toolbox.com, van Aarle et al. 2016 (https://doi.org/10.1364/OE.24.025129). ASTRA has
+cone beams for GPUs of NVIDIA alone, and its wheel needs CUDA's libraries even to be imported. Its
+backprojection is not the exact transpose of its projection: ``invdiff.operators.check`` tells by
+how much, and the conjugate gradients of `pinv` assume that it is.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from invdiff.operators.tomography import (
 class ConeBeam(LinearOperator):
     """Line integrals of a cone of rays, from a point source onto a flat panel, by ASTRA on a GPU.
 
-    An image (D, H, W) is a volume of D slices along the axis of rotation, as channels: a prior of gray
-    pictures serves it slice by slice. y is (rows, angles, detectors), rows along the axis. Within the
-    middle slice angles, turn and the order of detectors are those of `FanBeam`.
+    An image (D, H, W) is a volume of D slices along the axis of rotation, as channels: a prior of
+    gray pictures serves it slice by slice. y is (rows, angles, detectors), rows along the axis.
+    Within the middle slice angles, turn and the order of detectors are those of `FanBeam`.
 
     Args:
         shape: (D, H, W) of the volume, in cubes of side 1.
         angles: number of angles, evenly spaced over a turn, or the angles, in degrees.
-        source: distance of the source from the axis of rotation, in pixels; None for twice the diagonal
-            of a slice.
+        source: distance of the source from the axis of rotation, in pixels; None for twice the
+            diagonal of a slice.
         detector: distance of the panel from the axis, in pixels; None for as far as the source.
         rows: of detectors; None for as many as cover the volume.
         detectors: in a row; None for as many as cover the volume.
@@ -51,8 +51,8 @@ class ConeBeam(LinearOperator):
         lengths: unit of length: "side" for max(H, W), or "pixels".
 
     Raises:
-        InputError: astra-toolbox is missing, cannot be loaded or finds no GPU, or a setting is out of
-            range.
+        InputError: astra-toolbox is missing, cannot be loaded or finds no GPU, or a setting is out
+            of range.
 
     Example:
         ``ConeBeam((64, 128, 128), angles=360)``, with a GPU.

@@ -2,8 +2,8 @@
 
 Kak & Slaney 1988, Section 4.1 (https://doi.org/10.1137/1.9780898719277); with `noise=poisson` the
 likelihood is that of the counts themselves (Erdogan & Fessler 1999, Eq. 1,
-https://doi.org/10.1088/0031-9155/44/11/311). No logarithm is taken of what was counted, which may be
-nothing at all.
+https://doi.org/10.1088/0031-9155/44/11/311). No logarithm is taken of what was counted, which may
+be nothing at all.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LEAST_LEFT = 0.5  # photons, of those that `line_integrals` takes the logarithm 
 class Transmission(Operator):
     """Counts of a CT scanner, with its flat and its dark field: y = flat exp(-attenuation A x) + dark.
 
-    A is a scan by parallel rays, lengths in sides of the image, or any other. Counts are divided by a
-    number of photons, the `peak` of ``noise=poisson``, by which flat and dark are divided, too. So a
-    scan of 20,000 photons a detector has ``noise.peak=20000``, y = counts / 20000, and flat = 1. An
-    `Operator`.
+    A is a scan by parallel rays, lengths in sides of the image, or any other. Counts are divided by
+    a number of photons, the `peak` of ``noise=poisson``, by which flat and dark are divided, too.
+    So a scan of 20,000 photons a detector has ``noise.peak=20000``, y = counts / 20000, and flat =
+    1. An `Operator`.
 
     Args:
         shape: (C, H, W) of the image.
@@ -43,15 +43,15 @@ class Transmission(Operator):
         pitch: as of `Radon`.
         offset: as of `Radon`.
         attenuation: line integral of an image of 1 along one unit of length of A, its side.
-        flat: what a detector counts without an object, dark not included; a number, (detectors,), or an
-            array that broadcasts to y.
+        flat: what a detector counts without an object, dark not included; a number, (detectors,),
+            or an array that broadcasts to y.
         dark: what a detector counts without a beam, likewise.
         size: (H, W) of the image, which a measurement tells only of a square one.
         scan: A in place of the one by parallel rays that the settings tell.
 
     Raises:
-        InputError: a setting is out of range, flat or dark do not fit y, or there are settings beside
-            a scan.
+        InputError: a setting is out of range, flat or dark do not fit y, or the scan is of
+            other images.
 
     Example:
         >>> counts = Transmission((1, 2, 2), angles=[0.0], detectors=2, attenuation=1.0, dark=0.5)

@@ -1,8 +1,8 @@
 """Operators of measurements whose noise was made white: x -> W A x.
 
 A Gaussian with a covariance S = s^2 (W^T W)^-1 is a white one after W: W y = W A x + n, n ~ N(0,
-s^2). W is a map of `invdiff.noise.whitening`. Where W is a filter and A a periodic convolution, or A =
-I, their product is a periodic convolution, which has an SVD.
+s^2). W is a map of `invdiff.noise.whitening`. Where W is a filter and A a periodic convolution, or
+A = I, their product is a periodic convolution, which has an SVD.
 """
 
 from __future__ import annotations
