@@ -1,9 +1,9 @@
 """OpenEXR files, by OpenEXR: scene light in floats, with the attributes of the header.
 
 https://openexr.com. Channels R, G, B (and A), or Y or any single one (gray), of the first part.
-Values are linear light, as they are: a prior of photographs knows sRGB, so a note says so. Where they go
-beyond [0, 1] they have units of their own range. What is written keeps every attribute that was
-read, in float32.
+Values are linear light, as they are: a prior of photographs knows sRGB, so a note says so. Where
+they go beyond [0, 1] they have units of their own range. What is written keeps every attribute that
+was read, in float32.
 """
 
 from __future__ import annotations
