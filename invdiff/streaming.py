@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, check_integer, check_type
+from invdiff.errors import InputError, check_integer, check_path, check_type
 from invdiff.fingerprint import fingerprint, key_of
 from invdiff.inference import Batch, Drawn, check, draw
 from invdiff.io.science import needed
@@ -115,6 +115,7 @@ def restore_to_zarr(
         ...
         invdiff.errors.InputError: problem: found 1 (int), expected a Problem...
     """
+    check_path("path", path)
     check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
     check_integer("samples", samples, 1)
     zarr = needed("zarr", "samples in Zarr", "zarr")

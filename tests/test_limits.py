@@ -135,7 +135,12 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "noise.instruments": {"LEAST_INTENSITY": 0.001},
     "operators.backprojection": {"WIDEST_GAP": 1.5, "CLOSED": 3.0},
-    "operators.transmission": {"MOST_ATTENUATION": 100.0, "LEAST_LEFT": 0.5},
+    "operators.transmission": {
+        "MOST_ATTENUATION": 100.0,
+        "LEAST_LEFT": 0.5,
+        "MOST_COUNTED": 1e6,
+        "LEAST_FLAT": 1e-6,
+    },
     "noise.level": {
         "MAD_OF_NORMAL": 0.6744897501960817,
         "SMALLEST": 100,

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from invdiff.arguments import number, real_array
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_type
 from invdiff.operators.base import LinearOperator, Operator
 from invdiff.operators.tomography import Radon, Scan
 from invdiff.registry import register
 
 MOST_ATTENUATION = 100.0  # of one side of the image: e^-100 of the photons come through
+MOST_COUNTED = 1e6  # of flat and dark, on the scale of y
+LEAST_FLAT = 1e-6
 LEAST_LEFT = 0.5  # photons, of those that `line_integrals` takes the logarithm of
 
 
@@ -81,7 +83,8 @@ class Transmission(Operator):
         super().__init__(shape)
         if scan is None:
             scan = Radon(shape, angles, start, stop, size, detectors, pitch, offset)
-        elif scan.shape != self.shape:
+        check_type("scan", scan, LinearOperator, "line integrals, such as FanBeam(...)")
+        if scan.shape != self.shape:
             raise InputError(f"scan: found one of images {scan.shape}, expected {self.shape}")
         self.scan = scan
         self.attenuation = number(
@@ -90,10 +93,10 @@ class Transmission(Operator):
             lambda v: 0 < v <= MOST_ATTENUATION,
             f"a positive number up to {MOST_ATTENUATION:g}",
         )
-        self.register_exact("flat", self._field("flat", flat, 0.0, inclusive=False))
-        self.register_exact("dark", self._field("dark", dark, 0.0, inclusive=True))
+        self.register_exact("flat", self._field("flat", flat, LEAST_FLAT))
+        self.register_exact("dark", self._field("dark", dark, 0.0))
 
-    def _field(self, name: str, given: Any, least: float, inclusive: bool) -> Tensor:
+    def _field(self, name: str, given: Any, least: float) -> Tensor:
         values = real_array(name, given)
         expected = self.scan.measurement_shape
         if values.ndim == 1 and isinstance(self.scan, Scan) and self.scan.detectors_first:
@@ -107,11 +110,12 @@ class Transmission(Operator):
                 f"{name}: found shape {tuple(values.shape)}, expected a number, (detectors,) or a "
                 f"shape that broadcasts to {expected}, the measurement's"
             )
-        wrong = (values < least) if inclusive else (values <= least)
+        wrong = (values < least) | (values > MOST_COUNTED)
         if bool(wrong.any()):
-            kind = "non-negative" if inclusive else "positive"
             found = float(values[wrong].flatten()[0])
-            raise InputError(f"{name}: found {found:g}, expected {kind} numbers")
+            raise InputError(
+                f"{name}: found {found:g}, expected numbers from {least:g} to {MOST_COUNTED:g}"
+            )
         return values
 
     @classmethod
