@@ -278,7 +278,7 @@ def _loaded(name: str, given: Any) -> Tensor:
             given = np.load(Path(given), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(
-                f"{name} {given}: cannot be read as .npy ({first_line(error)})"
+                f"{name} {given}: cannot be read ({first_line(error)}), expected an .npy file"
             ) from None
     if not isinstance(given, Tensor | np.ndarray | list | tuple):
         raise InputError(f"{name}: found {described(given)}, expected an array or an .npy file")
