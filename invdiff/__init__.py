@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from invdiff.files import restore_file, restore_folder
     from invdiff.inference import Interrupted, restore
     from invdiff.listing import list as list
+    from invdiff.noise.coloured import Coloured, Correlated
     from invdiff.noise.instruments import Quantised, Rician, Speckle
     from invdiff.noise.models import Gaussian, Laplace, Poisson, PoissonGaussian, SaltAndPepper
     from invdiff.one_call import mmse
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from invdiff.prior.own import prior_from, prior_from_denoiser
     from invdiff.prior.reverse import generate
     from invdiff.problem import Problem
+    from invdiff.streaming import restore_to_zarr
     from invdiff.training.trainer import TrainSettings, fit
 
 __version__ = "0.2.0"
@@ -39,6 +41,8 @@ _WHERE = {
     "Adjustment": "invdiff.adjustment",
     "BlindPosterior": "invdiff.blind",
     "Calibration": "invdiff.evaluation.calibration",
+    "Coloured": "invdiff.noise",
+    "Correlated": "invdiff.noise",
     "Fission": "invdiff.diagnostics.fission",
     "Gaussian": "invdiff.noise",
     "InputError": "invdiff.errors",
@@ -74,6 +78,7 @@ _WHERE = {
     "restore_blind": "invdiff.blind",
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
+    "restore_to_zarr": "invdiff.streaming",
     "save_prior": "invdiff.prior.checkpoint",
     "score": "invdiff.prior.ncsn",
     "split_measurement": "invdiff.diagnostics.fission",
@@ -86,6 +91,8 @@ __all__ = [
     "Adjustment",
     "BlindPosterior",
     "Calibration",
+    "Coloured",
+    "Correlated",
     "Fission",
     "Gaussian",
     "InputError",
@@ -121,6 +128,7 @@ __all__ = [
     "restore_blind",
     "restore_file",
     "restore_folder",
+    "restore_to_zarr",
     "save_prior",
     "score",
     "solvers",

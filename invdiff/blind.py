@@ -274,8 +274,8 @@ def blind_problem(
         raise InputError(
             f"measurement: found {len(problem)} pictures, expected one: each has a kernel of its own"
         )
-    if not isinstance(problem.noise, Gaussian):
-        found = type(problem.noise).__name__
+    if not isinstance(problem.noise, Gaussian) or problem.stated is not None:
+        found = type((problem.stated or problem).noise).__name__
         raise InputError(f"noise: found {found}, expected Gaussian, for which kernels are drawn")
     variance = problem.variance()
     if varies_within_image(variance, problem.y):

@@ -465,7 +465,7 @@ def check(cell: Cell, images: Sequence[NumberedImage], prior: Denoiser) -> None:
                 f"{image.name!r} or its number, expected those of the data as it is; "
                 "choose another out"
             )
-    check_measurement(cell.measurements / f"{images[0].name}.npy", problem.y[0])
+    check_measurement(cell.measurements / f"{images[0].name}.npy", problem.measurement[0])
 
 
 def check_identity(cell: Cell) -> None:
@@ -588,7 +588,7 @@ def measure(
     s = cell.settings
     numbers = [image.number for image in chunk]
     problem = pose(cell, truth, chunk)
-    for image, y in zip(chunk, problem.y, strict=True):
+    for image, y in zip(chunk, problem.measurement, strict=True):
         path = cell.measurements / f"{image.name}.npy"
         check_measurement(path, y)
         write_array(path, y)

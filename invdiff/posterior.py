@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from invdiff.adjustment import Adjustment, Rule, not_calibrated
 from invdiff.diagnostics.fit import judge_fit
 from invdiff.directions import Directions, principal
 from invdiff.errors import InputError, described, first_line, reason_of, shown, warn
+from invdiff.export import to_arviz, to_xarray
 from invdiff.intervals import Interval
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture, to_channels
@@ -113,6 +114,28 @@ class Posterior:
         """
         found: np.ndarray = as_float(self.samples).numpy()
         return found
+
+    def to_xarray(self, picture: Picture | None = None) -> Any:
+        """Return an ``xarray.Dataset`` of the samples and y, with coordinates and units.
+
+        Args:
+            picture: what the B images were read from, whose names and units are taken.
+
+        Raises:
+            InputError: xarray is missing, or the picture has another number of images.
+        """
+        return to_xarray(self, picture)
+
+    def to_arviz(self, picture: Picture | None = None) -> Any:
+        """Return the groups posterior and observed_data of ArviZ, an ``xarray.DataTree``.
+
+        Args:
+            picture: as in `to_xarray`.
+
+        Raises:
+            InputError: as `to_xarray`.
+        """
+        return to_arviz(self, picture)
 
     @cached_property
     def mean(self) -> Tensor:
@@ -293,7 +316,7 @@ class Posterior:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        y = as_float(self.problem.y)
+        y = as_float(self.problem.measurement)
         deviation = self.brightness_std if self.samples.shape[2] == 3 else self.std
         samples, mean, std = (as_float(x) for x in (self.samples, self.mean, deviation))
         if pictures is None:
@@ -344,9 +367,10 @@ class Posterior:
     def _stored(self) -> dict[str, Tensor | str]:
         """What ``posterior.npz`` holds: arrays, and all else in JSON."""
         arrays: dict[str, Tensor] = {}
+        stated = self.problem.stated or self.problem
         record = {
-            "operator": record_of_operator(self.problem.operator, arrays),
-            "noise": record_of_noise(self.problem.noise, arrays),
+            "operator": record_of_operator(stated.operator, arrays),
+            "noise": record_of_noise(stated.noise, arrays),
             "nfe": self.nfe,
             "seconds": self.seconds,
             "seed": self.seed,
@@ -354,7 +378,11 @@ class Posterior:
             "estimate": self.estimate,
             "filled": self.filled,
         }
-        stored: dict[str, Tensor | str] = {"y": self.problem.y, "samples": self.samples, **arrays}
+        stored: dict[str, Tensor | str] = {
+            "y": self.problem.measurement,
+            "samples": self.samples,
+            **arrays,
+        }
         if self.ess is not None:
             stored["ess"] = self.ess
         stored["record"] = json.dumps(record)
@@ -472,7 +500,7 @@ class Posterior:
         """
         from invdiff.panel import Cell, Panel  # matplotlib, which takes a while
 
-        y = self.problem.y
+        y = self.problem.measurement
         several = len(self.samples) > 1
         columns: dict[str, Tensor] = {} if truth is None else {"truth": truth}
         if self.problem.y_is_picture:

@@ -79,6 +79,9 @@ def preview_of(problem: Problem, side: int = SIDE) -> Preview:
     k = math.ceil(max(height, width) / side)
     if k == 1:
         return Preview(problem, "preview: the picture itself, which is small", lambda x: x)
+    if problem.stated is not None:
+        found = type(problem.stated.noise).__name__
+        raise InputError(f"preview: found noise {found}, expected white noise, or preview=false")
     size = (height // k, width // k)
     if min(size) >= 1:
         noise = pooled_noise(problem.noise, k)

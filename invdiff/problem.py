@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from numbers import Integral
@@ -17,12 +17,36 @@ from torch import Tensor
 from invdiff.errors import InputError, brief, check_integer, described
 from invdiff.io.layout import Layout, check_scale, recognise
 from invdiff.named import Named, noise_named, operator_named, shape_of
-from invdiff.noise import NoiseModel
+from invdiff.noise import Gaussian, NoiseModel
+from invdiff.noise.whitening import Whitening
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies_within_image
+from invdiff.operators.whitened import whitened
 from invdiff.rng import Streams
 
 _HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class Stated:
+    """The operator and the noise that were stated, where a `Problem` made coloured noise white.
+
+    Attributes:
+        operator: A.
+        noise: of the measurement.
+        whitening: W, by which both were multiplied.
+
+    Example:
+        >>> from invdiff import Coloured, operators
+        >>> y = torch.zeros(1, 1, 4, 4)
+        >>> problem = Problem(operators.Denoise((1, 4, 4)), Coloured(0.1), y)
+        >>> type(problem.stated.operator).__name__, type(problem.noise).__name__
+        ('Denoise', 'Gaussian')
+    """
+
+    operator: Operator
+    noise: NoiseModel
+    whitening: Whitening
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -31,7 +55,8 @@ class Problem:
 
     The measurement is prepared once: its layout is found, entries that were not measured are set to
     zero, and sigma="auto" is estimated. Half precision is cast to float32, in which the work is
-    done.
+    done. Coloured noise (`invdiff.noise.coloured`) is made white: operator, noise and y are then
+    those of W y = W A x + n, whose n is white, which every solver takes.
 
     Args:
         operator: A, for all images, or one for each image of the batch; or its name, such as
@@ -46,6 +71,7 @@ class Problem:
         noise: the noise model, with every level a number.
         y: measurement (B, ...), zero where nothing was measured.
         layout: layout of the y that was given, which `Posterior.as_given` goes back to.
+        stated: what was given, where coloured noise was made white; else None.
 
     Raises:
         InputError: y is not a finite measurement of the operator, or the noise model does not fit
@@ -63,6 +89,7 @@ class Problem:
     noise: NoiseModel
     y: Tensor
     layout: Layout
+    stated: Stated | None
 
     def __init__(
         self,
@@ -81,12 +108,20 @@ class Problem:
         operator.check_measurement(values)
         # A file may mark missing pixels as NaN: they end here.
         values = operator.measured(values)
-        noise = noise.resolved(values, operator.measured(torch.ones_like(values)))
+        seen = operator.measured(torch.ones_like(values))
+        noise = noise.resolved(values, seen)
         if operator.picture and layout.dtype.is_floating_point:
             with torch.no_grad():
                 of_white = operator(values.new_ones(len(values), *operator.shape))
             check_scale(values, of_white, noise.variance(values))
-        vars(self).update(operator=operator, noise=noise, y=values, layout=layout)
+        stated = None
+        whitening = noise.whitening(values, seen)
+        if whitening is not None:
+            stated = Stated(operator, noise, whitening)
+            operator = whitened(operator, whitening)
+            noise = Gaussian(whitening.sigma)
+            values = whitening.white(values)
+        vars(self).update(operator=operator, noise=noise, y=values, layout=layout, stated=stated)
 
     @classmethod
     def simulate(
@@ -149,7 +184,11 @@ class Problem:
         outside = [b for b in index if not (isinstance(b, Integral) and 0 <= b < len(self))]
         if outside:
             raise InputError(f"images: found {outside[0]}, expected 0..{len(self) - 1}")
-        return self._with(self.operator.select(index), self.noise.select(index), self.y[index])
+        part = self._with(self.operator.select(index), self.noise.select(index), self.y[index])
+        if self.stated is not None:
+            stated = replace(self.stated, operator=self.stated.operator.select(index))
+            vars(part)["stated"] = stated
+        return part
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
         """Return the problem on a device and in a dtype; this one, and its operator, stay."""
@@ -189,6 +228,11 @@ class Problem:
             f"operator: found {found}, which has no singular value decomposition, "
             "expected a SpectralOperator"
         )
+
+    @property
+    def measurement(self) -> Tensor:
+        """The measurement as it was, (B, ...): y, but for the filter that made its noise white."""
+        return self.y if self.stated is None else self.stated.whitening.coloured(self.y)
 
     @property
     def y_is_picture(self) -> bool:

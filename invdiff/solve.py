@@ -793,7 +793,7 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     problem = part.problem
     if line := told_of_mask(part):
         say(line)
-    sigma = getattr(problem.noise, "sigma", None)
+    sigma = getattr((problem.stated or problem).noise, "sigma", None)
     stretch = part.pictures[0].stretch
     if stretch is not None and sigma is not None:  # as people know it, on the file's scale
         sigma = sigma * stretch.width

@@ -48,6 +48,8 @@ RANKS = [
         "held",
         "adjustment",
         "posterior",
+        "export",
+        "streaming",
         "inference",
         "sharing",
         "choice",

@@ -14,6 +14,8 @@ from torch import nn
 
 import invdiff
 from invdiff import (
+    Coloured,
+    Correlated,
     Gaussian,
     InputError,
     Laplace,
@@ -42,6 +44,7 @@ from invdiff import (
     restore_blind,
     restore_file,
     restore_folder,
+    restore_to_zarr,
     save_prior,
     score,
     solvers,
@@ -152,6 +155,11 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "stein": (stein, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "seed": 0}),
     "ksd": (ksd, {"posterior": POSTERIOR, "prior": PRIOR, "blur": 0.1, "draws": 9, "seed": 0}),
     "tarp": (tarp, {"posterior": POSTERIOR, "truth": Y, "seed": 0}),
+    "restore_to_zarr": (
+        restore_to_zarr,
+        {"path": "new.zarr", "problem": PROBLEM, "prior": PRIOR, "solver": SOLVER, "samples": 2}
+        | {"seed": 0},
+    ),
     "save_prior": (save_prior, {"prior": SHIPPED, "path": "new.safetensors", "card": {}}),
     "load_prior": (load_prior, {"name": "nowhere"}),
     "fit": (fit, {"settings": TrainSettings(data="nowhere"), "out": "new"}),
@@ -159,6 +167,8 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         TrainSettings,
         {"data": "x", "steps": 1, "batch": 1, "lr": 0.1, "ema": 0.9, "seed": 0, "T": 5},
     ),
+    "Coloured": (Coloured, {"sigma": 0.1, "exponent": 1.0, "spectrum": np.ones((2, 2))}),
+    "Correlated": (Correlated, {"covariance": np.eye(2)}),
     "Gaussian": (Gaussian, {"sigma": 0.1}),
     "Laplace": (Laplace, {"scale": 0.1}),
     "Poisson": (Poisson, {"peak": 3.0}),
@@ -189,6 +199,7 @@ FITS = {
     **{
         ("half", name): True
         for name in ("sigma", "sigma_1", "scale", "peak", "epsilon", "lr", "sigma_max", "looks")
+        + ("exponent",)
         + ("noise",)
     },
     ("bytes", "numbers"): True,  # a sequence of integers

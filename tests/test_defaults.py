@@ -125,6 +125,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "length": None,
         "per_image": False,
     },
+    "noise coloured": {"exponent": 1.0, "spectrum": None},
     "noise salt_and_pepper": {
         "sigma": 0.0011320593513522075,
     },
@@ -254,6 +255,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "operator quantise": {
         "levels": 8,
+    },
+    "operator transmission": {
+        "angles": 60,
+        "start": 0.0,
+        "stop": 180.0,
+        "detectors": None,
+        "pitch": 1.0,
+        "offset": 0.0,
+        "attenuation": 4.0,
+        "flat": 1.0,
+        "dark": 0.0,
+        "size": None,
+        "scan": None,
     },
     "operator radon": {
         "angles": 60,
@@ -517,6 +531,7 @@ NO_PICTURES = [
     "phase_retrieval",
     "radon",
     "sense",
+    "transmission",
 ]
 
 

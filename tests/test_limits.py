@@ -20,6 +20,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "arguments": {"LARGEST": 2**31 - 1, "LARGEST_SEED": 2**63 - 1},
     "baselines": {
+        "CUTOFFS": (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.12),
         "ITERATIONS": 300,
         "RATIO": 0.1,
         "POWER_ITERATIONS": 20,
@@ -126,7 +127,20 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_EXCHANGE": 2,
     },
     "io.write": {"_JPEG_QUALITY": 95},
+    "noise.coloured": {
+        "LARGEST_COVARIANCE": 8192,
+        "STEEPEST": 8.0,
+        "LEAST_POWER": 1e-8,
+        "SYMMETRY": 1e-5,
+    },
     "noise.instruments": {"LEAST_INTENSITY": 0.001},
+    "operators.backprojection": {"WIDEST_GAP": 1.5, "CLOSED": 3.0},
+    "operators.transmission": {
+        "MOST_ATTENUATION": 100.0,
+        "LEAST_LEFT": 0.5,
+        "MOST_COUNTED": 1e6,
+        "LEAST_FLAT": 1e-6,
+    },
     "noise.level": {
         "MAD_OF_NORMAL": 0.6744897501960817,
         "SMALLEST": 100,

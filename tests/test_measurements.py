@@ -41,6 +41,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "sense": {"coils": 3},
     "fan_beam": {"angles": 7, "size": [24, 40]},
     "radon": {"angles": 7, "size": [24, 40]},
+    "transmission": {"angles": 7, "size": [24, 40]},
 }
 SIZES = {"hadamard": (16, 32)}
 

@@ -49,6 +49,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "poisson_gaussian": {"peak": 10.0, "sigma": 0.1},
     "laplace": {"scale": 0.1},
     "salt_and_pepper": {"p": 0.1},
+    "coloured": {"sigma": 0.1},
+    "correlated": {"covariance": np.eye(8)},
     "rician": {"sigma": 0.1},
     "speckle": {"looks": 4.0},
     "quantised": {"bits": 3, "sigma": 0.1},

@@ -39,6 +39,7 @@ from invdiff.operators import (
     PhaseRetrieval,
     Quantise,
     Radon,
+    Transmission,
 )
 from invdiff.operators.quantise import truncated_mean
 from invdiff.registry import lookup
@@ -54,6 +55,7 @@ NONLINEAR: dict[str, Callable[[], Operator]] = {
     "phase": lambda: PhaseRetrieval((2, 5, 3)),
     "phase_dps": lambda: PhaseRetrieval((1, 5, 6), oversampling=1.5),
     "coded": lambda: CodedDiffraction((2, 5, 3), masks=3),
+    "transmission": lambda: Transmission((2, 5, 3), angles=3, dark=0.1),
 }
 
 

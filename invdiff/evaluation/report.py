@@ -94,7 +94,7 @@ def page_data(
     if truth is not None:
         planes["truth"] = truth[:, None]
     if problem.y_is_picture:
-        planes["measurement"] = problem.y[:, None]
+        planes["measurement"] = problem.measurement[:, None]
     bits, pixels = resolution(shown * (count + len(planes) - 1) * channels, height * width)
     measured = problem.measured()
     images = [
@@ -253,16 +253,17 @@ def describe_noise(problem: Problem, b: int, measured: Tensor) -> str:
 
     A level that varies is given by its root mean square.
     """
-    variance = torch.as_tensor(problem.variance())
+    model = (problem.stated or problem).noise
+    variance = torch.as_tensor(model.variance(problem.measurement))
     if variance.ndim:
         variance = variance[b if len(variance) > 1 else 0]
     if variance.numel() > 1:
         variance = variance.expand_as(measured)[measured != 0]
     if not variance.numel():
-        return type(problem.noise).__name__
+        return type(model).__name__
     least, most = torch.aminmax(variance)
     level = "sigma" if bool(least == most) else "root mean square sigma"
-    return f"{type(problem.noise).__name__}, {level} = {describe_sigma(math.sqrt(float(variance.double().mean())))}"
+    return f"{type(model).__name__}, {level} = {describe_sigma(math.sqrt(float(variance.double().mean())))}"
 
 
 def notes(bits: int, side: int, shown: int, batch: int) -> list[str]:

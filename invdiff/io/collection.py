@@ -24,7 +24,9 @@ from torch import Tensor
 from invdiff.errors import InputError, warn
 from invdiff.io.dicom import is_dicom
 from invdiff.io.names import label, natural_order, split_name
+from invdiff.io.ome import is_ome_zarr
 from invdiff.io.pictures import Picture, read_picture, size, to_channels
+from invdiff.io.raw import SUFFIXES as RAW
 from invdiff.io.units import AS_STORED, IMAGES, FloatRule, Units
 
 SUFFIXES = (
@@ -39,6 +41,15 @@ SUFFIXES = (
     ".nii",
     ".nii.gz",
     ".dcm",
+    ".fits",
+    ".fit",
+    ".fts",
+    ".fits.gz",
+    ".h5",
+    ".hdf5",
+    ".exr",
+    ".zarr",
+    *RAW,
 )
 _HOLD_ONE = (".png", ".jpg", ".jpeg", ".bmp")  # no stack, no units: need not be read to be counted
 
@@ -93,7 +104,7 @@ def _below(folder: Path, recursive: bool, above: tuple[Path, ...]) -> Iterator[P
     for entry in folder.iterdir():
         if is_hidden(entry.name):
             continue
-        if not os.path.isdir(entry):
+        if not os.path.isdir(entry) or is_ome_zarr(entry):
             yield entry
         elif recursive and entry.resolve() not in above:
             yield from _below(entry, recursive, (*above, entry.resolve()))
@@ -125,7 +136,7 @@ def read_pictures(path: str | Path, *, rule: FloatRule = IMAGES) -> list[Picture
     """
     path = Path(path)
     # Unlike Path.is_dir, false where permissions or the name's length forbid to look.
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) or is_ome_zarr(path):
         return [read_picture(path, rule=rule)]
     pictures = []
     paths = []
@@ -264,7 +275,7 @@ def collect(path: str | Path, *, recursive: bool = False) -> list[Item]:
             folder, a file that must be read to be counted, and cannot, is skipped with a warning.
     """
     path = Path(path)
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) or is_ome_zarr(path):
         picture = read_picture(path)
         return [Item(path, b, name, picture.units) for b, name in enumerate(picture.names)]
     counts: list[tuple[Path, int, bool]] = []

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from invdiff.errors import InputError
+from invdiff.io.hdf5 import dataset_of
 
 FASTMRI = (".h5", ".hdf5")
 EXTRA = "pip install 'invdiff[science]'"
@@ -43,6 +44,26 @@ def read_kspace(path: str | Path) -> np.ndarray:
         )
     several = values if values.ndim == 4 else values[:, None]
     return several.astype(np.complex64)
+
+
+def read_hdf5(path: str | Path) -> np.ndarray:
+    """Return the k-space of a file, or, where it has none, its one dataset, such as a sinogram.
+
+    Which dataset that is, `invdiff.io.hdf5` tells.
+
+    Raises:
+        InputError: as `read_kspace`, or no dataset, or more than one, may be meant.
+    """
+    h5py = _h5py(path)
+    try:
+        with h5py.File(path, "r") as file:
+            if "kspace" not in file and any(file.values()):
+                return np.asarray(file[dataset_of(file)])
+    except OSError:
+        pass  # told below
+    except InputError as error:
+        raise InputError(f"measurement {path}: {error}, or kspace") from None
+    return read_kspace(path)
 
 
 def _h5py(path: str | Path) -> Any:

@@ -1,7 +1,8 @@
 """File formats: bytes to pixels as they were stored.
 
-PNG, JPEG, WebP and the like are decoded by Pillow, TIFF by tifffile, .npy and .npz by NumPy, NIfTI
-and DICOM by nibabel and pydicom if they are installed; the first bytes of a file decide, not its
+PNG, JPEG, WebP and the like are decoded by Pillow, TIFF by tifffile, .npy and .npz by NumPy, and
+if they are installed NIfTI by nibabel, DICOM by pydicom, FITS by astropy, HDF5 by h5py, EXR by OpenEXR
+and camera RAW by rawpy; the first bytes of a file decide, not its
 name.
 """
 
@@ -21,13 +22,20 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from invdiff.errors import InputError, reason_of
 from invdiff.io.colour import to_srgb
 from invdiff.io.dicom import decode_dicom, is_dicom
+from invdiff.io.exr import MAGIC as EXR_MAGIC
+from invdiff.io.exr import decode_exr
+from invdiff.io.fits import MAGIC as FITS_MAGIC
+from invdiff.io.fits import decode_fits
+from invdiff.io.hdf5 import MAGIC as HDF5_MAGIC
+from invdiff.io.hdf5 import decode_hdf5
 from invdiff.io.nifti import decode_nifti, is_nifti
 from invdiff.io.pixels import Pixels, split_alpha
 from invdiff.io.quiet import quiet
+from invdiff.io.raw import decode_raw, is_raw
 from invdiff.io.tiff import MAGIC as TIFF_MAGIC
 from invdiff.io.tiff import decode_tiff, oriented
 
-EXPECTED = "PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI or DICOM"
+EXPECTED = "PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW"
 MAX_CHANNELS = 4
 # Named one by one: among the formats that Pillow knows, some start other programs (EPS:
 # Ghostscript).
@@ -48,6 +56,12 @@ def decode(data: bytes) -> Pixels:
     with quiet():
         if is_dicom(data):  # first: the preamble may be that of a TIFF
             return decode_dicom(data)
+        if is_raw(data):  # some of which are TIFF
+            return decode_raw(data)
+        if data.startswith(HDF5_MAGIC):
+            return decode_hdf5(data)
+        if data.startswith(EXR_MAGIC):
+            return decode_exr(data)
         if data.startswith(TIFF_MAGIC):
             return decode_tiff(data, _decode_pillow)
         if data.startswith(b"\x93NUMPY"):
@@ -56,6 +70,8 @@ def decode(data: bytes) -> Pixels:
             return Pixels(_decode_npz(data))
         if data.startswith(_GZIP_MAGIC):
             data = _gunzip(data)
+        if data.startswith(FITS_MAGIC):
+            return decode_fits(data)
         if is_nifti(data):
             return decode_nifti(data)
         return _decode_pillow(data)

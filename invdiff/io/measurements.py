@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError, reason_of
 from invdiff.io.collection import listed, read_pictures
-from invdiff.io.fastmri import FASTMRI, read_kspace
+from invdiff.io.fastmri import FASTMRI, read_hdf5, read_kspace
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture
 from invdiff.io.units import MEASUREMENTS
@@ -29,8 +29,8 @@ def read_measurements(path: str | Path, picture: bool, coils: bool = False) -> l
     (C, h, w) or (B, C, h, w), its values as they are. Complex values may also lie as real and
     imaginary parts on a last axis of 2. Of complex values the real parts of all channels come
     first, then the imaginary parts. NaN may mark what was not measured. The files of a folder are
-    in the order of `invdiff.io.collection`. An .h5 of fastMRI holds k-space, slice by
-    slice (see `invdiff.io.fastmri`).
+    in the order of `invdiff.io.collection`. An .h5 holds k-space, slice by slice, or
+    another dataset (see `invdiff.io.fastmri`).
 
     Args:
         path: a file, or a folder of files.
@@ -63,7 +63,10 @@ def read_measurements(path: str | Path, picture: bool, coils: bool = False) -> l
 
 def _read(file: Path, coils: bool) -> Tensor:
     """(B, C, h, w) of one file."""
-    array = read_kspace(file) if file.suffix.lower() in FASTMRI else _array(file)
+    if file.suffix.lower() in FASTMRI:
+        array = read_kspace(file) if coils else read_hdf5(file)
+    else:
+        array = _array(file)
     if array.dtype.kind not in "biufc" or not array.size:
         raise InputError(
             f"measurement {file}: found {array.dtype} values of shape {array.shape}, "

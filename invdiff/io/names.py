@@ -9,17 +9,20 @@ from pathlib import Path
 
 from invdiff.io.whole import LONGEST_NAME
 
+_DOUBLE = (".nii.gz", ".fits.gz", ".ome.tif", ".ome.tiff", ".ome.zarr")
 _ROOM = 75  # bytes that are left to what is added to a name, such as _measurement.npy
 
 
 def split_name(path: Path) -> tuple[str, str]:
-    """Return the name without its suffix, and the suffix in lower case; .nii.gz is one suffix.
+    """Return the name without its suffix, and the suffix in lower case; .nii.gz and .ome.tif are one.
 
     Example:
         >>> split_name(Path("scans/Head.NII.gz"))
         ('Head', '.nii.gz')
     """
-    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+    name = path.name.lower()
+    double = next((end for end in _DOUBLE if name.endswith(end)), None)
+    suffix = path.suffix.lower() if double is None else double
     return path.name[: len(path.name) - len(suffix)], suffix
 
 

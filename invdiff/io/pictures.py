@@ -21,7 +21,8 @@ from invdiff.errors import InputError, reason_of, warn
 from invdiff.io.formats import EXPECTED, decode
 from invdiff.io.names import label, split_name
 from invdiff.io.nifti import with_smaller_voxels
-from invdiff.io.pixels import NiftiHeader, Pixels
+from invdiff.io.ome import is_ome_zarr, read_ome_zarr
+from invdiff.io.pixels import FileHeader, NiftiHeader, Pixels
 from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
 
 _ITU_R_601 = (0.299, 0.587, 0.114)
@@ -63,7 +64,8 @@ class Picture:
         name: the file's, without its suffix.
         units: the physical values of a medical file, and of floats beyond [0, 1].
         stack: whether the B images are one thing, such as the pages of a TIFF.
-        header: of a NIfTI file: where its voxels lie, and all else that it tells.
+        header: of a NIfTI file, FITS, HDF5, OME-TIFF, OME-Zarr or EXR: where its pixels lie, and
+            all else that it tells.
         background: the pixels that hold no picture, where the file marks some.
         profile: an ICC profile that the values are still in, for 16 bits and floats.
         source: suffix of the file that it was read from, such as ".jpg".
@@ -84,7 +86,7 @@ class Picture:
     name: str = "image"
     units: Units | None = None
     stack: bool = False
-    header: NiftiHeader | None = None
+    header: NiftiHeader | FileHeader | None = None
     background: Background | None = None
     profile: bytes | None = None
     source: str = ""
@@ -98,7 +100,10 @@ class Picture:
     def suffix(self) -> str:
         """Suffix of the simplest format that stores this picture without loss."""
         channels = self.values.shape[1]
-        if self.header is not None and channels == 1:
+        if isinstance(self.header, FileHeader):
+            if channels == 1 or (self.header.kind in ("exr", "ome_tiff") and channels == 3):
+                return self.header.suffix
+        elif self.header is not None and channels == 1:
             return ".nii.gz"
         if self.bits == 32 or len(self) > 1 or channels not in (1, 3):
             return ".tif"
@@ -114,6 +119,8 @@ class Picture:
             >>> Picture(torch.rand(1, 3, 4, 4), source=".jpg").own_suffix
             '.jpg'
         """
+        if isinstance(self.header, FileHeader):  # also of an OME-TIFF that is called .tif
+            return self.suffix
         one_opaque = len(self) == 1 and self.alpha is None and self.values.shape[1] in (1, 3)
         fits = {
             ".jpg": one_opaque and self.bits == 8,
@@ -165,11 +172,14 @@ class Picture:
             alpha = torch.nn.functional.interpolate(
                 alpha, values.shape[-2:], mode="bilinear", antialias=True
             )
-        header = None
+        header: NiftiHeader | FileHeader | None = None
         factor = values.shape[-1] // self.values.shape[-1]
         sides = [factor * side for side in self.values.shape[-2:]]
         if self.header is not None and list(values.shape[-2:]) == sides:
-            header = with_smaller_voxels(self.header, factor)
+            if isinstance(self.header, FileHeader):
+                header = replace(self.header, zoom=factor * self.header.zoom)
+            else:
+                header = with_smaller_voxels(self.header, factor)
         return replace(
             self, values=values, alpha=alpha, header=header, background=None, profile=profile
         )
@@ -248,9 +258,13 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
         InputError: as in `read_image`, but for more than one image.
     """
     path = Path(path)
-    data = _read_bytes(path)
     try:
-        pixels = decode(data)
+        is_zarr = path.is_dir() and is_ome_zarr(path)
+    except (OSError, ValueError):  # told by the reader of files
+        is_zarr = False
+    data = b"" if is_zarr else _read_bytes(path)
+    try:
+        pixels = read_ome_zarr(path) if is_zarr else decode(data)
         stem, suffix = split_name(path)
         picture = _picture(pixels, label(stem), rule, suffix)
     except InputError as error:

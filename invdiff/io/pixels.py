@@ -24,6 +24,51 @@ class NiftiHeader:
     volume: tuple[int, ...] = ()
 
 
+# The suffix of the format that a header belongs to.
+_SUFFIXES = {
+    "fits": ".fits",
+    "hdf5": ".h5",
+    "ome_tiff": ".ome.tif",
+    "ome_zarr": ".ome.zarr",
+    "exr": ".exr",
+}
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """What a file of science tells beside its pixels, of formats that are written like those read.
+
+    Attributes:
+        kind: "fits", "hdf5", "ome_tiff", "ome_zarr" or "exr".
+        data: the whole file, or what it tells of its pixels.
+        place: of the image in the file.
+        shape: the axes before rows and columns.
+        zoom: how many pixels are now where there was one, along either side.
+
+    Example:
+        >>> header = FileHeader("hdf5", b"", "scan/image", (2, 3))
+        >>> header.suffix, header.shaped(np.zeros((6, 4, 4))).shape
+        ('.h5', (2, 3, 4, 4))
+    """
+
+    kind: str
+    data: bytes
+    place: str
+    shape: tuple[int, ...] = ()
+    zoom: int = 1
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the file's format."""
+        return _SUFFIXES[self.kind]
+
+    def shaped(self, pages: np.ndarray) -> np.ndarray:
+        """Return pages (N, ...) with the axes that the file has, where they are as many."""
+        if len(pages) != int(np.prod(self.shape)):
+            return pages
+        return pages.reshape(*self.shape, *pages.shape[1:])
+
+
 @dataclass(frozen=True)
 class Pixels:
     """What a file stores.
@@ -38,7 +83,7 @@ class Pixels:
         inverted: whether the largest float is black.
         background: like `values`, true where a medical file says that there is no picture; by
             default where they are NaN.
-        header: of a NIfTI file.
+        header: of a file of medicine or science.
         profile: the ICC profile that the values are in, if it is not sRGB.
         stack: whether the file is of a kind that holds its images as one thing: pages, slices.
         notes: what the user must know about this file.
@@ -54,7 +99,7 @@ class Pixels:
     physical: bool = False
     inverted: bool = False
     background: np.ndarray | None = None
-    header: NiftiHeader | None = None
+    header: NiftiHeader | FileHeader | None = None
     profile: bytes | None = None
     stack: bool = False
     notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.colour import to_srgb
+from invdiff.io.ome import ome_of_tiff
 from invdiff.io.pixels import Pixels
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -66,7 +68,7 @@ def decode_tiff(data: bytes, by_pillow: ByPillow) -> Pixels:
             return _without_imagecodecs(data, series, by_pillow)
         if plain_ycbcr:  # Pillow 12.3 takes it for four bytes a pixel
             return _pixels(_rgb_of_ycbcr(stack), page, _COLOUR)
-        return _pixels(stack, page, kind)
+        return replace(_pixels(stack, page, kind), header=ome_of_tiff(tiff))
 
 
 def _is_picture(series: Any) -> bool:

@@ -16,11 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from invdiff.errors import InputError, check_type, first_line, warn
+from invdiff.io.exr import write_exr
+from invdiff.io.fits import encode_fits
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
+from invdiff.io.hdf5 import encode_hdf5
 from invdiff.io.layout import FULL_SCALE
 from invdiff.io.names import split_name
 from invdiff.io.nifti import encode_nifti
+from invdiff.io.ome import write_ome_tiff, write_ome_zarr
 from invdiff.io.pictures import Picture
+from invdiff.io.pixels import FileHeader, NiftiHeader
 from invdiff.io.units import IMAGES
 from invdiff.io.whole import whole_file
 
@@ -37,9 +42,29 @@ _BITS = {
     ".npy": (32,),
     ".nii": (32,),
     ".nii.gz": (32,),
+    ".fits": (32,),
+    ".h5": (32,),
+    ".exr": (32,),
+    ".ome.tif": (32, 16, 8),
+    ".ome.tiff": (32, 16, 8),
+    ".ome.zarr": (32, 16, 8),
 }
-_HAVE_ALPHA = (".png", ".tif", ".tiff")
-_HOLD_ONE = (".png", ".jpg", ".jpeg")
+_HAVE_ALPHA = (".png", ".tif", ".tiff", ".exr")
+_HOLD_ONE = (".png", ".jpg", ".jpeg", ".exr")
+# Channels, where a format does not hold any number of them.
+_CHANNELS = {
+    ".png": (1, 3),
+    ".jpg": (1, 3),
+    ".jpeg": (1, 3),
+    ".nii": (1,),
+    ".nii.gz": (1,),
+    ".fits": (1,),
+    ".h5": (1,),
+    ".exr": (1, 3),
+    ".ome.tif": (1, 3),
+    ".ome.tiff": (1, 3),
+    ".ome.zarr": (1,),
+}
 _JPEG_QUALITY = 95
 
 
@@ -129,13 +154,14 @@ def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
             f"{path}: found a picture of {picture.bits} bits, which {suffix} does not hold, expected "
             ".tif or .png"
         )
-    some = {".png": (1, 3), ".jpg": (1, 3), ".jpeg": (1, 3), ".nii": (1,), ".nii.gz": (1,)}
-    allowed = some.get(suffix, (channels,))
+    allowed = _CHANNELS.get(suffix, (channels,))
     if channels not in allowed:
         expected = " or ".join(map(str, allowed))
         raise InputError(f"{path}: found {channels} channels, expected {expected} for {suffix}")
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: found a null character, expected the name of a file")
+    if suffix == ".ome.zarr" and os.path.isdir(path):
+        raise InputError(f"{path}: exists already, expected another name: no folder is replaced")
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists already, expected another name, or overwrite=True")
     if not os.path.isdir(path.parent):
@@ -230,13 +256,17 @@ def _array(x: Tensor) -> np.ndarray:
 def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
     """Write (N, H, W, C), uint8, uint16 or float32, by the suffix of a path that may be replaced."""
     suffix = split_name(path)[1]
+    if suffix in (".fits", ".h5", ".exr", ".ome.tif", ".ome.tiff", ".ome.zarr"):
+        _encode_science(path, suffix, array, picture)
+        return
     if suffix.startswith(".nii"):
-        if picture.header is None:
+        header = picture.header if isinstance(picture.header, NiftiHeader) else None
+        if header is None:
             warn(
                 f"{picture.name}: its place and the size of its voxels are not known: the NIfTI "
                 "file has voxels of 1 mm at the origin"
             )
-        path.write_bytes(encode_nifti(array[..., 0], picture.header, compress=suffix == ".nii.gz"))
+        path.write_bytes(encode_nifti(array[..., 0], header, compress=suffix == ".nii.gz"))
         return
     array = array[0] if len(array) == 1 else array
     array = array[..., 0] if array.shape[-1] == 1 else array
@@ -250,6 +280,27 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
         Image.fromarray(array).save(path, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     else:
         _encode_png(path, array, picture.profile)
+
+
+def _encode_science(path: Path, suffix: str, array: np.ndarray, picture: Picture) -> None:
+    """(N, H, W, C), with the header of a file of the same format, if it was read from one."""
+    kind = {".fits": "fits", ".h5": "hdf5", ".exr": "exr", ".ome.zarr": "ome_zarr"}.get(
+        suffix, "ome_tiff"
+    )
+    header = picture.header
+    like = header if isinstance(header, FileHeader) and header.kind == kind else None
+    if kind == "fits":
+        path.write_bytes(encode_fits(array[..., 0], like))
+    elif kind == "hdf5":
+        path.write_bytes(encode_hdf5(array[..., 0], like))
+    elif kind == "exr":
+        write_exr(path, array[0], like)
+    elif kind == "ome_zarr":
+        path.unlink()  # a folder in place of the file that holds its name
+        write_ome_zarr(path, array[..., 0], like)
+    else:
+        planes = array[..., 0] if array.shape[-1] == 1 else array
+        write_ome_tiff(path, planes, like or FileHeader("ome_tiff", b"{}", "ZYX", (len(planes),)))
 
 
 def _encode_tiff(path: Path, array: np.ndarray, picture: Picture) -> None:

@@ -1,5 +1,6 @@
 """Noise models p(y | A x), and the noise level of a measurement from the measurement alone."""
 
+from invdiff.noise.coloured import Coloured, Correlated
 from invdiff.noise.instruments import Quantised, Rician, Speckle
 from invdiff.noise.models import (
     Gaussian,
@@ -12,6 +13,8 @@ from invdiff.noise.models import (
 )
 
 __all__ = [
+    "Coloured",
+    "Correlated",
     "Gaussian",
     "Laplace",
     "NoiseModel",

@@ -19,6 +19,7 @@ from torch import Tensor
 from invdiff.arguments import number, real_array
 from invdiff.errors import InputError
 from invdiff.noise.level import estimate_sigma
+from invdiff.noise.whitening import Whitening
 from invdiff.ranges import LARGEST
 from invdiff.registry import register
 from invdiff.rng import Streams
@@ -71,6 +72,18 @@ class NoiseModel(ABC):
             InputError: the model cannot belong to y.
         """
         return self
+
+    def whitening(self, y: Tensor, measured: Tensor | None) -> Whitening | None:
+        """Return the map that makes the noise of y white, None where its entries are independent.
+
+        Args:
+            y: measurement (B, ...).
+            measured: nonzero where y was measured; None means everywhere.
+
+        Raises:
+            InputError: the model cannot belong to y.
+        """
+        return None
 
     def select(self, images: Sequence[int]) -> Self:
         """Return the model of some images of a batch, for levels that differ between images."""

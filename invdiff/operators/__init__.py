@@ -48,6 +48,7 @@ from invdiff.operators.resize import (
 from invdiff.operators.sense import SENSE
 from invdiff.operators.separable import Separable
 from invdiff.operators.tomography import FanBeam, Radon
+from invdiff.operators.transmission import Transmission
 
 __all__ = [
     "Bicubic",
@@ -97,6 +98,7 @@ __all__ = [
     "SeparableBlur",
     "SpectralOperator",
     "TrajectoryKernel",
+    "Transmission",
     "UniformKernel",
     "VaryingBlur",
     "check",

@@ -118,20 +118,26 @@ class PylopsOperator(LinearOperator):
         self.y_shape = (*each, *getattr(operator, "dimsd", (m,)))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Apply.apply(
+        y: Tensor = Apply.apply(
             x, self.operator.matvec, self.operator.rmatvec, self.operator.shape[1], self.y_shape
         )
         return y
 
     def adjoint(self, y: Tensor) -> Tensor:
-        x: Tensor = _Apply.apply(
+        x: Tensor = Apply.apply(
             y, self.operator.rmatvec, self.operator.matvec, self.operator.shape[0], self.shape
         )
         return x
 
 
-class _Apply(torch.autograd.Function):
-    """Rows of `size` values through a NumPy function, whose derivative is its transpose."""
+class Apply(torch.autograd.Function):
+    """Rows of `size` values through a NumPy function, whose derivative is its transpose.
+
+    Example:
+        >>> twice = lambda row: 2 * row
+        >>> Apply.apply(torch.ones(1, 3), twice, twice, 3, (3,))
+        tensor([[2., 2., 2.]])
+    """
 
     @staticmethod
     def forward(
@@ -146,7 +152,7 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return (
-            _Apply.apply(gradients[0], *ctx.transpose, ctx.size, ctx.shape),
+            Apply.apply(gradients[0], *ctx.transpose, ctx.size, ctx.shape),
             None,
             None,
             None,

@@ -120,9 +120,9 @@ class Fan:
         cos = math.cos(angle)
         sin = math.sin(angle)
         across, along = turned(self, cos, sin, device)
-        place = self._seen(across, along)
+        place = self.seen(across, along)
         corners = [
-            self._seen(
+            self.seen(
                 across + (cos * column - sin * row) / 2, along + (sin * column + cos * row) / 2
             )
             for row in (-1, 1)
@@ -137,7 +137,7 @@ class Fan:
         most = math.floor(float((ordered[3] - ordered[0]).max())) + 2
         return spread(place + self.seen_at, list(ordered), length, most, dtype)
 
-    def _seen(self, across: Tensor, along: Tensor) -> Tensor:
+    def seen(self, across: Tensor, along: Tensor) -> Tensor:
         """Return where on the row a point is seen, in detectors from the axis."""
         total = self.source + self.detector
         tangent = across / (self.source - along)
