@@ -979,7 +979,7 @@ class Trainer:
         prior = self.spec.around(self.averaged)
         save_prior(prior, self.out / PRIOR_FILE, dtype=torch.float16)
         state = {
-            "settings": self._identity(),
+            "settings": identity_of(self.settings),
             "step": self.step,
             "end": self.end if self.ends_by_clock else None,
             "judged": self.judged,
@@ -995,17 +995,6 @@ class Trainer:
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
         write_whole(self.out / "state.pt", content.getbuffer())
-
-    def _identity(self) -> dict[str, Any]:
-        """Return the settings that a resumed run must share.
-
-        The length of the run, how often it is judged, and where its data lie may change.
-        """
-        judging = {"log_every", "eval_every", "eval_images", "save_every"}
-        data = {"data", "held_out", "data_changed"}
-        free = {"steps", "seconds", "accumulate", "cooldown", "device", "compile", *data, *judging}
-        settings = {**asdict(self.settings), "schedule": self.settings.noise_schedule}
-        return {k: v for k, v in settings.items() if k not in free}
 
     def _resume(self) -> None:
         """Begin, or continue from state.pt, which the main process reads for all."""
@@ -1052,7 +1041,7 @@ class Trainer:
             ) from None
         # A setting that is younger than the run had its default.
         stored = {f.name: f.default for f in fields(TrainSettings)} | state["settings"]
-        for key, value in self._identity().items():
+        for key, value in identity_of(self.settings).items():
             if (found := stored[key]) != value:
                 raise InputError(
                     f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}"
@@ -1107,6 +1096,23 @@ class Trainer:
                 raise InputError(f"init {name}: {key}: found {found}, expected {expected}")
         self.network.load_state_dict(given)
         self.averaged.load_state_dict(given)
+
+
+def identity_of(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that a resumed run must share.
+
+    The length of the run, how often it is judged, and where its data lie may change.
+
+    Example:
+        >>> short = TrainSettings(data="photos", steps=10)
+        >>> identity_of(short) == identity_of(TrainSettings(data="others", steps=20))
+        True
+    """
+    judging = {"log_every", "eval_every", "eval_images", "save_every"}
+    data = {"data", "held_out", "data_changed"}
+    free = {"steps", "seconds", "accumulate", "cooldown", "device", "compile", *data, *judging}
+    found = {**asdict(settings), "schedule": settings.noise_schedule}
+    return {k: v for k, v in found.items() if k not in free}
 
 
 def check_labels(settings: TrainSettings, data: Data) -> None:
