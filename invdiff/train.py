@@ -99,6 +99,8 @@ def main(words: list[str]) -> None:
             raise InputError("data, measurements: found both, expected one: images or measurements")
         merged["data"] = merged["measurements"]
     command = config.validate(TrainCommand, merged)
+    if command.measurements is None:
+        check_not_given(command)
     # Refuse settings that the network does not have before anything is read or written.
     config.resolve_class("network", command.network, channels=0, channels_out=None, schedule=None)
     settings = TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
@@ -119,6 +121,16 @@ def main(words: list[str]) -> None:
     PartialState().destroy_process_group()
 
 
+def check_not_given(command: TrainCommand) -> None:
+    """Raise InputError for a setting of measurements where there are none."""
+    plain = TrainCommand(data=command.data, out=command.out)
+    for name in ("operator", "noise", "laps", "start_laps", "rank", "solver"):
+        if getattr(command, name) != getattr(plain, name):
+            raise InputError(
+                f"{name}: found it without measurements=, expected both, or data= alone"
+            )
+
+
 def problem_of(command: TrainCommand, source: str) -> Problem:
     """Return the measurements of a file or a folder, with the operator and the noise of a command.
 
@@ -126,7 +138,9 @@ def problem_of(command: TrainCommand, source: str) -> Problem:
         InputError: they cannot be read, differ in size, or do not fit the operator; or no noise is given.
     """
     if not command.noise:
-        raise InputError("noise is missing: expected noise=SIGMA, or noise.name=NAME, of measurements")
+        raise InputError(
+            "noise is missing: expected noise=SIGMA, or noise.name=NAME, of measurements"
+        )
     kind: type[Operator] = config.resolve_class("operator", command.operator, shape=())[0]
     values = of_one_size(source, read_measurements(source, kind.picture, kind.coiled))
     described = numbered(command.operator, range(len(values)))

@@ -186,7 +186,8 @@ def check_run(problem: Problem, settings: TrainSettings, solver: Solver) -> None
             f"{named}: found with measurements, expected none: no clean image is held out, or labelled"
         )
     solver.check(problem)
-    if problem.linear and len(problem) < 2:
+    _ = problem.linear  # the Gaussian needs it, whatever the solver does
+    if len(problem) < 2:
         raise InputError(f"measurements: found {len(problem)}, expected at least 2")
     warn_of_unseen(problem)
 
@@ -260,14 +261,15 @@ class Run:
         Raises:
             InputError: the folder holds another run.
         """
-        identity = {
+        depends = {
             "measurements": fingerprint([self.problem.y, self.problem.operator]),
             "noise": fingerprint(self.problem.noise),
-            "solver": str(self.solver),
-            "training": fingerprint(identity_of(self.settings)),
+            "solver": self.solver,
             "start_laps": self.start_laps,
             "rank": self.rank,
+            **identity_of(self.settings),
         }
+        identity = {key: str(value) for key, value in depends.items()}
         path = self.out / RUN_FILE
         if not path.exists():
             if (self.out / "state.pt").exists():
@@ -280,8 +282,8 @@ class Run:
         for key, value in identity.items():
             if found.get(key) != value:
                 raise InputError(
-                    f"out {self.out}: holds a run with {key}={found.get(key)}, this one has {value}; "
-                    "another out= begins anew"
+                    f"out {self.out}: holds a run with {key}={found.get(key)}, this one has {value}, "
+                    "expected the same; another out= begins anew"
                 )
 
     def do(self, number: int) -> None:
@@ -397,13 +399,16 @@ class Run:
         settings = replace(
             self.settings,
             data=f"{self.settings.data}, lap {number + 1}",
-            init=self.prior_before(number),
+            init=None,  # a path, which would change where the run is moved
             seed=stream_seed(self.settings.seed, 3, number),
         )
         items = TrainingData(2 * samples - 1)  # floats count as they are: in [-1, 1]
         nothing = TrainingData(items.items[:0])
         processes = make_accelerator(settings)
         trainer = Trainer(settings, items, nothing, self.folder(number), processes)
+        before = self.prior_before(number)
+        if before is not None and trainer.step == 0:
+            trainer.take_weights_of(before)
         trainer.run(self.progress)
 
 
@@ -444,6 +449,8 @@ def where_not_nan(operator: Operator, y: Tensor) -> tuple[Operator, Tensor]:
     if bool(known.all()):
         return operator, y
     if y.ndim != 4:
-        raise InputError(f"measurements: found NaN in values of shape {tuple(y.shape)}, expected none")
+        raise InputError(
+            f"measurements: found NaN in values of shape {tuple(y.shape)}, expected none"
+        )
     mask = Mask(tuple(y.shape[1:]), known.float())
     return mask @ operator, torch.where(known, y, 0)

@@ -1019,7 +1019,7 @@ class Trainer:
                 average.resume(self.step, weights)
             self.width = state.get("width", self.width)
         elif self.settings.init is not None:
-            self._take_weights_of(self.settings.init)
+            self.take_weights_of(self.settings.init)
         if main:
             self._shorten_log(None if state is None else state.get("logged"))
 
@@ -1074,7 +1074,7 @@ class Trainer:
             return network.predicts, network.high
         return prior.target, network
 
-    def _take_weights_of(self, name: str) -> None:
+    def take_weights_of(self, name: str) -> None:
         """Begin with the weights of another prior, each of which must fit."""
         prior = load_network(name)
         target, network = self._part_that_fits(prior)
