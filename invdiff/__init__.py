@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from invdiff.diagnostics.tarp import TARP, tarp
     from invdiff.errors import InputError
     from invdiff.evaluation.calibration import Calibration
-    from invdiff.files import restore_file, restore_folder
+    from invdiff.files import restore_file, restore_folder, restore_volume
     from invdiff.inference import Interrupted, restore
     from invdiff.listing import list as list
     from invdiff.noise.instruments import Quantised, Rician, Speckle
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from invdiff.prior.own import prior_from, prior_from_denoiser
     from invdiff.prior.reverse import generate
     from invdiff.problem import Problem
+    from invdiff.training.measurements import fit_from_measurements
     from invdiff.training.trainer import TrainSettings, fit
 
 __version__ = "0.2.0"
@@ -61,6 +62,7 @@ _WHERE = {
     "compare_priors": "invdiff.diagnostics.priors",
     "fission": "invdiff.diagnostics.fission",
     "fit": "invdiff.training.trainer",
+    "fit_from_measurements": "invdiff.training.measurements",
     "generate": "invdiff.prior.reverse",
     "ksd": "invdiff.diagnostics.ksd",
     "langevin": "invdiff.prior.ncsn",
@@ -74,6 +76,7 @@ _WHERE = {
     "restore_blind": "invdiff.blind",
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
+    "restore_volume": "invdiff.files",
     "save_prior": "invdiff.prior.checkpoint",
     "score": "invdiff.prior.ncsn",
     "split_measurement": "invdiff.diagnostics.fission",
@@ -108,6 +111,7 @@ __all__ = [
     "compare_priors",
     "fission",
     "fit",
+    "fit_from_measurements",
     "generate",
     "ksd",
     "langevin",
@@ -121,6 +125,7 @@ __all__ = [
     "restore_blind",
     "restore_file",
     "restore_folder",
+    "restore_volume",
     "save_prior",
     "score",
     "solvers",
