@@ -4,6 +4,7 @@
     python benchmarks/defaults.py --write docs/defaults.md     (and configs/coverage.json)
     python benchmarks/defaults.py --ship                       (files for invdiff/calibrations)
     python benchmarks/defaults.py --priors photos --data photos=FOLDER --size 96 --images 3 --seen
+    python benchmarks/defaults.py --solvers mmps_2m_sde --data photos=OTHERS fashion=others.npz --images 20 --judge
 
 For each prior that ships, task and solver preset: PSNR and LPIPS of single samples, PSNR of their mean, the share of
 true pixels inside the 50 and 90 % intervals that `Posterior.interval` returns for 19 samples without calibration,
@@ -16,7 +17,9 @@ folder are refused. (They are known by their settings: after a change to the cod
 
 What --ship writes are the calibrations of these same runs, for solve to find by itself. Whether they hold is seen on
 images that were left out: each image is judged by what was found on the others. With --seen, images of another size
-are judged by the file that ships, which is told of it: see `Adjustment.for_size`.
+are judged by the file that ships, which is told of it: see `Adjustment.for_size`. With --judge, other images are
+judged by the file that ships (of a prior without pictures, samples of another seed): what the intervals hold that
+people see.
 
 The rule of `choose`: for each task, a solver's fault is the larger distance of its 50 and 90 % coverage from
 nominal, in the prior where it is largest. Solvers within 5 points are honest; where none is, those within 2 points of
@@ -65,6 +68,7 @@ SOLVERS = (
     "dps",
 )
 SAMPLES = 19
+OTHER_SEED = 1  # of the images that calibrations are judged on, where the prior draws them
 NEAR = 0.02  # of the least fault, where no solver is honest
 SAME_LPIPS = 0.01
 START = "<!-- Written by benchmarks/defaults.py from here on. -->"
@@ -73,11 +77,17 @@ SCORES = ("PSNR", "LPIPS", "PSNR of mean", "50 %", "90 %", "misfit")
 
 
 def task_of(
-    prior: str, task: str, solver: str, data: str | None, images: int, size: int | None = None
+    prior: str,
+    task: str,
+    solver: str,
+    data: str | None,
+    images: int,
+    size: int | None = None,
+    seed: int = 0,
 ) -> Task:
     """Return what `invdiff calibrate` runs for a solver written as "preset a=1 b=2"."""
     name, *words = solver.split()
-    given = [f"prior={prior}", f"task={task}", f"solver={name}", f"images={images}"]
+    given = [f"prior={prior}", f"task={task}", f"solver={name}", f"images={images}", f"seed={seed}"]
     given += [f"solver.{word}" for word in words]
     given += [f"data={data}"] if data else []
     given += [f"size={size}"] if size and data else []
@@ -165,6 +175,40 @@ def with_size(known: Adjustment, found: Calibration) -> Adjustment:
     }
     size = "x".join(map(str, found.truth.shape[1:]))
     return replace(known, seen={**known.seen, size: {"images": len(found.truth), **shares}})
+
+
+def judgement(known: Adjustment, found: Calibration) -> dict[str, Any]:
+    """Return what intervals of 50 and 90 % hold of images that a calibration was not made on.
+
+    Each share is [mean, standard error] over images, "drawn" without the calibration and
+    "calibrated" with it.
+    """
+    shares: dict[str, Any] = {"images": len(found.truth)}
+    for name, adjustment in (("drawn", None), ("calibrated", known)):
+        posterior = replace(found.posterior, adjustment=adjustment)
+        levels = dict(zip(("0.9", "0.5"), shown_levels(SAMPLES), strict=True))
+        for level, own in levels.items():
+            at = float(level) if adjustment else own
+            inside = posterior.interval(at).holds(found.truth).double().flatten(1).mean(1)
+            estimate = Estimate.over(inside)
+            shares[f"{name} {level}"] = [estimate.mean, estimate.error]
+    return shares
+
+
+def judged_rows(folder: Path) -> Iterator[str]:
+    """Yield the table of what the calibrations that ship held of other images."""
+    yield "| prior | task | images | 50 %: as drawn | calibrated | 90 %: as drawn | calibrated |"
+    yield "|---|---|---|---|---|---|---|"
+    for prior in PRIORS:
+        for task in TASKS:
+            for path in sorted(folder.glob(f"{prior}.{task}.*.judged.json")):
+                found = json.loads(path.read_text("utf-8"))
+                cells = [prior, task, str(found["images"])]
+                for level in ("0.5", "0.9"):
+                    for name in ("drawn", "calibrated"):
+                        mean, error = found[f"{name} {level}"]
+                        cells.append(f"{100 * mean:.1f} ± {100 * error:.1f}")
+                yield "| " + " | ".join(cells) + " |"
 
 
 def fault(cell: Cell, count: int) -> float:
@@ -293,6 +337,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--ship", action="store_true", help="write the calibrations that ship")
     parser.add_argument("--seen", action="store_true", help="tell them of this size")
+    parser.add_argument("--judge", action="store_true", help="judge them on other images")
     parser.add_argument("--write", type=Path, help="only write what was measured into this page")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -306,6 +351,16 @@ def main() -> None:
                 size = f".{arguments.size}" if arguments.size else ""
                 name = f"{prior}.{task}.{label(solver.replace(' ', '_'))}{size}"
                 path = arguments.runs / f"{name}.json"
+                if arguments.judge:
+                    run = task_of(
+                        prior, task, solver, data.get(prior), arguments.images, seed=OTHER_SEED
+                    )
+                    place = place_of(prior, task, solver)
+                    measured = measure(run, arguments.runs / f"{name}.judged")
+                    shares = judgement(Adjustment.read(place), measured)
+                    write_json(arguments.runs / f"{name}.judged.json", shares)
+                    print(prior, task, shares, flush=True)
+                    continue
                 if not arguments.write and (prior != "photos" or prior in data):
                     run = task_of(
                         prior, task, solver, data.get(prior), arguments.images, arguments.size
@@ -322,10 +377,14 @@ def main() -> None:
                         with_size(Adjustment.read(place), measured).write(place)
                 if path.is_file() and not arguments.size:
                     found[prior, task, solver] = Cell(**json.loads(path.read_text("utf-8")))
+    if arguments.judge:
+        print("\n".join(judged_rows(arguments.runs)))
+        return
     command = "python benchmarks/defaults.py --data photos=FOLDER fashion=FILE faces64=FILE"
     text = report(found, arguments.images, command)
     if arguments.write:
         text += "\n\n## Calibrated intervals that ship\n\n" + "\n".join(calibrated_rows())
+        text += "\n\n## What they hold of other images\n\n" + "\n".join(judged_rows(arguments.runs))
         write_block(arguments.write, text)
         write_json(COVERAGE, held(found, arguments.images))
     print(text)

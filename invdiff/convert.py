@@ -52,7 +52,8 @@ class ConvertSettings:
         out: the file to write, NAME.safetensors; the card is NAME.json beside it.
         prior: the prior, with its words, as in ``python -m invdiff.solve``.
         classifier: a classifier of noisy images, in place of a prior.
-        expert: a prior that takes over at low noise, from a training run with sigma_range.
+        expert: a prior that takes over at low noise, from a training run with sigma_range; it takes
+            the place of an expert that the prior has already.
         mix: [low, high], the noise levels of pixels in [0, 1] between which expert and prior are
             mixed.
         licence: under which the weights may be used, for the card; by default that of the source's

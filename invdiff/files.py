@@ -197,7 +197,7 @@ def restore_folder(
     check_path("target", target)
     share = Share.of(part)
     if os.path.lexists(target):
-        raise InputError(f"{target}: exists already, expected a new folder")
+        raise InputError(f"target {target}: exists already; expected a new folder")
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
     posed = [
@@ -225,7 +225,7 @@ def restore_folder(
         numbers = range(number, number + len(problem))
         tasks.append(Task(str(number), problem, numbers))
         number += len(problem)
-    folder = WholeFolder(target, label="target")
+    folder = WholeFolder(target, label="target", remedy="expected a new folder")
     wait_for_all()
     run = SharedRun(
         final=Path(target),

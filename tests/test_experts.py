@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -189,6 +190,29 @@ def test_joined_priors_are_both_of_them(tmp_path: Path, sigma: float) -> None:
     expected = (1 - w) * _unclipped(low)(x, sigma) + w * _unclipped(high)(x, sigma)
     torch.testing.assert_close(prior(x, sigma), expected.clamp(0, 1), rtol=0, atol=1e-4)
     assert torch.equal(loaded(x, sigma), prior(x, sigma))
+
+
+def test_a_new_expert_takes_the_place_of_the_old_one() -> None:
+    low, high = expert_and_prior()
+    old = joined(replace_weights(low, 3), high, (0.15, 0.3))
+    x = images().float()
+    for again in (joined(low, old, (0.2, 0.4)), joined(joined(low, high), old, (0.2, 0.3))):
+        assert torch.equal(again(x, 0.1), joined(low, high)(x, 0.1))
+        assert torch.equal(again(x, 0.6), high(x, 0.6))
+    assert not torch.equal(old(x, 0.1), low(x, 0.1))
+    with pytest.raises(
+        InputError, match=r"mix: found \[0.2, 0.4\], expected at most 0.3, the largest"
+    ):
+        joined(old, high, (0.2, 0.4))  # what more its expert knows is not written anywhere
+
+
+def replace_weights(prior: NetworkDenoiser, seed: int) -> NetworkDenoiser:
+    """The same prior with other weights."""
+    other = describe(prior).around(copy.deepcopy(prior.network))
+    torch.manual_seed(seed)
+    for p in other.parameters():
+        p.data.normal_(0, 0.1)
+    return other
 
 
 def _unclipped(prior: NetworkDenoiser) -> NetworkDenoiser:

@@ -351,7 +351,7 @@ def test_a_folder_is_refused_before_the_work(
     whole = Mask((1, HEIGHT, WIDTH), KEPT.float())
     for source, target, message in (
         ("y", "x", "expected .B, 1, 8, 9"),
-        ("y", "y", "exists already, expected a new folder"),
+        ("y", "y", "exists already; expected a new folder"),
         ("y/1.png", "x", "found no folder"),
         ("none", "x", "found no folder"),
     ):

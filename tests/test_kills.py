@@ -43,11 +43,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def quiet_and_fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nobody cuts the power here, and what the commands say is for others."""
+    """Nobody cuts the power here, and what the commands say is for others.
+
+    One thread, as forked processes have: sums over several differ in their last bits.
+    """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+    torch.set_num_threads(threads)
 
 
 def check_readable(folder: Path) -> None:
@@ -631,7 +637,7 @@ def test_two_folders_are_restored_at_once(pictures: Path, tmp_path: Path) -> Non
     place.mkdir()
     restored(pictures, tmp_path / "whole")
     ends = at_once([partial(restored, pictures, place / "x")] * 2)
-    check_others(ends, "exists already, expected a new folder", "another run (")
+    check_others(ends, "exists already; expected a new folder", "another run (")
     names = sorted(os.listdir(place))
     assert names == ["x", "x-2"][: ends.count(None)]
     for name in names:

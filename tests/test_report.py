@@ -234,7 +234,10 @@ def assert_quiet(browser: Any, path: Path) -> None:
 
 
 def texts(browser: Any, selector: str) -> list[str]:
-    return [element.text for element in browser.find_elements("css selector", selector)]
+    """The texts of the elements, read at once: a page that draws itself anew removes them."""
+    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.trim())"
+    found: list[str] = browser.execute_script(script, selector)
+    return found
 
 
 def numbers(browser: Any, row: str) -> list[list[float]]:

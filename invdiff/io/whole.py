@@ -207,6 +207,7 @@ class WholeFolder:
         overwrite: whether a run that exists there is replaced.
         numbered: whether the next free name is taken from the start where `final` exists.
         label: of the setting that messages name.
+        remedy: what messages advise where `final` exists already.
 
     Attributes:
         path: the hidden folder.
@@ -232,10 +233,12 @@ class WholeFolder:
         overwrite: bool = False,
         numbered: bool = False,
         label: str = "out",
+        remedy: str = "expected another folder, or overwrite=true",
     ) -> None:
         self.overwrite = overwrite
         self.numbered = numbered
         self.label = label
+        self.remedy = remedy
         self.kept = False
         if "\0" in str(final):
             raise InputError(f"{label} {str(final)!r}: a name cannot hold the character NUL")
@@ -282,7 +285,7 @@ class WholeFolder:
         if not any(place.iterdir()):
             return
         if not self.overwrite:
-            raise InputError(f"{name}: exists already; expected another folder, or overwrite=true")
+            raise InputError(f"{name}: exists already; {self.remedy}")
         if not _is_run(place):
             raise InputError(
                 f"{name}: holds no {RUN_FILE} and so no run, which alone overwrite=true replaces; "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class Experts(nn.Module):
         self.high = make_network("high", high, channels, schedule)
         self.stride = math.lcm(int(self.low.stride), int(self.high.stride))  # type: ignore[arg-type]
         self.log_sigma = LogSigma(schedule)
+        self.mix = (float(mix[0]), float(mix[1]))
         self.begin = math.log(2 * mix[0])  # on the scale of [-1, 1]
         self.width = math.log(mix[1] / mix[0])
 
@@ -137,9 +138,13 @@ def joined(
 ) -> NetworkDenoiser:
     """Return one prior of an expert for low noise and a prior for the rest, with their weights.
 
+    Of a prior that has an expert already, the network for its part is taken: a new expert takes the
+    place of the old one.
+
     Args:
-        low: the expert, which predicts eps, such as a run with ``sigma_range`` leaves it.
-        high: the prior for high noise, which predicts v.
+        low: the expert, which predicts eps, such as a run with ``sigma_range`` leaves it, or a prior
+            of experts.
+        high: the prior for high noise, which predicts v, or a prior of experts.
         mix: noise levels of pixels in [0, 1] between which both are mixed.
 
     Raises:
@@ -155,8 +160,8 @@ def joined(
         >>> joined(low, high)(torch.rand(1, 1, 8, 8), 0.2).shape
         torch.Size([1, 1, 8, 8])
     """
-    low, low_network = _described("expert", low, "eps")
-    high, high_network = _described("prior", high, "v")
+    low, low_network = _described("expert", _part(low, "low"), "eps")
+    high, high_network = _described("prior", _part(high, "high"), "v")
     if low.shape[0] != high.shape[0]:
         raise InputError(f"expert: found {low.shape[0]} channels, expected {high.shape[0]}")
     if not torch.equal(low.schedule.abar, high.schedule.abar):
@@ -188,6 +193,29 @@ def joined(
     prior.described = described
     prior.data_range = high.data_range
     return prior
+
+
+def _part(prior: Denoiser, part: Literal["low", "high"]) -> Denoiser:
+    """Return one network of a prior of experts as a prior of its own; any other prior as it is."""
+    network = getattr(prior, "network", None)
+    if not (isinstance(prior, NetworkDenoiser) and isinstance(network, Experts)):
+        return prior
+    inner = network.low if part == "low" else network.high
+    found = NetworkDenoiser(
+        inner,
+        prior.shape,
+        prior.schedule,
+        "eps" if part == "low" else "v",
+        int(inner.stride),  # type: ignore[arg-type]
+        clip=prior.clip,
+        variance=prior.variance,
+        value_range=prior.value_range,
+    )
+    found.described = None if prior.described is None else prior.described[part]
+    found.data_range = prior.data_range
+    if part == "low":  # the file does not say what noise the expert knows, but that it knows this
+        found.sigma_range = (0.0, network.mix[1])
+    return found
 
 
 def _described(
