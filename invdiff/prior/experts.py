@@ -160,8 +160,8 @@ def joined(
         >>> joined(low, high)(torch.rand(1, 1, 8, 8), 0.2).shape
         torch.Size([1, 1, 8, 8])
     """
-    low, low_network = _described("expert", _part(low, "low"), "eps")
-    high, high_network = _described("prior", _part(high, "high"), "v")
+    low, low_network = _described("expert", part_of(low, "low"), "eps")
+    high, high_network = _described("prior", part_of(high, "high"), "v")
     if low.shape[0] != high.shape[0]:
         raise InputError(f"expert: found {low.shape[0]} channels, expected {high.shape[0]}")
     if not torch.equal(low.schedule.abar, high.schedule.abar):
@@ -195,8 +195,15 @@ def joined(
     return prior
 
 
-def _part(prior: Denoiser, part: Literal["low", "high"]) -> Denoiser:
-    """Return one network of a prior of experts as a prior of its own; any other prior as it is."""
+def part_of(prior: Denoiser, part: Literal["low", "high"]) -> Denoiser:
+    """Return one network of a prior of experts as a prior of its own; any other prior as it is.
+
+    Example:
+        >>> from invdiff.prior import load_prior
+        >>> prior = load_prior("photos")
+        >>> part_of(prior, "low").target, part_of(prior, "high").target
+        ('eps', 'v')
+    """
     network = getattr(prior, "network", None)
     if not (isinstance(prior, NetworkDenoiser) and isinstance(network, Experts)):
         return prior
