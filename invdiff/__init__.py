@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from invdiff.diagnostics.tarp import TARP, tarp
     from invdiff.errors import InputError
     from invdiff.evaluation.calibration import Calibration
-    from invdiff.files import restore_file, restore_folder
+    from invdiff.files import restore_file, restore_folder, restore_volume
     from invdiff.inference import Interrupted, restore
     from invdiff.listing import list as list
     from invdiff.noise.coloured import Coloured, Correlated
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from invdiff.prior.reverse import generate
     from invdiff.problem import Problem
     from invdiff.streaming import restore_to_zarr
+    from invdiff.training.measurements import fit_from_measurements
     from invdiff.training.trainer import TrainSettings, fit
 
 __version__ = "0.2.0"
@@ -65,6 +66,7 @@ _WHERE = {
     "compare_priors": "invdiff.diagnostics.priors",
     "fission": "invdiff.diagnostics.fission",
     "fit": "invdiff.training.trainer",
+    "fit_from_measurements": "invdiff.training.measurements",
     "generate": "invdiff.prior.reverse",
     "ksd": "invdiff.diagnostics.ksd",
     "langevin": "invdiff.prior.ncsn",
@@ -79,6 +81,7 @@ _WHERE = {
     "restore_file": "invdiff.files",
     "restore_folder": "invdiff.files",
     "restore_to_zarr": "invdiff.streaming",
+    "restore_volume": "invdiff.files",
     "save_prior": "invdiff.prior.checkpoint",
     "score": "invdiff.prior.ncsn",
     "split_measurement": "invdiff.diagnostics.fission",
@@ -115,6 +118,7 @@ __all__ = [
     "compare_priors",
     "fission",
     "fit",
+    "fit_from_measurements",
     "generate",
     "ksd",
     "langevin",
@@ -129,6 +133,7 @@ __all__ = [
     "restore_file",
     "restore_folder",
     "restore_to_zarr",
+    "restore_volume",
     "save_prior",
     "score",
     "solvers",

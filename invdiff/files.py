@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -32,6 +33,7 @@ from invdiff.io.collection import read_pictures
 from invdiff.io.names import free_name
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.units import MEASUREMENTS
+from invdiff.io.volumes import read_volume
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
 from invdiff.named import Named, noise_named, operator_named
@@ -248,6 +250,57 @@ def restore_folder(
 
     run.finish(tasks, publish)
     return [folder.final / name for name in names]
+
+
+def restore_volume(
+    source: str | Path,
+    target: str | Path,
+    *,
+    operator: Operator | Named | ForShape,
+    noise: NoiseModel | Named | float,
+    prior: Denoiser | str,
+    solver: Solver | str = "dds",
+    samples: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+    overwrite: bool = False,
+) -> Posterior:
+    """Restore the gray volume in a file or a folder under a prior of its slices; write the samples' mean.
+
+    A volume is an image of D channels, (D, H, W). With ``dds``, the default, neighbouring slices are coupled.
+
+    Args:
+        source: a NIfTI volume, a TIFF stack, or a folder of slices, as `invdiff.io.volumes.read_volume`
+            reads it: a DICOM series in the order of its positions.
+        target: .nii, .nii.gz, .tif or .npy; of a NIfTI source it has the header.
+        operator: A of images (D, H, W), as in `restore_file`.
+        noise: as there.
+        prior: of gray images or of colour ones, or what `load_prior` takes.
+        solver: the method, or the name of a preset.
+        samples: how many.
+        seed: of the samples.
+        progress: whether a bar is shown.
+        overwrite: whether a target that exists is replaced.
+
+    Returns:
+        The samples, (K, 1, D, H, W).
+
+    Raises:
+        InputError: the source is no volume, or where `restore_file` does.
+    """
+    check_path("source", source)
+    check_path("target", target)
+    slices = read_volume(source)
+    volume = replace(slices, values=slices.values.transpose(0, 1), header=None)
+    _, problem = _posed(volume, operator, noise, stretch=False)
+    shape = problem.operator.shape
+    expected = slices.with_values(torch.zeros(1).expand(shape[0], 1, *shape[1:]))
+    check_target(Path(target), expected, overwrite=overwrite)  # before the work
+    denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    posterior = restore(problem, denoiser, solver, samples=samples, seed=seed, progress=progress)
+    restored = slices.with_values(posterior.mean.transpose(0, 1))
+    write_picture(Path(target), restored, overwrite=overwrite)
+    return posterior
 
 
 def _level_of(adjustment: Adjustment) -> float:

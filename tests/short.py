@@ -14,6 +14,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ddnm": {"steps": 6},
     "ddnm_plus": {"steps": 6},
     "diffpir": {"steps": 6},
+    "dds": {"steps": 6, "tv": 5.0},
     "score_sde": {"steps": 6},
     "ilvr": {"steps": 6},
     "mcg": {"steps": 6, "zeta": 0.3},

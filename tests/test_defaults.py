@@ -336,6 +336,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "cutoff": 1.0,
         "temperature": 0.8,
     },
+    "solver dds": {
+        "steps": 50,
+        "spacing": "karras",
+        "eta": 1.0,
+        "iterations": 5,
+        "tv": 0.0,
+        "smooth": 0.0,
+        "rho": 1.0,
+    },
     "solver diffpir": {
         "steps": 100,
         "spacing": "root",

@@ -93,7 +93,12 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
         | {"at_once": 1, "open": True},
     ),
     check.CheckSettings: ({}, {"operator": {}, "shape": (3, 64, 64), "seed": 0}),
-    train.TrainCommand: ({"data": "x", "out": "y"}, {"train": None, "steps": 10_000, "batch": 64}),
+    train.TrainCommand: (
+        {"data": "x", "out": "y"},
+        {"train": None, "steps": 10_000, "batch": 64}
+        | {"measurements": None, "operator": {"name": "denoise"}, "noise": {}, "laps": 8}
+        | {"start_laps": 16, "rank": 64},
+    ),
 }
 
 

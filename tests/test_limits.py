@@ -220,6 +220,16 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "training.data": {"MEMORY": 4 * 2**30},
     "training.files": {"_ROUNDING": 1e-05},
+    "prior.channels": {"MOST_CHANNELS": 4, "AT_ONCE": 2**18, "AT_ONCE_ON_GPU": 2**22},
+    "training.gaussian": {
+        "FIRST_MEAN": 0.5,
+        "FIRST_VARIANCE": 1 / 16,
+        "MOST_IMAGES": 2**14,
+        "RTOL": 1e-3,
+        "LARGEST_GRAM": 4096,
+        "AT_ONCE": 2**20,
+    },
+    "training.measurements": {"PART": 512},
     "training.optimiser": {"_COEFFICIENTS": (3.4445, -4.775, 2.0315)},
     "training.record": {"_SHOWN": 3},
 }

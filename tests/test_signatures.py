@@ -289,6 +289,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "high": 1.0,
         "stamp": (),
     },
+    "training.measurements.fit_from_measurements": {
+        "laps": 8,
+        "start_laps": 16,
+        "rank": 64,
+        "solver": None,
+        "progress": True,
+    },
     "training.objective.ImportanceTimesteps": {"memory": 10},
     "training.objective.training_loss": {"loss": "simple"},
     "training.optimiser.Muon": {"weight_decay": 0.0, "momentum": 0.95},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,3 +177,16 @@ def _pydicom(module: str) -> Any:
         return import_module(module)
     except ImportError:
         raise InputError("DICOM needs pydicom: pip install invdiff[medical]") from None
+
+
+def slice_position(path: str | Path) -> float | None:
+    """Return where a slice lies along the normal of its plane in mm, else its number; None without both."""
+    dataset = _pydicom("pydicom").dcmread(path, stop_before_pixels=True, force=True)
+    position = dataset.get("ImagePositionPatient")
+    axes = dataset.get("ImageOrientationPatient")
+    if position is not None and axes is not None:
+        directions = np.array([float(each) for each in axes])
+        normal = np.cross(directions[:3], directions[3:])
+        return float(normal @ np.array([float(each) for each in position]))
+    number = dataset.get("InstanceNumber")
+    return None if number is None else float(number)

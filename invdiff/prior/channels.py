@@ -1,4 +1,4 @@
-"""Priors of gray images out of priors of colour images, and the reverse."""
+"""Priors of gray images out of priors of colour images, and the reverse; priors of volumes out of both."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from invdiff.prior.denoiser import Denoiser, levels
 from invdiff.prior.schedule import Spacing
 from invdiff.prior.view import DenoiserView
 from invdiff.rng import stream_seed
+
+MOST_CHANNELS = 4  # of a picture; an image of more of them is a volume of gray slices
+AT_ONCE = 2**18  # values of the channels that the network sees at once on a CPU
+AT_ONCE_ON_GPU = 2**22
 
 
 class GrayView(DenoiserView):
@@ -93,7 +97,8 @@ class ChannelView(DenoiserView):
     """Prior of images with several channels, each an independent image of a gray prior.
 
     D(x, sigma) of each channel by itself is then exact. That the channels of a colour image
-    resemble each other is not known to it: colours at the same place are guessed apart.
+    resemble each other is not known to it: colours at the same place are guessed apart. The channels
+    may be the slices of a volume; the network sees as many at once as fit into its memory.
 
     Args:
         prior: of gray images, (1, H, W).
@@ -116,11 +121,25 @@ class ChannelView(DenoiserView):
         if isinstance(sigma, Tensor) and sigma.ndim:
             sigma = sigma.repeat_interleave(channels)
         label = None if label is None else label.repeat_interleave(channels)
-        return self.prior(x.flatten(0, 1)[:, None], sigma, label).view_as(x)
+        each = x.flatten(0, 1)[:, None]
+        size = max(1, (AT_ONCE_ON_GPU if x.is_cuda else AT_ONCE) // each[0].numel())
+        if len(each) <= max(size, MOST_CHANNELS * len(x)):
+            return self.prior(each, sigma, label).view_as(x)
+        found = [
+            self.prior(
+                each[start : start + size],
+                sigma[start : start + size] if isinstance(sigma, Tensor) and sigma.ndim else sigma,
+                None if label is None else label[start : start + size],
+            )
+            for start in range(0, len(each), size)
+        ]
+        return torch.cat(found).view_as(x)
 
 
 def match_channels(prior: Denoiser, channels: int) -> Denoiser:
     """Return the prior for images of so many channels: itself, or a view of it.
+
+    More than four channels are the slices of a volume, each of them gray.
 
     Raises:
         InputError: the prior is one for points; or the channels differ, and neither the prior nor
@@ -141,6 +160,8 @@ def match_channels(prior: Denoiser, channels: int) -> Denoiser:
         return ChannelView(prior, channels)
     if (found, channels) == (3, 1):
         return GrayView(prior)
+    if found == 3 and channels > MOST_CHANNELS:
+        return ChannelView(GrayView(prior), channels)
     raise InputError(
         f"prior: found one for {found} channels, expected {channels}, as the image has, or a gray one"
     )

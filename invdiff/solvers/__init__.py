@@ -7,6 +7,7 @@ from invdiff.solvers.daps import DAPS
 from invdiff.solvers.ddnm import DDNM
 from invdiff.solvers.ddnm_plus import DDNMPlus
 from invdiff.solvers.ddrm import DDRM
+from invdiff.solvers.dds import DDS
 from invdiff.solvers.diffpir import DiffPIR
 from invdiff.solvers.dps import DPS
 from invdiff.solvers.fast_dips import FastDIPS
@@ -34,6 +35,7 @@ __all__ = [
     "DDNM",
     "DDNMPlus",
     "DDRM",
+    "DDS",
     "DPS",
     "DiffPIR",
     "FastDIPS",

@@ -988,7 +988,7 @@ class Trainer:
         prior = self.spec.around(self.averaged)
         save_prior(prior, self.out / PRIOR_FILE, dtype=torch.float16)
         state = {
-            "settings": self._identity(),
+            "settings": identity_of(self.settings),
             "step": self.step,
             "end": self.end if self.ends_by_clock else None,
             "judged": self.judged,
@@ -1004,17 +1004,6 @@ class Trainer:
         content = io.BytesIO()  # torch tells no full disk from other failures, a file does
         torch.save(state, content)
         write_whole(self.out / "state.pt", content.getbuffer())
-
-    def _identity(self) -> dict[str, Any]:
-        """Return the settings that a resumed run must share.
-
-        The length of the run, how often it is judged, and where its data lie may change.
-        """
-        judging = {"log_every", "eval_every", "eval_images", "save_every"}
-        data = {"data", "held_out", "data_changed"}
-        free = {"steps", "seconds", "accumulate", "cooldown", "device", "compile", *data, *judging}
-        settings = {**asdict(self.settings), "schedule": self.settings.noise_schedule}
-        return {k: v for k, v in settings.items() if k not in free}
 
     def _resume(self) -> None:
         """Begin, or continue from state.pt, which the main process reads for all."""
@@ -1039,7 +1028,7 @@ class Trainer:
                 average.resume(self.step, weights)
             self.width = state.get("width", self.width)
         elif self.settings.init is not None:
-            self._take_weights_of(self.settings.init)
+            self.take_weights_of(self.settings.init)
         if main:
             self._shorten_log(None if state is None else state.get("logged"))
 
@@ -1061,7 +1050,7 @@ class Trainer:
             ) from None
         # A setting that is younger than the run had its default.
         stored = {f.name: f.default for f in fields(TrainSettings)} | state["settings"]
-        for key, value in self._identity().items():
+        for key, value in identity_of(self.settings).items():
             if (found := stored[key]) != value:
                 raise InputError(
                     f"out {self.out}: holds a run with {key}={found!r}, this one has {value!r}; "
@@ -1095,7 +1084,7 @@ class Trainer:
             return network.predicts, network.high
         return prior.target, network
 
-    def _take_weights_of(self, name: str) -> None:
+    def take_weights_of(self, name: str) -> None:
         """Begin with the weights of another prior, each of which must fit."""
         prior = load_network(name)
         target, network = self._part_that_fits(prior)
@@ -1117,6 +1106,23 @@ class Trainer:
                 raise InputError(f"init {name}: {key}: found {found}, expected {expected}")
         self.network.load_state_dict(given)
         self.averaged.load_state_dict(given)
+
+
+def identity_of(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that a resumed run must share.
+
+    The length of the run, how often it is judged, and where its data lie may change.
+
+    Example:
+        >>> short = TrainSettings(data="photos", steps=10)
+        >>> identity_of(short) == identity_of(TrainSettings(data="others", steps=20))
+        True
+    """
+    judging = {"log_every", "eval_every", "eval_images", "save_every"}
+    data = {"data", "held_out", "data_changed"}
+    free = {"steps", "seconds", "accumulate", "cooldown", "device", "compile", *data, *judging}
+    found = {**asdict(settings), "schedule": settings.noise_schedule}
+    return {k: v for k, v in found.items() if k not in free}
 
 
 def check_labels(settings: TrainSettings, data: Data) -> None:

@@ -1,0 +1,84 @@
+"""Volumes in files: the slices of a NIfTI volume, of a stack, or of a folder such as a DICOM series, in order."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from invdiff.errors import InputError
+from invdiff.io.collection import image_files, joined_units
+from invdiff.io.dicom import is_dicom, slice_position
+from invdiff.io.pictures import Picture, read_picture
+from invdiff.io.units import MEASUREMENTS
+
+_FIRST_BYTES = 132  # by which a DICOM file is known
+
+
+def read_volume(path: str | Path) -> Picture:
+    """Read the slices of one gray volume, as a picture of D images (D, 1, H, W).
+
+    Args:
+        path: a NIfTI volume, a TIFF stack, a DICOM file of several frames, or a folder of one slice per
+            file: a DICOM series in the order of its positions, other files in that of their names.
+
+    Raises:
+        InputError: a file cannot be read, the slices differ in size or are in colour, there is only one,
+            or a NIfTI file holds several volumes, one for each time.
+    """
+    source = Path(path)
+    if not os.path.isdir(source):
+        picture = read_picture(source, rule=MEASUREMENTS)
+    else:
+        files = in_order(image_files(source))
+        pictures = [read_picture(file, rule=MEASUREMENTS) for file in files]
+        units = joined_units(pictures)
+        if units is not None:
+            pictures = [each.in_units(units) for each in pictures]
+        first = pictures[0]
+        for each in pictures:
+            found, expected = (tuple(p.values.shape[1:]) for p in (each, first))
+            if found != expected:
+                raise InputError(
+                    f"{path}: found {found} in {each.name}, expected {expected} as in {first.name}"
+                )
+        values = torch.cat([each.values for each in pictures])
+        picture = replace(first, values=values, name=source.name, stack=True)
+    depth, channels = picture.values.shape[:2]
+    if channels != 1:
+        raise InputError(f"{path}: found slices of {channels} channels, expected gray ones")
+    if depth < 2:
+        raise InputError(f"{path}: found one slice, expected a volume of several")
+    if picture.header is not None and sum(side > 1 for side in picture.header.volume) > 1:
+        raise InputError(
+            f"{path}: found a volume of {picture.header.volume} beyond its slices, expected one volume"
+        )
+    return replace(picture, alpha=None, background=None)
+
+
+def in_order(files: list[Path]) -> list[Path]:
+    """Return the slices of a folder in order: a DICOM series by position, others as they are.
+
+    Raises:
+        InputError: a DICOM series has files without a position, or two at one position.
+    """
+    if not all(_is_dicom_file(file) for file in files):
+        return files
+    positions = {file: slice_position(file) for file in files}
+    unknown = [file for file, position in positions.items() if position is None]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]}: found neither a position nor a number of the slice, expected one"
+        )
+    if len(set(positions.values())) < len(files):
+        raise InputError(
+            f"{files[0].parent}: found slices at the same position, expected one series in a folder"
+        )
+    return sorted(files, key=lambda file: positions[file] or 0.0)
+
+
+def _is_dicom_file(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return is_dicom(opened.read(_FIRST_BYTES))
