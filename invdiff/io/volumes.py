@@ -12,6 +12,7 @@ from invdiff.errors import InputError
 from invdiff.io.collection import image_files, joined_units
 from invdiff.io.dicom import is_dicom, slice_position
 from invdiff.io.pictures import Picture, read_picture
+from invdiff.io.pixels import FileHeader
 from invdiff.io.units import MEASUREMENTS
 
 _FIRST_BYTES = 132  # by which a DICOM file is known
@@ -51,10 +52,13 @@ def read_volume(path: str | Path) -> Picture:
         raise InputError(f"{path}: found slices of {channels} channels, expected gray ones")
     if depth < 2:
         raise InputError(f"{path}: found one slice, expected a volume of several")
-    if picture.header is not None and sum(side > 1 for side in picture.header.volume) > 1:
-        raise InputError(
-            f"{path}: found a volume of {picture.header.volume} beyond its slices, expected one volume"
-        )
+    header = picture.header
+    if header is not None:
+        beyond = header.shape if isinstance(header, FileHeader) else header.volume
+        if sum(side > 1 for side in beyond) > 1:
+            raise InputError(
+                f"{path}: found a volume of {beyond} beyond its slices, expected one volume"
+            )
     return replace(picture, alpha=None, background=None)
 
 
