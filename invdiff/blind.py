@@ -20,10 +20,11 @@ beyond the picture; x is larger than y by the kernel's side less 1.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,9 +33,12 @@ from torch import Tensor
 
 from invdiff.adjustment import not_calibrated
 from invdiff.arguments import positive_number
-from invdiff.errors import InputError, check_integer, shown
+from invdiff.errors import InputError, check_callback, check_integer, shown
 from invdiff.inference import check_batch, check_finite, fitting
-from invdiff.intervals import Interval
+from invdiff.intervals import Interval, percent, shown_levels
+from invdiff.io.pictures import Picture
+from invdiff.io.whole import write_json
+from invdiff.io.write import write_array, write_picture
 from invdiff.named import Named, shape_of
 from invdiff.noise import Gaussian, NoiseModel
 from invdiff.operators import Blur
@@ -122,6 +126,93 @@ class BlindPosterior:
         left = self.kernels.shape[-1] // 2
         return x[..., above : x.shape[-2] - above, left : x.shape[-1] - left]
 
+    def widths(self) -> Tensor:
+        """Return the width of every kernel in pixels, (K,).
+
+        It is the square root of the mean of both sides' variances: sigma, of a Gaussian. Negative
+        taps count as 0.
+        """
+        weights = self.kernels.double().clamp_min(0)
+        weights = weights / weights.sum((1, 2), keepdim=True)
+        variance = torch.zeros(len(weights), dtype=torch.float64)
+        for along, other in ((1, 2), (2, 1)):
+            share = weights.sum(other)
+            place = torch.arange(weights.shape[along], dtype=torch.float64)
+            centre = share @ place
+            variance += (share * (place - centre[:, None]).square()).sum(1) / 2
+        return variance.sqrt()
+
+    def correlations(self) -> Tensor:
+        """Return the correlation of every kernel, tap by tap, with the mean of the others, (K,).
+
+        NaN for a single sample.
+        """
+        count = len(self.kernels)
+        flat = self.kernels.double().flatten(1)
+        flat = flat - flat.mean(1, keepdim=True)
+        if count == 1:
+            return torch.full((1,), torch.nan, dtype=torch.float64)
+        return F.cosine_similarity(flat, flat.sum(0) - flat)
+
+    def told(self) -> str:
+        """Return what was found of the kernel in one line: width, parameters, agreement."""
+        count = len(self.kernels)
+        level = shown_levels(count)[0] if count > 1 else None
+
+        def with_ends(values: Tensor) -> str:
+            mean = f"{values.mean():.3g}"
+            if level is None:
+                return mean
+            found = not_calibrated(values, level)
+            return f"{mean} ({found.low:.3g} to {found.high:.3g})"
+
+        parts = [f"width {with_ends(self.widths())} pixels"]
+        parts += [f"{name} {with_ends(values)}" for name, values in self.parameters.items()]
+        if level is not None:
+            correlation = self.correlations()
+            parts.append(
+                f"samples correlate by {correlation.median():.2f} with each other's mean, "
+                f"{correlation.min():.2f} at the least"
+            )
+            parts.append(f"intervals of {percent(level)}, not calibrated")
+        return f"kernel: {', '.join(parts)}"
+
+    def save_kernel(self, folder: Path) -> None:
+        """Write the mean kernel as a picture and an array, its intervals, and what is known of it.
+
+        The files are ``kernel.png``, whose white is the largest tap; ``kernel.npy``, (h, w);
+        ``kernel_samples.npy``, (K, h, w); for more than one sample ``kernel_low.npy`` and
+        ``kernel_high.npy``, the ends of every tap's interval; and ``kernel.json``, with the level
+        of these, the widths, and the mean and the interval of each parameter.
+
+        Args:
+            folder: there already.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        count = len(self.kernels)
+        mean = self.kernel.float()
+        bright = mean.clamp_min(0) / mean.amax()
+        write_picture(folder / "kernel.png", Picture(bright[None, None]), overwrite=True)
+        write_array(folder / "kernel.npy", mean)
+        write_array(folder / "kernel_samples.npy", self.kernels.float())
+        known: dict[str, Any] = {"samples": count, "size": list(mean.shape)}
+        values = {"width": self.widths(), **self.parameters}
+        known["mean"] = {name: float(value.mean()) for name, value in values.items()}
+        if count > 1:
+            level = shown_levels(count)[0]
+            taps = self.kernel_interval(level)
+            write_array(folder / "kernel_low.npy", taps.low.float())
+            write_array(folder / "kernel_high.npy", taps.high.float())
+            ends = {name: not_calibrated(value, level) for name, value in values.items()}
+            known["level"] = taps.level
+            known["intervals"] = {
+                name: [float(end.low), float(end.high)] for name, end in ends.items()
+            }
+            known["correlations"] = self.correlations().tolist()
+        write_json(folder / "kernel.json", known)
+
     def misfit(self) -> Tensor:
         """Return ||y - k * x||^2 / (m sigma^2) of every sample by its own kernel, (K,)."""
         problem = self.picture.problem
@@ -152,6 +243,7 @@ def restore_blind(
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
     compile: bool = False,
+    on_progress: Callable[[float], None] | None = None,
 ) -> BlindPosterior:
     """Draw samples of p(x, k | y): of a picture, and of the kernel that blurred it.
 
@@ -173,7 +265,7 @@ def restore_blind(
             and were seen to make those of the network ``photos`` worse from a reach of 0.2: none by
             default.
         reach: the noise of the first round, on [0, 1], in geometric progression down to that of y.
-        batch, tile, precision, compile: as of `invdiff.restore`.
+        batch, tile, precision, compile, on_progress: as of `invdiff.restore`.
 
     Returns:
         pictures and kernels, on the CPU.
@@ -204,6 +296,7 @@ def restore_blind(
     check_integer("steps", steps, 1)
     check_integer("rounds", rounds, 0)
     check_batch(batch)
+    check_callback("on_progress", on_progress)
     reach = positive_number("reach", reach)
     started = time.perf_counter()
     problem = blind_problem(y, noise, kernels)
@@ -224,7 +317,7 @@ def restore_blind(
         at_once = fitting(samples, values, like.device, lambda: next(first_of([0]), None))
     pictures = []
     states = []
-    meter = Meter(-(-samples // at_once) * (steps + rounds))
+    meter = Meter(-(-samples // at_once) * (steps + rounds), on_progress)
     with metering(meter):
         for start in range(0, samples, at_once):
             chunk = list(range(start, min(start + at_once, samples)))

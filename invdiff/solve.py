@@ -3,6 +3,7 @@
     python -m invdiff.solve task=remove                  (letters on a photograph that comes with it)
     python -m invdiff.solve task=remove measurement=photo.jpg operator.mask=mask.png
     python -m invdiff.solve task=denoise measurement=dim.tif
+    python -m invdiff.solve task=deblur measurement=photo.jpg operator.kernel=unknown
     python -m invdiff.solve task=inpaint prior=fashion
     python -m invdiff.solve task=deblur_gaussian solver=diffpir solver.steps=50 input=photo.png samples=8
     python -m invdiff.solve task=inpaint measurement=y.png operator.mask=mask.png noise.sigma=0.01
@@ -43,7 +44,9 @@ from torch import Tensor
 
 from invdiff import config, registry
 from invdiff.adjustment import Adjustment
+from invdiff.arguments import one_of
 from invdiff.baselines import Which, baselines, left_out
+from invdiff.blind import blind_problem, restore_blind
 from invdiff.calibrate import calibration_for, law_of
 from invdiff.choice import (
     AUTO,
@@ -60,7 +63,7 @@ from invdiff.choice import (
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
 from invdiff.cost import FEW_STEPS, cheaper, cost_of
-from invdiff.errors import InputError, first_line, heard, warn
+from invdiff.errors import InputError, first_line, heard, shown, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
@@ -79,6 +82,7 @@ from invdiff.noise import describe_sigma
 from invdiff.one_call import check_one_call
 from invdiff.operators import Demosaic, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.base import numbered
+from invdiff.operators.kernel_priors import FAMILIES, kernel_prior
 from invdiff.operators.large import made
 from invdiff.operators.painted import percent as percent_of
 from invdiff.posterior import Estimate, Posterior
@@ -102,6 +106,23 @@ from invdiff.window import Window, told_of_window, window_of
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
 DESCRIBED_BY = {"mask": "mask_file", "kernel": "blur"}  # settings that alone describe an operator
+UNKNOWN = "unknown"  # operator.kernel, of a blur that is to be found
+NOT_WITH_UNKNOWN = (
+    "solver",
+    "label",
+    "guidance",
+    "classifier",
+    "preview",
+    "part",
+    "estimate",
+    "baselines",
+    "calibration",
+    "stretch",
+    "recompute",
+)
+# Seen with the network `photos`: samples of a free kernel agree with each other more than with the
+# kernel that there was.
+FREE_IS_NARROW = "kernel: the intervals of a free kernel are too narrow: its samples agree more than they are right"
 NO_COLOUR = 0.02  # by how much the channels of a gray picture may differ
 
 
@@ -228,6 +249,10 @@ class Ready:
 
 def main(words: list[str]) -> None:
     """Run the command line."""
+    unknown = unknown_kernel(words)
+    if unknown is not None:
+        solve_unknown(words, unknown)
+        return
     ready = get_ready(words)
     if ready.share == Share() and ready.settings.part is None:
         solve_parts(ready.settings, ready.parts, ready.prior, ready.solver)
@@ -432,6 +457,140 @@ def solve_together(
         say(
             f"part {settings.part}: done; {run.count(tasks)} of {in_all} samples are in {run.folder}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownKernel:
+    """What ``operator.kernel=unknown`` is told of the kernel, as words of the operator.
+
+    Attributes:
+        kernel: "unknown".
+        family: gaussian, defocus or motion, whose parameters are unknown; free for any kernel.
+        size: odd side in pixels of a square that holds the kernel.
+
+    Example:
+        >>> UnknownKernel(family="motion", size=21)
+        UnknownKernel(kernel='unknown', family='motion', size=21)
+    """
+
+    kernel: Literal["unknown"] = "unknown"
+    family: str = "free"
+    size: int = 21
+
+    def __post_init__(self) -> None:
+        one_of("operator.family", self.family, FAMILIES)
+        kernel_prior(self.family, self.size)
+
+
+def unknown_kernel(words: list[str]) -> UnknownKernel | None:
+    """Return what words tell of a kernel that is unknown; None where it is known.
+
+    Raises:
+        InputError: a word of the operator does not go with it.
+    """
+    merged = config.resolve(words, SolveSettings)
+    operator = merged.get("operator")
+    if not isinstance(operator, Mapping) or operator.get("kernel") != UNKNOWN:
+        return None
+    # The task's own blur is the one that is not known: only what the words say counts.
+    said = {word.partition("=")[0].partition(".")[2] for word in _of(words, "operator")}
+    given = {key: operator[key] for key in operator if key in said or "name" not in operator}
+    kind = given.pop("name", "blur")
+    if kind != "blur":
+        raise InputError(
+            f"operator: found {shown(kind)} with kernel=unknown, expected blur, or no name"
+        )
+    return config.validate(UnknownKernel, given, "operator")
+
+
+def solve_unknown(words: list[str], unknown: UnknownKernel) -> None:
+    """Restore a picture whose blur is not known, and tell the kernel that was found.
+
+    Raises:
+        InputError: a setting does not go with an unknown kernel, or the picture cannot be read.
+    """
+    given = {word.partition("=")[0].partition(".")[0] for word in words}
+    for key in NOT_WITH_UNKNOWN:
+        if key in given:
+            raise InputError(
+                f"{key}: found it with operator.kernel=unknown, expected none, which has a method "
+                "of its own"
+            )
+    merged = config.resolve(words, SolveSettings)
+    if not merged.get("noise"):
+        merged["noise"] = {"name": "gaussian", "sigma": "auto"}
+    settings = config.validate(SolveSettings, {**merged, "operator": asdict(unknown)})
+    settings = replace(settings, solver={}, estimate="samples")
+    if Share.of(settings.part) != Share():
+        raise InputError("operator.kernel: found unknown and several processes, expected one")
+    if settings.measurement is None or settings.input:
+        raise InputError(
+            "operator.kernel: found unknown and no measurement, expected measurement=FILE"
+        )
+    pictures = [part for p in read_pictures(settings.measurement) for part in p.parts()]
+    count = sum(len(picture) for picture in pictures)
+    if count != 1:
+        raise InputError(
+            f"measurement: found {count} pictures, expected one: each has a kernel of its own"
+        )
+    (picture,) = pictures
+    noise = config.build("noise", settings.noise)
+    kernels = kernel_prior(unknown.family, unknown.size)
+    part = Part([picture], [0], None, blind_problem(picture.values, noise, kernels))
+    settings = with_prior(settings, [part])
+    prior = load_prior(settings.prior, Share().device(settings.device))
+    check_prior(prior)
+    match_channels(prior, part.problem.operator.shape[0])
+    tell_unknown(settings, part, unknown)
+    stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite", "part")}
+    stored["prior"] = plain(settings.prior)
+    del stored["solver"]
+    folder = results_of(settings)
+    with contextlib.ExitStack() as held, folder:
+        config.dump(stored, folder.path / RUN_FILE)
+        with progress_bar() as bar:
+            found = restore_blind(
+                picture.values,
+                noise=part.problem.noise,
+                prior=prior,
+                kernel=kernels,
+                samples=settings.samples,
+                seed=settings.seed,
+                batch=settings.batch,
+                tile=settings.tile,
+                precision=settings.precision,
+                compile=settings.compile,
+                on_progress=lambda share: show(bar, share),
+            )
+        say(found.told())
+        if unknown.family == "free":
+            say(FREE_IS_NARROW)
+        held.enter_context(held_back("writing the results"))
+        found.save_kernel(folder.path)
+        found.picture.save(folder.path, pictures=[picture])
+        measured = {"nfe": found.picture.nfe, "seconds": found.picture.seconds}
+        fit = found.misfit().tolist()
+        report = {"images": [picture.name], **measured, "metrics": {"sample": {"misfit": fit}}}
+        write_json(folder.path / "metrics.json", report)
+        with costs_a_line(folder.path / "panel.png"):
+            found.picture.plot(folder.path / "panel.png", None, part.names, {})
+    say(f"kernel: {folder.final / 'kernel.png'}")
+    # Beside y's outermost pixels x has some that hardly anything was measured of.
+    answer = picture.with_values(found.within(found.picture.answer))
+    write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
+
+
+def tell_unknown(settings: SolveSettings, part: Part, unknown: UnknownKernel) -> None:
+    """Print what is about to be done with an unknown kernel."""
+    sigma = getattr(part.problem.noise, "sigma", None)
+    level = float(torch.as_tensor(sigma).max()) if sigma is not None else None
+    known = "" if level is None else f", sigma = {describe_sigma(level)}"
+    shape = "x".join(map(str, part.pictures[0].values.shape[1:]))
+    say(
+        f"unknown kernel on an image {shape}, family {unknown.family}, "
+        f"{unknown.size}x{unknown.size} pixels{known}"
+    )
+    say(f"{settings.samples} samples of picture and kernel under '{name_of(settings.prior)}'")
 
 
 def place_of(settings: SolveSettings) -> Path:

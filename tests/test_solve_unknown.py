@@ -1,0 +1,136 @@
+"""The command line's door to a blur that is not known: what it leaves, says and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from invdiff.blind import BlindPosterior, restore_blind
+from invdiff.errors import InputError
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
+from invdiff.noise import Gaussian
+from invdiff.operators import Blur
+from invdiff.posterior import Posterior
+from invdiff.prior.checkpoint import load_prior
+from invdiff.problem import Problem
+from invdiff.solve import UnknownKernel, main, unknown_kernel
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a picture of 14x14 in photo.tif and two of them in pair/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pair").mkdir()
+    x = torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(0))
+    for name in ("photo.tif", "pair/0.png", "pair/1.png"):
+        write_image(tmp_path / name, x)
+    return tmp_path
+
+
+def found_of(kernels: torch.Tensor, **parameters: torch.Tensor) -> BlindPosterior:
+    """Samples of a black picture, and the kernels that are given."""
+    blur = Blur((1, 8, 8), kernels[0], "valid")
+    side = 9 - kernels.shape[-1]
+    problem = Problem(blur, Gaussian(0.1), torch.zeros(1, 1, side, side))
+    picture = Posterior(torch.zeros(len(kernels), 1, 1, 8, 8), problem, nfe=1, seconds=0.0)
+    return BlindPosterior(picture, kernels, parameters)
+
+
+ASKED = ["task=deblur", "operator.kernel=unknown", "operator.size=3", "measurement=photo.tif"]
+
+
+@pytest.mark.parametrize("family", ["gaussian", "free"])
+def test_a_run_leaves_the_answer_and_the_kernel(
+    family: str, folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are those of `restore_blind`, and the answer is like the file that went in."""
+    more = [f"prior={prior}", f"operator.family={family}", "samples=4", "noise.sigma=0.05"]
+    main([*ASKED, *more, "out=run"])
+    y = read_image("photo.tif")[None]
+    expected = restore_blind(
+        y, noise=0.05, prior=load_prior(str(prior)), kernel=family, size=3, samples=4
+    )
+    run = folder / "run"
+    np.testing.assert_allclose(np.load(run / "kernel.npy"), expected.kernel, atol=1e-5)
+    taps = expected.kernel_interval(0.6)
+    np.testing.assert_allclose(np.load(run / "kernel_low.npy"), taps.low, atol=1e-5)
+    np.testing.assert_allclose(np.load(run / "kernel_high.npy"), taps.high, atol=1e-5)
+    known = json.loads((run / "kernel.json").read_text())
+    assert known["level"] == 0.6 and known["samples"] == 4
+    assert ("sigma" in known["intervals"]) == (family == "gaussian")
+    assert (run / "kernel.png").exists() and (run / "photo_sample_3.png").exists()
+    answer = read_image("photo_restored.tif")
+    middle = expected.within(expected.picture.answer)[0].clamp(0, 1)
+    assert answer.shape == y[0].shape
+    torch.testing.assert_close(answer, middle, atol=0.003, rtol=0)
+    printed = capsys.readouterr().out
+    assert f"{expected.told()}\n" in printed
+    assert ("intervals of a free kernel are too narrow" in printed) == (family == "free")
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert stored["operator"] == {"kernel": "unknown", "family": family, "size": 3}
+    again = unknown_kernel(["task=run/config.yaml"])
+    assert again == UnknownKernel(family=family, size=3)
+
+
+REFUSED = {
+    "operator.family=box": "operator.family: found 'box', expected one of 'gaussian', 'defocus'",
+    "operator.size=4": "kernel size: found 4, expected an odd number of pixels",
+    "operator.size=67": "kernel size: found 67, expected at most 65",
+    "operator.size=15": "size: found 15 for a picture of 14x14, expected at most 14",
+    "operator.sigma=2": "operator has no setting 'sigma' (settings: kernel, family, size)",
+    "operator.name=mask_half": "operator: found 'mask_half' with kernel=unknown, expected blur",
+    "solver=dps": "solver: found it with operator.kernel=unknown, expected none",
+    "preview=true": "preview: found it with operator.kernel=unknown, expected none",
+    "noise=poisson": "noise: found Poisson, expected Gaussian, for which kernels are drawn",
+    "input=photo.tif": "found unknown and no measurement, expected measurement=FILE",
+    "measurement=pair": "measurement: found 2 pictures, expected one: each has a kernel of its own",
+    "measurement=none.png": "none.png",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_what_does_not_go_with_an_unknown_kernel(word: str, folder: Path, prior: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        main([*ASKED, f"prior={prior}", "out=run", word])
+    assert REFUSED[word] in str(caught.value) and "\n" not in str(caught.value)
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["task=deblur"], ["task=deblur_motion"], ["operator.kernel=psf.png"]]
+)
+def test_other_kernels_are_known(words: list[str]) -> None:
+    assert unknown_kernel(words) is None
+
+
+def test_the_width_of_a_gaussian_is_its_sigma() -> None:
+    place = torch.arange(41, dtype=torch.float64) - 20
+    one = torch.exp(-place.square() / (2 * torch.tensor([1.2, 2.5])[:, None] ** 2))
+    kernels = one[:, :, None] * one[:, None, :]
+    kernels = kernels / kernels.sum((1, 2), keepdim=True)
+    blind = BlindPosterior(found_of(torch.ones(2, 3, 3) / 9).picture, kernels, {})
+    torch.testing.assert_close(blind.widths(), torch.tensor([1.2, 2.5]).double())
+
+
+def test_correlations_are_those_of_numpy() -> None:
+    draw = torch.Generator().manual_seed(0)
+    kernels = torch.rand(4, 3, 3, generator=draw)
+    blind = found_of(kernels)
+    flat = kernels.flatten(1).double().numpy()
+    for k, value in enumerate(blind.correlations().tolist()):
+        others = np.delete(flat, k, 0).mean(0)
+        assert value == pytest.approx(np.corrcoef(flat[k], others)[0, 1])
+
+
+def test_a_single_sample_has_no_interval(tmp_path: Path) -> None:
+    blind = found_of(torch.full((1, 3, 3), 1 / 9))
+    assert blind.told() == "kernel: width 0.816 pixels"
+    blind.save_kernel(tmp_path)
+    assert not (tmp_path / "kernel_low.npy").exists()
+    assert "level" not in json.loads((tmp_path / "kernel.json").read_text())
