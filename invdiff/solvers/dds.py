@@ -68,7 +68,7 @@ class DDS(Solver):
     spacing: Spacing = "karras"
     eta: float = 1.0
     iterations: int = 5
-    tv: float = 0.0
+    tv: float = 5.0
     smooth: float = 0.0
     rho: float = 1.0
 

@@ -160,7 +160,8 @@ def fit_from_measurements(
     check_path("out", out)
     for name, count in (("laps", laps), ("start_laps", start_laps), ("rank", rank)):
         check_integer(name, count, 1)
-    solver = solver or default_solver()
+    solver = default_solver() if solver is None else solver
+    check_type("solver", solver, Solver, "a Solver, such as solvers.MMPS(steps=20)")
     check_run(problem, settings, solver)
     run = Run(problem, settings, Path(out), start_laps, rank, solver, progress)
     with run_folder(run.out):
