@@ -63,7 +63,7 @@ from invdiff.choice import (
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
 from invdiff.cost import FEW_STEPS, cheaper, cost_of
-from invdiff.errors import InputError, first_line, heard, shown, warn
+from invdiff.errors import InputError, brief, first_line, heard, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
@@ -82,7 +82,7 @@ from invdiff.noise import describe_sigma
 from invdiff.one_call import check_one_call
 from invdiff.operators import Demosaic, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.base import numbered
-from invdiff.operators.kernel_priors import FAMILIES, kernel_prior
+from invdiff.operators.kernel_priors import FAMILIES, KernelPrior, kernel_prior, odd_size
 from invdiff.operators.large import made
 from invdiff.operators.painted import percent as percent_of
 from invdiff.posterior import Estimate, Posterior
@@ -479,7 +479,7 @@ class UnknownKernel:
 
     def __post_init__(self) -> None:
         one_of("operator.family", self.family, FAMILIES)
-        kernel_prior(self.family, self.size)
+        odd_size(self.size)
 
 
 def unknown_kernel(words: list[str]) -> UnknownKernel | None:
@@ -494,11 +494,13 @@ def unknown_kernel(words: list[str]) -> UnknownKernel | None:
         return None
     # The task's own blur is the one that is not known: only what the words say counts.
     said = {word.partition("=")[0].partition(".")[2] for word in _of(words, "operator")}
+    if "" in said:
+        said.add("name")
     given = {key: operator[key] for key in operator if key in said or "name" not in operator}
     kind = given.pop("name", "blur")
     if kind != "blur":
         raise InputError(
-            f"operator: found {shown(kind)} with kernel=unknown, expected blur, or no name"
+            f"operator: found {brief(kind)} with kernel=unknown, expected blur, or no name"
         )
     return config.validate(UnknownKernel, given, "operator")
 
@@ -509,42 +511,18 @@ def solve_unknown(words: list[str], unknown: UnknownKernel) -> None:
     Raises:
         InputError: a setting does not go with an unknown kernel, or the picture cannot be read.
     """
-    given = {word.partition("=")[0].partition(".")[0] for word in words}
-    for key in NOT_WITH_UNKNOWN:
-        if key in given:
-            raise InputError(
-                f"{key}: found it with operator.kernel=unknown, expected none, which has a method "
-                "of its own"
-            )
-    merged = config.resolve(words, SolveSettings)
-    if not merged.get("noise"):
-        merged["noise"] = {"name": "gaussian", "sigma": "auto"}
-    settings = config.validate(SolveSettings, {**merged, "operator": asdict(unknown)})
-    settings = replace(settings, solver={}, estimate="samples")
-    if Share.of(settings.part) != Share():
-        raise InputError("operator.kernel: found unknown and several processes, expected one")
-    if settings.measurement is None or settings.input:
-        raise InputError(
-            "operator.kernel: found unknown and no measurement, expected measurement=FILE"
-        )
-    pictures = [part for p in read_pictures(settings.measurement) for part in p.parts()]
-    count = sum(len(picture) for picture in pictures)
-    if count != 1:
-        raise InputError(
-            f"measurement: found {count} pictures, expected one: each has a kernel of its own"
-        )
-    (picture,) = pictures
-    noise = config.build("noise", settings.noise)
+    settings = settings_of_unknown(words, unknown)
     kernels = kernel_prior(unknown.family, unknown.size)
-    part = Part([picture], [0], None, blind_problem(picture.values, noise, kernels))
+    part = pose_unknown(settings, kernels)
+    (picture,) = part.pictures
     settings = with_prior(settings, [part])
     prior = load_prior(settings.prior, Share().device(settings.device))
     check_prior(prior)
     match_channels(prior, part.problem.operator.shape[0])
     tell_unknown(settings, part, unknown)
-    stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite", "part")}
-    stored["prior"] = plain(settings.prior)
-    del stored["solver"]
+    stored = asdict(settings) | {"prior": plain(settings.prior)}
+    for key in ("out", "overwrite", "part", "solver"):
+        del stored[key]
     folder = results_of(settings)
     with contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
@@ -568,16 +546,56 @@ def solve_unknown(words: list[str], unknown: UnknownKernel) -> None:
         held.enter_context(held_back("writing the results"))
         found.save_kernel(folder.path)
         found.picture.save(folder.path, pictures=[picture])
-        measured = {"nfe": found.picture.nfe, "seconds": found.picture.seconds}
-        fit = found.misfit().tolist()
-        report = {"images": [picture.name], **measured, "metrics": {"sample": {"misfit": fit}}}
+        fit = {"sample": {"misfit": found.misfit().tolist()}}
+        cost = {"nfe": found.picture.nfe, "seconds": found.picture.seconds}
+        report = {"images": [picture.name], **cost, "metrics": fit}
         write_json(folder.path / "metrics.json", report)
         with costs_a_line(folder.path / "panel.png"):
             found.picture.plot(folder.path / "panel.png", None, part.names, {})
     say(f"kernel: {folder.final / 'kernel.png'}")
-    # Beside y's outermost pixels x has some that hardly anything was measured of.
+    # Of the pixels beyond those of y hardly anything was measured.
     answer = picture.with_values(found.within(found.picture.answer))
     write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
+
+
+def settings_of_unknown(words: list[str], unknown: UnknownKernel) -> SolveSettings:
+    """Return the settings of a run whose kernel is unknown.
+
+    Raises:
+        InputError: one does not go with it.
+    """
+    given = {word.partition("=")[0].partition(".")[0] for word in words}
+    for key in NOT_WITH_UNKNOWN:
+        if key in given:
+            raise InputError(
+                f"{key}: found it with operator.kernel=unknown, expected none, which has a method "
+                "of its own"
+            )
+    merged = config.resolve(words, SolveSettings)
+    if not merged.get("noise"):
+        merged["noise"] = {"name": "gaussian", "sigma": "auto"}
+    settings = config.validate(SolveSettings, {**merged, "operator": asdict(unknown)})
+    if Share.of(settings.part) != Share():
+        raise InputError("operator.kernel: found unknown and several processes, expected one")
+    if settings.measurement is None or settings.input is not None:
+        raise InputError("operator.kernel: found unknown, expected measurement=FILE and no input=")
+    return settings
+
+
+def pose_unknown(settings: SolveSettings, kernels: KernelPrior) -> Part:
+    """Return the picture of a run whose kernel is unknown, and its problem with a point as kernel.
+
+    Raises:
+        InputError: it cannot be read, is more than one, or the kernel is too large for it.
+    """
+    pictures = [part for p in read_pictures(str(settings.measurement)) for part in p.parts()]
+    count = sum(len(picture) for picture in pictures)
+    if count != 1:
+        raise InputError(
+            f"measurement: found {count} pictures, expected one: each has a kernel of its own"
+        )
+    noise = config.build("noise", settings.noise)
+    return Part(pictures, [0], None, blind_problem(pictures[0].values, noise, kernels))
 
 
 def tell_unknown(settings: SolveSettings, part: Part, unknown: UnknownKernel) -> None:
