@@ -122,7 +122,9 @@ NOT_WITH_UNKNOWN = (
 )
 # Seen with the network `photos`: samples of a free kernel agree with each other more than with the
 # kernel that there was.
-FREE_IS_NARROW = "kernel: the intervals of a free kernel are too narrow: its samples agree more than they are right"
+FREE_IS_NARROW = (
+    "kernel: intervals of a free kernel are too narrow: samples agree more than they are right"
+)
 NO_COLOUR = 0.02  # by how much the channels of a gray picture may differ
 
 
