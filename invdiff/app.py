@@ -20,6 +20,7 @@ import functools
 import html
 import os
 import queue
+import re
 import sys
 import tempfile
 import threading
@@ -57,6 +58,7 @@ from invdiff.solve import (
     get_ready,
     intervals_line,
     previewed,
+    told_of_colours,
     told_of_mask,
 )
 from invdiff.solvers.tools.holes import told_of_fill
@@ -467,7 +469,7 @@ def restored(
         has_own_noise = small and line.startswith("misfit")
         if line not in told and not has_own_noise:
             told.add(line)
-            tell(line)
+            tell(without_words(line))
 
     with hearing(hear):
         picture = opened(form.source)
@@ -542,9 +544,7 @@ def told_of_size(picture: Picture, part: Part, form: Form) -> str:
 
 def told_of_problem(part: Part) -> list[str]:
     """Return the lines that tell how much is filled, and the noise level where it was estimated."""
-    lines = []
-    if line := told_of_mask(part):
-        lines.append(line)
+    lines = [line for line in (told_of_mask(part), told_of_colours(part)) if line]
     sigma = getattr(part.problem.noise, "sigma", None)
     if isinstance(sigma, Tensor):  # one per picture: else it was given
         lines.append(f"noise of sigma = {describe_sigma(float(sigma.flatten()[0]))}, estimated")
@@ -1065,6 +1065,16 @@ def without_folder(line: str, source: str | None, folder: Path | None = None) ->
     if source is not None:
         line = line.replace(source, Path(source).name)
     return line if folder is None else line.replace(f"{folder}/", "")
+
+
+def without_words(line: str) -> str:
+    """Return a line without the words of a command line, in brackets at its end, which a page has no use for.
+
+    Example:
+        >>> without_words("all else stays as it is (window=false works on the whole)")
+        'all else stays as it is'
+    """
+    return re.sub(r" \([^()]*\w=\w[^()]*\)$", "", line)
 
 
 def as_html(look: Look | None) -> str:

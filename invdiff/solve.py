@@ -97,7 +97,7 @@ from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
 from invdiff.solvers.tools.holes import told_of_fill
-from invdiff.window import Window, told_of_window, window_of
+from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
@@ -650,12 +650,8 @@ class Part:
     def answers(self, restored: Tensor) -> list[Picture]:
         """The restored pictures, as large as the files', given their values (B, C, H, W)."""
         parts = torch.split(restored, [len(picture) for picture in self.pictures])
-        if self.window is None:
-            return [p.with_values(part) for p, part in zip(self.pictures, parts, strict=True)]
-        return [
-            whole.with_values(self.window.pasted(whole.values, part))
-            for whole, part in zip(self.wholes, parts, strict=True)
-        ]
+        pictures = self.wholes or self.pictures
+        return [put_back(self.window, p, part) for p, part in zip(pictures, parts, strict=True)]
 
     @property
     def size(self) -> str:
@@ -752,13 +748,11 @@ def pose_shape(
     if settings.measurement:
         window = window_of(operator, noise) if settings.window else None
         wholes: list[Picture] = []
-        if window is not None and isinstance(operator, Mask):
+        problem = problem_in(window, operator, noise, operator.measured(values))
+        if window is not None:
             say(told_of_window(window, operator.shape))
-            operator = window.mask(operator)
-            values = window.cut(values)
             wholes = pictures
             pictures = [window.picture(picture) for picture in wholes]
-        problem = Problem(operator, noise, operator.measured(values))
         return Part(pictures, numbers, None, problem, window, wholes)
     return Part(
         pictures, numbers, values, Problem.simulate(values, operator, noise, settings.seed, numbers)
@@ -788,10 +782,17 @@ def told_of_mask(part: Part) -> str:
     return f"{percent_of(filled)} of the picture is filled"
 
 
+def told_of_colours(part: Part) -> str:
+    """Return the line that tells what colours of a gray picture are worth, empty for other operators."""
+    if not isinstance(part.problem.operator, Grayscale):
+        return ""
+    return "colours are guesses, others in every sample; gray may be nearer to the truth"
+
+
 def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     """Print what is about to be done, the noise on all three scales."""
     problem = part.problem
-    if line := told_of_mask(part):
+    for line in filter(None, (told_of_mask(part), told_of_colours(part))):
         say(line)
     sigma = getattr((problem.stated or problem).noise, "sigma", None)
     stretch = part.pictures[0].stretch

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from invdiff.io.pictures import Picture
 from invdiff.noise import NoiseModel
-from invdiff.operators import Mask
+from invdiff.operators import Mask, Operator
+from invdiff.problem import Problem
 
 MARGIN = 96  # pixels, more than the networks that ship see to a side
 GRID = 16  # a window begins and ends at its multiples, or at the edge of the picture
@@ -118,6 +119,33 @@ def window_of(operator: object, noise: NoiseModel) -> Window | None:
     if window is None or not bool(window.cut(planes).flatten(1).any(1).all()):
         return None
     return window
+
+
+def problem_in(window: Window | None, operator: Operator, noise: NoiseModel, y: Tensor) -> Problem:
+    """Return the problem of what lies in a window, of the whole where there is none.
+
+    Args:
+        window: as `window_of` finds it.
+        operator: A of the whole; a mask where there is a window.
+        noise: of y.
+        y: the measurement of the whole, (B, C, H, W) where there is a window.
+
+    Example:
+        >>> from invdiff import Gaussian, operators
+        >>> mask = operators.MaskBox((1, 600, 600), 4, 4)
+        >>> window = window_of(mask, Gaussian(0.0))
+        >>> problem_in(window, mask, Gaussian(0.0), torch.zeros(1, 1, 600, 600)).y.shape
+        torch.Size([1, 1, 208, 208])
+    """
+    if window is not None and isinstance(operator, Mask):
+        return Problem(window.mask(operator), noise, window.cut(y))
+    return Problem(operator, noise, y)
+
+
+def put_back(window: Window | None, picture: Picture, restored: Tensor) -> Picture:
+    """Return a picture with what was restored, (B, C, h, w), in its window; all of it where there is none."""
+    whole = restored if window is None else window.pasted(picture.values, restored)
+    return picture.with_values(whole)
 
 
 def told_of_window(window: Window, shape: tuple[int, ...]) -> str:

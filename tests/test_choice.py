@@ -28,6 +28,7 @@ from invdiff.io.units import Units
 from invdiff.noise import Gaussian
 from invdiff.operators import LinearOperator
 from invdiff.prior import GaussianDenoiser
+from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES
 from invdiff.solvers import DDNM
 
@@ -67,6 +68,12 @@ def test_a_prior_of_something_else_is_told_of() -> None:
 def test_the_default_solver_takes_the_operator(name: str) -> None:
     kind = registry.lookup("operator", name)
     chosen = solvers.preset(solvers.solver_for(kind))
+    if kind is operators.Jpeg:
+        assert solvers.solver_for(kind) == "diffpir_jpeg"
+        y = torch.full((1, 3, 16, 16), 0.5)
+        chosen.check(Problem(operators.Jpeg((3, 16, 16)), Gaussian(0.0), y))
+        assert chosen == solvers.preset("diffpir_jpeg", task="jpeg")
+        return
     assert issubclass(kind, chosen.requires)
     assert solvers.solver_for(kind) == (
         solvers.DEFAULT if issubclass(kind, LinearOperator) else "dps"

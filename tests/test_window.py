@@ -9,10 +9,14 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from torch import Tensor
 
 from invdiff import Gaussian, operators
+from invdiff.files import restore_file, restore_folder
 from invdiff.io.pictures import read_picture
+from invdiff.prior import GaussianDenoiser
 from invdiff.solve import main
+from invdiff.solvers import DDNM
 from invdiff.window import MARGIN, WORTH, Window, window_around, window_of
 
 HEIGHT, WIDTH = 600, 700
@@ -91,3 +95,51 @@ def test_what_is_not_masked_stays_at_full_size(
     assert torch.equal(after[..., ~hole], before[..., ~hole])
     assert float((after - before)[..., hole].abs().max()) > 0.01
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+class Counted(GaussianDenoiser):
+    """A prior of white pixels that takes any size, and remembers which it saw."""
+
+    sizes: set[tuple[int, ...]]
+
+    def __init__(self) -> None:
+        super().__init__(torch.full((1, 1, 1), 0.5), torch.full((1, 1), 0.04))
+        self.shape = (1, 64, 64)
+        self.sizes = set()
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.sizes.add(tuple(x.shape[-2:]))
+        shrink = 0.04 / (0.04 + torch.as_tensor(sigma) ** 2)
+        return 0.5 + shrink.to(x) * (x - 0.5)
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_files_in_python_have_the_window(window: bool, tmp_path: Path) -> None:
+    """To the bit outside of the mask, and the samples are as large as the file's picture."""
+    (tmp_path / "y").mkdir()
+    pixels = np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)
+    tifffile.imwrite(tmp_path / "y" / "a.tif", pixels, photometric="minisblack")
+    prior = Counted()
+    given = {
+        "operator": operators.Mask((1, HEIGHT, WIDTH), torch.from_numpy(~HOLE).float()),
+        "noise": 0.0,
+        "prior": prior,
+        "solver": DDNM(steps=2),
+        "samples": 3,
+        "window": window,
+    }
+    posterior = restore_file(tmp_path / "y" / "a.tif", tmp_path / "x.tif", **given)
+    (path,) = restore_folder(tmp_path / "y", tmp_path / "x", **given)
+    assert prior.sizes == {(224, 144) if window else (HEIGHT, WIDTH)}
+    assert posterior.samples.shape == (3, 1, 1, HEIGHT, WIDTH)
+    assert posterior.problem.y.shape == (1, 1, HEIGHT, WIDTH)
+    written = tifffile.imread(tmp_path / "x.tif")
+    assert np.array_equal(written, tifffile.imread(path))
+    hole = torch.from_numpy(HOLE)
+    torch.testing.assert_close(
+        torch.from_numpy(written)[hole], posterior.answer[0, 0][hole], rtol=0, atol=0
+    )
+    assert float(np.abs(written - pixels)[HOLE].max()) > 0.01
+    if window:
+        assert np.array_equal(written[~HOLE], pixels[~HOLE])
+        assert torch.equal(posterior.samples[0, 0, 0][~hole], torch.from_numpy(pixels)[~hole])

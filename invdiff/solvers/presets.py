@@ -10,12 +10,13 @@ import yaml
 
 from invdiff import registry
 from invdiff.errors import InputError, check_type, described
-from invdiff.operators import LinearOperator, Operator
+from invdiff.operators import Jpeg, LinearOperator, Operator
 from invdiff.resources import PRESETS, TASKS
 from invdiff.solvers.base import Solver
 
 DEFAULT = "mmps_2m_sde"  # of every command, and of `restore`: docs/defaults.md says why
 NONLINEAR = "dps"  # in place of it, for operators that are not linear
+CODED = "diffpir_jpeg"  # in place of both, for JPEG, which is best known as rounding without noise
 
 
 def presets() -> list[str]:
@@ -84,8 +85,10 @@ def solver_for(operator: type[Operator]) -> str:
     Example:
         >>> from invdiff.operators import Jpeg, MaskBox
         >>> solver_for(MaskBox), solver_for(Jpeg)
-        ('mmps_2m_sde', 'dps')
+        ('mmps_2m_sde', 'diffpir_jpeg')
     """
+    if issubclass(operator, Jpeg):
+        return CODED
     return DEFAULT if issubclass(operator, LinearOperator) else NONLINEAR
 
 
