@@ -122,7 +122,7 @@ def restore_file(
     problem = posed.problem
     check_target(Path(target), posed.expected, overwrite=overwrite)  # before the work
     denoiser = _loaded(prior, [problem])
-    solver = solver_named(solver, problem.operator)
+    solver = solver_named(solver, problem)
     posterior = restore(
         problem,
         denoiser,
@@ -215,7 +215,7 @@ def restore_folder(
     ]
     problems = [each.problem for each in posed]
     denoiser = _loaded(prior, problems)
-    solver = solver_named(solver, problems[0].operator)
+    solver = solver_named(solver, problems[0])
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)

@@ -210,7 +210,7 @@ def restore(
             seconds=time.perf_counter() - started,
             estimate="mmse",
         )
-    solver = solver_named(solver, problem.operator)
+    solver = solver_named(solver, problem)
     check(problem, prior, solver, samples, seed, batch)
     adjustment = adjustment_of(calibration)
     if adjustment is not None:

@@ -114,7 +114,8 @@ class SolveSettings:
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
         solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default that of the
-            task, else mmps_2m_sde, or dps for an operator that is not linear.
+            task, else mmps_2m_sde, or dps for an operator that is not linear and
+            diffpir_jpeg for JPEG without noise.
         prior: "auto" chooses one by the picture (see `invdiff.choice`); else the name of one that
             ships, a training run's folder, a file or a folder of weights, ours or another
             program's, hf:owner/name[@revision], or module:Class; prior.WORD=VALUE tells what a file
@@ -320,7 +321,7 @@ def with_what_is_meant(words: list[str]) -> list[str]:
         words = [*words, *_found_in_file(words, str(task), kind, str(source))]
     in_use = merged["solver"]
     if in_use == config.component("solver", DEFAULT, task) and not _of(words, "solver"):
-        fitting = solver_for(kind)
+        fitting = solver_for(kind, exact=_is_exact(merged))
         if fitting != DEFAULT:
             say(f"solver {fitting}: for {merged['operator']['name']} is not linear")
             words = [*words, f"solver={fitting}"]
@@ -346,6 +347,12 @@ def _class_of(merged: config.Settings) -> type[Operator] | None:
     operator = merged.get("operator")
     name = operator.get("name") if isinstance(operator, Mapping) else None
     return None if name is None else registry.lookup("operator", name)
+
+
+def _is_exact(merged: config.Settings) -> bool:
+    """Whether the settings say that there is no noise."""
+    noise = merged.get("noise")
+    return isinstance(noise, Mapping) and noise.get("sigma") == 0
 
 
 def _found_in_file(words: list[str], task: str, kind: type[Operator], source: str) -> list[str]:

@@ -69,10 +69,12 @@ def test_the_default_solver_takes_the_operator(name: str) -> None:
     kind = registry.lookup("operator", name)
     chosen = solvers.preset(solvers.solver_for(kind))
     if kind is operators.Jpeg:
-        assert solvers.solver_for(kind) == "diffpir_jpeg"
         y = torch.full((1, 3, 16, 16), 0.5)
-        chosen.check(Problem(operators.Jpeg((3, 16, 16)), Gaussian(0.0), y))
-        assert chosen == solvers.preset("diffpir_jpeg", task="jpeg")
+        exact = Problem(operators.Jpeg((3, 16, 16)), Gaussian(0.0), y)
+        assert solvers.solver_named(None, exact) == chosen == solvers.preset("diffpir_jpeg")
+        chosen.check(exact)
+        noisy = Problem(exact.operator, Gaussian(0.01), y)
+        assert solvers.solver_named(None, noisy) == solvers.preset("dps")
         return
     assert issubclass(kind, chosen.requires)
     assert solvers.solver_for(kind) == (
