@@ -1,6 +1,6 @@
 """Try the nine tasks in people's words on photographs, for docs/start/photographs.md: better than nothing?
 
-    python benchmarks/people.py                                  half an hour on one core
+    python benchmarks/people.py                                  all tasks, and the page
     python benchmarks/people.py --images 2 --tasks jpeg upscale  a part of it, printed alone
     python benchmarks/people.py --tasks colourise --words solver=pigdm solver.steps=20
 
