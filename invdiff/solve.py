@@ -352,7 +352,7 @@ def _class_of(merged: config.Settings) -> type[Operator] | None:
 def _is_exact(merged: config.Settings) -> bool:
     """Whether the settings say that there is no noise."""
     noise = merged.get("noise")
-    return isinstance(noise, Mapping) and noise.get("sigma") == 0
+    return isinstance(noise, Mapping) and bool(noise.get("sigma") == 0)
 
 
 def _found_in_file(words: list[str], task: str, kind: type[Operator], source: str) -> list[str]:

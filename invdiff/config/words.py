@@ -42,10 +42,10 @@ def parse_words(words: Iterable[str]) -> Settings:
     """
     settings: Settings = {}
     before = ""
-    words = list(words)
-    for k, word in enumerate(words):
+    given = list(words)
+    for k, word in enumerate(given):
         if word.startswith("-") and word.strip("-"):
-            after = words[k + 1] if k + 1 < len(words) else "VALUE"
+            after = given[k + 1] if k + 1 < len(given) else "VALUE"
             meant = word.lstrip("-") if "=" in word else f"{word.lstrip('-')}={after}"
             raise InputError(
                 f"found {brief(word)}, expected key=value, without dashes: {brief(meant)}"
