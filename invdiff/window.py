@@ -31,6 +31,7 @@ class Window:
         columns: likewise.
 
     Example:
+        >>> import torch
         >>> Window((1, 3), (0, 2)).cut(torch.arange(8).view(4, 2)).tolist()
         [[2, 3], [4, 5]]
     """
@@ -46,6 +47,7 @@ class Window:
         """Return x (..., H, W) with a part (..., h, w) in the window.
 
         Example:
+            >>> import torch
             >>> Window((0, 1), (1, 2)).pasted(torch.zeros(2, 2), torch.ones(1, 1)).tolist()
             [[0.0, 1.0], [0.0, 0.0]]
         """
@@ -77,6 +79,7 @@ def window_around(hidden: Tensor) -> Window | None:
     """Return the window around hidden pixels (H, W), None where the picture is to be taken as a whole.
 
     Example:
+        >>> import torch
         >>> hidden = torch.zeros(1000, 2000, dtype=torch.bool)
         >>> hidden[500:520, 300:400] = True
         >>> print(window_around(hidden))
@@ -131,6 +134,7 @@ def problem_in(window: Window | None, operator: Operator, noise: NoiseModel, y: 
         y: the measurement of the whole, (B, C, H, W) where there is a window.
 
     Example:
+        >>> import torch
         >>> from invdiff import Gaussian, operators
         >>> mask = operators.MaskBox((1, 600, 600), 4, 4)
         >>> window = window_of(mask, Gaussian(0.0))
