@@ -31,6 +31,7 @@ from invdiff import (
     compare_priors,
     fission,
     fit,
+    fit_from_measurements,
     generate,
     ksd,
     langevin,
@@ -45,6 +46,7 @@ from invdiff import (
     restore_file,
     restore_folder,
     restore_to_zarr,
+    restore_volume,
     save_prior,
     score,
     solvers,
@@ -127,6 +129,12 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "restore_file": (restore_file, {"source": "in.png", "target": "x.png", **METHOD, **DRAWN}),
     "restore_folder": (restore_folder, {"source": HERE, "target": "new", **METHOD, **DRAWN}),
+    "restore_volume": (restore_volume, {"source": "in.nii", "target": "x.nii", **METHOD, **DRAWN}),
+    "fit_from_measurements": (
+        fit_from_measurements,
+        {"problem": PROBLEM, "settings": TrainSettings(data="nowhere"), "out": "new"}
+        | {"laps": 1, "start_laps": 1, "rank": 2, "solver": SOLVER},
+    ),
     "prior_from": (
         prior_from,
         {"network": NETWORK, "shape": (1, 4, 4), "schedule": "cosine", "T": 10, "target": "eps"}

@@ -161,7 +161,7 @@ def test_lines_about_choices() -> None:
     )
     assert introduced("faces64") == (
         f"prior faces64: aligned faces in colour, 64x64; CelebA is {research}; photos, which it "
-        f"begins with, was trained on BSDS500, {research} too"
+        f"begins with, was trained on BSDS500 and ImageNet, {research} too"
     )
     assert mismatch("faces64", (3, 100, 64)) == (
         "the prior 'faces64' is of aligned faces in colour, 64x64, and the picture is 3x100x64; "

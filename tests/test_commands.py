@@ -174,7 +174,7 @@ def test_the_version_and_the_lists(capsys: pytest.CaptureFixture[str]) -> None:
     commands.main(["list", "priors", "noises"])
     shown = capsys.readouterr().out
     assert shown.startswith("priors:\n  faces64: Images 3x64x64, trained on CelebA")
-    assert "\nnoises:\n  gaussian: " in shown
+    assert "\n  gaussian: " in shown
     commands.main([])
     assert capsys.readouterr().out.startswith("usage: invdiff COMMAND")
 
@@ -439,7 +439,9 @@ def test_the_whole_overview() -> None:
     for line, door in zip(firsts, DOORS, strict=False):
         doc = importlib.import_module(f"invdiff.{door}").__doc__ or ""
         assert line.split(": ")[1].split()[:1] == doc.split()[:1]
-    assert commands.listed("noises", titled=True).startswith("noises:\n  gaussian: Gaussian noise")
+    assert commands.listed("noises", titled=True).startswith(
+        "noises:\n  coloured: Stationary Gaussian noise"
+    )
     assert not commands.listed("noises").startswith("noises")
     for what in commands.LISTS:
         listed = commands.listed(what).splitlines()

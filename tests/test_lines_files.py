@@ -155,8 +155,8 @@ LINES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: formats.decode(b"nothing"),
-        "not an image in a known format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI "
-        "or DICOM",
+        "not an image in a known format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI, "
+        "DICOM, FITS, HDF5, EXR or camera RAW",
     ),
     (
         lambda: pictures._picture(formats.Pixels(np.zeros((0, 4))), "a", units.IMAGES),
@@ -531,12 +531,12 @@ FILES: list[tuple[Callable[[], object], str]] = [
     (
         lambda: read_image("none.png"),
         "none.png: found an empty file (0 bytes), expected PNG, JPEG, WebP, TIFF, .npy, "
-        ".npz, NIfTI or DICOM",
+        ".npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW",
     ),
     (
         lambda: read_image("pipe"),
         "pipe: found a pipe, a socket or a device, expected an image file (PNG, JPEG, WebP, "
-        "TIFF, .npy, .npz, NIfTI or DICOM)",
+        "TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW)",
     ),
     (
         lambda: read_image("a\0.png"),
@@ -545,12 +545,13 @@ FILES: list[tuple[Callable[[], object], str]] = [
     (
         lambda: read_image("objects.npy"),
         "objects.npy: cannot be read (holds objects, which could run code), expected PNG, "
-        "JPEG, WebP, TIFF, .npy, .npz, NIfTI or DICOM",
+        "JPEG, WebP, TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW",
     ),
     (
         lambda: collection.image_files("empty"),
         "empty: found no image, expected files ending in .png, .jpg, .jpeg, .webp, .tif, "
-        ".tiff, .bmp, .npy, .nii, .nii.gz, .dcm",
+        ".tiff, .bmp, .npy, .nii, .nii.gz, .dcm, .fits, .fit, .fts, .fits.gz, .h5, "
+        ".hdf5, .exr, .zarr, .dng, .cr2, .cr3, .nef, .arw, .raf, .orf, .rw2",
     ),
     (
         lambda: collection.image_files("no"),

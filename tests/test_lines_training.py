@@ -552,7 +552,8 @@ FILES: list[tuple[Callable[[], object], str]] = [
     (
         lambda: data.load_data("empty"),
         "empty: found no image, expected files ending in .png, .jpg, .jpeg, .webp, .tif, "
-        ".tiff, .bmp, .npy, .nii, .nii.gz, .dcm",
+        ".tiff, .bmp, .npy, .nii, .nii.gz, .dcm"
+        ", .fits, .fit, .fts, .fits.gz, .h5, .hdf5, .exr, .zarr, .dng, .cr2, .cr3, .nef, .arw, .raf, .orf, .rw2",
     ),
     (
         lambda: files.look_at_files(Path("bad"), [Path("bad/a.npy")] * 2),
@@ -670,12 +671,14 @@ FILES: list[tuple[Callable[[], object], str]] = [
     (
         lambda: evaluate.read_data(EvaluateSettings(task="inpaint", data="bad")),
         "bad: found no readable image, expected files ending in .png, .jpg, .jpeg, .webp, "
-        ".tif, .tiff, .bmp, .npy, .nii, .nii.gz, .dcm",
+        ".tif, .tiff, .bmp, .npy, .nii, .nii.gz, .dcm"
+        ", .fits, .fit, .fts, .fits.gz, .h5, .hdf5, .exr, .zarr, .dng, .cr2, .cr3, .nef, .arw, .raf, .orf, .rw2",
     ),
     (
         lambda: evaluate.chosen_prior(EvaluateSettings(task="inpaint", data="bad")),
         "bad: found no readable image, expected files ending in .png, .jpg, .jpeg, .webp, "
-        ".tif, .tiff, .bmp, .npy, .nii, .nii.gz, .dcm",
+        ".tif, .tiff, .bmp, .npy, .nii, .nii.gz, .dcm"
+        ", .fits, .fit, .fts, .fits.gz, .h5, .hdf5, .exr, .zarr, .dng, .cr2, .cr3, .nef, .arw, .raf, .orf, .rw2",
     ),
     # evaluation/
     (
@@ -745,7 +748,7 @@ WARNINGS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: files.look_at_files(Path("."), [Path("folder/a.png"), Path("bad/a.npy")]),
         "data: left out 1 unreadable files, such as bad/a.npy: not an image in a known "
-        "format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI or DICOM",
+        "format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW",
     ),
 ]
 

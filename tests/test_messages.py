@@ -1126,7 +1126,7 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (
             lambda: read_picture("no.png"),
             "no.png: No such file or directory, expected an image file (PNG, JPEG, WebP, TIFF, .npy, "
-            ".npz, NIfTI or DICOM)",
+            ".npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW)",
         ),
         (
             lambda: MaskFile((1, 6, 8), "m.npy"),

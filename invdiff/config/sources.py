@@ -24,7 +24,18 @@ FROM_THE_PROGRAM = {
     "network": ("channels", "channels_out", "schedule"),
 }
 # Types whose values can only be given from Python.
-_PYTHON_ONLY = {"Tensor", "ndarray", "ArrayLike", "Module", "Callable", "Generator", "Denoiser"}
+_PYTHON_ONLY = {
+    *(
+        "Tensor",
+        "ndarray",
+        "ArrayLike",
+        "Module",
+        "Callable",
+        "Generator",
+        "Denoiser",
+        "LinearOperator",
+    ),
+}
 _SECTION = re.compile(r"[A-Z]\w*( \(.*\))?:")
 _ENTRY = re.compile(r"(\w+(?:, \w+)*)(?: \([^)]*\))?:(?: (.*))?")
 

@@ -1,8 +1,9 @@
 """Holes that are larger than what the prior sees: filled before a solver begins.
 
 A network that was trained on squares of 64x64 pixels has no idea of what spans a larger hole, and
-leaves a blob. There `invdiff.prior.patches` draws a fill from the picture's own patches, and the solver
-begins at it and a little noise, in place of at pure noise: that leaves the prior to settle the seams.
+leaves a blob. There `invdiff.prior.patches` draws a fill from the picture's own patches, and the
+solver begins at it and a little noise, in place of at pure noise: that leaves the prior to settle
+the seams.
 """
 
 from __future__ import annotations
