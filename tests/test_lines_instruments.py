@@ -198,6 +198,10 @@ LINES: list[tuple[Callable[[], object], str]] = [
         "meant? operator.kept=white keeps 25 % (white) and operator.kept=black the other 75 %",
     ),
     (
+        lambda: cone.ConeBeam((2, 4, 4), lengths="x"),  # type: ignore[arg-type]
+        "lengths: found 'x', expected one of 'side', 'pixels'",
+    ),
+    (
         lambda: ready(size=8),
         "size: found 8 with measurements, expected none: it is for images",
     ),
