@@ -162,6 +162,7 @@ def test_poolings_end_where_the_hole_is_small_or_too_little_is_known() -> None:
     assert poolings(box(10, 10, 10, 20)) == [1]
     assert poolings(box(80, 90, 72, 91, 256)) == [8, 4, 2, 1]
     assert poolings(box(2, 2, 36, 36)) == []
+    assert poolings(box(6, 6, 16, 16, 28)) == [1]  # half as large it has no known patch
     scattered = (torch.arange(64 * 64).view(64, 64) % 2).float()
     scattered[10:50, 10:50] = 0
     assert poolings(scattered) == []  # no patch is known as a whole

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from invdiff import Gaussian, operators
 from invdiff.files import restore_file, restore_folder
-from invdiff.io.pictures import read_picture
+from invdiff.io.pictures import Picture, read_picture
+from invdiff.io.units import Units
 from invdiff.prior import GaussianDenoiser
 from invdiff.solve import main
 from invdiff.solvers import DDNM
-from invdiff.window import MARGIN, WORTH, Window, window_around, window_of
+from invdiff.window import GRID, MARGIN, WORTH, Window, told_of_window, window_around, window_of
 
 HEIGHT, WIDTH = 600, 700
 HOLE = np.zeros((HEIGHT, WIDTH), bool)
@@ -44,8 +45,10 @@ def test_a_window_has_all_that_is_hidden_and_a_margin() -> None:
         for (low, high), where, side in zip(
             (window.rows, window.columns), (rows, columns), sides, strict=True
         ):
-            assert low <= max(0, int(where.min()) - margin)
-            assert high >= min(int(side), int(where.max()) + 1 + margin)
+            first = max(0, int(where.min()) - margin)
+            last = min(int(side), int(where.max()) + 1 + margin)
+            assert low % GRID == 0 and 0 <= first - low < GRID
+            assert (high % GRID == 0 or high == side) and 0 <= high - last < GRID
         assert window.cut(hidden).numel() <= WORTH * hidden.numel()
     assert found > 50
 
@@ -66,6 +69,39 @@ def test_the_whole_is_worked_on_where_a_window_would_save_little_or_pixels_are_n
     two[1, :, 200:210, 100:110] = 0
     assert window_of(operators.Mask((3, 1000, 1000), two), Gaussian(0.0)) == Window(
         (0, 320), (0, 208)
+    )
+
+
+def test_the_ends_of_what_a_window_is_worth() -> None:
+    hidden = torch.zeros(600, 1024, dtype=torch.bool)
+    hidden[:, :212] = True  # and 300 columns beside it: half of the picture
+    assert window_around(hidden) == Window((0, 600), (0, 512))
+    hidden[:, 212] = True
+    assert window_around(hidden) is None
+    one = torch.zeros(512, 513, dtype=torch.bool)
+    one[300, 300] = True
+    assert window_around(one) == Window((192, 400), (192, 400))
+    assert window_around(one[:, :512]) is None
+
+
+def test_what_lies_in_a_window() -> None:
+    values = torch.arange(2.0 * 3 * 4 * 5).view(2, 3, 4, 5) / 120
+    alpha = torch.arange(2.0 * 4 * 5).view(2, 1, 4, 5) / 40
+    window = Window((1, 3), (2, 5))
+    picture = Picture(values, name="p", alpha=alpha, units=Units(0.0, 2.0))
+    found = window.picture(picture)
+    assert torch.equal(found.values, values[..., 1:3, 2:5])
+    assert found.alpha is not None and torch.equal(found.alpha, alpha[..., 1:3, 2:5])
+    assert found.name == "p" and found.units == picture.units
+    assert found.header is None and found.background is None
+    assert window.picture(Picture(values)).alpha is None
+    kept = (torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(0)) > 0.3).float()
+    mask = window.mask(operators.Mask((3, 4, 5), kept))
+    assert mask.shape == (3, 2, 3) and torch.equal(mask.s, kept[..., 1:3, 2:5])
+    assert window.share_of(values) == pytest.approx(6 / 20)
+    assert told_of_window(window, (3, 4, 5)) == (
+        "window: 3x2 pixels at column 2, row 1 are worked on, of 5x4: the surroundings of what is "
+        "filled; all else of the picture stays as it is (window=false works on the whole)"
     )
 
 
