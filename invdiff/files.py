@@ -46,6 +46,7 @@ from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver, solver_named
+from invdiff.solvers.tools.holes import large_holes
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def restore_file(
     compile: bool = False,
     stretch: bool | None = None,
     estimate: Estimate = "samples",
+    fill_holes: bool = True,
     progress: bool = False,
     overwrite: bool = False,
 ) -> Posterior:
@@ -98,6 +100,8 @@ def restore_file(
             solved on [0, 1], where the samples then are; a warning says so, and what is written is
             in the file's range. By default it is for a prior that ships, by its name.
         estimate: as in `invdiff.inference.restore`; "mmse" is one call of the network, for noise alone.
+        fill_holes: whether a hole that is too large for the prior is filled from the picture's own
+            patches, as in `invdiff.inference.restore`, where nothing is by default.
         overwrite: whether a target that exists is replaced.
 
     Returns:
@@ -109,6 +113,7 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
+    check_type("fill_holes", fill_holes, bool, "True or False")
     # A mask of another size is refused before the prior is loaded.
     picture, problem = _posed(
         read_picture(source, rule=MEASUREMENTS), operator, noise, may_stretch(stretch, prior)
@@ -128,6 +133,7 @@ def restore_file(
         precision=precision,
         compile=compile,
         estimate=estimate,
+        fill_holes=fill_holes,
         progress=progress,
     )
     restored = picture.with_values(posterior.answer)
@@ -155,6 +161,7 @@ def restore_folder(
     precision: Precision = "auto",
     compile: bool = False,
     stretch: bool | None = None,
+    fill_holes: bool = True,
     part: str | None = None,
 ) -> list[Path]:
     """Restore every picture of a folder as `restore_file` does; they may differ in size.
@@ -181,6 +188,7 @@ def restore_folder(
         calibration: likewise; with one, the folders ``low`` and ``high`` in the target have the ends
             of the intervals that it makes, of 90 % or of the highest level that it has.
         stretch: likewise, for every file by itself.
+        fill_holes: likewise.
         part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
 
     Returns:
@@ -195,6 +203,7 @@ def restore_folder(
     """
     check_path("source", source)
     check_path("target", target)
+    check_type("fill_holes", fill_holes, bool, "True or False")
     share = Share.of(part)
     if os.path.lexists(target):
         raise InputError(f"target {target}: exists already; expected a new folder")
@@ -215,6 +224,8 @@ def restore_folder(
     if adjustment is not None:
         for problem in problems:
             adjustment.check(key_of(problem, denoiser, solver, samples))
+            if fill_holes:
+                large_holes(problem, denoiser, solver).check_calibration()
         _level_of(adjustment)
     names = [
         f"{p.name}{_expected(p, q).own_suffix}" for p, q in zip(pictures, problems, strict=True)
@@ -238,6 +249,7 @@ def restore_folder(
         tile=tile,
         precision=precision,
         compile=compile,
+        fill_holes=fill_holes,
         label="target",
     )
 

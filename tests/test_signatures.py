@@ -247,6 +247,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tile": "auto",
         "precision": "auto",
         "compile": False,
+        "fill_holes": False,
     },
     "solve.progress_bar": {"hidden": False},
     "solvers.base.Solver": {"steps": 100, "spacing": "uniform"},
