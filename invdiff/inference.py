@@ -226,7 +226,7 @@ def restore(
 
     def of(images: Sequence[int], found: Sequence[Drawn], count: int) -> Posterior:
         seconds = time.perf_counter() - started
-        filled = () if holes is None else [holes.filled[b] for b in images]
+        filled: Sequence[bool] = () if holes is None else [holes.filled[b] for b in images]
         part = problem if len(images) == len(problem) else problem.select(images)
         known = part.to("cpu", like.dtype)
         posterior = gathered(known, found, count, seconds=seconds, filled=filled)

@@ -360,7 +360,7 @@ class SharedRun:
             seconds += took
         problem = task.problem.to("cpu", sample.dtype)
         holes = self._holes(task)
-        filled = () if holes is None else holes.filled
+        filled: Sequence[bool] = () if holes is None else holes.filled
         return gathered(problem, drawn, self.samples, seconds=seconds, filled=filled)
 
 

@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from invdiff import operators, registry, solvers
+from invdiff import operators, registry, solve, solvers
 from invdiff.adjustment import Adjustment
 from invdiff.cost import cost_of
 from invdiff.errors import InputError
 from invdiff.evaluation.report import page_data
+from invdiff.files import restore_file, restore_folder
 from invdiff.fingerprint import key_of
 from invdiff.inference import restore
+from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
 from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser
@@ -393,3 +396,49 @@ def test_the_lines_of_holes() -> None:
     assert LargeHoles((0,), (0.0,), (8, 8)).told_of_blur == ""
     assert LargeHoles((9, 12), (0.0, 0.01), (8, 8)).told_of_blur.startswith("a hole of 9x9 pixels")
     assert LargeHoles((9, 12), (0.0, 0.01), (8, 8)).told_of_fill.startswith("a hole of 12x12 ")
+
+
+def test_solve_fills_and_says_what_its_intervals_are(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "y.png", texture(48)[0])
+    write_image(tmp_path / "mask.png", box(14, 12, 18, 20, 48)[None])
+    given = ["task=inpaint", f"prior={prior}", f"measurement={tmp_path / 'y.png'}", "samples=4"]
+    given += [f"operator.mask={tmp_path / 'mask.png'}", "noise.sigma=0.01", "baselines=none"]
+    given += ["solver=diffpir", "solver.steps=2"]
+    solve.main([*given, f"out={tmp_path / 'on'}"])
+    said = capsys.readouterr().out
+    assert "a hole of 18x18 pixels is larger than the 16x16 that the prior sees: it is fil" in said
+    line = "not calibrated: a hole was filled from patches"
+    assert f"intervals of diffpir: {line}; there the intervals say how fills differ, not" in said
+    assert f'"label": "{line}"' in (tmp_path / "on" / "report.html").read_text()
+    assert "fill_holes: true" in (tmp_path / "on" / "config.yaml").read_text()
+    assert Posterior.load(tmp_path / "on").filled == (True,)
+    solve.main([*given, "fill_holes=false", f"out={tmp_path / 'off'}"])
+    said = capsys.readouterr().out
+    assert "is filled from" not in said and line not in said
+    assert Posterior.load(tmp_path / "off").filled == ()
+    with pytest.raises(InputError, match="calibration: found one and a hole that is filled"):
+        solve.get_ready([*given, f"calibration={tmp_path / 'file.json'}"])
+
+
+def test_files_are_filled_unless_it_is_turned_off(tmp_path: Path) -> None:
+    folder = tmp_path / "y"
+    folder.mkdir()
+    np.save(folder / "y.npy", texture()[0, 0].numpy())
+    known = box(12, 12, 14, 14)
+    settings: dict[str, Any] = {"operator": operators.Mask((1, SIDE, SIDE), known), "noise": 0.0}
+    settings |= {"prior": Small(), "solver": solvers.DiffPIR(steps=2)}
+    found = restore_file(folder / "y.npy", tmp_path / "on.npy", **settings)
+    plain = restore_file(folder / "y.npy", tmp_path / "off.npy", fill_holes=False, **settings)
+    assert found.filled == (True,) and plain.filled == ()
+    for name, posterior in (("folder_on", found), ("folder_off", plain)):
+        filled = posterior is found
+        restore_folder(folder, tmp_path / name, fill_holes=filled, **settings)
+        written = torch.from_numpy(np.load(tmp_path / name / "y.npy"))
+        torch.testing.assert_close(written, posterior.answer[0, 0], atol=1e-5, rtol=0)
+    key = key_of(found.problem, Small(), settings["solver"], 1)
+    calibration = Adjustment(key, 64, "the prior", {"mean": {0.6: 1.5}}, 1.2, 0.1)
+    with pytest.raises(InputError, match="calibration: found one and a hole that is filled"):
+        restore_folder(folder, tmp_path / "refused", calibration=calibration, **settings)
+    assert not (tmp_path / "refused").exists()
