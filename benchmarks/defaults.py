@@ -1,7 +1,7 @@
 """Which solver should be the default: honest intervals first, as tables for docs/defaults.md.
 
     python benchmarks/defaults.py --data photos=FOLDER fashion=images.npz --images 8 --threads 1
-    python benchmarks/defaults.py --write docs/defaults.md     (and configs/coverage.json)
+    python benchmarks/defaults.py --write docs/defaults.md     (and configs/coverage.json; other tables stay)
     python benchmarks/defaults.py --ship                       (files for invdiff/calibrations)
     python benchmarks/defaults.py --priors photos --data photos=FOLDER --size 96 --images 3 --seen
     python benchmarks/defaults.py --solvers mmps_2m_sde --data photos=OTHERS fashion=others.npz --images 20 --judge
@@ -252,18 +252,19 @@ def report(cells: Mapping[tuple[str, str, str], Cell], count: int, command: str)
     """Return the tables and the choice, as Markdown."""
     lines = [f"`{command}`", ""]
     tasks = [task for task in TASKS if any(t == task for _, t, _ in cells)]
-    lines += ["| task | the rule's choice | its largest fault, in points |", "|---|---|---|"]
+    choices = []
     for task in tasks:
         of_task: dict[str, list[Cell]] = {}
         for (_, t, solver), cell in cells.items():
             if t == task and len(cell.images) > 1:
                 of_task.setdefault(solver, []).append(cell)
-        if len(of_task) < 2:  # nothing to choose from
-            lines.append(f"| {task} | fewer than two solvers were measured | |")
-            continue
-        chosen = choose(of_task, count)
-        worst = 100 * max(fault(cell, count) for cell in of_task[chosen])
-        lines.append(f"| {task} | {chosen} | {worst:.1f} |")
+        if len(of_task) > 1:  # else there is nothing to choose from
+            chosen = choose(of_task, count)
+            worst = 100 * max(fault(cell, count) for cell in of_task[chosen])
+            choices.append(f"| {task} | {chosen} | {worst:.1f} |")
+    if choices:
+        lines += ["| task | the rule's choice | its largest fault, in points |", "|---|---|---|"]
+        lines += choices
     head = ["solver", *SCORES, "calls", "CPU s", "images"]
     for prior in PRIORS:
         for task in tasks:
@@ -278,12 +279,34 @@ def report(cells: Mapping[tuple[str, str, str], Cell], count: int, command: str)
     return "\n".join(lines)
 
 
+def sections(text: str) -> dict[str, str]:
+    """Return the parts of a page by their headings, of the second and third rank; "" is the first."""
+    found = {"": ""}
+    heading = ""
+    for line in text.splitlines():
+        if line.startswith(("## ", "### ")):
+            heading = line
+            found[heading] = ""
+        found[heading] += f"{line}\n"
+    return {name: part.strip() for name, part in found.items()}
+
+
+def with_kept(text: str, old: str) -> str:
+    """Return the new text with the tables of the old one that were not measured anew, in their order."""
+    new = sections(text)
+    every = [f"### {prior}, {task}" for prior in PRIORS for task in TASKS]
+    kept = {name: part for name, part in sections(old).items() if name in every}
+    tables = [(kept | new)[name] for name in every if name in kept | new]
+    others = [part for name, part in new.items() if name and name not in every]
+    return "\n\n".join([new[""], *tables, *others])
+
+
 def write_block(path: Path, text: str) -> None:
-    """Put the text between the marks of a page."""
+    """Put the text between the marks of a page; tables of what was not measured anew stay."""
     page = path.read_text(encoding="utf-8")
     before, _, rest = page.partition(START)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    old, _, after = rest.partition(END)
+    path.write_text(f"{before}{START}\n\n{with_kept(text, old)}\n\n{END}{after}", encoding="utf-8")
 
 
 def held(cells: Mapping[tuple[str, str, str], Cell], count: int) -> list[dict[str, Any]]:
@@ -302,6 +325,14 @@ def held(cells: Mapping[tuple[str, str, str], Cell], count: int) -> list[dict[st
         }
         for (prior, task, solver), cell in cells.items()
     ]
+
+
+def merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of the file that exists, those that were measured anew replaced."""
+    names = ("prior", "task", "solver")
+    known = json.loads(COVERAGE.read_text("utf-8")) if COVERAGE.is_file() else []
+    by_name = {tuple(entry[name] for name in names): entry for entry in [*known, *entries]}
+    return list(by_name.values())
 
 
 def calibrated_rows(folder: Path = CALIBRATIONS) -> Iterator[str]:
@@ -386,7 +417,7 @@ def main() -> None:
         text += "\n\n## Calibrated intervals that ship\n\n" + "\n".join(calibrated_rows())
         text += "\n\n## What they hold of other images\n\n" + "\n".join(judged_rows(arguments.runs))
         write_block(arguments.write, text)
-        write_json(COVERAGE, held(found, arguments.images))
+        write_json(COVERAGE, merged(held(found, arguments.images)))
     print(text)
 
 

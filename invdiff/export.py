@@ -34,8 +34,8 @@ def to_xarray(posterior: Posterior, picture: Picture | None = None) -> Any:
         InputError: xarray is missing, or the picture has another number of images.
 
     Example:
-        Without xarray it says what to install; with it ``posterior.to_xarray().x_given_y.std("sample")``
-        is the map of standard deviations.
+        Without xarray it says what to install; with it
+        ``posterior.to_xarray().x_given_y.std("sample")`` is the map of standard deviations.
 
         >>> DIMS
         ('sample', 'image', 'channel', 'y', 'x')

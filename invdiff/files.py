@@ -87,8 +87,8 @@ def restore_file(
             settings such as ``functools.partial(MaskFile, mask="mask.png")``, or a function, for
             images of the measurement's shape; or its name, "denoise", or name and settings,
             {"name": "mask_file", "mask": "mask.png"}.
-        noise: a model; or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto", which
-            estimates it; or a name and settings.
+        noise: a model; or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto",
+            which estimates it; or a name and settings.
         prior: a denoiser, or what `load_prior` takes; "auto" is one that ships, by the picture (see
             `invdiff.choice`): with ``logging.basicConfig(level="INFO")`` it is said which, why, and
             under which licence.
@@ -99,7 +99,8 @@ def restore_file(
         stretch: whether a picture of 16 bits or floats that uses less than half of its range is
             solved on [0, 1], where the samples then are; a warning says so, and what is written is
             in the file's range. By default it is for a prior that ships, by its name.
-        estimate: as in `invdiff.inference.restore`; "mmse" is one call of the network, for noise alone.
+        estimate: as in `invdiff.inference.restore`; "mmse" is one call of the network, for noise
+            alone.
         fill_holes: whether a hole that is too large for the prior is filled from the picture's own
             patches, as in `invdiff.inference.restore`, where nothing is by default.
         overwrite: whether a target that exists is replaced.
@@ -185,8 +186,8 @@ def restore_folder(
         samples: likewise.
         seed: likewise.
         batch, tile, precision, compile: likewise.
-        calibration: likewise; with one, the folders ``low`` and ``high`` in the target have the ends
-            of the intervals that it makes, of 90 % or of the highest level that it has.
+        calibration: likewise; with one, the folders ``low`` and ``high`` in the target have the
+            ends of the intervals that it makes, of 90 % or of the highest level that it has.
         stretch: likewise, for every file by itself.
         fill_holes: likewise.
         part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
@@ -279,11 +280,13 @@ def restore_volume(
 ) -> Posterior:
     """Restore the gray volume in a file or a folder under a prior of its slices; write the samples' mean.
 
-    A volume is an image of D channels, (D, H, W). With ``dds``, the default, neighbouring slices are coupled.
+    A volume is an image of D channels, (D, H, W). With ``dds``, the default, neighbouring slices
+    are coupled.
 
     Args:
-        source: a NIfTI volume, a TIFF stack, or a folder of slices, as `invdiff.io.volumes.read_volume`
-            reads it: a DICOM series in the order of its positions.
+        source: a NIfTI volume, a TIFF stack, or a folder of slices, as
+            `invdiff.io.volumes.read_volume` reads it: a DICOM series in the order of its
+            positions.
         target: .nii, .nii.gz, .tif or .npy; of a NIfTI source it has the header.
         operator: A of images (D, H, W), as in `restore_file`.
         noise: as there.

@@ -107,8 +107,8 @@ def restore_to_zarr(
             `invdiff.restore`.
 
     Example:
-        ``restore_to_zarr("run.zarr", problem, "photos", samples=500).std(0)`` needs the memory of a few
-        samples.
+        ``restore_to_zarr("run.zarr", problem, "photos", samples=500).std(0)`` needs the memory of
+        a few samples.
 
         >>> restore_to_zarr("run.zarr", 1, "photos")  # doctest: +ELLIPSIS
         Traceback (most recent call last):

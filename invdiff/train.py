@@ -93,14 +93,7 @@ class TrainCommand(TrainSettings):
 
 def main(words: list[str]) -> None:
     """Train, or go on training, what the words of a command line ask for."""
-    merged = config.resolve(words, TrainCommand)
-    if merged.get("measurements") is not None:
-        if "data" in merged:
-            raise InputError("data, measurements: found both, expected one: images or measurements")
-        merged["data"] = merged["measurements"]
-    command = config.validate(TrainCommand, merged)
-    if command.measurements is None:
-        check_not_given(command)
+    command = command_of(words)
     # Refuse settings that the network does not have before anything is read or written.
     config.resolve_class("network", command.network, channels=0, channels_out=None, schedule=None)
     settings = TrainSettings(**{f.name: getattr(command, f.name) for f in fields(TrainSettings)})
@@ -119,6 +112,28 @@ def main(words: list[str]) -> None:
     if PartialState().is_main_process:
         print(f"prior: {command.out}")
     PartialState().destroy_process_group()
+
+
+def command_of(words: list[str]) -> TrainCommand:
+    """Return the settings of a command line.
+
+    Raises:
+        InputError: there are none such, both images and measurements, or settings of measurements
+            without any.
+
+    Example:
+        >>> command_of(["measurements=y.npy", "noise=0.1", "out=runs/mine"]).data
+        'y.npy'
+    """
+    merged = config.resolve(words, TrainCommand)
+    if merged.get("measurements") is not None:
+        if "data" in merged:
+            raise InputError("data, measurements: found both, expected one: images or measurements")
+        merged["data"] = merged["measurements"]
+    command = config.validate(TrainCommand, merged)
+    if command.measurements is None:
+        check_not_given(command)
+    return command
 
 
 def check_not_given(command: TrainCommand) -> None:

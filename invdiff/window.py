@@ -1,8 +1,8 @@
 """The window around what a mask hides: of a large picture with a small hole, all that need be solved.
 
-A pixel that is known exactly stays as it is, and one that is far from the hole says next to nothing of
-what is in it. What is worked on is the smallest rectangle around everything that is to be filled, with
-a margin of half its longer side, or of `MARGIN` pixels where that is more.
+A pixel that is known exactly stays as it is, and one that is far from the hole says next to
+nothing of what is in it. What is worked on is the smallest rectangle around everything that is to
+be filled, with a margin of half its longer side, or of `MARGIN` pixels where that is more.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def window_around(hidden: Tensor) -> Window | None:
 def window_of(operator: object, noise: NoiseModel) -> Window | None:
     """Return the window around what a mask hides from exact measurements, None for all other problems.
 
-    Noisy pixels are to be restored wherever they lie, and of a picture with no known pixel in the window
-    nothing is cut off.
+    Noisy pixels are to be restored wherever they lie, and of a picture with no known pixel in the
+    window nothing is cut off.
 
     Example:
         >>> from invdiff import Gaussian, operators

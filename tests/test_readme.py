@@ -173,6 +173,8 @@ def test_the_commands_of_a_page_are_understood(page: Path, place: Path) -> None:
     for name, *words in commands(page):
         if name == "evaluate":
             assert list(evaluate.read_cells(words)), words
+        elif name == "train":
+            train.command_of(words)
         elif name != "list":
             if name == "solve":
                 words = solve.with_mask_operator(words)

@@ -69,7 +69,7 @@ def test_the_mean_of_a_gaussian_prior_with_smooth_slices_is_exact(
     A run without noise, begun at the mean, stays there: each step is affine.
     """
     problem = measured(operator, 0.1)
-    solver = DDS(steps=8, iterations=40, smooth=smooth, eta=0.0)
+    solver = DDS(steps=8, iterations=40, tv=0.0, smooth=smooth, eta=0.0)
     A = matrix(problem.linear)
     eye = torch.eye(72).double().view(72, *SHAPE)
     Dz = differences(eye).flatten(1).T
@@ -82,7 +82,7 @@ def test_the_mean_of_a_gaussian_prior_with_smooth_slices_is_exact(
         torch.testing.assert_close(step.x, mean, rtol=1e-4, atol=1e-4)
     # From elsewhere it comes there, too: the start is forgotten.
     away = mean + 40 * torch.randn(mean.shape, generator=torch.Generator().manual_seed(2)).double()
-    many = DDS(steps=40, iterations=20, smooth=smooth)
+    many = DDS(steps=40, iterations=20, tv=0.0, smooth=smooth)
     last = list(many.iterate(prior, problem, away, many.ladder(prior), Silent([(0,)])))[-1]
     torch.testing.assert_close(last.x, mean, rtol=0, atol=0.02)
 

@@ -22,12 +22,13 @@ def read_volume(path: str | Path) -> Picture:
     """Read the slices of one gray volume, as a picture of D images (D, 1, H, W).
 
     Args:
-        path: a NIfTI volume, a TIFF stack, a DICOM file of several frames, or a folder of one slice per
-            file: a DICOM series in the order of its positions, other files in that of their names.
+        path: a NIfTI volume, a TIFF stack, a DICOM file of several frames, or a folder of one
+            slice per file: a DICOM series in the order of its positions, other files in that of
+            their names.
 
     Raises:
-        InputError: a file cannot be read, the slices differ in size or are in colour, there is only one,
-            or a NIfTI file holds several volumes, one for each time.
+        InputError: a file cannot be read, the slices differ in size or are in colour, there is
+            only one, or a NIfTI file holds several volumes, one for each time.
     """
     source = Path(path)
     if not os.path.isdir(source):

@@ -7,8 +7,9 @@ level that it needs.
 
 Images x have shape (B, C, H, W) and values on the [0, 1] scale; measurements y have shape (B, ...).
 Operators work in float32 or float64, the dtype of their buffers; made half, one is in float32. The
-images of a batch may have one operator each, of one kind: masks or kernels that differ. What differs is a buffer with a
-leading batch axis, and `Operator.select` gives the operator of some of the images.
+images of a batch may have one operator each, of one kind: masks or kernels that differ. What
+differs is a buffer with a leading batch axis, and `Operator.select` gives the operator of some of
+the images.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A rounded value has no useful derivative. Both operators use the straight-throug
 et al. 2013, https://arxiv.org/abs/1308.3432): forward rounds, and the gradient is that of the
 operator without rounding.
 
-What y says of x is nevertheless known in closed form: each coefficient lies in an interval, the cell
-that is rounded to its value. Solvers that put the measurement into an estimate of x do so by
+What y says of x is nevertheless known in closed form: each coefficient lies in an interval, the
+cell that is rounded to its value. Solvers that put the measurement into an estimate of x do so by
 `Rounding.posterior_mean`. To take only the images in the cells is as old as JPEG (Zakhor 1992,
 https://doi.org/10.1109/76.134377); the mean in a cell is that of a truncated normal distribution.
 """
@@ -35,7 +35,8 @@ def rounded(x: Tensor) -> Tensor:
 def truncated_mean(mean: Tensor, std: float, low: Tensor, high: Tensor) -> Tensor:
     """Return E[z | low <= z <= high] of z ~ N(mean, std^2), in the shape that all broadcast to.
 
-    Computed in float64 by erfcx(u) = exp(u^2) erfc(u), without overflow however far the interval is.
+    Computed in float64 by erfcx(u) = exp(u^2) erfc(u), without overflow however far the interval
+    is.
 
     Args:
         mean: of z.

@@ -1,15 +1,17 @@
 """A picture's own patches as its prior, which fill a hole that a network does not see across.
 
-The patches of a picture that are known are the prior of those that are not: each is as likely as any
-other. With x = x_0 + s n, s = sigma in the hole and tau where a pixel is known, E[patch of x_0 | patch
-of x] is the mean of the known patches c by the weights exp(-sum_i (x_i - c_i)^2 / (2 s_i^2)), and D
-blends these means of overlapping patches. Steps of DiffPIR with zeta = 1 lead from a noise level to
-the next. That D is the local score machine of Kamb & Ganguli 2024 (https://arxiv.org/abs/2412.20292)
-with the picture itself for a training set; as sigma falls it takes the nearest patch, as Wexler,
-Shechtman & Irani 2007 fill holes (https://doi.org/10.1109/TPAMI.2007.60), coarse to fine as here.
+The patches of a picture that are known are the prior of those that are not: each is as likely as
+any other. With x = x_0 + s n, s = sigma in the hole and tau where a pixel is known, E[patch of x_0
+| patch of x] is the mean of the known patches c by the weights exp(-sum_i (x_i - c_i)^2 / (2
+s_i^2)), and D blends these means of overlapping patches. Steps of DiffPIR with zeta = 1 lead from
+a noise level to the next. That D is the local score machine of Kamb & Ganguli 2024
+(https://arxiv.org/abs/2412.20292) with the picture itself for a training set; as sigma falls it
+takes the nearest patch, as Wexler, Shechtman & Irani 2007 fill holes
+(https://doi.org/10.1109/TPAMI.2007.60), coarse to fine as here.
 
-Pooling by k makes the hole k times smaller, and a patch remains as it is: in the coarsest picture it
-has both sides of the hole in view. The fill of a level, enlarged and noised, begins the next one.
+Pooling by k makes the hole k times smaller, and a patch remains as it is: in the coarsest picture
+it has both sides of the hole in view. The fill of a level, enlarged and noised, begins the next
+one.
 """
 
 from __future__ import annotations

@@ -3,15 +3,16 @@
 https://arxiv.org/abs/2303.05754, with the coupling of volumes along z of DiffusionMBIR, Chung et al. 2023
 (https://arxiv.org/abs/2211.10655). A volume of D slices is
 an image of D channels, (D, H, W), each a gray image of the prior (`invdiff.prior.channels`).
-At every level the network denoises slice by slice, x0 = D(x, sigma); then a few conjugate gradients,
-begun at x0, move it to
+At every level the network denoises slice by slice, x0 = D(x, sigma); then a few conjugate
+gradients, begun at x0, move it to
 
-    argmin |x - x0|^2 / (2 r^2) + |y - A x|^2 / (2 sigma_y^2) + smooth / 2 |Dz x|^2 + tv |Dz x|_1     (1)
+    argmin |x - x0|^2 / (2 r^2) + |y - A x|^2 / (2 sigma_y^2)
+        + smooth / 2 |Dz x|^2 + tv |Dz x|_1                                                  (1)
 
-with (Dz x)_k = x_{k+1} - x_k and r^2 the variance of the error of x0. The last term has one pass of ADMM a
-step, whose auxiliary variables are kept from step to step. The published code leaves the first term
-out of volumes, where only the few iterations hold x near to x0, has constants in place of r^2 / sigma_y^2,
-and couples the last slice with the first, which is no neighbour of it.
+with (Dz x)_k = x_{k+1} - x_k and r^2 the variance of the error of x0. The last term has one pass
+of ADMM a step, whose auxiliary variables are kept from step to step. The published code leaves the
+first term out of volumes, where only the few iterations hold x near to x0, has constants in place
+of r^2 / sigma_y^2, and couples the last slice with the first, which is no neighbour of it.
 """
 
 from __future__ import annotations
@@ -39,17 +40,18 @@ from invdiff.solvers.base import LEAST_SIGMA_Y, Solver, Step, at_least, error_va
 class DDS(Solver):
     """Decomposed diffusion sampling: D slice by slice, a few conjugate gradients, slices coupled along z.
 
-    The couplings are priors of the differences d between neighbouring slices: exp(-tv |d|), whose mean
-    is 1 / tv, and exp(-smooth d^2 / 2), of standard deviation 1 / sqrt(smooth). They come on top of what
-    the prior says of each slice.
+    The couplings are priors of the differences d between neighbouring slices: exp(-tv |d|), whose
+    mean is 1 / tv, and exp(-smooth d^2 / 2), of standard deviation 1 / sqrt(smooth). They come on
+    top of what the prior says of each slice.
 
     Args:
         eta: 1 is the DDPM transition, 0 DDIM.
-        iterations: of the conjugate gradients of a step, few on purpose: begun at x0, they leave what y does
-            not see as it was, but for the coupling.
+        iterations: of the conjugate gradients of a step, few on purpose: begun at x0, they leave
+            what y does not see as it was, but for the coupling.
         tv: strength of total variation along z; 0 for none.
         smooth: strength of the squared differences along z; 0 for none.
-        rho: of ADMM, in units of 1 / r^2: how firmly a step holds differences at their shrunk values.
+        rho: of ADMM, in units of 1 / r^2: how firmly a step holds differences at their shrunk
+            values.
 
     Example:
         >>> import torch
@@ -105,7 +107,7 @@ class DDS(Solver):
             yield Step(sigma_next, x, x0)
 
     def pulled(self, problem: Problem, x0: Tensor, r2: float, target: Tensor | None) -> Tensor:
-        """Return the solution of (1) by a few conjugate gradients begun at x0, times r^2:
+        """Return the solution of (1), times r^2, by a few conjugate gradients begun at x0.
 
             (I + r^2 A^T Sigma^-1 A + r^2 smooth Dz^T Dz + rho Dz^T Dz) x
                 = x0 + r^2 A^T Sigma^-1 y + rho Dz^T target

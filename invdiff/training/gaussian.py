@@ -1,8 +1,8 @@
 """Gaussian fitted to measurements by expectation-maximisation: the first guess of a prior from them.
 
 Rozet et al. 2024, Sec. 4 and App. B (https://arxiv.org/abs/2405.13712). A lap draws one image for each
-measurement, x ~ p(x | y) under the Gaussian of the lap before, and fits a Gaussian to these images. Here
-a draw is exact, by Matheron's rule: with u ~ N(mu, C) and e ~ N(0, Sigma),
+measurement, x ~ p(x | y) under the Gaussian of the lap before, and fits a Gaussian to these
+images. Here a draw is exact, by Matheron's rule: with u ~ N(mu, C) and e ~ N(0, Sigma),
 
     x = u + C A^T (A C A^T + Sigma)^-1 (y - A u - e).                                          (1)
 

@@ -6,12 +6,12 @@ A lap has two halves:
     E   x_i ~ p(x | y_i) under the prior so far, one for each measurement (by MMPS, Alg. 2 and 3);
     M   the prior is trained on these x_i, beginning with the averaged weights of the lap before.
 
-The first lap draws under a Gaussian (`invdiff.training.gaussian`). What no measurement sees is never
-learned: the measurements must differ in what they leave out.
+The first lap draws under a Gaussian (`invdiff.training.gaussian`). What no measurement sees is
+never learned: the measurements must differ in what they leave out.
 
 A lap is a folder of the run: its samples, written part by part, and the training run on them. Every
-random number is a function of (seed, lap, image or step), so a run that is killed goes on to the prior that
-it would have had.
+random number is a function of (seed, lap, image or step), so a run that is killed goes on to the
+prior that it would have had.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ def fit_from_measurements(
         problem: the measurements, one for each image, with an operator for all or for each. Its
             operator must be linear.
         settings: of the training of one lap, ``steps`` and all; ``data`` is only what messages
-            call the measurements. With ``init`` the first lap draws under that prior, in place of the
-            Gaussian.
-        out: a folder that receives prior.safetensors (of the last lap), laps.json, log.csv and a folder
-            for each lap.
+            call the measurements. With ``init`` the first lap draws under that prior, in place of
+            the Gaussian.
+        out: a folder that receives prior.safetensors (of the last lap), laps.json, log.csv and a
+            folder for each lap.
         laps: how many, in all: a run that is finished goes on where more are asked for.
         start_laps: of the Gaussian.
         rank: directions of the Gaussian that have a variance of their own.
@@ -135,8 +135,8 @@ def fit_from_measurements(
         progress: whether bars, and a line for each lap, are shown.
 
     Raises:
-        InputError: a setting does not fit, ``out`` holds a run of other measurements or settings, or
-            several processes share the run.
+        InputError: a setting does not fit, ``out`` holds a run of other measurements or settings,
+            or several processes share the run.
         Stopped: the run was told to stop, and has been saved.
 
     Example:
@@ -433,8 +433,8 @@ def where_not_nan(operator: Operator, y: Tensor) -> tuple[Operator, Tensor]:
 
     Args:
         operator: A, for all images or for each.
-        y: measurements (B, C, h, w), NaN where nothing was measured; what the operator itself leaves out
-            may be NaN as well.
+        y: measurements (B, C, h, w), NaN where nothing was measured; what the operator itself
+            leaves out may be NaN as well.
 
     Raises:
         InputError: an image has no measured entry, or a measurement is no picture and has NaN.

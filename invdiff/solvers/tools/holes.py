@@ -1,10 +1,10 @@
 """Holes that are larger than what the prior sees: filled before a solver begins.
 
 A network that was trained on squares of 64x64 pixels has no idea of what spans a larger hole, and
-leaves a blob. There `invdiff.prior.patches` draws a fill from the picture's own patches, and the solver
-begins at it and a little noise, in place of at pure noise: that leaves the prior to settle the seams.
-Such samples are none of the posterior under the prior, so that they are drawn only where ``fill_holes``
-asks for them.
+leaves a blob. There `invdiff.prior.patches` draws a fill from the picture's own patches, and the
+solver begins at it and a little noise, in place of at pure noise: that leaves the prior to settle
+the seams. Such samples are none of the posterior under the prior, so that they are drawn only where
+``fill_holes`` asks for them.
 """
 
 from __future__ import annotations
