@@ -61,7 +61,7 @@ from invdiff.solve import (
     told_of_colours,
     told_of_mask,
 )
-from invdiff.solvers.tools.holes import told_of_fill
+from invdiff.solvers.tools.holes import large_holes
 from invdiff.window import window_around
 
 if TYPE_CHECKING:
@@ -484,7 +484,12 @@ def restored(
             tell(line)
         if run.estimate == "samples":
             cost = cost_of(
-                part.problem, ready.prior, ready.solver, samples=run.samples, batch=batch
+                part.problem,
+                ready.prior,
+                ready.solver,
+                samples=run.samples,
+                batch=batch,
+                fill_holes=run.fill_holes,
             )
             tell(f"{'the whole takes ' if small else ''}{cost}")
         if small:
@@ -500,6 +505,7 @@ def restored(
                 batch=batch,
                 numbers=part.numbers,
                 estimate=run.estimate,
+                fill_holes=run.fill_holes,
                 on_progress=go_on,
             )
         except Interrupted as stop:
@@ -510,7 +516,8 @@ def restored(
         else:
             posterior = calibrated(run, part, ready.prior, ready.solver, posterior)
         said = [] if small else doubts(posterior)
-        if line := told_of_fill(part.problem, ready.prior, ready.solver):
+        if any(posterior.filled):
+            line = large_holes(part.problem, ready.prior, ready.solver).told_of_fill
             said.append(line[0].upper() + line[1:])
         if run.estimate == "samples" and not small:
             said.append(intervals_line(run, part, ready.prior, ready.solver, posterior))

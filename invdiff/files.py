@@ -46,6 +46,7 @@ from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver, solver_named
+from invdiff.solvers.tools.holes import large_holes
 from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def restore_file(
     compile: bool = False,
     stretch: bool | None = None,
     estimate: Estimate = "samples",
+    fill_holes: bool = True,
     progress: bool = False,
     overwrite: bool = False,
     window: bool = True,
@@ -101,6 +103,8 @@ def restore_file(
             in the file's range. By default it is for a prior that ships, by its name.
         estimate: as in `invdiff.inference.restore`; "mmse" is one call of the network, for noise
             alone.
+        fill_holes: whether a hole that is too large for the prior is filled from the picture's own
+            patches, as in `invdiff.inference.restore`, where nothing is by default.
         overwrite: whether a target that exists is replaced.
         window: of a large picture with exact pixels and a small hole, work on the surroundings of the
             hole alone (see `invdiff.window`): what is not masked stays as it is. False works on the
@@ -116,6 +120,7 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
+    check_type("fill_holes", fill_holes, bool, "True or False")
     # A mask of another size is refused before the prior is loaded.
     picture = read_picture(source, rule=MEASUREMENTS)
     posed = _posed(picture, operator, noise, may_stretch(stretch, prior), window)
@@ -135,6 +140,7 @@ def restore_file(
         precision=precision,
         compile=compile,
         estimate=estimate,
+        fill_holes=fill_holes,
         progress=progress,
     )
     restored = posed.restored(posterior.answer)
@@ -162,6 +168,7 @@ def restore_folder(
     precision: Precision = "auto",
     compile: bool = False,
     stretch: bool | None = None,
+    fill_holes: bool = True,
     part: str | None = None,
     window: bool = True,
 ) -> list[Path]:
@@ -189,6 +196,7 @@ def restore_folder(
         calibration: likewise; with one, the folders ``low`` and ``high`` in the target have the
             ends of the intervals that it makes, of 90 % or of the highest level that it has.
         stretch: likewise, for every file by itself.
+        fill_holes: likewise.
         part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
         window: as in `restore_file`, for every file by itself.
 
@@ -204,6 +212,7 @@ def restore_folder(
     """
     check_path("source", source)
     check_path("target", target)
+    check_type("fill_holes", fill_holes, bool, "True or False")
     share = Share.of(part)
     if os.path.lexists(target):
         raise InputError(f"target {target}: exists already; expected a new folder")
@@ -223,6 +232,8 @@ def restore_folder(
     if adjustment is not None:
         for problem in problems:
             adjustment.check(key_of(problem, denoiser, solver, samples))
+            if fill_holes:
+                large_holes(problem, denoiser, solver).check_calibration()
         _level_of(adjustment)
     names = [f"{each.picture.name}{each.expected.own_suffix}" for each in posed]
     tasks = []
@@ -244,6 +255,7 @@ def restore_folder(
         tile=tile,
         precision=precision,
         compile=compile,
+        fill_holes=fill_holes,
         label="target",
     )
 

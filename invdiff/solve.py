@@ -67,7 +67,7 @@ from invdiff.evaluation.report import write_report
 from invdiff.fingerprint import key_of
 from invdiff.held import read_held, sentence
 from invdiff.inference import Interrupted, check_batch, restore
-from invdiff.intervals import percent, shown_levels
+from invdiff.intervals import OF_FILLS, SAY_OF_FILLS, percent, shown_levels
 from invdiff.io.collection import read_pictures
 from invdiff.io.jpeg import jpeg_coding
 from invdiff.io.measurements import read_measurements
@@ -96,7 +96,7 @@ from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
-from invdiff.solvers.tools.holes import told_of_fill
+from invdiff.solvers.tools.holes import large_holes
 from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
@@ -136,6 +136,9 @@ class SolveSettings:
         window: of a large picture with exact pixels and a small hole, work on the surroundings of the hole
             alone, and write the whole picture with the hole filled (see `invdiff.window`). False works
             on the whole of it.
+        fill_holes: fill a hole that is as large as what the prior sees, or larger, from the picture's own
+            patches, in place of the blur that the prior draws there (docs/holes.md); intervals are then
+            not calibrated. False leaves it to the prior.
         estimate: samples; mean, where their mean is what is shown and written; or mmse, the mean of
             p(x | y) by one network call, for Gaussian noise and nothing else (task=denoise).
         preview: a small version of the picture, one sample of 128 pixels on the longer side, or of as
@@ -179,6 +182,7 @@ class SolveSettings:
     measurement: str | None = None
     stretch: bool | None = None
     window: bool = True
+    fill_holes: bool = True
     images: int = 8
     samples: int = 19
     estimate: Estimate = "samples"
@@ -431,6 +435,7 @@ def solve_together(
             tile=settings.tile,
             precision=settings.precision,
             compile=settings.compile,
+            fill_holes=settings.fill_holes,
             show=lambda done: show(bar, done),
         )
         done = run.finish(tasks, lambda drawn: solve_parts(settings, parts, prior, solver, drawn))
@@ -497,8 +502,9 @@ def solve_parts(
         try:
             for i, part in enumerate(parts):
                 describe(settings, part, solver)
-                if line := told_of_fill(part.problem, prior, solver):
-                    say(line)
+                holes = large_holes(part.problem, prior, solver)
+                if settings.fill_holes and holes.told_of_fill:
+                    say(holes.told_of_fill)
                 stopped: Interrupted | None = None
                 try:
                     posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
@@ -856,6 +862,7 @@ def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solve
         batch=settings.batch,
         tile=settings.tile,
         precision=settings.precision,
+        fill_holes=settings.fill_holes,
     )
     say(str(cost))
     if line := cheaper(cost, part.problem, prior, solver, preset(FEW_STEPS)):
@@ -879,6 +886,7 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             compile=settings.compile,
             numbers=part.numbers,
             estimate=settings.estimate,
+            fill_holes=settings.fill_holes,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False
             ),
@@ -889,7 +897,12 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
 def calibrated(
     settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver, posterior: Posterior
 ) -> Posterior:
-    """Return the posterior of a part with the calibration that fits it, if there is one."""
+    """Return the posterior of a part with the calibration that fits it, if there is one.
+
+    There is none for fills.
+    """
+    if any(posterior.filled):
+        return posterior
     adjustment = calibration_of(settings, part, prior, solver)
     return posterior if adjustment is None else replace(posterior, adjustment=adjustment)
 
@@ -897,7 +910,13 @@ def calibrated(
 def calibration_of(
     settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver
 ) -> Adjustment | None:
-    """Return the calibration that fits a part, None for none."""
+    """Return the calibration that fits a part, None for none.
+
+    Raises:
+        InputError: one was named that does not fit, or of a part with a hole that is filled.
+    """
+    if settings.fill_holes and settings.calibration not in (None, "auto"):
+        large_holes(part.problem, prior, solver).check_calibration()
     return calibration_for(
         settings.calibration, part.problem, prior, solver, settings.samples, settings.operator
     )
@@ -916,6 +935,8 @@ def intervals_line(
         return f"intervals of {name}: calibrated on {adjustment.source}{size}{held}"
     if not known:
         return f"intervals of {name}: none, for a single sample has none; 90 % needs samples=19"
+    if any(posterior.filled):
+        return f"intervals of {name}: {OF_FILLS}; there the intervals {SAY_OF_FILLS}"
     most = f", and at most {percent(known[0])} from so few samples" if known[0] < 0.9 else ""
     key = key_of(part.problem, prior, solver, len(posterior.samples), law_of(settings.operator))
     held = sentence(read_held(), key)

@@ -69,6 +69,7 @@ class PnPDM(Solver):
     inner_steps: int = 100
     lr: float = 1e-4
 
+    begins_at_x = False  # but at `first_image`
     ranges = {
         **Solver.ranges,
         "rho_max": POSITIVE,
