@@ -106,13 +106,13 @@ def restore_file(
         fill_holes: whether a hole that is too large for the prior is filled from the picture's own
             patches, as in `invdiff.inference.restore`, where nothing is by default.
         overwrite: whether a target that exists is replaced.
-        window: of a large picture with exact pixels and a small hole, work on the surroundings of the
-            hole alone (see `invdiff.window`): what is not masked stays as it is. False works on the
-            whole of it.
+        window: of a large picture with exact pixels and a small hole, work on the surroundings of
+            the hole alone (see `invdiff.window`): what is not masked stays as it is. False works
+            on the whole of it.
 
     Returns:
-        The samples, as large as the file's; their ``answer`` is what is written: the mean, or one of
-        them for a large hole.
+        The samples, as large as the file's; their ``answer`` is what is written: the mean, or one
+        of them for a large hole.
 
     Raises:
         InputError: the source is no measurement of the operator, or the target exists or cannot be

@@ -132,7 +132,7 @@ FUNCTIONS: dict[Any, dict[str, Any]] = {
         "calibration": None,
     }
     | {"prior": "auto", "stretch": None, "estimate": "samples", "progress": False}
-    | {"fill_holes": True}
+    | {"fill_holes": True, "window": True}
     | EXECUTED,
     files.restore_folder: {
         "solver": None,
@@ -141,7 +141,7 @@ FUNCTIONS: dict[Any, dict[str, Any]] = {
         "part": None,
         "calibration": None,
     }
-    | {"prior": "auto", "stretch": None, "fill_holes": True}
+    | {"prior": "auto", "stretch": None, "fill_holes": True, "window": True}
     | EXECUTED,
     Problem.simulate: {"seed": 0, "numbers": None},
     write_report: {"truth": None, "names": None, "metrics": None, "config": ""}

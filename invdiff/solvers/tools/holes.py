@@ -145,8 +145,8 @@ class LargeHoles:
 def large_holes(problem: Problem, prior: Denoiser, solver: Solver) -> LargeHoles:
     """Return what is to be filled of a problem's images: holes as large as what the prior sees.
 
-    There are none for operators that are no masks, and for solvers that do not begin at the image that
-    they are given.
+    There are none for operators that are no masks, and for solvers that do not begin at the image
+    that they are given.
 
     Args:
         problem: of B images.
