@@ -27,7 +27,6 @@ from invdiff.io.collection import image_files
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
 from invdiff.operators import Mask
-from invdiff.solvers.tools import holes
 
 SIDE = 256
 MARGIN = 32
@@ -92,15 +91,18 @@ def main(words: list[str]) -> None:
     """Print LPIPS of both fills of every crop, and their difference with its standard error."""
     settings = config.validate(HoleSettings, config.resolve(words, HoleSettings))
     prior = load_prior(settings.prior)
-    if settings.plain:
-        holes.BEGIN = 0.0  # no level at which to begin: nothing is filled
     rows = []
     print("crop | biharmonic | filled")
     for name, x, mask in crops(settings):
         problem = Problem(Mask((3, SIDE, SIDE), mask), Gaussian(0.0), x * mask)
         smooth = biharmonic(problem).float().clamp(0, 1)
         posterior = restore(
-            problem, prior, settings.solver, samples=settings.samples, seed=settings.seed
+            problem,
+            prior,
+            settings.solver,
+            samples=settings.samples,
+            seed=settings.seed,
+            fill_holes=not settings.plain,
         )
         found = torch.where(mask > 0, x, posterior.answer.clamp(0, 1))
         rows.append(torch.cat([lpips(smooth, x), lpips(found, x)]))

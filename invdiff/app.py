@@ -20,6 +20,7 @@ import functools
 import html
 import os
 import queue
+import re
 import sys
 import tempfile
 import threading
@@ -57,9 +58,10 @@ from invdiff.solve import (
     get_ready,
     intervals_line,
     previewed,
+    told_of_colours,
     told_of_mask,
 )
-from invdiff.solvers.tools.holes import told_of_fill
+from invdiff.solvers.tools.holes import large_holes
 from invdiff.window import window_around
 
 if TYPE_CHECKING:
@@ -467,7 +469,7 @@ def restored(
         has_own_noise = small and line.startswith("misfit")
         if line not in told and not has_own_noise:
             told.add(line)
-            tell(line)
+            tell(without_words(line))
 
     with hearing(hear):
         picture = opened(form.source)
@@ -482,7 +484,12 @@ def restored(
             tell(line)
         if run.estimate == "samples":
             cost = cost_of(
-                part.problem, ready.prior, ready.solver, samples=run.samples, batch=batch
+                part.problem,
+                ready.prior,
+                ready.solver,
+                samples=run.samples,
+                batch=batch,
+                fill_holes=run.fill_holes,
             )
             tell(f"{'the whole takes ' if small else ''}{cost}")
         if small:
@@ -498,6 +505,7 @@ def restored(
                 batch=batch,
                 numbers=part.numbers,
                 estimate=run.estimate,
+                fill_holes=run.fill_holes,
                 on_progress=go_on,
             )
         except Interrupted as stop:
@@ -508,7 +516,8 @@ def restored(
         else:
             posterior = calibrated(run, part, ready.prior, ready.solver, posterior)
         said = [] if small else doubts(posterior)
-        if line := told_of_fill(part.problem, ready.prior, ready.solver):
+        if any(posterior.filled):
+            line = large_holes(part.problem, ready.prior, ready.solver).told_of_fill
             said.append(line[0].upper() + line[1:])
         if run.estimate == "samples" and not small:
             said.append(intervals_line(run, part, ready.prior, ready.solver, posterior))
@@ -542,9 +551,7 @@ def told_of_size(picture: Picture, part: Part, form: Form) -> str:
 
 def told_of_problem(part: Part) -> list[str]:
     """Return the lines that tell how much is filled, and the noise level where it was estimated."""
-    lines = []
-    if line := told_of_mask(part):
-        lines.append(line)
+    lines = [line for line in (told_of_mask(part), told_of_colours(part)) if line]
     sigma = getattr(part.problem.noise, "sigma", None)
     if isinstance(sigma, Tensor):  # one per picture: else it was given
         lines.append(f"noise of sigma = {describe_sigma(float(sigma.flatten()[0]))}, estimated")
@@ -1065,6 +1072,16 @@ def without_folder(line: str, source: str | None, folder: Path | None = None) ->
     if source is not None:
         line = line.replace(source, Path(source).name)
     return line if folder is None else line.replace(f"{folder}/", "")
+
+
+def without_words(line: str) -> str:
+    """Return a line without the words of a command line, in brackets at its end, which a page has no use for.
+
+    Example:
+        >>> without_words("all else stays as it is (window=false works on the whole)")
+        'all else stays as it is'
+    """
+    return re.sub(r" \([^()]*\w=\w[^()]*\)$", "", line)
 
 
 def as_html(look: Look | None) -> str:

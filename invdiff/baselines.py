@@ -14,8 +14,8 @@
 Every parameter follows a rule that looks at y and sigma alone. `tv` is the image of least total
 variation with ||y - A x||^2 <= m sigma^2, and `wiener` of a blur the one of least energy of
 gradients: Morozov's discrepancy principle. `nlm` has h = 0.8 sigma, patches of 5 and a search of 6
-pixels, as in scikit-image's examples. `bm3d` is given sigma. The cut-off of `fbp` is the one of 8 with the
-least estimated risk (Mallows 1973, https://doi.org/10.1080/00401706.1973.10489103).
+pixels, as in scikit-image's examples. `bm3d` is given sigma. The cut-off of `fbp` is the one of 8
+with the least estimated risk (Mallows 1973, https://doi.org/10.1080/00401706.1973.10489103).
 """
 
 from __future__ import annotations
@@ -359,9 +359,9 @@ def wiener_of_window(problem: Problem) -> Tensor:
 def fbp(problem: Problem) -> Tensor:
     """Return filtered backprojection, (B, C, H, W), with the cut-off of least estimated risk.
 
-    Mallows' C_p, ||y - A H y||^2 + 2 s^2 tr(A H), is the squared error of A H y up to a constant, where
-    H is a cut-off's filtered backprojection; its trace is estimated from one field of random signs, and
-    is that of every image.
+    Mallows' C_p, ||y - A H y||^2 + 2 s^2 tr(A H), is the squared error of A H y up to a constant,
+    where H is a cut-off's filtered backprojection; its trace is estimated from one field of random
+    signs, and is that of every image.
 
     Args:
         problem: of a scan, or of counts of one.

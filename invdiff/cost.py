@@ -43,6 +43,7 @@ from invdiff.problem import Problem
 from invdiff.progress import Meter, metering
 from invdiff.rng import Streams
 from invdiff.solvers import Solver
+from invdiff.solvers.tools.holes import large_holes
 
 SMALL = 8  # pixels of a side of the rehearsal
 REHEARSED = 2.0  # seconds, after which the rest of a rehearsal is taken to be like its beginning
@@ -154,13 +155,14 @@ def cost_of(
     batch: Batch = "auto",
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
+    fill_holes: bool = False,
 ) -> Cost:
     """Return what `invdiff.restore` will cost with the same arguments, by a rehearsal and one call.
 
     Time is of the network alone: what operators and the solver take beside it is not in it.
 
     Args:
-        problem, prior, solver, samples, batch, tile, precision: as in ``restore``.
+        problem, prior, solver, samples, batch, tile, precision, fill_holes: as in ``restore``.
 
     Raises:
         InputError: where ``restore`` would refuse the same arguments.
@@ -175,6 +177,8 @@ def cost_of(
         (6, 20.0, 1)
     """
     check(problem, prior, solver, samples, 0, batch)
+    if fill_holes:
+        prior = large_holes(problem, prior, solver).view(prior)
     calls = rehearsed(problem, prior, solver)
     shape = problem.operator.shape
     execution = Execution(precision=precision)

@@ -122,6 +122,8 @@ def reason_of(error: BaseException) -> str:
     told_by_torch = re.search(r"WeightsUnpickler error: (.+)", str(error))
     if told_by_torch is not None:
         return told_by_torch[1]
+    if isinstance(error, EOFError):
+        return "empty, or a part of a file"
     reason = getattr(error, "strerror", None) or first_line(error)
     if reason.startswith("Object arrays"):
         return "holds objects, which could run code"

@@ -78,7 +78,8 @@ class EvaluateSettings:
         operator: what the measurement does to an image, in place of the task's.
         noise: the noise of the measurement, in place of the task's.
         solver: presets in configs/solver, registered names, or YAML files, likewise; by default
-            that of each task, else mmps_2m_sde, or dps for an operator that is not linear.
+            that of each task, else mmps_2m_sde, or dps for an operator that is not linear and
+            diffpir_jpeg for JPEG without noise.
         prior: "auto" chooses one by the first image (see `invdiff.choice`); the name of one that
             ships, a file or a folder, with words for another program's, as in
             ``python -m invdiff.solve``.
@@ -379,7 +380,11 @@ def fitting_solver(words: list[str]) -> str | None:
         return None
     operator = merged.get("operator")
     name = operator.get("name") if isinstance(operator, Mapping) else None
-    return DEFAULT if name is None else solver_for(registry.lookup("operator", name))
+    if name is None:
+        return DEFAULT
+    noise = merged.get("noise")
+    exact = isinstance(noise, Mapping) and noise.get("sigma") == 0
+    return solver_for(registry.lookup("operator", name), exact)
 
 
 def chosen_prior(settings: EvaluateSettings) -> str | PriorWords:

@@ -7,13 +7,13 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from invdiff.adjustment import Adjustment, adjustment_of
 from invdiff.choice import (
@@ -46,6 +46,8 @@ from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver, solver_named
+from invdiff.solvers.tools.holes import large_holes
+from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +71,10 @@ def restore_file(
     compile: bool = False,
     stretch: bool | None = None,
     estimate: Estimate = "samples",
+    fill_holes: bool = True,
     progress: bool = False,
     overwrite: bool = False,
+    window: bool = True,
 ) -> Posterior:
     """Restore the measurement in a file and write its answer: the mean of the samples, as a rule.
 
@@ -99,10 +103,16 @@ def restore_file(
             in the file's range. By default it is for a prior that ships, by its name.
         estimate: as in `invdiff.inference.restore`; "mmse" is one call of the network, for noise
             alone.
+        fill_holes: whether a hole that is too large for the prior is filled from the picture's own
+            patches, as in `invdiff.inference.restore`, where nothing is by default.
         overwrite: whether a target that exists is replaced.
+        window: of a large picture with exact pixels and a small hole, work on the surroundings of
+            the hole alone (see `invdiff.window`): what is not masked stays as it is. False works
+            on the whole of it.
 
     Returns:
-        The samples; their ``answer`` is what is written: the mean, or one of them for a large hole.
+        The samples, as large as the file's; their ``answer`` is what is written: the mean, or one
+        of them for a large hole.
 
     Raises:
         InputError: the source is no measurement of the operator, or the target exists or cannot be
@@ -110,13 +120,14 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
+    check_type("fill_holes", fill_holes, bool, "True or False")
     # A mask of another size is refused before the prior is loaded.
-    picture, problem = _posed(
-        read_picture(source, rule=MEASUREMENTS), operator, noise, may_stretch(stretch, prior)
-    )
-    check_target(Path(target), _expected(picture, problem), overwrite=overwrite)  # before the work
+    picture = read_picture(source, rule=MEASUREMENTS)
+    posed = _posed(picture, operator, noise, may_stretch(stretch, prior), window)
+    problem = posed.problem
+    check_target(Path(target), posed.expected, overwrite=overwrite)  # before the work
     denoiser = _loaded(prior, [problem])
-    solver = solver_named(solver, problem.operator)
+    solver = solver_named(solver, problem)
     posterior = restore(
         problem,
         denoiser,
@@ -129,15 +140,16 @@ def restore_file(
         precision=precision,
         compile=compile,
         estimate=estimate,
+        fill_holes=fill_holes,
         progress=progress,
     )
-    restored = picture.with_values(posterior.answer)
+    restored = posed.restored(posterior.answer)
     place = Path(target)
     if not overwrite and os.path.lexists(place):  # since the work began
         place = free_name(place)
         warn(f"{target}: exists meanwhile; the result is in {place}")
     write_picture(place, restored, overwrite=overwrite)
-    return posterior
+    return posed.whole(posterior)
 
 
 def restore_folder(
@@ -156,7 +168,9 @@ def restore_folder(
     precision: Precision = "auto",
     compile: bool = False,
     stretch: bool | None = None,
+    fill_holes: bool = True,
     part: str | None = None,
+    window: bool = True,
 ) -> list[Path]:
     """Restore every picture of a folder as `restore_file` does; they may differ in size.
 
@@ -182,7 +196,9 @@ def restore_folder(
         calibration: likewise; with one, the folders ``low`` and ``high`` in the target have the
             ends of the intervals that it makes, of 90 % or of the highest level that it has.
         stretch: likewise, for every file by itself.
+        fill_holes: likewise.
         part: "3/8" for the third of eight processes that were started apart, as by a SLURM array.
+        window: as in `restore_file`, for every file by itself.
 
     Returns:
         The files written, by this process or by the last one that shares the work: the sources'
@@ -196,19 +212,19 @@ def restore_folder(
     """
     check_path("source", source)
     check_path("target", target)
+    check_type("fill_holes", fill_holes, bool, "True or False")
     share = Share.of(part)
     if os.path.lexists(target):
         raise InputError(f"target {target}: exists already; expected a new folder")
     if not os.path.isdir(source):
         raise InputError(f"{source}: found no folder, expected one of measurements")
     posed = [
-        _posed(picture, operator, noise, may_stretch(stretch, prior))
+        _posed(picture, operator, noise, may_stretch(stretch, prior), window)
         for picture in read_pictures(source, rule=MEASUREMENTS)
     ]
-    pictures = [picture for picture, _ in posed]
-    problems = [problem for _, problem in posed]
+    problems = [each.problem for each in posed]
     denoiser = _loaded(prior, problems)
-    solver = solver_named(solver, problems[0].operator)
+    solver = solver_named(solver, problems[0])
     check(problems[0], denoiser, solver, samples, seed, batch)  # refused before the work
     for problem in problems[1:]:
         solver.check(problem)
@@ -216,10 +232,10 @@ def restore_folder(
     if adjustment is not None:
         for problem in problems:
             adjustment.check(key_of(problem, denoiser, solver, samples))
+            if fill_holes:
+                large_holes(problem, denoiser, solver).check_calibration()
         _level_of(adjustment)
-    names = [
-        f"{p.name}{_expected(p, q).own_suffix}" for p, q in zip(pictures, problems, strict=True)
-    ]
+    names = [f"{each.picture.name}{each.expected.own_suffix}" for each in posed]
     tasks = []
     number = 0
     for problem in problems:
@@ -239,15 +255,16 @@ def restore_folder(
         tile=tile,
         precision=precision,
         compile=compile,
+        fill_holes=fill_holes,
         label="target",
     )
 
     def publish(posteriors: list[Posterior]) -> None:
         with folder:
-            for name, picture, posterior in zip(names, pictures, posteriors, strict=True):
-                write_picture(folder.path / name, picture.with_values(posterior.answer))
+            for name, each, posterior in zip(names, posed, posteriors, strict=True):
+                write_picture(folder.path / name, each.restored(posterior.answer))
             if adjustment is not None:
-                _write_ends(folder.path, names, pictures, posteriors, adjustment)
+                _write_ends(folder.path, names, posed, posteriors, adjustment)
 
     run.finish(tasks, publish)
     return [folder.final / name for name in names]
@@ -295,7 +312,7 @@ def restore_volume(
     check_path("target", target)
     slices = read_volume(source)
     volume = replace(slices, values=slices.values.transpose(0, 1), header=None)
-    _, problem = _posed(volume, operator, noise, stretch=False)
+    problem = _posed(volume, operator, noise, stretch=False, window=False).problem
     shape = problem.operator.shape
     expected = slices.with_values(torch.zeros(1).expand(shape[0], 1, *shape[1:]))
     check_target(Path(target), expected, overwrite=overwrite)  # before the work
@@ -319,7 +336,7 @@ def _level_of(adjustment: Adjustment) -> float:
 def _write_ends(
     folder: Path,
     names: Sequence[str],
-    pictures: Sequence[Picture],
+    posed: Sequence[_Posed],
     posteriors: Sequence[Posterior],
     adjustment: Adjustment,
 ) -> None:
@@ -327,12 +344,49 @@ def _write_ends(
     level = _level_of(adjustment)
     for end in ("low", "high"):
         (folder / end).mkdir()
-        for name, picture, posterior in zip(names, pictures, posteriors, strict=True):
+        for name, each, posterior in zip(names, posed, posteriors, strict=True):
             found = adjustment.interval(posterior.samples, level, adjustment.rule)
             values = found.low if end == "low" else found.high
             with warnings.catch_warnings():  # an end beyond [0, 1] is no fault
                 warnings.filterwarnings("ignore", message=".*what is beyond is clipped")
-                write_picture(folder / end / name, picture.with_values(values))
+                write_picture(folder / end / name, each.restored(values))
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """A measured picture and its problem, which is that of a window where there is one.
+
+    Attributes:
+        picture: as read, maybe stretched.
+        operator, noise: of all of it.
+        window: in it, or None.
+        problem: what is solved.
+    """
+
+    picture: Picture
+    operator: Operator
+    noise: NoiseModel
+    window: Window | None
+    problem: Problem
+
+    @property
+    def expected(self) -> Picture:
+        """The restored picture before it is restored: all but its values."""
+        nothing = torch.zeros(1).expand(len(self.picture), *self.operator.shape)
+        return self.picture.with_values(nothing)
+
+    def restored(self, values: Tensor) -> Picture:
+        """The whole picture, given what was restored, (B, C, H, W)."""
+        return put_back(self.window, self.picture, values)
+
+    def whole(self, posterior: Posterior) -> Posterior:
+        """The samples of the whole picture, given those of its window."""
+        if self.window is None:
+            return posterior
+        problem = Problem(self.operator, self.noise, self.picture.values)
+        samples = posterior.samples
+        around = problem.y.to(samples).expand(len(samples), *problem.y.shape)
+        return replace(posterior, samples=self.window.pasted(around, samples), problem=problem)
 
 
 def _posed(
@@ -340,7 +394,8 @@ def _posed(
     operator: Operator | Named | ForShape,
     noise: NoiseModel | Named | float,
     stretch: bool,
-) -> tuple[Picture, Problem]:
+    window: bool,
+) -> _Posed:
     """A measured picture, maybe stretched, and its problem."""
     made = _made_for(operator, tuple(picture.values.shape[1:]))
     model = noise_named(noise)
@@ -348,7 +403,11 @@ def _posed(
         (picture,), model, part = stretched([picture], model, made)
         if part is not None:
             warn(f"{picture.name}: {told_of_stretch(part)}")
-    return picture, Problem(made, model, picture.values)
+    part_of = window_of(made, model) if window else None
+    if part_of is not None:
+        log.info(told_of_window(part_of, made.shape))
+    problem = problem_in(part_of, made, model, picture.values)
+    return _Posed(picture, made, model, part_of, problem)
 
 
 def _loaded(prior: Denoiser | str, problems: Sequence[Problem]) -> Denoiser:
@@ -363,12 +422,6 @@ def _loaded(prior: Denoiser | str, problems: Sequence[Problem]) -> Denoiser:
         for message in sorted(filter(None, told)):
             warn(message)
     return denoiser
-
-
-def _expected(picture: Picture, problem: Problem) -> Picture:
-    """The restored picture before it is restored: all but its values."""
-    nothing = torch.zeros(1).expand(len(picture), *problem.operator.shape)
-    return picture.with_values(nothing)
 
 
 def _made_for(operator: Operator | Named | ForShape, measurement: tuple[int, ...]) -> Operator:

@@ -46,13 +46,7 @@ from invdiff.resources import physical_memory
 from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step, solver_named
 from invdiff.solvers.base import first_image
-from invdiff.solvers.tools.holes import (
-    BegunAt,
-    begin_levels,
-    fill_of,
-    told_of_blur,
-    told_of_fill,
-)
+from invdiff.solvers.tools.holes import BegunAt, LargeHoles, fill_of, large_holes
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +126,7 @@ def restore(
     precision: Precision = "auto",
     compile: bool = False,
     estimate: Estimate = "samples",
+    fill_holes: bool = False,
     progress: bool = False,
     on_step: Callable[[int, int, Step], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
@@ -166,6 +161,10 @@ def restore(
         estimate: "samples"; "mean", where their mean is what is shown and saved; or "mmse" for E[x | y]
             by one call of the network, in place of samples, where y is x and Gaussian noise: see
             `invdiff.mmse`.
+        fill_holes: whether a hole of a mask that is as large as what the prior sees, or larger, is
+            filled from the picture's own patches before the solver begins. The samples are then none
+            of the posterior under the prior: in the hole they differ as fills differ. See
+            docs/holes.md.
         progress: whether a bar is shown, in a terminal or a notebook.
         on_step: called as (steps done, steps in all, step) after every step.
         on_progress: called with the share of the work that is done, at most 1, after every network
@@ -178,7 +177,8 @@ def restore(
 
     Raises:
         InputError: the prior or the solver does not fit the problem, a value is out of range, the
-            calibration was made for another setting, or no sample is finite.
+            calibration was made for another setting, or for samples without fills where a hole is
+            filled, or no sample is finite.
         Interrupted: Ctrl-C, which is a KeyboardInterrupt; it has the samples that are finished.
 
     Example:
@@ -196,6 +196,7 @@ def restore(
     """
     check_type("problem", problem, Problem, _A_PROBLEM)
     check_estimate(estimate)
+    check_type("fill_holes", fill_holes, bool, "True or False")
     prior = load_prior(prior) if isinstance(prior, str) else prior
     if estimate == "mmse":
         started = time.perf_counter()
@@ -210,19 +211,23 @@ def restore(
             seconds=time.perf_counter() - started,
             estimate="mmse",
         )
-    solver = solver_named(solver, problem.operator)
+    solver = solver_named(solver, problem)
     check(problem, prior, solver, samples, seed, batch)
     adjustment = adjustment_of(calibration)
+    holes = large_holes(problem, prior, solver) if fill_holes else None
     if adjustment is not None:
         adjustment.check(key_of(problem, prior, solver, samples))
+        if holes is not None:
+            holes.check_calibration()
     check_callback("on_progress", on_progress)
     started = time.perf_counter()
     drawn: list[Drawn] = []
     like = state_like(prior)
 
-    def of(part: Problem, found: Sequence[Drawn], count: int) -> Posterior:
+    def of(images: Sequence[int], found: Sequence[Drawn], count: int) -> Posterior:
         seconds = time.perf_counter() - started
-        filled = [level > 0 for level in begin_levels(part, prior, solver)]
+        filled: Sequence[bool] = () if holes is None else [holes.filled[b] for b in images]
+        part = problem if len(images) == len(problem) else problem.select(images)
         known = part.to("cpu", like.dtype)
         posterior = gathered(known, found, count, seconds=seconds, filled=filled)
         return replace(posterior, seed=seed, solver=str(solver), estimate=estimate)
@@ -247,14 +252,15 @@ def restore(
                 tile=tile,
                 precision=precision,
                 compile=compile,
+                holes=holes,
                 on_step=on_step,
                 on_progress=tell if progress else on_progress,
             )
         except KeyboardInterrupt as stop:
             images, found, count = finished(drawn, samples)
-            posterior = of(problem.select(images), found, count) if images else None
+            posterior = of(images, found, count) if images else None
             raise Interrupted(stop, posterior, images) from stop
-    posterior = of(problem, drawn, samples)
+    posterior = of(range(len(problem)), drawn, samples)
     return posterior if adjustment is None else replace(posterior, adjustment=adjustment)
 
 
@@ -320,6 +326,7 @@ def draw(
     tile: int | Literal["auto"] | None = "auto",
     precision: Precision = "auto",
     compile: bool = False,
+    holes: LargeHoles | None = None,
     on_step: Callable[[int, int, Step], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
@@ -329,6 +336,7 @@ def draw(
         problem, prior, solver: as in `restore`.
         jobs: (b, k) for each sample: its image and its number.
         keep: is given the samples of a batch as soon as they are drawn.
+        holes: of the problem, which are filled first; None where none is.
         seed, batch, numbers, tile, precision, compile, on_step, on_progress: as in `restore`.
 
     Raises:
@@ -344,11 +352,13 @@ def draw(
     prior = match_channels(tiled(prior, shape, tile), shape[0])
     like = state_like(prior)
     problem = problem.to(like.device, like.dtype)
-    begins = begin_levels(problem, prior, solver)
-    if line := told_of_fill(problem, prior, solver):
-        log.info(line)
-    if line := told_of_blur(problem, prior, solver):
-        warn(line)
+    begins = (0.0,) * len(problem)
+    if holes is not None:
+        begins = holes.levels
+        if line := holes.told_of_fill:
+            log.info(line)
+        if line := holes.told_of_blur:
+            warn(line)
 
     def steps_of(chunk: Sequence[Job]) -> Iterator[Step]:
         part = problem.select([b for b, _ in chunk])

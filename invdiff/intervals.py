@@ -26,6 +26,8 @@ from torch import Tensor
 from invdiff.errors import InputError, described
 
 MOST_SAMPLES = 10**9  # that a level may need
+OF_FILLS = "not calibrated: a hole was filled from patches"
+SAY_OF_FILLS = "say how fills differ, not what was there"
 _SLACK = 1e-9  # of a place that rounding has moved below a whole number
 
 

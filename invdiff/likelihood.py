@@ -28,7 +28,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from invdiff import config
-from invdiff.errors import InputError
+from invdiff.choice import mismatch
+from invdiff.errors import InputError, warn
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.io.collection import read_images
 from invdiff.io.pictures import to_channels
@@ -148,6 +149,9 @@ def held_out(settings: LikelihoodSettings, prior: NetworkDenoiser) -> Tensor:
         )
     source = settings.data or str(example_images(name_of(settings.prior)))
     x = to_channels(read_images(source)[0][: settings.images], prior.shape[0])
+    if mismatch(name_of(settings.prior), x.shape[1:]) is not None:
+        trained, found = ("x".join(map(str, sides[-2:])) for sides in (prior.shape, x.shape))
+        warn(f"data {source}: found {found}, and the prior was trained on {trained} alone")
     if any(size % prior.stride for size in x.shape[-2:]):
         raise InputError(
             f"data {source}: found {x.shape[-2]}x{x.shape[-1]}, expected multiples of {prior.stride}"

@@ -22,7 +22,7 @@ from invdiff.diagnostics.fit import judge_fit
 from invdiff.directions import Directions, principal
 from invdiff.errors import InputError, described, first_line, reason_of, shown, warn
 from invdiff.export import to_arviz, to_xarray
-from invdiff.intervals import Interval
+from invdiff.intervals import OF_FILLS, Interval, percent
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture, to_channels
 from invdiff.io.whole import cannot_write
@@ -67,7 +67,7 @@ class Posterior:
         estimate: what is shown and written: the samples and their mean, or the "mean" alone;
             "mmse" where the one sample is E[x | y] itself, of `invdiff.mmse`.
         filled: of each image, whether a hole larger than what the prior sees was filled from the
-            picture's own patches; nothing where none was.
+            picture's own patches; nothing where none could be. There the samples differ as fills do.
 
     Example:
         >>> from invdiff import Gaussian, operators
@@ -217,7 +217,10 @@ class Posterior:
                     f"rule: found {shown(rule)} without a calibration, expected one in "
                     "restore(..., calibration=FILE); invdiff calibrate makes it"
                 )
-            return not_calibrated(self.samples, level)
+            found = not_calibrated(self.samples, level)
+            if any(self.filled):
+                return found._replace(label=f"{percent(found.level)}, {OF_FILLS}")
+            return found
         return self.adjustment.interval(self.samples, level, rule or self.adjustment.rule)
 
     def directions(self, count: int = 3) -> Directions:
@@ -242,7 +245,8 @@ class Posterior:
             (torch.Size([1, 2, 1, 2, 2]), torch.Size([1, 2]), 'not calibrated')
         """
         if self.adjustment is None:
-            return principal(self.samples, count)
+            found = principal(self.samples, count)
+            return found._replace(label=OF_FILLS) if any(self.filled) else found
         return self.adjustment.principal(self.samples, count)
 
     def quantile(self, q: float) -> Tensor:

@@ -2,15 +2,14 @@
 
 Blocks of k x k pixels are averaged. For white noise that divides sigma by k, for photons it
 multiplies the peak by k^2, and both are exact; where sigma would fall below 0.01, noise that makes
-up for it is added. A pooled pixel is known where its whole block is. A blur of images that are
-constant in blocks has, between their means, the kernel
+up for it is added, but to exact pixels behind a mask, which stay exact. A pooled pixel is known where
+its whole block is. A blur of images that are constant in blocks has, between their means, the kernel
 
     K'[j] = sum_a K[a] t(k j_1 - a_1) t(k j_2 - a_2),   t(d) = max(0, 1 - |d| / k),   a from the centre,
 
 which stands for the blur of every image. The preview is a part of the picture at its full size
 where pooling would leave another problem: noise alone, which it removes; a blur within a block; a
-    mask of
-scattered pixels; smaller measurements, mosaics and JPEG.
+mask of scattered pixels; smaller measurements, mosaics and JPEG.
 """
 
 from __future__ import annotations
@@ -87,7 +86,10 @@ def preview_of(problem: Problem, side: int = SIDE) -> Preview:
         noise = pooled_noise(problem.noise, k)
         smaller = pooled_operator(operator, k)
         if noise is not None and smaller is not None:
-            y, noise = with_floor(pooled(problem.y, k), noise)
+            y = pooled(problem.y, k)
+            is_exact = isinstance(operator, Mask) and getattr(noise, "sigma", None) == 0
+            if not is_exact:  # between means, a blur is not exact
+                y, noise = with_floor(y, noise)
             y = smaller.measured(y)
             text = (
                 f"preview: the whole picture in small, {size[0]}x{size[1]}, each pixel the mean of "

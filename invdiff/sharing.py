@@ -40,7 +40,7 @@ from invdiff.prior.execution import Precision
 from invdiff.problem import Problem
 from invdiff.resources import pick_device, this_process
 from invdiff.solvers import Solver
-from invdiff.solvers.tools.holes import begin_levels
+from invdiff.solvers.tools.holes import LargeHoles, large_holes
 
 SUFFIX = ".unfinished"
 IDENTITY = "identity.txt"  # what the samples depend on, as a fingerprint
@@ -173,7 +173,7 @@ class SharedRun:
     Attributes:
         final: where the results are to be; samples are kept in ``NAME.unfinished`` beside it.
         share: of this process.
-        prior, solver, samples, seed, batch, tile, precision, compile: as in
+        prior, solver, samples, seed, batch, tile, precision, compile, fill_holes: as in
             `invdiff.inference.restore`.
         label: of the setting that messages name.
         show: called with the share of this process's work that is done, at most 1.
@@ -205,6 +205,7 @@ class SharedRun:
     tile: Any = "auto"
     precision: Precision = "auto"
     compile: bool = False
+    fill_holes: bool = False
     label: str = "out"
     show: Callable[[float], None] | None = None
 
@@ -257,7 +258,12 @@ class SharedRun:
         )
 
     def _told(self) -> list[Any]:
-        return [self.prior, self.solver, self.samples, self.seed, self.tile, self.precision]
+        drawn = [self.samples, self.seed, self.tile, self.precision, self.fill_holes]
+        return [self.prior, self.solver, *drawn]
+
+    def _holes(self, task: Task) -> LargeHoles | None:
+        """What is filled of a task's images, None for nothing."""
+        return large_holes(task.problem, self.prior, self.solver) if self.fill_holes else None
 
     @contextlib.contextmanager
     def _held(self, identity: str) -> Iterator[None]:
@@ -309,6 +315,7 @@ class SharedRun:
                 tile=self.tile,
                 precision=self.precision,
                 compile=self.compile,
+                holes=self._holes(task),
                 on_progress=self._shown(done, len(jobs), in_all),
             )
             done += len(jobs)
@@ -352,7 +359,8 @@ class SharedRun:
             drawn.append(Drawn([job], sample[None], ess, calls))
             seconds += took
         problem = task.problem.to("cpu", sample.dtype)
-        filled = [level > 0 for level in begin_levels(problem, self.prior, self.solver)]
+        holes = self._holes(task)
+        filled: Sequence[bool] = () if holes is None else holes.filled
         return gathered(problem, drawn, self.samples, seconds=seconds, filled=filled)
 
 

@@ -70,7 +70,7 @@ from invdiff.evaluation.report import write_report
 from invdiff.fingerprint import key_of
 from invdiff.held import read_held, sentence
 from invdiff.inference import Interrupted, check_batch, restore
-from invdiff.intervals import percent, shown_levels
+from invdiff.intervals import OF_FILLS, SAY_OF_FILLS, percent, shown_levels
 from invdiff.io.collection import read_pictures
 from invdiff.io.jpeg import jpeg_coding
 from invdiff.io.measurements import read_measurements
@@ -100,8 +100,8 @@ from invdiff.resources import example_images
 from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
-from invdiff.solvers.tools.holes import told_of_fill
-from invdiff.window import Window, told_of_window, window_of
+from invdiff.solvers.tools.holes import large_holes
+from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
@@ -137,7 +137,8 @@ class SolveSettings:
         operator: what the measurement does to an image: operator.name=NAME and its settings.
         noise: the noise of the measurement: noise.name=NAME and its settings.
         solver: a preset, solver=NAME, or solver.name=NAME and its settings; by default that of the
-            task, else mmps_2m_sde, or dps for an operator that is not linear.
+            task, else mmps_2m_sde, or dps for an operator that is not linear and
+            diffpir_jpeg for JPEG without noise.
         prior: "auto" chooses one by the picture (see `invdiff.choice`); else the name of one that
             ships, a training run's folder, a file or a folder of weights, ours or another
             program's, hf:owner/name[@revision], or module:Class; prior.WORD=VALUE tells what a file
@@ -158,6 +159,9 @@ class SolveSettings:
         window: of a large picture with exact pixels and a small hole, work on the surroundings of the hole
             alone, and write the whole picture with the hole filled (see `invdiff.window`). False works
             on the whole of it.
+        fill_holes: fill a hole that is as large as what the prior sees, or larger, from the picture's own
+            patches, in place of the blur that the prior draws there (docs/holes.md); intervals are then
+            not calibrated. False leaves it to the prior.
         estimate: samples; mean, where their mean is what is shown and written; or mmse, the mean of
             p(x | y) by one network call, for Gaussian noise and nothing else (task=denoise).
         preview: a small version of the picture, one sample of 128 pixels on the longer side, or of as
@@ -201,6 +205,7 @@ class SolveSettings:
     measurement: str | None = None
     stretch: bool | None = None
     window: bool = True
+    fill_holes: bool = True
     images: int = 8
     samples: int = 19
     estimate: Estimate = "samples"
@@ -347,7 +352,7 @@ def with_what_is_meant(words: list[str]) -> list[str]:
         words = [*words, *_found_in_file(words, str(task), kind, str(source))]
     in_use = merged["solver"]
     if in_use == config.component("solver", DEFAULT, task) and not _of(words, "solver"):
-        fitting = solver_for(kind)
+        fitting = solver_for(kind, exact=_is_exact(merged))
         if fitting != DEFAULT:
             say(f"solver {fitting}: for {merged['operator']['name']} is not linear")
             words = [*words, f"solver={fitting}"]
@@ -373,6 +378,12 @@ def _class_of(merged: config.Settings) -> type[Operator] | None:
     operator = merged.get("operator")
     name = operator.get("name") if isinstance(operator, Mapping) else None
     return None if name is None else registry.lookup("operator", name)
+
+
+def _is_exact(merged: config.Settings) -> bool:
+    """Whether the settings say that there is no noise."""
+    noise = merged.get("noise")
+    return isinstance(noise, Mapping) and bool(noise.get("sigma") == 0)
 
 
 def _found_in_file(words: list[str], task: str, kind: type[Operator], source: str) -> list[str]:
@@ -451,6 +462,7 @@ def solve_together(
             tile=settings.tile,
             precision=settings.precision,
             compile=settings.compile,
+            fill_holes=settings.fill_holes,
             show=lambda done: show(bar, done),
         )
         done = run.finish(tasks, lambda drawn: solve_parts(settings, parts, prior, solver, drawn))
@@ -669,8 +681,9 @@ def solve_parts(
         try:
             for i, part in enumerate(parts):
                 describe(settings, part, solver)
-                if line := told_of_fill(part.problem, prior, solver):
-                    say(line)
+                holes = large_holes(part.problem, prior, solver)
+                if settings.fill_holes and holes.told_of_fill:
+                    say(holes.told_of_fill)
                 stopped: Interrupted | None = None
                 try:
                     posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
@@ -829,12 +842,8 @@ class Part:
     def answers(self, restored: Tensor) -> list[Picture]:
         """The restored pictures, as large as the files', given their values (B, C, H, W)."""
         parts = torch.split(restored, [len(picture) for picture in self.pictures])
-        if self.window is None:
-            return [p.with_values(part) for p, part in zip(self.pictures, parts, strict=True)]
-        return [
-            whole.with_values(self.window.pasted(whole.values, part))
-            for whole, part in zip(self.wholes, parts, strict=True)
-        ]
+        pictures = self.wholes or self.pictures
+        return [put_back(self.window, p, part) for p, part in zip(pictures, parts, strict=True)]
 
     @property
     def size(self) -> str:
@@ -931,13 +940,11 @@ def pose_shape(
     if settings.measurement:
         window = window_of(operator, noise) if settings.window else None
         wholes: list[Picture] = []
-        if window is not None and isinstance(operator, Mask):
+        problem = problem_in(window, operator, noise, operator.measured(values))
+        if window is not None:
             say(told_of_window(window, operator.shape))
-            operator = window.mask(operator)
-            values = window.cut(values)
             wholes = pictures
             pictures = [window.picture(picture) for picture in wholes]
-        problem = Problem(operator, noise, operator.measured(values))
         return Part(pictures, numbers, None, problem, window, wholes)
     return Part(
         pictures, numbers, values, Problem.simulate(values, operator, noise, settings.seed, numbers)
@@ -967,10 +974,17 @@ def told_of_mask(part: Part) -> str:
     return f"{percent_of(filled)} of the picture is filled"
 
 
+def told_of_colours(part: Part) -> str:
+    """Return the line that tells what colours of a gray picture are worth, empty for other operators."""
+    if not isinstance(part.problem.operator, Grayscale):
+        return ""
+    return "colours are guesses, others in every sample; gray may be nearer to the truth"
+
+
 def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     """Print what is about to be done, the noise on all three scales."""
     problem = part.problem
-    if line := told_of_mask(part):
+    for line in filter(None, (told_of_mask(part), told_of_colours(part))):
         say(line)
     sigma = getattr((problem.stated or problem).noise, "sigma", None)
     stretch = part.pictures[0].stretch
@@ -1027,6 +1041,7 @@ def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solve
         batch=settings.batch,
         tile=settings.tile,
         precision=settings.precision,
+        fill_holes=settings.fill_holes,
     )
     say(str(cost))
     if line := cheaper(cost, part.problem, prior, solver, preset(FEW_STEPS)):
@@ -1050,6 +1065,7 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
             compile=settings.compile,
             numbers=part.numbers,
             estimate=settings.estimate,
+            fill_holes=settings.fill_holes,
             on_step=lambda done, total, step: bar.set_description_str(
                 f"step {done}/{total} ", refresh=False
             ),
@@ -1060,7 +1076,12 @@ def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) ->
 def calibrated(
     settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver, posterior: Posterior
 ) -> Posterior:
-    """Return the posterior of a part with the calibration that fits it, if there is one."""
+    """Return the posterior of a part with the calibration that fits it, if there is one.
+
+    There is none for fills.
+    """
+    if any(posterior.filled):
+        return posterior
     adjustment = calibration_of(settings, part, prior, solver)
     return posterior if adjustment is None else replace(posterior, adjustment=adjustment)
 
@@ -1068,7 +1089,13 @@ def calibrated(
 def calibration_of(
     settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver
 ) -> Adjustment | None:
-    """Return the calibration that fits a part, None for none."""
+    """Return the calibration that fits a part, None for none.
+
+    Raises:
+        InputError: one was named that does not fit, or of a part with a hole that is filled.
+    """
+    if settings.fill_holes and settings.calibration not in (None, "auto"):
+        large_holes(part.problem, prior, solver).check_calibration()
     return calibration_for(
         settings.calibration, part.problem, prior, solver, settings.samples, settings.operator
     )
@@ -1087,6 +1114,8 @@ def intervals_line(
         return f"intervals of {name}: calibrated on {adjustment.source}{size}{held}"
     if not known:
         return f"intervals of {name}: none, for a single sample has none; 90 % needs samples=19"
+    if any(posterior.filled):
+        return f"intervals of {name}: {OF_FILLS}; there the intervals {SAY_OF_FILLS}"
     most = f", and at most {percent(known[0])} from so few samples" if known[0] < 0.9 else ""
     key = key_of(part.problem, prior, solver, len(posterior.samples), law_of(settings.operator))
     held = sentence(read_held(), key)

@@ -120,7 +120,7 @@ def restore_to_zarr(
     check_integer("samples", samples, 1)
     zarr = needed("zarr", "samples in Zarr", "zarr")
     prior = load_prior(prior) if isinstance(prior, str) else prior
-    solver = solver_named(solver, problem.operator)
+    solver = solver_named(solver, problem)
     check(problem, prior, solver, 1, seed, batch)
     key = asdict(key_of(problem, prior, solver, samples))
     run = json.loads(json.dumps({**key, "y": fingerprint(problem.y), "seed": int(seed)}))

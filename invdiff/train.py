@@ -11,9 +11,9 @@ python -m invdiff.solve prior=runs/mine uses its result. Under torchrun the batc
 processes, one per GPU, on one machine or several.
 
 Every page of a TIFF and every slice of a NIfTI or DICOM file is an image. Floats and medical files
-whose values leave [0, 1] need value_range=[low,high], one scale for all of them. A run remembers the
-images that it holds out (data.json in out=) and stops if the data changed; data_changed=true goes on
-and keeps them out of training.
+whose values leave [0, 1] need value_range=[low,high], one scale for all of them. A run remembers
+the images that it holds out (data.json in out=) and stops if the data changed; data_changed=true
+goes on and keeps them out of training.
 
 network.classes=K teaches a prior the labels of the data: an .npz's arrays `labels`, or
 `train_labels` and `test_labels`; a folder's sub-folders. With target=label
@@ -26,8 +26,8 @@ measurements in place of data=, with operator= and noise= as in solve:
     python -m invdiff.train measurements=FOLDER operator.name=mask_file operator.mask=masks.npy
         noise=0.01 out=runs/mine
 
-Missing pixels are NaN, or what the operator leaves out: a file of masks, or per_image=true, for which
-image b draws its own from the stream (seed, b). steps= are those of each of the laps.
+Missing pixels are NaN, or what the operator leaves out: a file of masks, or per_image=true, for
+which image b draws its own from the stream (seed, b). steps= are those of each of the laps.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class TrainCommand(TrainSettings):
     Attributes:
         train: a preset in configs/train, or a YAML file.
         out: folder of the run.
-        measurements: a file or a folder of measurements, all of one size, to train without a clean image;
-            in place of data.
+        measurements: a file or a folder of measurements, all of one size, to train without a clean
+            image; in place of data.
         operator: what the measurements did to their images: operator.name=NAME and its settings; it
             must be linear. By default nothing is done to them but that NaN is missing.
         noise: of the measurements: noise.name=NAME and its settings, or noise=SIGMA.
@@ -150,7 +150,8 @@ def problem_of(command: TrainCommand, source: str) -> Problem:
     """Return the measurements of a file or a folder, with the operator and the noise of a command.
 
     Raises:
-        InputError: they cannot be read, differ in size, or do not fit the operator; or no noise is given.
+        InputError: they cannot be read, differ in size, or do not fit the operator; or no noise is
+            given.
     """
     if not command.noise:
         raise InputError(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from invdiff.io.pictures import Picture
 from invdiff.noise import NoiseModel
-from invdiff.operators import Mask
+from invdiff.operators import Mask, Operator
+from invdiff.problem import Problem
 
 MARGIN = 96  # pixels, more than the networks that ship see to a side
 GRID = 16  # a window begins and ends at its multiples, or at the edge of the picture
@@ -30,6 +31,7 @@ class Window:
         columns: likewise.
 
     Example:
+        >>> import torch
         >>> Window((1, 3), (0, 2)).cut(torch.arange(8).view(4, 2)).tolist()
         [[2, 3], [4, 5]]
     """
@@ -45,6 +47,7 @@ class Window:
         """Return x (..., H, W) with a part (..., h, w) in the window.
 
         Example:
+            >>> import torch
             >>> Window((0, 1), (1, 2)).pasted(torch.zeros(2, 2), torch.ones(1, 1)).tolist()
             [[0.0, 1.0], [0.0, 0.0]]
         """
@@ -76,6 +79,7 @@ def window_around(hidden: Tensor) -> Window | None:
     """Return the window around hidden pixels (H, W), None where the picture is to be taken as a whole.
 
     Example:
+        >>> import torch
         >>> hidden = torch.zeros(1000, 2000, dtype=torch.bool)
         >>> hidden[500:520, 300:400] = True
         >>> print(window_around(hidden))
@@ -118,6 +122,34 @@ def window_of(operator: object, noise: NoiseModel) -> Window | None:
     if window is None or not bool(window.cut(planes).flatten(1).any(1).all()):
         return None
     return window
+
+
+def problem_in(window: Window | None, operator: Operator, noise: NoiseModel, y: Tensor) -> Problem:
+    """Return the problem of what lies in a window, of the whole where there is none.
+
+    Args:
+        window: as `window_of` finds it.
+        operator: A of the whole; a mask where there is a window.
+        noise: of y.
+        y: the measurement of the whole, (B, C, H, W) where there is a window.
+
+    Example:
+        >>> import torch
+        >>> from invdiff import Gaussian, operators
+        >>> mask = operators.MaskBox((1, 600, 600), 4, 4)
+        >>> window = window_of(mask, Gaussian(0.0))
+        >>> problem_in(window, mask, Gaussian(0.0), torch.zeros(1, 1, 600, 600)).y.shape
+        torch.Size([1, 1, 208, 208])
+    """
+    if window is not None and isinstance(operator, Mask):
+        return Problem(window.mask(operator), noise, window.cut(y))
+    return Problem(operator, noise, y)
+
+
+def put_back(window: Window | None, picture: Picture, restored: Tensor) -> Picture:
+    """Return a picture with what was restored, (B, C, h, w), in its window; all of it where there is none."""
+    whole = restored if window is None else window.pasted(picture.values, restored)
+    return picture.with_values(whole)
 
 
 def told_of_window(window: Window, shape: tuple[int, ...]) -> str:

@@ -89,6 +89,7 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "numbers": [0],
             "tile": 2,
             "estimate": "samples",
+            "fill_holes": True,
             "on_step": print,
             "on_progress": print,
         },
@@ -127,8 +128,14 @@ GOOD: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {**METHOD, "images": 2, "samples": 2, "prior_steps": 1, "seed": 0, "batch": 1}
         | {"on_step": print},
     ),
-    "restore_file": (restore_file, {"source": "in.png", "target": "x.png", **METHOD, **DRAWN}),
-    "restore_folder": (restore_folder, {"source": HERE, "target": "new", **METHOD, **DRAWN}),
+    "restore_file": (
+        restore_file,
+        {"source": "in.png", "target": "x.png", **METHOD, **DRAWN, "fill_holes": True},
+    ),
+    "restore_folder": (
+        restore_folder,
+        {"source": HERE, "target": "new", **METHOD, **DRAWN, "fill_holes": True},
+    ),
     "restore_volume": (restore_volume, {"source": "in.nii", "target": "x.nii", **METHOD, **DRAWN}),
     "fit_from_measurements": (
         fit_from_measurements,

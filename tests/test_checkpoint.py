@@ -519,6 +519,12 @@ def test_an_unknown_name_lists_the_priors_that_ship(
         refusal("fashoin")
         == "prior 'fashoin': no such file, folder or shipped prior (shipped: none)"
     )
+    # A name of the hub is told from a path that is not there.
+    assert refusal("google/ddpm-cat").endswith(
+        "; of the Hugging Face hub: prior=hf:google/ddpm-cat"
+    )
+    for path in ("runs/mine.pt", "../a/b", "/a/b", "a/b/c"):
+        assert "hf:" not in refusal(path)
     for name in ("fashion", "cells"):
         saved(tmp_path, name=f"{name}.safetensors")
     assert "(shipped: cells, fashion)" in refusal("fashoin")

@@ -28,6 +28,7 @@ from invdiff.io.units import Units
 from invdiff.noise import Gaussian
 from invdiff.operators import LinearOperator
 from invdiff.prior import GaussianDenoiser
+from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES
 from invdiff.solvers import DDNM
 
@@ -67,6 +68,14 @@ def test_a_prior_of_something_else_is_told_of() -> None:
 def test_the_default_solver_takes_the_operator(name: str) -> None:
     kind = registry.lookup("operator", name)
     chosen = solvers.preset(solvers.solver_for(kind))
+    if kind is operators.Jpeg:
+        y = torch.full((1, 3, 16, 16), 0.5)
+        exact = Problem(operators.Jpeg((3, 16, 16)), Gaussian(0.0), y)
+        assert solvers.solver_named(None, exact) == chosen == solvers.preset("diffpir_jpeg")
+        chosen.check(exact)
+        noisy = Problem(exact.operator, Gaussian(0.01), y)
+        assert solvers.solver_named(None, noisy) == solvers.preset("dps")
+        return
     assert issubclass(kind, chosen.requires)
     assert solvers.solver_for(kind) == (
         solvers.DEFAULT if issubclass(kind, LinearOperator) else "dps"

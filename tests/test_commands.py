@@ -188,7 +188,10 @@ def test_the_version_and_the_lists(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["list", "solver"], "list 'solver' is unknown; did you mean 'solvers'? (known: tasks, "),
         (["solve", "task=inpant"], "task 'inpant' is unknown; did you mean 'inpaint'?"),
-        (["solve", "--steps"], "found '--steps', expected key=value"),
+        (
+            ["solve", "--steps"],
+            "found '--steps', expected key=value, without dashes: 'steps=VALUE'",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

@@ -248,7 +248,15 @@ def test_quotes_make_text_of_anything() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--steps"], "found '--steps', expected key=value"),
+        (["--steps"], "found '--steps', expected key=value, without dashes: 'steps=VALUE'"),
+        (
+            ["--task", "inpaint"],
+            "found '--task', expected key=value, without dashes: 'task=inpaint'",
+        ),
+        (
+            ["--task=inpaint"],
+            "found '--task=inpaint', expected key=value, without dashes: 'task=inpaint'",
+        ),
         (["=3"], "found '=3', expected a key before the '='"),
         (["a..b=3"], "found 'a..b=3', expected a key before the '='"),
         (["a.b="], "a.b: found no value, expected a.b=VALUE (a.b=null for none)"),

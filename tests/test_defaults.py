@@ -341,7 +341,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "spacing": "karras",
         "eta": 1.0,
         "iterations": 5,
-        "tv": 0.0,
+        "tv": 5.0,
         "smooth": 0.0,
         "rho": 1.0,
     },

@@ -51,7 +51,7 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {"prior": "auto", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
         | {"stretch": None, "measurement": None, "estimate": "samples", "preview": False}
-        | {"window": True}
+        | {"window": True, "fill_holes": True}
         | {"calibration": "auto", "baselines": "auto"}
         | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
         | {"precision": "auto", "compile": False, "part": None}
@@ -120,6 +120,7 @@ FUNCTIONS: dict[Any, dict[str, Any]] = {
     restore: EXECUTED
     | {"solver": None, "samples": 1, "seed": 0, "numbers": None}
     | {"calibration": None, "estimate": "samples", "progress": False}
+    | {"fill_holes": False}
     | {"on_step": None, "on_progress": None},
     calibrate: {"images": 64, "samples": 19, "prior_steps": 250, "seed": 0, "batch": "auto"}
     | {"progress": False, "on_step": None},
@@ -131,6 +132,7 @@ FUNCTIONS: dict[Any, dict[str, Any]] = {
         "calibration": None,
     }
     | {"prior": "auto", "stretch": None, "estimate": "samples", "progress": False}
+    | {"fill_holes": True, "window": True}
     | EXECUTED,
     files.restore_folder: {
         "solver": None,
@@ -139,7 +141,7 @@ FUNCTIONS: dict[Any, dict[str, Any]] = {
         "part": None,
         "calibration": None,
     }
-    | {"prior": "auto", "stretch": None}
+    | {"prior": "auto", "stretch": None, "fill_holes": True, "window": True}
     | EXECUTED,
     Problem.simulate: {"seed": 0, "numbers": None},
     write_report: {"truth": None, "names": None, "metrics": None, "config": ""}
@@ -247,12 +249,20 @@ def test_the_settings_and_the_bar_of_a_run(
     monkeypatch.setattr(solve, "restore", restored)
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
     part = part_of(torch.full((2, 1, 4, 4), 0.5))
-    settings = SolveSettings(samples=3, seed=7, batch=5, tile=64, precision="float32", compile=True)
+    settings = SolveSettings(
+        samples=3,
+        seed=7,
+        batch=5,
+        tile=64,
+        precision="float32",
+        compile=True,
+        fill_holes=False,
+    )
     solver = DDNM(steps=5)
     objects, given = solve.run(settings, part, "prior", solver)  # type: ignore[arg-type,misc]
     assert objects == (part.problem, "prior", solver)
     expected = {"samples": 3, "seed": 7, "batch": 5, "tile": 64, "numbers": [1, 4]}
-    expected |= {"estimate": "samples"}
+    expected |= {"estimate": "samples", "fill_holes": False}
     assert given == {**expected, "precision": "float32", "compile": True}
     assert bars[0].n == 0.75 and bars[0].told == ["step 2/5 "]
     keys = ("total", "mininterval", "leave", "delay", "smoothing")

@@ -483,8 +483,12 @@ def test_the_whole_summary() -> None:
         "",
         "Bold: not worse than the best mean by more than two standard errors of the paired "
         "differences.",
+        "",
+        "Of fewer than 5 images standard errors are rough, and bold says little: take more, such as "
+        "images=20.",
     ]
-    assert markdown.endswith("differences.\n")
+    enough, _ = summary({("two", "a_b"): 3 * found["two", "a_b"]})
+    assert enough.endswith("differences.\n")
     assert latex.splitlines() == [
         "% one, 1 images",
         r"\begin{tabular}{lrrrrrrr}",

@@ -15,6 +15,7 @@ from invdiff.io.units import Units
 from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
+from invdiff.streaming import StoredSamples
 
 SHAPE = (1, 4, 5)
 PRIOR = GaussianDenoiser(torch.full(SHAPE, 0.5), 0.04 * torch.eye(20))
@@ -40,9 +41,30 @@ def test_xarray_has_values_coordinates_and_units() -> None:
     np.testing.assert_allclose(found.x_given_y.mean("sample").values, given.mean.numpy(), rtol=1e-5)
     assert found.x_given_y.attrs["units"] == "1" and found.x.attrs["units"] == "pixel"
     assert found.attrs["seed"] == 5 and found.attrs["noise"] == "Gaussian(sigma=0.1)"
+    assert found.attrs == {
+        "title": "posterior samples",
+        "operator": "Denoise((1, 4, 5))",
+        "noise": "Gaussian(sigma=0.1)",
+        "solver": given.solver,
+        "network_calls_per_sample": given.nfe,
+        "seed": 5,
+    }
+    assert found.y.attrs == {"units": "pixel", "long_name": "row"}
+    assert found.x.attrs == {"units": "pixel", "long_name": "column"}
+    assert found.x_given_y.attrs == {"units": "1", "long_name": "samples of p(x | y)"}
+    assert found.measurement.attrs == {"long_name": "y, on the [0, 1] scale"}
+    assert found.measurement.dims == ("image", "y_axis_0", "y_axis_1", "y_axis_2")
+    assert list(found.image.values) == ["000", "001"]
+    assert [list(found[axis].values) for axis in ("sample", "channel", "y", "x")] == [
+        [0, 1, 2],
+        [0],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+    ]
     picture = Picture(given.problem.y, name="scan", units=Units(-100.0, 300.0))
     in_units = given.to_xarray(picture)
     assert list(in_units.image.values) == ["scan_0", "scan_1"]
+    assert in_units.x_given_y.attrs["units"] == "as in the file"
     expected = -100 + 400 * given.samples.numpy()
     np.testing.assert_allclose(in_units.x_given_y.values, expected, rtol=1e-4, atol=1e-2)
     with pytest.raises(InputError, match="picture: found 1 images, expected 2"):
@@ -56,6 +78,10 @@ def test_arviz_takes_the_groups() -> None:
     tree = given.to_arviz()
     assert set(tree.children) == {"posterior", "observed_data"}
     draws = tree["posterior"]["x_given_y"]
+    assert draws.chain.values.tolist() == [0]
+    assert tree["posterior"].attrs["sample_dims"] == ["chain", "draw"]
+    assert tree["posterior"].attrs["title"] == "posterior samples"
+    assert set(tree["observed_data"].data_vars) == {"measurement"}
     assert draws.dims == ("chain", "draw", "image", "channel", "y", "x")
     stacked = arviz.extract(tree, var_names="x_given_y")
     assert stacked.sizes["sample"] == 3
@@ -90,7 +116,17 @@ def test_a_store_has_the_samples_of_restore(tmp_path: Path) -> None:
     for b in range(2):
         torch.testing.assert_close(store.mean(b), given.mean[b])
         torch.testing.assert_close(store.std(b), given.std[b])
-    array = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")["samples"]
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
+    told = dict(group.attrs)
+    assert set(told) == {"title", "scale", "solver", "run"}
+    assert told["title"] == "samples of p(x | y)" and told["scale"] == "[0, 1]"
+    assert told["solver"] == given.solver and told["run"]["seed"] == 5
+    assert group.metadata.zarr_format == 3
+    done = group["done"]
+    assert done.shape == (3, 2) and done.chunks == (1, 1) and done.dtype == bool
+    assert done.metadata.dimension_names == ("sample", "image")
+    array = group["samples"]
+    assert array.dtype == np.float32 and np.isnan(array.fill_value)
     assert array.chunks == (1, 1, *SHAPE)
     assert array.metadata.dimension_names == ("sample", "image", "channel", "y", "x")
 
@@ -119,6 +155,26 @@ def test_a_store_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("x")
     with pytest.raises(InputError, match="exists already and is no Zarr store of samples"):
         restore_to_zarr(tmp_path / "text", problem(), PRIOR, SOLVER)
+
+
+def test_colours_are_named() -> None:
+    pytest.importorskip("xarray")
+    y = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    posed = Problem(operators.Denoise((3, 2, 2)), Gaussian(0.1), y)
+    found = Posterior(torch.rand(2, 1, 3, 2, 2), posed, 7, 0.0).to_xarray()
+    assert list(found.channel.values) == ["red", "green", "blue"]
+    assert "seed" not in found.attrs and found.attrs["network_calls_per_sample"] == 7
+
+
+def test_moments_of_the_samples_that_are_there() -> None:
+    samples = np.random.default_rng(0).random((4, 2, 1, 2, 3)).astype(np.float32)
+    done = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], bool)
+    store = StoredSamples(Path("s"), samples, done)
+    there = torch.from_numpy(samples[[0, 2, 3], 0])
+    torch.testing.assert_close(store.mean(0), there.mean(0))
+    torch.testing.assert_close(store.std(0), there.std(0))
+    torch.testing.assert_close(store.mean(1), torch.from_numpy(samples[1, 1]))
+    assert bool(store.std(1).isnan().all())
 
 
 @pytest.mark.parametrize("library", ["zarr", "xarray"])

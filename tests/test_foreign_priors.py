@@ -1020,7 +1020,7 @@ OTHERS = {
         "a text",
     ),
     "autoencoder": ("decoder.up_blocks.0.conv.weight", "found an autoencoder"),
-    "empty": ("", "not a readable file of weights"),
+    "empty": ("", "not a readable file of weights (empty, or a part of a file)"),
     "empty zip": ("", "not a readable file of weights"),
     "truncated": ("", "not a readable file of weights"),
     "optimiser": ("", "expected weights by name"),

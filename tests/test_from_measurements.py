@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -275,6 +276,78 @@ def test_the_first_samples_are_those_of_the_gaussian_and_the_next_of_the_prior(
     assert not torch.equal(trained_on[1], trained_on[0])
     moments = Moments.of(problem, trained_on[1])
     assert (tmp_path / "log.csv").read_text().splitlines()[-1] == f"2,misfit,{moments.misfit:.6g}"
+
+
+def test_what_a_run_says_and_leaves_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer_module, "draw_samples", lambda prior: torch.zeros(4, 1, 4, 4))
+    told: list[TrainSettings] = []
+
+    class Watched(trainer_module.Trainer):
+        def __init__(self, settings: TrainSettings, *given: Any) -> None:
+            told.append(settings)
+            super().__init__(settings, *given)
+
+    monkeypatch.setattr(measurements_module, "Trainer", Watched)
+    settings = replace(tiny_settings(), seed=7)
+    fit_from_measurements(
+        tiny_problem(), settings, tmp_path, laps=2, start_laps=2, rank=4, solver=MMPS(steps=2)
+    )
+    key = measurements_module.stream_seed
+    expected = [
+        replace(settings, data=f"y, lap {lap + 1}", init=None, seed=key(7, 3, lap))
+        for lap in range(2)
+    ]
+    assert told == expected
+    held = json.loads((tmp_path / "laps.json").read_text())
+    assert set(held) == {"identity", "laps"}
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lap ")]
+    assert said == [
+        f"lap {number + 1}: samples of p(x | y): {Moments(**moments)}"
+        for number, moments in enumerate(held["laps"])
+    ]
+    assert (tmp_path / "log.csv").read_text().splitlines() == [
+        f"{number + 1},{name},{value:.6g}"
+        for number, moments in enumerate(held["laps"])
+        for name, value in moments.items()
+    ]
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.pt")}
+    assert not left and not list(tmp_path.rglob("samples_*.npy"))
+    last = (tmp_path / "lap_001" / "prior.safetensors").read_bytes()
+    assert (tmp_path / "prior.safetensors").read_bytes() == last
+
+
+def test_moments_are_those_of_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurements_module, "PART", 4)
+    problem = tiny_problem()
+    samples = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = Moments.of(problem, samples)
+    assert found.mean == pytest.approx(float(samples.mean()))
+    assert found.std == pytest.approx(float(samples.std()))
+    assert found.misfit == pytest.approx(float(problem.misfit(samples).mean()))
+
+
+def test_a_lap_in_parts_is_the_same_lap(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = tiny_problem()
+    first = Gaussian.first((1, 4, 4))
+    at_once = lap(problem, first, 3, [1, 2])
+    monkeypatch.setattr(gaussian_module, "AT_ONCE", 35)  # two images of 16 values
+    seen: list[int] = []
+    draw_given = Gaussian.draw_given
+
+    def counted(self: Gaussian, problem: Problem, noise: Streams) -> Tensor:
+        seen.append(len(problem))
+        return draw_given(self, problem, noise)
+
+    monkeypatch.setattr(Gaussian, "draw_given", counted)
+    in_parts = lap(problem, first, 3, [1, 2])
+    torch.testing.assert_close(in_parts.covariance, at_once.covariance, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(in_parts.mean, at_once.mean, rtol=1e-3, atol=1e-5)
+    monkeypatch.setattr(gaussian_module, "MOST_IMAGES", 3)
+    monkeypatch.setattr(gaussian_module, "AT_ONCE", 1)
+    lap(problem, first, 3, [1, 2])
+    assert seen == [2, 2, 2, 1, 1, 1]
 
 
 @pytest.mark.slow

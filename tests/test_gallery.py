@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gallery
+import people
 import photographs
 import pytest
 import torch
@@ -81,3 +82,32 @@ def test_every_photograph_has_a_credit() -> None:
 def test_the_pictures_of_the_site_are_small() -> None:
     files = [path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".webp")]
     assert sum(path.stat().st_size for path in files) < MEGABYTES * 2**20
+
+
+def test_a_mosaic_of_a_plane_is_interpolated_exactly() -> None:
+    """But at its edges, where pixels next to one are on one side."""
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(10.0), indexing="ij")
+    x = torch.stack([0.02 * rows, 0.3 + 0.01 * columns, 0.5 - 0.02 * rows + 0.01 * columns])[None]
+    for pattern in ("RGGB", "GBRG"):
+        mosaic = gallery.operators.Demosaic((3, 8, 10), pattern)
+        found = people.shown(Problem(mosaic, Gaussian(0.0), mosaic(x)))
+        torch.testing.assert_close(found[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1])
+
+
+def test_measurements_are_shown_as_anybody_would() -> None:
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    gray = Problem(gallery.operators.Grayscale((3, 8, 8)), Gaussian(0.0), x[:, :1])
+    assert torch.equal(people.shown(gray), x[:, :1].expand(1, 3, 8, 8))
+    flat = torch.full((1, 3, 4, 4), 0.3)
+    small = Problem(gallery.operators.Bicubic((3, 8, 8), 2), Gaussian(0.0), flat)
+    torch.testing.assert_close(people.shown(small), torch.full((1, 3, 8, 8), 0.3))
+    assert torch.equal(
+        people.shown(Problem(gallery.operators.Denoise((3, 8, 8)), Gaussian(0.1), x)), x
+    )
+
+
+def test_a_task_is_better_where_both_figures_are() -> None:
+    before = (torch.tensor([20.0, 20.0, 20.0]), torch.tensor([0.2, 0.2, 0.2]))
+    after = (torch.tensor([23.0, 23.0, 17.0]), torch.tensor([0.1, 0.3, 0.1]))
+    *_, line = people.table([people.Row("jpeg", "X", before, after)])
+    assert line == "| jpeg | X | 20.00 | 21.00 (+1.00 ± 2.00) | 0.200 | 0.167 | 1 of 3 |"

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from invdiff import operators, solvers
+from invdiff import operators, registry, solve, solvers
+from invdiff.adjustment import Adjustment
+from invdiff.cost import cost_of
+from invdiff.errors import InputError
+from invdiff.evaluation.report import page_data
+from invdiff.files import restore_file, restore_folder
+from invdiff.fingerprint import key_of
 from invdiff.inference import restore
+from invdiff.io.pictures import read_image
+from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
 from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser
@@ -28,7 +39,8 @@ from invdiff.prior.patches import (
 )
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers.tools.holes import BegunAt, begin_levels, told_of_blur, told_of_fill
+from invdiff.sharing import Share, SharedRun, Task
+from invdiff.solvers.tools.holes import BegunAt, LargeHoles, large_holes
 
 SIDE = 40
 
@@ -162,29 +174,52 @@ def test_poolings_end_where_the_hole_is_small_or_too_little_is_known() -> None:
     assert poolings(box(10, 10, 10, 20)) == [1]
     assert poolings(box(80, 90, 72, 91, 256)) == [8, 4, 2, 1]
     assert poolings(box(2, 2, 36, 36)) == []
+    assert poolings(box(6, 6, 16, 16, 28)) == [1]  # half as large it has no known patch
     scattered = (torch.arange(64 * 64).view(64, 64) % 2).float()
     scattered[10:50, 10:50] = 0
     assert poolings(scattered) == []  # no patch is known as a whole
 
 
-def test_a_small_hole_leaves_a_run_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = texture()
-    known = box(10, 10, 7, 30)
-    posed = problem_of(x, known)
+def test_a_small_hole_leaves_a_run_as_it_was() -> None:
+    posed = problem_of(texture(), box(10, 10, 7, 30))
     solver = solvers.DDNM(steps=5)
-    assert begin_levels(posed, Small(), solver) == [0.0]
-    found = restore(posed, Small(), solver, samples=2)
-    monkeypatch.setattr("invdiff.inference.begin_levels", lambda problem, *_: [0.0] * len(problem))
+    assert large_holes(posed, Small(), solver).sides == (0,)
+    found = restore(posed, Small(), solver, samples=2, fill_holes=True)
     plain = restore(posed, Small(), solver, samples=2)
     assert torch.equal(found.samples, plain.samples)
     assert torch.equal(found.answer, found.mean)
+
+
+def test_nothing_is_filled_that_nobody_asked_for() -> None:
+    """Without the word, samples are those of the solver under the prior, in a large hole too."""
+    posed = problem_of(texture(), box(12, 12, 14, 14))
+    solver = solvers.DDNM(steps=5)
+    found = restore(posed, Small(), solver, samples=2)
+    assert found.filled == ()
+    for k in range(2):
+        noise = Streams([(0, 0, k)])
+        sigmas = solver.ladder(Small())
+        x = 0.5 + sigmas[0] * noise(torch.zeros(1, 1, SIDE, SIDE))
+        *_, last = solver.iterate(Small(), posed, x, sigmas, noise)
+        torch.testing.assert_close(found.samples[k], last.x, atol=1e-5, rtol=0)
+
+
+def test_a_pixel_that_is_known_in_one_channel_is_in_no_hole() -> None:
+    known = torch.ones(3, SIDE, SIDE)
+    known[0, 5:30, 5:30] = 0
+    posed = Problem(operators.Mask((3, SIDE, SIDE), known), Gaussian(0.0), known[None])
+    assert large_holes(posed, Small(), solvers.DDNM()).sides == (0,)
+    known[:, 5:20, 5:20] = 0
+    posed = Problem(operators.Mask((3, SIDE, SIDE), known), Gaussian(0.0), known[None])
+    assert large_holes(posed, Small(), solvers.DDNM()).sides == (15,)
 
 
 def test_a_large_hole_is_filled_and_the_answer_is_the_sample_nearest_to_the_mean() -> None:
     x = texture(64)
     known = box(16, 20, 12, 12, 64)
     prior = Small(variance=100.0)  # knows nothing, and keeps what it begins at
-    found = restore(problem_of(x, known), prior, solvers.DiffPIR(steps=5), samples=3)
+    solver = solvers.DiffPIR(steps=5)
+    found = restore(problem_of(x, known), prior, solver, samples=3, fill_holes=True)
     assert found.filled == (True,)
     distances = (found.samples - found.mean).square().flatten(1).sum(1)
     assert torch.equal(found.answer[0], found.samples[int(distances.argmin()), 0])
@@ -210,11 +245,12 @@ def test_images_with_large_and_small_holes_do_not_touch_each_other() -> None:
     noise = Gaussian(torch.tensor([0.0, 0.02, 0.0]))
     posed = Problem(operators.Mask((1, SIDE, SIDE), known), noise, x * known)
     solver = solvers.DiffPIR(steps=4)
-    assert begin_levels(posed, Small(), solver) == pytest.approx([0.0, 0.04, 0.0])
-    together = restore(posed, Small(), solver, samples=2, seed=3)
+    assert large_holes(posed, Small(), solver).levels == pytest.approx((0.0, 0.04, 0.0))
+    drawn: dict[str, Any] = {"samples": 2, "seed": 3, "fill_holes": True}
+    together = restore(posed, Small(), solver, **drawn)
     assert together.filled == (False, True, False)
     for b in range(3):
-        alone = restore(posed.select([b]), Small(), solver, samples=2, seed=3, numbers=[b], batch=1)
+        alone = restore(posed.select([b]), Small(), solver, numbers=[b], batch=1, **drawn)
         torch.testing.assert_close(alone.samples[:, 0], together.samples[:, b], atol=1e-5, rtol=0)
 
 
@@ -231,7 +267,7 @@ def test_solvers_begin_at_the_level(name: str) -> None:
 def test_it_is_said_once_that_a_hole_is_filled(caplog: pytest.LogCaptureFixture) -> None:
     posed = problem_of(texture(), box(12, 12, 14, 14))
     with caplog.at_level(logging.INFO, "invdiff.inference"):
-        restore(posed, Small(), solvers.DiffPIR(steps=2), samples=3, batch=1)
+        restore(posed, Small(), solvers.DiffPIR(steps=2), samples=3, batch=1, fill_holes=True)
     assert [record.message for record in caplog.records] == [
         "a hole of 14x14 pixels is larger than the 8x8 that the prior sees: it is filled from the "
         "picture's own patches, and the answer is one of the samples"
@@ -249,15 +285,161 @@ def test_it_is_said_once_that_a_hole_is_filled(caplog: pytest.LogCaptureFixture)
 def test_it_is_said_where_a_hole_cannot_be_filled(known: Tensor, sigma: float, why: str) -> None:
     posed = problem_of(texture(), known, sigma)
     solver = solvers.DiffPIR(steps=2)
-    assert told_of_fill(posed, Small(), solver) == ""
+    assert large_holes(posed, Small(), solver).told_of_fill == ""
     with pytest.warns(UserWarning, match=f"{why} to fill it, and what is drawn there is a blur"):
-        found = restore(posed, Small(), solver)
+        found = restore(posed, Small(), solver, fill_holes=True)
     assert not any(found.filled)
-    assert told_of_blur(problem_of(texture(), box(2, 2, 5, 5)), Small(), solver) == ""
+    small = large_holes(problem_of(texture(), box(2, 2, 5, 5)), Small(), solver)
+    assert small.told_of_blur == ""
 
 
-def test_solvers_that_begin_at_noise_are_left_alone() -> None:
+BEGIN_ELSEWHERE = ["c_pigdm", "gibbs", "mcgdiff", "pnpdm", "red_diff", "tds"]
+
+
+def test_solvers_that_begin_elsewhere_are_left_alone() -> None:
     posed = problem_of(texture(), box(12, 12, 14, 14), 0.05)
-    assert begin_levels(posed, Small(), solvers.TDS(steps=2)) == [0.0]
-    assert begin_levels(posed, Small(), solvers.DiffPIR()) == pytest.approx([0.1])
+    for name in BEGIN_ELSEWHERE:
+        assert large_holes(posed, Small(), registry.lookup("solver", name)()).levels == (0.0,)
+    assert large_holes(posed, Small(), solvers.DiffPIR()).levels == pytest.approx((0.1,))
     assert TAU > LAST_SIGMA
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.names("solver")) - set(BEGIN_ELSEWHERE)))
+def test_every_other_solver_goes_on_from_a_fill(name: str) -> None:
+    """From a level so low, a prior of variance 0.04 moves a fill by little, whatever the method.
+
+    And the calls that are told before it are those that are made.
+    """
+    x = texture()
+    posed = problem_of(x, box(12, 14, 12, 12), 0.01)
+    kind = registry.lookup("solver", name)
+    solver = kind(steps=min(10, kind().steps))
+    cost = cost_of(posed, Small(), solver, fill_holes=True)
+    found = restore(posed, Small(), solver, fill_holes=True)
+    assert found.filled == (True,)
+    error = (found.samples[0] - x)[..., posed.measured()[0, 0] == 0].square().mean().sqrt()
+    assert error < 0.2  # from noise it is 0.4 and more
+    if name != "sitcom":  # it stops inner iterations by what y is
+        Counted.calls.clear()
+        restore(posed, Counted(), solver, fill_holes=True)
+        assert cost.calls.forward == len(Counted.calls)
+
+
+class Counted(Small):
+    """That writes down its calls, and those of its copies."""
+
+    calls: ClassVar[list[int]] = []
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        self.calls.append(len(x))
+        return super().forward(x, sigma, label)
+
+
+def test_a_calibration_is_not_for_fills() -> None:
+    posed = problem_of(texture(), box(12, 12, 14, 14))
+    solver = solvers.DiffPIR(steps=2)
+    key = key_of(posed, Small(), solver, 4)
+    known = Adjustment(key, 64, "the prior", {"mean": {0.6: 1.5}}, 1.2, 0.1)
+    plain = restore(posed, Small(), solver, samples=4, calibration=known)
+    assert plain.interval(0.6).label == "60 %, calibrated on 64 images"
+    with pytest.raises(InputError) as caught:
+        restore(posed, Small(), solver, samples=4, calibration=known, fill_holes=True)
+    assert str(caught.value) == (
+        "calibration: found one and a hole that is filled from patches, expected fill_holes=false "
+        "or no calibration: fills are not what it was made on"
+    )
+
+
+def test_intervals_of_fills_say_what_they_are(tmp_path: Path) -> None:
+    posed = problem_of(texture(), box(12, 12, 14, 14))
+    found = restore(posed, Small(), solvers.DiffPIR(steps=2), samples=4, fill_holes=True)
+    assert found.interval(0.6).label == "60 %, not calibrated: a hole was filled from patches"
+    assert found.directions(2).label == "not calibrated: a hole was filled from patches"
+    page = page_data(found, None, None, None, "", "title")["intervals"]
+    assert page["label"] == "not calibrated: a hole was filled from patches"
+    assert page["note"].endswith(" In the hole they say how fills differ, not what was there.")
+    plain = replace(found, filled=())
+    assert page_data(plain, None, None, None, "", "title")["intervals"]["label"] == "not calibrated"
+
+
+def test_shared_samples_are_those_of_one_process(tmp_path: Path) -> None:
+    posed = problem_of(texture(), box(12, 12, 14, 14))
+    solver = solvers.DiffPIR(steps=2)
+    run = SharedRun(
+        final=tmp_path / "x",
+        share=Share(),
+        prior=Small(),
+        solver=solver,
+        samples=2,
+        fill_holes=True,
+    )
+    found: list[Posterior] = []
+    assert run.finish([Task("0", posed, [0])], found.extend)
+    alone = restore(posed, Small(), solver, samples=2, fill_holes=True)
+    assert found[0].filled == alone.filled == (True,)
+    torch.testing.assert_close(found[0].samples, alone.samples, atol=1e-5, rtol=0)
+
+
+def test_shared_samples_of_fills_are_not_mixed_with_others(tmp_path: Path) -> None:
+    posed = problem_of(texture(), box(12, 12, 14, 14))
+    run = SharedRun(
+        final=tmp_path / "x",
+        share=Share(0, 2),
+        prior=Small(),
+        solver=solvers.DiffPIR(steps=2),
+        samples=2,
+    )
+    assert not run.finish([Task("0", posed, [0])], lambda _: None)
+    with pytest.raises(InputError, match="found samples of other settings"):
+        replace(run, fill_holes=True).finish([Task("0", posed, [0])], lambda _: None)
+
+
+def test_the_lines_of_holes() -> None:
+    assert LargeHoles((0,), (0.0,), (8, 8)).told_of_blur == ""
+    assert LargeHoles((9, 12), (0.0, 0.01), (8, 8)).told_of_blur.startswith("a hole of 9x9 pixels")
+    assert LargeHoles((9, 12), (0.0, 0.01), (8, 8)).told_of_fill.startswith("a hole of 12x12 ")
+
+
+def test_solve_fills_and_says_what_its_intervals_are(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "y.png", texture(48)[0])
+    write_image(tmp_path / "mask.png", box(14, 12, 18, 20, 48)[None])
+    given = ["task=inpaint", f"prior={prior}", f"measurement={tmp_path / 'y.png'}", "samples=4"]
+    given += [f"operator.mask={tmp_path / 'mask.png'}", "noise.sigma=0.01", "baselines=none"]
+    given += ["solver=diffpir", "solver.steps=2"]
+    solve.main([*given, f"out={tmp_path / 'on'}"])
+    said = capsys.readouterr().out
+    assert "a hole of 18x18 pixels is larger than the 16x16 that the prior sees: it is fil" in said
+    line = "not calibrated: a hole was filled from patches"
+    assert f"intervals of diffpir: {line}; there the intervals say how fills differ, not" in said
+    assert f'"label": "{line}"' in (tmp_path / "on" / "report.html").read_text()
+    assert "fill_holes: true" in (tmp_path / "on" / "config.yaml").read_text()
+    assert Posterior.load(tmp_path / "on").filled == (True,)
+    solve.main([*given, "fill_holes=false", f"out={tmp_path / 'off'}"])
+    said = capsys.readouterr().out
+    assert "is filled from" not in said and line not in said
+    assert Posterior.load(tmp_path / "off").filled == ()
+    with pytest.raises(InputError, match="calibration: found one and a hole that is filled"):
+        solve.get_ready([*given, f"calibration={tmp_path / 'file.json'}"])
+
+
+def test_files_are_filled_unless_it_is_turned_off(tmp_path: Path) -> None:
+    folder = tmp_path / "y"
+    folder.mkdir()
+    np.save(folder / "y.npy", texture()[0, 0].numpy())
+    known = box(12, 12, 14, 14)
+    settings: dict[str, Any] = {"operator": operators.Mask((1, SIDE, SIDE), known), "noise": 0.0}
+    settings |= {"prior": Small(), "solver": solvers.DiffPIR(steps=2)}
+    found = restore_file(folder / "y.npy", tmp_path / "on.npy", **settings)
+    plain = restore_file(folder / "y.npy", tmp_path / "off.npy", fill_holes=False, **settings)
+    assert found.filled == (True,) and plain.filled == ()
+    for name, posterior in (("folder_on", found), ("folder_off", plain)):
+        filled = posterior is found
+        (path,) = restore_folder(folder, tmp_path / name, fill_holes=filled, **settings)
+        torch.testing.assert_close(read_image(path), posterior.answer[0], atol=1e-5, rtol=0)
+    key = key_of(found.problem, Small(), settings["solver"], 1)
+    calibration = Adjustment(key, 64, "the prior", {"mean": {0.6: 1.5}}, 1.2, 0.1)
+    with pytest.raises(InputError, match="calibration: found one and a hole that is filled"):
+        restore_folder(folder, tmp_path / "refused", calibration=calibration, **settings)
+    assert not (tmp_path / "refused").exists()

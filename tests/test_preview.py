@@ -141,6 +141,14 @@ def test_the_whole_picture_in_small() -> None:
     assert float(preview.problem.misfit(small)) == pytest.approx(1.0, abs=0.1)
 
 
+def test_exact_pixels_behind_a_mask_stay_exact() -> None:
+    problem, x = posed(MaskBox((1, 200, 333), height=40, width=50), Gaussian(0.0))
+    preview = preview_of(problem, 100)
+    small = preview.problem
+    assert repr(small.noise) == "Gaussian(sigma=0.0)"
+    assert torch.equal(small.y, small.operator(preview.small(x)))
+
+
 @pytest.mark.parametrize(
     "operator",
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ import torch
 
 from invdiff.errors import InputError
 from invdiff.io.collection import read_pictures
+from invdiff.io.fits import _smaller_pixels
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import split_name
 from invdiff.io.pictures import Picture, read_picture
-from invdiff.io.raw import is_raw
+from invdiff.io.raw import _first_tags, is_raw
 from invdiff.io.science import needed
 from invdiff.io.write import write_picture
 
@@ -107,7 +109,47 @@ def test_fits_of_scaled_integers_and_blanks(tmp_path: Path) -> None:
     np.testing.assert_allclose(fits.getdata(tmp_path / "b.fits"), expected, rtol=1e-5)
 
 
+def test_every_card_of_the_wcs_is_for_the_smaller_pixels() -> None:
+    """Pixel p of old ones is 2 p - 1 / 2 of those that are half as wide, in FITS's count from 1."""
+    old = {"CRPIX1": 3.0, "CRPIX2": 0.5, "CRPIX2A": 1.0, "CDELT1": -0.5, "CDELT2Z": 4.0}
+    old |= {"CD1_1": 1.0, "CD2_1": 2.0, "CD1_2": 3.0, "CD9_2B": 8.0, "CRPIX3": 7.0, "CD1_3": 5.0}
+    cards = dict(old)
+    _smaller_pixels(cards, 2)
+    assert cards == {
+        "CRPIX1": 5.5,
+        "CRPIX2": 0.5,
+        "CRPIX2A": 1.5,
+        "CDELT1": -0.25,
+        "CDELT2Z": 2.0,
+        "CD1_1": 0.5,
+        "CD2_1": 1.0,
+        "CD1_2": 1.5,
+        "CD9_2B": 4.0,
+        "CRPIX3": 7.0,
+        "CD1_3": 5.0,
+    }
+
+
 # HDF5.
+
+
+def test_axes_of_hdf5_that_point_at_what_is_gone_are_not_kept(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["y"] = ramp(4, 5)
+        file["mask"] = np.ones((4, 5), bool)  # no image: these are real numbers
+        file["rows"] = np.arange(4.0)
+        file["rows"].make_scale("row")
+        file["y"].dims[0].attach_scale(file["rows"])
+        file["y"].attrs["units"] = "um"
+    picture = read_picture(tmp_path / "a.h5")
+    assert picture.values.shape == (1, 1, 4, 5) and not picture.stack
+    write_picture(tmp_path / "b.h5", picture)
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert set(file["y"].attrs) == {"units"} and file["y"].dtype == np.float32
+    write_picture(tmp_path / "c.h5", Picture(picture.values))
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert list(file) == ["images"]
 
 
 def test_hdf5_keeps_everything_else(tmp_path: Path) -> None:
@@ -322,6 +364,33 @@ def test_other_tiffs_are_no_raw(tmp_path: Path) -> None:
     assert not is_raw(data) and not is_raw(data[:9]) and not is_raw(b"II*\0\xff\xff\xff\xff")
     starts = (b"FUJIFILMCCD-RAW 0201", b"IIU\0", b"\0\0\0\x18ftypcrx ", b"II*\0\x10\0\0\0CR\2\0")
     assert all(is_raw(start) for start in starts)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("maker", "sub_ifds", "raw"),
+    [
+        (b"NIKON CORPORATION\0", True, True),
+        (b"SONY\0", True, True),
+        (b"SONY\0", False, False),
+        (b"Canon\0", True, False),
+    ],
+)
+def test_tiffs_of_cameras(order: str, maker: bytes, sub_ifds: bool, raw: bool) -> None:
+    """A first directory written out: of 12 bytes an entry, from byte 8 on."""
+    entries = [(256, 3, 1, 7), (271, 2, len(maker), 100)]
+    if sub_ifds:
+        entries.append((330, 4, 1, 200))
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    data = start + struct.pack(f"{order}IH", 8, len(entries))
+    for entry in entries:
+        data += struct.pack(f"{order}HHII", *entry)
+    data = data.ljust(100, b"\0") + maker
+    assert is_raw(data) == raw
+    directory = _first_tags(data)
+    assert set(directory) == {entry[0] for entry in entries} and directory[271] == maker
+    assert len(directory[256]) == 2
+    assert not is_raw(data[:20])
 
 
 # Every optional library missing.

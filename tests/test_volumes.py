@@ -247,6 +247,23 @@ def write_series(folder: Path, values: np.ndarray) -> None:
         data.save_as(folder / f"{len(values) - k}.dcm", enforce_file_format=True)
 
 
+def test_what_a_volume_in_files_is(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    values = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
+    for k in range(3):
+        np.save(tmp_path / "v" / f"{k}.npy", values[k][None, ..., None])
+    found = read_volume(tmp_path / "v")
+    assert found.name == "v" and found.stack and len(found) == 3
+    np.testing.assert_array_equal(found.values[:, 0].numpy(), values)
+    nibabel = pytest.importorskip("nibabel")
+    volume = np.moveaxis(np.arange(24.0, dtype=np.float32).reshape(2, 3, 4), 0, -1)
+    volume[0, 0, 0] = np.nan
+    image = nibabel.Nifti1Image(volume[..., None], np.eye(4))  # of one time
+    nibabel.save(image, tmp_path / "v.nii")
+    found = read_volume(tmp_path / "v.nii")
+    assert len(found) == 2 and found.background is None and found.alpha is None
+
+
 REFUSED = {
     "one slice": (np.zeros((1, 4, 5, 1)), "found one slice, expected a volume of several"),
     "colour": (np.zeros((5, 4, 6, 3)), "found slices of 3 channels, expected gray ones"),

@@ -9,11 +9,16 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from torch import Tensor
 
 from invdiff import Gaussian, operators
-from invdiff.io.pictures import read_picture
+from invdiff.files import restore_file, restore_folder
+from invdiff.io.pictures import Picture, read_picture
+from invdiff.io.units import Units
+from invdiff.prior import GaussianDenoiser
 from invdiff.solve import main
-from invdiff.window import MARGIN, WORTH, Window, window_around, window_of
+from invdiff.solvers import DDNM
+from invdiff.window import GRID, MARGIN, WORTH, Window, told_of_window, window_around, window_of
 
 HEIGHT, WIDTH = 600, 700
 HOLE = np.zeros((HEIGHT, WIDTH), bool)
@@ -40,8 +45,10 @@ def test_a_window_has_all_that_is_hidden_and_a_margin() -> None:
         for (low, high), where, side in zip(
             (window.rows, window.columns), (rows, columns), sides, strict=True
         ):
-            assert low <= max(0, int(where.min()) - margin)
-            assert high >= min(int(side), int(where.max()) + 1 + margin)
+            first = max(0, int(where.min()) - margin)
+            last = min(int(side), int(where.max()) + 1 + margin)
+            assert low % GRID == 0 and 0 <= first - low < GRID
+            assert (high % GRID == 0 or high == side) and 0 <= high - last < GRID
         assert window.cut(hidden).numel() <= WORTH * hidden.numel()
     assert found > 50
 
@@ -62,6 +69,39 @@ def test_the_whole_is_worked_on_where_a_window_would_save_little_or_pixels_are_n
     two[1, :, 200:210, 100:110] = 0
     assert window_of(operators.Mask((3, 1000, 1000), two), Gaussian(0.0)) == Window(
         (0, 320), (0, 208)
+    )
+
+
+def test_the_ends_of_what_a_window_is_worth() -> None:
+    hidden = torch.zeros(600, 1024, dtype=torch.bool)
+    hidden[:, :212] = True  # and 300 columns beside it: half of the picture
+    assert window_around(hidden) == Window((0, 600), (0, 512))
+    hidden[:, 212] = True
+    assert window_around(hidden) is None
+    one = torch.zeros(512, 513, dtype=torch.bool)
+    one[300, 300] = True
+    assert window_around(one) == Window((192, 400), (192, 400))
+    assert window_around(one[:, :512]) is None
+
+
+def test_what_lies_in_a_window() -> None:
+    values = torch.arange(2.0 * 3 * 4 * 5).view(2, 3, 4, 5) / 120
+    alpha = torch.arange(2.0 * 4 * 5).view(2, 1, 4, 5) / 40
+    window = Window((1, 3), (2, 5))
+    picture = Picture(values, name="p", alpha=alpha, units=Units(0.0, 2.0))
+    found = window.picture(picture)
+    assert torch.equal(found.values, values[..., 1:3, 2:5])
+    assert found.alpha is not None and torch.equal(found.alpha, alpha[..., 1:3, 2:5])
+    assert found.name == "p" and found.units == picture.units
+    assert found.header is None and found.background is None
+    assert window.picture(Picture(values)).alpha is None
+    kept = (torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(0)) > 0.3).float()
+    mask = window.mask(operators.Mask((3, 4, 5), kept))
+    assert mask.shape == (3, 2, 3) and torch.equal(mask.s, kept[..., 1:3, 2:5])
+    assert window.share_of(values) == pytest.approx(6 / 20)
+    assert told_of_window(window, (3, 4, 5)) == (
+        "window: 3x2 pixels at column 2, row 1 are worked on, of 5x4: the surroundings of what is "
+        "filled; all else of the picture stays as it is (window=false works on the whole)"
     )
 
 
@@ -91,3 +131,54 @@ def test_what_is_not_masked_stays_at_full_size(
     assert torch.equal(after[..., ~hole], before[..., ~hole])
     assert float((after - before)[..., hole].abs().max()) > 0.01
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+class Counted(GaussianDenoiser):
+    """A prior of white pixels that takes any size, and remembers which it saw."""
+
+    sizes: set[tuple[int, ...]]
+
+    def __init__(self) -> None:
+        super().__init__(torch.full((1, 1, 1), 0.5), torch.full((1, 1), 0.04))
+        self.shape = (1, 64, 64)
+        self.sizes = set()
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.sizes.add(tuple(x.shape[-2:]))
+        shrink = 0.04 / (0.04 + torch.as_tensor(sigma) ** 2)
+        return 0.5 + shrink.to(x) * (x - 0.5)
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_files_in_python_have_the_window(window: bool, tmp_path: Path) -> None:
+    """To the bit outside of the window, and the samples are as large as the file's picture."""
+    (tmp_path / "y").mkdir()
+    pixels = np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)
+    tifffile.imwrite(tmp_path / "y" / "a.tif", pixels, photometric="minisblack")
+    prior = Counted()
+    given = {
+        "operator": operators.Mask((1, HEIGHT, WIDTH), torch.from_numpy(~HOLE).float()),
+        "noise": 0.0,
+        "prior": prior,
+        "solver": DDNM(steps=2),
+        "samples": 3,
+        "window": window,
+    }
+    posterior = restore_file(tmp_path / "y" / "a.tif", tmp_path / "x.tif", **given)
+    (path,) = restore_folder(tmp_path / "y", tmp_path / "x", **given)
+    assert prior.sizes == {(224, 144) if window else (HEIGHT, WIDTH)}
+    assert posterior.samples.shape == (3, 1, 1, HEIGHT, WIDTH)
+    assert posterior.problem.y.shape == (1, 1, HEIGHT, WIDTH)
+    written = tifffile.imread(tmp_path / "x.tif")
+    assert np.array_equal(written, tifffile.imread(path))
+    hole = torch.from_numpy(HOLE)
+    torch.testing.assert_close(
+        torch.from_numpy(written)[hole], posterior.answer[0, 0][hole], rtol=0, atol=0
+    )
+    assert float(np.abs(written - pixels)[HOLE].max()) > 0.01
+    np.testing.assert_allclose(written[~HOLE], pixels[~HOLE], rtol=0, atol=1e-6)  # a sum of floats
+    if window:
+        outside = np.ones_like(HOLE)
+        outside[192:416, :144] = False
+        assert np.array_equal(written[outside], pixels[outside])
+        assert np.array_equal(posterior.samples[0, 0, 0].numpy()[outside], pixels[outside])

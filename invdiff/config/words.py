@@ -42,7 +42,14 @@ def parse_words(words: Iterable[str]) -> Settings:
     """
     settings: Settings = {}
     before = ""
-    for word in words:
+    given = list(words)
+    for k, word in enumerate(given):
+        if word.startswith("-") and word.strip("-"):
+            after = given[k + 1] if k + 1 < len(given) else "VALUE"
+            meant = word.lstrip("-") if "=" in word else f"{word.lstrip('-')}={after}"
+            raise InputError(
+                f"found {brief(word)}, expected key=value, without dashes: {brief(meant)}"
+            )
         key, equals, value = word.partition("=")
         parts = key.split(".")
         if not equals:

@@ -27,6 +27,8 @@ FORM = {
     "seconds": "{:.2g}",
 }
 
+ENOUGH = 5  # images, of fewer of which standard errors are hardly known
+
 
 def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
     """Return tables in Markdown and in LaTeX.
@@ -62,6 +64,12 @@ def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
     markdown += [
         "Bold: not worse than the best mean by more than two standard errors of the paired differences."
     ]
+    if min((len(rows) for rows in found.values()), default=ENOUGH) < ENOUGH:
+        markdown += [
+            "",
+            f"Of fewer than {ENOUGH} images standard errors are rough, and bold says little: take more, "
+            "such as images=20.",
+        ]
     return "\n".join([*markdown, ""]), "\n".join(latex)
 
 

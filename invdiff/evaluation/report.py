@@ -23,7 +23,16 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from invdiff.adjustment import Adjustment
-from invdiff.intervals import FLOOR, band_place, percent, place_of, samples_for, shown_levels
+from invdiff.intervals import (
+    FLOOR,
+    OF_FILLS,
+    SAY_OF_FILLS,
+    band_place,
+    percent,
+    place_of,
+    samples_for,
+    shown_levels,
+)
 from invdiff.io.whole import write_whole
 from invdiff.noise import describe_sigma
 from invdiff.problem import Problem
@@ -113,7 +122,9 @@ def page_data(
     is_whole = block(height * width, pixels) == 1
     return {
         "title": title,
-        "intervals": intervals(count, posterior.adjustment if is_whole else None),
+        "intervals": intervals(
+            count, posterior.adjustment if is_whole else None, any(posterior.filled)
+        ),
         "facts": {
             "operator": type(problem.operator).__name__,
             "image": f"{height} x {width}, {'1 channel' if channels == 1 else f'{channels} channels'}",
@@ -132,7 +143,7 @@ def page_data(
     }
 
 
-def intervals(samples: int, adjustment: Adjustment | None) -> dict[str, Any]:
+def intervals(samples: int, adjustment: Adjustment | None, filled: bool = False) -> dict[str, Any]:
     """Return which intervals the page draws, the wider first, and what is said of them.
 
     Each has a name, the place l of its order statistics, and a factor on its half-widths around the
@@ -141,6 +152,7 @@ def intervals(samples: int, adjustment: Adjustment | None) -> dict[str, Any]:
     Args:
         samples: K.
         adjustment: by which they are widened; None where they are not calibrated.
+        filled: whether a hole was filled from patches.
 
     Example:
         >>> found = intervals(4, None)
@@ -173,7 +185,11 @@ def intervals(samples: int, adjustment: Adjustment | None) -> dict[str, Any]:
         if shown
         else ""
     )
-    return {"label": "not calibrated", "note": note, "floor": FLOOR, "bands": bands}
+    label = "not calibrated"
+    if filled:
+        label = OF_FILLS
+        note = f"{note} In the hole they {SAY_OF_FILLS}." if note else ""
+    return {"label": label, "note": note, "floor": FLOOR, "bands": bands}
 
 
 def is_of_the_scene(problem: Problem) -> bool:

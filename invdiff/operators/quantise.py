@@ -45,8 +45,8 @@ def truncated_mean(mean: Tensor, std: float, low: Tensor, high: Tensor) -> Tenso
 
     Example:
         >>> ends = torch.tensor([-1.0, 0.0, 5.0]), torch.tensor([1.0, math.inf, 6.0])
-        >>> truncated_mean(torch.zeros(3), 1.0, *ends).round(decimals=3)
-        tensor([0.0000, 0.7980, 5.1840])
+        >>> truncated_mean(torch.zeros(3), 1.0, *ends).round(decimals=2)
+        tensor([0.0000, 0.8000, 5.1800])
     """
     a = (low - mean).double() / std
     b = (high - mean).double() / std

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -638,9 +639,11 @@ def find_prior(name: str | Path, what: str = "prior") -> Path:
     if _exists(path.is_file):
         return path
     known = ", ".join(_shipped_names())
+    is_on_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)) and not Path(name).suffix
+    hint = f"; of the Hugging Face hub: {what}=hf:{name}" if is_on_hub else ""
     raise InputError(
         f"{what} {brief(str(name))}: no such file, folder or shipped prior "
-        f"(shipped: {known or 'none'})"
+        f"(shipped: {known or 'none'}){hint}"
     )
 
 

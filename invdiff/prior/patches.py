@@ -88,7 +88,7 @@ def poolings(known: Tensor) -> list[int]:
     factors = [1]
     while side / factors[-1] > WIDEST / 2:
         coarser = 2 * factors[-1]
-        if min(known.shape) < coarser * PATCH or _count(known, coarser) < FEWEST:
+        if _count(known, coarser) < FEWEST:  # it is wider than the hole, and so than a patch
             break
         factors.append(coarser)
     usable = side / factors[-1] <= WIDEST and _count(known, factors[-1]) >= FEWEST

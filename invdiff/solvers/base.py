@@ -109,6 +109,8 @@ class Solver(ABC):
 
     # Whether it may begin at an estimate of the image plus noise, in place of pure noise.
     starts_from_estimate: ClassVar[bool] = True
+    # Whether the x that it is given is where it begins, and may be an image plus little noise.
+    begins_at_x: ClassVar[bool] = True
     requires: ClassVar[type[Operator]] = Operator  # type: ignore[type-abstract]
     # One variance for all entries of an image's y: not Poisson.
     requires_white_noise: ClassVar[bool] = False

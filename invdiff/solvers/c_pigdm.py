@@ -92,6 +92,7 @@ class CPiGDM(Solver):
     sigma_max: float = 2.03
     sigma_min: float = 0.04
 
+    begins_at_x = False  # each coefficient has a level of its own
     requires = SpectralOperator
     requires_white_noise = True
     ranges = {

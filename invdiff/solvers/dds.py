@@ -88,12 +88,12 @@ class DDS(Solver):
         self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
-        split = torch.zeros_like(differences(x)) if self.tv else None
+        split = torch.zeros_like(differences(x))
         dual = split
         for sigma, sigma_next in pairwise(sigmas):
             r2 = error_variance(sigma)
             x0 = prior(x, sigma)
-            if split is None or dual is None:
+            if not self.tv:
                 x0 = self.pulled(problem, x0, r2, None)
             else:
                 x0 = self.pulled(problem, x0, r2, split - dual)

@@ -38,18 +38,19 @@ class DiffPIR(Solver):
     rho = lam sigma_y^2 / sbar^2 with sbar = 2 sigma: the published code takes sigma_y on [0, 1] and
     sbar on [-1, 1]. The proximal step is thus Bayes' rule for a prior N(x0, sigma^2 I) at lam = 4.
     As in Alg. 1 every step has one; the published code leaves the last one out, after which samples
-    no longer fit a y of little noise (sigma_y < 0.005). That code begins at a diffused y (super-resolution:
-    an enlarged one), where runs here begin at noise without `sigma_max`, and for inpainting it puts the
-    noisy y into the result. As there, sigma_y counts as at least 0.001.
+    no longer fit a y of little noise (sigma_y < 0.005). That code begins at a diffused y
+    (super-resolution: an enlarged one), where runs here begin at noise without `sigma_max`, and
+    for inpainting it puts the noisy y into the result. As there, sigma_y counts as at least 0.001.
 
-    For an operator that rounds, JPEG above all, the mean given y of N(x0, 4 sigma^2 / lam I) takes the
-    place of the minimum, as Bayes' rule would have it (`invdiff.operators.quantise`).
+    For an operator that rounds, JPEG above all, the mean given y of N(x0, 4 sigma^2 / lam I) takes
+    the place of the minimum, as Bayes' rule would have it (`invdiff.operators.quantise`).
 
     Args:
         lam: lambda, as in the published code, where it is 7 for most tasks.
         zeta: share of fresh noise; the rest repeats the noise in x. In the paper 0.3.
-        sigma_max: the first level, on [-1, 1], at which noise is added to an estimate from y alone; None
-            begins at noise alone. For measurements that lack fine detail and nothing else.
+        sigma_max: the first level, on [-1, 1], at which noise is added to an estimate from y
+            alone; None begins at noise alone. For measurements that lack fine detail and nothing
+            else.
 
     Example:
         >>> import torch

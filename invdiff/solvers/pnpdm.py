@@ -29,9 +29,9 @@ from invdiff.solvers.tools.split import draw_z
 class PnPDM(Solver):
     """Plug-and-play diffusion: draws z given x and y, then x given z, by turns.
 
-    z is drawn exactly for a linear operator, else by Langevin dynamics; x from z at level rho down to
-    0, by steps that know the covariance of x0 given x. The paper's steps do not, and few of them
-    are too narrow: ``covariance=False`` takes the transitions of the DDPM, to first order the
+    z is drawn exactly for a linear operator, else by Langevin dynamics; x from z at level rho down
+    to 0, by steps that know the covariance of x0 given x. The paper's steps do not, and few of
+    them are too narrow: ``covariance=False`` takes the transitions of the DDPM, to first order the
     Euler-Maruyama steps of the authors' code, which overshoot where they are long. Noise of y that
     is not Gaussian is replaced by Gaussian noise of its variance.
 
@@ -40,8 +40,8 @@ class PnPDM(Solver):
         rho_max, decay, rho_min: rho = max(rho_max decay^k, rho_min) in turn k, on [-1, 1].
         levels, spacing: the ladder of the prior from its largest level to 0; a turn takes the
             levels below rho.
-        covariance: whether x is drawn with the covariance of x0 given x (``informed_transition``), at
-            two calls a level in place of one; as published it is not.
+        covariance: whether x is drawn with the covariance of x0 given x (``informed_transition``),
+            at two calls a level in place of one; as published it is not.
         inner_steps: steps of Langevin dynamics, for nonlinear operators.
         lr: their size as published, for images in [-1, 1].
 
@@ -69,6 +69,7 @@ class PnPDM(Solver):
     inner_steps: int = 100
     lr: float = 1e-4
 
+    begins_at_x = False  # but at `first_image`
     ranges = {
         **Solver.ranges,
         "rho_max": POSITIVE,

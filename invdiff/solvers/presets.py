@@ -6,16 +6,19 @@ preset of its name, which may have other settings for some tasks.
 
 from __future__ import annotations
 
+import torch
 import yaml
 
 from invdiff import registry
 from invdiff.errors import InputError, check_type, described
-from invdiff.operators import LinearOperator, Operator
+from invdiff.operators import Jpeg, LinearOperator, Operator
+from invdiff.problem import Problem
 from invdiff.resources import PRESETS, TASKS
 from invdiff.solvers.base import Solver
 
 DEFAULT = "mmps_2m_sde"  # of every command, and of `restore`: docs/defaults.md says why
 NONLINEAR = "dps"  # in place of it, for operators that are not linear
+CODED = "diffpir_jpeg"  # in place of both, for JPEG, which is best known as rounding without noise
 
 
 def presets() -> list[str]:
@@ -78,23 +81,29 @@ def preset_of(solver: Solver, task: str | None = None) -> str | None:
     return next((name for name in presets() if preset(name, task=named) == solver), None)
 
 
-def solver_for(operator: type[Operator]) -> str:
+def solver_for(operator: type[Operator], exact: bool = True) -> str:
     """Return the name of the default solver for a class of operators.
+
+    Args:
+        operator: the class.
+        exact: whether y has no noise beside what the operator does, such as rounding.
 
     Example:
         >>> from invdiff.operators import Jpeg, MaskBox
         >>> solver_for(MaskBox), solver_for(Jpeg)
-        ('mmps_2m_sde', 'dps')
+        ('mmps_2m_sde', 'diffpir_jpeg')
     """
+    if issubclass(operator, Jpeg) and exact:
+        return CODED
     return DEFAULT if issubclass(operator, LinearOperator) else NONLINEAR
 
 
-def solver_named(solver: Solver | str | None = None, operator: Operator | None = None) -> Solver:
+def solver_named(solver: Solver | str | None = None, problem: Problem | None = None) -> Solver:
     """Return a solver that is given as such, by the name of a preset, or the default one for None.
 
     Args:
         solver: such as "pigdm"; ``package.module:Class`` is imported.
-        operator: which the default one has to suit; any linear one if it is not given.
+        problem: which the default one has to suit; any of a linear operator if it is not given.
 
     Raises:
         InputError: there is no such preset.
@@ -106,7 +115,10 @@ def solver_named(solver: Solver | str | None = None, operator: Operator | None =
     if isinstance(solver, Solver):
         return solver
     if solver is None:
-        return preset(DEFAULT if operator is None else solver_for(type(operator)))
+        if problem is None:
+            return preset(DEFAULT)
+        exact = bool((torch.as_tensor(problem.variance()) == 0).all())
+        return preset(solver_for(type(problem.operator), exact))
     check_type("solver", solver, str, "a Solver, such as solvers.DDNM(steps=100), or its name")
     if solver in presets():
         return preset(solver)

@@ -57,6 +57,7 @@ class REDDiff(Solver):
     lam: float = 0.25
     lr: float = 0.1
 
+    begins_at_x = False  # but at `initial_mean`
     ranges = {**Solver.ranges, "lam": NOT_NEGATIVE, "lr": POSITIVE}
 
     def iterate(

@@ -330,14 +330,15 @@ def in_memory(data: Data, squares: int, seed: int = 0, batch: int = 256) -> Trai
 class Squares:
     """Random squares of images, at random scales: a photograph that was halved is one, too.
 
-    A scale of 1/2 takes a square twice as wide and halves it. A third of the squares are cut as they
-    are where the scales reach 1; the scale of the others is uniform. They are shrunk by averages or
-    by an antialiased bicubic filter, half of them each, so that no filter's marks are learned.
+    A scale of 1/2 takes a square twice as wide and halves it. A third of the squares are cut as
+    they are where the scales reach 1; the scale of the others is uniform. They are shrunk by
+    averages or by an antialiased bicubic filter, half of them each, so that no filter's marks are
+    learned.
 
     Attributes:
         size: side of the squares.
-        scale: (low, high), the range of scales within (0, 1]; an image that is too small for a scale
-            is taken at its smallest.
+        scale: (low, high), the range of scales within (0, 1]; an image that is too small for a
+            scale is taken at its smallest.
 
     Example:
         >>> image = torch.arange(64, dtype=torch.uint8).view(1, 8, 8)
@@ -360,8 +361,8 @@ class Squares:
 
         Args:
             image: 8-bit (C, h, w), at least as large as the square.
-            u: (``uniforms``,) in [0, 1): the place (top, left), then whether the square is cut as it
-                is, its scale, and its filter.
+            u: (``uniforms``,) in [0, 1): the place (top, left), then whether the square is cut as
+                it is, its scale, and its filter.
         """
         side = self.side(image, u)
         room = torch.tensor(image.shape[-2:]) - side + 1

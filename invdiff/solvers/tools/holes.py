@@ -3,14 +3,18 @@
 A network that was trained on squares of 64x64 pixels has no idea of what spans a larger hole, and
 leaves a blob. There `invdiff.prior.patches` draws a fill from the picture's own patches, and the
 solver begins at it and a little noise, in place of at pure noise: that leaves the prior to settle
-the seams.
+the seams. Such samples are none of the posterior under the prior, so that they are drawn only where
+``fill_holes`` asks for them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from invdiff.errors import InputError
 from invdiff.operators.mask import Mask
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.patches import filled, hole_side, poolings
@@ -74,11 +78,75 @@ def known_pixels(problem: Problem) -> Tensor:
     return (measured.amin(1) > 0).to(problem.y)
 
 
-def large_holes(problem: Problem, prior: Denoiser, solver: Solver) -> list[int]:
-    """Return of each image the side of its hole where that is larger than what the prior sees, else 0.
+@dataclass(frozen=True)
+class LargeHoles:
+    """Which images of a problem have a large hole, and at which noise level a solver begins at a fill.
 
-    It is that of the largest square without a known pixel, for the operators that are masks, and
-    solvers that may begin at an estimate.
+    Attributes:
+        sides: of each image the side of the largest square without a known pixel, where that is as
+            large as what the prior sees; else 0.
+        levels: of each image the noise level at which a solver begins at a fill; 0 where nothing is
+            filled.
+        sees: height and width that the prior sees.
+        noisy: whether y is too noisy for a fill.
+
+    Example:
+        >>> LargeHoles((0, 70), (0.0, 0.01), (64, 64)).filled
+        (False, True)
+    """
+
+    sides: tuple[int, ...]
+    levels: tuple[float, ...]
+    sees: tuple[int, ...]
+    noisy: bool = False
+
+    @property
+    def filled(self) -> tuple[bool, ...]:
+        """Whether the hole of each image is filled."""
+        return tuple(level > 0 for level in self.levels)
+
+    @property
+    def told_of_fill(self) -> str:
+        """The line that says that large holes are filled from patches, empty where none is."""
+        sides = [side for side, fill in zip(self.sides, self.filled, strict=True) if fill]
+        what = "it is filled from the picture's own patches, and the answer is one of the samples"
+        return self._told(sides, what)
+
+    @property
+    def told_of_blur(self) -> str:
+        """The line that says that large holes cannot be filled, empty where all can."""
+        left = [side for side, fill in zip(self.sides, self.filled, strict=True) if not fill]
+        why = "y is too noisy" if self.noisy else "too little is known around it"
+        return self._told(left, f"{why} to fill it, and what is drawn there is a blur")
+
+    def _told(self, sides: list[int], what: str) -> str:
+        side = max(sides, default=0)
+        if side == 0:
+            return ""
+        sees = "x".join(map(str, self.sees))
+        return (
+            f"a hole of {side}x{side} pixels is larger than the {sees} that the prior sees: {what}"
+        )
+
+    def view(self, prior: Denoiser) -> Denoiser:
+        """Return a prior whose ladder begins where a solver begins at a fill; as it is without one."""
+        level = max(self.levels, default=0.0)
+        return BegunAt(prior, level) if level > 0 else prior
+
+    def check_calibration(self) -> None:
+        """Raise InputError where a hole is filled: a calibration is of samples without fills."""
+        if any(self.filled):
+            raise InputError(
+                "calibration: found one and a hole that is filled from patches, expected "
+                "fill_holes=false or no calibration: fills are not what it was made on"
+            )
+
+
+def large_holes(problem: Problem, prior: Denoiser, solver: Solver) -> LargeHoles:
+    """Return what is to be filled of a problem's images: holes as large as what the prior sees.
+
+    There are none for operators that are no masks, and for solvers that do not begin at the image
+    that they are given.
 
     Args:
         problem: of B images.
@@ -89,22 +157,39 @@ def large_holes(problem: Problem, prior: Denoiser, solver: Solver) -> list[int]:
         >>> from invdiff import Gaussian, operators, solvers
         >>> from invdiff.prior import GaussianDenoiser
         >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
-        >>> mask = operators.MaskBox((1, 32, 32), height=6, width=7)
+        >>> mask = operators.MaskBox((1, 32, 32), height=16, width=17)
         >>> problem = Problem(mask, Gaussian(0.0), torch.zeros(1, 1, 32, 32))
-        >>> large_holes(problem, prior, solvers.DDNM())
-        [6]
+        >>> found = large_holes(problem, prior, solvers.DDNM())
+        >>> found.sides, found.levels
+        ((16,), (0.01,))
+        >>> found.told_of_fill.partition(":")[0]
+        'a hole of 16x16 pixels is larger than the 4x4 that the prior sees'
     """
-    sees = max(prior.shape[1:], default=0)
-    if not isinstance(problem.operator, Mask) or not solver.starts_from_estimate or sees == 0:
-        return [0] * len(problem)
-    if min(problem.operator.shape[1:]) < sees:
-        return [0] * len(problem)
-    known = known_pixels(problem)
+    none = (0,) * len(problem)
+    sees = prior.shape[1:]
+    found = LargeHoles(none, (0.0,) * len(problem), sees)
+    begins_at_x = solver.starts_from_estimate and solver.begins_at_x
+    if not isinstance(problem.operator, Mask) or not begins_at_x:
+        return found
+    side = max(sees, default=0)
+    sides = problem.operator.shape[1:]
+    if side == 0 or min(sides) < side:
+        return found
+    known = problem.measured().expand_as(problem.y).amax(1)  # in one channel at least
     if problem.operator.s.ndim < 4:  # one mask for all
         known = known[:1]
-    sides = [hole_side(part) for part in known]
-    sides *= len(problem) // len(sides)
-    return [side if side >= sees else 0 for side in sides]
+    holes = [hole_side(part) for part in known]
+    holes *= len(problem) // len(holes)
+    if max(holes) < side:
+        return found
+    large = tuple(hole if hole >= side else 0 for hole in holes)
+    noise = _noise_levels(problem)
+    able = can_fill(problem)
+    levels = tuple(
+        max(BEGIN, TIMES_NOISE * level) if hole and can else 0.0
+        for hole, can, level in zip(large, able, noise.tolist(), strict=True)
+    )
+    return LargeHoles(large, levels, sees, bool((noise > MOST_NOISE).any()))
 
 
 def can_fill(problem: Problem) -> list[bool]:
@@ -125,29 +210,6 @@ def can_fill(problem: Problem) -> list[bool]:
     found *= len(problem) // len(found)
     quiet = _noise_levels(problem) <= MOST_NOISE
     return [each and bool(low) for each, low in zip(found, quiet, strict=True)]
-
-
-def begin_levels(problem: Problem, prior: Denoiser, solver: Solver) -> list[float]:
-    """Return of each image the noise level at which a solver begins at a fill; 0 where nothing is filled.
-
-    Example:
-        >>> from invdiff import Gaussian, operators, solvers
-        >>> from invdiff.prior import GaussianDenoiser
-        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
-        >>> mask = operators.MaskBox((1, 32, 32), height=16, width=16)
-        >>> problem = Problem(mask, Gaussian(0.0), torch.zeros(1, 1, 32, 32))
-        >>> begin_levels(problem, prior, solvers.DDNM())
-        [0.01]
-    """
-    sides = large_holes(problem, prior, solver)
-    if not any(sides):
-        return [0.0] * len(problem)
-    noise = _noise_levels(problem).tolist()
-    able = can_fill(problem)
-    return [
-        max(BEGIN, TIMES_NOISE * level) if side and can else 0.0
-        for side, can, level in zip(sides, able, noise, strict=True)
-    ]
 
 
 def fill_of(problem: Problem, noise: Streams) -> Tensor:
@@ -174,55 +236,3 @@ def _noise_levels(problem: Problem) -> Tensor:
     measured = problem.measured().expand_as(problem.y)
     total = (variance * measured).flatten(1).sum(1)
     return (total / measured.flatten(1).sum(1)).sqrt()
-
-
-def told_of_fill(problem: Problem, prior: Denoiser, solver: Solver) -> str:
-    """Return the line that says that large holes are filled from patches, empty where none is.
-
-    Example:
-        >>> from invdiff import Gaussian, operators, solvers
-        >>> from invdiff.prior import GaussianDenoiser
-        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
-        >>> mask = operators.MaskBox((1, 32, 32), height=16, width=16)
-        >>> problem = Problem(mask, Gaussian(0.0), torch.zeros(1, 1, 32, 32))
-        >>> told_of_fill(problem, prior, solvers.DDNM()).partition(":")[0]
-        'a hole of 16x16 pixels is larger than the 4x4 that the prior sees'
-    """
-    begun = [level > 0 for level in begin_levels(problem, prior, solver)]
-    return _told(
-        [
-            side
-            for side, fill in zip(large_holes(problem, prior, solver), begun, strict=True)
-            if fill
-        ],
-        prior,
-        "it is filled from the picture's own patches, and the answer is one of the samples",
-    )
-
-
-def told_of_blur(problem: Problem, prior: Denoiser, solver: Solver) -> str:
-    """Return the line that says that large holes cannot be filled, empty where all can.
-
-    Example:
-        >>> from invdiff import Gaussian, operators, solvers
-        >>> from invdiff.prior import GaussianDenoiser
-        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
-        >>> mask = operators.MaskBox((1, 32, 32), height=30, width=30)
-        >>> problem = Problem(mask, Gaussian(0.0), torch.zeros(1, 1, 32, 32))
-        >>> told_of_blur(problem, prior, solvers.DDNM()).partition(": ")[2]
-        'too little is known around it to fill it, and what is drawn there is a blur'
-    """
-    begun = [level > 0 for level in begin_levels(problem, prior, solver)]
-    sides = large_holes(problem, prior, solver)
-    left = [side for side, fill in zip(sides, begun, strict=True) if side and not fill]
-    noisy = bool((_noise_levels(problem) > MOST_NOISE).any())
-    why = "y is too noisy" if noisy else "too little is known around it"
-    return _told(left, prior, f"{why} to fill it, and what is drawn there is a blur")
-
-
-def _told(sides: list[int], prior: Denoiser, what: str) -> str:
-    if not sides:
-        return ""
-    side = max(sides)
-    sees = "x".join(map(str, prior.shape[1:]))
-    return f"a hole of {side}x{side} pixels is larger than the {sees} that the prior sees: {what}"
