@@ -84,7 +84,7 @@ REFUSED = {
     "operator.size=67": "kernel size: found 67, expected at most 65",
     "operator.size=15": "size: found 15 for a picture of 14x14, expected at most 14",
     "operator.sigma=2": "operator has no setting 'sigma' (settings: kernel, family, size)",
-    "operator.name=mask_half": "operator: found mask_half with kernel=unknown, expected blur",
+    "operator.name=mask_half": "operator: found 'mask_half' with kernel=unknown, expected blur",
     "solver=dps": "solver: found it with operator.kernel=unknown, expected none",
     "preview=true": "preview: found it with operator.kernel=unknown, expected none",
     "noise=poisson noise.peak=9": "noise: found Poisson, expected Gaussian, for which kernels are drawn",
