@@ -98,7 +98,7 @@ def listed(what: str, titled: bool = False) -> str:
         InputError: there is no such list.
 
     Example:
-        >>> print(listed("noises").splitlines()[0])
+        >>> print(listed("noises").splitlines()[2])
         gaussian: Gaussian noise: y ~ N(clean, sigma^2).
     """
     if what in PRESETS:

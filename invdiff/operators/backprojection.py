@@ -51,8 +51,8 @@ def filtered_backprojection(scan: Scan, y: Tensor, cutoff: float = 1.0) -> Tenso
         >>> x = torch.zeros(1, 1, 32, 32)
         >>> x[..., 12:20, 12:20] = 1.0
         >>> found = filtered_backprojection(scan, scan(x))
-        >>> round(float(found[..., 14:18, 14:18].mean()), 1), round(float(found[..., :4, :].mean()), 1)
-        (1.0, 0.0)
+        >>> round(float(found[..., 14:18, 14:18].mean()), 1), abs(float(found[..., :4, :].mean())) < 0.05
+        (1.0, True)
     """
     rays = scan.rays
     views = (y.mT if scan.detectors_first else y) / scan.scale

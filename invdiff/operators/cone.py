@@ -60,8 +60,7 @@ class ConeBeam(LinearOperator):
         >>> ConeBeam((2, 4, 4), source=1.0)
         Traceback (most recent call last):
         ...
-        invdiff.errors.InputError: source: found 1.0, expected more than 2.828 pixels, outside of
-            the \
+        invdiff.errors.InputError: source: found 1.0, expected more than 2.828 pixels, outside of the \
 image's circle around the axis
     """
 

@@ -166,7 +166,10 @@ def fit_from_measurements(
     run = Run(problem, settings, Path(out), start_laps, rank, solver, progress)
     with run_folder(run.out):
         run.check_identity()
-        for number in range(len(run.finished()), laps):
+        done = len(run.finished())
+        for number in range(done):
+            run.sweep(number)
+        for number in range(done, laps):
             run.do(number)
         return load_network(run.out, settings.device)
 
@@ -299,8 +302,12 @@ class Run:
         laps = [*self.finished(), vars(moments)]
         self.write_log(laps)
         write_json(self.out / RUN_FILE, {**read_json(self.out / RUN_FILE), "laps": laps})
+        self.sweep(number)
+
+    def sweep(self, number: int) -> None:
+        """Remove what a finished lap has no need of; a run that was killed may have left it."""
         for path in [*self.folder(number).glob("samples_*.npy"), self.folder(number) / "state.pt"]:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def write_log(self, laps: Sequence[Mapping[str, float]]) -> None:
         """Write the moments of all laps as log.csv: lap, name, value."""

@@ -166,11 +166,12 @@ def large_holes(problem: Problem, prior: Denoiser, solver: Solver) -> LargeHoles
         'a hole of 16x16 pixels is larger than the 4x4 that the prior sees'
     """
     none = (0,) * len(problem)
-    sees = prior.shape[1:]
-    found = LargeHoles(none, (0.0,) * len(problem), sees)
+    unfilled = (0.0,) * len(problem)
     begins_at_x = solver.starts_from_estimate and solver.begins_at_x
     if not isinstance(problem.operator, Mask) or not begins_at_x:
-        return found
+        return LargeHoles(none, unfilled, ())
+    sees = prior.shape[1:]
+    found = LargeHoles(none, unfilled, sees)
     side = max(sees, default=0)
     sides = problem.operator.shape[1:]
     if side == 0 or min(sides) < side:
