@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from invdiff import load_prior
+from invdiff.prior.checkpoint import load_network
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.execution import Execution
 from invdiff.prior.experts import part_of
@@ -56,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)
     prior = load_prior(arguments.prior)
     new = Execution(precision="float32").around(prior)
-    old = part_of(load_prior(arguments.prior), "high")
+    old = part_of(load_network(arguments.prior), "high")
     ladder = preset(DEFAULT).ladder(prior)[:-1]
     print("| pixels | batch | " + " | ".join(f"{sigma:.2g}" for sigma in ladder) + " | mean |")
     print("|" + "---|" * (3 + len(ladder)))

@@ -181,7 +181,10 @@ LINES: list[tuple[Callable[[], object], str]] = [
         lambda: write.write_image("x.png", torch.zeros(5, 2, 2)),
         "x.png: found shape (5, 2, 2), expected (C, H, W) with C from 1 to 4",
     ),
-    (lambda: write.write_image("x.png", [0.5]), "x.png: found a list, expected a tensor (C, H, W)"),  # type: ignore[arg-type]
+    (
+        lambda: write.write_image("x.png", [0.5]),  # type: ignore[arg-type]
+        "x.png: found a list, expected a tensor (C, H, W)",
+    ),
     (
         lambda: write.check_target(Path("x.jpg"), wrong_alpha(), overwrite=True),
         "x.jpg: found an alpha channel, which .jpg does not hold, expected .png or .tif",

@@ -346,7 +346,10 @@ LINES: list[tuple[Callable[[], object], str]] = [
         lambda: ClassifierSpec((2,), {**UNET, "classes": 3}, target="eps"),
         "target: found 'eps' (str), expected one of label",
     ),  # type: ignore[arg-type]
-    (lambda: EDMSpec((1, 8, 8), UNET, 3), "preconditioning: found 3 (int), expected settings"),  # type: ignore[arg-type]
+    (
+        lambda: EDMSpec((1, 8, 8), UNET, 3),  # type: ignore[arg-type]
+        "preconditioning: found 3 (int), expected settings",
+    ),
     (
         lambda: EDMSpec((1, 8, 8), UNET, {"sigma_data": "x"}),
         "preconditioning.sigma_data: found 'x' (str), expected name: str, sigma_data: float, "

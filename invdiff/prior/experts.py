@@ -160,8 +160,8 @@ def joined(
         >>> joined(low, high)(torch.rand(1, 1, 8, 8), 0.2).shape
         torch.Size([1, 1, 8, 8])
     """
-    low, low_network = _described("expert", part_of(low, "low"), "eps")
-    high, high_network = _described("prior", part_of(high, "high"), "v")
+    low, low_network = _described("expert", low, "eps")
+    high, high_network = _described("prior", high, "v")
     if low.shape[0] != high.shape[0]:
         raise InputError(f"expert: found {low.shape[0]} channels, expected {high.shape[0]}")
     if not torch.equal(low.schedule.abar, high.schedule.abar):
@@ -195,7 +195,7 @@ def joined(
     return prior
 
 
-def part_of(prior: Denoiser, part: Literal["low", "high"]) -> Denoiser:
+def part_of(prior: NetworkDenoiser, part: Literal["low", "high"]) -> NetworkDenoiser:
     """Return one network of a prior of experts as a prior of its own; any other prior as it is.
 
     Example:
@@ -204,8 +204,8 @@ def part_of(prior: Denoiser, part: Literal["low", "high"]) -> Denoiser:
         >>> part_of(prior, "low").target, part_of(prior, "high").target
         ('eps', 'v')
     """
-    network = getattr(prior, "network", None)
-    if not (isinstance(prior, NetworkDenoiser) and isinstance(network, Experts)):
+    network = prior.network
+    if not isinstance(network, Experts):
         return prior
     inner = network.low if part == "low" else network.high
     found = NetworkDenoiser(
@@ -229,6 +229,8 @@ def _described(
     name: str, prior: Denoiser, target: str
 ) -> tuple[NetworkDenoiser, Mapping[str, Any]]:
     """Return a prior of a named network that predicts ``target``, and the network's settings."""
+    if isinstance(prior, NetworkDenoiser):
+        prior = part_of(prior, "low" if target == "eps" else "high")
     if not isinstance(prior, NetworkDenoiser) or prior.described is None:
         found = type(prior).__name__
         raise InputError(f"{name}: found a {found}, expected one of a registered network")

@@ -61,7 +61,7 @@ from invdiff.prior.checkpoint import (
 from invdiff.prior.classifier import NetworkClassifier, cross_entropy, log_probabilities
 from invdiff.prior.ddpm import DDPM, Target, Variance
 from invdiff.prior.denoiser import NetworkDenoiser
-from invdiff.prior.experts import Experts
+from invdiff.prior.experts import Experts, part_of
 from invdiff.prior.guidance import ClassifierFree
 from invdiff.prior.reverse import generate
 from invdiff.prior.schedule import Schedule, ScheduleName
@@ -1075,22 +1075,21 @@ class Trainer:
         if b"".join(kept) != content:
             write_whole(self.out / LOG_FILE, b"".join(kept))
 
-    def _part_that_fits(self, prior: NetworkDenoiser) -> tuple[str, nn.Module]:
-        """Return what a prior's network predicts, and the network: of experts, the one of our kind."""
+    def _part_that_fits(self, prior: NetworkDenoiser) -> NetworkDenoiser:
+        """Return a prior; of experts, where the network to be trained is none, the one of its kind."""
         network = prior.network
-        if isinstance(network, Experts) and not isinstance(self.network, Experts):
-            if isinstance(self.network, type(network.low)):
-                return "eps", network.low
-            return network.predicts, network.high
-        return prior.target, network
+        if not isinstance(network, Experts) or isinstance(self.network, Experts):
+            return prior
+        return part_of(prior, "low" if isinstance(self.network, type(network.low)) else "high")
 
     def take_weights_of(self, name: str) -> None:
         """Begin with the weights of another prior, each of which must fit."""
-        prior = load_network(name)
-        target, network = self._part_that_fits(prior)
-        if target != self.spec.target:
-            raise InputError(f"init {name}: predicts {target}, expected target={self.spec.target}")
-        given = network.state_dict()
+        prior = self._part_that_fits(load_network(name))
+        if prior.target != self.spec.target:
+            raise InputError(
+                f"init {name}: predicts {prior.target}, expected target={self.spec.target}"
+            )
+        given = prior.network.state_dict()
         own = self.network.state_dict()
         # Weights missing from `init` keep their initial values; their last layer is zero, so they
         # have no effect yet.
