@@ -17,8 +17,10 @@ from invdiff.inference import trajectory
 from invdiff.noise import Gaussian
 from invdiff.operators import (
     BlockAverage,
+    Blur,
     CircularBlur,
     Denoise,
+    GaussianBlur,
     LinearOperator,
     MaskRandom,
     Operator,
@@ -52,6 +54,7 @@ from invdiff.solvers.tools.adam import Adam
 from invdiff.solvers.tools.given import curvature, draw_given_y, last_draw, moved_to_y, noise_level
 from invdiff.solvers.tools.jumps import diffuse
 from invdiff.solvers.tools.langevin import log_density_gradient
+from invdiff.solvers.tools.moments import conditional_mean
 from invdiff.solvers.tools.smc import Particles
 from invdiff.solvers.tools.spectral import coefficients
 from invdiff.solvers.tools.split import Split, draw_z
@@ -609,6 +612,42 @@ def test_draws_given_x_and_y_have_the_moments_of_the_posterior() -> None:
     white = (found.flatten(1) - mean) @ directions / values.sqrt()
     assert float(white.mean(0).abs().max()) < 5 / count**0.5 + 0.03
     assert float((white.var(0) - 1).abs().max()) < 0.15
+
+
+# Error of three iterations, as a share of E[x0 | x, y] - E[x0 | x]. Without a preconditioner GMRES has 0.38, 0.32,
+# 0.50 and 0.25: it sees what the blur lets through.
+@pytest.mark.parametrize(
+    ("blur", "sigma", "most"),
+    [
+        ("gaussian", 0.3, 0.16),
+        ("gaussian", 0.1, 0.01),
+        ("slanted", 0.3, 0.26),
+        ("slanted", 0.1, 0.03),
+    ],
+)
+def test_three_iterations_undo_a_blur(blur: str, sigma: float, most: float) -> None:
+    """E[x0 | x, y] under a smooth Gaussian prior of 8x8 pixels, beside its dense solution."""
+    side = 8
+    shape = (1, side, side)
+    places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
+    C = 0.09 * torch.exp(-torch.cdist(places, places) / 3)
+    prior = GaussianDenoiser(torch.full(shape, 0.5).double(), C)
+    kernel = torch.eye(5, dtype=torch.float64) / 5
+    found_operator = GaussianBlur(shape, sigma=1.5) if blur == "gaussian" else Blur(shape, kernel)
+    operator = found_operator.double()
+    truth = 0.5 + oracles.normal(3, side**2, seed=31) @ torch.linalg.cholesky(C).T
+    x0 = truth.view(3, *shape)
+    y = operator(x0) + 0.025 * oracles.normal(3, *operator.measurement_shape, seed=32)
+    posed = Problem(operator, Gaussian(0.025), y)
+    x = x0 + sigma * oracles.normal(3, *shape, seed=33)
+    mean = prior(x, sigma)
+    A = oracles.dense(operator)
+    V = C - C @ torch.linalg.solve(C + sigma**2 * torch.eye(side**2).double(), C)
+    covariance = A @ V @ A.T + 0.025**2 * torch.eye(len(A)).double()
+    residual = (posed.y - operator(mean)).flatten(1)
+    move = torch.linalg.solve(covariance, residual.T).T @ A @ V
+    found = conditional_mean(prior, posed, x, sigma, 3, "gmres") - mean
+    assert float((found.flatten(1) - move).norm() / move.norm()) < most
 
 
 class Sequence(Streams):
