@@ -85,6 +85,18 @@ class _Found(NamedTuple):
     node: ast.ClassDef | ast.expr
 
 
+def command_path(name: str) -> Path:
+    """Return the module of a command: a file, or the first one of a folder.
+
+    Example:
+        >>> command_path("solve").name, command_path("app").name
+        ('solve.py', '__init__.py')
+    """
+    path = _module_path(f"invdiff.{name}")
+    assert path is not None
+    return path
+
+
 def command_text(path: Path) -> str:
     """Return the docstring of a command's module."""
     return inspect.cleandoc(ast.get_docstring(_tree(path)) or "")
