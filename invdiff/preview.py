@@ -29,6 +29,7 @@ from invdiff.operators import Blur, CircularBlur, GaussianBlur, Mask, Operator
 from invdiff.operators.kernels import gaussian_taps, kernel_tensor
 from invdiff.problem import Problem
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 SIDE = 128  # pixels of the longer side, unless the caller says otherwise
 GRID = 16  # a part begins at multiples of it, which keeps mosaics and blocks of JPEG in place
@@ -59,6 +60,8 @@ class Preview:
     problem: Problem
     text: str
     small: Callable[[Tensor], Tensor]
+
+    __repr__ = one_line
 
 
 def preview_of(problem: Problem, side: int = SIDE) -> Preview:

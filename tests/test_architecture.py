@@ -31,6 +31,7 @@ RANKS = [
         "intervals",
         "progress",
         "memory",
+        "summary",
     ],
     ["io"],
     ["prior", "noise", "operators"],

@@ -211,7 +211,7 @@ def _of_function(
     defaults = [*missing, *arguments.defaults, *arguments.kw_defaults]
     for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
         kind = _type(module, argument.annotation)
-        yield argument.arg, (kind, None if default is None else _value(default))
+        yield argument.arg, (kind, None if default is None else _value(module, default))
 
 
 def _of_fields(module: Path, node: ast.ClassDef) -> Iterator[tuple[str, tuple[str, str | None]]]:
@@ -220,17 +220,21 @@ def _of_fields(module: Path, node: ast.ClassDef) -> Iterator[tuple[str, tuple[st
             continue
         if "ClassVar" in ast.unparse(part.annotation):
             continue
-        default = None if part.value is None else _value(part.value)
+        default = None if part.value is None else _value(module, part.value)
         yield part.target.id, (_type(module, part.annotation), default)
 
 
-def _value(node: ast.expr) -> str:
+def _value(module: Path, node: ast.expr) -> str:
     """A default as YAML would say it; empty where it is computed."""
+    if isinstance(node, ast.Name):  # a constant of this package
+        found = _find(module, node.id)
+        is_value = found is not None and isinstance(found.node, ast.expr)
+        return _value(found.module, found.node) if is_value else ""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "field":
         factory = next((k.value for k in node.keywords if k.arg == "default_factory"), None)
         if isinstance(factory, ast.Name):
             return {"dict": "{}", "list": "[]"}.get(factory.id, "")
-        return _value(factory.body) if isinstance(factory, ast.Lambda) else ""
+        return _value(module, factory.body) if isinstance(factory, ast.Lambda) else ""
     if isinstance(node, ast.Attribute):  # math.inf
         return f".{node.attr}" if node.attr in ("inf", "nan") else ""
     try:

@@ -27,6 +27,7 @@ from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import stream_numbers
 from invdiff.rng import stream_seed
+from invdiff.summary import one_line
 
 LEVEL = 0.05
 POWER = 0.5  # the kernel's b
@@ -134,6 +135,8 @@ dimensions this check sees nothing but large shifts: look at the Stein width.
     samples: int
     dimensions: int
     exact: bool
+
+    __repr__ = one_line
 
     @property
     def powerless(self) -> bool:

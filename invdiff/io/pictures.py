@@ -24,6 +24,7 @@ from invdiff.io.nifti import with_smaller_voxels
 from invdiff.io.ome import is_ome_zarr, read_ome_zarr
 from invdiff.io.pixels import FileHeader, NiftiHeader, Pixels
 from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
+from invdiff.summary import one_line
 
 _ITU_R_601 = (0.299, 0.587, 0.114)
 
@@ -46,6 +47,8 @@ class Background:
 
     mask: Tensor
     values: Tensor
+
+    __repr__ = one_line
 
     def select(self, images: Sequence[int]) -> Background:
         """Return the background of some of the images, by number."""
@@ -91,6 +94,8 @@ class Picture:
     profile: bytes | None = None
     source: str = ""
     stretch: Units | None = None
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -24,6 +24,7 @@ from invdiff.errors import InputError
 from invdiff.prior.schedule import Schedule
 from invdiff.ranges import COUNT
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 Target = Literal["eps", "x0", "v", "flow"]
 Variance = Literal["small", "large", "learned"]
@@ -40,6 +41,8 @@ class Normal(NamedTuple):
 
     mean: Tensor
     variance: Tensor
+
+    __repr__ = one_line
 
 
 class Output(NamedTuple):
@@ -74,6 +77,8 @@ class BitsPerDim(NamedTuple):
     L_T: Tensor
     L_steps: Tensor
     L_0: Tensor
+
+    __repr__ = one_line
 
     @property
     def total(self) -> Tensor:
@@ -121,6 +126,8 @@ class RateDistortion(NamedTuple):
     rate: Tensor
     distortion: Tensor
     bits: BitsPerDim
+
+    __repr__ = one_line
 
 
 class DDPM:

@@ -26,6 +26,7 @@ from invdiff.prior.denoiser import Denoiser, check_prior, state_like
 from invdiff.prior.schedule import Spacing
 from invdiff.ranges import Range
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
 Level = float | Tensor
@@ -55,6 +56,8 @@ class State(NamedTuple):
     sigma: float
     x: Tensor
     x0: Tensor
+
+    __repr__ = one_line
 
 
 def transition(

@@ -20,6 +20,7 @@ from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.ranges import COUNT, Range, check_fields
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 __all__ = [
     "LEAST_SIGMA_Y",
@@ -72,6 +73,8 @@ class Step(NamedTuple):
     x: Tensor
     x0: Tensor
     ess: Tensor | None = None
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, kw_only=True)
