@@ -90,7 +90,9 @@ class BlindPosterior:
     kernels: Tensor
     parameters: dict[str, Tensor]
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @cached_property
     def kernel(self) -> Tensor:

@@ -50,7 +50,9 @@ class Directions(NamedTuple):
     level: float
     label: str
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Return V^T (x - m) of images (B, C, H, W), (B, r)."""

@@ -85,7 +85,9 @@ class Drawn:
     ess: Tensor | None
     calls: float
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -52,7 +52,9 @@ class Interval(NamedTuple):
     level: float
     label: str
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def holds(self, x: Tensor) -> Tensor:
         """Return whether images (B, C, H, W) lie between the ends, which belong to it."""
@@ -214,7 +216,9 @@ class Band(NamedTuple):
     below: Tensor
     above: Tensor
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def ends(self, factor: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return c - factor w_lo and c + factor w_hi."""

@@ -61,7 +61,9 @@ class Preview:
     text: str
     small: Callable[[Tensor], Tensor]
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 def preview_of(problem: Problem, side: int = SIDE) -> Preview:

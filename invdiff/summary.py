@@ -13,8 +13,8 @@ FEW = 6  # values of a tensor that are shown
 DIGITS = 4
 
 
-def one_line(self: Any) -> str:
-    """Return the ``repr`` of a dataclass or a named tuple in one line, to be its ``__repr__``.
+def one_line(thing: Any) -> str:
+    """Return the ``repr`` of a dataclass or a named tuple in one line, for its ``__repr__``.
 
     Example:
         >>> from typing import NamedTuple
@@ -22,16 +22,15 @@ def one_line(self: Any) -> str:
         >>> class Pair(NamedTuple):
         ...     x: Tensor
         ...     y: Tensor
-        ...     __repr__ = one_line
-        >>> Pair(torch.rand(3, 64, 64), torch.ones(2))
-        Pair(x=tensor 3x64x64, y=[1, 1])
+        >>> one_line(Pair(torch.rand(3, 64, 64), torch.ones(2)))
+        'Pair(x=tensor 3x64x64, y=[1, 1])'
     """
-    if is_dataclass(self):
-        names = [field.name for field in fields(self) if field.repr]
+    if is_dataclass(thing):
+        names = [field.name for field in fields(thing) if field.repr]
     else:
-        names = list(self._fields)
-    told = ", ".join(f"{name}={short(getattr(self, name))}" for name in names)
-    return f"{type(self).__name__}({told})"
+        names = list(thing._fields)
+    told = ", ".join(f"{name}={short(getattr(thing, name))}" for name in names)
+    return f"{type(thing).__name__}({told})"
 
 
 def short(value: Any) -> str:

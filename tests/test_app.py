@@ -196,7 +196,7 @@ def test_every_task_is_posed(loaded: None, tmp_path: Path, task: str) -> None:
         "outpaint": "MaskOutpaint",
     }
     assert part.problem.operator.made_by.cls.__name__ == kinds[task]
-    guesses = [line for line in told_of_problem(part) if "colours are guesses" in line]
+    guesses = [line for line in told_of_problem(part, 0.5) if "colours are guesses" in line]
     assert len(guesses) == (task == "colourise")
 
 

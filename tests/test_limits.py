@@ -52,6 +52,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "SOMETHING": 0.05,
         "USED_RANGE": 0.5,
         "FEW": 0.001,
+        "COLOURS": {"photos": 0.5},
         "CONSTANT": 0.001,
     },
     "config.build": {"LARGEST_INT": 2**63 - 1},
@@ -117,7 +118,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "evaluation.puq": {"_MARGIN": 5},
     "evaluation.report": {"MOST_BYTES": 12 * 2**20, "MOST_IMAGES": 64},
     "evaluation.risk": {"_RATIO": 1.01, "_LARGEST": 100.0, "_BISECTIONS": 60},
-    "evaluation.scaling": {"FEW": 10},
+    "evaluation.scaling": {"FEW": 10, "TRIED": 1001},
     "fingerprint": {
         "_DERIVED": ("resolved", "power", "phase", "u_rows", "u_cols", "v_rows", "v_cols"),
         "_LETTERS": 16,

@@ -41,9 +41,14 @@ def told_of_size(picture: Picture, part: Part, form: Form) -> str:
     return f"{worked}: made smaller from {was} (a larger size can be chosen){more}"
 
 
-def told_of_problem(part: Part) -> list[str]:
-    """Return the lines that tell how much is filled, and the noise level where it was estimated."""
-    lines = [line for line in (told_of_mask(part), told_of_colours(part)) if line]
+def told_of_problem(part: Part, colours: float = 1.0) -> list[str]:
+    """Return the lines that tell how much is filled, and the noise level where it was estimated.
+
+    Args:
+        part: of the picture.
+        colours: how strong those of a gray picture are to be.
+    """
+    lines = [line for line in (told_of_mask(part), told_of_colours(part, colours)) if line]
     sigma = getattr(part.problem.noise, "sigma", None)
     if isinstance(sigma, Tensor):  # one per picture: else it was given
         lines.append(f"noise of sigma = {describe_sigma(float(sigma.flatten()[0]))}, estimated")

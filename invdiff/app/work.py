@@ -16,7 +16,7 @@ from invdiff.cost import cost_of
 from invdiff.errors import InputError, hearing
 from invdiff.inference import Interrupted, restore
 from invdiff.prior.denoiser import state_like
-from invdiff.solve import calibrated, get_ready, intervals_line, previewed
+from invdiff.solve import calibrated, colours_of, get_ready, intervals_line, previewed
 from invdiff.solvers.tools.holes import large_holes
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def restored(
         # One after the other on a CPU, where that is as quick: a stop leaves those before it.
         batch = 1 if state_like(ready.prior).device.type == "cpu" else run.batch
         tell(told_of_size(picture, part, form))
-        for line in told_of_problem(part):
+        for line in told_of_problem(part, colours_of(run)):
             tell(line)
         if run.estimate == "samples":
             cost = cost_of(
@@ -105,6 +105,7 @@ def restored(
             tell(f"stopped: {len(posterior.samples)} of {run.samples} samples are finished")
         else:
             posterior = calibrated(run, part, ready.prior, ready.solver, posterior)
+        posterior = replace(posterior, colours=colours_of(run))
         said = [] if small else doubts(posterior)
         if any(posterior.filled):
             line = large_holes(part.problem, ready.prior, ready.solver).told_of_fill

@@ -228,8 +228,9 @@ def _value(module: Path, node: ast.expr) -> str:
     """A default as YAML would say it; empty where it is computed."""
     if isinstance(node, ast.Name):  # a constant of this package
         found = _find(module, node.id)
-        is_value = found is not None and isinstance(found.node, ast.expr)
-        return _value(found.module, found.node) if is_value else ""
+        if found is None or isinstance(found.node, ast.ClassDef):
+            return ""
+        return _value(found.module, found.node)
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "field":
         factory = next((k.value for k in node.keywords if k.arg == "default_factory"), None)
         if isinstance(factory, ast.Name):

@@ -208,7 +208,9 @@ class Prediction:
     variance: Tensor
     measured: Tensor
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @classmethod
     def of(cls, samples: Tensor, problem: Problem) -> Prediction:
@@ -269,7 +271,9 @@ compare_priors tells the best of several.
     misfit: Tensor
     share: float
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def wrong(self) -> Tensor:

@@ -55,7 +55,9 @@ closely and keep its noise. Take another solver or fewer steps; or sigma is not 
     finite: Tensor
     sigma: float | None
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def too_close(self) -> Tensor:

@@ -136,7 +136,9 @@ dimensions this check sees nothing but large shifts: look at the Stein width.
     dimensions: int
     exact: bool
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def powerless(self) -> bool:

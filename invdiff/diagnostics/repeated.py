@@ -135,7 +135,9 @@ samples held 90 +- 0 % of the pixels, expected 90 %.
     inside: Tensor
     samples: int
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def each_p(self, image: int = 0) -> tuple[float, ...]:
         """Return the p-value of each quantity that its ranks are uniform (Kolmogorov, Smirnov)."""

@@ -117,7 +117,9 @@ class Scored:
     exact: bool
     trained: bool = True
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 @torch.inference_mode(False)
@@ -268,7 +270,9 @@ expected 1): error bars are too narrow. Use another solver, or calibrate this on
     samples: int
     trained: bool = True
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def says(self, image: int = 0) -> str:
         """Return what was found for an image, in words."""

@@ -49,7 +49,9 @@ truths hold 90 +- 2 %.
     u: Tensor
     samples: int
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def expected_coverage(self, level: float, reference: int = 0) -> Estimate:
         """Return the share of truths inside the credible balls of a level: the level, if right."""

@@ -48,7 +48,9 @@ class Background:
     mask: Tensor
     values: Tensor
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def select(self, images: Sequence[int]) -> Background:
         """Return the background of some of the images, by number."""
@@ -95,7 +97,9 @@ class Picture:
     source: str = ""
     stretch: Units | None = None
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -106,7 +106,9 @@ class Pixels:
     stack: bool = False
     notes: tuple[str, ...] = ()
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 def split_alpha(array: np.ndarray, alpha: bool, key: object = None) -> Pixels:

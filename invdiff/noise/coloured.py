@@ -64,7 +64,9 @@ class Coloured(NoiseModel):
     exponent: float = 1.0
     spectrum: Tensor | np.ndarray | str | None = None
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __post_init__(self) -> None:
         keep_positive(self, "sigma", "number on the [0, 1] scale")
@@ -156,7 +158,9 @@ class Correlated(NoiseModel):
 
     covariance: Tensor | np.ndarray | str
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __post_init__(self) -> None:
         covariance, root = _rooted(self.covariance)

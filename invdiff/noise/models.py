@@ -117,7 +117,9 @@ class Gaussian(NoiseModel):
 
     sigma: float | Literal["auto"] | Tensor | np.ndarray
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __post_init__(self) -> None:
         expected = f"a number from 0 to {LARGEST:g} on the [0, 1] scale"

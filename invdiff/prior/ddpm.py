@@ -42,7 +42,9 @@ class Normal(NamedTuple):
     mean: Tensor
     variance: Tensor
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 class Output(NamedTuple):
@@ -78,7 +80,9 @@ class BitsPerDim(NamedTuple):
     L_steps: Tensor
     L_0: Tensor
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def total(self) -> Tensor:
@@ -127,7 +131,9 @@ class RateDistortion(NamedTuple):
     distortion: Tensor
     bits: BitsPerDim
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 class DDPM:

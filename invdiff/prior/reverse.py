@@ -57,7 +57,9 @@ class State(NamedTuple):
     x: Tensor
     x0: Tensor
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 def transition(

@@ -74,7 +74,9 @@ class Step(NamedTuple):
     x0: Tensor
     ess: Tensor | None = None
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 @dataclass(frozen=True, kw_only=True)
