@@ -25,7 +25,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError, check_integer, first_line
 from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian
-from invdiff.operators import Blur, CircularBlur, GaussianBlur, Mask, Operator
+from invdiff.operators import Blur, CircularBlur, GaussianBlur, Jpeg, Mask, Operator
 from invdiff.operators.kernels import gaussian_taps, kernel_tensor
 from invdiff.problem import Problem
 from invdiff.rng import Streams
@@ -238,10 +238,18 @@ def _part(problem: Problem, side: int) -> Preview:
     grid = math.lcm(GRID, factor)
     size = [min(s, max(grid, side // grid * grid)) for s in (height, width)]
     middle = _middle(problem)
-    corner = [
-        min(max(0, m - s // 2), whole - s) // grid * grid
+    first = [
+        min(max(0, m - s // 2), whole - s)
         for m, s, whole in zip(middle, size, (height, width), strict=True)
     ]
+    corner = [f // grid * grid for f in first]
+    if isinstance(operator, Jpeg):  # whose blocks may begin at the other end
+        corner = [
+            f + (whole - s - f) % grid if at_end else c
+            for f, c, s, whole, at_end in zip(
+                first, corner, size, (height, width), operator.begins_at_end, strict=True
+            )
+        ]
     rows, columns = (slice(c, c + s) for c, s in zip(corner, size, strict=True))
     cut_y = [slice(c // factor, (c + s) // factor) for c, s in zip(corner, size, strict=True)]
     small_y = y[..., cut_y[0], cut_y[1]]

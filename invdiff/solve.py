@@ -415,6 +415,8 @@ def _found_in_file(words: list[str], task: str, kind: type[Operator], source: st
             f"jpeg: quality {coded.quality}, {coded.chroma} resolution of colour, as the file tells"
         )
         found += [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
+        if coded.orientation != 1:
+            found.append(f"operator.orientation={coded.orientation}")
     elif not issubclass(kind, Mask) and not _of(words, "operator"):
         say_assumed(words, task)
     return found

@@ -263,6 +263,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "COLOURED": 0.0005,
         "NEAR": 0.2,
         "DIFFERS": 0.1,
+        "EXACT": 1 / 255,
         "COPIED": 0.4,
         "ONE_COLOUR": 0.98,
         "LARGER": 0.6,

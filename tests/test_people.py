@@ -121,6 +121,20 @@ def test_the_quality_of_a_jpeg_file(
     assert f"jpeg: quality {quality}, {chroma}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("turned", "told"), [(6, 6), (1, 1), (99, 1), (None, 1)])
+def test_how_a_jpeg_file_is_turned(turned: int | None, told: int, tmp_path: Path) -> None:
+    file = tmp_path / "x.jpg"
+    exif = Image.Exif()
+    if turned is not None:
+        exif[0x0112] = turned
+    Image.fromarray(PIXELS).save(file, quality=10, exif=exif)
+    assert jpeg_coding(file) == Coding(10, "full", told)
+    found = with_what_is_meant(["task=jpeg", f"measurement={file}"])
+    assert [word for word in found if "orientation" in word] == (
+        [f"operator.orientation={told}"] if told > 1 else []
+    )
+
+
 def test_what_is_no_jpeg_file_has_no_quality(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "x.png")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")

@@ -158,6 +158,8 @@ def test_exact_pixels_behind_a_mask_stay_exact() -> None:
         BlockAverage((1, 200, 332), 4),
         Demosaic((3, 200, 333)),
         Jpeg((3, 200, 333), quality=30),
+        Jpeg((3, 200, 333), quality=30, orientation=3),
+        Jpeg((3, 203, 330), quality=30, orientation=6),
     ],
     ids=lambda operator: type(operator).__name__,
 )
