@@ -11,6 +11,7 @@ answer with the factor of `invdiff.choice` is compared with the gray picture, ph
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -48,22 +49,34 @@ def photographs(folder: Path, count: int, sides: list[int]) -> Iterator[Tensor]:
         yield F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def coloured(x: Tensor, prior: Denoiser, solver: str, number: int) -> Posterior:
+def coloured(x: Tensor, prior: Denoiser, arguments: argparse.Namespace, number: int) -> Posterior:
     """Return the samples of a photograph in gray, which is rounded to 8 bits as a file is."""
     operator = Grayscale(tuple(x.shape[1:]), weights=TASK["operator"]["weights"])
     y = (255 * operator(x)).round() / 255
     problem = Problem(operator, Gaussian(TASK["noise"]["sigma"]), y)
-    return restore(
-        problem, prior, preset(solver, task="colourise"), samples=TASK["samples"], numbers=[number]
-    )
+    solver = preset(arguments.solver, task="colourise")
+    return restore(problem, prior, solver, samples=arguments.samples, numbers=[number])
 
 
 def drawn(arguments: argparse.Namespace, folder: Path) -> tuple[list[Tensor], list[Posterior]]:
     """Return the photographs of a folder, and the samples of each."""
     truths = list(photographs(folder, arguments.images, arguments.sides))
     prior = load_prior("photos")
-    found = [coloured(x, prior, arguments.solver, number) for number, x in enumerate(truths)]
-    return truths, found
+    posteriors = []
+    for number, x in enumerate(truths):
+        posteriors.append(coloured(x, prior, arguments, number))
+        print(progress(x, posteriors[-1]), file=sys.stderr, flush=True)
+    return truths, posteriors
+
+
+def progress(x: Tensor, posterior: Posterior) -> str:
+    """Return what one photograph says, in a line."""
+    fainter = posterior.problem.operator.faded(posterior.mean, COLOURS["photos"])
+    shown = {"gray": posterior.problem.y.expand_as(x), "answer": fainter, "mean": posterior.mean}
+    scores = {name: scored(each, x) for name, each in shown.items()}
+    size = "x".join(map(str, x.shape[2:]))
+    told = (f"{name} {near:.2f} {far:.3f}" for name, (near, far) in scores.items())
+    return f"{size}: {', '.join(told)}"
 
 
 def found(arguments: argparse.Namespace) -> Iterator[str]:
@@ -78,7 +91,7 @@ def found(arguments: argparse.Namespace) -> Iterator[str]:
 def judged(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the table of gray pictures and answers."""
     truths, posteriors = drawn(arguments, arguments.judge)
-    yield f"{len(truths)} photographs, {arguments.solver}, {TASK['samples']} samples"
+    yield f"{len(truths)} photographs, {arguments.solver}, {arguments.samples} samples"
     yield "| colours | PSNR | more than gray | nearer | LPIPS | less than gray | nearer |"
     yield "|---|---|---|---|---|---|---|"
     grays = [p.problem.y.expand(-1, 3, -1, -1) for p in posteriors]
@@ -121,6 +134,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, help="folder of others, to judge the task on")
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--sides", type=int, nargs="+", default=[128, 160, 192, 256])
+    parser.add_argument("--samples", type=int, default=TASK["samples"])
     parser.add_argument("--solver", default=SOLVER)
     arguments = parser.parse_args()
     for folder, lines in ((arguments.find, found), (arguments.judge, judged)):

@@ -69,6 +69,7 @@ from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
 from invdiff.fingerprint import key_of
+from invdiff.frame import continued, is_frame, known_sides
 from invdiff.held import read_held, sentence
 from invdiff.inference import Interrupted, check_batch, restore
 from invdiff.intervals import OF_FILLS, SAY_OF_FILLS, percent, shown_levels
@@ -399,7 +400,12 @@ def _is_exact(merged: config.Settings) -> bool:
 def _found_in_file(words: list[str], task: str, kind: type[Operator], source: str) -> list[str]:
     """Words that a real measurement adds to a task by name."""
     found = []
-    if issubclass(kind, Mask) and not _of(words, "operator"):
+    sides = known_sides(source) if task == "outpaint" and not _of(words, "operator") else None
+    if sides is not None:
+        height, width = sides
+        say("outpaint: the picture is the middle of a larger one, three quarters of either side")
+        found = [f"operator.height={height}", f"operator.width={width}"]
+    elif issubclass(kind, Mask) and not _of(words, "operator"):
         if not has_holes(source):
             raise InputError(
                 f"task {task}: found a measurement and no mask, expected operator.mask=FILE of what "
@@ -936,12 +942,18 @@ def pose_shape(
     pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
+    in_frame = settings.measurement is not None and is_frame(kind, given, shape)
+    if in_frame:
+        image_shape = tuple(continued(pictures[0]).values.shape[1:])
     resolved = config.resolve_class("operator", described, shape=image_shape, photo=values)
     operator = made(*resolved)
     operator.check_batch(len(every))
     operator = operator.select(range(len(values)))
     numbers = every[: len(values)]
     noise = config.build("noise", settings.noise)
+    if in_frame:
+        pictures = [continued(picture) for picture in pictures]
+        values = torch.cat([picture.values for picture in pictures])
     if settings.measurement and settings.measurement == given.get("mask"):  # its holes are filled
         pictures = [replace(picture, alpha=None) for picture in pictures]
     if may_stretch(settings.stretch, name_of(settings.prior)):

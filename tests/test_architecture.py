@@ -44,6 +44,7 @@ RANKS = [
         "one_call",
         "panel",
         "preview",
+        "frame",
         "window",
         "fingerprint",
         "held",

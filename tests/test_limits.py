@@ -52,7 +52,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "SOMETHING": 0.05,
         "USED_RANGE": 0.5,
         "FEW": 0.001,
-        "COLOURS": {"photos": 0.5},
+        "COLOURS": {"photos": 0.6},
         "CONSTANT": 0.001,
     },
     "config.build": {"LARGEST_INT": 2**63 - 1},
@@ -377,10 +377,10 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "training.optimiser": {"_COEFFICIENTS": (3.4445, -4.775, 2.0315)},
     "training.record": {"RECORD_FILE": "data.json", "_SHOWN": 3},
+    "frame": {"SHARE": 6},
     "app.form": {
         "AT_FULL_SIZE": ("upscale", "jpeg", "demosaic"),
         "LEAST_SIDE": 16,
-        "CONTINUED": 6,
         "PAINTED": 0.5,
     },
     "app.page": {

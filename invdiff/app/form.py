@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ TASKS = {
 # Pixels mean something to these: blocks of JPEG, a mosaic, the size itself.
 AT_FULL_SIZE = ("upscale", "jpeg", "demosaic")
 LEAST_SIDE = 16  # pixels
-CONTINUED = 6  # an outpainted picture gets a sixth of its sides at each of its edges
 PAINTED = 0.5  # of the opacity of a stroke
 
 
@@ -153,19 +152,6 @@ def made_smaller(picture: Picture, longest: int) -> Picture:
     return picture.with_values(values.clamp(0, 1) if picture.bits < 32 else values)
 
 
-def continued(picture: Picture) -> Picture:
-    """Return a picture with an empty margin around it, which repeats its edge until it is filled.
-
-    Example:
-        >>> continued(Picture(torch.rand(1, 1, 12, 60))).values.shape
-        torch.Size([1, 1, 16, 80])
-    """
-    height, width = picture.values.shape[-2:]
-    margins = [-(-side // CONTINUED) for side in (width, width, height, height)]
-    values = F.pad(picture.values, margins, mode="replicate")
-    return replace(picture.with_values(values), alpha=None)
-
-
 def has_strokes(form: Form) -> bool:
     """Return whether anything is painted."""
     return form.strokes is not None and bool(form.strokes.any())
@@ -232,7 +218,6 @@ def words_of(form: Form, picture: Picture, folder: Path) -> list[str]:
     if form.task == "outpaint":
         height, width = at_work.values.shape[-2:]
         words += [f"operator.height={height}", f"operator.width={width}"]
-        at_work = continued(at_work)
     source = form.source
     if at_work is not picture:
         source = str(folder / f"{picture.name}{at_work.suffix}")
