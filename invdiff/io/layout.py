@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,7 +128,7 @@ def leaves_range(y: Tensor, variance: float | Tensor) -> bool:
 
 def _deviations(variance: float | Tensor) -> float:
     """Six standard deviations of noise, at its strongest."""
-    return _NOISE * float(torch.as_tensor(variance).max().clamp_min(0)) ** 0.5
+    return _NOISE * math.sqrt(torch.as_tensor(variance).max().clamp_min(0))
 
 
 def check_scale(
