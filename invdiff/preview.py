@@ -3,7 +3,7 @@
 Blocks of k x k pixels are averaged. For white noise that divides sigma by k, for photons it
 multiplies the peak by k^2, and both are exact; where sigma would fall below 0.01, noise that makes
 up for it is added, but to exact pixels behind a mask, which stay exact. A pooled pixel is known where
-its whole block is. A blur of images that are constant in blocks has, between their means, the kernel
+its whole block is, and the gray value of a mean is the mean of the gray values. A blur of images that are constant in blocks has, between their means, the kernel
 
     K'[j] = sum_a K[a] t(k j_1 - a_1) t(k j_2 - a_2),   t(d) = max(0, 1 - |d| / k),   a from the centre,
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError, check_integer, first_line
 from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian
-from invdiff.operators import Blur, CircularBlur, GaussianBlur, Jpeg, Mask, Operator
+from invdiff.operators import Blur, CircularBlur, GaussianBlur, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.kernels import gaussian_taps, kernel_tensor
 from invdiff.problem import Problem
 from invdiff.rng import Streams
@@ -169,6 +169,8 @@ def pooled_operator(operator: Operator, k: int) -> Operator | None:
             return None
         return Mask(shape, known if operator.batch else known[0])
     cls, arguments = operator.made_by
+    if cls is Grayscale:  # one pixel's gray value is a matter of its own
+        return Grayscale(shape, arguments.get("weights", "luma"))
     boundary: Any = "circular" if cls is CircularBlur else arguments.get("boundary", "reflect")
     if cls is GaussianBlur:
         taps = gaussian_taps(arguments["sigma"], arguments.get("kernel_size"))
