@@ -2,8 +2,9 @@
 
 Blocks of k x k pixels are averaged. For white noise that divides sigma by k, for photons it
 multiplies the peak by k^2, and both are exact; where sigma would fall below 0.01, noise that makes
-up for it is added, but to exact pixels behind a mask, which stay exact. A pooled pixel is known where
-its whole block is, and the gray value of a mean is the mean of the gray values. A blur of images that are constant in blocks has, between their means, the kernel
+up for it is added, but to exact pixels behind a mask, which stay exact. A pooled pixel is known
+where its whole block is, and the gray value of a mean is the mean of the gray values. A blur of
+images that are constant in blocks has, between their means, the kernel
 
     K'[j] = sum_a K[a] t(k j_1 - a_1) t(k j_2 - a_2),   t(d) = max(0, 1 - |d| / k),   a from the centre,
 
