@@ -1015,12 +1015,12 @@ def told_of_colours(part: Part, colours: float) -> str:
     """
     if not isinstance(part.problem.operator, Grayscale):
         return ""
-    guesses = "colours are guesses, others in every sample"
+    guesses = "colours are guesses, others in every sample; gray may be nearer to the truth"
     if colours == 1:
-        return f"{guesses}; gray may be nearer to the truth"
+        return guesses
     return (
-        f"{guesses}; what is written has those of their mean, {colours:g} times as strong, for so it "
-        "was nearer to photographs (colours=1 leaves them)"
+        f"{guesses}; what is written has those of their mean, {colours:g} times as strong "
+        "(colours=1 leaves them)"
     )
 
 
