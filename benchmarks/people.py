@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from invdiff.estimate import Estimate
 from invdiff.evaluation.lpips import lpips
 from invdiff.evaluation.pixels import psnr
 from invdiff.io.write import write_image
-from invdiff.solve import get_ready, run
+from invdiff.solve import colours_of, get_ready, run
 
 PAGE = ROOT / "docs" / "start" / "photographs.md"
 MARKER = "<!-- Written by benchmarks/people.py from here on. -->"
@@ -85,7 +86,8 @@ def tried(task: str, squares: Path, more: Sequence[str]) -> Row:
         words.append(f"operator.mask={mask}")
     ready = get_ready(words)
     (part,) = ready.parts
-    posterior = run(ready.settings, part, ready.prior, ready.solver)
+    drawn = run(ready.settings, part, ready.prior, ready.solver)
+    posterior = replace(drawn, colours=colours_of(ready.settings))
     truth = part.truth
     assert truth is not None
     kind = type(ready.solver).__name__

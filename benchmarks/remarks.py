@@ -2,7 +2,6 @@
 
     python benchmarks/remarks.py coils        docs/start/microscopes.md: maps of coils, true and estimated
     python benchmarks/remarks.py blind        docs/start/microscopes.md: a blur that is not known
-    python benchmarks/remarks.py colour       docs/start/photographs.md: colours for gray photographs
     python benchmarks/remarks.py stein        docs/checks.md: Stein's width of three solvers
     python benchmarks/remarks.py precision    docs/results.md: the network in bfloat16 and in float32
 
@@ -24,12 +23,11 @@ from photographs import write_squares
 from torch import Tensor
 
 from invdiff import Gaussian, Problem, load_prior, restore, restore_blind, stein
-from invdiff.evaluation.lpips import lpips
 from invdiff.evaluation.pixels import psnr
 from invdiff.io.collection import read_images
-from invdiff.operators import SENSE, Blur, GaussianKernel, Grayscale, MaskRandom, MotionKernel
+from invdiff.operators import SENSE, Blur, GaussianKernel, MaskRandom, MotionKernel
 from invdiff.resources import example_images
-from invdiff.solvers import DAPS, DDNM, DPS, MMPS, MMPS2M, Gibbs, Solver, preset
+from invdiff.solvers import DAPS, DDNM, DPS, MMPS, MMPS2M, Gibbs, Solver
 
 Lines = Iterator[str]
 
@@ -113,22 +111,6 @@ def alike(a: Tensor, b: Tensor) -> float:
     return float(torch.fft.irfft2(product, shape).max() / (a.double().norm() * b.double().norm()))
 
 
-def colour(images: int = 8) -> Lines:
-    """Yield LPIPS of gray photographs and of a sample in colour, to the photograph."""
-    prior = load_prior("photos")
-    x = photographs(images)
-    problem = Problem.simulate(x, Grayscale((3, 64, 64), weights="luma"), Gaussian(0.01), 0)
-    gray = problem.y.expand(-1, 3, -1, -1)
-    found = restore(problem, prior, preset("diffpir_20", task="colourise"))
-    before = lpips(gray.clamp(0, 1), x)
-    after = lpips(found.samples[0].clamp(0, 1), x)
-    yield "| photograph | LPIPS, gray | LPIPS, colours |"
-    yield "|---|---|---|"
-    for index in range(images):
-        yield f"| {index} | {before[index]:.3f} | {after[index]:.3f} |"
-    yield f"nearer with colours: {int((after < before).sum())} of {images}"
-
-
 def widths() -> Lines:
     """Yield Stein's width of samples of three solvers: `fashion`, two shirts, noise 0.1."""
     prior = load_prior("fashion")
@@ -184,7 +166,6 @@ def precision() -> Lines:
 REMARKS: dict[str, Callable[[], Lines]] = {
     "coils": coils,
     "blind": blind,
-    "colour": colour,
     "stein": widths,
     "precision": precision,
 }

@@ -59,6 +59,7 @@ from invdiff.rng import Streams
 from invdiff.solvers.base import LEAST_SIGMA_Y
 from invdiff.solvers.tools.given import draw_given_y
 from invdiff.solvers.tools.split import TOLERANCE, draw_z
+from invdiff.summary import one_line
 
 WIDEST = 0.1  # rho of the first level, on [0, 1], where kernels are told by the spectrum of y
 INNER = 3  # steps of a draw of x given a noisy x; a step is two calls of the prior
@@ -88,6 +89,10 @@ class BlindPosterior:
     picture: Posterior
     kernels: Tensor
     parameters: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @cached_property
     def kernel(self) -> Tensor:

@@ -16,9 +16,9 @@ import sys
 from invdiff import __version__, registry
 from invdiff.config.command import run_guarded
 from invdiff.config.help import FLAGS, asks_for_help, classes, help_text, presets, wrapped
-from invdiff.config.sources import command_text
+from invdiff.config.sources import command_path, command_text
 from invdiff.errors import InputError
-from invdiff.resources import PACKAGE, WEIGHTS, shipped_priors
+from invdiff.resources import WEIGHTS, shipped_priors
 
 COMMANDS = (
     "solve",
@@ -71,7 +71,7 @@ def answer(name: str, words: list[str]) -> str:
     if name in ("-V", "--version"):
         return __version__
     if name in COMMANDS:
-        return help_text(PACKAGE / f"{name}.py")
+        return help_text(command_path(name))
     if name == "list":
         asked = [word for word in words if word not in FLAGS]
         return "\n\n".join(listed(each, titled=len(asked) != 1) for each in asked or LISTS)
@@ -80,7 +80,7 @@ def answer(name: str, words: list[str]) -> str:
 
 def overview() -> str:
     """Return the help text of ``invdiff``."""
-    rows = {name: command_text(PACKAGE / f"{name}.py").partition("\n\n")[0] for name in COMMANDS}
+    rows = {name: command_text(command_path(name)).partition("\n\n")[0] for name in COMMANDS}
     rows["list"] = f"List what ships and what can be named: {', '.join(LISTS)}."
     lines = [line for row in rows.items() for line in wrapped(": ".join(row), "  ", "      ")]
     usage = "usage: invdiff COMMAND key=value ...\n       invdiff COMMAND --help"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError, check_integer
 from invdiff.intervals import Band, band
+from invdiff.summary import one_line
 
 _SMALLEST = 1e-6  # of s_1: an axis below it is rounding
 
@@ -48,6 +49,10 @@ class Directions(NamedTuple):
     high: Tensor
     level: float
     label: str
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def coordinates(self, x: Tensor) -> Tensor:
         """Return V^T (x - m) of images (B, C, H, W), (B, r)."""

@@ -47,6 +47,7 @@ from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step, solver_named
 from invdiff.solvers.base import first_image
 from invdiff.solvers.tools.holes import BegunAt, LargeHoles, fill_of, large_holes
+from invdiff.summary import one_line
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,10 @@ class Drawn:
     samples: Tensor
     ess: Tensor | None
     calls: float
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 class Interrupted(KeyboardInterrupt):

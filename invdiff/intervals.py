@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError, described
+from invdiff.summary import one_line
 
 MOST_SAMPLES = 10**9  # that a level may need
 OF_FILLS = "not calibrated: a hole was filled from patches"
@@ -50,6 +51,10 @@ class Interval(NamedTuple):
     high: Tensor
     level: float
     label: str
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def holds(self, x: Tensor) -> Tensor:
         """Return whether images (B, C, H, W) lie between the ends, which belong to it."""
@@ -210,6 +215,10 @@ class Band(NamedTuple):
     centre: Tensor
     below: Tensor
     above: Tensor
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def ends(self, factor: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return c - factor w_lo and c + factor w_hi."""

@@ -28,7 +28,7 @@ from invdiff.io.pictures import Picture, to_channels
 from invdiff.io.whole import cannot_write
 from invdiff.io.write import as_float, save_figure, write_array, write_arrays, write_picture
 from invdiff.noise import NoiseModel
-from invdiff.operators import Operator
+from invdiff.operators import Grayscale, Operator
 from invdiff.problem import Problem
 from invdiff.records import (
     noise_of_record,
@@ -68,6 +68,8 @@ class Posterior:
             "mmse" where the one sample is E[x | y] itself, of `invdiff.mmse`.
         filled: of each image, whether a hole larger than what the prior sees was filled from the
             picture's own patches; nothing where none could be. There the samples differ as fills do.
+        colours: of a gray picture that is coloured, how strong the colours of `answer` are: a factor
+            on those of the mean.
 
     Example:
         >>> from invdiff import Gaussian, operators
@@ -88,6 +90,7 @@ class Posterior:
     solver: str = ""
     estimate: Estimate = "samples"
     filled: tuple[bool, ...] = ()
+    colours: float = 1.0
 
     def __repr__(self) -> str:
         """Return one line: how many samples of what, and what they took."""
@@ -146,9 +149,13 @@ class Posterior:
     def answer(self) -> Tensor:
         """What is written as the restored image, (B, C, H, W): the mean.
 
-        Where a large hole was filled it is the sample nearest to the mean, unless the mean was asked
-        for: the mean of different textures is a blur.
+        Of a gray picture it is the mean with its colours `colours` times as strong. Where a large hole
+        was filled it is the sample nearest to the mean, unless the mean was asked for: the mean of
+        different textures is a blur.
         """
+        operator = self.problem.operator
+        if isinstance(operator, Grayscale) and self.colours != 1:
+            return operator.faded(self.mean, self.colours)
         if self.estimate == "mean" or not any(self.filled):
             return self.mean
         distance = (self.samples - self.mean).square().flatten(2).sum(2)  # (K, B)
@@ -381,6 +388,7 @@ class Posterior:
             "solver": self.solver,
             "estimate": self.estimate,
             "filled": self.filled,
+            "colours": self.colours,
         }
         stored: dict[str, Tensor | str] = {
             "y": self.problem.measurement,
@@ -436,6 +444,7 @@ class Posterior:
             ess = torch.from_numpy(arrays["ess"]) if "ess" in arrays else None
             cost = {key: record[key] for key in ("nfe", "seconds", "seed", "solver", "estimate")}
             filled = tuple(record.get("filled", ()))
+            colours = float(record.get("colours", 1.0))
             told = record["operator"], record["noise"]
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -450,7 +459,7 @@ class Posterior:
             problem = Problem(operator, noise, y)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return cls(samples, problem, ess=ess, filled=filled, **cost)
+        return cls(samples, problem, ess=ess, filled=filled, colours=colours, **cost)
 
     def report(
         self,

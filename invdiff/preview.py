@@ -2,8 +2,9 @@
 
 Blocks of k x k pixels are averaged. For white noise that divides sigma by k, for photons it
 multiplies the peak by k^2, and both are exact; where sigma would fall below 0.01, noise that makes
-up for it is added, but to exact pixels behind a mask, which stay exact. A pooled pixel is known where
-its whole block is. A blur of images that are constant in blocks has, between their means, the kernel
+up for it is added, but to exact pixels behind a mask, which stay exact. A pooled pixel is known
+where its whole block is, and the gray value of a mean is the mean of the gray values. A blur of
+images that are constant in blocks has, between their means, the kernel
 
     K'[j] = sum_a K[a] t(k j_1 - a_1) t(k j_2 - a_2),   t(d) = max(0, 1 - |d| / k),   a from the centre,
 
@@ -25,10 +26,11 @@ from torch import Tensor
 
 from invdiff.errors import InputError, check_integer, first_line
 from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian
-from invdiff.operators import Blur, CircularBlur, GaussianBlur, Mask, Operator
+from invdiff.operators import Blur, CircularBlur, GaussianBlur, Grayscale, Jpeg, Mask, Operator
 from invdiff.operators.kernels import gaussian_taps, kernel_tensor
 from invdiff.problem import Problem
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 SIDE = 128  # pixels of the longer side, unless the caller says otherwise
 GRID = 16  # a part begins at multiples of it, which keeps mosaics and blocks of JPEG in place
@@ -59,6 +61,10 @@ class Preview:
     problem: Problem
     text: str
     small: Callable[[Tensor], Tensor]
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 def preview_of(problem: Problem, side: int = SIDE) -> Preview:
@@ -164,6 +170,8 @@ def pooled_operator(operator: Operator, k: int) -> Operator | None:
             return None
         return Mask(shape, known if operator.batch else known[0])
     cls, arguments = operator.made_by
+    if cls is Grayscale:  # one pixel's gray value is a matter of its own
+        return Grayscale(shape, arguments.get("weights", "luma"))
     boundary: Any = "circular" if cls is CircularBlur else arguments.get("boundary", "reflect")
     if cls is GaussianBlur:
         taps = gaussian_taps(arguments["sigma"], arguments.get("kernel_size"))
@@ -233,10 +241,18 @@ def _part(problem: Problem, side: int) -> Preview:
     grid = math.lcm(GRID, factor)
     size = [min(s, max(grid, side // grid * grid)) for s in (height, width)]
     middle = _middle(problem)
-    corner = [
-        min(max(0, m - s // 2), whole - s) // grid * grid
+    first = [
+        min(max(0, m - s // 2), whole - s)
         for m, s, whole in zip(middle, size, (height, width), strict=True)
     ]
+    corner = [f // grid * grid for f in first]
+    if isinstance(operator, Jpeg):  # whose blocks may begin at the other end
+        corner = [
+            f + (whole - s - f) % grid if at_end else c
+            for f, c, s, whole, at_end in zip(
+                first, corner, size, (height, width), operator.begins_at_end, strict=True
+            )
+        ]
     rows, columns = (slice(c, c + s) for c, s in zip(corner, size, strict=True))
     cut_y = [slice(c // factor, (c + s) // factor) for c, s in zip(corner, size, strict=True)]
     small_y = y[..., cut_y[0], cut_y[1]]

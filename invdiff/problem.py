@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError, brief, check_integer, described
-from invdiff.io.layout import Layout, check_scale, recognise
+from invdiff.io.layout import Layout, check_scale, leaves_range, recognise
 from invdiff.named import Named, noise_named, operator_named, shape_of
 from invdiff.noise import Gaussian, NoiseModel
 from invdiff.noise.whitening import Whitening
@@ -111,9 +111,11 @@ class Problem:
         seen = operator.measured(torch.ones_like(values))
         noise = noise.resolved(values, seen)
         if operator.picture and layout.dtype.is_floating_point:
-            with torch.no_grad():
-                of_white = operator(values.new_ones(len(values), *operator.shape))
-            check_scale(values, of_white, noise.variance(values))
+            variance = noise.variance(values)
+            if leaves_range(values, variance):  # A of a large image takes a while
+                with torch.no_grad():
+                    of_white = operator(values.new_ones(len(values), *operator.shape))
+                check_scale(values, of_white, variance)
         stated = None
         whitening = noise.whitening(values, seen)
         if whitening is not None:

@@ -92,7 +92,7 @@ def command_class(door: str) -> type:
 def test_the_source_tells_what_the_class_has(door: str) -> None:
     """Names, types and defaults that are read from the source are those of the imported class."""
     expected = config.schema(command_class(door))
-    found = sources.command_settings(PACKAGE / f"{door}.py").settings
+    found = sources.command_settings(sources.command_path(door)).settings
     assert [setting.name for setting in found] == list(expected)
     for setting in found:
         compare(setting, expected[setting.name])
@@ -137,7 +137,7 @@ def test_every_class_and_setting_is_described(kind: str) -> None:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_every_setting_of_a_command_is_described(door: str) -> None:
-    for setting in sources.command_settings(PACKAGE / f"{door}.py").settings:
+    for setting in sources.command_settings(sources.command_path(door)).settings:
         assert setting.text and setting.type, setting.name
 
 

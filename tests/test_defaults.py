@@ -210,6 +210,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "operator jpeg": {
         "quality": 10,
         "chroma": "half",
+        "orientation": 1,
     },
     "operator mask_box": {
         "top": None,

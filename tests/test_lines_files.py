@@ -18,7 +18,6 @@ from lines import refusal, warnings_of
 from PIL import Image
 
 from invdiff import (
-    app,
     arguments,
     calibrate,
     check,
@@ -32,6 +31,7 @@ from invdiff import (
 from invdiff import files as restored
 from invdiff import list as listed
 from invdiff.adjustment import Adjustment
+from invdiff.app.form import opened
 from invdiff.config import files as yaml_files
 from invdiff.config.build import _check_leaves
 from invdiff.io import (
@@ -500,19 +500,19 @@ def not_drawn(path: Path) -> None:
 
 FILES: list[tuple[Callable[[], object], str]] = [
     (
-        lambda: app.opened("two.npy"),
+        lambda: opened("two.npy"),
         "two.npy: found 2 pictures in one file, expected one; save the one that you mean, or "
         "restore all of them by invdiff solve",
     ),
     (
-        lambda: app.opened("small.png"),
+        lambda: opened("small.png"),
         "small.png: found 3x3 (height x width), expected at least 16 pixels a side",
     ),
     (
-        lambda: app.opened("channels.npy"),
+        lambda: opened("channels.npy"),
         "channels.npy: found 2 channels, expected 1 (gray) or 3 (colour)",
     ),
-    (lambda: app.opened(None), "there is no picture yet: drop one above"),
+    (lambda: opened(None), "there is no picture yet: drop one above"),
     (
         lambda: write.save_figure(SimpleNamespace(savefig=not_drawn), "a.png"),
         "a.png: cannot be drawn (Format 'x' is not supported)",

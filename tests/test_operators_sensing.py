@@ -17,12 +17,13 @@ import pytest
 import scipy.linalg
 import scipy.ndimage
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage.transform import radon
 from torch import Tensor
 
 from invdiff import Gaussian, Problem, config
 from invdiff.errors import InputError
+from invdiff.io.tiff import oriented
 from invdiff.operators import (
     CodedDiffraction,
     Demosaic,
@@ -448,6 +449,38 @@ def test_the_picture_that_was_coded_is_in_the_intervals(mode: str, quality: int)
     assert float((moved - x).abs().mean()) < 0.5 * float((other - x).abs().mean())
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["gray", "half"])
+def test_jpeg_of_a_turned_file_is_the_one_of_its_own_rows_turned(
+    mode: str, orientation: int
+) -> None:
+    """Its blocks begin at the file's first pixel, wherever Pillow shows that."""
+    picture = smooth_picture(21, 35, 1 if mode == "gray" else 3)
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture.squeeze()).save(file, "JPEG", quality=20, exif=exif, subsampling=2)
+
+    def upright(x: torch.Tensor) -> torch.Tensor:
+        turned = oriented(x.permute(0, 2, 3, 1).numpy(), orientation)
+        return torch.from_numpy(np.ascontiguousarray(turned)).permute(0, 3, 1, 2)
+
+    stored = as_tensor(picture)
+    read = as_tensor(np.asarray(Image.open(file)).reshape(picture.shape))
+    x, y = upright(stored), upright(read)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    torch.testing.assert_close(y, as_tensor(shown.reshape(*y.shape[2:], -1)))
+    plain = Jpeg(stored.shape[1:], 20).double()
+    turned = Jpeg(x.shape[1:], 20, orientation=orientation).double()
+    torch.testing.assert_close(turned(x), upright(plain(stored)), rtol=0, atol=1e-9)
+    found = turned.posterior_mean(x, y, 0.1)
+    expected = upright(plain.posterior_mean(stored, read, 0.1))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    if orientation > 1:  # one that was not turned has other blocks
+        other = Jpeg(x.shape[1:], 20).double()
+        assert float((other.posterior_mean(x, y, 0.1) - expected).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpegs_gradient_is_that_of_no_rounding(channels: int) -> None:
     a = Jpeg((channels, 16, 8), quality=90, chroma="full").double()
@@ -541,6 +574,7 @@ def test_coded_diffraction_is_numpys() -> None:
         (lambda: Quantise((1, 6, 8), levels=1), "levels: found 1, expected at least 2"),
         (lambda: Jpeg((2, 6, 8)), "shape: found 2 channels, expected 1"),
         (lambda: Jpeg((1, 6, 8), quality=101), "quality: found 101"),
+        (lambda: Jpeg((1, 6, 8), orientation=9), "orientation: found 9, expected 1 to 8"),
         (lambda: Jpeg((1, 6, 8), chroma="420"), "chroma: found '420'"),  # type: ignore[arg-type]
         (
             lambda: NonlinearBlur((1, 6, 8)),

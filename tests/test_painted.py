@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from invdiff.errors import InputError
 from invdiff.io.pictures import read_picture
@@ -266,3 +268,40 @@ def test_shares_as_messages_show_them() -> None:
         0.9901: "99.01 %",
     }.items():
         assert percent(share) == said
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize("quality", [50, 75, 92])
+def test_strokes_on_a_copy_that_jpeg_has_coded_are_the_strokes_alone(
+    quality: int, subsampling: str
+) -> None:
+    """What coding changes elsewhere, along edges of strong colour, is no stroke."""
+    photo = read_picture(EXAMPLES / "photos" / "coffee.png").values[0, :, 90:186, 90:186]
+    strokes = np.zeros((96, 96), bool)
+    strokes[40:52, 30:60] = True
+    copy = (255 * photo).round().byte().permute(1, 2, 0).numpy().copy()
+    copy[strokes] = 255, 0, 0
+    file = io.BytesIO()
+    Image.fromarray(copy).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    values = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255
+    found = understood("copy.jpg", values, photo=photo)
+    assert found.what == "strokes" and found.kept == "black"
+    near = ndimage.binary_dilation(strokes, iterations=8)
+    assert found.white.numpy()[strokes].mean() > 0.99
+    assert not found.white.numpy()[~near].any()
+
+
+def test_thin_strokes_on_a_copy_without_loss_stay() -> None:
+    photo = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0)) / 2
+    copy = photo.clone()
+    copy[:, 7, 2:18] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+    found = understood("copy.png", copy, photo=photo)
+    assert found.white.nonzero().tolist() == [[7, column] for column in range(2, 18)]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_mask_that_marks_nothing_is_told_of(value: float) -> None:
+    found = understood("m.png", torch.full((1, 6, 6), value))
+    with pytest.warns(UserWarning, match=r"m\.png: is of one colour and marks nothing"):
+        known = known_pixels("m.png", found, "larger")
+    assert bool(known.all())

@@ -69,7 +69,7 @@ def test_out_comes_the_format_that_went_in(
     assert answer.is_file()
 
 
-@pytest.mark.parametrize("task", ["inpaint", "inpaint_random", "remove", "outpaint"])
+@pytest.mark.parametrize("task", ["inpaint", "inpaint_random", "remove"])
 def test_a_measurement_needs_a_mask(task: str, tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "photo.png")
     given = [f"task={task}", f"measurement={tmp_path / 'photo.png'}"]
@@ -81,6 +81,36 @@ def test_a_measurement_needs_a_mask(task: str, tmp_path: Path) -> None:
     config.dump({**stored, "measurement": "photo.png"}, tmp_path / "config.yaml")
     replay = [f"task={tmp_path / 'config.yaml'}"]
     assert with_what_is_meant(replay) == replay
+
+
+def test_a_photograph_is_continued_beyond_its_edges(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the known middle of the answer, which is larger, and in its format."""
+    photo = tmp_path / "photo.tif"
+    tifffile.imwrite(photo, PIXELS[:, :13], photometric="minisblack")
+    main(words(prior, photo, "task=outpaint"))
+    assert "three quarters of either side" in capsys.readouterr().out
+    answer = tifffile.imread(tmp_path / "results" / "photo_restored.tif")
+    assert answer.shape == (16 + 2 * 3, 13 + 2 * 3) and answer.dtype == np.uint8
+    assert (answer[3:-3, 3:-3] == PIXELS[:, :13]).all()
+    # A run's config does the same again.
+    again = [
+        "task=" + str(tmp_path / "results" / "run" / "config.yaml"),
+        f"out={tmp_path / 'again'}",
+    ]
+    main(again)
+    assert (tifffile.imread(tmp_path / "photo_restored.tif") == answer).all()
+
+
+def test_holes_of_a_photograph_are_what_outpaint_fills(tmp_path: Path) -> None:
+    photo = tmp_path / "holed.png"
+    alpha = np.where(HOLE, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([PIXELS] * 3 + [alpha])).save(photo)
+    found = with_what_is_meant(["task=outpaint", f"measurement={photo}"])
+    assert f"operator.mask={photo}" in found
+    with pytest.raises(InputError, match="no mask, expected operator.mask=FILE"):
+        with_what_is_meant(["task=outpaint", f"measurement={tmp_path / 'none.png'}"])
 
 
 @pytest.mark.slow
@@ -119,6 +149,20 @@ def test_the_quality_of_a_jpeg_file(
     found = with_what_is_meant(["task=jpeg", f"measurement={file}"])
     assert f"operator.quality={quality}" in found and f"operator.chroma={chroma}" in found
     assert f"jpeg: quality {quality}, {chroma}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("turned", "told"), [(6, 6), (1, 1), (99, 1), (None, 1)])
+def test_how_a_jpeg_file_is_turned(turned: int | None, told: int, tmp_path: Path) -> None:
+    file = tmp_path / "x.jpg"
+    exif = Image.Exif()
+    if turned is not None:
+        exif[0x0112] = turned
+    Image.fromarray(PIXELS).save(file, quality=10, exif=exif)
+    assert jpeg_coding(file) == Coding(10, "full", told)
+    found = with_what_is_meant(["task=jpeg", f"measurement={file}"])
+    assert [word for word in found if "orientation" in word] == (
+        [f"operator.orientation={told}"] if told > 1 else []
+    )
 
 
 def test_what_is_no_jpeg_file_has_no_quality(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from invdiff.operators import (
     Demosaic,
     Denoise,
     GaussianBlur,
+    Grayscale,
     Jpeg,
     Mask,
     MaskBox,
@@ -141,6 +142,18 @@ def test_the_whole_picture_in_small() -> None:
     assert float(preview.problem.misfit(small)) == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("weights", ["luma", "mean"])
+def test_a_gray_picture_in_small_is_gray_in_the_same_way(weights: str) -> None:
+    problem, x = posed(Grayscale((3, 200, 333), weights=weights))
+    preview = preview_of(problem, 100)
+    assert "the whole picture in small, 50x83" in preview.text
+    small = preview.problem
+    torch.testing.assert_close(
+        small.operator(preview.small(x)), preview.small(problem.operator(x)), rtol=0, atol=1e-6
+    )
+    assert float(small.misfit(preview.small(x))) == pytest.approx(1.0, abs=0.1)
+
+
 def test_exact_pixels_behind_a_mask_stay_exact() -> None:
     problem, x = posed(MaskBox((1, 200, 333), height=40, width=50), Gaussian(0.0))
     preview = preview_of(problem, 100)
@@ -158,6 +171,8 @@ def test_exact_pixels_behind_a_mask_stay_exact() -> None:
         BlockAverage((1, 200, 332), 4),
         Demosaic((3, 200, 333)),
         Jpeg((3, 200, 333), quality=30),
+        Jpeg((3, 200, 333), quality=30, orientation=3),
+        Jpeg((3, 203, 330), quality=30, orientation=6),
     ],
     ids=lambda operator: type(operator).__name__,
 )

@@ -85,6 +85,18 @@ class _Found(NamedTuple):
     node: ast.ClassDef | ast.expr
 
 
+def command_path(name: str) -> Path:
+    """Return the module of a command: a file, or the first one of a folder.
+
+    Example:
+        >>> command_path("solve").name, command_path("app").name
+        ('solve.py', '__init__.py')
+    """
+    path = _module_path(f"invdiff.{name}")
+    assert path is not None
+    return path
+
+
 def command_text(path: Path) -> str:
     """Return the docstring of a command's module."""
     return inspect.cleandoc(ast.get_docstring(_tree(path)) or "")
@@ -199,7 +211,7 @@ def _of_function(
     defaults = [*missing, *arguments.defaults, *arguments.kw_defaults]
     for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
         kind = _type(module, argument.annotation)
-        yield argument.arg, (kind, None if default is None else _value(default))
+        yield argument.arg, (kind, None if default is None else _value(module, default))
 
 
 def _of_fields(module: Path, node: ast.ClassDef) -> Iterator[tuple[str, tuple[str, str | None]]]:
@@ -208,17 +220,22 @@ def _of_fields(module: Path, node: ast.ClassDef) -> Iterator[tuple[str, tuple[st
             continue
         if "ClassVar" in ast.unparse(part.annotation):
             continue
-        default = None if part.value is None else _value(part.value)
+        default = None if part.value is None else _value(module, part.value)
         yield part.target.id, (_type(module, part.annotation), default)
 
 
-def _value(node: ast.expr) -> str:
+def _value(module: Path, node: ast.expr) -> str:
     """A default as YAML would say it; empty where it is computed."""
+    if isinstance(node, ast.Name):  # a constant of this package
+        found = _find(module, node.id)
+        if found is None or isinstance(found.node, ast.ClassDef):
+            return ""
+        return _value(found.module, found.node)
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "field":
         factory = next((k.value for k in node.keywords if k.arg == "default_factory"), None)
         if isinstance(factory, ast.Name):
             return {"dict": "{}", "list": "[]"}.get(factory.id, "")
-        return _value(factory.body) if isinstance(factory, ast.Lambda) else ""
+        return _value(module, factory.body) if isinstance(factory, ast.Lambda) else ""
     if isinstance(node, ast.Attribute):  # math.inf
         return f".{node.attr}" if node.attr in ("inf", "nan") else ""
     try:

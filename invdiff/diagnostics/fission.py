@@ -37,6 +37,7 @@ from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.problem import Problem, stream_numbers
 from invdiff.rng import Streams, stream_seed
 from invdiff.solvers import Gibbs, Solver
+from invdiff.summary import one_line
 
 FAR = 2.0  # times 1: a misfit beyond says that the solver failed
 LEVEL = 0.05  # at or below which a p-value counts against a prior
@@ -207,6 +208,10 @@ class Prediction:
     variance: Tensor
     measured: Tensor
 
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
+
     @classmethod
     def of(cls, samples: Tensor, problem: Problem) -> Prediction:
         """Return the prediction of samples (K, B, C, H, W), K >= 2, for a problem's y."""
@@ -265,6 +270,10 @@ compare_priors tells the best of several.
     log_score: Tensor
     misfit: Tensor
     share: float
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def wrong(self) -> Tensor:

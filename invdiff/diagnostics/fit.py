@@ -19,6 +19,7 @@ from torch import Tensor
 from invdiff.noise import Gaussian
 from invdiff.problem import Problem
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 FACTOR = 2.0
 ERRORS = 5.0
@@ -53,6 +54,10 @@ closely and keep its noise. Take another solver or fewer steps; or sigma is not 
     factor: Tensor
     finite: Tensor
     sigma: float | None
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def too_close(self) -> Tensor:

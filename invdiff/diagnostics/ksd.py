@@ -27,6 +27,7 @@ from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import stream_numbers
 from invdiff.rng import stream_seed
+from invdiff.summary import one_line
 
 LEVEL = 0.05
 POWER = 0.5  # the kernel's b
@@ -134,6 +135,10 @@ dimensions this check sees nothing but large shifts: look at the Stein width.
     samples: int
     dimensions: int
     exact: bool
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def powerless(self) -> bool:

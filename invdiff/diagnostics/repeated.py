@@ -28,6 +28,7 @@ from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.problem import Problem, stream_numbers
 from invdiff.rng import Streams, stream_seed
 from invdiff.solvers import Solver
+from invdiff.summary import one_line
 
 LEVEL = 0.05
 QUANTITIES = ("fit to y", "brightness", "distance from the centre")
@@ -133,6 +134,10 @@ samples held 90 +- 0 % of the pixels, expected 90 %.
     u: Tensor
     inside: Tensor
     samples: int
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def each_p(self, image: int = 0) -> tuple[float, ...]:
         """Return the p-value of each quantity that its ranks are uniform (Kolmogorov, Smirnov)."""

@@ -37,6 +37,7 @@ from invdiff.ranges import POSITIVE
 from invdiff.rng import Streams
 from invdiff.solvers.base import vjp
 from invdiff.solvers.tools.split import Split
+from invdiff.summary import one_line
 
 RIGHT = 0.1  # of the spread: samples that are so little too narrow or too wide are called right
 SHIFT = 0.3  # standard deviations off: as little is called right
@@ -115,6 +116,10 @@ class Scored:
     blur: Tensor
     exact: bool
     trained: bool = True
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 @torch.inference_mode(False)
@@ -264,6 +269,10 @@ expected 1): error bars are too narrow. Use another solver, or calibrate this on
     exact: bool
     samples: int
     trained: bool = True
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def says(self, image: int = 0) -> str:
         """Return what was found for an image, in words."""

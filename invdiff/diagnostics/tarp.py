@@ -22,6 +22,7 @@ from invdiff.estimate import Estimate
 from invdiff.posterior import Posterior
 from invdiff.problem import stream_numbers
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 LEVEL = 0.05
 SCALES = (1, 4)  # pixels, of the blobs beside the mean
@@ -47,6 +48,10 @@ truths hold 90 +- 2 %.
     names: tuple[str, ...]
     u: Tensor
     samples: int
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def expected_coverage(self, level: float, reference: int = 0) -> Estimate:
         """Return the share of truths inside the credible balls of a level: the level, if right."""

@@ -16,7 +16,9 @@ was not found on. A scaled sample no longer fits the measurement: x' is for erro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
@@ -24,6 +26,7 @@ from invdiff.estimate import Estimate
 from invdiff.evaluation.pixels import coverage, crps
 
 FEW = 10  # images below which the factor is hardly known
+TRIED = 1001  # factors from 0 to 1
 
 
 def moments(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +109,53 @@ def jackknife_error(without: Tensor) -> float:
     count = len(without)
     deviations = without - without.mean()
     return math.sqrt((count - 1) / count * float(deviations.square().sum()))
+
+
+def shrinkage(
+    estimates: Sequence[Tensor] | Tensor,
+    centres: Sequence[Tensor] | Tensor,
+    truth: Sequence[Tensor] | Tensor,
+) -> tuple[float, float]:
+    """Return how much of what an estimate adds to a centre is worth keeping, and its jackknife error.
+
+    It is the c in [0, 1] for which centre + c (estimate - centre) has the largest mean PSNR: with
+    a = <estimate - centre, x* - centre>, b = |estimate - centre|^2 and q = |x* - centre|^2 of each
+    image it is the least mean of log(q - 2 c a + c^2 b). Of one image that is the least-squares
+    factor a / b. Every image counts alike, where a sum of squares would be ruled by a few.
+
+    Args:
+        estimates: (N, ...), N >= 2, or a list of tensors where sizes differ.
+        centres: likewise.
+        truth: likewise.
+
+    Raises:
+        InputError: there are fewer than two images.
+
+    Example:
+        >>> import torch
+        >>> truth = torch.randn(8, 500, generator=torch.Generator().manual_seed(0))
+        >>> c, error = shrinkage(2 * truth, 0 * truth, truth)
+        >>> round(c, 3)
+        0.5
+    """
+    if len(truth) < 2:
+        raise InputError(f"images: found {len(truth)}, expected at least 2")
+    added = [(x - m).double() for x, m in zip(estimates, centres, strict=True)]
+    wanted = [(x - m).double() for x, m in zip(truth, centres, strict=True)]
+    cross = torch.stack([(x * u).sum() for x, u in zip(added, wanted, strict=True)])
+    size = torch.stack([x.square().sum() for x in added])
+    all_of_it = torch.stack([u.square().sum() for u in wanted])
+    without = [torch.arange(len(truth)) != i for i in range(len(truth))]
+    left_out = [_shrinkage(cross[k], size[k], all_of_it[k]) for k in without]
+    return _shrinkage(cross, size, all_of_it), jackknife_error(torch.tensor(left_out))
+
+
+def _shrinkage(cross: Tensor, size: Tensor, all_of_it: Tensor) -> float:
+    """The c of `shrinkage` by its sums, each (N,); every thousandth is tried, for there may be two minima."""
+    c = torch.linspace(0, 1, TRIED, dtype=cross.dtype)[:, None]
+    error = all_of_it - 2 * c * cross + c**2 * size
+    mean_log_error = error.clamp_min(torch.finfo(error.dtype).tiny).log().mean(1)
+    return float(c[mean_log_error.argmin()])
 
 
 def scaled(samples: Tensor, factor: float | Tensor) -> Tensor:

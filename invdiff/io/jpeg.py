@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from PIL import Image, JpegImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin
 
 # ITU-T T.81 (JPEG), Table K.1, row by row: https://www.w3.org/Graphics/JPEG/itu-t81.pdf
 _LUMINANCE = (
@@ -32,6 +32,7 @@ class Coding(NamedTuple):
     Attributes:
         quality: from 1 to 100.
         chroma: resolution of the colour planes.
+        orientation: how its rows and columns are turned to be shown, from 1 to 8 as EXIF counts.
 
     Example:
         >>> Coding(75, "half").quality
@@ -40,6 +41,7 @@ class Coding(NamedTuple):
 
     quality: int
     chroma: Literal["half", "full"]
+    orientation: int = 1
 
 
 def jpeg_coding(path: str | Path) -> Coding | None:
@@ -50,7 +52,7 @@ def jpeg_coding(path: str | Path) -> Coding | None:
         >>> file = tempfile.mkdtemp() + "/photo.jpg"
         >>> Image.new("RGB", (8, 8)).save(file, quality=30)
         >>> jpeg_coding(file)
-        Coding(quality=30, chroma='half')
+        Coding(quality=30, chroma='half', orientation=1)
     """
     if not os.path.isfile(path):
         return None
@@ -62,11 +64,13 @@ def jpeg_coding(path: str | Path) -> Coding | None:
                     return None
                 found = list(image.quantization[0])
                 halved = JpegImagePlugin.get_sampling(image) in (1, 2)
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # what cannot be read is told of by what reads it next
         return None
     distance = {quality: _distance(found, quality) for quality in range(1, 101)}
     nearest = min(distance, key=lambda quality: distance[quality])
-    return Coding(nearest, "half" if halved else "full")
+    orientation = turned if turned in range(1, 9) else 1
+    return Coding(nearest, "half" if halved else "full", orientation)
 
 
 def _distance(found: list[int], quality: int) -> int:

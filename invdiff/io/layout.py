@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +110,27 @@ def recognise(
     return first, Layout(axes, layout.dtype, layout.numpy, layout.device)
 
 
+def leaves_range(y: Tensor, variance: float | Tensor) -> bool:
+    """Return whether a value leaves [0, 1] by more than 1/2 and six standard deviations of the noise.
+
+    If none does, `check_scale` has nothing to tell, and A of a white image need not be known.
+
+    Example:
+        >>> leaves_range(torch.tensor([0.0, 1.4]), 0.0), leaves_range(torch.tensor([0.0, 2.0]), 0.0)
+        (False, True)
+    """
+    if y.numel() == 0:
+        return False
+    low, high = (float(value) for value in y.aminmax())
+    room = _OVERSHOOT + _deviations(variance)
+    return low < -room or high > 1 + room
+
+
+def _deviations(variance: float | Tensor) -> float:
+    """Six standard deviations of noise, at its strongest."""
+    return _NOISE * math.sqrt(torch.as_tensor(variance).max().clamp_min(0))
+
+
 def check_scale(
     y: Tensor, of_white: Tensor, variance: float | Tensor, what: str = "measurement"
 ) -> None:
@@ -135,17 +157,16 @@ def check_scale(
         invdiff.errors.InputError: measurement: found values from 0 to 254, expected those of \
 pictures in [0, 1]: divide 0..255 by 255
     """
-    if y.numel() == 0:
+    if not leaves_range(y, variance):
         return
     low, high = (float(value) for value in y.aminmax())
-    noise = _NOISE * float(torch.as_tensor(variance).max().clamp_min(0)) ** 0.5
+    noise = _deviations(variance)
     found = f"{what}: found values from {low:g} to {high:g}, expected those of"
     top = float(of_white.abs().max()) if of_white.numel() else 1.0
     if max(-low, high) > _FAR * max(1.0, top) + noise:
         raise InputError(f"{found} pictures in [0, 1]: divide 0..255 by 255")
     keeps_brightness = bool(((of_white - 1).abs() < 1e-3).logical_or(of_white == 0).all())
-    room = _OVERSHOOT + noise
-    if top > 0 and keeps_brightness and (low < -room or high > 1 + room):
+    if top > 0 and keeps_brightness:
         warn(
             f"{found} pictures in [0, 1] and their noise: if they are on [-1, 1], map them by (x + 1) / 2"
         )

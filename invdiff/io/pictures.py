@@ -24,6 +24,7 @@ from invdiff.io.nifti import with_smaller_voxels
 from invdiff.io.ome import is_ome_zarr, read_ome_zarr
 from invdiff.io.pixels import FileHeader, NiftiHeader, Pixels
 from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
+from invdiff.summary import one_line
 
 _ITU_R_601 = (0.299, 0.587, 0.114)
 
@@ -46,6 +47,10 @@ class Background:
 
     mask: Tensor
     values: Tensor
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def select(self, images: Sequence[int]) -> Background:
         """Return the background of some of the images, by number."""
@@ -91,6 +96,10 @@ class Picture:
     profile: bytes | None = None
     source: str = ""
     stretch: Units | None = None
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from invdiff.summary import one_line
+
 
 @dataclass(frozen=True)
 class NiftiHeader:
@@ -103,6 +105,10 @@ class Pixels:
     profile: bytes | None = None
     stack: bool = False
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 def split_alpha(array: np.ndarray, alpha: bool, key: object = None) -> Pixels:

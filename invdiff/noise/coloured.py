@@ -25,6 +25,7 @@ from invdiff.noise.models import NoiseModel, keep_positive, normal_log_density, 
 from invdiff.noise.whitening import Filter, Triangle, Whitening, filtered, multiplied
 from invdiff.registry import register
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 LARGEST_COVARIANCE = 8192  # rows: 0.5 GB, and a minute of Cholesky
 STEEPEST = 8.0  # exponent of a power law
@@ -62,6 +63,10 @@ class Coloured(NoiseModel):
     sigma: float
     exponent: float = 1.0
     spectrum: Tensor | np.ndarray | str | None = None
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __post_init__(self) -> None:
         keep_positive(self, "sigma", "number on the [0, 1] scale")
@@ -152,6 +157,10 @@ class Correlated(NoiseModel):
     """
 
     covariance: Tensor | np.ndarray | str
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __post_init__(self) -> None:
         covariance, root = _rooted(self.covariance)

@@ -23,6 +23,7 @@ from invdiff.noise.whitening import Whitening
 from invdiff.ranges import LARGEST
 from invdiff.registry import register
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 
 class NoiseModel(ABC):
@@ -115,6 +116,10 @@ class Gaussian(NoiseModel):
     """
 
     sigma: float | Literal["auto"] | Tensor | np.ndarray
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     def __post_init__(self) -> None:
         expected = f"a number from 0 to {LARGEST:g} on the [0, 1] scale"

@@ -94,6 +94,21 @@ class Grayscale(_OneChannel):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.w * y
 
+    def faded(self, x: Tensor, strength: float) -> Tensor:
+        """Return images with their colours `strength` times as strong, and the same gray values.
+
+        Args:
+            x: (..., 3, H, W).
+            strength: 0 for gray, 1 for the images themselves.
+
+        Example:
+            >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+            >>> Grayscale((3, 1, 1)).faded(red, 0.0).flatten()
+            tensor([0.2990, 0.2990, 0.2990])
+        """
+        gray = self.forward(x)  # the weights add up to 1
+        return gray + strength * (x - gray)
+
     def v_t(self, x: Tensor) -> Tensor:
         return torch.einsum("ij,bjhw->bihw", self.reflection, x)
 

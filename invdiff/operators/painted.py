@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from invdiff.arguments import one_of, whole
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 
 Kept = Literal["white", "black", "larger"]
 
@@ -32,6 +35,7 @@ UNCLEAR = 0.1  # share of pixels between black and white above which a picture i
 COLOURED = 0.0005  # share of pixels in colour from which a picture is one in colour
 NEAR = 0.2  # in every channel: what still is the colour of a stroke
 DIFFERS = 0.1  # in a channel: what is no trace of JPEG in a copy of a photograph
+EXACT = 1 / 255  # of what is no stroke, in a copy that lost nothing
 COPIED = 0.4  # share of pixels that a copy has in common with its photograph, at least
 ONE_COLOUR = 0.98  # share of the opaque pixels of a layer that have its colour
 LARGER = 0.6  # share of a picture that its larger part has, at least
@@ -99,7 +103,29 @@ def _difference(values: Tensor, photo: Tensor) -> Tensor | None:
     """Where a picture differs from a photograph, (H, W); None if they have no common size."""
     if values.shape[1:] != photo.shape[1:] or {len(values), len(photo)} - {1, 3}:
         return None
-    return ((values - photo).abs() > DIFFERS).any(0)
+    error = (values - photo).abs().amax(0)
+    differs = error > DIFFERS
+    is_exact = bool((error[~differs] < EXACT).all())
+    return differs if is_exact else _without_traces(differs, error)
+
+
+def _without_traces(differs: Tensor, error: Tensor) -> Tensor:
+    """Where a lossy copy differs because of strokes: in parts that are wide, and differ strongly.
+
+    That is a square of 3x3 pixels, and half of the largest error. What JPEG leaves along edges of
+    strong colour is thinner or fainter. Where no part is so, all are kept.
+
+    Args:
+        differs: (H, W), where the copy differs.
+        error: (H, W), by how much.
+    """
+    where = differs.numpy()
+    square = np.ones((3, 3), bool)
+    parts, _ = ndimage.label(where, square)
+    wide = np.unique(parts[ndimage.binary_erosion(where, square)])
+    strong = np.unique(parts[error.numpy() >= float(error.max()) / 2])
+    strokes = torch.from_numpy(np.isin(parts, np.intersect1d(wide, strong)) & where)
+    return strokes if bool(strokes.any()) else differs
 
 
 def two_tone(name: str, gray: Tensor) -> Tensor:
@@ -196,6 +222,8 @@ def known_pixels(name: str, found: Painted, kept: Kept | None) -> Tensor:
     if kept in ("white", "black"):
         return found.white if kept == "white" else ~found.white
     white = float(found.white.double().mean())
+    if kept == "larger" and white in (0, 1):
+        warn(f"{name}: is of one colour and marks nothing: the picture stays as it is")
     meant = found.kept or ("black" if kept == "larger" and white < 0.5 else "white")
     share = white if meant == "white" else 1 - white
     enough = LARGER if kept == "larger" and found.kept is None else 0.5

@@ -154,9 +154,11 @@ class Jpeg(Rounding):
         quality: from 1 to 100.
         chroma: resolution of the two colour planes: "half" in both directions (4:2:0) or "full"
             (4:4:4).
+        orientation: how the file's rows and columns are turned to be shown, from 1 to 8 as EXIF counts:
+            blocks are those of the file, and x and y are upright.
 
     Raises:
-        InputError: C, `quality` or `chroma` is none of these.
+        InputError: C, `quality`, `chroma` or `orientation` is none of these.
 
     Example:
         >>> Jpeg((1, 8, 8), quality=10)(torch.full((1, 1, 8, 8), 0.5)).mean().round(decimals=2)
@@ -169,7 +171,11 @@ class Jpeg(Rounding):
     to_rgb: Tensor
 
     def __init__(
-        self, shape: Sequence[int], quality: int = 10, chroma: Literal["half", "full"] = "half"
+        self,
+        shape: Sequence[int],
+        quality: int = 10,
+        chroma: Literal["half", "full"] = "half",
+        orientation: int = 1,
     ) -> None:
         super().__init__(shape)
         if self.shape[0] not in (1, 3):
@@ -179,6 +185,10 @@ class Jpeg(Rounding):
             raise InputError(f"quality: found {quality}, expected 1 to 100")
         one_of("chroma", chroma, ("half", "full"))
         self.factor = 2 if chroma == "half" else 1
+        self.orientation = whole("orientation", orientation)
+        if not 1 <= self.orientation <= 8:
+            raise InputError(f"orientation: found {orientation}, expected 1 to 8")
+        self.sides = self._stored(torch.empty(self.shape, device="meta")).shape[-2:]
         percent = 5000 // quality if quality < 50 else 200 - 2 * quality
         tables = torch.tensor([LUMINANCE, CHROMINANCE])
         self.register_exact("tables", ((tables * percent + 50) // 100).clamp(1, 255))
@@ -195,7 +205,7 @@ class Jpeg(Rounding):
     def forward(self, x: Tensor) -> Tensor:
         # Middle gray is zero in all three planes, so that the standard's offsets of 128 are one for
         # RGB.
-        x = 255 * x - 128
+        x = 255 * self._stored(x) - 128
         if self.shape[0] == 1:
             planes = self._coded(rounded(x), self.tables[0])
         else:
@@ -203,17 +213,17 @@ class Jpeg(Rounding):
             luma = self._coded(ycc[:, :1], self.tables[0])
             chroma = self._enlarged(self._coded(self._reduced(ycc[:, 1:]), self.tables[1]))
             planes = torch.einsum("ij,bjhw->bihw", self.to_rgb, torch.cat([luma, chroma], 1))
-        return (rounded(planes).clamp(-128, 127) + 128) / 255
+        return self._shown((rounded(planes).clamp(-128, 127) + 128) / 255)
 
     def posterior_mean(self, x: Tensor, y: Tensor, std: float) -> Tensor:
         """Return E[x0 | y], as of `Rounding`; errors of brightness and of colours count as independent.
 
         In the planes of YCbCr they nearly are, in those of RGB they are not.
         """
-        planes = self._planes(255 * x - 128)
+        planes = self._planes(255 * self._stored(x) - 128)
         moved = []
         for plane, levels, table, gain in zip(
-            planes, self._levels(y), self.tables, self._gains(), strict=False
+            planes, self._levels(self._stored(y)), self.tables, self._gains(), strict=False
         ):
             c = self._transformed(plane)
             low = (levels - 0.5) * table
@@ -221,11 +231,30 @@ class Jpeg(Rounding):
             step = truncated_mean(c, 255 * gain * std, low, high) - c
             moved.append(self._untransformed(step, plane))
         if self.shape[0] == 1:
-            return x + moved[0] / 255
+            return x + self._shown(moved[0]) / 255
         chroma = moved[1].repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
-        chroma = chroma[..., : self.shape[1], : self.shape[2]]
+        chroma = chroma[..., : self.sides[0], : self.sides[1]]
         step = torch.einsum("ij,bjhw->bihw", self.to_rgb, torch.cat([moved[0], chroma], 1))
-        return x + step / 255
+        return x + self._shown(step) / 255
+
+    @property
+    def begins_at_end(self) -> tuple[bool, bool]:
+        """Whether the file's first blocks are at the last rows, and at the last columns, of y."""
+        return self.orientation in (3, 4, 7, 8), self.orientation in (2, 3, 6, 7)
+
+    def _shown(self, x: Tensor) -> Tensor:
+        """Upright images of the file's, (..., H, W)."""
+        x = x.mT if self.orientation > 4 else x
+        return x.flip(self._reversed()) if self.orientation > 1 else x
+
+    def _stored(self, x: Tensor) -> Tensor:
+        """The file's images of upright ones, (..., H, W)."""
+        x = x.flip(self._reversed()) if self.orientation > 1 else x
+        return x.mT if self.orientation > 4 else x
+
+    def _reversed(self) -> list[int]:
+        """The axes along which the file runs from the end."""
+        return [dim for dim, is_so in zip((-2, -1), self.begins_at_end, strict=True) if is_so]
 
     def _gains(self) -> list[float]:
         """Standard deviation of a coefficient of each group of planes, for a white image of 1."""
@@ -281,7 +310,7 @@ class Jpeg(Rounding):
         x = rounded(
             F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
         )
-        return x[..., : self.shape[1], : self.shape[2]]
+        return x[..., : self.sides[0], : self.sides[1]]
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:

@@ -24,6 +24,7 @@ from invdiff.errors import InputError
 from invdiff.prior.schedule import Schedule
 from invdiff.ranges import COUNT
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 Target = Literal["eps", "x0", "v", "flow"]
 Variance = Literal["small", "large", "learned"]
@@ -40,6 +41,10 @@ class Normal(NamedTuple):
 
     mean: Tensor
     variance: Tensor
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 class Output(NamedTuple):
@@ -74,6 +79,10 @@ class BitsPerDim(NamedTuple):
     L_T: Tensor
     L_steps: Tensor
     L_0: Tensor
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
     @property
     def total(self) -> Tensor:
@@ -121,6 +130,10 @@ class RateDistortion(NamedTuple):
     rate: Tensor
     distortion: Tensor
     bits: BitsPerDim
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 class DDPM:

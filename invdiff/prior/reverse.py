@@ -26,6 +26,7 @@ from invdiff.prior.denoiser import Denoiser, check_prior, state_like
 from invdiff.prior.schedule import Spacing
 from invdiff.ranges import Range
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
 Level = float | Tensor
@@ -55,6 +56,10 @@ class State(NamedTuple):
     sigma: float
     x: Tensor
     x0: Tensor
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 def transition(

@@ -20,6 +20,7 @@ from invdiff.prior.schedule import Spacing
 from invdiff.problem import Problem
 from invdiff.ranges import COUNT, Range, check_fields
 from invdiff.rng import Streams
+from invdiff.summary import one_line
 
 __all__ = [
     "LEAST_SIGMA_Y",
@@ -72,6 +73,10 @@ class Step(NamedTuple):
     x: Tensor
     x0: Tensor
     ess: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
 
 
 @dataclass(frozen=True, kw_only=True)
