@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import signal as signal_room
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +25,8 @@ from invdiff import adjustment as adjustments
 from invdiff import app, baselines, blind, calibrate, commands, solve
 from invdiff import inference as inference_room
 from invdiff.adjustment import Adjustment
-from invdiff.config import command
+from invdiff.config import command, files, signals
+from invdiff.config.help import help_text
 from invdiff.diagnostics.fission import Fission
 from invdiff.diagnostics.fit import Fit
 from invdiff.diagnostics.ksd import KSD
@@ -33,15 +35,25 @@ from invdiff.diagnostics.repeated import PosteriorSBC
 from invdiff.diagnostics.stein import Stein
 from invdiff.diagnostics.tarp import TARP
 from invdiff.errors import InputError
+from invdiff.evaluation import calibration as calibration_room
 from invdiff.evaluation import report
 from invdiff.evaluation.calibration import Calibration
 from invdiff.fingerprint import Key
+from invdiff.intervals import levels as interval_levels
 from invdiff.io import colour, exr, formats, icc, lock, pictures, tiff, units
 from invdiff.io.pictures import Picture
 from invdiff.io.whole import WholeFolder
 from invdiff.named import operator_named
 from invdiff.noise import Gaussian, Poisson, PoissonGaussian
-from invdiff.operators import Denoise, Grayscale, Radon, Transmission, kernels
+from invdiff.operators import (
+    Denoise,
+    Grayscale,
+    PhaseRetrieval,
+    Radon,
+    Transmission,
+    checks,
+    kernels,
+)
 from invdiff.operators.base import image_shape
 from invdiff.operators.decoder import Decoder
 from invdiff.posterior import Posterior
@@ -50,7 +62,7 @@ from invdiff.prior import GaussianDenoiser, checkpoint, guidance
 from invdiff.prior.loaders import common, diffusers, foreign, guided, hub, plugins
 from invdiff.prior.unet2d import UNet2DClassifier
 from invdiff.problem import Problem
-from invdiff.sharing import Share
+from invdiff.sharing import IDENTITY, Share, SharedRun
 from invdiff.solve import Part, SolveSettings
 from invdiff.solvers import DDNM
 from invdiff.solvers.base import vjp
@@ -747,3 +759,164 @@ def test_the_seconds_of_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= found.seconds <= 5
     drawn = inference_room.restore(PROBLEM, prior, DDNM(steps=2))
     assert 1 <= drawn.seconds <= 20
+
+
+def sections(text: str) -> list[str]:
+    return [section.partition("\n")[0] for section in text.split("\n\n")]
+
+
+def test_the_headings_of_a_help() -> None:
+    found = sections(help_text(Path(solve.__file__)))
+    assert "prior.WORD=VALUE, for what another program's file does not tell:" in found
+    assert "operator.kernel.name=NAME, and its settings:" in found
+    assert "solver=NAME, presets:" in found
+    assert "solver.name=NAME, and its settings:" in found
+
+
+def test_a_name_of_code_in_a_file() -> None:
+    assert files.refusal("operator.name", "os:system") == (
+        "operator.name: found 'os:system', which names code; expected a registered name, since no file "
+        "can name code (if you trust it, type operator.name=os:system on the command line)"
+    )
+
+
+def test_a_signal_that_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal_room.signal(signal_room.SIGTERM, lambda *_: None)
+    try:
+        with signals.held_back("writing the results"):
+            signal_room.raise_signal(signal_room.SIGTERM)
+    finally:
+        signal_room.signal(signal_room.SIGTERM, before)
+    assert capfd.readouterr().err == ("invdiff: writing the results first; again to stop at once\n")
+
+
+def test_the_figure_of_a_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its axes, what they are called, and the points and bars on them."""
+    figures: list[Any] = []
+    monkeypatch.setattr(
+        calibration_room, "save_figure", lambda figure, path: figures.append(figure)
+    )
+    truth = torch.rand(5, *SQUARE, generator=torch.Generator().manual_seed(0))
+    samples = torch.rand(9, 5, *SQUARE, generator=torch.Generator().manual_seed(1))
+    problem = Problem(Denoise(SQUARE), Gaussian(0.1), truth)
+    found = Calibration(truth, Posterior(samples, problem, 1, 0.0))
+    found.plot("a.png")
+    curve, bars = figures[0].axes
+    assert figures[0].get_size_inches().tolist() == [8, 3.8]
+    assert figures[0].dpi == 120
+    assert (curve.get_xlabel(), curve.get_ylabel()) == (
+        "level of the central interval",
+        "true pixels inside",
+    )
+    assert (curve.get_xlim(), curve.get_ylim()) == ((0, 1), (0, 1))
+    assert curve.get_aspect() == 1
+    assert curve.get_legend().get_texts()[0].get_text() == "calibrated"
+    assert not curve.get_legend().get_frame_on()
+    diagonal, points, *_ = curve.get_lines()
+    assert list(diagonal.get_xdata()) == [0, 1]
+    assert list(diagonal.get_ydata()) == [0, 1]
+    levels = [float(level) for level in points.get_xdata()]
+    assert levels == pytest.approx(interval_levels(9))
+    held = [found.coverage(level, "samples") for level in levels]
+    assert points.get_ydata() == pytest.approx([each.mean for each in held])
+    ends = curve.containers[0].lines[2][0].get_segments()
+    assert [end[1][1] - end[0][1] for end in ends] == pytest.approx(
+        [4 * each.error for each in held]
+    )
+    assert (bars.get_xlabel(), bars.get_ylabel()) == (
+        "rank of the truth among the samples",
+        "share of pixels",
+    )
+    share, error = found.rank_histogram()
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx(share.tolist())
+    (spread,) = [each for each in bars.containers if hasattr(each, "has_yerr")]
+    ends = spread.lines[2][0].get_segments()
+    assert [end[1][1] - end[0][1] for end in ends] == pytest.approx((4 * error).tolist())
+    (line,) = [each for each in bars.get_lines() if len(each.get_xdata()) == 2]
+    assert list(line.get_ydata()) == [0.1, 0.1]
+
+
+class Left(Denoise):
+    """An operator with an attribute that no .to() moves."""
+
+    def __init__(self) -> None:
+        super().__init__(SQUARE)
+        self.table = torch.zeros(1)
+
+
+def test_what_a_check_of_operators_tells() -> None:
+    if not torch.cuda.is_available():
+        assert checks.device(Denoise(SQUARE), 0) == "not tried: there is no CUDA device here"
+        assert checks.device(Left(), 0) == (
+            "not tried: there is no CUDA device here; .to() leaves behind the attributes table, which "
+            "are no buffers"
+        )
+    told = str(checks.check(Denoise(SQUARE)))
+    for line in (
+        "the same together and alone (error 0.0e+00, at most",
+        "autograd's transpose is the adjoint",
+        "A A^+ y = y for a y = A x",
+        "x = A^T (y - A x) / damp",
+    ):
+        assert line in told
+    assert "autograd's slope is that of differences" in str(checks.check(PhaseRetrieval(SQUARE)))
+
+
+def run_of(folder: Path, seed: int = 0) -> SharedRun:
+    prior = GaussianDenoiser(HALF[0], torch.eye(16))
+    return SharedRun(
+        final=folder / "out", share=Share(), prior=prior, solver=DDNM(steps=2), seed=seed
+    )
+
+
+def test_samples_of_other_settings(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    run.folder.mkdir(parents=True)
+    (run.folder / IDENTITY).write_text("other")
+
+    def held() -> None:
+        with run._held("this"):
+            pass
+
+    assert refusal(held) == (
+        f"out {run.folder}: found samples of other settings, weights or images, expected those of this "
+        "run: remove it, or choose another out"
+    )
+
+
+UNKNOWN: list[tuple[list[str], str]] = [
+    (
+        ["solver=ddnm"],
+        "solver: found it with operator.kernel=unknown, expected none, which has a method of its own",
+    ),
+    (
+        ["part=1/2"],
+        "part: found it with operator.kernel=unknown, expected none, which has a method of its own",
+    ),
+    ([], "operator.kernel: found unknown, expected measurement=FILE and no input="),
+    (
+        ["measurement=a.png", "input=b.png"],
+        "operator.kernel: found unknown, expected measurement=FILE and no input=",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), UNKNOWN)
+def test_settings_of_an_unknown_kernel(words: list[str], line: str) -> None:
+    unknown = solve.UnknownKernel()
+    assert refusal(lambda: solve.settings_of_unknown(words, unknown)) == line
+
+
+def test_what_is_said_of_an_unknown_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = SolveSettings(
+        operator={"name": "denoise"}, solver={"name": "ddnm"}, samples=3, prior="photos"
+    )
+    solve.tell_unknown(settings, Part([one_picture()], [0], None, PROBLEM), solve.UnknownKernel())
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(
+        "unknown kernel on an image 1x4x4, family free, 21x21 pixels, sigma = 0.1"
+    )
+    assert said[1:] == ["3 samples of picture and kernel under 'photos'"]
+    assert refusal(
+        lambda: solve.unknown_kernel(["operator.kernel=unknown", "operator=mask_box"])
+    ) == ("operator: found 'mask_box' with kernel=unknown, expected blur, or no name")
