@@ -39,6 +39,7 @@ from invdiff.operators import (
     kernels,
     tomography,
 )
+from invdiff.operators import mask as masks
 from invdiff.operators.checks import check
 from invdiff.posterior import Posterior
 from invdiff.prior import (
@@ -941,6 +942,8 @@ def set_up() -> None:
     np.savez("no.npz.npz")
     Path("torn.npy").write_bytes(b"x")
     np.save("flat.npy", np.ones(3))
+    np.save("letters.npy", np.array([["a"]]))
+    np.save("nan.npy", np.array([[np.nan]]))
     np.save("colour.npy", np.ones((5, 5, 3)))
     red = Image.new("RGB", (5, 5), (255, 0, 0))
     red.save("red.png")
@@ -981,6 +984,14 @@ FILES: list[tuple[Callable[[], object], str]] = [
         lambda: arrays.load_npy("kernel", "torn.npy", remedy="remove it"),
         "kernel torn.npy: cannot be read as .npy (no file of this kind, or a part of one): "
         "remove it",
+    ),
+    (
+        lambda: masks._of_file("letters.npy"),
+        "mask letters.npy: found values of type <U1, expected an array of real numbers",
+    ),
+    (
+        lambda: masks._of_file("nan.npy"),
+        "mask nan.npy: found NaN or infinite values, expected finite numbers",
     ),
     (
         lambda: arrays.load_npy("kernel", "two.npz"),

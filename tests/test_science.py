@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.collection import read_pictures
 from invdiff.io.fits import _smaller_pixels
+from invdiff.io.formats import decode
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import split_name
+from invdiff.io.ome import read_ome_zarr
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.raw import _first_tags, is_raw
 from invdiff.io.science import needed
@@ -274,6 +278,27 @@ def test_ome_zarr_keeps_sizes_and_channels(tmp_path: Path, version: int) -> None
     assert shift["translation"] == [0, -0.125, -0.125]  # of the first pixel's centre
     with pytest.raises(InputError, match="exists already, expected another name"):
         write_picture(tmp_path / "b.ome.zarr", picture, overwrite=True)
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_several_planes_are_a_stack(tmp_path: Path, planes: int) -> None:
+    """Of every format whose pages may be one picture or several."""
+    pytest.importorskip("zarr")
+    h5py = pytest.importorskip("h5py")
+    fits = pytest.importorskip("astropy.io.fits")
+    values = ramp(planes, 4, 6).astype(np.float32)
+    zarr_file(tmp_path / "a.ome.zarr", values, 3)
+    assert read_ome_zarr(tmp_path / "a.ome.zarr").stack == (planes > 1)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = values
+    assert decode((tmp_path / "a.h5").read_bytes()).stack == (planes > 1)
+    fits.PrimaryHDU(values).writeto(tmp_path / "a.fits")
+    assert decode((tmp_path / "a.fits").read_bytes()).stack == (planes > 1)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
+    assert decode((tmp_path / "a.tif").read_bytes()).stack == (planes > 1)
+    frames = [Image.new("L", (6, 4), 90 * k) for k in range(planes)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert decode((tmp_path / "a.gif").read_bytes()).stack == (planes > 1)
 
 
 def test_a_folder_of_zarrs_and_one_that_is_no_image(tmp_path: Path) -> None:
