@@ -5,15 +5,20 @@ A message, a page or a stored file that goes by one of them means what it meant.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import math
+import pkgutil
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import invdiff
+from invdiff.ranges import Range
 
 PACKAGE = Path(invdiff.__file__).parent
 TESTS = Path(__file__).parent
@@ -883,3 +888,40 @@ def test_no_number_is_left_out() -> None:
         if not module.endswith(("__init__", "__main__")):
             left = numbers_of(module) - set(FIGURES.get(module, {}))
             assert not left, f"{module}: {', '.join(sorted(left))}"
+
+
+def told(value: object) -> str | None:
+    """How a line shows a value of a class; None for what is no plain data, as a method."""
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, bool | int | float | str | Range | None):
+        return repr(value)
+    if isinstance(value, tuple | list) and all(told(each) for each in value):
+        return f"({', '.join(str(told(each)) for each in value)})"
+    if isinstance(value, Mapping) and all(told(each) for each in value.values()):
+        return "{" + ", ".join(f"{key}: {told(value[key])}" for key in sorted(value, key=str)) + "}"
+    return None
+
+
+def facts_of_classes() -> Iterator[str]:
+    """What classes say of themselves: every attribute of a class that is plain data and no field."""
+    for found in pkgutil.walk_packages(invdiff.__path__, "invdiff."):
+        if found.name.endswith("__main__"):
+            continue
+        for name, kind in vars(importlib.import_module(found.name)).items():
+            if not inspect.isclass(kind) or kind.__module__ != found.name:
+                continue
+            fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+            settings = {field.name for field in fields}
+            for own, value in vars(kind).items():
+                shown = None if own.startswith(("__", "_abc", "_field")) else told(value)
+                if shown is not None and own not in settings:
+                    module = found.name.removeprefix("invdiff.")
+                    yield f"{module}.{name}.{own} = {shown}"
+
+
+def test_what_classes_say_of_themselves() -> None:
+    lines = set((TESTS / "class_facts.txt").read_text(encoding="utf-8").splitlines())
+    found = set(facts_of_classes())
+    assert sorted(found - lines) == []
+    assert sorted(lines - found) == []
