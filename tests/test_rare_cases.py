@@ -15,7 +15,7 @@ import torch
 from lines import refusal
 from PIL import Image
 
-from invdiff import choice, cost, memory, preview, registry
+from invdiff import choice, cost, evaluate, memory, preview, registry
 from invdiff.adjustment import _pair
 from invdiff.baselines import zero_filled
 from invdiff.blind import BlindPosterior
@@ -23,6 +23,7 @@ from invdiff.config import files as yaml_files
 from invdiff.config import sources
 from invdiff.diagnostics.fission import Fission
 from invdiff.diagnostics.priors import PriorComparison
+from invdiff.evaluate import Cell, EvaluateSettings, NumberedImage
 from invdiff.evaluation import groups, lpips, report
 from invdiff.fingerprint import fingerprint, rounded
 from invdiff.io import collection, fastmri, hdf5, pixels, write
@@ -51,9 +52,10 @@ from invdiff.operators.kernels import gaussian_taps
 from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser, Schedule
 from invdiff.prior.guidance import ClassifierGuided
-from invdiff.prior.loaders import diffusers, edm, foreign, plugins, words
+from invdiff.prior.loaders import diffusers, edm, foreign, plugins, sidecar, words
 from invdiff.prior.own import label_argument
 from invdiff.prior.tiles import Tiled
+from invdiff.prior.unet2d import UNet2D
 from invdiff.problem import Problem
 from invdiff.ranges import _check_choice
 from invdiff.records import _plain
@@ -501,3 +503,82 @@ def test_written_jpegs_keep_their_colours(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.jpg") as image:
         assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
         assert max(map(max, image.quantization.values())) < 20
+
+
+class Stored:
+    """An image of a data folder that is in memory."""
+
+    name = "a"
+
+    def read(self) -> torch.Tensor:
+        return torch.full((1, 8, 8), 0.5)
+
+
+def cells_of(operator: dict[str, Any], out: Path, **settings: Any) -> list[Cell]:
+    given = EvaluateSettings(
+        task="inpaint",
+        out=str(out),
+        operator=operator,
+        noise={"name": "gaussian", "sigma": 0.1},
+        solver={"name": "ddnm"},
+        **settings,
+    )
+    return [Cell("inpaint", "baseline", given, ""), Cell("inpaint", "ddnm", given, "")]
+
+
+def test_results_of_another_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = cells_of({"name": "denoise"}, tmp_path)[1]
+    image = NumberedImage(0, 1, Stored(), "its own")  # type: ignore[arg-type]
+    prior = GaussianDenoiser(torch.full((1, 8, 8), 0.5), torch.eye(64))
+    monkeypatch.setattr(
+        evaluate, "rows_of", lambda cell: [{"image": "a", "fingerprint": "another"}]
+    )
+    assert refusal(lambda: evaluate.check(cell, [image], prior)) == (
+        f"out {cell.folder}: found results for another image under the name 'a' or its number, "
+        "expected those of the data as it is; choose another out"
+    )
+    monkeypatch.setattr(
+        evaluate, "rows_of", lambda cell: [{"image": "a", "fingerprint": "its own"}]
+    )
+    evaluate.check(cell, [image], prior)
+
+
+def test_cells_of_baselines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "left_out", lambda problem, which: f"left out of {which}")
+    monkeypatch.setattr(evaluate, "baseline_names", lambda problem, which: ("tv", "median"))
+    image = NumberedImage(0, 1, Stored(), "")  # type: ignore[arg-type]
+    cells = cells_of({"name": "denoise"}, tmp_path, baselines="all") * 2
+    found = [cell.solver for cell in evaluate.with_baselines(cells, [image])]
+    assert found == ["baseline", "tv", "median", "ddnm"] * 2
+    assert capsys.readouterr().out == "left out of all\n"
+
+
+def test_a_network_of_diffusers_that_centres_its_images() -> None:
+    """It takes images in [0, 1], told as center_input_sample, and is shown 2 x - 1."""
+    torch.manual_seed(0)
+    network = UNet2D(channels=1, widths=(32,), blocks=1, attention=(False,))
+    x = torch.rand(2, 1, 8, 8)
+    t = torch.tensor([3, 9])
+    with torch.no_grad():
+        expected = network(2 * x - 1, t)
+        network.centre = True
+        assert torch.equal(network(x, t), expected)
+
+
+def test_a_sidecar_of_guided_diffusion(tmp_path: Path) -> None:
+    flags = {"predict_xstart": True, "num_heads": 4, "num_head_channels": -1, "image_size": 64}
+    flags |= {"use_new_attention_order": False, "diffusion_steps": 4000}
+    flags |= {"noise_schedule": "cosine", "rescale_timesteps": True}
+    assert sidecar._understood(tmp_path, flags) == {
+        "target": "x0",
+        "heads": 4,
+        "attention_order": "legacy",
+        "schedule": "cosine",
+        "T": 4000,
+        "rescale_timesteps": True,
+        "size": 64,
+    }
+    other = {"num_head_channels": 32, "num_heads": 4, "use_new_attention_order": True}
+    assert sidecar._understood(tmp_path, other) == {"head_channels": 32, "attention_order": "new"}
