@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import math
 from collections.abc import Callable
@@ -15,9 +16,10 @@ import torch
 from lines import refusal
 from PIL import Image
 
+import invdiff
 from invdiff import choice, cost, evaluate, memory, preview, registry
 from invdiff.adjustment import _pair
-from invdiff.baselines import zero_filled
+from invdiff.baselines import _norm, zero_filled
 from invdiff.blind import BlindPosterior
 from invdiff.config import files as yaml_files
 from invdiff.config import sources
@@ -582,3 +584,25 @@ def test_a_sidecar_of_guided_diffusion(tmp_path: Path) -> None:
     }
     other = {"num_head_channels": 32, "num_heads": 4, "use_new_attention_order": True}
     assert sidecar._understood(tmp_path, other) == {"head_channels": 32, "attention_order": "new"}
+
+
+def test_operators_that_measure_nothing() -> None:
+    """Guards against a division by zero: what is left is finite, and the given number."""
+    mask = MaskRandom(SQUARE, 0.5, seed=0)
+    mask.s.zero_()
+    assert _norm(mask, torch.ones(1, *SQUARE), HALF) == 1.0
+    assert _norm(Denoise(SQUARE), torch.ones(1, *SQUARE), HALF) == pytest.approx(1.05)
+
+
+def test_every_public_name_is_what_it_says() -> None:
+    for name, module in invdiff._WHERE.items():
+        value = getattr(importlib.import_module(module), name)
+        assert getattr(invdiff, name) is value
+        assert value.__name__ == name
+        assert value.__module__.startswith(module)
+    for name in ("operators", "solvers"):
+        assert invdiff.__getattr__(name) is importlib.import_module(f"invdiff.{name}")
+    for name in invdiff.__all__:
+        assert getattr(invdiff, name) is not None
+    with pytest.raises(AttributeError, match="^module 'invdiff' has no attribute 'nothing'$"):
+        invdiff.nothing  # noqa: B018
