@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -271,3 +273,42 @@ def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
             f"port: found {port}, which cannot be used (taken), expected another: invdiff app "
             f"port={other}"
         )
+
+
+def test_how_the_page_is_served(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To this computer alone, and without a word to anybody else."""
+    told: dict[str, Any] = {}
+
+    class Page:
+        def queue(self, **settings: Any) -> Page:
+            told.update(settings)
+            return self
+
+        def launch(self, **settings: Any) -> None:
+            told.update(settings)
+
+    gradio = SimpleNamespace(themes=SimpleNamespace(Default=lambda **fonts: fonts))
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    monkeypatch.setattr(app, "page", lambda settings: Page())
+    app.serve(app.AppSettings(port=7861, at_once=3, open=True), block=False)
+    assert told.pop("theme") == {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["ui-monospace", "monospace"],
+    }
+    assert told.pop("css") == app.CSS
+    assert told == {
+        "default_concurrency_limit": 3,
+        "server_name": "127.0.0.1",
+        "server_port": 7861,
+        "share": False,
+        "inbrowser": False,
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "footer_links": [],
+        "max_file_size": app.MOST_BYTES,
+        "ssr_mode": False,
+        "enable_monitoring": False,
+    }
+    assert capsys.readouterr().out == "invdiff app: http://127.0.0.1:7861 (Ctrl-C ends it)\n"
