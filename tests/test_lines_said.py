@@ -21,6 +21,7 @@ import torch
 from lines import refusal, warnings_of
 from PIL import Image
 
+import invdiff
 from invdiff import adjustment as adjustments
 from invdiff import app, baselines, blind, calibrate, commands, solve
 from invdiff import inference as inference_room
@@ -44,9 +45,10 @@ from invdiff.io import colour, exr, formats, icc, lock, pictures, tiff, units
 from invdiff.io.pictures import Picture
 from invdiff.io.whole import WholeFolder
 from invdiff.named import operator_named
-from invdiff.noise import Gaussian, Poisson, PoissonGaussian
+from invdiff.noise import Gaussian, Poisson, PoissonGaussian, SaltAndPepper
 from invdiff.operators import (
     Denoise,
+    FanBeam,
     Grayscale,
     PhaseRetrieval,
     Radon,
@@ -56,6 +58,7 @@ from invdiff.operators import (
 )
 from invdiff.operators.base import image_shape
 from invdiff.operators.decoder import Decoder
+from invdiff.operators.painted import grown
 from invdiff.posterior import Posterior
 from invdiff.preview import preview_of
 from invdiff.prior import GaussianDenoiser, checkpoint, guidance
@@ -66,11 +69,13 @@ from invdiff.sharing import IDENTITY, Share, SharedRun
 from invdiff.solve import Part, SolveSettings
 from invdiff.solvers import DDNM
 from invdiff.solvers.base import vjp
+from invdiff.training import gaussian
 
 ONE = torch.ones(1)
 SQUARE = (1, 4, 4)
 HALF = torch.full((1, *SQUARE), 0.5)
 PROBLEM = Problem(Denoise(SQUARE), Gaussian(0.1), HALF)
+PRIOR = GaussianDenoiser(HALF[0], torch.eye(16))
 POSTERIOR = Posterior(torch.rand(6, 1, *SQUARE), PROBLEM, 1, 0.0)
 IMAGE = torch.ones(1, 1, 2, 2)
 
@@ -604,6 +609,55 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (
         lambda: app.painted_over(app.Form(source="a.png", task="remove"), one_picture()),
         "nothing is painted yet: paint over what is to go, on the picture above",
+    ),
+    (
+        lambda: invdiff.restore(PROBLEM, PRIOR, DDNM(steps=2), fill_holes=1),  # type: ignore[arg-type]
+        "fill_holes: found 1 (int), expected True or False",
+    ),
+    (
+        lambda: invdiff.restore_file(
+            "a.png",
+            "b.png",
+            operator="denoise",
+            noise=0.1,
+            fill_holes=1,  # type: ignore[arg-type]
+        ),
+        "fill_holes: found 1 (int), expected True or False",
+    ),
+    (
+        lambda: invdiff.restore_folder(
+            "a",
+            "b",
+            operator="denoise",
+            noise=0.1,
+            fill_holes=1,  # type: ignore[arg-type]
+        ),
+        "fill_holes: found 1 (int), expected True or False",
+    ),
+    (
+        lambda: SaltAndPepper(1.0),
+        "noise p: found 1.0, expected a probability between 0 and 1",
+    ),
+    (
+        lambda: SaltAndPepper(0.0),
+        "noise p: found 0.0, expected a probability between 0 and 1",
+    ),
+    (lambda: grown(HALF, -1), "grow: found -1, expected a non-negative integer"),
+    (
+        lambda: Radon((1, 8, 8), 4, start=math.nan),
+        "start: found nan, expected a finite number",
+    ),
+    (
+        lambda: Radon((1, 8, 8), 4, offset=math.inf),
+        "offset: found inf, expected a finite number",
+    ),
+    (
+        lambda: FanBeam((1, 8, 8), 4, source=20.0, offset="x"),  # type: ignore[arg-type]
+        "offset: found 'x' (str), expected a finite number",
+    ),
+    (
+        lambda: gaussian.lap(PROBLEM, gaussian.Gaussian.first(SQUARE), 0, [0]),
+        "rank: found 0, expected at least 1",
     ),
 ]
 
