@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +23,13 @@ from invdiff.adjustment import _pair
 from invdiff.baselines import _norm, zero_filled
 from invdiff.blind import BlindPosterior
 from invdiff.config import files as yaml_files
-from invdiff.config import sources
+from invdiff.config import signals, sources
 from invdiff.diagnostics.fission import Fission
 from invdiff.diagnostics.priors import PriorComparison
 from invdiff.evaluate import Cell, EvaluateSettings, NumberedImage
 from invdiff.evaluation import groups, lpips, report
 from invdiff.fingerprint import fingerprint, rounded
-from invdiff.io import collection, fastmri, hdf5, pixels, write
+from invdiff.io import collection, fastmri, hdf5, pixels, whole, write
 from invdiff.io.pictures import Picture
 from invdiff.noise import Gaussian, Laplace, Poisson, PoissonGaussian
 from invdiff.operators import (
@@ -606,3 +607,47 @@ def test_every_public_name_is_what_it_says() -> None:
         assert getattr(invdiff, name) is not None
     with pytest.raises(AttributeError, match="^module 'invdiff' has no attribute 'nothing'$"):
         invdiff.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cleans_up_and_then_ends_the_process(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(whole, "clean_up", lambda: done.append("cleaned"))
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with whole.cleaned_by_signals():
+            handler = signal.getsignal(number)
+            assert callable(handler)
+            monkeypatch.setattr(whole.signal, "raise_signal", done.append)
+            handler(number, None)
+            assert done == ["cleaned", number]
+            assert signal.getsignal(number) == signal.SIG_DFL
+        assert signal.getsignal(number) == signal.SIG_DFL
+        with whole.cleaned_by_signals():
+            assert signal.getsignal(number) != signal.SIG_DFL
+        assert signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)
+        with whole.cleaned_by_signals():
+            assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_signal_that_nobody_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is held back; the second takes effect at once, by the system's own way."""
+    raised: list[int] = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with signals.held_back("writing"):
+            handler = signal.getsignal(signal.SIGTERM)
+            assert callable(handler)
+            monkeypatch.setattr(signals.signal, "raise_signal", raised.append)
+            handler(signal.SIGTERM, None)
+            assert raised == []
+            handler(signal.SIGTERM, None)
+            assert raised == [signal.SIGTERM]
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
