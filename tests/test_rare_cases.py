@@ -18,7 +18,7 @@ from lines import refusal
 from PIL import Image
 
 import invdiff
-from invdiff import choice, cost, evaluate, memory, preview, registry
+from invdiff import choice, cost, evaluate, memory, preview, progress, registry
 from invdiff.adjustment import _pair
 from invdiff.baselines import _norm, zero_filled
 from invdiff.blind import BlindPosterior
@@ -651,3 +651,43 @@ def test_a_second_signal_that_nobody_handles(monkeypatch: pytest.MonkeyPatch) ->
             assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_how_a_bar_is_drawn(
+    notebook: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every change where it is seen at once, else a line now and then; gone at the end."""
+    made: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr("tqdm.tqdm", lambda **told: made.append(("plain", told)))
+    monkeypatch.setattr("tqdm.auto.tqdm", lambda **told: made.append(("notebook", told)))
+    monkeypatch.setattr(progress.sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
+    progress.progress_bar(hidden=True, notebook=notebook)
+    assert made == [
+        (
+            "notebook" if notebook else "plain",
+            {
+                "total": 1.0,
+                "bar_format": "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
+                "dynamic_ncols": True,
+                "leave": False,
+                "mininterval": 0.1 if notebook or terminal else 10.0,
+                "delay": 1.0,
+                "smoothing": 0.0,
+                "disable": True,
+            },
+        )
+    ]
+
+
+def test_what_is_said_before_a_bar() -> None:
+    said: list[Any] = []
+    bar = SimpleNamespace(
+        n=0.25,
+        update=said.append,
+        set_description_str=lambda text, refresh: said.append((text, refresh)),
+    )
+    progress.show(bar, 0.75)
+    progress.show(bar, 0.75, "now: ")
+    assert said == [0.5, ("now: ", False), 0.5]
