@@ -44,10 +44,11 @@ from invdiff import config, registry
 from invdiff.baselines import METHODS, Which, computed, left_out
 from invdiff.baselines import names as baseline_names
 from invdiff.choice import AUTO, EXAMPLES_OF, introduced, prior_for
-from invdiff.errors import InputError, first_line, reason_of, warn
+from invdiff.errors import InputError, first_line, warn
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import COLUMNS, summary
 from invdiff.inference import VALUES_AT_ONCE, VALUES_ON_GPU, Batch, check_batch, restore
+from invdiff.io.arrays import load_npy
 from invdiff.io.collection import Item, collect
 from invdiff.io.lock import run_lock
 from invdiff.io.names import label
@@ -491,10 +492,7 @@ def check_measurement(path: Path, y: Tensor) -> None:
     """Raise InputError where the file holds another measurement than y."""
     if not path.is_file():
         return
-    try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({reason_of(error)}): remove it") from error
+    stored = load_npy("measurement", path, remedy="remove it")
     # The measurements of two machines differ by rounding.
     if stored.shape != y.shape or not np.allclose(stored, y.numpy(), rtol=1e-4, atol=1e-5):
         raise InputError(

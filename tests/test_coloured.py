@@ -244,7 +244,7 @@ def test_arrays_come_in_files_and_operators(tmp_path: Path) -> None:
         (lambda: Coloured(0.1, spectrum=[[1, 2, 3]]), "a power that differs at f and -f"),
         (
             lambda: Coloured(0.1, spectrum="no.npy"),
-            "no.npy: cannot be read .* expected an .npy file",
+            r"no.npy: cannot be read as .npy \(No such file or directory\)",
         ),
         (lambda: Correlated(-np.eye(2)), "not positive definite, expected one that is"),
         (lambda: Correlated(np.triu(np.ones((2, 2)))), "found a matrix that is not symmetric"),

@@ -5,13 +5,35 @@ A message, a page or a stored file that goes by one of them means what it meant.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
+import math
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import invdiff
+from invdiff.ranges import Range
+
+PACKAGE = Path(invdiff.__file__).parent
+TESTS = Path(__file__).parent
+
 FIGURES: dict[str, dict[str, Any]] = {
     "adjustment": {
+        "RULES": ("samples", "pooled", "mean", "image", "sure", "groups", "scale"),
+        "FACTOR_RULES": ("pooled", "mean", "image", "sure"),
+        "_ADDED": {
+            "pooled": "",
+            "mean": "",
+            "image": " of the pixels in 9 of 10 images",
+            "sure": " with 90 % confidence",
+            "groups": " with 90 % confidence, by groups",
+        },
         "CLOSE": 0.05,
         "ENOUGH": 39,
         "FORMAT": 1,
@@ -58,13 +80,24 @@ FIGURES: dict[str, dict[str, Any]] = {
     "config.build": {"LARGEST_INT": 2**63 - 1},
     "config.command": {"SECONDS_FOR_OTHERS": 30.0},
     "config.files": {
+        "_TAG": "tag:yaml.org,2002:",
         "NAMED": ("prior", "classifier"),
         "MAX_BYTES": 200_000,
         "MAX_DEPTH": 50,
         "MAX_VALUES": 20_000,
         "MAX_DIGITS": 400,
     },
-    "config.help": {"FLAGS": ("-h", "--help"), "WIDTH": 100},
+    "config.help": {
+        "WORDS": {"prior": "PriorWords", "classifier": "ClassifierWords"},
+        "FLAGS": ("-h", "--help"),
+        "WIDTH": 100,
+    },
+    "config.sources": {
+        "FROM_THE_PROGRAM": {
+            "operator": ("shape", "images", "numbers", "photo"),
+            "network": ("channels", "channels_out", "schedule"),
+        },
+    },
     "config.words": {
         "PRESET_KEYS": ("task", "train"),
         "COMPONENTS": ("operator", "noise", "solver", "network"),
@@ -83,7 +116,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "diagnostics.stein": {"RIGHT": 0.1, "SHIFT": 0.3, "SURE": 3.0, "TERMS": 26},
     "diagnostics.tarp": {"LEVEL": 0.05, "SCALES": (1, 4), "FEWEST": 100},
     "directions": {"_SMALLEST": 1e-06},
-    "errors": {"LONGEST": 80},
+    "errors": {"_INTERNAL": ("invdiff", "torch", "contextlib"), "LONGEST": 80},
     "evaluation.calibration": {
         "JUDGED": (0.5, 0.9),
         "SHARE_OF_IMAGES": 0.9,
@@ -100,6 +133,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_BISECTIONS": 60,
     },
     "evaluation.lpips": {
+        "_ALEXNET_FILE": "alexnet-owt-7be5be79.pth",
         "_ALEXNET_HASH": "7be5be79",
         "_ALEXNET_SIZE": "233 MiB",
         "_LPIPS_SIDE": 64,
@@ -115,7 +149,32 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_SSIM_VALUES": 2**22,
         "_MOST_CHANNELS": 4,
     },
-    "evaluation.puq": {"_MARGIN": 5},
+    "evaluation.puq": {
+        "SHARES": (
+            0.0,
+            0.05,
+            0.1,
+            0.15,
+            0.2,
+            0.25,
+            0.3,
+            0.35,
+            0.4,
+            0.45,
+            0.5,
+            0.55,
+            0.6,
+            0.65,
+            0.7,
+            0.75,
+            0.8,
+            0.85,
+            0.9,
+            0.95,
+            1.0,
+        ),
+        "_MARGIN": 5,
+    },
     "evaluation.report": {"MOST_BYTES": 12 * 2**20, "MOST_IMAGES": 64},
     "evaluation.risk": {"_RATIO": 1.01, "_LARGEST": 100.0, "_BISECTIONS": 60},
     "evaluation.scaling": {"FEW": 10, "TRIED": 1001},
@@ -127,6 +186,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "held": {"HONEST": 0.05, "_BETTER": 0.02},
     "inference": {
+        "_A_PROBLEM": "a Problem; Problem(operator, noise, y) makes one",
         "VALUES_AT_ONCE": 2**18,
         "VALUES_ON_GPU": 2**22,
         "AMPLE": 2**16,
@@ -135,9 +195,22 @@ FIGURES: dict[str, dict[str, Any]] = {
         "MANY_PARTICLES": 1000,
         "MAX_VALUES": 2**33,
     },
-    "intervals": {"MOST_SAMPLES": 10**9, "_SLACK": 1e-09, "FLOOR": 0.001},
-    "io.colour": {"_SAME": 2},
+    "intervals": {
+        "OF_FILLS": "not calibrated: a hole was filled from patches",
+        "SAY_OF_FILLS": "say how fills differ, not what was there",
+        "MOST_SAMPLES": 10**9,
+        "_SLACK": 1e-09,
+        "FLOOR": 0.001,
+    },
+    "io.colour": {
+        "_KEPT": "its colours are not sRGB, and {why}: they are taken as they are, and their colour "
+        "profile is written with them again",
+        "_TABLES": "its colour profile is one of tables, which are used for 8 bits only",
+        "_BEYOND": "its values leave [0, 1], for which colour profiles are made",
+        "_SAME": 2,
+    },
     "io.formats": {
+        "_PNG16": {2: "rgb", 4: "", 6: "rgba"},
         "EXPECTED": "PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW",
         "_PILLOW_FORMATS": ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM"),
         "_PNG_MAGIC": b"\x89PNG\r\n\x1a\n",
@@ -156,12 +229,17 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_HEADER": 128,
     },
     "io.layout": {
+        "_EXPECTED": "expected uint8, uint16, bool or floats in [0, 1]",
         "_AXES": ("BCHW", "CHW", "HWC", "BHWC", "HW", "BHW"),
         "_FAR": 10.0,
         "_OVERSHOOT": 0.5,
         "_NOISE": 6.0,
     },
-    "io.measurements": {"_COMPLEX_CHANNELS": (1, 3), "_LEAST_SIDE": 5},
+    "io.measurements": {
+        "_SUFFIXES": (".npy", ".npz", ".h5", ".hdf5"),
+        "_COMPLEX_CHANNELS": (1, 3),
+        "_LEAST_SIDE": 5,
+    },
     "io.names": {
         "_DOUBLE": (".nii.gz", ".fits.gz", ".ome.tif", ".ome.tiff", ".ome.zarr"),
         "_ROOM": 75,
@@ -224,6 +302,19 @@ FIGURES: dict[str, dict[str, Any]] = {
         },
         "_JPEG_QUALITY": 95,
     },
+    "memory": {
+        "_CGROUPS": (
+            ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+            (
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+            ),
+        ),
+    },
+    "named": {
+        "_OPERATOR": "an Operator, such as operators.MaskBox((3, 64, 64), 16, 16), or the name of one",
+        "_NOISE": "a noise model, such as Gaussian(0.05), its sigma alone, 'auto' or the name of one",
+    },
     "noise.coloured": {
         "LARGEST_COVARIANCE": 8192,
         "STEEPEST": 8.0,
@@ -231,6 +322,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "SYMMETRY": 1e-5,
     },
     "noise.instruments": {"LEAST_INTENSITY": 0.001},
+    "noise.models": {"ROUNDING": 1 / (255 * math.sqrt(12))},
     "operators.backprojection": {"WIDEST_GAP": 1.5, "CLOSED": 3.0},
     "operators.transmission": {
         "MOST_ATTENUATION": 100.0,
@@ -259,6 +351,14 @@ FIGURES: dict[str, dict[str, Any]] = {
     "operators.footprints": {"FLATTEST": 1e-12},
     "operators.kernels": {"COLOURED": 0.2, "LARGEST_SIDE": 4097, "LARGEST_DISK": 513},
     "operators.painted": {
+        "PURE": [
+            (0.0, 0.0, 1.0),
+            (0.0, 1.0, 0.0),
+            (0.0, 1.0, 1.0),
+            (1.0, 0.0, 0.0),
+            (1.0, 0.0, 1.0),
+            (1.0, 1.0, 0.0),
+        ],
         "UNCLEAR": 0.1,
         "COLOURED": 0.0005,
         "NEAR": 0.2,
@@ -303,7 +403,24 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "prior.denoiser": {"CENTRED": (-1.0, 1.0), "FROM_NOISE": 5.0},
     "prior.gated": {"PIXEL_MEAN": -0.1, "PIXEL_VARIANCE": 0.24},
-    "prior.loaders.sidecar": {"MAX_BYTES": 20_000, "_MAX_BRACKETS": 100},
+    "prior.loaders.sidecar": {
+        "NAMES": (
+            "heads",
+            "head_channels",
+            "attention_order",
+            "schedule",
+            "T",
+            "rescale_timesteps",
+            "size",
+            "target",
+            "variance",
+            "kind",
+            "channels",
+            "check",
+        ),
+        "MAX_BYTES": 20_000,
+        "_MAX_BRACKETS": 100,
+    },
     "prior.patches": {
         "PATCH": 5,
         "STRIDES": {1: 3, 2: 2},
@@ -321,6 +438,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "prior.reverse": {"MAX_SAMPLES": 1_000_000},
     "prior.schedule": {
+        "_NAMES": ("linear", "cosine", "scaled_linear", "sigmoid", "sigmoid_betas", "edm"),
         "ZERO_SNR": "zero_terminal_snr",
         "_TABLES": ("abar", "betas", "sigmas"),
         "SIGMA_MAX": 160.0,
@@ -333,6 +451,22 @@ FIGURES: dict[str, dict[str, Any]] = {
     "sample": {"FIGURES": (".png", ".pdf", ".svg"), "COLUMNS": 11, "LANGEVIN_LEVELS": 10},
     "sharing": {"SUFFIX": ".unfinished", "IDENTITY": "identity.txt", "MOST_PROCESSES": 100_000},
     "solve": {
+        "UNKNOWN": "unknown",
+        "NOT_WITH_UNKNOWN": (
+            "solver",
+            "label",
+            "guidance",
+            "classifier",
+            "preview",
+            "part",
+            "estimate",
+            "colours",
+            "baselines",
+            "calibration",
+            "stretch",
+            "recompute",
+        ),
+        "FREE_IS_NARROW": "kernel: intervals of a free kernel are too narrow: samples agree more than they are right",
         "DESCRIBED_BY": {"mask": "mask_file", "kernel": "blur"},
         "WORTH_TIMING": 2**20,
         "NO_COLOUR": 0.02,
@@ -371,6 +505,17 @@ FIGURES: dict[str, dict[str, Any]] = {
         "AT_ONCE": 2**20,
     },
     "training.measurements": {
+        "_OF_IMAGES": {
+            "size": None,
+            "channels": None,
+            "crop": False,
+            "crop_scale": (1.0, 1.0),
+            "held_out": None,
+            "value_range": None,
+            "data_changed": False,
+            "sigma_range": None,
+            "seconds": None,
+        },
         "RUN_FILE": "laps.json",
         "START_FILE": "start.safetensors",
         "PART": 512,
@@ -378,6 +523,8 @@ FIGURES: dict[str, dict[str, Any]] = {
     "training.optimiser": {"_COEFFICIENTS": (3.4445, -4.775, 2.0315)},
     "training.record": {"RECORD_FILE": "data.json", "_SHOWN": 3},
     "frame": {"SHARE": 6},
+    "summary": {"DIGITS": 4, "FEW": 6},
+    "solvers.tools.moments": {"STD_OF_PIXELS": 0.1, "RTOL": 0.1},
     "app.form": {
         "AT_FULL_SIZE": ("upscale", "jpeg", "demosaic"),
         "LEAST_SIDE": 16,
@@ -398,6 +545,16 @@ FIGURES: dict[str, dict[str, Any]] = {
         "INNER": 3,
     },
     "commands": {
+        "LISTS": (
+            "tasks",
+            "trains",
+            "priors",
+            "solvers",
+            "operators",
+            "noises",
+            "kernels",
+            "networks",
+        ),
         "COMMANDS": (
             "solve",
             "calibrate",
@@ -423,9 +580,11 @@ FIGURES: dict[str, dict[str, Any]] = {
         "UNKNOWN": "not known: see the source",
     },
     "evaluate": {
+        "ROW": ("image", "fingerprint", "PSNR", "SSIM", "LPIPS", "misfit", "calls", "seconds"),
         "OF_ALL": ("prior", "data", "images", "out", "part", "device"),
     },
     "evaluation.ranking": {
+        "ENOUGH": 5,
         "COLUMNS": ("PSNR", "SSIM", "LPIPS", "misfit", "calls", "seconds"),
         "_BETTER": {"PSNR": 1, "SSIM": 1, "LPIPS": -1},
         "FORM": {
@@ -442,6 +601,35 @@ FIGURES: dict[str, dict[str, Any]] = {
         "UNITS": "1",
     },
     "io.collection": {
+        "SUFFIXES": (
+            ".png",
+            ".jpg",
+            ".jpeg",
+            ".webp",
+            ".tif",
+            ".tiff",
+            ".bmp",
+            ".npy",
+            ".nii",
+            ".nii.gz",
+            ".dcm",
+            ".fits",
+            ".fit",
+            ".fts",
+            ".fits.gz",
+            ".h5",
+            ".hdf5",
+            ".exr",
+            ".zarr",
+            ".dng",
+            ".cr2",
+            ".cr3",
+            ".nef",
+            ".arw",
+            ".raf",
+            ".orf",
+            ".rw2",
+        ),
         "_HOLD_ONE": (".png", ".jpg", ".jpeg", ".bmp"),
     },
     "io.dicom": {
@@ -466,6 +654,14 @@ FIGURES: dict[str, dict[str, Any]] = {
         "NAMES": ("image", "images", "data", "y"),
     },
     "io.ome": {
+        "_KEPT": (
+            "PhysicalSizeX",
+            "PhysicalSizeXUnit",
+            "PhysicalSizeY",
+            "PhysicalSizeYUnit",
+            "PhysicalSizeZ",
+            "PhysicalSizeZUnit",
+        ),
         "_KEPT_TOO": ("TimeIncrement", "TimeIncrementUnit"),
     },
     "io.pixels": {
@@ -534,7 +730,26 @@ FIGURES: dict[str, dict[str, Any]] = {
         ],
         "ENLARGED": 6,
     },
+    "prior.loaders.common": {
+        "BEGINNINGS": {
+            b"version https://git-lfs": "a pointer of Git LFS, expected the file itself: git lfs pull",
+            b"<!DOCTYPE": "a web page, expected the file itself: the download went wrong",
+            b"<!doctype": "a web page, expected the file itself: the download went wrong",
+            b"<html": "a web page, expected the file itself: the download went wrong",
+            b"\x1f\x8b": "a gzip archive, expected what is in it",
+            b"\x89PNG": "a picture",
+            b"\xff\xd8\xff": "a picture",
+            b"\x93NUMPY": "an array of NumPy",
+            b"\x89HDF": "an HDF5 file",
+            b"GGUF": "a GGUF file",
+        },
+    },
     "prior.loaders.diffusers": {
+        "_WEIGHT_FILES": (
+            "diffusion_pytorch_model.safetensors",
+            "diffusion_pytorch_model.fp16.safetensors",
+            "diffusion_pytorch_model.bin",
+        ),
         "_TARGETS": {"epsilon": "eps", "sample": "x0", "v_prediction": "v"},
         "_VARIANCES": {
             "fixed_small": "small",
@@ -562,7 +777,37 @@ FIGURES: dict[str, dict[str, Any]] = {
         },
     },
     "prior.loaders.foreign": {
+        "_OTHERS": (
+            ("lora_", "a LoRA, which changes another network"),
+            ("lora.", "a LoRA, which changes another network"),
+            ("model.diffusion_model.", "a latent diffusion model, such as Stable Diffusion"),
+            ("attn2.to_k", "a network that is told a text, such as Stable Diffusion's"),
+            ("transformer_blocks.", "a transformer, or a network that is told a text"),
+            ("decoder.up_blocks.", "an autoencoder"),
+            ("decoder.up.", "an autoencoder"),
+            ("conv_in.weight", "a network of diffusers without its config.json"),
+            ("exp_avg", "the state of an optimiser"),
+        ),
+        "_TORCH_MAGIC": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        "_WRAPPERS": (
+            "ema",
+            "model_ema",
+            "state_dict",
+            "model",
+            "ema_state_dict",
+            "params_ema",
+            "params",
+        ),
         "SUFFIXES": (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors"),
+    },
+    "prior.loaders.guided": {
+        "_SIZES": {
+            (1.0, 2.0, 2.0, 2.0): 32,
+            (1.0, 2.0, 3.0, 4.0): 64,
+            (1.0, 1.0, 2.0, 3.0, 4.0): 128,
+            (1.0, 1.0, 2.0, 2.0, 4.0, 4.0): 256,
+            (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0): 512,
+        },
     },
     "prior.loaders.hub": {
         "PREFIX": "hf:",
@@ -589,6 +834,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "LABELS": ("label", "labels", "class_labels", "class_label", "y", "classes", "c"),
     },
     "solvers.presets": {
+        "CODED": "diffpir_jpeg",
         "DEFAULT": "mmps_2m_sde",
         "NONLINEAR": "dps",
     },
@@ -612,3 +858,65 @@ FIGURES: dict[str, dict[str, Any]] = {
 def test_the_figures_of_a_module(module: str) -> None:
     found = vars(importlib.import_module(f"invdiff.{module}"))
     assert {name: found[name] for name in FIGURES[module]} == FIGURES[module]
+
+
+def test_constants_that_are_objects() -> None:
+    """They show themselves as in tests/constants.txt, one a line."""
+    lines = (TESTS / "constants.txt").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        name, _, shown = line.partition(" = ")
+        module, _, own = name.rpartition(".")
+        assert repr(vars(importlib.import_module(f"invdiff.{module}"))[own]) == shown, name
+
+
+def numbers_of(module: str) -> set[str]:
+    """The names in capitals that a module gives to numbers."""
+    text = (PACKAGE / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+    found = vars(importlib.import_module(f"invdiff.{module}"))
+    named = re.findall(r"^([A-Z][A-Z0-9_]+|_[A-Z0-9_]+)\b[^=\n]* = ", text, re.MULTILINE)
+    return {name for name in named if type(found[name]) in (int, float)}
+
+
+def test_no_number_is_left_out() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        module = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+        if not module.endswith(("__init__", "__main__")):
+            left = numbers_of(module) - set(FIGURES.get(module, {}))
+            assert not left, f"{module}: {', '.join(sorted(left))}"
+
+
+def told(value: object) -> str | None:
+    """How a line shows a value of a class; None for what is no plain data, as a method."""
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, bool | int | float | str | Range | None):
+        return repr(value)
+    if isinstance(value, tuple | list) and all(told(each) for each in value):
+        return f"({', '.join(str(told(each)) for each in value)})"
+    if isinstance(value, Mapping) and all(told(each) for each in value.values()):
+        return "{" + ", ".join(f"{key}: {told(value[key])}" for key in sorted(value, key=str)) + "}"
+    return None
+
+
+def facts_of_classes() -> Iterator[str]:
+    """What classes say of themselves: every attribute of a class that is plain data and no field."""
+    for found in pkgutil.walk_packages(invdiff.__path__, "invdiff."):
+        if found.name.endswith("__main__"):
+            continue
+        for name, kind in vars(importlib.import_module(found.name)).items():
+            if not inspect.isclass(kind) or kind.__module__ != found.name:
+                continue
+            fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+            settings = {field.name for field in fields}
+            for own, value in vars(kind).items():
+                shown = None if own.startswith(("__", "_abc", "_field")) else told(value)
+                if shown is not None and own not in settings:
+                    module = found.name.removeprefix("invdiff.")
+                    yield f"{module}.{name}.{own} = {shown}"
+
+
+def test_what_classes_say_of_themselves() -> None:
+    lines = set((TESTS / "class_facts.txt").read_text(encoding="utf-8").splitlines())
+    found = set(facts_of_classes())
+    assert sorted(found - lines) == []
+    assert sorted(lines - found) == []

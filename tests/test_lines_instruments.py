@@ -100,8 +100,7 @@ LINES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: Coloured(0.1, spectrum="none.npy"),
-        "noise spectrum none.npy: cannot be read ([Errno 2] No such file or directory: "
-        "'none.npy'), expected an .npy file",
+        "noise spectrum none.npy: cannot be read as .npy (No such file or directory)",
     ),
     (
         lambda: Coloured(0.1).power(torch.zeros(2, 3)),

@@ -19,6 +19,7 @@ from invdiff import blind, inference, registry
 from invdiff.diagnostics import fission, priors, stein, tarp
 from invdiff.evaluation import scaling
 from invdiff.evaluation.calibration import calibrate
+from invdiff.io import arrays
 from invdiff.noise import Gaussian, Poisson, Rician
 from invdiff.one_call import check_one_call
 from invdiff.operators import (
@@ -34,11 +35,11 @@ from invdiff.operators import (
     base,
     blur,
     coils,
-    from_files,
     kernel_priors,
     kernels,
     tomography,
 )
+from invdiff.operators import mask as masks
 from invdiff.operators.checks import check
 from invdiff.posterior import Posterior
 from invdiff.prior import (
@@ -937,8 +938,12 @@ def test_the_whole_line(call: Callable[[], object], line: str) -> None:
 def set_up() -> None:
     """Make, in the current folder, the files that are refused below."""
     np.savez("two.npz", a=np.zeros(2), b=np.zeros(2))
+    np.savez("many.npz", **{f"{k:099d}": np.zeros(1) for k in range(9)})
+    np.savez("no.npz.npz")
     Path("torn.npy").write_bytes(b"x")
     np.save("flat.npy", np.ones(3))
+    np.save("letters.npy", np.array([["a"]]))
+    np.save("nan.npy", np.array([[np.nan]]))
     np.save("colour.npy", np.ones((5, 5, 3)))
     red = Image.new("RGB", (5, 5), (255, 0, 0))
     red.save("red.png")
@@ -949,7 +954,10 @@ def set_up() -> None:
 
 
 FILES: list[tuple[Callable[[], object], str]] = [
-    (lambda: coils.complex_array("maps", "two.npz"), "maps two.npz: found 2 arrays, expected one"),
+    (
+        lambda: coils.complex_array("maps", "two.npz"),
+        "maps two.npz: found arrays a, b, expected one",
+    ),
     (
         lambda: coils.complex_array("maps", "torn.npy"),
         "maps torn.npy: cannot be read as .npy or .npz (no file of this kind, or a part of one)",
@@ -959,15 +967,42 @@ FILES: list[tuple[Callable[[], object], str]] = [
         "maps no.npy: cannot be read as .npy or .npz (No such file or directory)",
     ),
     (
-        lambda: from_files.load_npy("kernel", "two.npz"),
+        lambda: arrays.load_array("maps", "no.npz.npz"),
+        "maps no.npz.npz: found no arrays, expected one",
+    ),
+    (
+        lambda: arrays.load_array("maps", "two.npz", "y"),
+        "maps two.npz: found arrays a, b, expected one named y",
+    ),
+    (
+        lambda: arrays.load_array("maps", "many.npz"),
+        f"maps many.npz: found arrays {0:099d}, {1:099d}, {0:098d}, expected one",
+    ),
+    (lambda: arrays.load_array("maps", ""), "maps: found '' (str), expected the path of a file"),
+    (lambda: arrays.load_npy("mask", 3), "mask: found 3, expected the path of a file"),
+    (
+        lambda: arrays.load_npy("kernel", "torn.npy", remedy="remove it"),
+        "kernel torn.npy: cannot be read as .npy (no file of this kind, or a part of one): "
+        "remove it",
+    ),
+    (
+        lambda: masks._of_file("letters.npy"),
+        "mask letters.npy: found values of type <U1, expected an array of real numbers",
+    ),
+    (
+        lambda: masks._of_file("nan.npy"),
+        "mask nan.npy: found NaN or infinite values, expected finite numbers",
+    ),
+    (
+        lambda: arrays.load_npy("kernel", "two.npz"),
         "kernel two.npz: found an archive of arrays, expected one array, .npy",
     ),
     (
-        lambda: from_files.load_npy("kernel", "torn.npy"),
+        lambda: arrays.load_npy("kernel", "torn.npy"),
         "kernel torn.npy: cannot be read as .npy (no file of this kind, or a part of one)",
     ),
     (
-        lambda: from_files.load_npy("kernel", "no.npy"),
+        lambda: arrays.load_npy("kernel", "no.npy"),
         "kernel no.npy: cannot be read as .npy (No such file or directory)",
     ),
     (

@@ -664,7 +664,8 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: evaluate.check_measurement(Path("torn.npy"), torch.zeros(1, 2, 2)),
-        "torn.npy: cannot be read (no file of this kind, or a part of one): remove it",
+        "measurement torn.npy: cannot be read as .npy (no file of this kind, or a part of one): "
+        "remove it",
     ),
     (
         lambda: evaluate.check_measurement(Path("y.npy"), torch.ones(1, 2, 2)),

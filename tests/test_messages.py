@@ -1014,7 +1014,7 @@ def test_whole_lines_about_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         (
             lambda: read_measurements("no.npy", False),
-            "measurement no.npy: cannot be read (No such file or directory), expected .npy or .npz",
+            "measurement no.npy: cannot be read as .npy or .npz (No such file or directory)",
         ),
         (
             lambda: read_json("j.json"),

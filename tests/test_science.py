@@ -10,18 +10,24 @@ import io
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.collection import read_pictures
 from invdiff.io.fits import _smaller_pixels
+from invdiff.io.formats import decode
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import split_name
+from invdiff.io.ome import ome_of_tiff, read_ome_zarr, write_ome_zarr
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.raw import _first_tags, is_raw
 from invdiff.io.science import needed
@@ -230,6 +236,76 @@ def test_ome_tiff_keeps_sizes_and_channels(
         assert [channel["Name"] for channel in listed] == names
 
 
+def ome_pixels(path: Path) -> dict[str, Any]:
+    with tifffile.TiffFile(path) as found:
+        image = tifffile.xml2dict(found.ome_metadata)["OME"]["Image"]
+        return {**image, "axes": found.series[0].axes}
+
+
+def test_ome_tiff_of_other_pages_and_its_words(tmp_path: Path) -> None:
+    """Name and description are kept; names of channels are those of as many pages as there were."""
+    told = {"axes": "CYX", "Name": "cells", "Description": "of a mouse"}
+    told |= {"Channel": {"Name": ["a", "b"]}}  # type: ignore[dict-item]
+    values = (1000 + ramp(2, 4, 5)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.ome.tif", values, ome=True, metadata=told)
+    picture = read_picture(tmp_path / "a.ome.tif")
+    write_picture(tmp_path / "b.ome.tif", picture)
+    found = ome_pixels(tmp_path / "b.ome.tif")
+    assert (found["Name"], found["Description"], found["axes"]) == ("cells", "of a mouse", "CYX")
+    write_picture(tmp_path / "one.ome.tif", picture.select([0]))
+    alone = ome_pixels(tmp_path / "one.ome.tif")
+    assert alone["axes"] == "YX"
+    assert "Name" not in alone["Pixels"]["Channel"]
+    three = picture.with_values(torch.cat([picture.values, picture.values[:1]]))
+    write_picture(tmp_path / "three.ome.tif", replace(three, alpha=None))
+    assert ome_pixels(tmp_path / "three.ome.tif")["axes"] == "ZYX"
+
+
+def test_ome_tiff_with_other_axes_has_no_header(tmp_path: Path) -> None:
+    file = SimpleNamespace(is_ome=True, series=[SimpleNamespace(axes="YXZ", shape=(4, 5, 2))])
+    assert ome_of_tiff(file) is None
+    assert ome_of_tiff(SimpleNamespace(is_ome=False, series=[1])) is None
+    assert ome_of_tiff(SimpleNamespace(is_ome=True, series=[1, 2])) is None
+
+
+def test_an_ome_zarr_that_was_moved(tmp_path: Path) -> None:
+    """Smaller pixels: a translation that the file tells is moved by half a new pixel less half an old one."""
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(str(tmp_path / "a.ome.zarr"), mode="w", zarr_format=2)
+    changes = [
+        {"type": "scale", "scale": [1, 2.0, 4.0]},
+        {"type": "translation", "translation": [3.0, 10.0, 20.0]},
+    ]
+    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    first = {"path": "s0", "coordinateTransformations": changes}
+    group.attrs.update({"multiscales": [{"axes": axes, "datasets": [first]}]})
+    group.create_array("s0", data=ramp(2, 4, 6).astype(np.float32))
+    write_picture(tmp_path / "b.ome.zarr", larger(read_picture(tmp_path / "a.ome.zarr"), 2))
+    (scales,) = dict(zarr.open_group(str(tmp_path / "b.ome.zarr"), mode="r").attrs)["multiscales"]
+    scale, shift = scales["datasets"][0]["coordinateTransformations"]
+    assert scale == {"type": "scale", "scale": [1, 1, 2]}
+    assert shift == {"type": "translation", "translation": [3, 9.5, 19]}
+    assert scales["version"] == "0.4"
+    assert scales["axes"] == axes
+
+
+def test_an_ome_zarr_of_nothing_but_pages(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    for shape, names in (((2, 3, 4), "zyx"), ((2, 2, 2, 3, 4), "tczyx")):
+        path = tmp_path / f"{len(shape)}.ome.zarr"
+        write_ome_zarr(path, np.zeros(shape, np.float32), None)
+        group = zarr.open_group(str(path), mode="r")
+        assert group.metadata.zarr_format == 2
+        (scales,) = dict(group.attrs)["multiscales"]
+        kinds = {"t": "time", "c": "channel"}
+        assert scales["axes"] == [
+            {"name": name, "type": kinds.get(name, "space")} for name in names
+        ]
+        changes = scales["datasets"][0]["coordinateTransformations"]
+        assert changes == [{"type": "scale", "scale": [1] * len(shape)}]
+        assert group["0"].chunks == (*(1,) * (len(shape) - 2), 3, 4)
+
+
 def zarr_file(path: Path, values: np.ndarray, version: int) -> dict[str, Any]:
     zarr = pytest.importorskip("zarr")
     group = zarr.open_group(str(path), mode="w", zarr_format=version)
@@ -274,6 +350,27 @@ def test_ome_zarr_keeps_sizes_and_channels(tmp_path: Path, version: int) -> None
     assert shift["translation"] == [0, -0.125, -0.125]  # of the first pixel's centre
     with pytest.raises(InputError, match="exists already, expected another name"):
         write_picture(tmp_path / "b.ome.zarr", picture, overwrite=True)
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_several_planes_are_a_stack(tmp_path: Path, planes: int) -> None:
+    """Of every format whose pages may be one picture or several."""
+    pytest.importorskip("zarr")
+    h5py = pytest.importorskip("h5py")
+    fits = pytest.importorskip("astropy.io.fits")
+    values = ramp(planes, 4, 6).astype(np.float32)
+    zarr_file(tmp_path / "a.ome.zarr", values, 3)
+    assert read_ome_zarr(tmp_path / "a.ome.zarr").stack == (planes > 1)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = values
+    assert decode((tmp_path / "a.h5").read_bytes()).stack == (planes > 1)
+    fits.PrimaryHDU(values).writeto(tmp_path / "a.fits")
+    assert decode((tmp_path / "a.fits").read_bytes()).stack == (planes > 1)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
+    assert decode((tmp_path / "a.tif").read_bytes()).stack == (planes > 1)
+    frames = [Image.new("L", (6, 4), 90 * k) for k in range(planes)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert decode((tmp_path / "a.gif").read_bytes()).stack == (planes > 1)
 
 
 def test_a_folder_of_zarrs_and_one_that_is_no_image(tmp_path: Path) -> None:

@@ -107,6 +107,21 @@ def test_shared_samples_are_those_of_one_process(tmp_path: Path, processes: int)
     assert os.listdir(tmp_path) == []
 
 
+def test_who_is_done_last_waits_for_another_who_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    original = sharing.run_lock
+
+    def noted(folder: Path, *names: str, wait: bool = False, label: str = "out") -> Any:
+        held.append(wait)
+        return original(folder, *names, wait=wait, label=label)
+
+    monkeypatch.setattr(sharing, "run_lock", noted)
+    assert run_of(tmp_path / "x", 0, 1).finish([Task("a", problem(1), [0])], lambda _: None)
+    assert held[-1] is True
+
+
 def test_auto_batches_change_no_more_than_rounding(tmp_path: Path) -> None:
     task = Task("a", problem(3), [0, 1, 2])
     published: list[Any] = []

@@ -1,332 +1,67 @@
-"""Defaults of functions, methods and classes of a library: what a call means that leaves them out.
+"""Defaults of functions, methods and classes of the library: what a call means that leaves them out.
 
-Registered objects have theirs in tests/test_defaults.py, commands in tests/test_door_settings.py.
+They are written out in tests/defaults.txt, one callable a line. Registered objects have theirs in
+tests/test_defaults.py, commands in tests/test_door_settings.py.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import math
-from importlib import import_module
+import pkgutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import pytest
+import torch
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "arguments.whole": {"least": 1, "most": 2147483647},
-    "commands.listed": {"titled": False},
-    "config.files.code_names": {"above": ()},
-    "diagnostics.fission.Fission.says": {"image": 0},
-    "diagnostics.fission.fission": {
-        "share": 0.2,
-        "samples": 8,
-        "simulated": 39,
-        "splits": 1,
-        "batch": "auto",
-    },
-    "diagnostics.fission.split_measurement": {"share": 0.1, "split": 0},
-    "diagnostics.ksd.KSD.says": {"image": 0},
-    "diagnostics.ksd.ksd": {"draws": 999},
-    "diagnostics.ksd.ksd_of": {"draws": 999},
-    "diagnostics.ksd.stein_kernel": {"power": 0.5},
-    "diagnostics.priors.PriorComparison.best": {"image": 0},
-    "diagnostics.priors.PriorComparison.says": {"image": 0},
-    "diagnostics.priors.compare_priors": {
-        "share": 0.2,
-        "samples": 8,
-        "simulated": 39,
-        "splits": 1,
-        "batch": "auto",
-    },
-    "cost.cost_of": {"samples": 1, "batch": "auto", "precision": "auto", "fill_holes": False},
-    "diagnostics.repeated.PosteriorSBC.each_p": {"image": 0},
-    "diagnostics.repeated.PosteriorSBC.says": {"image": 0},
-    "diagnostics.repeated.posterior_sbc": {"repeats": 40, "samples": 19, "batch": "auto"},
-    "diagnostics.stein.Scored": {"trained": True},
-    "diagnostics.stein.Stein": {"trained": True},
-    "diagnostics.stein.Stein.says": {"image": 0},
-    "diagnostics.tarp.TARP.expected_coverage": {"reference": 0},
-    "directions.principal": {"level": 0.9, "factor": 1.0},
-    "evaluate.read_data": {"known": ()},
-    "evaluation.conformal.per_image": {"share": 0.9},
-    "evaluation.groups.grouped": {"delta": 0.1},
-    "evaluation.pixels.seam_ratio": {"period": 1},
-    "evaluation.puq.dimension_adaptive": {"alpha": 0.1, "beta": 0.1, "delta": 0.1, "level": 0.9},
-    "evaluation.report.intervals": {"filled": False},
-    "evaluation.puq.joint_factor": {"alpha": 0.1},
-    "evaluation.puq.losses": {"quantile": 0.9},
-    "evaluation.risk.mean_pixel_surely": {"delta": 0.1},
-    "evaluation.scaling.crps_factor": {"largest": 16.0},
-    "inference.draw": {"batch": "auto", "tile": "auto", "precision": "auto", "compile": False},
-    "io.collection.collect": {"recursive": False},
-    "io.collection.image_files": {"recursive": False},
-    "io.collection.listed": {"recursive": False},
-    "io.colour.to_srgb": {"cmyk": False},
-    "io.layout.Layout": {"axes": "BCHW", "numpy": False},
-    "io.lock.run_lock": {"name": ".lock", "wait": False},
-    "io.lock.try_lock": {"wait": False},
-    "io.names.short_name": {"room": 0},
-    "io.pictures.Picture": {"bits": 8, "name": "image", "stack": False},
-    "io.pictures.grid": {"border": 2},
-    "io.pictures.read_picture": {"notes": True},
-    "io.pixels.NiftiHeader": {"volume": ()},
-    "io.pixels.Pixels": {"physical": False, "inverted": False, "stack": False, "notes": ()},
-    "io.units.FloatRule": {"missing": False},
-    "io.units.Units.of": {"inverted": False},
-    "io.units.units_of_floats": {"inverted": False},
-    "io.whole.WholeFolder": {"overwrite": False, "numbered": False},
-    "io.whole.whole_file": {"replace": True},
-    "io.write.write_picture": {"overwrite": False},
-    "operators.base.LinearOperator.pinv": {"damp": 0.0},
-    "operators.base.Operator.register_exact": {"per_image": False},
-    "operators.base.SpectralOperator.gain": {"damp": 0.0},
-    "operators.base.SpectralOperator.inverted": {"damp": 0.0},
-    "operators.base.SpectralOperator.pinv": {"damp": 0.0},
-    "operators.base.SpectralOperator.register_exact": {"per_image": False},
-    "operators.blur.CircularBlur.pinv": {"damp": 0.0},
-    "io.measurements.read_measurements": {"coils": False},
-    "operators.conjugate.Solution": {"rtol": 0.0},
-    "operators.fourier.PartialFourier": {"convention": "ortho"},
-    "operators.kernels.check_side": {"most": 4097},
-    "operators.mask.Mask.pinv": {"damp": 0.0},
-    "operators.mask.mask_from": {"kept": "white"},
-    "operators.resize.CircularBlurDecimate.pinv": {"damp": 0.0},
-    "posterior.Posterior.directions": {"count": 3},
-    "prior.channels.GrayView.ladder": {"spacing": "uniform", "end": 1.0},
-    "prior.checkpoint.ClassifierSpec": {"schedule": "linear", "T": 1000, "target": "label"},
-    "prior.checkpoint.PriorSpec": {
-        "schedule": "linear",
-        "T": 1000,
-        "target": "eps",
-        "variance": "small",
-        "value_range": (-1.0, 1.0),
-    },
-    "prior.checkpoint.load_classifier": {"device": "cpu"},
-    "prior.checkpoint.load_network": {"device": "cpu"},
-    "prior.checkpoint.load_prior": {"device": "cpu"},
-    "prior.classifier.NetworkClassifier": {"stride": 1},
-    "prior.consistency.consistency_samples": {"steps": 2},
-    "prior.ddpm.DDPM": {"target": "eps", "variance": "small"},
-    "prior.ddpm.DDPM.L_hybrid": {"weight": 1.0, "lam": 0.001},
-    "prior.ddpm.DDPM.p": {"clip": True},
-    "prior.ddpm.DDPM.p_of": {"clip": True},
-    "prior.ddpm.algorithm_2": {"clip": True},
-    "prior.denoiser.Denoiser.ladder": {"spacing": "uniform", "end": 1.0},
-    "prior.denoiser.Denoiser.recompute": {"on": True},
-    "prior.denoiser.NetworkDenoiser": {
-        "target": "eps",
-        "stride": 1,
-        "clip": True,
-        "classes": 0,
-        "variance": "small",
-        "value_range": (-1.0, 1.0),
-    },
-    "prior.denoiser.NetworkDenoiser.recompute": {"on": True},
-    "prior.denoiser.network_input": {"stride": 1, "value_range": (-1.0, 1.0)},
-    "prior.edm.EDMDenoiser": {"stride": 1, "clip": True, "classes": 0},
-    "prior.edm.Preconditioning": {
-        "name": "edm",
-        "sigma_data": 0.5,
-        "sigma_min": 0.002,
-        "sigma_max": 80.0,
-    },
-    "prior.edm.Preconditioning.schedule": {"T": 1000},
-    "prior.edm.iddpm_levels": {"M": 1000, "C_1": 0.001, "C_2": 0.008},
-    "prior.edm.iddpm_step": {"M": 1000},
-    "prior.edm.vp_time": {"beta_d": 19.9, "beta_min": 0.1},
-    "prior.execution.Executed": {"compiled": False},
-    "prior.execution.Execution": {"precision": "auto", "compile": False},
-    "prior.execution.Execution.around": {"exact": False},
-    "prior.execution.Execution.resolved": {"exact": False},
-    "prior.experts.joined": {"mix": (0.15, 0.3)},
-    "prior.guidance.ClassifierFree": {"weight": 0.0},
-    "prior.guidance.ClassifierGuided": {"scale": 1.0},
-    "prior.loaders.common.Foreign": {
-        "target": "eps",
-        "variance": "small",
-        "classes": 0,
-        "assumed": (),
-        "source": "",
-    },
-    "prior.loaders.common.ForeignClassifier": {"assumed": (), "source": ""},
-    "prior.loaders.edm.Record": {"kind": ""},
-    "prior.loaders.guided.Untold": {
-        "head_channels": 64,
-        "attention_order": "legacy",
-        "schedule": "linear",
-        "T": 1000,
-        "rescale_timesteps": False,
-        "target": "eps",
-        "variance": "small",
-        "kind": "denoiser",
-    },
-    "prior.loaders.pesser.Untold": {
-        "schedule": "linear",
-        "T": 1000,
-        "variance": "small",
-        "target": "eps",
-    },
-    "prior.ncsn.langevin": {"sigma_1": 1.0, "sigma_L": 0.01, "L": 10, "T": 100, "epsilon": 2e-05},
-    "prior.own.GivenDenoiser": {"value_range": (0.0, 1.0), "stride": 1, "clip": False},
-    "prior.own.GivenNetwork": {"integer": False, "classes": 0},
-    "prior.own.prior_from": {
-        "T": 1000,
-        "target": "eps",
-        "value_range": (-1.0, 1.0),
-        "classes": 0,
-        "clip": True,
-        "check": True,
-    },
-    "prior.own.prior_from_denoiser": {"value_range": (0.0, 1.0), "clip": False, "check": True},
-    "prior.reverse.generate": {"steps": 100, "sampler": "ddpm"},
-    "prior.reverse.interpolate": {"t": 500, "steps": 500, "sampler": "ddpm"},
-    "prior.reverse.progressive": {"steps": 100, "sampler": "ddpm"},
-    "prior.reverse.reverse": {"sampler": "ddpm"},
-    "prior.schedule.Schedule.as_flow": {"flow": 1000.0},
-    "prior.schedule.Schedule.cosine": {"T": 1000, "s": 0.008},
-    "prior.schedule.Schedule.described": {"T": 1000},
-    "prior.schedule.Schedule.edm": {"T": 1000, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
-    "prior.schedule.Schedule.flow_matching": {"T": 1000, "flow": 1000.0},
-    "prior.schedule.Schedule.ladder": {"spacing": "uniform", "end": 1.0, "highest": 160.0},
-    "prior.schedule.Schedule.linear": {"T": 1000, "beta_1": 0.0001, "beta_T": 0.02},
-    "prior.schedule.Schedule.named": {"T": 1000},
-    "prior.schedule.Schedule.respaced": {"spacing": "uniform"},
-    "prior.schedule.Schedule.scaled_linear": {"T": 1000, "beta_1": 0.00085, "beta_T": 0.012},
-    "prior.schedule.Schedule.sigmoid": {"T": 1000, "start": -3.0, "end": 3.0, "tau": 1.0},
-    "prior.schedule.Schedule.sigmoid_betas": {"T": 1000, "beta_1": 0.0001, "beta_T": 0.02},
-    "prior.tiles.Tiled": {"tile": 256},
-    "prior.tiles.tiled": {"tile": "auto"},
-    "prior.trial.check_denoises": {"side": 64},
-    "prior.trial.gain": {"side": 64},
-    "prior.unet.NearestUpsample": {
-        "stride": 1,
-        "padding": 0,
-        "dilation": 1,
-        "groups": 1,
-        "bias": True,
-        "padding_mode": "zeros",
-    },
-    "prior.unet.timestep_embedding": {"max_period": 10000.0},
-    "prior.unet2d.Downsample": {"symmetric": True},
-    "prior.unet2d.PixelAttention": {"groups": 32, "eps": 1e-05, "scale": 1.0},
-    "prior.unet2d.TimeFeatures": {"cosine_first": True, "shift": 0},
-    "prior.unet2d.TimedBlock": {"modulation": "shift", "groups": 32, "eps": 1e-05, "scale": 1.0},
-    "prior.unet2d.UNet2DClassifier": {
-        "channels": 3,
-        "classes": 1000,
-        "widths": (128, 128, 256, 256, 512, 512),
-        "blocks": 2,
-        "attention": (False, False, False, True, True, True),
-        "head_channels": 64,
-        "modulation": "scale_shift",
-        "down": "residual",
-        "side": 0,
-        "pool_heads": 1,
-    },
-    "prior.unet_edm.EDMBlock": {
-        "heads": 0,
-        "taps": (1, 1),
-        "project": False,
-        "scale_shift": True,
-        "scale": 1.0,
-        "eps": 1e-05,
-    },
-    "prior.unet_edm.FilteredConv": {"taps": (1, 1), "filter_last": False},
-    "prior.view.DenoiserView.ladder": {"spacing": "uniform", "end": 1.0},
-    "prior.view.DenoiserView.recompute": {"on": True},
-    "problem.Problem.correction": {"damp": 0.0},
-    "ranges.Range": {
-        "low": -math.inf,
-        "high": math.inf,
-        "integer": False,
-        "above_low": False,
-        "below_high": False,
-    },
-    "sharing.Share": {"rank": 0, "processes": 1},
-    "sharing.SharedRun": {
-        "samples": 1,
-        "batch": "auto",
-        "tile": "auto",
-        "precision": "auto",
-        "compile": False,
-        "fill_holes": False,
-    },
-    "solve.progress_bar": {"hidden": False},
-    "solvers.base.Solver": {"steps": 100, "spacing": "uniform"},
-    "solvers.base.vjp": {"keep_graph": False},
-    "solvers.tools.jumps.TimeTravel": {
-        "steps": 100,
-        "spacing": "uniform",
-        "travel_length": 1,
-        "travel_repeat": 1,
-    },
-    "solvers.tools.smc.Population": {"steps": 100, "spacing": "uniform", "particles": 8},
-    "streaming.restore_to_zarr": {
-        "solver": None,
-        "samples": 1,
-        "seed": 0,
-        "batch": "auto",
-        "tile": "auto",
-        "precision": "auto",
-    },
-    "operators.backprojection.filtered_backprojection": {"cutoff": 1.0},
-    "operators.cone.ConeBeam": {
-        "angles": 120,
-        "source": None,
-        "detector": None,
-        "rows": None,
-        "detectors": None,
-        "pitch": 1.0,
-        "turn": "clockwise",
-        "lengths": "side",
-    },
-    "training.data.FolderData": {"framing": "fit", "classes": (), "crop_scale": (1.0, 1.0)},
-    "training.data.Squares": {"scale": (1.0, 1.0)},
-    "training.data.load_data": {"crop": False, "crop_scale": (1.0, 1.0)},
-    "training.data.resize_short_side": {"only_enlarge": False},
-    "training.files.DataFile": {
-        "name": "",
-        "content": "",
-        "images": 1,
-        "low": 0.0,
-        "high": 1.0,
-        "stamp": (),
-    },
-    "training.measurements.fit_from_measurements": {
-        "laps": 8,
-        "start_laps": 16,
-        "rank": 64,
-        "solver": None,
-        "progress": True,
-    },
-    "training.objective.ImportanceTimesteps": {"memory": 10},
-    "training.objective.training_loss": {"loss": "simple"},
-    "training.optimiser.Muon": {"weight_decay": 0.0, "momentum": 0.95},
-    "training.trainer.Trainer.run": {"progress": True},
-    "training.trainer.fit": {"progress": True},
-    "training.trainer.held_out_accuracy": {"levels": 4, "batch": 256},
-    "training.trainer.held_out_bits_per_dim": {"steps_per_image": 4, "batch": 256},
-    "training.trainer.held_out_psnr": {"batch": 64},
-}
+import invdiff
+from invdiff.registry import lookup, names
+
+TABLE = Path(__file__).with_name("defaults.txt")
+PLAIN = (bool, int, float, str, torch.dtype, torch.device, type(None))
 
 
-def found(name: str) -> Any:
-    """Return what a dotted name below invdiff stands for."""
-    parts = name.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        try:
-            value = import_module(".".join(["invdiff", *parts[:cut]]))
-        except ModuleNotFoundError:
+def callables() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every function, method and class of the package by its dotted name, but for what is registered."""
+    kinds = ("operator", "noise", "kernel", "network", "solver")
+    registered = {lookup(kind, own) for kind in kinds for own in names(kind)}  # type: ignore[arg-type]
+    for found in pkgutil.walk_packages(invdiff.__path__, "invdiff."):
+        if found.name.endswith("__main__"):
             continue
-        for part in parts[cut:]:
-            value = getattr(value, part)
-        return value
-    raise AssertionError(name)
+        module = importlib.import_module(found.name)
+        for name, value in vars(module).items():
+            if getattr(value, "__module__", None) != found.name or not callable(value):
+                continue
+            dotted = f"{found.name}.{name}".removeprefix("invdiff.")
+            if value not in registered:
+                yield dotted, value
+            for own, member in vars(value).items() if inspect.isclass(value) else ():
+                function = getattr(member, "__func__", member)
+                here = getattr(function, "__module__", None) == found.name
+                if inspect.isfunction(function) and here and own != "__init__":
+                    yield f"{dotted}.{own}", function
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_what_is_left_out(name: str) -> None:
-    parameters = inspect.signature(found(name)).parameters
-    assert {each: parameters[each].default for each in DEFAULTS[name]} == DEFAULTS[name]
-    for each, default in DEFAULTS[name].items():
-        assert type(parameters[each].default) is type(default)
+def is_plain(value: Any) -> bool:
+    return isinstance(value, PLAIN) or (
+        isinstance(value, tuple) and len(value) < 20 and all(map(is_plain, value))
+    )
+
+
+def line(name: str, call: Callable[..., Any]) -> str | None:
+    """The line of the table for a callable; None where nothing in it has a plain default."""
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except ValueError:
+        return None
+    given = [each for each in parameters if is_plain(each.default)]
+    told = ", ".join(f"{each.name}={each.default!r}" for each in given)
+    return f"{name}({told})" if told else None
+
+
+def test_what_is_left_out() -> None:
+    found = {each for each in (line(name, call) for name, call in callables()) if each}
+    expected = set(TABLE.read_text(encoding="utf-8").splitlines())
+    assert sorted(found - expected) == []
+    assert sorted(expected - found) == []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, reason_of
+from invdiff.errors import InputError
+from invdiff.io.arrays import load_array
 from invdiff.io.collection import listed, read_pictures
 from invdiff.io.fastmri import FASTMRI, read_hdf5, read_kspace
 from invdiff.io.names import label
@@ -66,7 +66,7 @@ def _read(file: Path, coils: bool) -> Tensor:
     if file.suffix.lower() in FASTMRI:
         array = read_kspace(file) if coils else read_hdf5(file)
     else:
-        array = _array(file)
+        array = load_array("measurement", file, key="y")
     if array.dtype.kind not in "biufc" or not array.size:
         raise InputError(
             f"measurement {file}: found {array.dtype} values of shape {array.shape}, "
@@ -89,26 +89,6 @@ def _read(file: Path, coils: bool) -> Tensor:
             )
         array = np.concatenate([array.real, array.imag], 1)
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def _array(file: Path) -> np.ndarray:
-    """The array of a .npy, or the one array that counts of an .npz."""
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            return np.asarray(loaded)
-        names = loaded.files
-        name = "y" if "y" in names else names[0] if len(names) == 1 else None
-        if name is None:
-            found = ", ".join(names) or "none"
-            raise InputError(f"measurement {file}: found arrays {found}, expected one named y")
-        return np.asarray(loaded[name])
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"measurement {file}: cannot be read ({reason_of(error)}), expected .npy or .npz"
-        ) from None
 
 
 def _complex_if_in_parts(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ filter in the Fourier domain; other noise by its covariance matrix S = L L^T, an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor
 
 from invdiff.arguments import number, real_array
-from invdiff.errors import InputError, described, first_line
+from invdiff.errors import InputError, described
+from invdiff.io.arrays import load_npy
 from invdiff.noise.models import NoiseModel, keep_positive, normal_log_density, total
 from invdiff.noise.whitening import Filter, Triangle, Whitening, filtered, multiplied
 from invdiff.registry import register
@@ -283,12 +283,7 @@ def _rooted(given: Any) -> tuple[Tensor, Tensor]:
 def _loaded(name: str, given: Any) -> Tensor:
     """An array, or that of an .npy file, in float64 on the CPU."""
     if isinstance(given, str):
-        try:
-            given = np.load(Path(given), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{name} {given}: cannot be read ({first_line(error)}), expected an .npy file"
-            ) from None
+        given = load_npy(name, given)
     if not isinstance(given, Tensor | np.ndarray | list | tuple):
         raise InputError(f"{name}: found {described(given)}, expected an array or an .npy file")
     return real_array(name, given).double().cpu()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from invdiff.arguments import holds_integers, one_of, real_array
 from invdiff.errors import InputError
+from invdiff.io.arrays import load_npy
 from invdiff.operators.base import (
     LinearOperator,
     Operator,
@@ -25,7 +26,6 @@ from invdiff.operators.base import (
     varies_within_image,
     with_ndim,
 )
-from invdiff.operators.from_files import load_npy
 from invdiff.operators.kernels import Array, Kernel, gaussian_taps, kernel_tensor, normalised
 from invdiff.operators.separable import Separable
 from invdiff.registry import register

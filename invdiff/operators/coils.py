@@ -14,7 +14,6 @@ image, which is then real where its phase is smooth.
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.arguments import path_text, whole
-from invdiff.errors import InputError, reason_of
+from invdiff.arguments import whole
+from invdiff.errors import InputError
+from invdiff.io.arrays import load_array
 from invdiff.operators.fourier import Layout
 
 MOST_COILS = 256
@@ -47,8 +47,9 @@ def complex_array(name: str, values: Any) -> Tensor:
         tensor([1.+0.j, 0.+2.j], dtype=torch.complex128)
     """
     if isinstance(values, str | Path):
+        loaded = load_array(name, values)
         name = f"{name} {values}"
-        values = _loaded(name, path_text(name, values))
+        values = loaded
     if isinstance(values, Tensor):
         values = values.detach().cpu().resolve_conj().numpy()
     try:
@@ -62,19 +63,6 @@ def complex_array(name: str, values: Any) -> Tensor:
     if not np.isfinite(array).all():
         raise InputError(f"{name}: found NaN or infinite values, expected finite numbers")
     return torch.from_numpy(np.array(array, dtype=np.complex128, order="C"))
-
-
-def _loaded(name: str, path: str) -> np.ndarray:
-    """The array of an .npy, or the only one of an .npz."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            return np.asarray(loaded)
-        if len(loaded.files) == 1:
-            return np.asarray(loaded[loaded.files[0]])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{name}: cannot be read as .npy or .npz ({reason_of(error)})") from None
-    raise InputError(f"{name}: found {len(loaded.files)} arrays, expected one")
 
 
 def simulated_maps(coils: int, height: int, width: int) -> Tensor:

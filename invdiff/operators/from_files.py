@@ -1,37 +1,18 @@
-"""Masks and kernels as files: .npy arrays, and pictures that are opaque."""
+"""Masks and kernels as pictures in files, which are opaque."""
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from invdiff.arguments import path_text
-from invdiff.errors import InputError, reason_of
+from invdiff.errors import InputError
 
 if TYPE_CHECKING:
     from invdiff.io.pictures import Picture
-
-
-def load_npy(name: str, path: str) -> np.ndarray:
-    """Return the array of an .npy file; InputError where there is none.
-
-    Args:
-        name: of what the file holds, for messages.
-        path: of the file.
-    """
-    path = path_text(name, path)
-    try:
-        values = np.load(Path(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{name} {path}: cannot be read as .npy ({reason_of(error)})") from None
-    if not isinstance(values, np.ndarray):
-        raise InputError(f"{name} {path}: found an archive of arrays, expected one array, .npy")
-    return values
 
 
 def opaque_pictures(name: str, path: str) -> Tensor:

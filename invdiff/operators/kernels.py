@@ -22,8 +22,9 @@ from torch import Tensor
 
 from invdiff.arguments import holds_integers, number, path_text, positive_number, real_array, whole
 from invdiff.errors import InputError
+from invdiff.io.arrays import load_npy
 from invdiff.operators.base import PerImage, drawn
-from invdiff.operators.from_files import load_npy, opaque_pictures
+from invdiff.operators.from_files import opaque_pictures
 from invdiff.registry import register
 
 Array = Tensor | np.ndarray

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from invdiff.arguments import number, one_of, path_text, real_array, seeded, whole
 from invdiff.errors import InputError
+from invdiff.io.arrays import load_npy
 from invdiff.operators.base import (
     PerImage,
     SpectralOperator,
@@ -27,7 +28,7 @@ from invdiff.operators.base import (
     varies_within_image,
     with_ndim,
 )
-from invdiff.operators.from_files import load_npy, opaque_pictures, pictures_in
+from invdiff.operators.from_files import opaque_pictures, pictures_in
 from invdiff.operators.kernels import Array
 from invdiff.operators.painted import Kept, grown, known_pixels, understood
 from invdiff.registry import register

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load as tensors_in
 from safetensors.torch import save as bytes_of
@@ -32,7 +31,9 @@ from torch import Tensor
 from invdiff.errors import InputError, check_integer, check_path, check_type, warn
 from invdiff.fingerprint import fingerprint
 from invdiff.inference import Drawn, draw
+from invdiff.io.arrays import load_npy
 from invdiff.io.whole import read_json, write_json, write_whole
+from invdiff.io.write import write_array
 from invdiff.operators import Mask, Operator
 from invdiff.prior.checkpoint import PRIOR_FILE, load_network
 from invdiff.prior.denoiser import NetworkDenoiser
@@ -337,9 +338,11 @@ class Run:
                     part = gaussian_samples(problem, gaussian, parts[k], key)
                 elif prior is not None:
                     part = self.solved(problem, prior, parts[k], key)
-                write_array_whole(paths[k], part)
+                write_array(paths[k], part)
                 show(bar, (done + 1) / len(missing))
-        return torch.cat([torch.from_numpy(np.load(path)) for path in paths])
+        return torch.cat(
+            [torch.from_numpy(load_npy("samples", path, remedy="remove it")) for path in paths]
+        )
 
     def prior_before(self, number: int) -> str | None:
         """Return the prior under which a lap draws, None for the Gaussian."""
@@ -426,13 +429,6 @@ def gaussian_samples(
     """Return a sample of each measurement under a Gaussian, on the CPU."""
     noise = Streams([(stream_seed(*key), b) for b in numbers])
     return gaussian.to(problem.y).draw_given(problem, noise).cpu()
-
-
-def write_array_whole(path: Path, values: Tensor) -> None:
-    """Write a tensor as .npy, whole or not at all."""
-    content = io.BytesIO()
-    np.save(content, values.numpy())
-    write_whole(path, content.getbuffer())
 
 
 def where_not_nan(operator: Operator, y: Tensor) -> tuple[Operator, Tensor]:
