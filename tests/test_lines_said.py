@@ -23,9 +23,10 @@ from PIL import Image
 
 import invdiff
 from invdiff import adjustment as adjustments
-from invdiff import app, baselines, blind, calibrate, commands, solve
+from invdiff import baselines, blind, calibrate, commands, solve
 from invdiff import inference as inference_room
 from invdiff.adjustment import Adjustment
+from invdiff.app.form import Form, painted_over
 from invdiff.config import command, files, signals
 from invdiff.config.help import help_text
 from invdiff.diagnostics.fission import Fission
@@ -607,7 +608,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         "found the weight 'strange.weight', which a guided-diffusion U-Net does not have",
     ),
     (
-        lambda: app.painted_over(app.Form(source="a.png", task="remove"), one_picture()),
+        lambda: painted_over(Form(source="a.png", task="remove"), one_picture()),
         "nothing is painted yet: paint over what is to go, on the picture above",
     ),
     (
