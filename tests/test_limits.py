@@ -254,7 +254,11 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "operators.checks": {"IMAGES": 3, "POWER_ITERATIONS": 50},
     "operators.coils": {"MOST_COILS": 256, "RING": 1.5, "WIRES": 0.3, "MOST_LINES": 24},
-    "operators.conjugate": {"MAX_ITERATIONS": 500, "LARGEST_RESIDUAL": 0.001},
+    "operators.conjugate": {
+        "MAX_ITERATIONS": 500,
+        "LARGEST_RESIDUAL": 0.001,
+        "NEGLIGIBLE_DRIFT": 0.1,
+    },
     "operators.footprints": {"FLATTEST": 1e-12},
     "operators.kernels": {"COLOURED": 0.2, "LARGEST_SIDE": 4097, "LARGEST_DISK": 513},
     "operators.painted": {
@@ -274,6 +278,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "MOST_DETECTORS": 65_536,
         "LEAST_PITCH": 0.1,
         "MOST_MET": 64,
+        "ROWS_APART": 2,
         "BYTES_A_WEIGHT": 75,
         "HELD": 1e9,
         "MOST_HELD": 64e9,

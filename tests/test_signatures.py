@@ -77,6 +77,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "io.whole.WholeFolder": {"overwrite": False, "numbered": False},
     "io.whole.whole_file": {"replace": True},
     "io.write.write_picture": {"overwrite": False},
+    "operators.base.LinearOperator.normal_solution": {"damp": 0.0},
     "operators.base.LinearOperator.pinv": {"damp": 0.0},
     "operators.base.Operator.register_exact": {"per_image": False},
     "operators.base.SpectralOperator.gain": {"damp": 0.0},

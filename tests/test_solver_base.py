@@ -112,7 +112,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     """The damping and the tolerance of every correction."""
     seen: list[tuple[float, float]] = []
 
-    def record(_: Problem, x: Tensor, damp: float = 0.0, rtol: float | None = None) -> Tensor:
+    def record(
+        _: Problem,
+        x: Tensor,
+        damp: float = 0.0,
+        rtol: float | None = None,
+        near: Tensor | None = None,
+    ) -> Tensor:
         assert rtol is not None
         seen.append((float(damp), rtol))
         return torch.zeros_like(x)
