@@ -123,12 +123,16 @@ def compare(
 
 def rows(found: dict[str, Scores]) -> Iterator[str]:
     """Yield the table, a row for every photograph, and the medians."""
-    names = [f"{name} {score}" for score in ("PSNR", "LPIPS") for name in ("blurred", "known", "unknown")]
+    names = [
+        f"{name} {score}" for score in ("PSNR", "LPIPS") for name in ("blurred", "known", "unknown")
+    ]
     yield "| photograph | kernel | " + " | ".join(names) + " | correlation |"
     yield "|" + "---|" * (len(names) + 3)
     for label, scores in found.items():
         yield f"| {' | '.join(label.split('.'))} | {cells(scores, names)} |"
-    middles = {name: median(scores[name] for scores in found.values()) for name in (*names, "correlation")}
+    middles = {
+        name: median(scores[name] for scores in found.values()) for name in (*names, "correlation")
+    }
     yield f"| median | | {cells(middles, names)} |"
     behind = median(scores["known PSNR"] - scores["unknown PSNR"] for scores in found.values())
     yield f"\nThe median of the differences of PSNR, known less unknown: {behind:.2f} dB."
@@ -150,7 +154,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="photographs")
     parser.add_argument("--side", type=int, default=128, help="of the blurred squares")
     parser.add_argument("--border", type=int, default=8)
-    parser.add_argument("--size", type=int, help="side of the unknown kernel; that of the true one by default")
+    parser.add_argument(
+        "--size", type=int, help="side of the unknown kernel; that of the true one by default"
+    )
     parser.add_argument("--sigma", type=float, default=0.01)
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--steps", type=int, default=24)

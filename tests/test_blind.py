@@ -64,14 +64,25 @@ def test_normal_equations_are_those_of_the_blur() -> None:
     torch.testing.assert_close(linear, (blurred * (y - 0.5)).flatten(1).sum(1))
 
 
-def test_rows_in_parts_give_the_same_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = pictures(1, 12)
-    y = pictures(1, 8, seed=2)
-    whole = normal_equations(x, y, SIZE)
-    monkeypatch.setattr("invdiff.operators.kernel_priors.VALUES_AT_ONCE", 3 * 8 * 25)
-    parts = normal_equations(x, y, SIZE)
-    torch.testing.assert_close(parts.gram, whole.gram)
-    torch.testing.assert_close(parts.cross, whole.cross)
+@pytest.mark.parametrize(
+    ("size", "height", "width", "channels"), [(5, 8, 9, 3), (3, 1, 4, 1), (7, 2, 3, 2)]
+)
+def test_normal_equations_are_products_of_the_matrix_itself(
+    size: int, height: int, width: int, channels: int
+) -> None:
+    """X has the pixels of x that a tap meets as its columns, channel after channel."""
+    draw = torch.Generator().manual_seed(3)
+    x = torch.rand(2, channels, height + size - 1, width + size - 1, generator=draw).double()
+    y = torch.rand(2, channels, height, width, generator=draw).double()
+    found = normal_equations(x, y, size)
+    shifted = [
+        x[..., size - 1 - down : size - 1 - down + height, size - 1 - across :][..., :width]
+        for down in range(size)
+        for across in range(size)
+    ]
+    X = torch.stack(shifted, -1).flatten(1, 3) - 0.5
+    torch.testing.assert_close(found.gram, X.mT @ X)
+    torch.testing.assert_close(found.cross, (X.mT @ (y - 0.5).flatten(1)[..., None])[..., 0])
 
 
 def test_half_taken_off_changes_no_difference() -> None:

@@ -514,7 +514,6 @@ FIGURES: dict[str, dict[str, Any]] = {
         "NARROWEST": 0.3,
         "LEAST_EXTENT": 0.5,
         "NORM": 0.25,
-        "VALUES_AT_ONCE": 2**24,
     },
     "operators.quantise": {
         "LUMINANCE": [
