@@ -152,14 +152,14 @@ def main() -> None:
     parser.add_argument("--photos", nargs="+", required=True, help="folders or files")
     parser.add_argument("--kernels", nargs="+", type=Path, required=True, help=".npy files")
     parser.add_argument("--count", type=int, default=8, help="photographs")
-    parser.add_argument("--side", type=int, default=128, help="of the blurred squares")
+    parser.add_argument("--side", type=int, default=192, help="of the blurred squares")
     parser.add_argument("--border", type=int, default=8)
     parser.add_argument(
         "--size", type=int, help="side of the unknown kernel; that of the true one by default"
     )
     parser.add_argument("--sigma", type=float, default=0.01)
-    parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--prior", default="photos")
     parser.add_argument("--out", type=Path, default=Path("results/blind"))
     parser.add_argument("--threads", type=int)

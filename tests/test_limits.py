@@ -505,6 +505,16 @@ FIGURES: dict[str, dict[str, Any]] = {
     "operators.colour": {
         "GRAY": {"luma": (0.299, 0.587, 0.114), "mean": (1 / 3, 1 / 3, 1 / 3)},
     },
+    "operators.kernel_guess": {
+        "RATIO": 2**0.5,
+        "TURNS": 8,
+        "WEIGHT": 4e-3,
+        "LEAST_WEIGHT": 1e-4,
+        "DECAY": 1.06,
+        "GAMMA": 8.0,
+        "CUT": 0.05,
+        "STIFFEST": 1e5,
+    },
     "operators.kernel_priors": {
         "FAMILIES": ("gaussian", "defocus", "motion", "free"),
         "LARGEST_UNKNOWN": 65,
@@ -513,6 +523,9 @@ FIGURES: dict[str, dict[str, Any]] = {
         "NEGLIGIBLE": 12.0,
         "NARROWEST": 0.3,
         "LEAST_EXTENT": 0.5,
+        "NEAR": 0.3,
+        "ANYWHERE": 0.02,
+        "ALIKE": 0.7,
         "NORM": 0.25,
     },
     "operators.quantise": {

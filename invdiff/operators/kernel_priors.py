@@ -37,6 +37,9 @@ NEGLIGIBLE = (
 )
 NARROWEST = 0.3  # pixels, of a Gaussian kernel: its neighbours have 0.4 % of the middle
 LEAST_EXTENT = 0.5  # pixels, of a disk's radius or a motion's length: hardly more than a point
+NEAR = 0.3  # of a guess of the kernel: how far a tap is from it, and
+ANYWHERE = 0.02  # how far any may be, of the largest
+ALIKE = 0.7  # pixels within which deviations from a guess are alike
 NORM = 0.25  # of the deviations of a free kernel from its mean, |k - m|
 
 
@@ -280,6 +283,30 @@ class FreeKernel(KernelPrior):
         alike = torch.kron(along, along)
         covariance = envelope[:, None] * alike * envelope
         return cls((mean / mean.sum()).view(size, size), covariance)
+
+    @classmethod
+    def around(cls, kernel: Tensor) -> FreeKernel:
+        """Return the prior of kernels near a guess, (size, size).
+
+        A tap deviates by 0.3 of the guess, blurred by a pixel, and by 0.02 of its largest tap;
+        deviations are alike within 0.7 pixels.
+
+        Example:
+            >>> FreeKernel.around(torch.eye(3) / 3).mean.view(3, 3).round(decimals=2).abs()
+            tensor([[0.3300, 0.0000, 0.0000],
+                    [0.0000, 0.3300, 0.0000],
+                    [0.0000, 0.0000, 0.3300]], dtype=torch.float64)
+        """
+        guess = kernel.double()
+        place = torch.arange(odd_size(len(guess)), dtype=torch.float64)
+        apart = (place[:, None] - place).square()
+        blur = torch.exp(-apart / 2)
+        near = blur @ guess.clamp_min(0) @ blur
+        near = near / (2 * torch.pi)  # the sum of a Gaussian's taps
+        deviation = (NEAR * near + ANYWHERE * near.amax()).flatten()
+        along = torch.exp(-apart / (2 * ALIKE**2))
+        covariance = deviation[:, None] * torch.kron(along, along) * deviation
+        return cls(guess, covariance)
 
     def start(self, noise: Streams) -> Tensor:
         begun: Tensor = self.mean.expand(len(noise), -1)
