@@ -34,7 +34,7 @@ def guess_kernel(y: Tensor, size: int) -> Tensor:
     """Return a guess of the kernel that blurred a picture, (size, size) in float64.
 
     Its taps are not negative and sum to 1, and their centre of mass is in the middle, to a pixel. A
-    picture without edges has none to tell of a kernel: then it is nearly a point.
+    picture without edges has none to tell of a kernel: then it is a spot of a few pixels.
 
     Args:
         y: (C, H, W) on [0, 1], blurred, with noise of about 0.01 or less.
