@@ -117,10 +117,8 @@ def conjugate_gradient(
     if iterations is not None and iterations < 1:
         raise InputError(f"iterations: found {iterations}, expected at least 1")
 
-    entries = tuple(range(1, b.ndim))
-
     def dot(p: Tensor, q: Tensor) -> Tensor:
-        return (p * q).sum(entries, keepdim=True)
+        return (p * q).flatten(1).sum(1).view(-1, *[1] * (b.ndim - 1))
 
     info = torch.finfo(b.dtype)
     rtol = max(10 * info.eps, rtol or 0.0)
