@@ -45,7 +45,14 @@ from invdiff.operators import Blur
 from invdiff.operators.base import varies_within_image
 from invdiff.operators.blur import before_valid
 from invdiff.operators.conjugate import one_cg_warning
-from invdiff.operators.kernel_priors import Coupled, KernelPrior, kernel_prior, normal_equations
+from invdiff.operators.kernel_guess import guess_kernel
+from invdiff.operators.kernel_priors import (
+    Coupled,
+    FreeKernel,
+    KernelPrior,
+    kernel_prior,
+    normal_equations,
+)
 from invdiff.posterior import Posterior
 from invdiff.prior.channels import match_channels
 from invdiff.prior.checkpoint import load_prior
@@ -260,7 +267,8 @@ def restore_blind(
             the first draw, and then taken for known.
         prior: the denoiser, or its name, such as "photos".
         kernel: "gaussian", "defocus" or "motion", whose parameters are unknown; "free" for any
-            smooth kernel; or a `KernelPrior`.
+            kernel near the one that strong edges of y tell, `FreeKernel.around` the guess of
+            `invdiff.operators.kernel_guess`, which y thus enters twice; or a `KernelPrior`.
         size: odd side in pixels of a square that holds the kernel, for a word.
         samples: K.
         seed: any non-negative integer.
@@ -305,6 +313,8 @@ def restore_blind(
     reach = positive_number("reach", reach)
     started = time.perf_counter()
     problem = blind_problem(y, noise, kernels)
+    if kernel == "free":
+        kernels = FreeKernel.around(guess_kernel(problem.y[0].cpu(), kernels.size))
     shape = problem.operator.shape
     around = Execution(precision=precision, compile=compile).around(
         outside_inference_mode(prior), exact=True

@@ -250,7 +250,11 @@ class Problem:
         return self.operator.measured(self.y - self.operator(x))
 
     def correction(
-        self, x: Tensor, damp: float | Tensor = 0.0, rtol: float | None = None
+        self,
+        x: Tensor,
+        damp: float | Tensor = 0.0,
+        rtol: float | None = None,
+        near: Tensor | None = None,
     ) -> Tensor:
         """Return A^T (A A^T + damp)^-1 (y - A x), which makes x fit y, for a linear operator.
 
@@ -258,6 +262,8 @@ class Problem:
             x: images (B, C, H, W).
             damp: non-negative, as of `LinearOperator.pinv`.
             rtol: relative residual of a damped solution by iterations, as of `LinearOperator.pinv`.
+            near: images that x and its correction are near in sum, (B, C, H, W), such as those that
+                the last x came to: iterations begin there, and fewer do.
         """
         operator = self.operator
         if (
@@ -266,7 +272,12 @@ class Problem:
             and not varies_within_image(damp, self.y)
         ):
             return operator.inverted(self.coefficients - operator.s * operator.v_t(x), damp)
-        return self.linear.pinv(self.residual(x), damp, rtol)
+        linear = self.linear
+        residual = self.residual(x)
+        closed = type(linear).pinv is not LinearOperator.pinv
+        if near is None or closed or varies_within_image(damp, self.y):
+            return linear.pinv(residual, damp, rtol)
+        return linear.normal_solution(linear.adjoint(residual), damp, rtol, near - x)
 
     @cached_property
     def coefficients(self) -> Tensor:

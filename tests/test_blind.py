@@ -12,6 +12,7 @@ from invdiff.blind import Chain, blind_problem, restore_blind
 from invdiff.errors import InputError
 from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import Blur
+from invdiff.operators.kernel_guess import STIFFEST, few_edges, guess_kernel
 from invdiff.operators.kernel_priors import (
     Coupled,
     FreeKernel,
@@ -64,14 +65,25 @@ def test_normal_equations_are_those_of_the_blur() -> None:
     torch.testing.assert_close(linear, (blurred * (y - 0.5)).flatten(1).sum(1))
 
 
-def test_rows_in_parts_give_the_same_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = pictures(1, 12)
-    y = pictures(1, 8, seed=2)
-    whole = normal_equations(x, y, SIZE)
-    monkeypatch.setattr("invdiff.operators.kernel_priors.VALUES_AT_ONCE", 3 * 8 * 25)
-    parts = normal_equations(x, y, SIZE)
-    torch.testing.assert_close(parts.gram, whole.gram)
-    torch.testing.assert_close(parts.cross, whole.cross)
+@pytest.mark.parametrize(
+    ("size", "height", "width", "channels"), [(5, 8, 9, 3), (3, 1, 4, 1), (7, 2, 3, 2)]
+)
+def test_normal_equations_are_products_of_the_matrix_itself(
+    size: int, height: int, width: int, channels: int
+) -> None:
+    """X has the pixels of x that a tap meets as its columns, channel after channel."""
+    draw = torch.Generator().manual_seed(3)
+    x = torch.rand(2, channels, height + size - 1, width + size - 1, generator=draw).double()
+    y = torch.rand(2, channels, height, width, generator=draw).double()
+    found = normal_equations(x, y, size)
+    shifted = [
+        x[..., size - 1 - down : size - 1 - down + height, size - 1 - across :][..., :width]
+        for down in range(size)
+        for across in range(size)
+    ]
+    X = torch.stack(shifted, -1).flatten(1, 3) - 0.5
+    torch.testing.assert_close(found.gram, X.mT @ X)
+    torch.testing.assert_close(found.cross, (X.mT @ (y - 0.5).flatten(1)[..., None])[..., 0])
 
 
 def test_half_taken_off_changes_no_difference() -> None:
@@ -107,6 +119,76 @@ def exact_kernel(x: Tensor, y: Tensor, variance: float, prior: tuple[Tensor, Ten
     rows, values = conditions(SIZE, True)
     gain = inverse @ rows.mT @ torch.linalg.inv(rows @ inverse @ rows.mT)
     return mean - gain @ (rows @ mean - values), inverse - gain @ rows @ inverse
+
+
+def dense(taps: Tensor, place: tuple[int, int], sides: tuple[int, int]) -> Tensor:
+    """The matrix of a periodic convolution: y[i] = sum_a taps[a] x[i + place - a]."""
+    height, width = sides
+    matrix = torch.zeros(height, width, height, width, dtype=torch.float64)
+    for i in range(height):
+        for j in range(width):
+            for a in range(taps.shape[0]):
+                for b in range(taps.shape[1]):
+                    at = (i + place[0] - a) % height, (j + place[1] - b) % width
+                    matrix[i, j, at[0], at[1]] += taps[a, b]
+    return matrix.view(height * width, height * width)
+
+
+def test_few_edges_are_those_of_the_splitting_by_dense_matrices() -> None:
+    sides = (5, 6)
+    y = pictures(1, 6, seed=4)[0, 0, :5]
+    taps = torch.tensor([[0.1, 0.4, 0.1], [0.0, 0.3, 0.1], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    K = dense(taps, (1, 1), sides)
+    step = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+    across = dense(step, (0, 1), sides)
+    down = dense(step.mT, (1, 0), sides)
+    x = y.flatten()
+    weight = 0.02
+    b = 2 * weight
+    while b < STIFFEST:
+        g = torch.stack([across @ x, down @ x])
+        g = torch.where(g.square().sum(0) < weight / b, 0, g)
+        system = K.mT @ K + b * (across.mT @ across + down.mT @ down)
+        x = torch.linalg.solve(system, K.mT @ y.flatten() + b * (across.mT @ g[0] + down.mT @ g[1]))
+        b *= 2
+    torch.testing.assert_close(few_edges(y, taps, weight).flatten(), x, rtol=0, atol=1e-7)
+
+
+def test_edges_tell_a_kernel() -> None:
+    """Of rectangles, blurred along a slanted line: nearer to it than the smooth prior's mean is."""
+    draw = torch.Generator().manual_seed(5)
+    size = 9
+    x = torch.full((1, 1, 96, 96), 0.5)
+    for _ in range(30):
+        top, left = torch.randint(0, 84, (2,), generator=draw).tolist()
+        height, width = torch.randint(6, 30, (2,), generator=draw).tolist()
+        x[..., top : top + height, left : left + width] = float(torch.rand((), generator=draw))
+    line = MotionKernel(7, 40).tensor()
+    pad = (size - line.shape[1]) // 2, (size - line.shape[0]) // 2
+    truth = torch.nn.functional.pad(line, (pad[0], pad[0], pad[1], pad[1]))
+    y = Blur((1, 96, 96), truth, "valid")(x)
+    y = y + 0.005 * torch.randn(y.shape, generator=draw)
+    found = guess_kernel(y[0], size)
+    assert float(found.amin()) >= 0 and float(found.sum()) == pytest.approx(1)
+
+    def likeness(kernel: Tensor) -> float:
+        pair = torch.stack([kernel.flatten(), truth.flatten()])
+        return float(torch.corrcoef(pair)[0, 1])
+
+    smooth = FreeKernel.smooth(size)
+    assert likeness(found) > 0.85 > 0.55 > likeness(smooth.mean)
+    rows, values = conditions(size, True)
+    near = FreeKernel.around(found)
+    torch.testing.assert_close(rows @ near.mean, values, rtol=0, atol=1e-9)
+    assert likeness(near.mean) > 0.8
+    # A tap on the line may be elsewhere by much more than one in a corner.
+    deviation = near.root.square().sum(1).sqrt().view(size, size)
+    assert float(deviation[4, 4]) > 3 * float(deviation[0, 0]) > 0
+
+
+def test_a_picture_without_edges_tells_nothing() -> None:
+    found = guess_kernel(torch.full((3, 9, 12), 0.3), 5)
+    assert float(found.sum()) == pytest.approx(1) and float(found.amax()) >= 0.2
 
 
 @pytest.mark.slow
@@ -346,7 +428,7 @@ def test_a_shifted_kernel_comes_back_in_the_middle() -> None:
         y + 0.01 * draws,
         noise=0.01,
         prior=prior,
-        size=7,
+        kernel=FreeKernel.smooth(7),
         samples=4,
         steps=20,
         rounds=20,

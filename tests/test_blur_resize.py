@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -418,6 +419,59 @@ def test_undamped_systems_are_solved_in_full_whatever_the_tolerance() -> None:
     some = torch.tensor([0.0, 0.01]).double().view(2, 1, 1, 1)
     assert torch.equal(blur.pinv(y, some, rtol=0.3), blur.pinv(y, some))
     assert not torch.equal(blur.pinv(y, 0.01, rtol=0.3), blur.pinv(y, 0.01))
+
+
+def counted(matrix: Tensor) -> tuple[Callable[[Tensor], Tensor], list[None]]:
+    """Multiplication with a matrix, and a list that grows with every call of it."""
+    calls: list[None] = []
+
+    def apply(v: Tensor) -> Tensor:
+        calls.append(None)
+        return v @ matrix
+
+    return apply, calls
+
+
+def test_a_start_near_the_solution_saves_iterations_and_changes_no_result() -> None:
+    root = normal(30, 30)
+    matrix = root @ root.T + torch.eye(30).double()
+    b = normal(2, 30, seed=1)
+    exact = torch.linalg.solve(matrix, b, left=False)
+    near = exact + 1e-3 * normal(2, 30, seed=2)
+    far = exact + 1e3 * normal(2, 30, seed=3)
+    apply, calls = counted(matrix)
+    found = []
+    counts = []
+    for start in (None, near, far, exact):
+        calls.clear()
+        found.append(conjugate.conjugate_gradient(apply, b, rtol=1e-4, start=start))
+        counts.append(len(calls))
+    for x in found:
+        assert float((b - x @ matrix).norm(dim=1).max()) <= 1e-4 * float(b.norm(dim=1).max())
+    # One far from it is as good as none, but for the call that tells.
+    assert torch.equal(found[2], found[0]) and counts[2] == counts[0] + 1
+    assert counts[1] < 0.8 * counts[0] and counts[3] <= 2
+    # Image by image: each has the start that is nearer.
+    mixed = torch.stack([near[0], far[1]])
+    both = conjugate.conjugate_gradient(apply, b, rtol=1e-4, start=mixed)
+    torch.testing.assert_close(both[0], found[1][0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(both[1], found[0][1], rtol=0, atol=1e-12)
+    fixed = conjugate.conjugate_gradient(apply, b, iterations=1, start=exact)
+    torch.testing.assert_close(fixed, exact, rtol=0, atol=1e-9)
+
+
+def test_the_residual_is_computed_anew_where_rounding_counts_and_only_there() -> None:
+    root = normal(30, 30).float()
+    matrix = root @ root.T + torch.eye(30)
+    b = normal(1, 30, seed=1).float()
+    apply, calls = counted(matrix)
+    for rtol, again in ((1e-2, 0), (1e-5, 1)):
+        calls.clear()
+        with conjugate.one_cg_warning() as solutions:
+            x = conjugate.conjugate_gradient(apply, b, rtol=rtol)
+        assert len(calls) == solutions[0].iterations + again
+        true = float((b - x @ matrix).norm() / b.norm())
+        assert solutions[0].residual == pytest.approx(true, rel=0.1)
 
 
 def test_the_warning_is_of_the_true_residual_and_not_of_the_recursions() -> None:

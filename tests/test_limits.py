@@ -347,7 +347,11 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "operators.checks": {"IMAGES": 3, "POWER_ITERATIONS": 50},
     "operators.coils": {"MOST_COILS": 256, "RING": 1.5, "WIRES": 0.3, "MOST_LINES": 24},
-    "operators.conjugate": {"MAX_ITERATIONS": 500, "LARGEST_RESIDUAL": 0.001},
+    "operators.conjugate": {
+        "MAX_ITERATIONS": 500,
+        "LARGEST_RESIDUAL": 0.001,
+        "NEGLIGIBLE_DRIFT": 0.1,
+    },
     "operators.footprints": {"FLATTEST": 1e-12},
     "operators.kernels": {"COLOURED": 0.2, "LARGEST_SIDE": 4097, "LARGEST_DISK": 513},
     "operators.painted": {
@@ -376,6 +380,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "MOST_DETECTORS": 65_536,
         "LEAST_PITCH": 0.1,
         "MOST_MET": 64,
+        "ROWS_APART": 2,
         "BYTES_A_WEIGHT": 75,
         "HELD": 1e9,
         "MOST_HELD": 64e9,
@@ -699,6 +704,16 @@ FIGURES: dict[str, dict[str, Any]] = {
     "operators.colour": {
         "GRAY": {"luma": (0.299, 0.587, 0.114), "mean": (1 / 3, 1 / 3, 1 / 3)},
     },
+    "operators.kernel_guess": {
+        "RATIO": 2**0.5,
+        "TURNS": 8,
+        "WEIGHT": 4e-3,
+        "LEAST_WEIGHT": 1e-4,
+        "DECAY": 1.06,
+        "GAMMA": 8.0,
+        "CUT": 0.05,
+        "STIFFEST": 1e5,
+    },
     "operators.kernel_priors": {
         "FAMILIES": ("gaussian", "defocus", "motion", "free"),
         "LARGEST_UNKNOWN": 65,
@@ -707,8 +722,10 @@ FIGURES: dict[str, dict[str, Any]] = {
         "NEGLIGIBLE": 12.0,
         "NARROWEST": 0.3,
         "LEAST_EXTENT": 0.5,
+        "NEAR": 0.3,
+        "ANYWHERE": 0.02,
+        "ALIKE": 0.7,
         "NORM": 0.25,
-        "VALUES_AT_ONCE": 2**24,
     },
     "operators.quantise": {
         "LUMINANCE": [

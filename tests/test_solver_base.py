@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import oracles
@@ -13,7 +14,18 @@ from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.inference import restore, trajectory
 from invdiff.noise import Gaussian, Poisson
-from invdiff.operators import BlockAverage, Denoise, Mask, MaskRandom, Operator, Quantise
+from invdiff.operators import (
+    BlockAverage,
+    Blur,
+    Denoise,
+    Mask,
+    MaskRandom,
+    MotionKernel,
+    Operator,
+    Quantise,
+    Radon,
+)
+from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import DDNM, ILVR, MMPS, DiffPIR, PiGDM, Solver
@@ -112,7 +124,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     """The damping and the tolerance of every correction."""
     seen: list[tuple[float, float]] = []
 
-    def record(_: Problem, x: Tensor, damp: float = 0.0, rtol: float | None = None) -> Tensor:
+    def record(
+        _: Problem,
+        x: Tensor,
+        damp: float = 0.0,
+        rtol: float | None = None,
+        near: Tensor | None = None,
+    ) -> Tensor:
         assert rtol is not None
         seen.append((float(damp), rtol))
         return torch.zeros_like(x)
@@ -145,6 +163,59 @@ def test_corrections_are_damped_by_this_level_and_as_exact_as_the_next(
         for sigma, sigma_next in pairwise(solver.ladder(PRIOR))
     ]
     assert [pytest.approx(pair) for pair in seen] == expected
+
+
+@pytest.mark.parametrize("solver", [DDNM(steps=12), DiffPIR(steps=12), PiGDM(steps=12)], ids=repr)
+@pytest.mark.filterwarnings("ignore:conjugate gradients")
+@pytest.mark.parametrize("scanned", [False, True], ids=["slanted blur", "radon"])
+def test_beginning_at_the_last_step_changes_no_result_and_takes_fewer_products(
+    monkeypatch: pytest.MonkeyPatch, solver: Solver, scanned: bool
+) -> None:
+    """Beside corrections from zero: as tolerant, and solved in full."""
+    shape = (1, 24, 24)
+    prior = GaussianDenoiser(torch.full(shape, 0.5), 0.04 * torch.eye(24 * 24)).double()
+    operator = Radon(shape, 20) if scanned else Blur(shape, MotionKernel(7, 30))
+    truth = 0.5 + 0.2 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    posed = Problem.simulate(truth.double(), operator.double(), Gaussian(0.02))
+    products: list[None] = []
+    monkeypatch.setattr(type(operator), "adjoint", counting(type(operator).adjoint, products))
+    begun = Problem.correction
+    ends = []
+    counts = []
+    for near, full in ((True, False), (False, False), (False, True)):
+
+        def correction(
+            p: Problem,
+            x: Tensor,
+            damp: float,
+            rtol: float,
+            start: Tensor | None,
+            near: bool = near,
+            full: bool = full,
+        ) -> Tensor:
+            return begun(p, x, damp, 1e-7 if full else rtol, start if near else None)
+
+        monkeypatch.setattr(Problem, "correction", correction)
+        products.clear()
+        streams = Streams([(0, 0), (0, 1)])
+        *_, last = trajectory(posed, prior, solver, streams, truth.double())
+        ends.append(last.x)
+        counts.append(len(products))
+    warm, cold, exact = ends
+    typical = float((exact - 0.5).square().mean().sqrt())
+    assert float((warm - exact).square().mean().sqrt()) < 0.02 * typical
+    assert float((warm - exact).norm()) < 2 * float((cold - exact).norm()) + 0.002
+    assert counts[0] < 0.9 * counts[1]
+
+
+def counting(method: Callable[..., Tensor], calls: list[None]) -> Callable[..., Tensor]:
+    """A method that adds to a list when it is called."""
+
+    def counted(self: object, y: Tensor) -> Tensor:
+        calls.append(None)
+        return method(self, y)
+
+    return counted
 
 
 def test_a_projection_fits_the_diffused_measurement() -> None:

@@ -349,16 +349,38 @@ class LinearOperator(Operator):
             )
         # The same as (A^T A + damp I)^-1 A^T y, which is consistent even for damp = 0 and a y
         # outside the range of A.
+        return self.normal_solution(self.adjoint(y), damp, rtol)
+
+    def normal_solution(
+        self,
+        b: Tensor,
+        damp: float | Tensor = 0.0,
+        rtol: float | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Return (A^T A + damp I)^-1 b by preconditioned conjugate gradients.
+
+        Args:
+            b: image (B, C, H, W), in the range of A^T where damp = 0.
+            damp: non-negative: one number, or one per image, (B, 1, ...).
+            rtol: as of `pinv`.
+            start: an image near the solution, where conjugate gradients begin; not read where
+                damp = 0, whose solution of least norm they find from 0 alone.
+
+        Returns:
+            Image (B, C, H, W).
+        """
         level = with_ndim(damp, 1 + len(self.shape))
 
         def normal(x: Tensor) -> Tensor:
             return self.adjoint(self(x)) + level * x
 
-        b = self.adjoint(y)
         if not bool(torch.as_tensor(damp > 0).all()):
             # Only without a preconditioner is the limit the solution of least norm.
             return conjugate_gradient(normal, b)
-        return conjugate_gradient(normal, b, lambda r: self.precondition(r, level), rtol)
+        return conjugate_gradient(
+            normal, b, lambda r: self.precondition(r, level), rtol, start=start
+        )
 
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
         """Return an approximation of (A^T A + damp I)^-1 x, for damp > 0; here x itself.

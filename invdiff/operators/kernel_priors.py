@@ -37,8 +37,10 @@ NEGLIGIBLE = (
 )
 NARROWEST = 0.3  # pixels, of a Gaussian kernel: its neighbours have 0.4 % of the middle
 LEAST_EXTENT = 0.5  # pixels, of a disk's radius or a motion's length: hardly more than a point
+NEAR = 0.3  # of a guess of the kernel: how far a tap is from it, and
+ANYWHERE = 0.02  # how far any may be, of the largest
+ALIKE = 0.7  # pixels within which deviations from a guess are alike
 NORM = 0.25  # of the deviations of a free kernel from its mean, |k - m|
-VALUES_AT_ONCE = 2**24  # of a part of X
 
 
 class NormalEquations(NamedTuple):
@@ -132,19 +134,45 @@ def normal_equations(x: Tensor, y: Tensor, size: int) -> NormalEquations:
     x = x.double() - 0.5
     y = y.double() - 0.5
     count, channels, height, width = y.shape
+    # y[i] = sum_a k[a] x[i + o], o = size - 1 - a, so that X^T X is sum_i x[i + o] x[i + o'] with i from all
+    # of y: sums over windows that differ by where they lie.
+    gram = x.new_zeros(count, size, size, size, size)
+    for down in range(size):
+        tops = size - down
+        above = x[:, :, : height + tops - 1].movedim(1, 2)  # (N, rows, C, columns)
+        below = x[:, :, down:].movedim(1, 2)
+        # Sums over the rows of a window, for all pairs of columns: of the first, then one row on each time.
+        first = above[:, :height].flatten(1, 2).mT @ below[:, :height].flatten(1, 2)
+        added = torch.einsum("ntcj,ntck->ntjk", above[:, height:], below[:, height:])
+        taken = torch.einsum("ntcj,ntck->ntjk", above[:, : tops - 1], below[:, : tops - 1])
+        pairs = torch.cat([first[:, None], added - taken], 1).cumsum(1)
+        for across in range(1 - size, size):
+            along = pairs.diagonal(across, 2, 3)  # x[j] x[j + across], from j = max(0, -across) on
+            sums = window_sums(along, 2, width)
+            top = torch.arange(tops)[:, None]
+            start = torch.arange(max(0, -across), size - max(0, across))
+            gram[:, top, start, top + down, start + across] = sums
+            gram[:, top + down, start + across, top, start] = sums
     n = size**2
-    gram = x.new_zeros(count, n, n)
-    cross = x.new_zeros(count, n)
-    rows = max(1, VALUES_AT_ONCE // (count * channels * width * n))
-    for first in range(0, height, rows):
-        part = y[:, :, first : first + rows]
-        around = x[:, :, first : first + part.shape[2] + size - 1]
-        # y[i] = sum_a k[a] x[i + size - 1 - a]: the patch at i, turned about.
-        patches = around.unfold(2, size, 1).unfold(3, size, 1).flip(-2, -1)
-        X = patches.reshape(count, -1, n)
-        gram += X.mT @ X
-        cross += (X.mT @ part.reshape(count, -1, 1)).squeeze(-1)
-    return NormalEquations(gram, cross)
+    kernels = y.reshape(count * channels, 1, height, width)
+    pictures = x.reshape(1, count * channels, *x.shape[2:])
+    cross = F.conv2d(pictures, kernels, groups=count * channels)
+    cross = cross.view(count, channels, size, size).sum(1)
+    gram = gram.flip(1, 2, 3, 4).reshape(count, n, n)
+    return NormalEquations(gram, cross.flip(1, 2).reshape(count, n))
+
+
+def window_sums(values: Tensor, dim: int, length: int) -> Tensor:
+    """Return the sums over all windows of a length along one dimension.
+
+    Example:
+        >>> window_sums(torch.arange(5.0), 0, 2)
+        tensor([1., 3., 5., 7.])
+    """
+    total = values.cumsum(dim)
+    total = torch.cat([torch.zeros_like(total.narrow(dim, 0, 1)), total], dim)
+    count = total.shape[dim] - length
+    return total.narrow(dim, length, count) - total.narrow(dim, 0, count)
 
 
 class KernelPrior(ABC):
@@ -255,6 +283,30 @@ class FreeKernel(KernelPrior):
         alike = torch.kron(along, along)
         covariance = envelope[:, None] * alike * envelope
         return cls((mean / mean.sum()).view(size, size), covariance)
+
+    @classmethod
+    def around(cls, kernel: Tensor) -> FreeKernel:
+        """Return the prior of kernels near a guess, (size, size).
+
+        A tap deviates by 0.3 of the guess, blurred by a pixel, and by 0.02 of its largest tap;
+        deviations are alike within 0.7 pixels.
+
+        Example:
+            >>> FreeKernel.around(torch.eye(3) / 3).mean.view(3, 3).round(decimals=2).abs()
+            tensor([[0.3300, 0.0000, 0.0000],
+                    [0.0000, 0.3300, 0.0000],
+                    [0.0000, 0.0000, 0.3300]], dtype=torch.float64)
+        """
+        guess = kernel.double()
+        place = torch.arange(odd_size(len(guess)), dtype=torch.float64)
+        apart = (place[:, None] - place).square()
+        blur = torch.exp(-apart / 2)
+        near = blur @ guess.clamp_min(0) @ blur
+        near = near / (2 * torch.pi)  # the sum of a Gaussian's taps
+        deviation = (NEAR * near + ANYWHERE * near.amax()).flatten()
+        along = torch.exp(-apart / (2 * ALIKE**2))
+        covariance = deviation[:, None] * torch.kron(along, along) * deviation
+        return cls(guess, covariance)
 
     def start(self, noise: Streams) -> Tensor:
         begun: Tensor = self.mean.expand(len(noise), -1)

@@ -31,6 +31,9 @@ MOST_MET = 64  # detectors that see one pixel
 BYTES_A_WEIGHT = 75  # of an angle and pixel, for pitches of 1 and more, with both matrices
 HELD = 1e9  # bytes of weights that are held without being asked
 MOST_HELD = 64e9
+ROWS_APART = (
+    2  # so many are multiplied one by one: a matrix of one column takes as long as of eight
+)
 RESPONSE_VIEWS = 90  # of which the preconditioner is made, at most
 
 Turn = Literal["clockwise", "counterclockwise"]
@@ -133,11 +136,11 @@ class Scan(LinearOperator):
     def precondition(self, x: Tensor, damp: float | Tensor) -> Tensor:
         """Return x filtered by the ramp of filtered backprojection.
 
-        A^T A is nearly a convolution by 1 / r, whose inverse the ramp is. Below 1 % of its largest
+        A^T A is nearly a convolution by 1 / r, whose inverse the ramp is. Below 0.3 % of its largest
         value the spectrum is that of the convolution's cut tail, and is not used.
         """
         double = [2 * side for side in self.shape[1:]]
-        response = self.spectrum.clamp_min(0.01 * self.spectrum[0, 0]) + damp
+        response = self.spectrum.clamp_min(0.003 * self.spectrum[0, 0]) + damp
         filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(x, s=double) / response, s=double)
         return filtered[..., : x.shape[-2], : x.shape[-1]]
 
@@ -533,8 +536,12 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
         ctx.matrices = transpose, matrix
-        product = matrix @ x.flatten(0, 1).mT.contiguous()
-        return product.mT.reshape(*x.shape[:2], -1)
+        rows = x.flatten(0, 1)
+        if len(rows) <= ROWS_APART:
+            product = torch.stack([matrix @ row for row in rows])
+        else:
+            product = (matrix @ rows.mT.contiguous()).mT
+        return product.reshape(*x.shape[:2], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

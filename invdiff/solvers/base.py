@@ -237,13 +237,20 @@ def error_variance(sigma: float) -> float:
     return sigma**2 / (1 + 4 * sigma**2)
 
 
-def correction(problem: Problem, x: Tensor, damp: float | Tensor, sigma: float) -> Tensor:
+def correction(
+    problem: Problem,
+    x: Tensor,
+    damp: float | Tensor,
+    sigma: float,
+    near: Tensor | None = None,
+) -> Tensor:
     """Return A^T (A A^T + damp)^-1 (y - A x), which moves x to where it fits y.
 
     Where conjugate gradients compute it, they are fewer the more noise, of level sigma, is drawn
-    next: they stop at a relative residual of sigma / 100, kept within [3e-4, 1e-2].
+    next: they stop at a relative residual of sigma / 100, kept within [3e-4, 1e-2]. They begin where
+    x comes to `near`, such as to where it came in the last step.
     """
-    return problem.correction(x, damp, rtol=min(max(sigma / 100, 3e-4), 1e-2))
+    return problem.correction(x, damp, min(max(sigma / 100, 3e-4), 1e-2), near)
 
 
 def next_draw(

@@ -59,14 +59,16 @@ class DDNM(TimeTravel):
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = problem.variance()
+        fitted = None
         for sigma, sigma_next in self.moves(sigmas):
             if sigma_next > sigma:
                 x = diffuse(x, sigma, sigma_next, noise)
                 continue
             x0 = prior(x, sigma)
             noise_in_x = x - x0  # of the uncorrected x0, as published
-            x0 = x0 + correction(problem, x0, variance / error_variance(sigma), sigma_next)
+            damp = variance / error_variance(sigma)
+            fitted = x0 + correction(problem, x0, damp, sigma_next, near=fitted)
             kept = (1 - self.eta**2) ** 0.5 * sigma_next
             fresh = self.eta * sigma_next
-            x = x0.add(noise_in_x, alpha=kept / sigma).add(noise(x), alpha=fresh)
-            yield Step(sigma_next, x, x0)
+            x = fitted.add(noise_in_x, alpha=kept / sigma).add(noise(x), alpha=fresh)
+            yield Step(sigma_next, x, fitted)

@@ -96,19 +96,30 @@ class DiffPIR(Solver):
         """Yield the steps of a run, as of ``Solver.iterate``."""
         if self.sigma_max is not None:
             x = x + initial_mean(problem, x) - first_image(prior, problem, x)
+        x0 = None
         for sigma, sigma_next in pairwise(sigmas):
-            x0 = self.proximal(problem, prior(x, sigma), sigma, sigma_next)
+            x0 = self.proximal(problem, prior(x, sigma), sigma, sigma_next, near=x0)
             kept = (1 - self.zeta) ** 0.5 * sigma_next
             fresh = self.zeta**0.5 * sigma_next
             x = torch.lerp(x0, x, kept / sigma).add(noise(x), alpha=fresh)
             yield Step(sigma_next, x, x0)
 
-    def proximal(self, problem: Problem, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        """Return x0 moved towards y, as far as an error of x0 at this level allows."""
+    def proximal(
+        self,
+        problem: Problem,
+        x0: Tensor,
+        sigma: float,
+        sigma_next: float,
+        near: Tensor | None = None,
+    ) -> Tensor:
+        """Return x0 moved towards y, as far as an error of x0 at this level allows.
+
+        `near` is where the last x0 was moved to.
+        """
         operator = problem.operator
         if isinstance(operator, Rounding):
             # No weight on x0 is a broad prior, for which any std of many images will do.
             std = 2 * sigma / max(self.lam, 1e-4) ** 0.5
             return operator.posterior_mean(x0, problem.y, std)
         rho = self.lam * at_least(problem.variance(), 1e-6) / (2 * sigma) ** 2
-        return x0 + correction(problem, x0, rho, sigma_next)
+        return x0 + correction(problem, x0, rho, sigma_next, near)

@@ -68,10 +68,13 @@ class PiGDM(Solver):
     ) -> Iterator[Step]:
         """Yield the steps of a run, as of ``Solver.iterate``."""
         variance = problem.variance()
+        fitted = None
         for sigma, sigma_next in pairwise(sigmas):
             x0, pull = vjp(prior, x, sigma)
             r2 = error_variance(sigma)
-            g = self.weight * pull(correction(problem, x0, variance / r2, sigma_next))
+            move = correction(problem, x0, variance / r2, sigma_next, near=fitted)
+            fitted = x0 + move
+            g = self.weight * pull(move)
             if self.adaptive:
                 x = transition(x, x0, sigma, sigma_next, self.eta, noise) + g
             else:
