@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--simulated", type=int, default=39)
     parser.add_argument("--solver", choices=("gibbs", "mmps_2m"), default="gibbs")
-    parser.add_argument("--steps", type=int, default=6, help="of mmps_2m; rounds and sweeps of gibbs")
+    parser.add_argument(
+        "--steps", type=int, default=6, help="of mmps_2m; rounds and sweeps of gibbs"
+    )
     parser.add_argument("--share", type=float, default=0.2)
     chosen = parser.parse_args()
     priors = {name: load_prior(name) for name in ("fashion", "photos")}
