@@ -294,7 +294,7 @@ def sections(text: str) -> dict[str, str]:
 
 def rows_of(text: str, words: int) -> dict[tuple[str, ...], str]:
     """Return the rows of a table by their first cells."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]  # the first is the head
+    _, *lines = [line for line in text.splitlines() if line.startswith("| ")] or [""]
     return {tuple(cell.strip() for cell in line.split("|")[1 : 1 + words]): line for line in lines}
 
 
