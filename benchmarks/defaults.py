@@ -1,7 +1,7 @@
 """Which solver should be the default: honest intervals first, as tables for docs/defaults.md.
 
     python benchmarks/defaults.py --data photos=FOLDER fashion=images.npz --images 8 --threads 1
-    python benchmarks/defaults.py --write docs/defaults.md     (and configs/coverage.json; other tables stay)
+    python benchmarks/defaults.py --write docs/defaults.md     (and configs/coverage.json; other rows stay)
     python benchmarks/defaults.py --ship                       (files for invdiff/calibrations)
     python benchmarks/defaults.py --priors photos --data photos=FOLDER --size 96 --images 3 --seen
     python benchmarks/defaults.py --solvers mmps_2m_sde --data photos=OTHERS fashion=others.npz --images 20 --judge
@@ -73,6 +73,7 @@ NEAR = 0.02  # of the least fault, where no solver is honest
 SAME_LPIPS = 0.01
 START = "<!-- Written by benchmarks/defaults.py from here on. -->"
 END = "<!-- To here. -->"
+JUDGED = "## What they hold of other images"
 SCORES = ("PSNR", "LPIPS", "PSNR of mean", "50 %", "90 %", "misfit")
 
 
@@ -291,13 +292,34 @@ def sections(text: str) -> dict[str, str]:
     return {name: part.strip() for name, part in found.items()}
 
 
+def rows_of(text: str, words: int) -> dict[tuple[str, ...], str]:
+    """Return the rows of a table by their first cells."""
+    _, *lines = [line for line in text.splitlines() if line.startswith("| ")] or [""]
+    return {tuple(cell.strip() for cell in line.split("|")[1 : 1 + words]): line for line in lines}
+
+
+def with_rows(new: str, old: str, words: int) -> str:
+    """Return a table with the rows of an old one that it lacks, known by their first cells, behind its own."""
+    own = rows_of(new, words)
+    lacking = [line for name, line in rows_of(old, words).items() if name not in own]
+    return "\n".join([new, *lacking])
+
+
 def with_kept(text: str, old: str) -> str:
-    """Return the new text with the tables of the old one that were not measured anew, in their order."""
+    """Return the new text with the tables and rows of the old one that were not measured anew."""
     new = sections(text)
-    every = [f"### {prior}, {task}" for prior in PRIORS for task in TASKS]
-    kept = {name: part for name, part in sections(old).items() if name in every}
-    tables = [(kept | new)[name] for name in every if name in kept | new]
-    others = [part for name, part in new.items() if name and name not in every]
+    known = sections(old)
+    tables = []
+    for name in (f"### {prior}, {task}" for prior in PRIORS for task in TASKS):
+        if name in new:
+            tables.append(with_rows(new[name], known.get(name, ""), 1))
+        elif name in known:
+            tables.append(known[name])
+    others = [
+        with_rows(part, known.get(name, ""), 2) if name == JUDGED else part
+        for name, part in new.items()
+        if name and not name.startswith("### ")
+    ]
     return "\n\n".join([new[""], *tables, *others])
 
 
@@ -415,7 +437,7 @@ def main() -> None:
     text = report(found, arguments.images, command)
     if arguments.write:
         text += "\n\n## Calibrated intervals that ship\n\n" + "\n".join(calibrated_rows())
-        text += "\n\n## What they hold of other images\n\n" + "\n".join(judged_rows(arguments.runs))
+        text += f"\n\n{JUDGED}\n\n" + "\n".join(judged_rows(arguments.runs))
         write_block(arguments.write, text)
         write_json(COVERAGE, merged(held(found, arguments.images)))
     print(text)

@@ -61,13 +61,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--simulated", type=int, default=39)
     parser.add_argument("--solver", choices=("gibbs", "mmps_2m"), default="gibbs")
-    parser.add_argument("--steps", type=int, default=10, help="of the solver")
+    parser.add_argument(
+        "--steps", type=int, default=6, help="of mmps_2m; rounds and sweeps of gibbs"
+    )
     parser.add_argument("--share", type=float, default=0.2)
     chosen = parser.parse_args()
     priors = {name: load_prior(name) for name in ("fashion", "photos")}
     kinds = {"fashion": clothes(chosen.problems), "photos": photographs(chosen.problems)}
     solver = (
-        solvers.Gibbs(steps=chosen.steps, particles=1, inner=2, start=6)
+        solvers.Gibbs(particles=1, rounds=chosen.steps, sweeps=chosen.steps)
         if chosen.solver == "gibbs"
         else solvers.MMPS2M(steps=chosen.steps)
     )

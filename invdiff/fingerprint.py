@@ -2,8 +2,8 @@
 
 A calibration belongs to one setting alone, so it keeps this key. Objects count by their values and
 not by the file or the name they came from: the class, its numbers and words, its tensors in float64,
-and the same of what they hold. Tensors of operators are rounded, so that one operator is the same on
-every processor.
+and the same of what they hold. Tensors of operators and the tables of schedules are rounded, so that one
+operator or prior is the same on every processor.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from invdiff.operators import Operator
 from invdiff.prior.denoiser import Denoiser
+from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.solvers import Solver
 
@@ -38,7 +39,7 @@ _DERIVED = (  # buffers of operators that follow from others; singular vectors h
     "v_rows",
     "v_cols",
 )
-_BITS = 24  # of the largest value of an operator's tensor: how finely its values are told apart
+_BITS = 24  # of the largest value of a tensor that is rounded: how finely its values are told apart
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ def _parts(value: Any) -> dict[str, Any]:
     """The named parts of an object that make it what it is."""
     if isinstance(value, nn.Module):
         return _parts_of_module(value)
+    if isinstance(value, Schedule):
+        return _parts_of_schedule(value)
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return _public(value)
@@ -207,6 +210,17 @@ def _parts_of_module(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, Denoiser | Operator):
         found |= _public(module)
     return found
+
+
+def _parts_of_schedule(schedule: Schedule) -> dict[str, Any]:
+    """The levels and what the network is told at each: the other tables follow from these."""
+    is_finite = schedule.log_sigma.isfinite()  # the last level may be pure noise
+    return {
+        "levels": len(is_finite),
+        "log_sigma": rounded(schedule.log_sigma[is_finite]),
+        "timesteps": rounded(schedule.timesteps),
+        "flow": schedule.flow,
+    }
 
 
 def rounded(values: Tensor | None) -> Tensor | None:

@@ -283,6 +283,38 @@ def test_an_operator_is_the_same_on_every_processor(name: str) -> None:
     assert fingerprint(with_values(operator, lambda value: value * (1 + 1e-6))) != before
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule.cosine(),
+        Schedule.linear(50),
+        Schedule.named("flow", T=20),
+        Schedule(torch.tensor([0.9, 0.4, 0.0])),  # zero terminal SNR
+    ],
+    ids=["cosine", "linear", "flow", "to pure noise"],
+)
+def test_a_schedule_is_the_same_on_every_processor(schedule: Schedule) -> None:
+    """Cosines and logarithms differ in their last bits; other levels and timesteps are others."""
+    before = fingerprint(schedule)
+    generator = torch.Generator().manual_seed(0)
+
+    def changed(by: float, **tables: Any) -> Schedule:
+        found = copy.deepcopy(schedule)
+        for name, value in vars(schedule).items():
+            if isinstance(value, Tensor):
+                n = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                setattr(found, name, value * (1 + by * n))
+        for name, value in tables.items():
+            setattr(found, name, value)
+        return found
+
+    assert fingerprint(changed(1e-14)) == before
+    assert fingerprint(changed(0, log_sigma=schedule.log_sigma * (1 + 1e-5))) != before
+    assert fingerprint(changed(0, timesteps=schedule.timesteps * (1 + 1e-5))) != before
+    assert fingerprint(changed(0, log_sigma=schedule.log_sigma[:-1])) != before
+    assert fingerprint(changed(0, flow=2.0)) != before
+
+
 def test_the_signs_of_singular_vectors_do_not_count() -> None:
     operator = OPERATORS["gaussian"]
     turned = copy.deepcopy(operator)
