@@ -1,4 +1,4 @@
-"""A frame that is too narrow: a picture is continued beyond its edges, as the middle of a larger one."""
+"""A frame that is too narrow: a picture is continued beyond its edges."""
 
 from __future__ import annotations
 

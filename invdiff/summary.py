@@ -1,4 +1,4 @@
-"""Results of many numbers in one line: a tensor by its shape, or by its values where they are few."""
+"""Results of many numbers in one line: a tensor by its shape, or by its values if they are few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person chose on the page, as the words of ``invdiff solve`` and the files that they name."""
+"""What a person chose on the page, as words of ``invdiff solve`` and files that they name."""
 
 from __future__ import annotations
 

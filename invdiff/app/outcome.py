@@ -1,4 +1,4 @@
-"""How far a run is, and what comes of it: what the page and the work behind it hand to each other."""
+"""How far a run is, and what comes of it: what the page and its work hand to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines that the page shows: what is worked on, how far it is, what to doubt, and what went wrong."""
+"""The lines that the page shows: what is worked on, how far it is, what to doubt, what went wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work behind the buttons: a form becomes a restored picture, or a small one to look at first."""
+"""The work behind the buttons: a form becomes a restored picture, or a small one to see first."""
 
 from __future__ import annotations
 

@@ -33,8 +33,9 @@ class MMPS(Solver):
         eta: 1 is the DDPM transition, 0 DDIM.
         iterations: of the solution of a linear system, each a pass backwards through the network.
             Few of them regularise: they leave out directions in which A V A^T is small.
-        inner: how it is solved: by GMRES, which suits the Jacobian of a network and is preconditioned
-            by A, or by conjugate gradients as in the paper, under which some samples miss y.
+        inner: how it is solved: by GMRES, which suits the Jacobian of a network and is
+            preconditioned by A, or by conjugate gradients as in the paper, under which some samples
+            miss y.
         sigma_max, sigma_min: the first level, and the last before 0, on [-1, 1]; little is
             decided above 20 or below 0.04. Infinity and 0 are the levels of the prior itself.
         draw_last: whether the last step draws x0 given x and y, with its covariance, at five calls of
