@@ -147,7 +147,6 @@ EXAMPLES = (
         "colour", "Colour from gray", "picture_1a", operators.Grayscale,
         "The weighted sum of red, green and blue.", 0.025,
         "Which colour a thing had is not in y, and a prior of small squares does not know things.",
-        solver="diffpir_20",
     ),
 )  # fmt: skip
 
