@@ -26,6 +26,7 @@ def as_shown(x: Tensor, sides: tuple[int, ...] | None = None) -> np.ndarray:
     """Return a picture (C, H, W) as (H, W, 3) uint8, of another size if one is given.
 
     Example:
+        >>> import torch
         >>> as_shown(torch.ones(1, 2, 3)).shape
         (2, 3, 3)
     """

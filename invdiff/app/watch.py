@@ -28,6 +28,7 @@ def watched(
         desk: of the person that it is done for.
 
     Example:
+        >>> from invdiff.errors import InputError
         >>> def work(folder, tell, on_progress):
         ...     raise InputError("no picture")
         >>> [look.error for look in watched(work, Desk())]
