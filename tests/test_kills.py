@@ -639,7 +639,8 @@ def test_two_folders_are_restored_at_once(pictures: Path, tmp_path: Path) -> Non
     ends = at_once([partial(restored, pictures, place / "x")] * 2)
     check_others(ends, "exists already; expected a new folder", "another run (")
     names = sorted(os.listdir(place))
-    assert names == ["x", "x-2"][: ends.count(None)]
+    # Of one run twice, the one that comes last may find all samples in x.unfinished, and finish it.
+    assert names in (["x"], ["x", "x-2"][: ends.count(None)])
     for name in names:
         files = {path.name: path.read_bytes() for path in (place / name).iterdir()}
         assert files == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
