@@ -74,7 +74,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "SOMETHING": 0.05,
         "USED_RANGE": 0.5,
         "FEW": 0.001,
-        "COLOURS": {"photos": 0.6},
+        "COLOURS": {"photos": 0.35},
         "CONSTANT": 0.001,
     },
     "config.build": {"LARGEST_INT": 2**63 - 1},
