@@ -529,7 +529,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "training.record": {"RECORD_FILE": "data.json", "_SHOWN": 3},
     "frame": {"SHARE": 6},
     "summary": {"DIGITS": 4, "FEW": 6},
-    "solvers.tools.moments": {"STD_OF_PIXELS": 0.1, "RTOL": 0.1},
+    "solvers.tools.moments": {"STD_OF_PIXELS": 0.1, "RTOL": 3e-3},
     "app.form": {
         "AT_FULL_SIZE": ("upscale", "jpeg", "demosaic"),
         "LEAST_SIDE": 16,

@@ -30,7 +30,7 @@ Inner = Literal["gmres", "cg"]
 # Standard deviation of pixels in [0, 1], of which the square is the largest s^2. That of pictures is
 # near 0.25, and of their fine detail, which a blur hides, far below.
 STD_OF_PIXELS = 0.1
-RTOL = 0.1  # of the preconditioner, where it is solved by iterations
+RTOL = 3e-3  # of the preconditioner, where it is solved by iterations
 
 
 def conditional_mean(
