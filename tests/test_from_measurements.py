@@ -370,6 +370,27 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_was_not(
         shutil.rmtree(state)
 
 
+def test_the_gaussian_of_a_run_that_goes_on_lies_in_memory_as_that_of_one_that_was_not_killed(
+    tmp_path: Path,
+) -> None:
+    """Columns where the other has rows would give other last digits, on some machines."""
+    found = []
+    for name, stops in {"at_once": [3], "in_two": [1, 3], "over_again": [3, 3]}.items():
+        (tmp_path / name).mkdir()
+        for laps in stops:
+            run = measurements_module.Run(
+                tiny_problem(), tiny_settings(), tmp_path / name, laps, 4, MMPS(steps=2), False
+            )
+            gaussian = run.start(torch.device("cpu"))
+        found.append(gaussian)
+    for other in found:
+        assert other.directions.shape == (16, 4) and other.directions.stride() == (4, 1)
+        assert other.directions.data_ptr() % 16 == 0
+        assert torch.equal(other.directions, found[0].directions)
+        assert torch.equal(other.variances, found[0].variances)
+        assert torch.equal(other.mean, found[0].mean) and other.rest == found[0].rest
+
+
 def test_more_laps_go_on_with_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
