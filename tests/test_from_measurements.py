@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from invdiff import noise, train
 from invdiff.config import resolve, validate
 from invdiff.errors import InputError
-from invdiff.operators import BlockAverage, LinearOperator, MaskRandom, Operator
+from invdiff.operators import BlockAverage, LinearOperator, Mask, MaskRandom, Operator
 from invdiff.prior import GaussianDenoiser
 from invdiff.prior.checkpoint import load_network
 from invdiff.prior.denoiser import NetworkDenoiser
@@ -438,6 +438,20 @@ def test_a_mask_that_all_images_share_is_warned_of(tmp_path: Path) -> None:
     problem = Problem(mask, noise.Gaussian(0.05), mask(torch.rand(3, 1, 4, 4)))
     with pytest.warns(UserWarning, match="50 % of the pixels are missing from every measurement"):
         measurements_module.check_run(problem, tiny_settings(), MMPS())
+
+
+@pytest.mark.parametrize(("unseen", "told"), [(0, None), (1, "6 %"), (4, "25 %")])
+def test_pixels_that_no_image_shows_are_warned_of(
+    unseen: int, told: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Of 16 pixels each of 4 images lacks a quarter of its own, and all lack so many more."""
+    kept = (torch.arange(16) % 4 != torch.arange(4)[:, None]).float()
+    kept[:, :unseen] = 0
+    mask = Mask((1, 4, 4), kept.view(4, 1, 4, 4))
+    measurements_module.warn_of_unseen(Problem(mask, noise.Gaussian(0.05), torch.zeros(4, 1, 4, 4)))
+    lines = [str(each.message) for each in recwarn]
+    assert len(lines) == (told is not None)
+    assert told is None or f"operator: {told} of the pixels are missing" in lines[0]
 
 
 def test_parts_of_many_measurements() -> None:
