@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lines import refusal
+from PIL import Image
 
 from invdiff.app import AppSettings, page, server
-from invdiff.app.form import Form, words_of
-from invdiff.app.outcome import Look
+from invdiff.app.form import Form, form_of, words_of
+from invdiff.app.outcome import Desk, Look, Outcome
 from invdiff.app.shown import deviation
 from invdiff.app.telling import as_html, doubts, told_of, told_of_size
 from invdiff.errors import InputError
@@ -117,11 +120,26 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
-def test_the_parts_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def built() -> Any:
+    """The page, which nobody serves."""
     pytest.importorskip("gradio", reason="gradio is not installed")
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    built = page.page(AppSettings(size=700, samples=3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        return page.page(AppSettings(size=700, samples=3, at_once=2))
+
+
+def named(built: Any) -> dict[int, str]:
+    """What the parts of a page are called, by their numbers."""
+    components = built.get_config_file()["components"]
+    return {
+        each["id"]: each["props"].get("elem_id") or each["props"].get("label") or each["type"]
+        for each in components
+    }
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_page(built: Any) -> None:
     found = {}
     for component in built.get_config_file()["components"]:
         told = component["props"]
@@ -149,6 +167,144 @@ def test_the_parts_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
         (600, 86400),
         False,
     )
+
+
+IMAGES = {"canvas": ["fullscreen"], "Your picture": ["fullscreen"], "doubt": ["fullscreen"]}
+IMAGES["both"] = ["download", "fullscreen"]
+STYLED = {"source", "task", "canvas", "preview", "restore", "stop", "status", "both", "said"}
+STYLED |= {"doubt", "answer", "report"}
+
+CHOSEN = ["source", "task", "canvas", "Longest side, in pixels; time grows with its square"]
+CHOSEN += [
+    "Samples: 19 have intervals of 90 %, 4 of 60 %, 1 has none",
+    "Seed of the random numbers",
+]
+DETAILS = ["Width of the blur, in pixels", "Length of the movement, in pixels"]
+DETAILS += ["Its angle, in degrees; 0 is sideways", "Times larger"]
+BUTTONS = ["preview", "restore", "stop"]
+RESULTS = ["status", "both", "said", "doubt", "answer", "report"]
+RUNS = ("then", None, ["state", *CHOSEN, *DETAILS], RESULTS, True, "minimal", ["status"])
+ENDS = ("then", None, [], BUTTONS, False, "hidden", None)
+
+# What touches what: the event, the part, what is read, what changes, whether it waits in a queue.
+EVENTS: list[tuple[Any, ...]] = [
+    ("change", "source", CHOSEN[:2], ["canvas", "Your picture", "status"], True, "hidden", None),
+    ("change", "task", CHOSEN[:2], ["canvas", "Your picture", *DETAILS], False, "hidden", None),
+    ("click", "preview", ["state"], BUTTONS, False, "hidden", None),
+    RUNS,
+    ENDS,
+    ("click", "restore", ["state"], BUTTONS, False, "hidden", None),
+    RUNS,
+    ENDS,
+    ("click", "stop", ["state"], [], False, "hidden", None),
+]
+
+
+@pytest.mark.slow
+def test_what_touches_what_on_the_page(built: Any) -> None:
+    names = named(built)
+    config = built.get_config_file()
+    parts = {names[each["id"]]: each["props"] for each in config["components"]}
+    images = {name: told["buttons"] for name, told in parts.items() if "format" in told}
+    assert images == IMAGES
+    assert all(parts[name]["format"] == "png" for name in IMAGES)
+    assert {told["elem_id"] for told in parts.values() if told.get("elem_id")} == STYLED
+    columns = [each for each in config["components"] if each["type"] == "column"]
+    assert [each["props"]["min_width"] for each in columns] == [320, 320]
+    found = []
+    for event in config["dependencies"]:
+        ((number, kind),) = event["targets"]
+        on = event["show_progress_on"]
+        read = [names[each] for each in event["inputs"]]
+        changed = [names[each] for each in event["outputs"]]
+        shown = on and [names[each] for each in on]
+        target = names.get(number)
+        found.append((kind, target, read, changed, event["queue"], event["show_progress"], shown))
+        assert event["api_visibility"] == "private"
+    assert found == EVENTS
+    after = [event["trigger_after"] for event in config["dependencies"]]
+    assert after == [None, None, None, 2, 3, None, 5, 6, None]
+    work = [(each.concurrency_id, each.concurrency_limit) for each in built.fns.values()]
+    assert work[3] == work[6] == ("work", 2)
+    assert "work" not in {work[k][0] for k in (0, 1, 2, 4, 5, 7, 8)}
+
+
+@pytest.mark.slow
+def test_a_picture_is_shown_where_it_is_painted_on_or_looked_at(built: Any, tmp_path: Path) -> None:
+    show_picture, show_details = (built.fns[k].fn for k in (0, 1))
+    Image.new("RGB", (2048, 1024), "red").save(tmp_path / "big.png")
+    for task in ("remove", "denoise"):
+        canvas, shown, status = show_picture(str(tmp_path / "big.png"), task)
+        assert (canvas["visible"], shown["visible"]) == (task == "remove", task == "denoise")
+        image = shown["value"]
+        assert image.shape == (512, 1024, 3) and (image[0, 0] == [255, 0, 0]).all()
+        assert canvas["value"] == {"background": image, "layers": [], "composite": image}
+        assert canvas["brush"].default_size == 1024 // 32
+        assert "<ul><li>big: 1024x2048 (height x width)</li></ul>" in status
+        for path in (None, str(tmp_path / "none.png")):
+            canvas, shown, status = show_picture(path, task)
+            assert (canvas["visible"], shown["visible"]) == (False, False)
+            assert canvas["value"] is None and shown["value"] is None
+            assert canvas["brush"].default_size == 4
+            assert ("none.png: No such file" in status) == (path is not None)
+            assert str(tmp_path) not in status
+    details = {"deblur": [0], "deblur_motion": [1, 2], "upscale": [3], "remove": [], "denoise": []}
+    for task, visible in details.items():
+        paints = task == "remove"
+        changed = [each["visible"] for each in show_details("a.png", task)]
+        assert changed == [paints, not paints, *(k in visible for k in range(4))]
+        assert [each["visible"] for each in show_details(None, task)][:2] == [False, False]
+
+
+@pytest.mark.slow
+def test_what_the_buttons_of_the_page_do(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, end, halt = (built.fns[k].fn for k in (2, 4, 8))
+    desk = Desk(stopping=True)
+    assert [each["interactive"] for each in begin(desk)] == [False, False, True]
+    assert not desk.stopping
+    assert [each["interactive"] for each in end()] == [True, True, False]
+    before, after, doubt = (np.full((2, 2), k, np.uint8) for k in range(3))
+    told: list[str] = []
+    given: list[tuple[Any, ...]] = []
+
+    def restored(form: Any, settings: AppSettings, folder: Path, **rest: Any) -> Outcome:
+        rest["tell"](f"{folder}/y.png and {tmp_path}/a.png")
+        given.append((form, settings, folder, rest["small"], rest["on_progress"], rest["stopping"]))
+        if rest["small"]:
+            return Outcome(before, after, None, "small", None, None)
+        return Outcome(before, after, doubt, "large", tmp_path / "a.png", tmp_path / "r.html")
+
+    def watched(work: Callable[..., Outcome], desk: Desk) -> Iterator[Look]:
+        yield Look(["begun"], 0.5, 1.0)
+        yield Look([], 1.0, 60.0, outcome=work(Path("folder"), told.append, float))
+
+    monkeypatch.setattr(page, "restored", restored)
+    monkeypatch.setattr(page, "watched", watched)
+    values = (str(tmp_path / "a.png"), "denoise", None, 512, 4, 7, 1.5, 9, 0, 2)
+    for number, small in ((3, True), (6, False)):
+        first, going, last = built.fns[number].fn(desk, *values)
+        form, settings, folder, was_small, on_progress, stopping = given.pop()
+        assert form == form_of(*values) and settings.at_once == 2
+        assert (folder, was_small, on_progress) == (Path("folder"), small, float)
+        assert told.pop() == "y.png and a.png"
+        desk.stopping = False
+        assert not stopping()
+        halt(desk)
+        assert stopping()
+        assert first[:3] == [as_html(Look([], None, 0.0)), None, ""]
+        assert (first[3]["value"], first[3]["visible"]) == (None, False)
+        assert [(each["value"], each["interactive"]) for each in first[4:]] == [(None, False)] * 2
+        assert "begun" in going[0] and len(going) == 6
+        assert not any("value" in each for each in going[1:])
+        status, both, said, doubtful, *files = last
+        assert "Done in 1 minute." in status
+        assert both == (before, after) and said == ("small" if small else "large")
+        assert doubtful["visible"] is not small
+        expected = [None, None] if small else [str(tmp_path / "a.png"), str(tmp_path / "r.html")]
+        assert [each["value"] for each in files] == expected
+        assert [each["interactive"] for each in files] == [not small, not small]
 
 
 LOOKS: list[tuple[Look | None, str]] = [

@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from foreign_files import written
 
-from invdiff import calibrate, config, solve
+from invdiff import calibrate, config, noise, solve
 from invdiff.adjustment import Adjustment
 from invdiff.calibrate import CalibrateSettings, law_of, main, middle, prepared
 from invdiff.errors import InputError
@@ -22,7 +23,9 @@ from invdiff.evaluation.report import write_report
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.problem import Problem
 from invdiff.resources import CALIBRATIONS
+from invdiff.rng import stream_seed
 from invdiff.training.files import content_hash
 from invdiff.training.record import RECORD_FILE, DataRecord
 
@@ -126,6 +129,47 @@ def values_of(thing: Any, name: str = "") -> dict[str, Any]:
     for key, value in inside:
         found |= values_of(value, f"{name}/{key}")
     return found
+
+
+def test_what_a_task_hands_on(prior: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting to what draws: 12 images with the 12 masks of a file, 3 of them at once."""
+    masks = np.random.default_rng(0).integers(0, 2, (12, 1, 16, 16))
+    np.save("masks.npy", masks.astype(np.uint8))
+    own = {"operator.name": "mask_file", "operator.mask": "masks.npy", "precision": "float32"}
+    given = {**TASK, **own, "prior": str(prior), "seed": "5", "batch": "2"}
+    told = [f"{key}={value}" for key, value in given.items() if key != "operator.missing"]
+    settings = config.validate(CalibrateSettings, config.resolve(told, CalibrateSettings))
+    task = prepared(settings)
+    truth = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    found: list[Any] = []
+
+    def generate(of: Any, count: int, **rest: Any) -> Any:
+        found.append((of, count, rest))
+        return 2 * truth - 0.5
+
+    def restore(*given: Any, **rest: Any) -> Any:
+        found.append((given, rest))
+        return SimpleNamespace(samples=truth.byte(), nfe=7, seconds=1.5)
+
+    monkeypatch.setattr(calibrate, "generate", generate)
+    monkeypatch.setattr(calibrate, "restore", restore)
+    numbers = range(9, 12)
+    held = calibrate.solved(task, numbers)
+    torch.testing.assert_close(held["truth"], (2 * truth - 0.5).clamp(0, 1))
+    assert (float(held["calls"]), float(held["seconds"])) == (7, 1.5)
+    (of, count, rest), ((problem, *others), kept) = found
+    assert of is task.drawn_from
+    assert (count, rest) == (3, {"steps": 3, "seed": stream_seed(5, 9)})
+    assert others == [task.prior, task.solver]
+    expected = {"samples": 4, "seed": 5, "numbers": numbers, "batch": 2}
+    assert kept == {**expected, "precision": "float32", "compile": False}
+    assert torch.equal(problem.operator.s, torch.from_numpy(masks[9:12]).float())
+    model = noise.Gaussian(0.1)
+    again = Problem.simulate(held["truth"], problem.operator, model, 5, numbers)
+    assert torch.equal(problem.y, again.y)
+    monkeypatch.setattr(calibrate.Task, "truth", lambda task, numbers: truth)
+    calibrate.solved(replace(task, settings=replace(settings, compile=True)), numbers)
+    assert found[-1][1]["compile"] is True
 
 
 @pytest.mark.slow

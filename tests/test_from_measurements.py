@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from invdiff import noise, train
 from invdiff.config import resolve, validate
 from invdiff.errors import InputError
-from invdiff.operators import BlockAverage, LinearOperator, MaskRandom, Operator
+from invdiff.operators import BlockAverage, LinearOperator, Mask, MaskRandom, Operator
 from invdiff.prior import GaussianDenoiser
 from invdiff.prior.checkpoint import load_network
 from invdiff.prior.denoiser import NetworkDenoiser
@@ -370,6 +370,27 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_was_not(
         shutil.rmtree(state)
 
 
+def test_the_gaussian_of_a_run_that_goes_on_lies_in_memory_as_that_of_one_that_was_not_killed(
+    tmp_path: Path,
+) -> None:
+    """Columns where the other has rows would give other last digits, on some machines."""
+    found = []
+    for name, stops in {"at_once": [3], "in_two": [1, 3], "over_again": [3, 3]}.items():
+        (tmp_path / name).mkdir()
+        for laps in stops:
+            run = measurements_module.Run(
+                tiny_problem(), tiny_settings(), tmp_path / name, laps, 4, MMPS(steps=2), False
+            )
+            gaussian = run.start(torch.device("cpu"))
+        found.append(gaussian)
+    for other in found:
+        assert other.directions.shape == (16, 4) and other.directions.stride() == (4, 1)
+        assert other.directions.data_ptr() % 16 == 0
+        assert torch.equal(other.directions, found[0].directions)
+        assert torch.equal(other.variances, found[0].variances)
+        assert torch.equal(other.mean, found[0].mean) and other.rest == found[0].rest
+
+
 def test_more_laps_go_on_with_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +438,20 @@ def test_a_mask_that_all_images_share_is_warned_of(tmp_path: Path) -> None:
     problem = Problem(mask, noise.Gaussian(0.05), mask(torch.rand(3, 1, 4, 4)))
     with pytest.warns(UserWarning, match="50 % of the pixels are missing from every measurement"):
         measurements_module.check_run(problem, tiny_settings(), MMPS())
+
+
+@pytest.mark.parametrize(("unseen", "told"), [(0, None), (1, "6 %"), (4, "25 %")])
+def test_pixels_that_no_image_shows_are_warned_of(
+    unseen: int, told: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Of 16 pixels each of 4 images lacks a quarter of its own, and all lack so many more."""
+    kept = (torch.arange(16) % 4 != torch.arange(4)[:, None]).float()
+    kept[:, :unseen] = 0
+    mask = Mask((1, 4, 4), kept.view(4, 1, 4, 4))
+    measurements_module.warn_of_unseen(Problem(mask, noise.Gaussian(0.05), torch.zeros(4, 1, 4, 4)))
+    lines = [str(each.message) for each in recwarn]
+    assert len(lines) == (told is not None)
+    assert told is None or f"operator: {told} of the pixels are missing" in lines[0]
 
 
 def test_parts_of_many_measurements() -> None:

@@ -253,7 +253,10 @@ def blind_samples(count: int) -> str:
 
 def calibrated() -> Adjustment:
     key = Key("a", "b", "c", "d", (1, 1, 2), 4)
-    checks = {"0.9": {"pooled": [0.88, 0.01], "scale": [0.875, 0.02]}}
+    checks = {
+        "0.5": {"samples": [0.4, 0.03]},
+        "0.9": {"pooled": [0.88, 0.01], "scale": [0.875, 0.02]},
+    }
     factors: dict[str, dict[float, float]] = {
         "pooled": {0.9: 1.2},
         "mean": {0.9: math.inf},
@@ -281,7 +284,13 @@ def test_what_is_said_of_results(capsys: pytest.CaptureFixture[str]) -> None:
         "kernel: width 0.144 (0 to 0.577) pixels, samples correlate by 0.98 with each other's mean, "
         "0.50 at the least, intervals of 60 %, not calibrated"
     )
-    assert calibrate.table(calibrated()).splitlines()[-5:] == [
+    assert calibrate.table(calibrated()).splitlines()[1:] == [
+        "  50 %, samples as they are: 0.400 +- 0.030",
+        "  50 % of the pixels of all images (shown), more images are needed",
+        "  50 % or more on average over images, more images are needed",
+        "  50 % in 9 of 10 images, more images are needed",
+        "  50 % with 90 % confidence, more images are needed",
+        "  90 %, samples as they are: none, 19 are needed",
         "  90 % of the pixels of all images (shown), widths times 1.200: 0.880 +- 0.010",
         "  90 % or more on average over images, more images are needed",
         "  90 % in 9 of 10 images, more images are needed",

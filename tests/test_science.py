@@ -10,6 +10,7 @@ import io
 import json
 import struct
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.collection import read_pictures
-from invdiff.io.fits import _smaller_pixels
+from invdiff.io.fits import _smaller_pixels, encode_fits
 from invdiff.io.formats import decode
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import split_name
@@ -85,6 +86,24 @@ def test_fits_keeps_its_header(tmp_path: Path, shape: tuple[int, ...]) -> None:
         for key in ("CRPIX1", "CRPIX2", "CRVAL1", "CDELT1", "CDELT2", "CTYPE1"):
             assert found["SCI"].header[key] == given["SCI"].header[key]
         np.testing.assert_array_equal(found[2].data["t"], given[2].data["t"])
+
+
+def test_of_writing_fits_only_what_was_put_right_is_hushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards against the standard are put right in silence; any other warning is heard."""
+    fits = pytest.importorskip("astropy.io.fits")
+    fits_file(tmp_path / "a.fits", ramp(4, 5))
+    picture = read_picture(tmp_path / "a.fits")
+
+    def writeto(units: Any, *given: Any, **rest: Any) -> None:
+        warnings.warn("a card was put right", fits.verify.VerifyWarning, stacklevel=2)
+        warnings.warn("the disk is old", UserWarning, stacklevel=2)
+
+    monkeypatch.setattr(fits.HDUList, "writeto", writeto)
+    with pytest.warns(UserWarning) as heard:
+        encode_fits(np.zeros((1, 4, 5)), picture.header)
+    assert [str(each.message) for each in heard] == ["the disk is old"]
 
 
 def test_smaller_pixels_lie_where_they_are_on_the_sky(tmp_path: Path) -> None:

@@ -221,6 +221,16 @@ def parts_of(count: int) -> list[range]:
     return [range(start, min(start + PART, count)) for start in range(0, count, PART)]
 
 
+def start_in(path: Path) -> Gaussian:
+    """Return the Gaussian of the start that is in a file.
+
+    Products of matrices round otherwise where these lie otherwise in memory: all are copied, row by row.
+    """
+    tensors = {name: tensor.clone() for name, tensor in tensors_in(path.read_bytes()).items()}
+    rest = float(tensors["rest"])
+    return Gaussian(tensors["mean"], tensors["directions"], tensors["variances"], rest)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run in its folder.
@@ -379,14 +389,8 @@ class Run:
         done = 0
         gaussian = Gaussian.first(self.problem.operator.shape)
         if path.exists():
-            tensors = tensors_in(path.read_bytes())
-            done = int(tensors["laps"])
-            gaussian = Gaussian(
-                tensors["mean"],
-                tensors["directions"],
-                tensors["variances"],
-                float(tensors["rest"]),
-            )
+            gaussian = start_in(path)
+            done = int(tensors_in(path.read_bytes())["laps"])
         problem = self.problem.to(device, torch.float32)
         with progress_bar(hidden=not self.progress) as bar:
             for number in range(done, self.start_laps):
@@ -400,6 +404,7 @@ class Run:
                     "laps": torch.tensor(number + 1),
                 }
                 write_whole(path, bytes_of(held))
+                gaussian = start_in(path)  # as a run that was killed here has it
                 show(bar, (number + 1) / self.start_laps)
         return gaussian
 
