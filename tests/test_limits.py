@@ -664,6 +664,11 @@ FIGURES: dict[str, dict[str, Any]] = {
         "MAGIC": b"\x89HDF\r\n\x1a\n",
         "NAMES": ("image", "images", "data", "y"),
     },
+    "io.ismrmrd": {
+        "GROUP": "dataset",
+        "NO_IMAGE": (19, 20, 23, 24, 26, 27, 28, 29, 30, 31),
+        "REVERSED": 22,
+    },
     "io.ome": {
         "_KEPT": (
             "PhysicalSizeX",

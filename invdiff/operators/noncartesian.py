@@ -26,6 +26,7 @@ from torch import Tensor
 
 from invdiff.arguments import number, one_of
 from invdiff.errors import InputError
+from invdiff.io.ismrmrd import is_ismrmrd, read_ismrmrd
 from invdiff.io.science import needed
 from invdiff.operators.base import LinearOperator
 from invdiff.operators.coils import check_channels, complex_array, maps_of, phase_of
@@ -52,7 +53,8 @@ class NonCartesian(LinearOperator):
     Args:
         shape: (1, H, W) of a real image, or (2, H, W) of a complex one.
         trajectory: frequencies (readouts, samples, 2), or (samples, 2) of one readout: along the
-            rows' axis H, then along W; or the path of an .npy or .npz that holds them.
+            rows' axis H, then along W; or the path of an .npy, an .npz or a file of ISMRMRD that
+            holds them.
         units: of the trajectory: "radians" per pixel, from -pi to pi, or "cycles" per pixel, from
             -1/2 to 1/2.
         coils: number of simulated coils, where there are no maps.
@@ -181,6 +183,11 @@ def points_of(trajectory: Array | str, units: Units) -> Tensor:
         tensor([[[3.1416, 0.0000]]], dtype=torch.float64)
     """
     one_of("units", units, get_args(Units))
+    if isinstance(trajectory, str) and is_ismrmrd(trajectory):
+        path = trajectory
+        trajectory = read_ismrmrd(path, slice="all", repetition="all").trajectory
+        if trajectory is None:
+            raise InputError(f"trajectory {path}: found a Cartesian scan, expected operator=sense")
     found = complex_array("trajectory", trajectory)
     if found.ndim not in (2, 3) or found.shape[-1] != 2 or bool((found.imag != 0).any()):
         raise InputError(
