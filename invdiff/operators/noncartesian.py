@@ -184,10 +184,13 @@ def points_of(trajectory: Array | str, units: Units) -> Tensor:
     """
     one_of("units", units, get_args(Units))
     if isinstance(trajectory, str) and is_ismrmrd(trajectory):
-        path = trajectory
-        trajectory = read_ismrmrd(path, slice="all", repetition="all").trajectory
-        if trajectory is None:
-            raise InputError(f"trajectory {path}: found a Cartesian scan, expected operator=sense")
+        inside = read_ismrmrd(trajectory, slice="all", repetition="all").trajectory
+        if inside is None:
+            raise InputError(
+                f"trajectory {trajectory}: found a Cartesian scan, which is for operator=sense, "
+                "expected another"
+            )
+        trajectory = inside
     found = complex_array("trajectory", trajectory)
     if found.ndim not in (2, 3) or found.shape[-1] != 2 or bool((found.imag != 0).any()):
         raise InputError(
