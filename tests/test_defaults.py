@@ -186,6 +186,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "operator grayscale": {
         "weights": "luma",
     },
+    "operator nufft": {
+        "coils": None,
+        "maps": None,
+        "convention": "fastmri",
+        "phase": None,
+        "scale": 1.0,
+        "image": None,
+        "size": None,
+    },
     "operator sense": {
         "coils": None,
         "maps": None,
@@ -538,6 +547,7 @@ NO_PICTURES = [
     "fourier_file",
     "fourier_lines",
     "hadamard",
+    "nufft",
     "phase_retrieval",
     "radon",
     "sense",

@@ -373,6 +373,12 @@ FIGURES: dict[str, dict[str, Any]] = {
         "LARGER": 0.6,
     },
     "operators.phase": {"MOST_MASKS": 256, "MOST_OVERSAMPLING": 16},
+    "operators.noncartesian": {
+        "NEIGHBOURS": 6,
+        "TABLE": 2**12,
+        "LARGEST": {"radians": math.pi, "cycles": 0.5},
+        "TOLERANCE": 1e-3,
+    },
     "operators.sense": {"ESTIMATE": "estimate", "LARGEST_SVD": 2**24, "LARGEST_BLOCKS": 2**25},
     "operators.tomography": {
         "DETECTORS_FIRST": ("skimage", "skimage_circle"),
@@ -658,6 +664,11 @@ FIGURES: dict[str, dict[str, Any]] = {
         "MAGIC": b"\x89HDF\r\n\x1a\n",
         "NAMES": ("image", "images", "data", "y"),
     },
+    "io.ismrmrd": {
+        "GROUP": "dataset",
+        "NO_IMAGE": (19, 20, 23, 24, 26, 27, 28, 29, 30, 31),
+        "REVERSED": 22,
+    },
     "io.ome": {
         "_KEPT": (
             "PhysicalSizeX",
@@ -688,9 +699,6 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_MAKE": 271,
         "_SUB_IFDS": 330,
         "_RAW_MAKERS": (b"NIKON", b"SONY"),
-    },
-    "io.science": {
-        "EXTRA": "pip install 'invdiff[science]'",
     },
     "io.volumes": {
         "_FIRST_BYTES": 132,

@@ -39,6 +39,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "resize_kernel": {"factor": 2, **KERNEL},
     "resize_kernel_circular": {"factor": 4, **KERNEL},
     "sense": {"coils": 3},
+    "nufft": {"trajectory": "spokes.npy", "units": "cycles", "coils": 2, "size": [24, 40]},
     "fan_beam": {"angles": 7, "size": [24, 40]},
     "radon": {"angles": 7, "size": [24, 40]},
     "transmission": {"angles": 7, "size": [24, 40]},
@@ -57,8 +58,11 @@ def test_what_a_run_stores_is_a_measurement(
         "mask.npy", torch.rand(size, generator=torch.Generator().manual_seed(1)).gt(0.4).numpy()
     )
     np.save("kernels.npy", np.full((1, 2, 3, 3), 1 / 9))
+    if name == "nufft":
+        pytest.importorskip("torchkbnufft")
+        np.save("spokes.npy", np.linspace(-0.4, 0.4, 48).reshape(3, 8, 2))
     settings = {"name": name, **NEEDED.get(name, {})}
-    channels = 1 if name == "sense" else 3
+    channels = 1 if name in ("sense", "nufft") else 3
     operator = config.build("operator", numbered(settings, range(2)), shape=(channels, *size))
     x = torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(0))
     problem = Problem.simulate(x, operator, Gaussian(0.05), seed=4)

@@ -29,6 +29,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "mask_file": {"mask": "none.png"},
     "fourier_file": {"mask": "none.png"},
     "sense": {"coils": 3},
+    "nufft": {"trajectory": torch.ones(3, 4, 2) / 2, "units": "radians", "coils": 3},
     "blur_gaussian": {"sigma": 1.0},
     "blur_nonlinear": {"kernel_size": 3},
     "blur": {"kernel": torch.ones(1, 3) / 3},
@@ -69,6 +70,8 @@ def settings() -> Iterator[tuple[str, str, str]]:
 
 def build(kind: str, name: str, given: dict[str, Any]) -> object:
     needed = {**NEEDED.get(name, {}), **given}
+    if name == "nufft":
+        pytest.importorskip("torchkbnufft")
     if kind == "operator":
         operator = lookup(kind, name)(**{"shape": SHAPES.get(name, (1, 8, 8)), **needed})
         assert isinstance(operator, Operator)

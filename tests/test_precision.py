@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from short import SHORT
@@ -144,11 +145,13 @@ def small(name: str, folder: Any) -> Operator:
     from invdiff import config
 
     needs = dict(NEEDS.get(name, {}))
+    if name == "nufft":
+        pytest.importorskip("torchkbnufft")
+        np.save(folder / "spokes.npy", np.linspace(-0.4, 0.4, 48).reshape(3, 8, 2))
+        needs = {"trajectory": str(folder / "spokes.npy"), "units": "cycles", "coils": 2}
     if name == "blur_varying":
         return VaryingBlur(SHAPE, torch.ones(2, 1, 3, 3) / 9)
     if name in ("mask_file", "fourier_file"):
-        import numpy as np
-
         mask = np.ones((8, 8))
         mask[3:5] = 0
         np.save(folder / "mask.npy", mask)

@@ -400,6 +400,7 @@ NEEDS: dict[str, dict | None] = {
     "mask_file": {"mask": "mask.png", "kept": "white"},
     "fourier_file": {"mask": "mask.png"},
     "sense": {"coils": 3},
+    "nufft": {"trajectory": "spokes.npy", "units": "cycles", "coils": 2, "size": [16, 16]},
     "fan_beam": {"size": [16, 16]},
     "resize_average": {"factor": 2},
     "resize_bicubic": {"factor": 2},
@@ -422,6 +423,9 @@ def test_a_measurement_of_every_operator(
     needs = NEEDS.get(name, {})
     if needs is None:
         pytest.skip("its kernels or matrices come from files of their own")
+    if name == "nufft":
+        pytest.importorskip("torchkbnufft")
+        np.save("spokes.npy", np.linspace(-0.4, 0.4, 48).reshape(3, 8, 2))
     shape = (3 if name in ("demosaic", "grayscale") else 1, 16, 16)
     operator = config.build("operator", numbered({"name": name, **needs}, range(2)), shape=shape)
     made = operator(torch.rand(2, *shape, generator=torch.Generator().manual_seed(1)))

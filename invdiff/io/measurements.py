@@ -13,6 +13,7 @@ from invdiff.errors import InputError
 from invdiff.io.arrays import load_array
 from invdiff.io.collection import listed, read_pictures
 from invdiff.io.fastmri import FASTMRI, read_hdf5, read_kspace
+from invdiff.io.ismrmrd import is_ismrmrd, read_ismrmrd
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture
 from invdiff.io.units import MEASUREMENTS
@@ -30,7 +31,7 @@ def read_measurements(path: str | Path, picture: bool, coils: bool = False) -> l
     imaginary parts on a last axis of 2. Of complex values the real parts of all channels come
     first, then the imaginary parts. NaN may mark what was not measured. The files of a folder are
     in the order of `invdiff.io.collection`. An .h5 holds k-space, slice by slice, or
-    another dataset (see `invdiff.io.fastmri`).
+    another dataset (see `invdiff.io.fastmri`); of ISMRMRD, of coils, all slices and repetitions.
 
     Args:
         path: a file, or a folder of files.
@@ -63,7 +64,9 @@ def read_measurements(path: str | Path, picture: bool, coils: bool = False) -> l
 
 def _read(file: Path, coils: bool) -> Tensor:
     """(B, C, h, w) of one file."""
-    if file.suffix.lower() in FASTMRI:
+    if coils and file.suffix.lower() in FASTMRI and is_ismrmrd(file):
+        array = read_ismrmrd(file, slice="all", repetition="all").kspace
+    elif file.suffix.lower() in FASTMRI:
         array = read_kspace(file) if coils else read_hdf5(file)
     else:
         array = load_array("measurement", file, key="y")

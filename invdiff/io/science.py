@@ -7,16 +7,15 @@ from typing import Any
 
 from invdiff.errors import InputError
 
-EXTRA = "pip install 'invdiff[science]'"
 
-
-def needed(module: str, what: str, library: str) -> Any:
+def needed(module: str, what: str, library: str, extra: str = "science") -> Any:
     """Return a module of an optional library.
 
     Args:
         module: its name.
         what: what it is needed for.
         library: the name of the package.
+        extra: the extra of invdiff that has it.
 
     Raises:
         InputError: it is not installed, or cannot be loaded.
@@ -30,4 +29,6 @@ def needed(module: str, what: str, library: str) -> Any:
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError)
         why = "" if absent else f" (found it, but it cannot be loaded: {error})"
-        raise InputError(f"{what} needs {library}: {EXTRA} adds it{why}") from None
+        raise InputError(
+            f"{what} needs {library}: pip install 'invdiff[{extra}]' adds it{why}"
+        ) from None

@@ -35,6 +35,7 @@ from invdiff.operators.mask import (
     MaskOutpaint,
     MaskRandom,
 )
+from invdiff.operators.noncartesian import NonCartesian
 from invdiff.operators.nonlinear import NonlinearBlur
 from invdiff.operators.phase import CodedDiffraction, PhaseRetrieval
 from invdiff.operators.quantise import Jpeg, Quantise
@@ -87,6 +88,7 @@ __all__ = [
     "MaskOutpaint",
     "MaskRandom",
     "MotionKernel",
+    "NonCartesian",
     "NonlinearBlur",
     "Operator",
     "PartialFourier",

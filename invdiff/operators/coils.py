@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.arguments import whole
+from invdiff.arguments import one_of, whole
 from invdiff.errors import InputError
 from invdiff.io.arrays import load_array
 from invdiff.operators.fourier import Layout
@@ -63,6 +63,75 @@ def complex_array(name: str, values: Any) -> Tensor:
     if not np.isfinite(array).all():
         raise InputError(f"{name}: found NaN or infinite values, expected finite numbers")
     return torch.from_numpy(np.array(array, dtype=np.complex128, order="C"))
+
+
+def check_channels(channels: int, image: str | None) -> None:
+    """Raise InputError unless an image of so many channels is "real", 1, or "complex", 2.
+
+    Args:
+        channels: of the image.
+        image: "real", "complex", or None where either may be.
+    """
+    if image is not None:
+        one_of("image", image, ("real", "complex"))
+    allowed = {None: (1, 2), "real": (1,), "complex": (2,)}[image]
+    if channels not in allowed:
+        expected = " or ".join(map(str, allowed))
+        raise InputError(
+            f"shape: found {channels} channels, expected {expected}: a real image has one, "
+            "a complex one two"
+        )
+
+
+def maps_of(coils: int | None, maps: Any, size: tuple[int, int]) -> Tensor:
+    """Return maps that are given, or those of simulated coils, ([B,] coils, H, W) complex.
+
+    Args:
+        coils: how many to simulate; None where maps are given.
+        maps: ([B,] coils, H, W), or the path of a file that holds them.
+        size: (H, W) of the image.
+
+    Raises:
+        InputError: the maps have another shape, or cannot be read.
+
+    Example:
+        >>> maps_of(2, None, (3, 4)).shape
+        torch.Size([2, 3, 4])
+    """
+    if coils is not None:
+        return simulated_maps(whole("coils", coils, most=MOST_COILS), *size)
+    found = complex_array("maps", maps)
+    if found.ndim not in (3, 4) or tuple(found.shape[-2:]) != size:
+        raise InputError(
+            f"maps: found shape {tuple(found.shape)}, expected (coils, "
+            f"{size[0]}, {size[1]}), or (B, ...) with maps for each image"
+        )
+    return found
+
+
+def phase_of(phase: Any, size: tuple[int, int]) -> Tensor:
+    """Return the factor exp(i phi) of an image, complex, to broadcast with maps.
+
+    Args:
+        phase: phi in radians, ([B,] H, W), or complex numbers of which the phase counts; the path
+            of a file that holds it; or None for none.
+        size: (H, W) of the image.
+
+    Raises:
+        InputError: it has another shape, or cannot be read.
+
+    Example:
+        >>> phase_of(None, (3, 4))
+        tensor([[1.+0.j]], dtype=torch.complex128)
+    """
+    if phase is None:
+        return torch.ones(1, 1, dtype=torch.complex128)
+    found = complex_array("phase", phase)
+    if found.ndim not in (2, 3) or tuple(found.shape[-2:]) != size:
+        raise InputError(f"phase: found shape {tuple(found.shape)}, expected {size}, the image's")
+    is_factor = bool((found.imag != 0).any())
+    angle = found.angle() if is_factor else found.real
+    return torch.polar(torch.ones_like(angle), angle).unsqueeze(-3)
 
 
 def simulated_maps(coils: int, height: int, width: int) -> Tensor:

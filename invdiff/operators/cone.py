@@ -132,10 +132,7 @@ class _Engine:
         source: float,
         detector: float,
     ) -> None:
-        try:
-            astra = needed("astra", "cone beam", "astra-toolbox")
-        except InputError as error:
-            raise InputError(str(error).replace("invdiff[science]", "invdiff[astra]")) from None
+        astra = needed("astra", "cone beam", "astra-toolbox", extra="astra")
         if not astra.use_cuda():
             raise InputError(
                 "cone beam: found no GPU that ASTRA can use, expected one: it has none for a CPU"

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invdiff.arguments import number, one_of, whole
+from invdiff.arguments import number, one_of
 from invdiff.errors import InputError
 from invdiff.operators.base import (
     LinearOperator,
@@ -31,13 +31,13 @@ from invdiff.operators.base import (
     SpectralOperator,
 )
 from invdiff.operators.coils import (
-    MOST_COILS,
-    complex_array,
+    check_channels,
     estimated_maps,
     estimated_phase,
     low_resolution,
+    maps_of,
+    phase_of,
     root_of_squares,
-    simulated_maps,
 )
 from invdiff.operators.fourier import CONVENTIONS, Convention, random_lines
 from invdiff.operators.kernels import Array
@@ -106,7 +106,7 @@ class SENSE(LinearOperator):
     ) -> None:
         super().__init__(shape)
         self.layout = CONVENTIONS[one_of("convention", convention, tuple(CONVENTIONS))]
-        self._check_channels(image)
+        check_channels(self.shape[0], image)
         if (coils is None) == (maps is None):
             found = "neither" if maps is None else "both"
             raise InputError(
@@ -129,19 +129,8 @@ class SENSE(LinearOperator):
             self._given = (coils, maps, phase, scale, convention, image)
             return
         assert not isinstance(scale, str)
-        self._keep_maps(self._maps_of(coils, maps), self._phase_of(phase), scale)
-
-    def _check_channels(self, image: str | None) -> None:
-        channels = self.shape[0]
-        if image is not None:
-            one_of("image", image, ("real", "complex"))
-        allowed = {None: (1, 2), "real": (1,), "complex": (2,)}[image]
-        if channels not in allowed:
-            expected = " or ".join(map(str, allowed))
-            raise InputError(
-                f"shape: found {channels} channels, expected {expected}: a real image has one, "
-                "a complex one two"
-            )
+        size = self.shape[1:]
+        self._keep_maps(maps_of(coils, maps, size), phase_of(phase, size), scale)
 
     def _keep_mask(
         self,
@@ -161,30 +150,6 @@ class SENSE(LinearOperator):
         if not bool(kept.flatten(-3).any(-1).all()):
             raise InputError("mask: found no frequency that is measured, expected at least one")
         self.register_exact("kept", kept, kept.ndim == 4)
-
-    def _maps_of(self, coils: int | None, maps: Array | str | None) -> Tensor:
-        if coils is not None:
-            return simulated_maps(whole("coils", coils, most=MOST_COILS), *self.shape[1:])
-        found = complex_array("maps", maps)
-        if found.ndim not in (3, 4) or tuple(found.shape[-2:]) != self.shape[1:]:
-            raise InputError(
-                f"maps: found shape {tuple(found.shape)}, expected (coils, "
-                f"{self.shape[1]}, {self.shape[2]}), or (B, ...) with maps for each image"
-            )
-        return found
-
-    def _phase_of(self, phase: Array | str | None) -> Tensor:
-        """The factor exp(i phi), to broadcast with maps."""
-        if phase is None:
-            return torch.ones(1, 1, dtype=torch.complex128)
-        found = complex_array("phase", phase)
-        if found.ndim not in (2, 3) or tuple(found.shape[-2:]) != self.shape[1:]:
-            raise InputError(
-                f"phase: found shape {tuple(found.shape)}, expected {self.shape[1:]}, the image's"
-            )
-        is_factor = bool((found.imag != 0).any())
-        angle = found.angle() if is_factor else found.real
-        return torch.polar(torch.ones_like(angle), angle).unsqueeze(-3)
 
     def _keep_maps(self, maps: Tensor, phase: Tensor, scale: float | Tensor) -> None:
         seen = maps * phase * scale
@@ -256,7 +221,7 @@ class SENSE(LinearOperator):
         if "maps" in self.open:
             maps = estimated_maps(kspace, where, self.layout)
         else:
-            maps = self._maps_of(coils, maps)
+            maps = maps_of(coils, maps, self.shape[1:])
         if "phase" in self.open:
             phase = estimated_phase(kspace, where, self.layout, maps)
         if scale == ESTIMATE:
