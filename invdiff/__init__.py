@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from invdiff.training.measurements import fit_from_measurements
     from invdiff.training.trainer import TrainSettings, fit
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Imported when first used: a command that prints its help should not wait for kornia or
 # TensorBoard.

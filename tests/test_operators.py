@@ -147,7 +147,7 @@ SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "blur_then_bicubic": lambda: spectral(Bicubic(EVEN, 2) @ GaussianBlur(EVEN, sigma=0.6)),
 }
 NUFFT: dict[str, Callable[[], LinearOperator]] = {
-    "nufft": lambda: NonCartesian((1, 7, 9), normal(6, 8, 2, seed=3).sin(), "radians", coils=3),
+    "nufft": lambda: NonCartesian((1, 7, 9), 3 * normal(6, 8, 2, seed=3).sin(), "radians", coils=3),
     "nufft_complex": lambda: NonCartesian(
         (2, 4, 5), normal(20, 2, seed=3).cos() / 2, "cycles", coils=2, convention="ortho"
     ),
