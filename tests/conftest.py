@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,19 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def handlers_as_they_were() -> Iterator[None]:
     """Put back the handlers of signals: a folder that a test leaves open keeps its own."""
+    with handlers_put_back():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def handlers_as_they_were_before_a_module() -> Iterator[None]:
+    """Put back those that a fixture of a whole module has left."""
+    with handlers_put_back():
+        yield
+
+
+@contextlib.contextmanager
+def handlers_put_back() -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield

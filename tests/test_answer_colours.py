@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import handlers_put_back
 from PIL import Image
 from torch import Tensor
 
@@ -129,7 +130,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     Image.fromarray((255 * gray).round().byte().numpy()).save(folder / "old.png")
     told = io.StringIO()
     words = ["task=colourise", f"measurement={folder / 'old.png'}", f"out={folder / 'run'}"]
-    with contextlib.redirect_stdout(told):
+    with contextlib.redirect_stdout(told), handlers_put_back():
         main([*words, "baselines=none"])
     return folder, told.getvalue()
 

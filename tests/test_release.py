@@ -78,7 +78,8 @@ def test_all_files_name_one_version() -> None:
 def test_the_changelog_has_what_the_script_looks_for() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert text.count(f"\n{changelog.UNRELEASED}\n") == 1
-    assert changelog.released(text, "999.0.0", datetime.date(2026, 3, 4)).count("## [999.0.0]") == 1
+    more = text.replace(changelog.UNRELEASED, f"{changelog.UNRELEASED}\n\n- A change.", 1)
+    assert changelog.released(more, "999.0.0", datetime.date(2026, 3, 4)).count("## [999.0.0]") == 1
     assert changelog.notes(text, __version__)
 
 
