@@ -168,8 +168,8 @@ class SolveSettings:
         estimate: samples; mean, where their mean is what is shown and written; or mmse, the mean of
             p(x | y) by one network call, for Gaussian noise and nothing else (task=denoise).
         colours: of a gray picture, how strong the colours of what is written are, from 0 to 1: a
-            factor on those of the samples' mean; 1 leaves them as they are. "auto" is what brought
-            answers under `photos` nearest to photographs, and 1 under other priors.
+            factor on those of the samples' mean; 1 leaves them as they are. "auto" is 0.35 under
+            `photos`, whose samples agree on colours too well, and 1 under other priors.
         preview: a small version of the picture, one sample of 128 pixels on the longer side, or of as
             many as are given; of a part of the picture where a small one would be another problem.
         baselines: what a person would use instead, to compare with: auto, all (bm3d too, which takes

@@ -31,9 +31,7 @@ MOST_MET = 64  # detectors that see one pixel
 BYTES_A_WEIGHT = 75  # of an angle and pixel, for pitches of 1 and more, with both matrices
 HELD = 1e9  # bytes of weights that are held without being asked
 MOST_HELD = 64e9
-ROWS_APART = (
-    2  # so many are multiplied one by one: a matrix of one column takes as long as of eight
-)
+ROWS_APART = 2  # so many are multiplied one by one: a matrix of one column takes as long as of 8
 RESPONSE_VIEWS = 90  # of which the preconditioner is made, at most
 
 Turn = Literal["clockwise", "counterclockwise"]
