@@ -102,7 +102,7 @@ def compare(truth: Tensor, task: str, denoise: FFDNet, prior: Denoiser, samples:
     problem = Problem.simulate(truth, operator, config.build("noise", settings["noise"]), seed=0)
     found = half_quadratic(problem, start_of(problem), denoise)
     began = time.process_time()
-    posterior = restore(problem, prior, preset(DEFAULT), samples=samples)
+    posterior = restore(problem, prior, preset(DEFAULT, task=task), samples=samples)
     scores = {"CPU s": time.process_time() - began}
     answers = {"HQS": found, "sample": posterior.samples[0], "mean": posterior.mean}
     for name, answer in answers.items():
