@@ -36,6 +36,7 @@ __all__ = [
     "initial_mean",
     "ladder_between",
     "linearised",
+    "mean_variance",
     "next_draw",
     "positive_variance",
     "precision",
@@ -297,11 +298,17 @@ def precision(problem: Problem) -> float | Tensor:
     variance = problem.variance()
     if not isinstance(variance, Tensor) or not varies_within_image(variance, problem.y):
         return 1.0
-    measured = problem.measured()
-    variance = variance.expand_as(problem.y)
-    total = (measured * variance).flatten(1).sum(1)
+    return mean_variance(problem) / variance.expand_as(problem.y).clamp_min(1e-12)
+
+
+def mean_variance(problem: Problem) -> Tensor:
+    """Return the mean variance of the measured entries of each image's y, (B, 1, ...)."""
+    y = problem.y
+    variance = torch.as_tensor(problem.variance(), dtype=y.real.dtype, device=y.device)
+    measured = problem.measured().real
+    total = (measured * variance.expand_as(y)).flatten(1).sum(1)
     count = measured.flatten(1).sum(1)
-    return with_ndim(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
+    return with_ndim(total / count, y.ndim)
 
 
 def vjp(
