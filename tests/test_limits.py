@@ -244,7 +244,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_DOUBLE": (".nii.gz", ".fits.gz", ".ome.tif", ".ome.tiff", ".ome.zarr"),
         "_ROOM": 75,
     },
-    "io.pictures": {"_ITU_R_601": (0.299, 0.587, 0.114)},
+    "io.pictures": {"_ITU_R_601": (0.299, 0.587, 0.114), "WEBP_SIDE": 16383},
     "io.tiff": {
         "MAGIC": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
         "_NO_PAGES": ("Thumbnail", "Label", "Macro"),
@@ -497,6 +497,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "NEAR_LINEAR": 0.1,
         "MOST_COMPARED": 8,
     },
+    "solvers.mmps": {"TIMES_NOISE": 2.5},
     "solvers.tools.given": {"TOLERANCE": 0.02, "MOST_ITERATIONS": 60},
     "solvers.tools.holes": {"BEGIN": 0.01, "MOST_NOISE": 0.1, "TIMES_NOISE": 2.0},
     "solvers.tools.jumps": {"MAX_TOTAL": 10_000_000},
