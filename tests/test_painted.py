@@ -325,4 +325,8 @@ def test_a_mask_of_other_proportions_is_refused(tmp_path: Path) -> None:
         filled(str(tmp_path / "narrow.png"))
     Image.fromarray(WHITE[:33, :22]).save(tmp_path / "half.png")  # of 65x43, but for rounding
     with pytest.warns(UserWarning, match="it is scaled"):
-        assert MaskFile((3, 65, 43), str(tmp_path / "half.png"), kept="larger").s.shape == (1, 65, 43)
+        assert MaskFile((3, 65, 43), str(tmp_path / "half.png"), kept="larger").s.shape == (
+            1,
+            65,
+            43,
+        )

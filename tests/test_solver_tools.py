@@ -752,9 +752,7 @@ def test_levels_go_on_where_y_has_far_less_noise_than_the_last(kind: type[MMPS])
     levels: list[float] = []
 
     class Watched(DenoiserView):
-        def forward(
-            self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None
-        ) -> Tensor:
+        def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
             levels.append(float(torch.as_tensor(sigma).flatten()[0]))
             return self.prior(x, sigma, label)
 
