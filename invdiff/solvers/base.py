@@ -13,7 +13,7 @@ from torch import Tensor
 from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.operators import LinearOperator, Operator
-from invdiff.operators.base import varies_within_image, with_ndim
+from invdiff.operators.base import varies_within_image
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import informed_transition, transition
 from invdiff.prior.schedule import Spacing
@@ -308,7 +308,8 @@ def mean_variance(problem: Problem) -> Tensor:
     measured = problem.measured().real
     total = (measured * variance.expand_as(y)).flatten(1).sum(1)
     count = measured.flatten(1).sum(1)
-    return with_ndim(total / count, y.ndim)
+    mean: Tensor = total / count
+    return mean.view(-1, *[1] * (y.ndim - 1))
 
 
 def vjp(
