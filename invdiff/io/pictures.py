@@ -123,7 +123,8 @@ class Picture:
     def own_suffix(self) -> str:
         """Suffix of the format that the file has which it was read from, if that holds this picture.
 
-        Else it is `suffix`. JPEG and BMP hold one picture of 8 bits without alpha, WebP one of 8 bits.
+        Else it is `suffix`. JPEG and BMP hold one picture of 8 bits without alpha, WebP one of 8
+        bits.
 
         Example:
             >>> Picture(torch.rand(1, 3, 4, 4), source=".jpg").own_suffix

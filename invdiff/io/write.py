@@ -79,8 +79,8 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
         path: of the file, which is replaced if it exists.
         x: the image: floats on the [0, 1] scale, or uint8, uint16 or bool, which are scaled to it.
             What is written as integers is clamped, with a warning where that is much.
-        bits: 8 or 16 for .png (8 by default), 8 for .jpg, .webp (without loss) and .bmp, 32, 16 or 8
-            for .tif (32, floats, by default), 32 for .npy (floats, (H, W) or (H, W, C)) and .nii.
+        bits: 8 or 16 for .png (8 by default), 8 for .jpg, .webp (without loss) and .bmp, 32, 16 or
+            8 for .tif (32, floats, by default), 32 for .npy (floats, (H, W) or (H, W, C)) and .nii.
 
     Raises:
         InputError: a suffix, a depth or a shape that cannot be written, NaN or infinity where
@@ -155,7 +155,8 @@ def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
     channels, *sides = picture.values.shape[1:]
     if suffix == ".webp" and max(sides) > WEBP_SIDE:
         raise InputError(
-            f"{path}: found {max(sides)} pixels along a side, expected at most {WEBP_SIDE} for .webp"
+            f"{path}: found {max(sides)} pixels along a side, expected at most {WEBP_SIDE} for "
+            ".webp"
         )
     if _BITS[suffix] == (8,) and picture.bits != 8:
         raise InputError(

@@ -443,8 +443,8 @@ class MaskFile(Mask):
         shape: (C, H, W) of the image.
         mask: path. One mask is for all images; a folder or stack of several has one for each image,
             in the same order. A picture is black and white, a transparent layer, or strokes in a
-            pure colour on a copy of the photograph (see `invdiff.operators.painted`); one of another
-            size and the same proportions is scaled, with a warning.
+            pure colour on a copy of the photograph (see `invdiff.operators.painted`). One of
+            another size and the same proportions is scaled, with a warning.
         kept: the colour of the known pixels, white or black; the others are filled. Of a layer,
             opaque pixels count as white, and of a copy, strokes. "larger" keeps the colour that
             covers more of the picture. By default (null) a layer and strokes say it by themselves,
@@ -453,8 +453,8 @@ class MaskFile(Mask):
         photo: (B, C, H, W), the photographs that a mask may be a painted copy of.
 
     Raises:
-        InputError: the file cannot be read, its proportions are not those of (H, W), it is no mask, or it is not
-            clear what is to be filled.
+        InputError: the file cannot be read, its proportions are not those of (H, W), it is no mask,
+            or it is not clear what is to be filled.
 
     Example:
         >>> import tempfile
@@ -506,7 +506,9 @@ def _as_painted(
 
 
 def has_size(name: str, values: Tensor, size: tuple[int, int]) -> bool:
-    """Return whether a mask has the size (H, W) of its picture; a warning says that it is scaled if not.
+    """Return whether a mask has the size (H, W) of its picture.
+
+    If not, a warning says that it is scaled.
 
     Raises:
         InputError: its proportions are others.

@@ -313,8 +313,8 @@ def check_prior(prior: Any) -> None:
     for name, what in (("shape", "(C, H, W)"), ("schedule", "Schedule.linear()")):
         if not hasattr(prior, name):
             raise InputError(
-                f"prior: found a {type(prior).__name__} without {name}, expected its __init__ to set "
-                f"self.{name}, such as {what}"
+                f"prior: found a {type(prior).__name__} without {name}, expected its __init__ to "
+                f"set self.{name}, such as {what}"
             )
     if not prior.posterior_mean:
         raise InputError(

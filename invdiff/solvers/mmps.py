@@ -25,7 +25,7 @@ from invdiff.solvers.tools.given import last_draw
 from invdiff.solvers.tools.moments import Inner, conditional_mean
 
 # The last draw takes p(x0 | x) for a Gaussian, whose covariance the network tells only nearly: too
-# coarse for a y of far less noise than x. At a ratio of 7, a sample of a photograph missed y by 20 dB.
+# coarse for a y of far less noise than x. At a ratio of 7 samples of photographs missed y by 20 dB.
 TIMES_NOISE = 2.5
 
 
@@ -105,9 +105,9 @@ class MMPS(Solver):
     def drawn(
         self, prior: Denoiser, problem: Problem, x: Tensor, sigma: float, noise: Streams
     ) -> Tensor:
-        """Draw x0 given y and x at the last level, (B, C, H, W), after finer levels where y asks for them.
+        """Draw x0 given y and x at the last level, (B, C, H, W).
 
-        How many these are depends on the image alone, not on the batch.
+        Where y asks for them, finer levels come first. How many these are depends on the image alone, not on the batch.
         """
         least = prior.ladder(2)[1]
         known = mean_variance(problem).sqrt().flatten().tolist()

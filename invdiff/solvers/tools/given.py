@@ -63,8 +63,9 @@ def moved_to_y(
 ) -> Tensor:
     """Return the draw x0 of p(x0 | x), moved by (1) to one of p(x0 | x, y), (B, C, H, W).
 
-    J^T of a network is only nearly symmetric: where y has far less noise than x, conjugate gradients may
-    not solve (1). What they leave is then moved as if the pixels of x0 given x were independent.
+    J^T of a network is only nearly symmetric: where y has far less noise than x, conjugate
+    gradients may not solve (1). What they leave is then moved as if the pixels of x0 given x were
+    independent.
     """
     operator = problem.linear
     std = noise_level(problem)
