@@ -107,7 +107,8 @@ class MMPS(Solver):
     ) -> Tensor:
         """Draw x0 given y and x at the last level, (B, C, H, W).
 
-        Where y asks for them, finer levels come first. How many these are depends on the image alone, not on the batch.
+        Where y asks for them, finer levels come first. How many these are depends on the image
+        alone, not on the batch.
         """
         least = prior.ladder(2)[1]
         known = mean_variance(problem).sqrt().flatten().tolist()
