@@ -74,7 +74,7 @@ def prior_for(images: Sequence[Tensor]) -> Choice:
         return Choice("fashion", "for the picture is gray, 32x32 and black along its edge")
     shapes = {tuple(batch.shape[1:]) for batch in images}
     if {shape[0] for shape in shapes} == {1}:
-        return Choice("photos", "of which it takes the gray part, for the picture is gray")
+        return Choice("photos", "for the picture is gray: of the prior its gray part is used")
     return Choice("photos", "for the picture is in colour")
 
 

@@ -127,8 +127,8 @@ def duration(seconds: float) -> str:
     """Return a time as a person says it, to about two digits.
 
     Example:
-        >>> [duration(s) for s in (0.0042, 1.52, 59.0, 75.0, 3000.0, 20000.0, 400000.0)]
-        ['0.0042 s', '1.5 s', '59 s', '1 minute', '50 minutes', '5.6 hours', '4.6 days']
+        >>> [duration(s) for s in (0.0042, 1.52, 59.0, 75.0, 20000.0, 400000.0, 2e7)]
+        ['0.0042 s', '1.5 s', '59 s', '1 minute', '5.6 hours', '4.6 days', '230 days']
     """
     if seconds < 60:
         return f"{seconds:.2g} s"
@@ -139,7 +139,7 @@ def duration(seconds: float) -> str:
     ):
         if seconds < limit:
             count = seconds / unit
-            number = f"{count:.0f}" if name == "minute" else f"{count:.2g}"
+            number = f"{count:.0f}" if name == "minute" else f"{float(f'{count:.2g}'):g}"
             return f"{number} {name}" + ("" if number == "1" else "s")
     raise AssertionError("unreachable")
 

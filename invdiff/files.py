@@ -84,7 +84,7 @@ def restore_file(
 
     Args:
         source: a picture, or a stack of them, as `invdiff.io.pictures.read_picture` reads it.
-        target: .png, .jpg, .tif, .npy, .nii or .nii.gz.
+        target: .png, .jpg, .webp, .bmp, .tif, .npy, .nii or .nii.gz.
         operator: A; or what makes it for images of a shape (C, H, W): an operator's class, one with
             settings such as ``functools.partial(MaskFile, mask="mask.png")``, or a function, for
             images of the measurement's shape; or its name, "denoise", or name and settings,

@@ -423,18 +423,23 @@ def _found_in_file(words: list[str], task: str, kind: type[Operator], source: st
         found += [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
         if coded.orientation != 1:
             found.append(f"operator.orientation={coded.orientation}")
-    elif not issubclass(kind, Mask) and not _of(words, "operator"):
-        say_assumed(words, task)
+    elif not issubclass(kind, Mask):
+        say_assumed([*words, *found], task)
     return found
 
 
 def say_assumed(words: list[str], task: str) -> None:
-    """Say what a task takes for granted of the operator of a real measurement."""
-    operator = config.resolve(words, SolveSettings)["operator"]
-    settings = {key: value for key, value in operator.items() if key != "name"}
-    if settings:
-        taken = ", ".join(f"operator.{key}={as_yaml(value)}" for key, value in settings.items())
-        say(f"{task}: assumes {taken}; say what is otherwise")
+    """Say what a task takes for granted of the operator of a real measurement, and of its noise."""
+    merged = config.resolve(words, SolveSettings)
+    taken = [
+        f"{part}.{key}={as_yaml(value)}"
+        for part in ("operator", "noise")
+        if not _of(words, part)
+        for key, value in merged[part].items()
+        if key != "name" and (part, value) != ("noise", 0)
+    ]
+    if taken:
+        say(f"{task}: assumes {', '.join(taken)}; say what is otherwise")
 
 
 def with_mask_operator(words: list[str]) -> list[str]:

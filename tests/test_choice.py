@@ -181,7 +181,7 @@ def test_lines_about_choices() -> None:
         "sigma on the file's scale is divided by 0.222 (stretch=false leaves it)"
     )
     clothing = "for the picture is gray, 32x32 and black along its edge"
-    in_gray = "of which it takes the gray part, for the picture is gray"
+    in_gray = "for the picture is gray: of the prior its gray part is used"
     assert prior_for([pictured(0.5, 0.0)]) == ("fashion", clothing)
     assert prior_for([torch.ones(2, 1, 32, 32)]) == ("photos", in_gray)
     assert prior_for([torch.ones(2, 3, 32, 32)]) == ("photos", "for the picture is in colour")

@@ -23,6 +23,7 @@ from invdiff.prior.denoiser import (
     GaussianDenoiser,
     MixtureDenoiser,
     NetworkDenoiser,
+    check_prior,
     levels,
 )
 from invdiff.prior.mlp import MLP
@@ -366,6 +367,23 @@ def test_sample_k_does_not_depend_on_n(eta: float) -> None:
     torch.testing.assert_close(generate(prior, 2, steps=20, eta=eta), two, rtol=0, atol=0)
     assert float((generate(prior, 2, steps=20, eta=eta, seed=1) - two).abs().min()) > 0
     assert float((five[0] - five[1]).abs().min()) > 0
+
+
+def test_a_denoiser_says_which_images_and_levels_it_knows() -> None:
+    class Bare(Denoiser):
+        def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+            return x
+
+    bare = Bare()
+    for name, example in (("shape", "(C, H, W)"), ("schedule", "Schedule.linear()")):
+        with pytest.raises(InputError) as told:
+            check_prior(bare)
+        assert str(told.value) == (
+            f"prior: found a Bare without {name}, expected its __init__ to set self.{name}, such as "
+            f"{example}"
+        )
+        setattr(bare, name, (1, 4, 4) if name == "shape" else Schedule.linear())
+    check_prior(bare)
 
 
 def test_generate_refuses_nothing_to_do() -> None:

@@ -1314,6 +1314,7 @@ def test_the_depths_of_each_format(tmp_path: Path) -> None:
     for suffix, depths in write._BITS.items():
         tiff = (32, 16, 8)
         some = {".png": (8, 16), ".tif": tiff, ".tiff": tiff, ".jpg": (8,), ".jpeg": (8,)}
+        some |= {".webp": (8,), ".bmp": (8,)}
         some |= {".ome.tif": tiff, ".ome.tiff": tiff, ".ome.zarr": tiff}
         assert depths == some.get(suffix, (32,))
         for bits in {8, 16, 32} - set(depths):

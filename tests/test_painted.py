@@ -305,3 +305,28 @@ def test_a_mask_that_marks_nothing_is_told_of(value: float) -> None:
     with pytest.warns(UserWarning, match=r"m\.png: is of one colour and marks nothing"):
         known = known_pixels("m.png", found, "larger")
     assert bool(known.all())
+
+
+@pytest.mark.parametrize("kind", ["white on black", "copy"])
+def test_a_mask_of_another_size_is_scaled(kind: str, tmp_path: Path) -> None:
+    """Of twice the size, pixel by pixel, it marks the same; a copy is known by its pure colour then."""
+    path = painted(kind, tmp_path)
+    with Image.open(path) as small:
+        small.resize((2 * SIDE, 2 * SIDE), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    large = str(tmp_path / "large.png")
+    with pytest.warns(UserWarning, match=r"found 128x128 pixels .*64x64: it is scaled"):
+        found = filled(large, kept="larger", photo=PHOTO)
+    assert np.array_equal(found, FILLED)
+
+
+def test_a_mask_of_other_proportions_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(WHITE[:, 2:]).save(tmp_path / "narrow.png")
+    with pytest.raises(InputError, match="found 64x62 .*expected 64x64, or the same proportions"):
+        filled(str(tmp_path / "narrow.png"))
+    Image.fromarray(WHITE[:33, :22]).save(tmp_path / "half.png")  # of 65x43, but for rounding
+    with pytest.warns(UserWarning, match="it is scaled"):
+        assert MaskFile((3, 65, 43), str(tmp_path / "half.png"), kept="larger").s.shape == (
+            1,
+            65,
+            43,
+        )

@@ -177,10 +177,17 @@ def test_what_is_no_jpeg_file_has_no_quality(tmp_path: Path) -> None:
 def test_what_a_task_assumes_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "photo.png")
     given = [f"measurement={tmp_path / 'photo.png'}"]
-    with_what_is_meant(["task=deblur", *given])
-    assert (
-        "deblur: assumes operator.sigma=1.5, operator.boundary=reflect" in capsys.readouterr().out
-    )
+    lens = "operator.sigma=1.5, operator.boundary=reflect"
+    for said, taken in (
+        ([], f"{lens}, noise.sigma=0.01"),
+        (["noise.sigma=0.02"], lens),
+        (["operator.sigma=2"], "noise.sigma=0.01"),
+    ):
+        with_what_is_meant(["task=deblur", *said, *given])
+        assert capsys.readouterr().out == f"deblur: assumes {taken}; say what is otherwise\n"
+    for task in ("denoise", "jpeg"):  # its noise is read from the picture; there is none
+        with_what_is_meant([f"task={task}", *given])
+        assert "noise" not in capsys.readouterr().out
     assert "noise.sigma=auto" in with_what_is_meant(["task=denoise", *given])
     assert "noise.sigma=auto" not in with_what_is_meant(["task=denoise", "noise.sigma=0.1", *given])
 

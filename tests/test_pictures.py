@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,39 @@ def test_what_a_format_does_not_hold(tmp_path: Path) -> None:
     write_picture(tmp_path / "deep.png", Picture(gray, bits=32))  # the deepest that there is
     assert read_picture(tmp_path / "deep.png").bits == 16
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep.png"]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".bmp"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_webp_and_bmp_come_back_as_they_went_in(tmp_path: Path, suffix: str, alpha: bool) -> None:
+    """Bit by bit, as Pillow alone reads them: colours under transparent pixels, too."""
+    if alpha and suffix == ".bmp":
+        pytest.skip("BMP has no alpha")
+    array = integers("uint8", HEIGHT, WIDTH, 3 + alpha)
+    Image.fromarray(array).save(tmp_path / f"x{suffix}", lossless=True, exact=True)
+    picture = read_picture(tmp_path / f"x{suffix}")
+    assert picture.own_suffix == suffix
+    write_picture(tmp_path / f"y{suffix}", picture)
+    with Image.open(tmp_path / f"y{suffix}") as found:
+        assert found.format == suffix[1:].upper()
+        assert np.array_equal(np.asarray(found), array)
+
+
+def test_what_webp_and_bmp_do_not_hold_becomes_another_format(tmp_path: Path) -> None:
+    wide = Picture(torch.zeros(1, 3, 1, 16384), source=".webp")
+    assert wide.own_suffix == ".png"
+    assert replace(wide, values=wide.values[..., 1:]).own_suffix == ".webp"
+    with pytest.raises(InputError, match="found 16384 pixels along a side, expected at most 16383"):
+        write_picture(tmp_path / "x.webp", wide)
+    frames = Picture(torch.zeros(2, 3, 2, 2), source=".webp", stack=True)
+    assert frames.own_suffix == ".tif"
+    clear = Picture(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2), source=".bmp")
+    assert clear.own_suffix == ".png"
+    for suffix in (".webp", ".bmp"):
+        deep = Picture(torch.zeros(1, 1, 2, 2), bits=16, source=suffix)
+        assert deep.own_suffix == ".png"
+        with pytest.raises(InputError, match=f"16 bits, which {suffix} does not hold"):
+            write_picture(tmp_path / f"x{suffix}", deep)
 
 
 # NIfTI and DICOM.

@@ -125,7 +125,7 @@ def test_what_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.0, "0 s"), (59.4, "59 s"), (60.0, "1 minute"), (3599.0, "60 minutes"), (7200.0, "2 hours")]
-    + [(86400.0, "1 day"), (1e7, "1.2e+02 days")],
+    + [(86400.0, "1 day"), (1e7, "120 days")],
 )
 def test_a_time_as_a_person_says_it(seconds: float, said: str) -> None:
     assert duration(seconds) == said

@@ -13,7 +13,8 @@ from exact import MixturePrior
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.inference import trajectory
+from invdiff.inference import restore, trajectory
+from invdiff.io.pictures import read_image
 from invdiff.noise import Gaussian
 from invdiff.operators import (
     BlockAverage,
@@ -22,6 +23,7 @@ from invdiff.operators import (
     Denoise,
     GaussianBlur,
     LinearOperator,
+    MaskHalf,
     MaskRandom,
     Operator,
     SpectralOperator,
@@ -30,7 +32,9 @@ from invdiff.prior import GaussianDenoiser, MixtureDenoiser
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
 from invdiff.prior.schedule import Schedule
+from invdiff.prior.view import DenoiserView
 from invdiff.problem import Problem
+from invdiff.resources import EXAMPLES
 from invdiff.rng import Streams
 from invdiff.solvers import (
     ALD,
@@ -43,6 +47,7 @@ from invdiff.solvers import (
     Gibbs,
     MCGDiff,
     PnPDM,
+    preset,
 )
 from invdiff.solvers.ald import squared_norm
 from invdiff.solvers.c_pigdm import Bayes, Guidance, Published
@@ -710,6 +715,62 @@ def test_only_the_last_step_of_mmps_draws(kind: type[MMPS]) -> None:
     drawn = last_draw(PRIOR, posed, x, sigma, Streams([(3, b) for b in range(count)]))
     spread = drawn.std(0)
     assert float(((drawn.mean(0) - runs[0][-1].x[0]) / spread).abs().max()) < 5 / count**0.5 + 0.05
+
+
+def test_a_draw_that_the_jacobian_does_not_explain_moves_to_y_pixel_by_pixel() -> None:
+    """A J < 0 is no covariance: x0 moves by s^2 / (s^2 + sigma_y^2), where y is measured."""
+    sigma, std = 0.02, 0.001
+    half = MaskHalf(SHAPE).double()
+    y = half(0.5 + 0.3 * oracles.normal(2, *SHAPE, seed=71))
+    posed = Problem(half, Gaussian(std), y)
+    x, x0 = (0.5 + 0.3 * oracles.normal(2, *SHAPE, seed=seed) for seed in (72, 73))
+    e = oracles.normal(*y.shape, seed=74)
+    level = torch.full((2, 1, 1, 1), sigma, dtype=torch.float64)
+    found = moved_to_y(Linear(-0.25), posed, x, level, x0, Given(e))
+    s2 = 1 / (1 / sigma**2 + 1 / 0.1**2)
+    left = half.measured(y - std * e - x0)
+    torch.testing.assert_close(found, x0 + s2 / (s2 + std**2) * left, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [MMPS, MMPS2M])
+def test_levels_go_on_where_y_has_far_less_noise_than_the_last(kind: type[MMPS]) -> None:
+    """To 2.5 times its noise, image by image, whatever else is in the batch; else nothing changes."""
+    sigmas = torch.tensor([[0.001], [0.02]], dtype=torch.float64).view(2, 1, 1, 1)
+    y = 0.5 + 0.2 * oracles.normal(2, *SHAPE, seed=75)
+    posed = Problem(Denoise(SHAPE), Gaussian(sigmas), y)
+    solver = kind(steps=3, draw_last=True)
+    last = solver.ladder(PRIOR)[-2]
+    x = y + last * oracles.normal(2, *SHAPE, seed=76)
+    keys = [(4, 0), (4, 1)]
+    together = solver.drawn(PRIOR, posed, x, last, Streams(keys))
+    for b in range(2):
+        alone = solver.drawn(PRIOR, posed.select([b]), x[[b]], last, Streams(keys[b : b + 1]))
+        torch.testing.assert_close(together[b : b + 1], alone, rtol=0, atol=1e-12)
+    noisy = posed.select([1])
+    plain = last_draw(PRIOR, noisy, x[1:], last, Streams(keys[1:]))
+    torch.testing.assert_close(together[1:], plain, rtol=0, atol=1e-12)
+    levels: list[float] = []
+
+    class Watched(DenoiserView):
+        def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+            levels.append(float(torch.as_tensor(sigma).flatten()[0]))
+            return self.prior(x, sigma, label)
+
+    solver.drawn(Watched(PRIOR), posed.select([0]), x[:1], last, Streams(keys[:1]))
+    least = max(0.0025, PRIOR.ladder(2)[1])
+    assert levels[:2] == pytest.approx([last, last / 2])
+    assert min(level for level in levels if level > 0) == pytest.approx(least / 10)
+    assert least in [pytest.approx(level) for level in levels]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [0.0027, 0.0])
+def test_a_nearly_clean_photograph_comes_back_as_it_was(sigma: float) -> None:
+    """By the default solver under a network: a sample is off by sqrt 2 of the noise at most."""
+    photo = read_image(EXAMPLES / "photos" / "coffee.png")[None, :, 96:128, 96:128]
+    posed = Problem.simulate(photo, Denoise((3, 32, 32)), Gaussian(sigma))
+    drawn = restore(posed, "photos", preset("mmps_2m_sde")).samples[0]
+    assert float((drawn - photo).square().mean().sqrt()) < max(1.5 * sigma, 3e-4)
 
 
 def test_the_noise_of_y_counts_as_at_least_a_ten_thousandth() -> None:

@@ -26,6 +26,7 @@ from invdiff.io.pixels import FileHeader, NiftiHeader, Pixels
 from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
 from invdiff.summary import one_line
 
+WEBP_SIDE = 16383  # pixels along a side of a WebP, at most
 _ITU_R_601 = (0.299, 0.587, 0.114)
 
 
@@ -122,7 +123,8 @@ class Picture:
     def own_suffix(self) -> str:
         """Suffix of the format that the file has which it was read from, if that holds this picture.
 
-        Else it is `suffix`. JPEG holds one picture of 8 bits without alpha.
+        Else it is `suffix`. JPEG and BMP hold one picture of 8 bits without alpha, WebP one of 8
+        bits.
 
         Example:
             >>> Picture(torch.rand(1, 3, 4, 4), source=".jpg").own_suffix
@@ -130,10 +132,13 @@ class Picture:
         """
         if isinstance(self.header, FileHeader):  # also of an OME-TIFF that is called .tif
             return self.suffix
-        one_opaque = len(self) == 1 and self.alpha is None and self.values.shape[1] in (1, 3)
+        one = len(self) == 1 and self.values.shape[1] in (1, 3) and self.bits == 8
+        opaque = one and self.alpha is None
         fits = {
-            ".jpg": one_opaque and self.bits == 8,
-            ".jpeg": one_opaque and self.bits == 8,
+            ".jpg": opaque,
+            ".jpeg": opaque,
+            ".bmp": opaque,
+            ".webp": one and max(self.values.shape[2:]) <= WEBP_SIDE,
             ".tif": True,
             ".tiff": True,
         }

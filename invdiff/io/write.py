@@ -24,7 +24,7 @@ from invdiff.io.layout import FULL_SCALE
 from invdiff.io.names import split_name
 from invdiff.io.nifti import encode_nifti
 from invdiff.io.ome import write_ome_tiff, write_ome_zarr
-from invdiff.io.pictures import Picture
+from invdiff.io.pictures import WEBP_SIDE, Picture
 from invdiff.io.pixels import FileHeader, NiftiHeader
 from invdiff.io.units import IMAGES
 from invdiff.io.whole import whole_file
@@ -37,6 +37,8 @@ _BITS = {
     ".png": (8, 16),
     ".jpg": (8,),
     ".jpeg": (8,),
+    ".webp": (8,),
+    ".bmp": (8,),
     ".tif": (32, 16, 8),
     ".tiff": (32, 16, 8),
     ".npy": (32,),
@@ -49,13 +51,15 @@ _BITS = {
     ".ome.tiff": (32, 16, 8),
     ".ome.zarr": (32, 16, 8),
 }
-_HAVE_ALPHA = (".png", ".tif", ".tiff", ".exr")
-_HOLD_ONE = (".png", ".jpg", ".jpeg", ".exr")
+_HAVE_ALPHA = (".png", ".webp", ".tif", ".tiff", ".exr")
+_HOLD_ONE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".exr")
 # Channels, where a format does not hold any number of them.
 _CHANNELS = {
     ".png": (1, 3),
     ".jpg": (1, 3),
     ".jpeg": (1, 3),
+    ".webp": (1, 3),  # gray as equal colours
+    ".bmp": (1, 3),
     ".nii": (1,),
     ".nii.gz": (1,),
     ".fits": (1,),
@@ -75,8 +79,8 @@ def write_image(path: str | Path, x: Tensor, *, bits: int | None = None) -> None
         path: of the file, which is replaced if it exists.
         x: the image: floats on the [0, 1] scale, or uint8, uint16 or bool, which are scaled to it.
             What is written as integers is clamped, with a warning where that is much.
-        bits: 8 or 16 for .png (8 by default), 8 for .jpg, 32, 16 or 8 for .tif (32, floats, by
-            default), 32 for .npy (floats, (H, W) or (H, W, C)) and .nii.
+        bits: 8 or 16 for .png (8 by default), 8 for .jpg, .webp (without loss) and .bmp, 32, 16 or
+            8 for .tif (32, floats, by default), 32 for .npy (floats, (H, W) or (H, W, C)) and .nii.
 
     Raises:
         InputError: a suffix, a depth or a shape that cannot be written, NaN or infinity where
@@ -112,7 +116,7 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
     """Write a picture by the suffix of path; the file appears whole or not at all.
 
     Args:
-        path: .png, .jpg, .tif (images are pages), .npy, .nii or .nii.gz.
+        path: .png, .jpg, .webp, .bmp, .tif (images are pages), .npy, .nii or .nii.gz.
         picture: Integers have its depth, or the next that the format has: 16 bits where .png is
             asked for floats. Floats are in its units, if it has some, and its background is as in
             the file that was read.
@@ -148,8 +152,13 @@ def check_target(path: Path, picture: Picture, *, overwrite: bool) -> None:
         raise InputError(
             f"{path}: found an alpha channel, which {suffix} does not hold, expected .png or .tif"
         )
-    channels = picture.values.shape[1]
-    if suffix in (".jpg", ".jpeg") and picture.bits != 8:
+    channels, *sides = picture.values.shape[1:]
+    if suffix == ".webp" and max(sides) > WEBP_SIDE:
+        raise InputError(
+            f"{path}: found {max(sides)} pixels along a side, expected at most {WEBP_SIDE} for "
+            ".webp"
+        )
+    if _BITS[suffix] == (8,) and picture.bits != 8:
         raise InputError(
             f"{path}: found a picture of {picture.bits} bits, which {suffix} does not hold, expected "
             ".tif or .png"
@@ -278,6 +287,11 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
     elif suffix in (".jpg", ".jpeg"):
         # Colours at full resolution, unlike most programs: nothing that was restored is lost.
         Image.fromarray(array).save(path, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    elif suffix == ".webp":
+        # Exact: colours where the picture is transparent stay, too.
+        Image.fromarray(array).save(path, "WEBP", lossless=True, exact=True)
+    elif suffix == ".bmp":
+        Image.fromarray(array).save(path, "BMP")
     else:
         _encode_png(path, array, picture.profile)
 

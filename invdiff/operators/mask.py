@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.arguments import number, one_of, path_text, real_array, seeded, whole
-from invdiff.errors import InputError
+from invdiff.errors import InputError, warn
 from invdiff.io.arrays import load_npy
 from invdiff.operators.base import (
     PerImage,
@@ -442,7 +443,8 @@ class MaskFile(Mask):
         shape: (C, H, W) of the image.
         mask: path. One mask is for all images; a folder or stack of several has one for each image,
             in the same order. A picture is black and white, a transparent layer, or strokes in a
-            pure colour on a copy of the photograph (see `invdiff.operators.painted`).
+            pure colour on a copy of the photograph (see `invdiff.operators.painted`). One of
+            another size and the same proportions is scaled, with a warning.
         kept: the colour of the known pixels, white or black; the others are filled. Of a layer,
             opaque pixels count as white, and of a copy, strokes. "larger" keeps the colour that
             covers more of the picture. By default (null) a layer and strokes say it by themselves,
@@ -451,8 +453,8 @@ class MaskFile(Mask):
         photo: (B, C, H, W), the photographs that a mask may be a painted copy of.
 
     Raises:
-        InputError: the file cannot be read, its size is not (H, W), it is no mask, or it is not
-            clear what is to be filled.
+        InputError: the file cannot be read, its proportions are not those of (H, W), it is no mask,
+            or it is not clear what is to be filled.
 
     Example:
         >>> import tempfile
@@ -489,15 +491,40 @@ def _as_painted(
     """The masks of pictures, (1, H, W) or, of several, (B, 1, H, W)."""
     name = f"mask {path}"
     pictures = pictures_in("mask", path)
-    check_size(name, pictures[0].values, size)
+    fits = has_size(name, pictures[0].values, size)
     planes = [plane for picture in pictures for plane in picture.planes()]
     photos = [None] * len(planes) if photo is None or len(photo) != len(planes) else list(photo)
     known = [
-        known_pixels(name, understood(name, values, alpha, of), kept)
+        known_pixels(name, understood(name, values, alpha, of if fits else None), kept)
         for (values, alpha), of in zip(planes, photos, strict=True)
     ]
     masks = torch.stack(known)[:, None].double()
+    if not fits:
+        scaled = F.interpolate(masks, size, mode="bilinear", antialias=True)
+        masks = (scaled > 0.5).double()
     return masks if len(masks) > 1 else masks[0]
+
+
+def has_size(name: str, values: Tensor, size: tuple[int, int]) -> bool:
+    """Return whether a mask has the size (H, W) of its picture.
+
+    If not, a warning says that it is scaled.
+
+    Raises:
+        InputError: its proportions are others.
+
+    Example:
+        >>> has_size("mask", torch.ones(1, 1, 4, 6), (4, 6))
+        True
+    """
+    height, width = values.shape[-2:]
+    if (height, width) == size:
+        return True
+    found = f"found {height}x{width} pixels (height x width)"
+    if abs(height - size[0] * width / size[1]) >= 1 or abs(width - size[1] * height / size[0]) >= 1:
+        raise InputError(f"{name}: {found}, expected {size[0]}x{size[1]}, or the same proportions")
+    warn(f"{name}: {found}, and the picture has {size[0]}x{size[1]}: it is scaled")
+    return False
 
 
 def mask_from(path: str, shape: Sequence[int], kept: str = "white") -> Tensor:

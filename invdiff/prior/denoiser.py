@@ -310,6 +310,12 @@ def check_denoiser(prior: Any) -> None:
 def check_prior(prior: Any) -> None:
     """Raise InputError unless an argument is a denoiser of finite weights, whose D is E[x_0 | x]."""
     check_denoiser(prior)
+    for name, what in (("shape", "(C, H, W)"), ("schedule", "Schedule.linear()")):
+        if not hasattr(prior, name):
+            raise InputError(
+                f"prior: found a {type(prior).__name__} without {name}, expected its __init__ to "
+                f"set self.{name}, such as {what}"
+            )
     if not prior.posterior_mean:
         raise InputError(
             "prior: found a consistency model, whose D is not E[x_0 | x], expected a denoiser "

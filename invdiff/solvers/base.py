@@ -13,7 +13,7 @@ from torch import Tensor
 from invdiff import registry
 from invdiff.errors import InputError
 from invdiff.operators import LinearOperator, Operator
-from invdiff.operators.base import varies_within_image, with_ndim
+from invdiff.operators.base import varies_within_image
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import informed_transition, transition
 from invdiff.prior.schedule import Spacing
@@ -36,6 +36,7 @@ __all__ = [
     "initial_mean",
     "ladder_between",
     "linearised",
+    "mean_variance",
     "next_draw",
     "positive_variance",
     "precision",
@@ -297,11 +298,18 @@ def precision(problem: Problem) -> float | Tensor:
     variance = problem.variance()
     if not isinstance(variance, Tensor) or not varies_within_image(variance, problem.y):
         return 1.0
-    measured = problem.measured()
-    variance = variance.expand_as(problem.y)
-    total = (measured * variance).flatten(1).sum(1)
+    return mean_variance(problem) / variance.expand_as(problem.y).clamp_min(1e-12)
+
+
+def mean_variance(problem: Problem) -> Tensor:
+    """Return the mean variance of the measured entries of each image's y, (B, 1, ...)."""
+    y = problem.y
+    variance = torch.as_tensor(problem.variance(), dtype=y.real.dtype, device=y.device)
+    measured = problem.measured().real
+    total = (measured * variance.expand_as(y)).flatten(1).sum(1)
     count = measured.flatten(1).sum(1)
-    return with_ndim(total / count, problem.y.ndim) / variance.clamp_min(1e-12)
+    mean: Tensor = total / count
+    return mean.view(-1, *[1] * (y.ndim - 1))
 
 
 def vjp(

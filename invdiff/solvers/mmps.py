@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from invdiff.operators import LinearOperator
@@ -19,9 +20,13 @@ from invdiff.problem import Problem
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
-from invdiff.solvers.base import Solver, Step, ladder_between, transition
+from invdiff.solvers.base import Solver, Step, ladder_between, mean_variance, transition
 from invdiff.solvers.tools.given import last_draw
 from invdiff.solvers.tools.moments import Inner, conditional_mean
+
+# The last draw takes p(x0 | x) for a Gaussian, whose covariance the network tells only nearly: too
+# coarse for a y of far less noise than x. At a ratio of 7 samples of photographs missed y by 20 dB.
+TIMES_NOISE = 2.5
 
 
 @register("solver", "mmps")
@@ -40,7 +45,8 @@ class MMPS(Solver):
             decided above 20 or below 0.04. Infinity and 0 are the levels of the prior itself.
         draw_last: whether the last step draws x0 given x and y, with its covariance, at five calls of
             the prior. As published it returns E[x0 | x, y], and what is left of the spread below the last
-            level is lost: well-measured pixels are too narrow.
+            level is lost: well-measured pixels are too narrow. Where y has far less noise than the last
+            level, the levels are halved first, until they are 2.5 times its noise, at a call each.
 
     Example:
         >>> import torch
@@ -89,9 +95,45 @@ class MMPS(Solver):
         """Yield the steps of a run, as of ``Solver.iterate``."""
         for sigma, sigma_next in pairwise(sigmas):
             if self.draw_last and sigma_next == 0:
-                x = last_draw(prior, problem, x, sigma, noise)
+                x = self.drawn(prior, problem, x, sigma, noise)
                 yield Step(sigma_next, x, x)
                 return
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations, self.inner)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
             yield Step(sigma_next, x, x0)
+
+    def drawn(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigma: float, noise: Streams
+    ) -> Tensor:
+        """Draw x0 given y and x at the last level, (B, C, H, W).
+
+        Where y asks for them, finer levels come first. How many these are depends on the image
+        alone, not on the batch.
+        """
+        least = prior.ladder(2)[1]
+        known = mean_variance(problem).sqrt().flatten().tolist()
+        finer = [halved(sigma, max(least, TIMES_NOISE * level)) for level in known]
+        if len(set(finer)) > 1:
+            alone = [
+                self.drawn(prior, problem.select([b]), x[[b]], sigma, part)
+                for b, part in enumerate(noise.split(1))
+            ]
+            return torch.cat(alone)
+        levels = finer[0]
+        for level, level_next in pairwise(levels):
+            x0 = conditional_mean(prior, problem, x, level, self.iterations, self.inner)
+            x = transition(x, x0, level, level_next, self.eta, noise)
+        return last_draw(prior, problem, x, levels[-1], noise)
+
+
+def halved(sigma: float, least: float) -> tuple[float, ...]:
+    """Return a noise level, its half, quarter and so on, and the least as the last one.
+
+    Example:
+        >>> halved(0.02, 0.03), halved(0.5, 0.2)
+        ((0.02,), (0.5, 0.25, 0.2))
+    """
+    levels = [sigma]
+    while levels[-1] > least:
+        levels.append(max(levels[-1] / 2, least))
+    return tuple(levels)

@@ -21,7 +21,6 @@ from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import Step, transition
 from invdiff.solvers.mmps import MMPS
-from invdiff.solvers.tools.given import last_draw
 from invdiff.solvers.tools.moments import conditional_mean
 
 
@@ -59,7 +58,7 @@ class MMPS2M(MMPS):
         before = None
         for sigma, sigma_next in pairwise(sigmas):
             if self.draw_last and sigma_next == 0:
-                x = last_draw(prior, problem, x, sigma, noise)
+                x = self.drawn(prior, problem, x, sigma, noise)
                 yield Step(sigma_next, x, x)
                 return
             x0 = conditional_mean(prior, problem, x, sigma, self.iterations, self.inner)

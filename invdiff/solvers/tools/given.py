@@ -17,11 +17,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from invdiff.operators.base import with_ndim
 from invdiff.prior.denoiser import Denoiser
 from invdiff.prior.reverse import conditional
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers.base import LEAST_SIGMA_Y, image_norm, vjp
+from invdiff.solvers.tools.moments import variance_of_pixels
 
 TOLERANCE = 0.02  # of the solution of (1), in standard deviations of the noise of y
 MOST_ITERATIONS = 60  # of its conjugate gradients: each is a pass backwards through the prior
@@ -59,7 +61,12 @@ def last_draw(prior: Denoiser, problem: Problem, x: Tensor, sigma: float, noise:
 def moved_to_y(
     prior: Denoiser, problem: Problem, x: Tensor, sigma: Tensor, x0: Tensor, noise: Streams
 ) -> Tensor:
-    """Return the draw x0 of p(x0 | x), moved by (1) to one of p(x0 | x, y), (B, C, H, W)."""
+    """Return the draw x0 of p(x0 | x), moved by (1) to one of p(x0 | x, y), (B, C, H, W).
+
+    J^T of a network is only nearly symmetric: where y has far less noise than x, conjugate
+    gradients may not solve (1). What they leave is then moved as if the pixels of x0 given x were
+    independent.
+    """
     operator = problem.linear
     std = noise_level(problem)
     _, pull = vjp(prior, x, sigma.flatten(), keep_graph=True)
@@ -73,7 +80,13 @@ def moved_to_y(
         return out
 
     e = problem.operator.measured(std * noise(problem.y))
-    return x0 + V_At(whitened_solution(covariance, (problem.residual(x0) - e) / std))
+    v, solved = whitened_solution(covariance, (problem.residual(x0) - e) / std)
+    drawn = x0 + V_At(v)
+    if bool(solved.all()):
+        return drawn
+    s2 = with_ndim(variance_of_pixels(sigma), problem.y.ndim)
+    rest = operator.pinv(problem.residual(drawn) - e, std**2 / s2)
+    return torch.where(solved.view(-1, 1, 1, 1), drawn, drawn + rest)
 
 
 def curvature(prior: Denoiser, x: Tensor, sigma: Tensor, move: Tensor) -> Tensor:
@@ -97,20 +110,23 @@ def noise_level(problem: Problem) -> Tensor:
     return variance.clamp_min(LEAST_SIGMA_Y**2).sqrt()
 
 
-def whitened_solution(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+def whitened_solution(apply: Callable[[Tensor], Tensor], b: Tensor) -> tuple[Tensor, Tensor]:
     """Solve apply(v) = b, of which the noise of y is a vector of unit variance.
 
     Conjugate gradients stop, image by image, where the residual is 0.02 of such a vector, or where an
     inexact Jacobian makes the system indefinite.
+
+    Returns:
+        v, of the smallest residual that there was, and whether it is small enough, (B,).
     """
 
     def dot(p: Tensor, q: Tensor) -> Tensor:
         return (p * q).flatten(1).sum(1).view(-1, *[1] * (b.ndim - 1))
 
     target = TOLERANCE**2 * b[0].numel()
-    v = torch.zeros_like(b)
+    v = best = torch.zeros_like(b)
     r = p = b
-    rr = dot(r, r)
+    rr = least = dot(r, r)
     for _ in range(MOST_ITERATIONS):
         if not bool((rr > target).any()):
             break
@@ -122,5 +138,8 @@ def whitened_solution(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
         r = r - step * q
         before = rr
         rr = torch.where(active, dot(r, r), 0)
+        is_best = active & (rr < least)
+        best = torch.where(is_best, v, best)
+        least = torch.where(is_best, rr, least)
         p = r + rr / before.clamp_min(1e-30) * p
-    return v
+    return best, (least <= target).flatten()

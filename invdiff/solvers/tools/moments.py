@@ -60,8 +60,7 @@ def conditional_mean(
     if inner == "cg":
         return x0 + V_At(conjugate_gradient(covariance_of_y, residual, iterations=iterations))
 
-    # The variance of x0 given x, were the pixels of x0 independent.
-    s2 = sigma**2 * STD_OF_PIXELS**2 / (sigma**2 + STD_OF_PIXELS**2)
+    s2 = variance_of_pixels(sigma)
 
     def preconditioned(q: Tensor) -> Tensor:
         """Return (sigma_y^2 + A V A^T) M^-1 q, where M = sigma_y^2 + s^2 A A^T."""
@@ -71,3 +70,13 @@ def conditional_mean(
     # The solution is a sum of vectors whose V A^T is known: one pass through the network less.
     _, weights = krylov(preconditioned, residual, iterations)
     return x0 + combined(pulled, weights)
+
+
+def variance_of_pixels(sigma: float | Tensor) -> float | Tensor:
+    """Return the variance of x0 given x at a noise level, were the pixels of x0 independent.
+
+    Example:
+        >>> round(variance_of_pixels(0.1), 4)
+        0.005
+    """
+    return sigma**2 * STD_OF_PIXELS**2 / (sigma**2 + STD_OF_PIXELS**2)
