@@ -136,6 +136,7 @@ class Picture:
             ".jpeg": one_opaque and self.bits == 8,
             ".tif": True,
             ".tiff": True,
+            ".npy": self.stack and self.alpha is None,
         }
         return self.source if fits.get(self.source) else self.suffix
 
