@@ -159,9 +159,11 @@ def head(seed: int, side: int, heights: Tensor) -> Tensor:
 
 
 def volume(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """Return a head, (D, H, W) with H = W."""
+    """Return the middle of a head, (D, H, W) with H = W; all of it at 64 slices."""
     depth, side, _ = shape
-    return head(seed, side, torch.linspace(LOWEST, HIGHEST, depth))
+    apart = (HIGHEST - LOWEST) / 63
+    middle = (HIGHEST + LOWEST) / 2
+    return head(seed, side, middle + apart * (torch.arange(depth) - (depth - 1) / 2))
 
 
 def piece(seed: int, side: int) -> Tensor:
