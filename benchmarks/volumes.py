@@ -44,9 +44,7 @@ def clouds(seed: int, shape: tuple[int, int, int]) -> Tensor:
     depth, side, _ = shape
     pixel = 2 / side
     line = torch.arange(side) * pixel
-    places = torch.stack(
-        torch.meshgrid(torch.arange(depth) * pixel, line, line, indexing="ij"), -1
-    )
+    places = torch.stack(torch.meshgrid(torch.arange(depth) * pixel, line, line, indexing="ij"), -1)
     fields = [w * Field.drawn(size, generator).at(places) for size, w in SIZES.items()]
     return (0.5 + 0.25 * torch.stack(fields).sum(0)).clamp(0, 1)
 

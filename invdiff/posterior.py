@@ -355,9 +355,7 @@ class Posterior:
         y = self.pages(y) if self.y_in_pages else y
         in_colour = self.samples.shape[2] == 3 and not self.volume
         deviation = self.brightness_std if in_colour else self.std
-        samples, mean, std = (
-            self.pages(as_float(x)) for x in (self.samples, self.mean, deviation)
-        )
+        samples, mean, std = (self.pages(as_float(x)) for x in (self.samples, self.mean, deviation))
         if pictures is None:
             chosen = names or [f"{b:03d}" for b in range(len(y))]
             pictures = [Picture(mean[b : b + 1], name=name) for b, name in enumerate(chosen)]

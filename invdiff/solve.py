@@ -761,9 +761,7 @@ def solve_parts(
                         f"samples, {len(stop.images)} of {len(part.problem)} images"
                     )
                     part = part.of(stop.images)
-                posterior = replace(
-                    posterior, colours=colours_of(settings), volume=settings.volume
-                )
+                posterior = replace(posterior, colours=colours_of(settings), volume=settings.volume)
                 if stopped is None:
                     posterior = calibrated(settings, part, prior, solver, posterior)
                 if settings.estimate != "mmse":
