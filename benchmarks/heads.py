@@ -4,8 +4,9 @@
 
 writes slices of as many heads as PNG files, to train a prior on. A head is a function of place: ellipsoids of scalp,
 skull and brain, a folded cortex between two levels of a smooth random field, a fissure, ventricles, nuclei and lesions,
-each with a fine random texture, times a smooth bias of the coils. All sizes, places, brightnesses and fields are random;
-a third of the heads have a bright fluid, as in T2-weighted images. A seed names a head: the same at any resolution.
+each with a fine random texture, times a smooth bias of the coils. All sizes, places, brightnesses and fields are
+random; a third of the heads have a bright fluid, as in T2-weighted images. A seed names a head: the same at any
+resolution.
 """
 
 from __future__ import annotations

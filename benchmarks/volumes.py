@@ -4,10 +4,10 @@
     python benchmarks/volumes.py --shape 16 64 64 --heads 2 --textures 2 --tv auto 0 5
 
 Volumes are heads of benchmarks/heads.py, and clouds: smooth random fields of three sizes. Each is written as .npy,
-measured and restored by the command line, `invdiff solve volume=true input=V.npy`, whose settings are the defaults but for
-those that are named. "along z" is the mean of |x_{k+1} - x_k| of neighbouring slices over that of the truth, "in slices"
-likewise that of neighbouring rows and columns; 1 is neither jumps nor blur. The last line is the largest memory of the
-process.
+measured and restored by the command line, `invdiff solve volume=true input=V.npy`, whose settings are the defaults but
+for those that are named. "along z" is the mean of |x_{k+1} - x_k| of neighbouring slices over that of the truth, "in
+slices" likewise that of neighbouring rows and columns; 1 is neither jumps nor blur. The last line is the largest memory
+of the process.
 """
 
 from __future__ import annotations

@@ -524,11 +524,12 @@ class Posterior:
     ) -> Panel:
         """Draw the first images as rows: truth, measurement, baselines, samples, mean, deviation.
 
-        Of a volume the rows are slices from end to end. Pixels are drawn as squares of whole pixels, of an image of up to 512 each as one at least.
-        Of larger images a row shows the whole in small, and the next one the part at full size that
-        the restoration changed most. Images with neither 1 nor 3 channels are shown as the mean of
-        their channels. Where an image uses less than half of its range, white is its brightest
-        part, and the row says so. The deviation is that of the brightness.
+        Of a volume the rows are slices from end to end. Pixels are drawn as squares of whole
+        pixels, of an image of up to 512 each as one at least. Of larger images a row shows the
+        whole in small, and the next one the part at full size that the restoration changed most.
+        Images with neither 1 nor 3 channels are shown as the mean of their channels. Where an image
+        uses less than half of its range, white is its brightest part, and the row says so. The
+        deviation is that of the brightness.
 
         Args:
             path: of the picture, any suffix that matplotlib writes; None to write none.

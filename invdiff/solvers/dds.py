@@ -44,7 +44,6 @@ from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import LEAST_SIGMA_Y, Solver, Step, at_least, error_variance, transition
 
-
 AUTO = "auto"
 LAST_PASSES = 5  # of ADMM in the last step, under a bound
 TV = 5.0  # where nothing tells how large differences along z are
