@@ -8,11 +8,11 @@
     python benchmarks/coils.py --prior runs/heads_prior
 
 The prior has learned magnitude images of heads (benchmarks/heads.py). Other heads are measured by SENSE: simulated
-coils, random columns of k-space with a whole centre, white noise. They are restored by the default solver; by SENSE with
-total variation as `invdiff.baselines.total_variation` has it, ||y - A x|| <= c sigma sqrt(m) with c = 1; and with the c of
-STRENGTHS that is best on the first --tune heads, which are not among those compared, once for PSNR and once for LPIPS.
-Errors are standard errors over the heads, those of differences are of pairs. --others takes pictures of other things,
-made gray and as small as the heads; "phantom" is the Shepp-Logan phantom of scikit-image.
+coils, random columns of k-space with a whole centre, white noise. They are restored by the default solver; by SENSE
+with total variation as `invdiff.baselines.total_variation` has it, ||y - A x|| <= c sigma sqrt(m) with c = 1; and with
+the c of STRENGTHS that is best on the first --tune heads, which are not among those compared, once for PSNR and once
+for LPIPS. Errors are standard errors over the heads, those of differences are of pairs. --others takes pictures of
+other things, made gray and as small as the heads; "phantom" is the Shepp-Logan phantom of scikit-image.
 """
 
 from __future__ import annotations
