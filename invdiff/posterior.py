@@ -489,8 +489,9 @@ class Posterior:
             problem = Problem(operator, noise, y)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        seen = {"filled": filled, "colours": colours, "volume": volume}
-        return cls(samples, problem, ess=ess, **seen, **cost)
+        return cls(
+            samples, problem, ess=ess, filled=filled, colours=colours, volume=volume, **cost
+        )
 
     def report(
         self,

@@ -298,10 +298,12 @@ def test_a_colour_prior_sees_gray_slices() -> None:
 def test_slices_that_are_measured_alike() -> None:
     """A mask that all slices share, a transform of each; not a map across slices, nor masks that differ."""
     masks = (torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    assert measures_alike(MaskRandom(SHAPE, 0.5, seed=1))
-    assert measures_alike(Radon(SHAPE, angles=3))
-    assert not measures_alike(BlurAlongZ(SHAPE))
-    assert not measures_alike(Mask(SHAPE, masks))
+    like = torch.zeros(())
+    assert measures_alike(MaskRandom(SHAPE, 0.5, seed=1), like)
+    assert measures_alike(Radon(SHAPE, angles=3), like)
+    assert not measures_alike(BlurAlongZ(SHAPE), like)
+    assert not measures_alike(Mask(SHAPE, masks), like)
+    assert not measures_alike(MaskRandom((1, 3, 4), 0.5, seed=1), like)
 
 
 def test_what_the_differences_of_y_tell() -> None:

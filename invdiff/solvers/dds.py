@@ -112,9 +112,9 @@ class DDS(Solver):
             denoised = prior(x, sigma)
             if not tv:
                 x0 = self.pulled(problem, denoised, r2, None)
-            # The bound is to hold at the end.
-            is_last = seen is not None and sigma_next == 0
-            for _ in range(0 if not tv else LAST_PASSES if is_last else 1):
+            # A bound is to hold at the end.
+            passes = LAST_PASSES if seen is not None and sigma_next == 0 else 1
+            for _ in range(passes if tv else 0):
                 x0 = self.pulled(problem, denoised, r2, split - dual)
                 # ADMM of (1): with rho / r^2 the threshold is tv r^2 / rho.
                 jumps = differences(x0)
@@ -187,7 +187,7 @@ def seen_along_z(problem: Problem) -> Tensor | None:
     It is at least its standard error from noise, for a volume is not flat because it is noisy.
     """
     operator = problem.linear
-    if not measures_alike(operator):
+    if not measures_alike(operator, problem.y):
         return None
     depth = operator.shape[0]
     y = in_slices(problem.y, depth)
@@ -201,13 +201,19 @@ def seen_along_z(problem: Problem) -> Tensor | None:
     return torch.maximum(power - of_noise.sum(1) / count, error)
 
 
-def measures_alike(operator: LinearOperator) -> bool:
+def measures_alike(operator: LinearOperator, like: Tensor) -> bool:
     """Return whether a slice is measured by itself, and like the one after it.
 
-    It is tried on random numbers in one slice, and on the same ones in the next.
+    It is tried on random numbers in one slice, and on the same ones in the next. An image of one
+    channel has no such neighbours.
+
+    Args:
+        operator: of images (D, H, W).
+        like: whose type and device the numbers have.
     """
     depth, height, width = operator.shape
-    like = next(operator.buffers(), torch.zeros(()))
+    if depth < 2:
+        return False
     generator = torch.Generator().manual_seed(0)
     numbers = torch.rand(height, width, generator=generator).to(like.device, like.dtype)
     found = []
