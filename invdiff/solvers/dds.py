@@ -228,7 +228,9 @@ def measures_alike(operator: LinearOperator, like: Tensor) -> bool:
         slices[:, :, k] = 0
         if bool(slices.abs().max() > 1e-4 * found[0].abs().max()):
             return False
-    return bool(torch.allclose(*found, rtol=1e-3, atol=1e-4 * float(found[0].abs().max())))
+    first, second = found
+    near = 1e-4 * float(first.abs().max())
+    return torch.allclose(first, second, rtol=1e-3, atol=near)
 
 
 def in_slices(y: Tensor, depth: int) -> Tensor:
