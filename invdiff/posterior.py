@@ -489,9 +489,7 @@ class Posterior:
             problem = Problem(operator, noise, y)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return cls(
-            samples, problem, ess=ess, filled=filled, colours=colours, volume=volume, **cost
-        )
+        return cls(samples, problem, ess=ess, filled=filled, colours=colours, volume=volume, **cost)
 
     def report(
         self,
