@@ -40,6 +40,7 @@ from invdiff.named import Named, noise_named, operator_named
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Estimate, Posterior
+from invdiff.prior.channels import match_slices
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Precision
@@ -317,7 +318,10 @@ def restore_volume(
     expected = slices.with_values(torch.zeros(1).expand(shape[0], 1, *shape[1:]))
     check_target(Path(target), expected, overwrite=overwrite)  # before the work
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    posterior = restore(problem, denoiser, solver, samples=samples, seed=seed, progress=progress)
+    check_prior(denoiser)
+    of_slices = match_slices(denoiser, shape[0])
+    drawn = restore(problem, of_slices, solver, samples=samples, seed=seed, progress=progress)
+    posterior = replace(drawn, volume=True)
     restored = slices.with_values(posterior.mean.transpose(0, 1))
     write_picture(Path(target), restored, overwrite=overwrite)
     return posterior

@@ -70,6 +70,8 @@ class Posterior:
             picture's own patches; nothing where none could be. There the samples differ as fills do.
         colours: of a gray picture that is coloured, how strong the colours of `answer` are: a factor
             on those of the mean.
+        volume: whether the channels of the one image are the slices of a volume, which are then
+            written and shown as gray images.
 
     Example:
         >>> from invdiff import Gaussian, operators
@@ -91,6 +93,7 @@ class Posterior:
     estimate: Estimate = "samples"
     filled: tuple[bool, ...] = ()
     colours: float = 1.0
+    volume: bool = False
 
     def __repr__(self) -> str:
         """Return one line: how many samples of what, and what they took."""
@@ -270,6 +273,27 @@ class Posterior:
             raise InputError(f"quantile: found {described(q)}, expected a number from 0 to 1")
         return self.samples.quantile(float(q), dim=0)
 
+    def pages(self, x: Tensor) -> Tensor:
+        """Return images (..., B, C, H, W) as they are shown: of a volume its slices, (..., D, 1, H, W).
+
+        Example:
+            >>> from invdiff import Gaussian, operators
+            >>> y = torch.zeros(1, 6, 2, 2)
+            >>> problem = Problem(operators.Denoise((6, 2, 2)), Gaussian(0.1), y)
+            >>> found = Posterior(torch.zeros(2, 1, 6, 2, 2), problem, nfe=1, seconds=0.0, volume=True)
+            >>> found.pages(found.samples).shape
+            torch.Size([2, 6, 1, 2, 2])
+        """
+        return x.transpose(-4, -3) if self.volume else x
+
+    @property
+    def y_in_pages(self) -> bool:
+        """Whether y can be shown: it is a picture, or a slice for each slice of a volume."""
+        if not self.volume:
+            return self.problem.y_is_picture
+        y = self.problem.y
+        return y.ndim == 4 and y.shape[1] == self.samples.shape[2]
+
     def misfit(self) -> Tensor:
         """Return ||y - A x||^2 / (m sigma^2) of every sample, (K, B): about 1 if it explains y."""
         return torch.stack([self.problem.misfit(x) for x in self.samples])
@@ -328,11 +352,15 @@ class Posterior:
         except OSError as error:
             raise cannot_write(folder, error) from error
         y = as_float(self.problem.measurement)
-        deviation = self.brightness_std if self.samples.shape[2] == 3 else self.std
-        samples, mean, std = (as_float(x) for x in (self.samples, self.mean, deviation))
+        y = self.pages(y) if self.y_in_pages else y
+        in_colour = self.samples.shape[2] == 3 and not self.volume
+        deviation = self.brightness_std if in_colour else self.std
+        samples, mean, std = (self.pages(as_float(x)) for x in (self.samples, self.mean, deviation))
         if pictures is None:
             chosen = names or [f"{b:03d}" for b in range(len(y))]
             pictures = [Picture(mean[b : b + 1], name=name) for b, name in enumerate(chosen)]
+            if self.volume:
+                pictures = [Picture(mean, name=chosen[0], stack=True)]
         stems = [label(picture.name).replace("/", "_") for picture in pictures]
         if len(set(stems)) < len(stems):
             raise InputError(f"names: found {', '.join(stems)}, expected a different one per image")
@@ -359,7 +387,7 @@ class Posterior:
             first += len(like)
             measured = y[rows].squeeze(0)
             attempt(f"{stem}_measurement.npy", partial(write_array, x=measured))
-            if self.problem.y_is_picture:
+            if self.y_in_pages:
                 draw(f"{stem}_measurement", like.with_values(y[rows]))
             for k, sample in enumerate(samples[:, rows] if self.estimate == "samples" else []):
                 draw(f"{stem}_sample_{k}", like.with_values(sample))
@@ -389,6 +417,7 @@ class Posterior:
             "estimate": self.estimate,
             "filled": self.filled,
             "colours": self.colours,
+            "volume": self.volume,
         }
         stored: dict[str, Tensor | str] = {
             "y": self.problem.measurement,
@@ -445,6 +474,7 @@ class Posterior:
             cost = {key: record[key] for key in ("nfe", "seconds", "seed", "solver", "estimate")}
             filled = tuple(record.get("filled", ()))
             colours = float(record.get("colours", 1.0))
+            volume = bool(record.get("volume", False))
             told = record["operator"], record["noise"]
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -459,7 +489,7 @@ class Posterior:
             problem = Problem(operator, noise, y)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return cls(samples, problem, ess=ess, filled=filled, colours=colours, **cost)
+        return cls(samples, problem, ess=ess, filled=filled, colours=colours, volume=volume, **cost)
 
     def report(
         self,
@@ -493,11 +523,12 @@ class Posterior:
     ) -> Panel:
         """Draw the first images as rows: truth, measurement, baselines, samples, mean, deviation.
 
-        Pixels are drawn as squares of whole pixels, of an image of up to 512 each as one at least.
-        Of larger images a row shows the whole in small, and the next one the part at full size that
-        the restoration changed most. Images with neither 1 nor 3 channels are shown as the mean of
-        their channels. Where an image uses less than half of its range, white is its brightest
-        part, and the row says so. The deviation is that of the brightness.
+        Of a volume the rows are slices from end to end. Pixels are drawn as squares of whole
+        pixels, of an image of up to 512 each as one at least. Of larger images a row shows the
+        whole in small, and the next one the part at full size that the restoration changed most.
+        Images with neither 1 nor 3 channels are shown as the mean of their channels. Where an image
+        uses less than half of its range, white is its brightest part, and the row says so. The
+        deviation is that of the brightness.
 
         Args:
             path: of the picture, any suffix that matplotlib writes; None to write none.
@@ -516,7 +547,7 @@ class Posterior:
         y = self.problem.measurement
         several = len(self.samples) > 1
         columns: dict[str, Tensor] = {} if truth is None else {"truth": truth}
-        if self.problem.y_is_picture:
+        if self.y_in_pages:
             columns["measurement"] = y
         columns["baseline"] = self.baseline
         columns |= baselines or {}
@@ -527,17 +558,30 @@ class Posterior:
         if several or self.estimate == "mean":
             columns["mean"] = self.mean
         if several:
-            columns["std"] = self.brightness_std
-        rows = min(PANEL_ROWS, len(y))
+            columns["std"] = self.std if self.volume else self.brightness_std
+        columns = {title: self.pages(x) for title, x in columns.items()}
+        mean, baseline = self.pages(self.mean), self.pages(self.baseline)
+        rows = self._shown(len(mean))
         cells = [
             {title: Cell(as_float(x[b]), title == "std") for title, x in columns.items()}
-            for b in range(rows)
+            for b in rows
         ]
-        changed = (_brightness(self.mean) - _brightness(self.baseline)).abs()
-        figure = Panel.of(cells, names=names, interest=list(as_float(changed[:rows])))
+        changed = as_float((_brightness(mean) - _brightness(baseline)).abs())
+        figure = Panel.of(
+            cells,
+            names=None if names is None else [names[b] for b in rows],
+            interest=[changed[b] for b in rows],
+        )
         if path is not None:
             save_figure(figure, path)
         return figure
+
+    def _shown(self, count: int) -> list[int]:
+        """Which images a panel shows: the first ones; of a volume slices from end to end."""
+        rows = min(PANEL_ROWS, count)
+        if not self.volume:
+            return list(range(rows))
+        return [(2 * row + 1) * count // (2 * rows) for row in range(rows)]
 
 
 def _brightness(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@
     python -m invdiff.solve task=inpaint prior=fashion
     python -m invdiff.solve task=deblur_gaussian solver=diffpir solver.steps=50 input=photo.png samples=8
     python -m invdiff.solve task=inpaint measurement=y.png operator.mask=mask.png noise.sigma=0.01
+    python -m invdiff.solve volume=true task=denoise measurement=scan.nii.gz
     torchrun --nproc-per-node 4 -m invdiff.solve ...      (the same; the samples are shared out)
     python -m invdiff.solve ... out=FOLDER part=3/8       (a job of eight, without torchrun)
 
@@ -78,6 +79,7 @@ from invdiff.io.jpeg import jpeg_coding
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import free_name, label
 from invdiff.io.pictures import Picture, has_holes, to_channels
+from invdiff.io.volumes import read_volume
 from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
 from invdiff.io.write import write_picture
 from invdiff.noise import describe_sigma
@@ -89,7 +91,7 @@ from invdiff.operators.large import made
 from invdiff.operators.painted import percent as percent_of
 from invdiff.posterior import Estimate, Posterior
 from invdiff.preview import SIDE, preview_of
-from invdiff.prior.channels import match_channels
+from invdiff.prior.channels import match_channels, match_slices
 from invdiff.prior.checkpoint import load_classifier, load_prior, prior_files
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.execution import Execution, Precision
@@ -108,6 +110,7 @@ from invdiff.window import Window, problem_in, put_back, told_of_window, window_
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
 DESCRIBED_BY = {"mask": "mask_file", "kernel": "blur"}  # settings that alone describe an operator
+OF_VOLUMES = "dds"  # the solver that couples slices
 UNKNOWN = "unknown"  # operator.kernel, of a blur that is to be found
 NOT_WITH_UNKNOWN = (
     "solver",
@@ -122,6 +125,7 @@ NOT_WITH_UNKNOWN = (
     "calibration",
     "stretch",
     "recompute",
+    "volume",
 )
 # Seen with the network `photos`: samples of a free kernel agree with each other more than with the
 # kernel that there was.
@@ -157,6 +161,10 @@ class SolveSettings:
         stretch: solve pictures of 16 bits or floats that use less than half of their range on
             [0, 1], and write them in theirs; noise.sigma is on the file's scale all the same. False
             leaves them as they are; by default a prior that ships has them stretched.
+        volume: take what is in a file (NIfTI, a TIFF stack, .npy), or in a folder of slices such as a
+            DICOM series, for one gray volume, and restore its slices together: by dds, which couples
+            them, and one sample of it, unless something else is said. By default every slice is
+            restored by itself.
         images: how many of them, at most.
         samples: per image; 19 are the fewest whose intervals have 90 %, and 4 have 60 %.
         window: of a large picture with exact pixels and a small hole, work on the surroundings of the hole
@@ -210,6 +218,7 @@ class SolveSettings:
     input: str | None = None
     measurement: str | None = None
     stretch: bool | None = None
+    volume: bool = False
     window: bool = True
     fill_holes: bool = True
     images: int = 8
@@ -290,6 +299,8 @@ def get_ready(words: list[str]) -> Ready:
         raise InputError(
             "input, measurement: found both, expected one: clean images or real measurements"
         )
+    if settings.volume:
+        settings = of_volume(settings)
     solver: Solver = config.build("solver", settings.solver)
     share = Share.of(settings.part)
     device = share.device(settings.device)
@@ -300,6 +311,8 @@ def get_ready(words: list[str]) -> Ready:
     network.recompute(settings.recompute)
     check_prior(network)
     prior = guided(network, settings.label, settings.guidance, classifier)
+    if settings.volume:
+        prior = match_slices(prior, parts[0].problem.operator.shape[0])
     execution = Execution(precision=settings.precision, compile=settings.compile)
     execution.resolved(prior, exact=solver.differences)  # refused before the work
     if settings.preview:
@@ -314,7 +327,7 @@ def get_ready(words: list[str]) -> Ready:
         match_channels(prior, part.problem.operator.shape[0])
         calibration_of(settings, part, prior, solver)  # one that does not fit is refused here
         if part.truth is not None:  # what metrics cannot be had is told before the work
-            corner = part.truth[:1, :, :64, :64]
+            corner = part.pages(part.truth)[:1, :, :64, :64]
             judge(corner[None], corner)
     return Ready(settings, share, parts, prior, solver)
 
@@ -329,10 +342,28 @@ def with_prior(settings: SolveSettings, parts: list[Part]) -> SolveSettings:
     line = introduced(name, why)
     if line:
         say(line)
-    told = {mismatch(name, part.problem.operator.shape) for part in parts}
+    told = {mismatch(name, part.image_shape) for part in parts}
     for message in sorted(filter(None, told)):
         warn(message)
     return settings
+
+
+def of_volume(settings: SolveSettings) -> SolveSettings:
+    """Return the settings of a run that restores a volume.
+
+    Raises:
+        InputError: there is no file, or a small version is asked for.
+    """
+    if settings.preview:
+        raise InputError(
+            "preview: found it with volume=true, expected none: solver.steps=10 is a quick try"
+        )
+    if settings.measurement is None and settings.input is None:
+        raise InputError(
+            "volume: found no file, expected measurement=FILE, or input=FILE of a clean volume"
+        )
+    compared: Which = "none" if settings.baselines == "auto" else settings.baselines
+    return replace(settings, window=False, fill_holes=False, baselines=compared)
 
 
 def with_what_is_meant(words: list[str]) -> list[str]:
@@ -356,18 +387,32 @@ def with_what_is_meant(words: list[str]) -> list[str]:
     kind = _class_of(merged)
     if kind is None:
         return words
+    # The config of a run tells all that was meant.
+    if merged.get("volume") is True and _of(words, "volume"):
+        words = [*words, *_meant_by_volume(words)]
     source = None if merged.get("input") else merged.get("measurement")
     # A run's stored config has the name of its task, too, and all that was meant by it.
     is_preset = isinstance(task, str) and f"task={task}" in words
     if source is not None and is_preset and task in config.preset_names("task"):
         words = [*words, *_found_in_file(words, str(task), kind, str(source))]
-    in_use = merged["solver"]
+    in_use = config.resolve(words, SolveSettings)["solver"]
     if in_use == config.component("solver", DEFAULT, task) and not _of(words, "solver"):
         fitting = solver_for(kind, exact=_is_exact(merged))
         if fitting != DEFAULT:
             say(f"solver {fitting}: for {merged['operator']['name']} is not linear")
             words = [*words, f"solver={fitting}"]
     return words
+
+
+def _meant_by_volume(words: list[str]) -> list[str]:
+    """Words that a volume adds: the solver that couples slices, and one sample."""
+    found = []
+    if not {"solver", "solver.name"} & {word.partition("=")[0] for word in words}:
+        say(f"solver {OF_VOLUMES}: couples the slices of a volume")
+        found.append(f"solver={OF_VOLUMES}")
+    if not _of(words, "samples"):
+        found.append("samples=1")
+    return found
 
 
 def _of(words: list[str], key: str) -> list[str]:
@@ -721,7 +766,7 @@ def solve_parts(
                         f"samples, {len(stop.images)} of {len(part.problem)} images"
                     )
                     part = part.of(stop.images)
-                posterior = replace(posterior, colours=colours_of(settings))
+                posterior = replace(posterior, colours=colours_of(settings), volume=settings.volume)
                 if stopped is None:
                     posterior = calibrated(settings, part, prior, solver, posterior)
                 if settings.estimate != "mmse":
@@ -731,7 +776,7 @@ def solve_parts(
                 within = folder.path if len(parts) == 1 else folder.path / part.size
                 within.mkdir(parents=True, exist_ok=True)
                 try:
-                    posterior.save(within, pictures=part.pictures)
+                    posterior.save(within, pictures=part.saved)
                 except InputError as error:
                     failures.append(error)
                 folder.keep()
@@ -785,15 +830,15 @@ def judge_and_show(
         metrics = report["metrics"]
         say(table(report))
         begun = {"interrupted": True, "samples": len(posterior.samples)} if interrupted else {}
-        write_json(folder / "metrics.json", {"images": part.names, **begun, **report})
+        write_json(folder / "metrics.json", {"images": part.shown, **begun, **report})
     with costs_a_line(folder / "panel.png"):
-        posterior.plot(folder / "panel.png", part.truth, part.names, others)
+        posterior.plot(folder / "panel.png", part.truth, part.shown, others)
     with costs_a_line(folder / "report.html"):
         write_report(
             folder / "report.html",
             posterior,
             truth=part.truth,
-            names=part.names,
+            names=part.shown,
             metrics=metrics,
             config=stored_config,
             title=f"{run_name(settings)}, {settings.solver['name']}, prior {Path(name_of(settings.prior)).stem}",
@@ -829,6 +874,7 @@ class Part:
         window: where the pictures, the truth and the problem lie in the files' pictures; None for
             all of these.
         wholes: the files' pictures, where there is a window.
+        slices: of a volume, which is then the one picture, an image of D channels.
 
     Example:
         >>> settings = SolveSettings(
@@ -845,6 +891,7 @@ class Part:
     problem: Problem
     window: Window | None = None
     wholes: list[Picture] = field(default_factory=list)
+    slices: Picture | None = None
 
     def of(self, images: list[int]) -> Part:
         """Return the part of some of the images, by number."""
@@ -862,10 +909,22 @@ class Part:
     @property
     def looks(self) -> Tensor:
         """What the images look like before they are restored, (B, C, H, W)."""
-        return looks(self.problem) if self.truth is None else self.truth
+        return self.pages(looks(self.problem) if self.truth is None else self.truth)
+
+    def pages(self, x: Tensor) -> Tensor:
+        """Return images (B, C, H, W); of a volume its slices, (D, 1, H, W)."""
+        return x if self.slices is None else x.transpose(0, 1)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the restored images; of a volume that of its slices."""
+        shape = tuple(self.problem.operator.shape)
+        return shape if self.slices is None else (1, *shape[1:])
 
     def answers(self, restored: Tensor) -> list[Picture]:
         """The restored pictures, as large as the files', given their values (B, C, H, W)."""
+        if self.slices is not None:
+            return [self.slices.with_values(self.pages(restored))]
         parts = torch.split(restored, [len(picture) for picture in self.pictures])
         pictures = self.wholes or self.pictures
         return [put_back(self.window, p, part) for p, part in zip(pictures, parts, strict=True)]
@@ -880,6 +939,16 @@ class Part:
     def names(self) -> list[str]:
         """Names of the images."""
         return [name for picture in self.pictures for name in picture.names]
+
+    @property
+    def saved(self) -> list[Picture]:
+        """What the images are written like: the pictures, or the slices of a volume."""
+        return self.pictures if self.slices is None else [self.slices]
+
+    @property
+    def shown(self) -> list[str]:
+        """Names of the images that are shown: of a volume those of its slices."""
+        return [name for picture in self.saved for name in picture.names]
 
 
 def some_of(pictures: list[Picture], images: list[int]) -> list[Picture]:
@@ -906,6 +975,8 @@ def pose(settings: SolveSettings) -> list[Part]:
     examples = EXAMPLES_OF if named == AUTO else named
     source = settings.measurement or settings.input or str(example_images(examples))
     kind: type[Operator] = config.resolve_class("operator", settings.operator, shape=())[0]
+    if settings.volume:
+        return [pose_volume(settings, kind, source)]
     if settings.measurement:
         files = [in_gray(p, kind) for p in read_measurements(source, kind.picture, kind.coiled)]
     else:
@@ -926,6 +997,31 @@ def pose(settings: SolveSettings) -> list[Part]:
     return [
         pose_shape(settings, shape, every[shape], found) for shape, found in chosen.items() if found
     ]
+
+
+def pose_volume(settings: SolveSettings, kind: type[Operator], source: str) -> Part:
+    """Return the part of a volume, which is one image of D channels.
+
+    Raises:
+        InputError: the file or folder holds no volume.
+    """
+    if settings.measurement and not kind.picture:  # such as a sinogram for each slice
+        found = read_measurements(source, kind.picture, kind.coiled)
+        if [len(measured) for measured in found] != [1]:
+            raise InputError(
+                f"measurement {source}: found several images, expected one volume, (D, h, w)"
+            )
+        (volume,) = found
+        pages = volume.values.transpose(0, 1)
+        slices = replace(volume, values=pages, stack=True, source=".npy")
+    else:
+        slices = read_volume(source)
+        volume = replace(
+            slices, values=slices.values.transpose(0, 1), header=None, stack=False, source=""
+        )
+    part = pose_shape(settings, tuple(volume.values.shape[1:]), [0], [(0, volume)])
+    slices = replace(slices, stretch=part.pictures[0].stretch)
+    return replace(part, slices=slices)
 
 
 def pose_shape(
@@ -1041,9 +1137,8 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
         sigma = sigma * stretch.width
     known = f", sigma = {describe_sigma(sigma)}" if isinstance(sigma, float) else ""
     shape = "x".join(map(str, problem.operator.shape))
-    say(
-        f"{settings.operator['name']} on {len(problem)} images {shape}, {settings.noise['name']} noise{known}"
-    )
+    count = "a volume" if part.slices is not None else f"{len(problem)} images"
+    say(f"{settings.operator['name']} on {count} {shape}, {settings.noise['name']} noise{known}")
     if isinstance(sigma, Tensor):  # one per image, for a setting is a number or "auto"
         for name, level in zip(part.names, sigma.tolist(), strict=True):
             say(f"{name}: sigma = {describe_sigma(level)}, estimated from the measurement")
@@ -1093,6 +1188,8 @@ def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solve
         fill_holes=settings.fill_holes,
     )
     say(str(cost))
+    if part.slices is not None:  # its other ways would leave the slices apart
+        return
     if line := cheaper(cost, part.problem, prior, solver, preset(FEW_STEPS)):
         say(line)
 
@@ -1198,7 +1295,8 @@ def measure(
     is_noisy = bool((torch.as_tensor(problem.variance()) > 0).all())
     rows: dict[str, dict[str, list[float]]] = {}
     for name, images in estimates.items():
-        values = {} if truth is None else judge(images, truth.to(images))
+        pages = posterior.pages
+        values = {} if truth is None else judge(pages(images), pages(truth.to(images)))
         if is_noisy:
             values["misfit"] = torch.stack([problem.misfit(x) for x in images])
         rows[name] = {metric: value.mean(0).tolist() for metric, value in values.items()}

@@ -351,7 +351,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "spacing": "karras",
         "eta": 1.0,
         "iterations": 5,
-        "tv": 5.0,
+        "tv": "auto",
         "smooth": 0.0,
         "rho": 1.0,
     },

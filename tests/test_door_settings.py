@@ -51,7 +51,7 @@ COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {"prior": "auto", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
         | {"stretch": None, "measurement": None, "estimate": "samples", "preview": False}
-        | {"window": True, "fill_holes": True, "colours": "auto"}
+        | {"window": True, "fill_holes": True, "colours": "auto", "volume": False}
         | {"calibration": "auto", "baselines": "auto"}
         | {"batch": "auto", "tile": "auto", "recompute": False, "device": "auto", "out": None}
         | {"precision": "auto", "compile": False, "part": None}

@@ -12,7 +12,7 @@ from torch import Tensor
 from invdiff import files, noise, restore
 from invdiff.errors import InputError
 from invdiff.io.volumes import read_volume
-from invdiff.operators import LinearOperator, MaskRandom
+from invdiff.operators import LinearOperator, Mask, MaskRandom, Radon
 from invdiff.prior import ChannelView, GaussianDenoiser, match_channels
 from invdiff.prior import channels as channels_module
 from invdiff.prior.channels import GrayView
@@ -21,9 +21,18 @@ from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import DDS
 from invdiff.solvers.base import error_variance
-from invdiff.solvers.dds import differences, differences_transposed, shrunk
+from invdiff.solvers.dds import (
+    bounded,
+    differences,
+    differences_transposed,
+    expected_jump,
+    measures_alike,
+    seen_along_z,
+    shrunk,
+)
 
 SHAPE = (6, 3, 4)
+SHAPE_OF_GAUSSIANS = (16, 20, 20)
 
 
 class BlurAlongZ(LinearOperator):
@@ -284,3 +293,91 @@ def test_a_colour_prior_sees_gray_slices() -> None:
     found = match_channels(colour, 6)(x, 0.3)
     expected = torch.cat([GrayView(colour)(x[:, k : k + 1], 0.3) for k in range(6)], 1)
     torch.testing.assert_close(found, expected)
+
+
+def test_slices_that_are_measured_alike() -> None:
+    """A mask that all slices share, a transform of each; not a map across slices, nor masks that differ."""
+    masks = (torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    like = torch.zeros(())
+    assert measures_alike(MaskRandom(SHAPE, 0.5, seed=1), like)
+    assert measures_alike(Radon(SHAPE, angles=3), like)
+    assert not measures_alike(BlurAlongZ(SHAPE), like)
+    assert not measures_alike(Mask(SHAPE, masks), like)
+    assert not measures_alike(MaskRandom((1, 3, 4), 0.5, seed=1), like)
+
+
+def test_what_the_differences_of_y_tell() -> None:
+    """Of many pixels they are those of x where it was measured, without those of the noise."""
+    shape = (12, 40, 40)
+    steps = 0.05 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).double()
+    x = 0.5 + steps.cumsum(1)
+    mask = MaskRandom(shape, 0.5, seed=1).double()
+    exact = seen_along_z(Problem(mask, noise.Gaussian(0.0), mask(x)))
+    assert exact is not None
+    kept = mask.s.expand(shape)[1:] > 0
+    jumps = differences(x).square()
+    torch.testing.assert_close(exact, torch.stack([each[kept].mean() for each in jumps]))
+    problem = Problem.simulate(x, mask, noise.Gaussian(0.1))
+    found = seen_along_z(problem)
+    assert found is not None
+    spread = (2 * (2 * 0.1**2) ** 2 / kept.sum()) ** 0.5 * 2
+    assert bool(((found - exact).abs() < 4 * spread).all())
+    flat = Problem.simulate(torch.full_like(x, 0.5), mask, noise.Gaussian(0.1))
+    least = seen_along_z(flat)
+    assert least is not None and bool((least > 0).all()) and bool((least < 4 * spread).all())
+
+
+def test_the_jump_that_is_expected_is_that_of_the_slices_in_proportion() -> None:
+    """Volumes whose slices change along z as they do along y: the bound is the mean along y."""
+    image = torch.rand(1, 7, 9, generator=torch.Generator().manual_seed(0)).double()
+    line = torch.rand(8, generator=torch.Generator().manual_seed(1)).double()
+    volume = (line[:, None, None] + 0 * image).expand(8, 7, 9)[None].clone()
+    volume = volume + line[:7, None] * 1.0
+    operator = MaskRandom((8, 7, 9), 0.0).double()
+    problem = Problem(operator, noise.Gaussian(0.0), volume)
+    seen = torch.tensor([0.04]).double()
+    jumps = torch.cat(
+        [torch.nn.functional.pad(volume.diff(dim=d), (0, 0) * (3 - d) + (1, 0)) for d in (2, 3)]
+    )
+    expected = jumps.abs().mean() * (0.04 / jumps.square().mean()).sqrt()
+    torch.testing.assert_close(expected_jump(problem, volume, seen)[0], expected)
+
+
+def test_the_nearest_values_of_a_bounded_mean() -> None:
+    """The threshold is where the mean comes to the bound, as bisection finds it."""
+    d = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+    found = bounded(d, torch.tensor([0.3, 9.0]).double())
+    torch.testing.assert_close(found[1], d[1])
+    low, high = 0.0, 5.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        too_long = float(shrunk(d[0], middle).abs().mean()) > 0.3
+        low, high = (middle, high) if too_long else (low, middle)
+    torch.testing.assert_close(found[0], shrunk(d[0], low))
+    assert float(bounded(d, torch.zeros(2).double()).abs().max()) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["noise", "mask"])
+def test_volumes_change_along_z_as_the_truth_does(kind: str) -> None:
+    """Gaussian volumes that are smooth along all axes, under the exact prior of their slices."""
+
+    def near(count: int, length: float) -> Tensor:
+        places = torch.arange(float(count)).double()
+        apart = (places[:, None] - places) / length
+        return torch.exp(-apart.square() / 2) + 1e-6 * torch.eye(count).double()
+
+    in_slice = near(20, 2.5)
+    prior = GaussianDenoiser(
+        torch.full((1, 20, 20), 0.5).double(), 0.04 * torch.kron(in_slice, in_slice)
+    )
+    along, root = (torch.linalg.cholesky(each) for each in (near(16, 4.0), in_slice))
+    white = torch.randn(1, 16, 20, 20, generator=torch.Generator().manual_seed(0)).double()
+    x = 0.5 + 0.2 * torch.einsum("bzyx,kz,jy,ix->bkji", white, along, root, root)
+    missing, sigma = (0.0, 0.1) if kind == "noise" else (0.7, 0.05)
+    problem = Problem.simulate(x, MaskRandom(SHAPE_OF_GAUSSIANS, missing), noise.Gaussian(sigma))
+    ratios = []
+    for solver in (DDS(steps=20), DDS(steps=20, tv=0.0)):
+        samples = restore(problem, prior, solver, samples=2).samples[:, 0]
+        ratios.append(float(differences(samples).abs().mean() / differences(x).abs().mean()))
+    assert abs(ratios[0] - 1) < 0.1 and ratios[1] > 1.15, ratios

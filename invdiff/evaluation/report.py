@@ -97,19 +97,23 @@ def page_data(
 ) -> dict[str, Any]:
     """Return everything that the page shows, as JSON can hold it."""
     problem = posterior.problem
-    (count, batch, channels, height, width) = posterior.samples.shape
+    pages = posterior.pages
+    samples = pages(posterior.samples)
+    (count, batch, channels, height, width) = samples.shape
     shown = min(batch, MOST_IMAGES)
-    planes = {"samples": posterior.samples.transpose(0, 1), "baseline": posterior.baseline[:, None]}
+    planes = {"samples": samples.transpose(0, 1), "baseline": pages(posterior.baseline)[:, None]}
     if truth is not None:
-        planes["truth"] = truth[:, None]
-    if problem.y_is_picture:
-        planes["measurement"] = problem.measurement[:, None]
-    bits, pixels = resolution(shown * (count + len(planes) - 1) * channels, height * width)
+        planes["truth"] = pages(truth)[:, None]
     measured = problem.measured()
+    of_noise = list(enumerate(measured))
+    if posterior.y_in_pages:
+        planes["measurement"] = pages(problem.measurement)[:, None]
+        measured = pages(measured)
+    bits, pixels = resolution(shown * (count + len(planes) - 1) * channels, height * width)
     images = [
         {
             "name": names[b] if names else f"{b:03d}",
-            "noise": describe_noise(problem, b, measured[b]),
+            "noise": describe_noise(problem, *of_noise[0 if posterior.volume else b]),
             **{
                 name: encode(
                     reduce(x[b], pixels, measured[b] if name == "measurement" else None), bits

@@ -141,6 +141,7 @@ class Picture:
             ".webp": one and max(self.values.shape[2:]) <= WEBP_SIDE,
             ".tif": True,
             ".tiff": True,
+            ".npy": self.stack and self.alpha is None,
         }
         return self.source if fits.get(self.source) else self.suffix
 

@@ -11,6 +11,7 @@ import torch
 from invdiff.errors import InputError
 from invdiff.io.collection import image_files, joined_units
 from invdiff.io.dicom import is_dicom, slice_position
+from invdiff.io.names import label
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.pixels import FileHeader
 from invdiff.io.units import MEASUREMENTS
@@ -28,7 +29,8 @@ def read_volume(path: str | Path) -> Picture:
 
     Raises:
         InputError: a file cannot be read, the slices differ in size or are in colour, there is
-            only one, or a NIfTI file holds several volumes, one for each time.
+            only one, a file in a folder holds several, or a NIfTI file several volumes, one for
+            each time.
     """
     source = Path(path)
     if not os.path.isdir(source):
@@ -41,13 +43,18 @@ def read_volume(path: str | Path) -> Picture:
             pictures = [each.in_units(units) for each in pictures]
         first = pictures[0]
         for each in pictures:
+            if len(each) != 1:
+                raise InputError(
+                    f"{path}: found {len(each)} slices in {each.name}, expected one in each file of a "
+                    "folder, which is one volume; name the file of one that is whole"
+                )
             found, expected = (tuple(p.values.shape[1:]) for p in (each, first))
             if found != expected:
                 raise InputError(
                     f"{path}: found {found} in {each.name}, expected {expected} as in {first.name}"
                 )
         values = torch.cat([each.values for each in pictures])
-        picture = replace(first, values=values, name=source.name, stack=True)
+        picture = replace(first, values=values, name=label(source.name))
     depth, channels = picture.values.shape[:2]
     if channels != 1:
         raise InputError(f"{path}: found slices of {channels} channels, expected gray ones")
@@ -60,7 +67,7 @@ def read_volume(path: str | Path) -> Picture:
             raise InputError(
                 f"{path}: found a volume of {beyond} beyond its slices, expected one volume"
             )
-    return replace(picture, alpha=None, background=None)
+    return replace(picture, alpha=None, background=None, stack=True)
 
 
 def in_order(files: list[Path]) -> list[Path]:

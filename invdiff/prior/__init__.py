@@ -1,6 +1,6 @@
 """The prior: the DDPM of the literature, its networks, and D(x, sigma), which solvers use."""
 
-from invdiff.prior.channels import ChannelView, GrayView, match_channels
+from invdiff.prior.channels import ChannelView, GrayView, match_channels, match_slices
 from invdiff.prior.checkpoint import (
     ClassifierSpec,
     EDMSpec,
@@ -67,6 +67,7 @@ __all__ = [
     "load_classifier",
     "load_prior",
     "match_channels",
+    "match_slices",
     "prior_from",
     "prior_from_denoiser",
     "progressive",

@@ -136,6 +136,25 @@ class ChannelView(DenoiserView):
         return torch.cat(found).view_as(x)
 
 
+def match_slices(prior: Denoiser, depth: int) -> Denoiser:
+    """Return the prior of volumes of so many slices, each of them a gray image of a prior.
+
+    Args:
+        prior: of gray images, or of colour ones, whose gray part is taken.
+        depth: D.
+
+    Raises:
+        InputError: the prior is of neither.
+
+    Example:
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> colour = GaussianDenoiser(torch.zeros(3, 2, 2), torch.eye(12))
+        >>> match_slices(colour, 3)(torch.ones(1, 3, 2, 2), 1.0).shape
+        torch.Size([1, 3, 2, 2])
+    """
+    return ChannelView(match_channels(prior, 1), depth)
+
+
 def match_channels(prior: Denoiser, channels: int) -> Denoiser:
     """Return the prior for images of so many channels: itself, or a view of it.
 

@@ -13,6 +13,15 @@ with (Dz x)_k = x_{k+1} - x_k and r^2 the variance of the error of x0. The last 
 of ADMM a step, whose auxiliary variables are kept from step to step. The published code leaves the
 first term out of volumes, where only the few iterations hold x near to x0, has constants in place
 of r^2 / sigma_y^2, and couples the last slice with the first, which is no neighbour of it.
+
+With ``tv="auto"`` the last term of (1) is a bound instead, mean |Dz x| <= t. Where every slice is
+measured alike, A Dz = Dz A, and the differences of y tell how large those of the volume are:
+
+    g_z^2 = mean (Dz y)^2 - the variance of the noise in Dz y, an estimate of mean (A Dz x)^2     (2)
+    t = mean |D_xy x0| g_z / g_xy,   g_xy^2 = mean (A D_xy x0)^2                                  (3)
+
+with D_xy the differences of neighbours in a slice: what A does not see of the differences along z is
+taken to be to what it sees as it is in the slices.
 """
 
 from __future__ import annotations
@@ -20,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +43,10 @@ from invdiff.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 from invdiff.registry import register
 from invdiff.rng import Streams
 from invdiff.solvers.base import LEAST_SIGMA_Y, Solver, Step, at_least, error_variance, transition
+
+AUTO = "auto"
+LAST_PASSES = 5  # of ADMM in the last step, under a bound
+TV = 5.0  # where nothing tells how large differences along z are
 
 
 @register("solver", "dds")
@@ -48,7 +62,8 @@ class DDS(Solver):
         eta: 1 is the DDPM transition, 0 DDIM.
         iterations: of the conjugate gradients of a step, few on purpose: begun at x0, they leave
             what y does not see as it was, but for the coupling.
-        tv: strength of total variation along z; 0 for none.
+        tv: strength of total variation along z; 0 for none; "auto" holds it to what the differences
+            of y tell of it, see (2) and (3), and is 5 where slices are not measured alike.
         smooth: strength of the squared differences along z; 0 for none.
         rho: of ADMM, in units of 1 / r^2: how firmly a step holds differences at their shrunk
             values.
@@ -70,7 +85,7 @@ class DDS(Solver):
     spacing: Spacing = "karras"
     eta: float = 1.0
     iterations: int = 5
-    tv: float = 5.0
+    tv: float | Literal["auto"] = "auto"
     smooth: float = 0.0
     rho: float = 1.0
 
@@ -90,19 +105,26 @@ class DDS(Solver):
         """Yield the steps of a run, as of ``Solver.iterate``."""
         split = torch.zeros_like(differences(x))
         dual = split
+        seen = seen_along_z(problem) if self.tv == AUTO else None
+        tv = TV if self.tv == AUTO else float(self.tv)
         for sigma, sigma_next in pairwise(sigmas):
             r2 = error_variance(sigma)
-            x0 = prior(x, sigma)
-            if not self.tv:
-                x0 = self.pulled(problem, x0, r2, None)
-            else:
-                x0 = self.pulled(problem, x0, r2, split - dual)
+            denoised = prior(x, sigma)
+            if not tv:
+                x0 = self.pulled(problem, denoised, r2, None)
+            # A bound is to hold at the end.
+            passes = LAST_PASSES if seen is not None and sigma_next == 0 else 1
+            for _ in range(passes if tv else 0):
+                x0 = self.pulled(problem, denoised, r2, split - dual)
                 # ADMM of (1): with rho / r^2 the threshold is tv r^2 / rho.
                 jumps = differences(x0)
-                split = shrunk(jumps + dual, self.tv * r2 / self.rho)
+                if seen is None:
+                    split = shrunk(jumps + dual, tv * r2 / self.rho)
+                else:
+                    split = bounded(jumps + dual, expected_jump(problem, x0, seen))
                 dual = dual + jumps - split
-                # The penalty of the next step is another one; rho w is what stays.
-                dual = dual * (error_variance(sigma_next) / r2)
+            # The penalty of the next step is another one; rho w is what stays.
+            dual = dual * (error_variance(sigma_next) / r2)
             x = transition(x, x0, sigma, sigma_next, self.eta, noise)
             yield Step(sigma_next, x, x0)
 
@@ -157,6 +179,106 @@ def differences_transposed(d: Tensor) -> Tensor:
     """
     edge = d.new_zeros(len(d), 1, *d.shape[2:])
     return torch.cat([edge, d], 1) - torch.cat([d, edge], 1)
+
+
+def seen_along_z(problem: Problem) -> Tensor | None:
+    """Return g_z^2 of (2) for every image, (B,); None where slices are not measured alike.
+
+    It is at least its standard error from noise, for a volume is not flat because it is noisy.
+    """
+    operator = problem.linear
+    if not measures_alike(operator, problem.y):
+        return None
+    depth = operator.shape[0]
+    y = in_slices(problem.y, depth)
+    variance = in_slices(torch.as_tensor(problem.variance()).to(y).expand_as(problem.y), depth)
+    known = in_slices(problem.measured(), depth)
+    both = (known[:, :, 1:] * known[:, :, :-1]).flatten(1)
+    count = both.sum(1).clamp_min(1)
+    of_noise = (variance[:, :, 1:] + variance[:, :, :-1]).flatten(1) * both
+    power = (y.diff(dim=2).flatten(1).square() * both).sum(1) / count
+    error = (2 * of_noise.square().sum(1)).sqrt() / count
+    return torch.maximum(power - of_noise.sum(1) / count, error)
+
+
+def measures_alike(operator: LinearOperator, like: Tensor) -> bool:
+    """Return whether a slice is measured by itself, and like the one after it.
+
+    It is tried on random numbers in one slice, and on the same ones in the next. An image of one
+    channel has no such neighbours.
+
+    Args:
+        operator: of images (D, H, W).
+        like: whose type and device the numbers have.
+    """
+    depth, height, width = operator.shape
+    if depth < 2:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.rand(height, width, generator=generator).to(like.device, like.dtype)
+    found = []
+    for k in (0, 1):
+        x = numbers.new_zeros(1, depth, height, width)
+        x[0, k] = numbers
+        y = operator.measured(operator(x))
+        if y.ndim != 4 or y.shape[1] % depth:
+            return False
+        slices = in_slices(y, depth).clone()
+        found.append(slices[:, :, k].clone())
+        slices[:, :, k] = 0
+        if bool(slices.abs().max() > 1e-4 * found[0].abs().max()):
+            return False
+    first, second = found
+    near = 1e-4 * float(first.abs().max())
+    return torch.allclose(first, second, rtol=1e-3, atol=near)
+
+
+def in_slices(y: Tensor, depth: int) -> Tensor:
+    """Return measurements (B, c D, h, w) of D slices as (B, c, D, h, w)."""
+    return y.view(len(y), -1, depth, *y.shape[2:])
+
+
+def expected_jump(problem: Problem, x0: Tensor, seen: Tensor) -> Tensor:
+    """Return t of (3) for every image, (B,).
+
+    Args:
+        problem: whose slices are measured alike.
+        x0: estimate of the volume, (B, D, H, W).
+        seen: g_z^2 of (2), (B,).
+    """
+    operator = problem.linear
+    lengths = []
+    powers = []
+    for dim in (2, 3):
+        jumps = x0 - x0.roll(1, dim)
+        jumps.narrow(dim, 0, 1).zero_()
+        known = problem.measured().flatten(1)
+        power = operator.measured(operator(jumps)).flatten(1).square().sum(1)
+        lengths.append(jumps.abs().flatten(1).mean(1))
+        powers.append(power / known.sum(1).clamp_min(1))
+    in_slice = torch.stack(lengths).mean(0)
+    return in_slice * (seen / torch.stack(powers).mean(0).clamp_min(1e-30)).sqrt()
+
+
+def bounded(d: Tensor, bound: Tensor) -> Tensor:
+    """Return the nearest values (B, ...) whose mean absolute value is at most a bound (B,).
+
+    They are shrunk by one threshold, found from the sorted values (Duchi et al. 2008, Fig. 1,
+    https://doi.org/10.1145/1390156.1390191).
+
+    Example:
+        >>> bounded(torch.tensor([[3.0, -1.0]]), torch.tensor([1.0]))
+        tensor([[2., 0.]])
+    """
+    length = d.abs().flatten(1)
+    allowed = bound * length.shape[1]
+    falling = length.sort(1, descending=True).values
+    counts = torch.arange(1, length.shape[1] + 1, device=d.device, dtype=d.dtype)
+    # With the first k values alive, the threshold is (their sum - allowed) / k.
+    thresholds = (falling.cumsum(1, dtype=torch.float64) - allowed[:, None]) / counts
+    alive = (falling > thresholds).sum(1, keepdim=True).clamp_min(1)
+    threshold = thresholds.gather(1, alive - 1).clamp_min(0).to(d)
+    return d.sign() * (d.abs() - threshold.view(-1, *[1] * (d.ndim - 1))).clamp_min(0)
 
 
 def shrunk(d: Tensor, threshold: float) -> Tensor:
