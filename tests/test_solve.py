@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -786,6 +787,27 @@ def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
         seen.add((config.read(folder / "run" / "config.yaml")["seed"], code == 0))
     # A signal that arrives while the results are written waits for them.
     assert seen >= {(1, False), (2, True)} | ({(2, False)} if number == signal.SIGTERM else set())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_program_has_its_handlers_of_signals_back(
+    number: int, fails: bool, prior: Path, picture: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Whether `main` returns or raises, after the block that holds signals back has begun."""
+    seen: list[object] = []
+
+    def judge(*given: object) -> None:
+        seen.append(signal.getsignal(number))
+        if fails:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(solve, "judge_and_show", judge)
+    signal.signal(number, signal.SIG_DFL)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        main(denoise(prior, picture, tmp_path / "run"))
+    assert len(seen) == 1 and callable(seen[0])
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 @pytest.mark.slow
