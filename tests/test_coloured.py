@@ -97,6 +97,20 @@ def test_likelihood_is_that_of_scipy(noise: NoiseModel) -> None:
 
 
 @every
+def test_one_axis_more_before_rows_and_columns(noise: NoiseModel) -> None:
+    y = normal(2, 2, 4, 5, seed=2)
+    clean = normal(2, 2, 4, 5, seed=3)
+    found = noise.log_likelihood(y[:, :, None], clean[:, :, None])
+    torch.testing.assert_close(found, noise.log_likelihood(y, clean))
+
+
+def test_a_power_is_that_of_the_last_two_axes() -> None:
+    for noise in (Coloured(0.1), Coloured(0.1, spectrum=SPECTRUM)):
+        torch.testing.assert_close(noise.power(LIKE[:, 0]), noise.power(LIKE))
+        torch.testing.assert_close(noise.power(LIKE[:, None]), noise.power(LIKE))
+
+
+@every
 def test_variance_is_the_diagonal(noise: NoiseModel) -> None:
     found = torch.as_tensor(noise.variance(LIKE)).expand_as(LIKE)[0].flatten()
     torch.testing.assert_close(found.double(), covariance_of(noise, LIKE).diagonal())
