@@ -17,6 +17,7 @@ from invdiff.errors import InputError
 from invdiff.evaluation.report import describe_noise
 from invdiff.inference import restore
 from invdiff.noise import Coloured, Correlated, Gaussian, NoiseModel
+from invdiff.noise.whitening import Filter
 from invdiff.operators import CircularBlur, Denoise, Operator
 from invdiff.operators.whitened import LinearWhitened, Whitened
 from invdiff.posterior import Posterior
@@ -187,6 +188,17 @@ def test_convolutions_keep_their_decomposition() -> None:
     assert abs(float(dot)) < 1e-12
     quantised = Problem(operators.Quantise((2, 4, 5)), Coloured(0.1), y).operator
     assert type(quantised) is Whitened
+
+
+@pytest.mark.parametrize("inner", [Denoise((1, 4, 4)), operators.FourierLines((1, 4, 4))])
+def test_what_is_measured_of_a_picture_is_one_when_white(inner: Operator) -> None:
+    """Whether measurements are pictures, which entries are measured and how many stay as they were."""
+    white = Filter(1.0, torch.full((4, 4), 0.5).double())
+    y = normal(2, *inner(torch.zeros(1, 1, 4, 4)).shape[1:])
+    for made in (Whitened(inner, white), LinearWhitened(inner, white)):
+        assert made.picture == inner.picture
+        assert made.count(y) == inner.count(y)
+        assert torch.equal(made.measured(y), inner.measured(y))
 
 
 def test_entries_behind_a_mask_do_not_count() -> None:

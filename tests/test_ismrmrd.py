@@ -186,7 +186,12 @@ def test_the_line_of_the_zero_frequency(header: str, column: int, tmp_path: Path
 def test_readouts_that_are_no_pictures(tmp_path: Path) -> None:
     """A bit of each kind, and of no kind, which is kept."""
     names = ["NOISE_MEASUREMENT", "PARALLEL_CALIBRATION", "NAVIGATION_DATA", "PHASECORR_DATA"]
-    names += ["HPFEEDBACK_DATA", "DUMMYSCAN_DATA", "RTFEEDBACK_DATA", "SURFACECOILCORRECTIONSCAN_DATA"]
+    names += [
+        "HPFEEDBACK_DATA",
+        "DUMMYSCAN_DATA",
+        "RTFEEDBACK_DATA",
+        "SURFACECOILCORRECTIONSCAN_DATA",
+    ]
     names += ["PHASE_STABILIZATION_REFERENCE", "PHASE_STABILIZATION"]
     bits = [getattr(ismrmrd, f"ACQ_IS_{name}") for name in names]
     kept = (images(2, 8), {"flags": [ismrmrd.ACQ_LAST_IN_SLICE]})
