@@ -105,6 +105,14 @@ def test_the_oversampling_of_readouts_is_removed(tmp_path: Path) -> None:
     np.testing.assert_allclose(scan.kspace[0], centred(x[:, 4:12]), atol=1e-5)
 
 
+def test_a_cartesian_scan_has_no_trajectory(tmp_path: Path) -> None:
+    path = written(tmp_path / "scan.h5", [(images(2, 8), {})])
+    line = refusal(lambda: points_of(str(path), "cycles"))
+    assert line == (
+        f"trajectory {path}: found a Cartesian scan, which is for operator=sense, expected another"
+    )
+
+
 def test_slices_and_repetitions_are_asked_for(tmp_path: Path) -> None:
     kspace = images(2, 3, 2, 8, 6)  # slices, repetitions, coils, kx, ky
     lines = [

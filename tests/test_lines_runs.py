@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import re
+import sys
 import urllib.request
 import warnings
 from collections.abc import Callable
@@ -14,18 +17,23 @@ from typing import Any
 import pytest
 import torch
 from lines import refusal, warnings_of
+from PIL import Image
 from torch import Tensor
 
-from invdiff import calibrate, commands, sample, solve
-from invdiff.app import form
+import invdiff
+from invdiff import calibrate, commands, likelihood, sample, solve
+from invdiff.app import AppSettings, form, page
 from invdiff.evaluation import lpips
 from invdiff.io.write import write_image
+from invdiff.likelihood import LikelihoodSettings
 from invdiff.noise import Gaussian
 from invdiff.operators import Denoise, Grayscale, Jpeg, checks
 from invdiff.operators.painted import Painted, known_pixels
-from invdiff.prior import GaussianDenoiser
+from invdiff.prior import GaussianDenoiser, checkpoint
+from invdiff.prior.checkpoint import load_prior
+from invdiff.prior.loaders import common, guided
 from invdiff.problem import Problem
-from invdiff.sharing import SharedRun, Task
+from invdiff.sharing import Share, SharedRun, Task
 from invdiff.solve import Part
 from invdiff.solvers import DiffPIR
 from invdiff.training.data import FolderData
@@ -194,3 +202,127 @@ def test_unreadable_files_of_training(tmp_path: Path) -> None:
     data = FolderData(files, size=8, channels=1)
     [line] = warnings_of(lambda: data.batch(torch.tensor([0, 1])))
     assert line.startswith(f"data: skipped 1 unreadable files so far: {tmp_path / 'b.png'}")
+
+
+def test_the_page_without_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    line = refusal(lambda: page.page(AppSettings()))
+    assert line.startswith("app: gradio cannot be imported (")
+    assert line.endswith("), expected it: pip install 'invdiff[app]'")
+
+
+def test_images_of_another_size_than_the_priors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", torch.rand(1, 4, 8))
+    monkeypatch.setattr(likelihood, "mismatch", lambda name, shape: "")
+    settings = LikelihoodSettings(prior="mine", data=str(tmp_path))
+    prior: Any = SimpleNamespace(shape=(1, 4, 4), stride=4)
+    assert warnings_of(lambda: likelihood.held_out(settings, prior)) == [
+        f"data {tmp_path}: found 4x8, and the prior was trained on 4x4 alone"
+    ]
+
+
+def test_settings_that_json_cannot_hold(
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_prior(str(prior))
+
+    def dumps(held: object) -> str:
+        raise TypeError("of no type")
+
+    monkeypatch.setattr(checkpoint, "json", SimpleNamespace(dumps=dumps))
+    line = refusal(lambda: checkpoint.save_prior(loaded, tmp_path / "new.safetensors"))
+    assert line == "network: cannot be written as JSON (of no type)"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_an_archive_of_code(tmp_path: Path) -> None:
+    path = tmp_path / "traced.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)), str(path))
+    assert refusal(lambda: common.read_weights(path)) == (
+        f"prior {path}: not a readable file of weights (found a TorchScript archive, which holds code)"
+    )
+
+
+def test_classifiers_of_guided_diffusion_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {
+        "time_embed.0.weight": torch.zeros(4, 2),
+        "input_blocks.0.0.weight": torch.zeros(2, 1, 3, 3),
+        "out.3.weight": torch.zeros(1),
+    }
+    monkeypatch.setattr(guided, "is_classifier", lambda weights: True)
+    assert refusal(lambda: guided.load_classifier(weights, {})) == (
+        "found 1 blocks down, expected levels of equal numbers of blocks"
+    )
+    found: Any = SimpleNamespace(classes=0)
+    monkeypatch.setattr(guided, "classifier_architecture", lambda *_: found)
+    monkeypatch.setattr(guided, "untold", lambda *_: (None, [], ""))
+    line = "found no labels, expected a classifier of some"
+    assert refusal(lambda: guided.load_classifier(weights, {})) == line
+
+
+def test_what_a_jpeg_file_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (16, 16)).save("y.jpg", quality=30, subsampling="4:2:0")
+    solve.with_what_is_meant(["task=jpeg", "measurement=y.jpg"])
+    said = capsys.readouterr().out
+    assert said == "jpeg: quality 30, half resolution of colour, as the file tells\n"
+
+
+def test_an_unknown_kernel_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Share, "of", lambda part: Share(0, 2))
+    words = ["measurement=y.png"]
+    line = refusal(lambda: solve.settings_of_unknown(words, solve.UnknownKernel()))
+    assert line == "operator.kernel: found unknown and several processes, expected one"
+
+
+# Calls whose words a person reads.
+SAYING = {"InputError", "warn", "say", "print", "ValueError", "TypeError"}
+OWN = Path(invdiff.__file__).parent
+
+
+def fixed(node: ast.AST) -> list[str]:
+    """The words of a string, or those between the values of a formatted one, each on one line."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else []
+    parts = node.values if isinstance(node, ast.JoinedStr) else []
+    return [part.value for part in parts if isinstance(part, ast.Constant)]
+
+
+def on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def held_by_tests() -> str:
+    """What the strings of all tests, and the examples in docstrings, hold."""
+    held = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            held.append("\0".join(fixed(node)))
+    for path in sorted(OWN.rglob("*.py")):
+        held += path.read_text(encoding="utf-8").split(">>>")[1:]
+    text = on_one_line("\0".join(held))
+    return text + text.replace("\\", "")  # of patterns, too
+
+
+def test_every_line_that_is_said_is_in_a_test() -> None:
+    """Of three words and more: a new message needs the test that shows it."""
+    held = held_by_tests()
+    left = set()
+    for path in sorted(OWN.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            if getattr(call.func, "attr", getattr(call.func, "id", "")) not in SAYING:
+                continue
+            strings = [node for each in call.args for node in ast.walk(each)]
+            for text in {
+                on_one_line(part).strip(" :;,.()'\"") for s in strings for part in fixed(s)
+            }:
+                if len(re.findall("[A-Za-z]+", text)) >= 3 and text not in held:
+                    left.add(f"{path.relative_to(OWN)}: {text}")
+    assert sorted(left) == []

@@ -474,7 +474,9 @@ def lucid_weights(**settings: Any) -> dict[str, Tensor]:
 
 def test_a_bare_network_of_denoising_diffusion_pytorch_needs_a_schedule() -> None:
     weights = lucid_weights(channels=1)
-    with pytest.raises(InputError, match="found no schedule in the file, expected prior.schedule"):
+    with pytest.raises(
+        InputError, match="found no schedule in the file, expected prior.schedule=NAME"
+    ):
         ddpm_pytorch.load(weights, {})
     found = ddpm_pytorch.load(weights, {"schedule": "cosine"})
     assert found.schedule.T == 1000
