@@ -9,8 +9,8 @@ from itertools import pairwise
 import oracles
 import pytest
 import torch
-from lines import warnings_of
 from exact import MixturePrior
+from lines import warnings_of
 from torch import Tensor
 
 from invdiff.errors import InputError
