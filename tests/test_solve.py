@@ -28,7 +28,7 @@ from invdiff import config, registry, solve
 from invdiff.config.command import run_guarded
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import read_image, read_picture
+from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.whole import sweep, write_whole
 from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
@@ -37,7 +37,8 @@ from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.problem import Problem
-from invdiff.solve import SolveSettings, main, pose
+from invdiff.solve import Part, SolveSettings, main, pose
+from invdiff.window import Window
 
 ROOT = Path(__file__).parents[1]
 
@@ -914,6 +915,28 @@ def test_defaults_are_valid_settings() -> None:
         config.validate(SolveSettings, config.resolve(["task=inpaint"], SolveSettings)).samples
         == 19
     )
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_part_of_the_images(known: bool, whole: bool) -> None:
+    """Their pictures, numbers, truth and measurements, in the order that is asked for."""
+    x = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 4) / 4
+    pictures = [Picture(x[:2], name="stack"), Picture(x[2:], name="last")]
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(torch.tensor([0.1, 0.2, 0.3])), x + 0.1)
+    window = Window((0, 4), (0, 4)) if whole else None
+    truth = x if known else None
+    part = Part(pictures, [5, 6, 7], truth, problem, window, pictures if whole else [])
+    found = part.of([2, 0])
+    assert found.names == [part.names[2], part.names[0]] and found.numbers == [7, 5]
+    assert torch.equal(torch.cat([p.values for p in found.pictures]), x[[2, 0]])
+    assert torch.equal(found.problem.y, problem.y[[2, 0]])
+    sigma = torch.as_tensor(found.problem.noise.variance(found.problem.y)).flatten().sqrt()
+    torch.testing.assert_close(sigma, torch.tensor([0.3, 0.1]))
+    assert (found.truth is None) == (not known) and found.window is window
+    assert found.truth is None or torch.equal(found.truth, x[[2, 0]])
+    assert len(found.wholes) == 2 * whole
+    assert part.of([0, 1, 2]) is part
 
 
 @pytest.mark.slow
