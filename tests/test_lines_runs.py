@@ -310,7 +310,7 @@ def held_by_tests() -> str:
 
 
 def test_every_line_that_is_said_is_in_a_test() -> None:
-    """Of three words and more: a new message needs the test that shows it."""
+    """A new message, and a new word in one, needs the test that shows it."""
     held = held_by_tests()
     left = set()
     for path in sorted(OWN.rglob("*.py")):
@@ -323,6 +323,6 @@ def test_every_line_that_is_said_is_in_a_test() -> None:
             for text in {
                 on_one_line(part).strip(" :;,.()'\"") for s in strings for part in fixed(s)
             }:
-                if len(re.findall("[A-Za-z]+", text)) >= 3 and text not in held:
+                if re.search("[A-Za-z]{3}", text) and text not in held:
                     left.add(f"{path.relative_to(OWN)}: {text}")
     assert sorted(left) == []
