@@ -917,6 +917,19 @@ def test_defaults_are_valid_settings() -> None:
     )
 
 
+def test_which_posteriors_are_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a setting that has a calibration, unless a hole of it was filled."""
+    y = torch.full((1, 1, 4, 4), 0.5)
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(0.1), y)
+    posterior = Posterior(torch.rand(4, 1, 1, 4, 4), problem, nfe=1, seconds=0.0)
+    filled = dataclasses.replace(posterior, filled=(True,))
+    found = object()
+    for known in (None, found):
+        monkeypatch.setattr(solve, "calibration_of", lambda *_, known=known: known)
+        assert solve.calibrated(None, None, None, None, posterior).adjustment is known
+        assert solve.calibrated(None, None, None, None, filled) is filled
+
+
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_part_of_the_images(known: bool, whole: bool) -> None:
