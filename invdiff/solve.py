@@ -80,7 +80,7 @@ from invdiff.io.measurements import read_measurements
 from invdiff.io.names import free_name, label
 from invdiff.io.pictures import Picture, has_holes, to_channels
 from invdiff.io.volumes import read_volume
-from invdiff.io.whole import RUN_FILE, WholeFolder, write_json
+from invdiff.io.whole import RUN_FILE, WholeFolder, cleaned_by_signals, write_json
 from invdiff.io.write import write_picture
 from invdiff.noise import describe_sigma
 from invdiff.one_call import check_one_call
@@ -606,7 +606,8 @@ def solve_unknown(words: list[str], unknown: UnknownKernel) -> None:
     for key in ("out", "overwrite", "part", "solver"):
         del stored[key]
     folder = results_of(settings)
-    with contextlib.ExitStack() as held, folder:
+    # The folder's handlers of signals lie outside of `held`, which puts back what it met.
+    with cleaned_by_signals(), contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
         with progress_bar() as bar:
             found = restore_blind(
@@ -741,7 +742,7 @@ def solve_parts(
     finished: list[str] = []
     answers: list[Picture] = []
     folder = results_of(settings)
-    with contextlib.ExitStack() as held, folder:
+    with cleaned_by_signals(), contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
         name = name_of(settings.prior)
         if hub.recognise(name):

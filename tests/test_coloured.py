@@ -17,6 +17,7 @@ from invdiff.errors import InputError
 from invdiff.evaluation.report import describe_noise
 from invdiff.inference import restore
 from invdiff.noise import Coloured, Correlated, Gaussian, NoiseModel
+from invdiff.noise.whitening import Filter
 from invdiff.operators import CircularBlur, Denoise, Operator
 from invdiff.operators.whitened import LinearWhitened, Whitened
 from invdiff.posterior import Posterior
@@ -97,6 +98,20 @@ def test_likelihood_is_that_of_scipy(noise: NoiseModel) -> None:
 
 
 @every
+def test_one_axis_more_before_rows_and_columns(noise: NoiseModel) -> None:
+    y = normal(2, 2, 4, 5, seed=2)
+    clean = normal(2, 2, 4, 5, seed=3)
+    found = noise.log_likelihood(y[:, :, None], clean[:, :, None])
+    torch.testing.assert_close(found, noise.log_likelihood(y, clean))
+
+
+def test_a_power_is_that_of_the_last_two_axes() -> None:
+    for noise in (Coloured(0.1), Coloured(0.1, spectrum=SPECTRUM)):
+        torch.testing.assert_close(noise.power(LIKE[:, 0]), noise.power(LIKE))
+        torch.testing.assert_close(noise.power(LIKE[:, None]), noise.power(LIKE))
+
+
+@every
 def test_variance_is_the_diagonal(noise: NoiseModel) -> None:
     found = torch.as_tensor(noise.variance(LIKE)).expand_as(LIKE)[0].flatten()
     torch.testing.assert_close(found.double(), covariance_of(noise, LIKE).diagonal())
@@ -173,6 +188,17 @@ def test_convolutions_keep_their_decomposition() -> None:
     assert abs(float(dot)) < 1e-12
     quantised = Problem(operators.Quantise((2, 4, 5)), Coloured(0.1), y).operator
     assert type(quantised) is Whitened
+
+
+@pytest.mark.parametrize("inner", [Denoise((1, 4, 4)), operators.FourierLines((1, 4, 4))])
+def test_what_is_measured_of_a_picture_is_one_when_white(inner: Operator) -> None:
+    """Whether measurements are pictures, which entries are measured and how many stay as they were."""
+    white = Filter(1.0, torch.full((4, 4), 0.5).double())
+    y = normal(2, *inner(torch.zeros(1, 1, 4, 4)).shape[1:])
+    for made in (Whitened(inner, white), LinearWhitened(inner, white)):
+        assert made.picture == inner.picture
+        assert made.count(y) == inner.count(y)
+        assert torch.equal(made.measured(y), inner.measured(y))
 
 
 def test_entries_behind_a_mask_do_not_count() -> None:

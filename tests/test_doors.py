@@ -353,4 +353,5 @@ def test_processes_that_cannot_meet(folder: Path, monkeypatch: pytest.MonkeyPatc
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     found = message(train.main, "data=data", "out=run", "device=cpu")
-    assert "processes: found 2 (WORLD_SIZE), which cannot meet" in found
+    assert found.startswith("processes: found 2 (WORLD_SIZE), which cannot meet (")
+    assert found.strip().endswith("): expected the environment that torchrun sets")

@@ -94,7 +94,9 @@ def test_heads_and_their_order_are_words(tmp_path: Path) -> None:
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with pytest.warns(UserWarning, match=r"assumed schedule=linear, T=1000 \(the defaults"):
         right = load_classifier(path, told={"head_channels": 16, "attention_order": "legacy"})
-    with pytest.warns(UserWarning, match="classifier.WORD=VALUE tells another"):
+    with pytest.warns(
+        UserWarning, match=r"guided-diffusion\); classifier.WORD=VALUE tells another"
+    ):
         other = load_classifier(path, told={"head_channels": 16, "attention_order": "new"})
     heads = load_classifier(path, told={"heads": 1, "attention_order": "legacy"})
     with torch.no_grad():

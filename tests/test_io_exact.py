@@ -1652,6 +1652,26 @@ def test_what_a_killed_process_left_is_removed(
         assert (folder / "Run" / "x").exists() == (gone and kind == "old")
 
 
+def test_what_cannot_be_looked_at_is_left_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hidden name of another user, or one that is gone meanwhile: nobody knows whose it is."""
+    path = tmp_path / f".tmp-4194999-{whole._host()}-{'a' * 8}-x.txt"
+    path.touch()
+
+    def refuse(*given: object) -> int:
+        raise PermissionError(errno.EACCES, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole, "_lives", lambda process: False)
+        patch.setattr(os, "open", refuse)
+        whole.sweep(tmp_path)
+    assert path.exists()
+    monkeypatch.setattr(whole, "_lives", lambda process: False)
+    whole.sweep(tmp_path)
+    assert not path.exists()
+
+
 def test_an_old_run_whose_place_is_taken_is_removed(tmp_path: Path) -> None:
     path = tmp_path / f".old-1-{'0' * 8}-{'a' * 8}-Run"
     path.mkdir()

@@ -474,7 +474,9 @@ def lucid_weights(**settings: Any) -> dict[str, Tensor]:
 
 def test_a_bare_network_of_denoising_diffusion_pytorch_needs_a_schedule() -> None:
     weights = lucid_weights(channels=1)
-    with pytest.raises(InputError, match="found no schedule in the file, expected prior.schedule"):
+    with pytest.raises(
+        InputError, match="found no schedule in the file, expected prior.schedule=NAME"
+    ):
         ddpm_pytorch.load(weights, {})
     found = ddpm_pytorch.load(weights, {"schedule": "cosine"})
     assert found.schedule.T == 1000
@@ -951,3 +953,36 @@ def test_both_kinds_of_torch_s_files_are_read(zip_file: bool, tmp_path: Path) ->
     path = tmp_path / "a.pt"
     torch.save({"a": torch.arange(3.0)}, path, _use_new_zipfile_serialization=zip_file)
     assert common.read_weights(path)["a"].tolist() == [0, 1, 2]
+
+
+# The words that each format takes, where a file does not tell what they do.
+WORDS: dict[str, tuple[str, ...]] = {
+    "guided": (
+        *("heads", "head_channels", "attention_order", "schedule", "T", "rescale_timesteps"),
+        *("size", "target", "variance", "kind"),
+    ),
+    "pesser": ("schedule", "T", "variance", "size", "target"),
+    "ddpm_pytorch": ("target", "schedule", "T", "size", "variance"),
+    "diffusers": ("schedule", "T", "size", "target", "variance", "kind"),
+    "edm": (),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_words_of_a_format(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is handed to its loader, and any other is refused with a line that names all of them."""
+    seen: list[object] = []
+    room = getattr(foreign, name)
+    monkeypatch.setattr(room, "load", lambda weights, *told: seen.extend(told))
+    monkeypatch.setattr(foreign, "_is_plain_pickle", lambda path: name == "edm")
+    monkeypatch.setattr(foreign, "_weights", lambda path: {"a": torch.zeros(1)})
+    for other in ("guided", "pesser", "ddpm_pytorch"):
+        monkeypatch.setattr(getattr(foreign, other), "recognise", lambda _, own=other: own == name)
+    path = tmp_path if name == "diffusers" else tmp_path / "weights.pt"
+    told = dict.fromkeys(WORDS[name], 1)
+    foreign._foreign(path, told)
+    assert seen == ([] if name == "edm" else [told])
+    with pytest.raises(InputError) as refused:
+        foreign._foreign(path, {"zzz": 1})
+    others = ", ".join(WORDS[name]) or "none"
+    assert str(refused.value) == f"'zzz' is no setting of this file (settings: {others})"

@@ -18,6 +18,8 @@ from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.collection import read_images
 from invdiff.noise import (
+    Coloured,
+    Correlated,
     Gaussian,
     Laplace,
     NoiseModel,
@@ -39,7 +41,7 @@ from invdiff.noise.level import (
 )
 from invdiff.operators import CircularBlur, Denoise, MaskBox, MaskRandom
 from invdiff.problem import Problem
-from invdiff.registry import lookup
+from invdiff.registry import lookup, names
 from invdiff.rng import Streams
 from invdiff.solvers import DDNM, DDRM, DDNMPlus, DiffPIR, PiGDM, Solver
 
@@ -667,3 +669,77 @@ def test_the_filters_of_the_noise_level_are_those_of_the_papers() -> None:
     ):
         expected = torch.nn.functional.conv2d(y[:, None], mask[None, None])[:, 0]
         torch.testing.assert_close(_filtered(y, *taps) / norm, expected)
+
+
+Draws = Callable[..., np.ndarray]
+ROOTED = np.tril(np.arange(1.0, 26).reshape(5, 5)) / 100  # L of a covariance L L^T of rows
+
+
+def laplace(x: np.ndarray, draw: Draws) -> np.ndarray:
+    """The difference of two exponential variables."""
+    minus = np.log1p(-draw("uniform"))
+    return x + 0.2 * (np.log1p(-draw("uniform")) - minus)
+
+
+def salt(x: np.ndarray, draw: Draws) -> np.ndarray:
+    spoilt = draw("uniform") < 0.3
+    white = draw("uniform") < 0.5
+    return np.where(spoilt, white, x + 0.1 * draw("normal"))
+
+
+def pink(x: np.ndarray, draw: Draws) -> np.ndarray:
+    """Powers of 1 / f, the mean 0.1^2, and at no frequency that of one period of the longer side."""
+    f = np.hypot(np.fft.fftfreq(4)[:, None], np.fft.fftfreq(5)[None])
+    f[0, 0] = 1 / 5
+    root = 0.1 * np.sqrt(1 / f / np.mean(1 / f))
+    return x + np.fft.ifft2(root * np.fft.fft2(draw("normal"))).real
+
+
+def magnitude(x: np.ndarray, draw: Draws) -> np.ndarray:
+    real = x + 0.3 * draw("normal")
+    return np.hypot(real, 0.3 * draw("normal"))
+
+
+def read_out(x: np.ndarray, draw: Draws) -> np.ndarray:
+    photons = draw("poisson", 20.0 * np.maximum(x, 0))
+    return photons / 20 + 0.1 * draw("normal")
+
+
+# What a draw is, in the numbers of its stream, in the order in which it takes them.
+DRAWN: dict[str, tuple[NoiseModel, Callable[[np.ndarray, Draws], np.ndarray]]] = {
+    "gaussian": (Gaussian(0.1), lambda x, draw: x + 0.1 * draw("normal")),
+    "poisson": (Poisson(20.0), lambda x, draw: draw("poisson", 20 * np.maximum(x, 0)) / 20),
+    "poisson_gaussian": (PoissonGaussian(20.0, 0.1), read_out),
+    "laplace": (Laplace(0.2), laplace),
+    "salt_and_pepper": (SaltAndPepper(0.3, 0.1), salt),
+    "rician": (Rician(0.3), magnitude),
+    "speckle": (
+        Speckle(2.5),
+        lambda x, draw: np.maximum(x, 0) * stats.gamma(2.5, scale=1 / 2.5).ppf(draw("uniform")),
+    ),
+    "quantised": (
+        Quantised(2, 0.2),
+        lambda x, draw: np.round(3 * np.clip(x + 0.2 * draw("normal"), 0, 1)) / 3,
+    ),
+    "coloured": (Coloured(0.1), pink),
+    "correlated": (
+        Correlated(ROOTED @ ROOTED.T),
+        lambda x, draw: x + draw("normal") @ ROOTED.T,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", names("noise"))
+def test_a_draw_is_this_of_the_numbers_of_its_stream(name: str) -> None:
+    """Written out in NumPy: a seed means the same numbers for as long as this stands."""
+    noise, formula = DRAWN[name]
+    clean = 1.4 * torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).double() - 0.2
+    taken = streams(2)
+
+    def draw(kind: str, like: np.ndarray | None = None) -> np.ndarray:
+        given = clean if like is None else torch.from_numpy(like)
+        numbers: Tensor = getattr(taken, kind)(given)
+        return numbers.numpy()
+
+    found = noise.sample(clean, streams(2))
+    np.testing.assert_allclose(found.numpy(), formula(clean.numpy(), draw), rtol=1e-5, atol=1e-9)

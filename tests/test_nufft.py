@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lines import refusal
 from torch import Tensor
 
 from invdiff import Gaussian, Problem, restore
@@ -179,6 +181,62 @@ def test_what_cannot_be_is_one_line(given: dict[str, Any], message: str) -> None
     words: dict[str, Any] = {"trajectory": SPOKES, "units": "radians", "coils": 2, **given}
     with pytest.raises(InputError, match=message):
         NonCartesian((1, 4, 6), **words)
+
+
+def test_the_transform_and_its_adjoint_are_derivatives_of_each_other() -> None:
+    """To the second order: the derivative of <A x, y> by x is A^T y, and that of <A^T y, x> is A x."""
+    a = NonCartesian((2, 4, 5), SPOKES, "radians", coils=2).double()
+    x = images(2, 2, 4, 5).requires_grad_()
+    y = images(2, 4, 3, 4, seed=1).requires_grad_()
+    (back,) = torch.autograd.grad((a(x) * y).sum(), x, create_graph=True)
+    torch.testing.assert_close(back, a.adjoint(y))
+    (there,) = torch.autograd.grad((a.adjoint(y) * x).sum(), y, create_graph=True)
+    torch.testing.assert_close(there, a(x))
+    (again,) = torch.autograd.grad((back * x.detach()).sum(), y)
+    torch.testing.assert_close(again, a(x))
+
+
+INSIDE = (
+    "measurement: found shape {}, expected (2 coils, readouts, samples): the real parts, then the "
+    "imaginary parts, of all coils; or complex values (coils, readouts, samples)"
+)
+
+LINES: list[tuple[Callable[[], object], str]] = [
+    (lambda: NonCartesian.infer_shape((3, 3, 4), {}), INSIDE.format((3, 3, 4))),
+    (lambda: NonCartesian.infer_shape((4, 12), {}), INSIDE.format((4, 12))),
+    (
+        lambda: NonCartesian.infer_shape((4, 3, 4), {}),
+        "size: found none, expected operator.size=[H,W]: samples of k-space do not tell the image's",
+    ),
+    (
+        lambda: points_of(SPOKES[..., :1], "radians"),
+        "trajectory: found shape (3, 4, 1), expected real numbers (readouts, samples, 2), or "
+        "(samples, 2)",
+    ),
+    (
+        lambda: points_of(SPOKES[None], "radians"),
+        "trajectory: found shape (1, 3, 4, 2), expected real numbers (readouts, samples, 2), or "
+        "(samples, 2)",
+    ),
+    (
+        lambda: points_of(torch.tensor([[0.0, -0.501]]), "cycles"),
+        "trajectory: found 0.501, expected -0.5 to 0.5 cycles per pixel",
+    ),
+    (
+        lambda: NonCartesian((1, 4, 6), SPOKES, "radians", coils=2, maps=np.ones((2, 4, 6))),
+        "maps: found both of coils and maps, expected one: coils=8 simulates maps, maps=FILE reads "
+        "them",
+    ),
+    (
+        lambda: NonCartesian((1, 4, 6), SPOKES, "radians", maps=np.zeros((2, 4, 6))),
+        "maps: found zeros alone, expected sensitivities",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "line"), LINES)
+def test_the_whole_line(call: Callable[[], object], line: str) -> None:
+    assert refusal(call) == line
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,7 +28,7 @@ from invdiff import config, registry, solve
 from invdiff.config.command import run_guarded
 from invdiff.errors import InputError
 from invdiff.inference import restore
-from invdiff.io.pictures import read_image, read_picture
+from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.whole import sweep, write_whole
 from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
@@ -36,7 +37,8 @@ from invdiff.operators.base import numbered
 from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import PriorSpec, load_prior, save_prior
 from invdiff.problem import Problem
-from invdiff.solve import SolveSettings, main, pose
+from invdiff.solve import Part, SolveSettings, main, pose
+from invdiff.window import Window
 
 ROOT = Path(__file__).parents[1]
 
@@ -788,6 +790,27 @@ def test_a_run_that_dies_anywhere_leaves_old_or_new_results(
     assert seen >= {(1, False), (2, True)} | ({(2, False)} if number == signal.SIGTERM else set())
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_program_has_its_handlers_of_signals_back(
+    number: int, fails: bool, prior: Path, picture: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Whether `main` returns or raises, after the block that holds signals back has begun."""
+    seen: list[object] = []
+
+    def judge(*given: object) -> None:
+        seen.append(signal.getsignal(number))
+        if fails:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(solve, "judge_and_show", judge)
+    signal.signal(number, signal.SIG_DFL)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        main(denoise(prior, picture, tmp_path / "run"))
+    assert len(seen) == 1 and callable(seen[0])
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
 @pytest.mark.slow
 def test_help_from_any_folder(tmp_path: Path) -> None:
     for command in ("solve", "calibrate", "train", "sample", "likelihood", "check"):
@@ -892,6 +915,41 @@ def test_defaults_are_valid_settings() -> None:
         config.validate(SolveSettings, config.resolve(["task=inpaint"], SolveSettings)).samples
         == 19
     )
+
+
+def test_which_posteriors_are_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a setting that has a calibration, unless a hole of it was filled."""
+    y = torch.full((1, 1, 4, 4), 0.5)
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(0.1), y)
+    posterior = Posterior(torch.rand(4, 1, 1, 4, 4), problem, nfe=1, seconds=0.0)
+    filled = dataclasses.replace(posterior, filled=(True,))
+    found = object()
+    for known in (None, found):
+        monkeypatch.setattr(solve, "calibration_of", lambda *_, known=known: known)
+        assert solve.calibrated(None, None, None, None, posterior).adjustment is known
+        assert solve.calibrated(None, None, None, None, filled) is filled
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_part_of_the_images(known: bool, whole: bool) -> None:
+    """Their pictures, numbers, truth and measurements, in the order that is asked for."""
+    x = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 4) / 4
+    pictures = [Picture(x[:2], name="stack"), Picture(x[2:], name="last")]
+    problem = Problem(Denoise((1, 4, 4)), Gaussian(torch.tensor([0.1, 0.2, 0.3])), x + 0.1)
+    window = Window((0, 4), (0, 4)) if whole else None
+    truth = x if known else None
+    part = Part(pictures, [5, 6, 7], truth, problem, window, pictures if whole else [])
+    found = part.of([2, 0])
+    assert found.names == [part.names[2], part.names[0]] and found.numbers == [7, 5]
+    assert torch.equal(torch.cat([p.values for p in found.pictures]), x[[2, 0]])
+    assert torch.equal(found.problem.y, problem.y[[2, 0]])
+    sigma = torch.as_tensor(found.problem.noise.variance(found.problem.y)).flatten().sqrt()
+    torch.testing.assert_close(sigma, torch.tensor([0.3, 0.1]))
+    assert (found.truth is None) == (not known) and found.window is window
+    assert found.truth is None or torch.equal(found.truth, x[[2, 0]])
+    assert len(found.wholes) == 2 * whole
+    assert part.of([0, 1, 2]) is part
 
 
 @pytest.mark.slow

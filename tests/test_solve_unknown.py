@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,27 @@ def found_of(kernels: torch.Tensor, **parameters: torch.Tensor) -> BlindPosterio
 
 
 ASKED = ["task=deblur", "operator.kernel=unknown", "operator.size=3", "measurement=photo.png"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_program_has_its_handlers_of_signals_back(
+    fails: bool, folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether `main` returns or raises, after the block that holds signals back has begun."""
+    seen: list[object] = []
+
+    def save(self: BlindPosterior, folder: Path) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        if fails:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(BlindPosterior, "save_kernel", save)
+    monkeypatch.setattr(Posterior, "plot", lambda *given: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        main([*ASKED, f"prior={prior}", "samples=1", "noise.sigma=0.05", "out=run"])
+    assert len(seen) == 1 and callable(seen[0])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("family", ["gaussian", "free"])

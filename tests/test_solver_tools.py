@@ -10,6 +10,7 @@ import oracles
 import pytest
 import torch
 from exact import MixturePrior
+from lines import warnings_of
 from torch import Tensor
 
 from invdiff.errors import InputError
@@ -816,8 +817,11 @@ def test_one_particle_says_that_there_are_several_modes() -> None:
     posed = one_row(0.5).select([0] * 12)
     solver = Gibbs(particles=1, rounds=12, sweeps=1)
     streams = Streams([(3, b) for b in range(12)])
-    with pytest.warns(UserWarning, match="particles=1: found draws that change between modes"):
-        list(trajectory(posed, five_modes(), solver, streams, posed.y))
+    told = warnings_of(lambda: list(trajectory(posed, five_modes(), solver, streams, posed.y)))
+    assert told == [
+        "solver gibbs with particles=1: found draws that change between modes, whose shares it gets "
+        "wrong; expected particles=24 for a posterior of several modes"
+    ]
     gaussian, _, _ = gaussian_and_operator(33)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

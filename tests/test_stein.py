@@ -259,6 +259,20 @@ def test_every_figure_written_out() -> None:
         assert found.mean_map[b].flatten().numpy() == pytest.approx(pairs.mean(0) / unit)
 
 
+def test_sums_of_numbers_in_float32_are_sums_in_float64() -> None:
+    """Of points far from 0, whose mean in float32 is off by 1e-4: what is found is not."""
+    parts = [drawn(7, 1, 1, 4, 4, seed=seed).float() for seed in range(4)]
+    parts[0] += 4096
+    parts[2] += 4096
+    found, exact = (
+        stein_of(Scored(*numbers, blur=torch.zeros(1), exact=True))
+        for numbers in (parts, [part.double() for part in parts])
+    )
+    for name in ("width", "width_error", "mean", "mean_error", "width_map", "mean_map"):
+        expected = getattr(exact, name).double()
+        torch.testing.assert_close(getattr(found, name).double(), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_results_do_not_depend_on_the_batch() -> None:
     posterior = exact_posterior(OPERATORS["random"], 0.1, 1.0, 8)
     both = stein(posterior, DENOISER, seed=3)

@@ -15,7 +15,7 @@ from invdiff.io import formats
 from invdiff.io.pictures import Picture
 from invdiff.training import DataFile, FolderData, TrainingData, load_data
 from invdiff.training import data as data_module
-from invdiff.training.data import Squares, averages, epoch_order, swiss_roll
+from invdiff.training.data import Squares, averages, epoch_order, shrunk, swiss_roll
 from invdiff.training.record import held_out_contents
 
 
@@ -247,6 +247,21 @@ def test_squares_of_a_range_below_one_are_all_shrunk() -> None:
     squares = Squares(16, (0.5, 0.5))
     u = torch.rand(50, squares.uniforms, generator=torch.Generator().manual_seed(2))
     assert {squares.side(image, row) for row in u} == {32}
+
+
+def test_a_square_shrunk_by_splines_is_pillow_s() -> None:
+    """Which keeps 0 and 255, and cuts off what goes beyond them beside an edge."""
+    for square in (
+        torch.full((1, 12, 12), 255),
+        torch.zeros(1, 12, 12),
+        255 * (torch.arange(12) > 5).long().expand(1, 12, 12),
+        torch.randint(256, (1, 12, 12), generator=torch.Generator().manual_seed(0)),
+    ):
+        image = Image.fromarray(square[0].byte().numpy())
+        expected = np.asarray(image.resize((5, 5), Image.Resampling.BICUBIC)).astype(int)
+        found = shrunk(square.byte(), 5, "bicubic")[0].int().numpy()
+        assert abs(found - expected).max() <= 1
+        assert (found.min(), found.max()) == (expected.min(), expected.max())
 
 
 def test_a_shrunk_square_is_of_its_window() -> None:

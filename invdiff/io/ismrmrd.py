@@ -7,6 +7,7 @@ are calibration lines that are no part of the image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,9 @@ GROUP = "dataset"  # in which the library writes, unless it is told of another
 # phases, feedback (two kinds), dummies, the coils' correction, stabilisation of phases (two kinds).
 NO_IMAGE = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 REVERSED = 22  # a readout that was taken from its end to its beginning
+
+# What the library raises: a header that is no XML is a SyntaxError, one that lacks a part a TypeError.
+_UNREADABLE = (OSError, LookupError, ValueError, TypeError, SyntaxError)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def read_ismrmrd(path: str | Path, slice: Chosen = None, repetition: Chosen = No
             header = library.xsd.CreateFromDocument(file.read_xml_header())
             count = file.number_of_acquisitions()
             every = [file.read_acquisition(k) for k in range(count)]
-    except (OSError, LookupError, ValueError) as error:
+    except _UNREADABLE as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"measurement {path}: cannot be read as ISMRMRD ({reason})") from None
     lines = [line for line in every if not any(_has(line, bit) for bit in NO_IMAGE)]
@@ -168,8 +172,18 @@ def _on_grid(path: str | Path, images: list[list[Any]], encoding: Any) -> Scan:
     """The readouts of a Cartesian scan on their grid, without what was oversampled."""
     encoded = encoding.encodedSpace
     matrix = encoded.matrixSize
-    limits = encoding.encodingLimits and encoding.encodingLimits.kspace_encoding_step_1
+    limits = encoding.encodingLimits.kspace_encoding_step_1
     middle = limits.center if limits else matrix.y // 2
+    fields = (encoding.reconSpace.fieldOfView_mm.x, encoded.fieldOfView_mm.x)
+    sizes = (matrix.x, matrix.y, *fields)
+    # The library leaves a word where it expects a number as it is.
+    words = [found for found in (*sizes, middle) if isinstance(found, str)]
+    wrong = words or [found for found in sizes if not 0 < found < math.inf]
+    if wrong:
+        raise InputError(
+            f"measurement {path}: found {wrong[0]!r} among the sizes in the header, expected "
+            "positive numbers"
+        )
     coils = images[0][0].active_channels
     total = np.zeros((len(images), coils, matrix.x, matrix.y), np.complex128)
     times = np.zeros((len(images), matrix.x, matrix.y))
@@ -189,8 +203,7 @@ def _on_grid(path: str | Path, images: list[list[Any]], encoding: Any) -> Scan:
             total[b, :, rows, column] += values
             times[b, rows, column] += 1
     kspace = total / np.maximum(times, 1)[:, None]
-    field = encoding.reconSpace.fieldOfView_mm.x / encoded.fieldOfView_mm.x
-    size = round(matrix.x * field)
+    size = round(matrix.x * fields[0] / fields[1])
     mask = times > 0
     if not 0 < size < matrix.x:
         return Scan(kspace.astype(np.complex64), mask, None, 1.0)

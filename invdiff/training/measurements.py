@@ -221,14 +221,15 @@ def parts_of(count: int) -> list[range]:
     return [range(start, min(start + PART, count)) for start in range(0, count, PART)]
 
 
-def start_in(path: Path) -> Gaussian:
-    """Return the Gaussian of the start that is in a file.
+def start_in(path: Path) -> tuple[Gaussian, int]:
+    """Return the Gaussian of the start that is in a file, and how many laps it has behind it.
 
     Products of matrices round otherwise where these lie otherwise in memory: all are copied, row by row.
     """
     tensors = {name: tensor.clone() for name, tensor in tensors_in(path.read_bytes()).items()}
     rest = float(tensors["rest"])
-    return Gaussian(tensors["mean"], tensors["directions"], tensors["variances"], rest)
+    gaussian = Gaussian(tensors["mean"], tensors["directions"], tensors["variances"], rest)
+    return gaussian, int(tensors["laps"])
 
 
 @dataclass(frozen=True)
@@ -389,8 +390,7 @@ class Run:
         done = 0
         gaussian = Gaussian.first(self.problem.operator.shape)
         if path.exists():
-            gaussian = start_in(path)
-            done = int(tensors_in(path.read_bytes())["laps"])
+            gaussian, done = start_in(path)
         problem = self.problem.to(device, torch.float32)
         with progress_bar(hidden=not self.progress) as bar:
             for number in range(done, self.start_laps):
@@ -404,7 +404,7 @@ class Run:
                     "laps": torch.tensor(number + 1),
                 }
                 write_whole(path, bytes_of(held))
-                gaussian = start_in(path)  # as a run that was killed here has it
+                gaussian, _ = start_in(path)  # as a run that was killed here has it
                 show(bar, (number + 1) / self.start_laps)
         return gaussian
 
