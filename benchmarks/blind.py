@@ -5,9 +5,9 @@
 A square of each photograph is blurred by one of the kernels in turn, and noise is added. It is restored by
 `restore_blind`, which knows the side of the kernel and no more, and by the default solver, which knows the kernel. The
 answer is the mean of --samples samples. A picture and its kernel may both be shifted: the correlation of the kernels is
-the largest over shifts of whole pixels, and the restoration is compared with the photograph shifted, by steps of a
-quarter of a pixel, to where its PSNR is largest; that with the known kernel likewise. The outermost --border pixels do
-not count. Each photograph's scores are kept in the folder --out, and a run that was stopped goes on.
+the largest over shifts of whole pixels, and over shifts of quarters of a pixel, and the restoration is compared with
+the photograph shifted, by steps of a quarter of a pixel, to where its PSNR is largest; that with the known kernel
+likewise. The outermost --border pixels do not count. Each photograph's scores are kept in the folder --out, and a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -38,17 +38,36 @@ from invdiff.solvers import DEFAULT, preset
 Scores = dict[str, float]
 FARTHEST = 3.0  # pixels of a shift
 STEP = 0.25
+PARTS = 4  # of a pixel, by which kernels are shifted
 
 
-def correlation(found: Tensor, truth: Tensor) -> float:
-    """Return the largest correlation of two kernels over shifts of whole pixels."""
+def correlation(found: Tensor, truth: Tensor, parts: int = 1) -> float:
+    """Return the largest correlation of two kernels over shifts of whole pixels, or of parts of one.
+
+    Kernels are shifted by parts of a pixel as `shifted` does images: by their Fourier transform.
+    """
     side = found.shape[-1] + truth.shape[-1]
     spectra = []
     for kernel in (found, truth):
         grown = F.pad(kernel.double(), (0, side - kernel.shape[1], 0, side - kernel.shape[0]))
-        grown = grown - grown.mean()
-        spectra.append(torch.fft.rfft2(grown / torch.linalg.vector_norm(grown)))
-    return float(torch.fft.irfft2(spectra[0] * spectra[1].conj(), s=(side, side)).max())
+        spectra.append(torch.fft.rfft2(grown - grown.mean(), norm="ortho"))
+    rows = torch.fft.fftfreq(side, dtype=torch.float64)[:, None]
+    columns = torch.fft.rfftfreq(side, dtype=torch.float64)
+    norm = float(torch.linalg.vector_norm(irfft(spectra[0], side)))
+    best = -1.0
+    for down in range(parts):
+        for across in range(parts):
+            phase = torch.exp(-2j * math.pi * (down * rows + across * columns) / parts)
+            # Half a period has no phase: what of it is imaginary is lost, and the norm with it.
+            moved = irfft(phase * spectra[1], side)
+            products = irfft(spectra[0] * torch.fft.rfft2(moved, norm="ortho").conj(), side) * side
+            best = max(best, float(products.max() / torch.linalg.vector_norm(moved)) / norm)
+    return best
+
+
+def irfft(spectrum: Tensor, side: int) -> Tensor:
+    """Return the square picture of a spectrum."""
+    return torch.fft.irfft2(spectrum, s=(side, side), norm="ortho")
 
 
 def shifted(x: Tensor, down: float, across: float) -> Tensor:
@@ -111,7 +130,11 @@ def compare(
         "unknown": blind.within(blind.picture.mean),
         "known": middle(known.mean, arguments.side),
     }
-    scores = {"correlation": correlation(blind.kernel, kernel), "CPU s": seconds}
+    scores = {
+        "correlation": correlation(blind.kernel, kernel),
+        "correlation of parts": correlation(blind.kernel, kernel, PARTS),
+        "CPU s": seconds,
+    }
     for name, answer in answers.items():
         place = best_shift(answer, truth, arguments.border)
         moved = inner(shifted(truth, *place).clamp(0, 1), arguments.border)
@@ -126,12 +149,13 @@ def rows(found: dict[str, Scores]) -> Iterator[str]:
     names = [
         f"{name} {score}" for score in ("PSNR", "LPIPS") for name in ("blurred", "known", "unknown")
     ]
-    yield "| photograph | kernel | " + " | ".join(names) + " | correlation |"
-    yield "|" + "---|" * (len(names) + 3)
+    yield "| photograph | kernel | " + " | ".join(names) + " | correlation | by quarter pixels |"
+    yield "|" + "---|" * (len(names) + 4)
     for label, scores in found.items():
         yield f"| {' | '.join(label.split('.'))} | {cells(scores, names)} |"
     middles = {
-        name: median(scores[name] for scores in found.values()) for name in (*names, "correlation")
+        name: median(scores[name] for scores in found.values())
+        for name in (*names, "correlation", "correlation of parts")
     }
     yield f"| median | | {cells(middles, names)} |"
     behind = median(scores["known PSNR"] - scores["unknown PSNR"] for scores in found.values())
@@ -141,7 +165,8 @@ def rows(found: dict[str, Scores]) -> Iterator[str]:
 def cells(scores: Scores, names: list[str]) -> str:
     """Return the scores of a row."""
     shown = [f"{scores[name]:.2f}" if "PSNR" in name else f"{scores[name]:.3f}" for name in names]
-    return " | ".join([*shown, f"{scores['correlation']:.3f}"])
+    shown += [f"{scores['correlation']:.3f}", f"{scores['correlation of parts']:.3f}"]
+    return " | ".join(shown)
 
 
 def main() -> None:

@@ -12,7 +12,12 @@ from invdiff.blind import Chain, blind_problem, restore_blind
 from invdiff.errors import InputError
 from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import Blur
-from invdiff.operators.kernel_guess import STIFFEST, few_edges, guess_kernel
+from invdiff.operators.kernel_guess import (
+    STIFFEST,
+    few_edges,
+    guess_kernel,
+    without_small_parts,
+)
 from invdiff.operators.kernel_priors import (
     Coupled,
     FreeKernel,
@@ -184,6 +189,35 @@ def test_edges_tell_a_kernel() -> None:
     # A tap on the line may be elsewhere by much more than one in a corner.
     deviation = near.root.square().sum(1).sqrt().view(size, size)
     assert float(deviation[4, 4]) > 3 * float(deviation[0, 0]) > 0
+
+
+def test_small_parts_are_those_that_a_walk_over_neighbours_finds() -> None:
+    draw = torch.Generator().manual_seed(7)
+    for side in (5, 9, 12):
+        taps = torch.rand(side, side, generator=draw, dtype=torch.float64)
+        taps = torch.where(taps < 0.75, 0, taps)
+        kept = torch.zeros_like(taps)
+        unseen = {(int(i), int(j)) for i, j in taps.nonzero()}
+        while unseen:
+            part = set()
+            open_ends = [unseen.pop()]
+            while open_ends:
+                i, j = open_ends.pop()
+                part.add((i, j))
+                near = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & unseen
+                unseen -= near
+                open_ends += near
+            if sum(float(taps[place]) for place in part) >= 0.1 * float(taps.sum()):
+                for place in part:
+                    kept[place] = taps[place]
+        assert 0 < float(kept.sum()) < float(taps.sum())
+        torch.testing.assert_close(without_small_parts(taps), kept / kept.sum())
+
+
+def test_a_kernel_of_small_parts_alone_stays() -> None:
+    taps = torch.zeros(9, 9, dtype=torch.float64)
+    taps[::2, ::2] = 1
+    torch.testing.assert_close(without_small_parts(taps), taps / 25)
 
 
 def test_a_picture_without_edges_tells_nothing() -> None:
@@ -376,6 +410,31 @@ def test_the_chain_has_the_exact_posterior_of_a_width() -> None:
     # 19 draws leave the truth outside of their range with probability 0.1.
     inside = (widths > found.amin(0)) & (widths < found.amax(0))
     assert abs(float(inside.double().mean()) - 0.9) < 4 * math.sqrt(0.09 / 24)
+
+
+@pytest.mark.slow
+def test_intervals_of_a_free_kernel_hold_its_taps() -> None:
+    """90 % intervals of 20 kernels of the prior, each of 19 chains, for pictures of the prior."""
+    sigma = 0.05
+    kernels = FreeKernel.smooth(SIZE)
+    C = correlated(SIDE)
+    prior = GaussianDenoiser(torch.full((1, SIDE, SIDE), 0.5, dtype=torch.float64), C)
+    count = 20
+    draw = torch.Generator().manual_seed(21)
+    w = torch.randn(count, kernels.root.shape[1], generator=draw, dtype=torch.float64)
+    truth = kernels.mean + w @ kernels.root.mT
+    white = torch.randn(count, SIDE**2, generator=draw, dtype=torch.float64)
+    x = 0.5 + (white @ torch.linalg.cholesky(C).mT).view(count, 1, SIDE, SIDE)
+    y = Blur((1, SIDE, SIDE), kernels.kernels(truth), "valid").double()(x)
+    y = y + sigma * torch.randn(y.shape, generator=draw, dtype=torch.float64)
+    with torch.no_grad():
+        found = end_of(y, 19, prior, kernels, sigma, steps=6, rounds=20, reach=1.0)
+    # 19 draws leave the truth outside of their range with probability 0.1.
+    inside = (truth > found.amin(0)) & (truth < found.amax(0))
+    assert abs(float(inside.double().mean()) - 0.9) < 0.1
+    # The draws know more than the prior does.
+    spread = found.std(0).mean() / kernels.root.square().sum(1).sqrt().mean()
+    assert float(spread) < 0.9
 
 
 def test_a_distance_of_zero_is_white_noise() -> None:

@@ -15,7 +15,16 @@ from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.io.layout import check_scale, recognise
 from invdiff.noise import Gaussian
-from invdiff.operators import Bicubic, Denoise, FourierLines, Grayscale, Mask, MaskRandom
+from invdiff.operators import (
+    SENSE,
+    Bicubic,
+    Denoise,
+    FourierLines,
+    Grayscale,
+    Mask,
+    MaskRandom,
+    PartialFourier,
+)
 from invdiff.posterior import Posterior
 from invdiff.problem import Problem
 from invdiff.solvers import DDNM
@@ -134,6 +143,37 @@ def test_what_is_no_measurement_is_refused(given: object, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         Problem(Denoise(SHAPE), Gaussian(0.1), given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("convention", ["ortho", "fastmri", "numpy", "numpy_shifted"])
+def test_complex_k_space_is_taken_as_numpy_makes_it(convention: str) -> None:
+    """Of one image of odd sides, of several, and of several coils, its real parts come first."""
+    fourier = {
+        "ortho": lambda x: np.fft.fftshift(np.fft.fft2(x, norm="ortho")),
+        "fastmri": lambda x: np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(x), norm="ortho")),
+        "numpy": np.fft.fft2,
+        "numpy_shifted": lambda x: np.fft.fftshift(np.fft.fft2(x)),
+    }[convention]
+    draw = np.random.default_rng(0)
+    x = draw.random((7, 9))
+    operator = PartialFourier((1, 7, 9), torch.ones(7, 9), convention).double()
+    y = fourier(x)
+    expected = operator(torch.from_numpy(x)[None, None])
+    for given in (y, y[None], y[None, None], torch.from_numpy(y), y.astype(">c16")):
+        problem = Problem(operator, Gaussian(0.1), given)
+        assert not problem.y.is_complex()
+        torch.testing.assert_close(problem.y, expected)
+    assert Problem(operator, Gaussian(0.1), np.stack([y, y])[:, None]).y.shape == (2, 2, 7, 9)
+    maps = draw.random((2, 7, 9)) + 1j * draw.random((2, 7, 9))
+    coils = SENSE(
+        (1, 7, 9), maps=torch.from_numpy(maps), mask=torch.ones(7, 9), convention=convention
+    ).double()
+    each = np.stack([fourier(s * x) for s in maps])
+    taken = Problem(coils, Gaussian(0.1), each).y
+    torch.testing.assert_close(taken, coils(torch.from_numpy(x)[None, None]))
+    for wrong in (y[:5], np.stack([y, y]), y[None, None, None]):
+        with pytest.raises(InputError, match="found values of type complex128, expected uint8"):
+            Problem(operator, Gaussian(0.1), wrong)
 
 
 def test_measurements_that_are_no_pictures() -> None:

@@ -727,6 +727,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "DECAY": 1.06,
         "GAMMA": 8.0,
         "CUT": 0.05,
+        "LEAST_PART": 0.1,
         "STIFFEST": 1e5,
     },
     "operators.kernel_priors": {

@@ -74,7 +74,8 @@ def recognise(
     Args:
         y: floats, or uint8, uint16 or bool, which are scaled to [0, 1]; in the library's own layout
             (B, *shape), as one measurement without B, or, for pictures (C, H, W), also (H, W, C),
-            (B, H, W, C), and without C = 1. It is not changed.
+            (B, H, W, C), and without C = 1. Complex values are for shapes of an even C = 2 n, such
+            as of k-space: (B, n, H, W), (n, H, W), or (H, W) for n = 1. It is not changed.
         shape: of one measurement.
         dtype: of the result, for a NumPy array and for integers.
         what: name of y in messages.
@@ -88,7 +89,7 @@ def recognise(
         >>> values.shape, float(values.max()), layout.axes
         (torch.Size([1, 3, 4, 5]), 1.0, 'HWC')
     """
-    values, layout = _numbers(y, dtype, what)
+    values, layout = _numbers(_in_parts(y, shape), dtype, what)
     if tuple(values.shape[1:]) == shape:
         return values, layout
     if tuple(values.shape) == shape and len(shape) != 3:
@@ -170,6 +171,25 @@ pictures in [0, 1]: divide 0..255 by 255
         warn(
             f"{found} pictures in [0, 1] and their noise: if they are on [-1, 1], map them by (x + 1) / 2"
         )
+
+
+def _in_parts(y: Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor | np.ndarray:
+    """Complex values (..., n, H, W) of a shape (2 n, H, W): the real parts, then the imaginary parts."""
+    if isinstance(y, Tensor):
+        is_complex = y.is_complex()
+    else:
+        is_complex = isinstance(y, np.ndarray) and y.dtype.kind == "c"
+    if not is_complex:
+        return y
+    several = y[None] if y.ndim == 2 else y
+    if several.ndim not in (3, 4) or len(shape) != 3:
+        return y
+    channels, *sides = several.shape[-3:]
+    if (2 * channels, *sides) != shape:
+        return y
+    if isinstance(several, Tensor):
+        return torch.cat([several.real, several.imag], -3)
+    return np.concatenate([several.real, several.imag], -3)
 
 
 def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype, what: str) -> tuple[Tensor, Layout]:

@@ -8,14 +8,17 @@ Xu, Zheng & Jia 2013, "Unnatural L0 sparse representation for natural image debl
     k = argmin |k * grad x - grad y|^2 + GAMMA |k|^2                                           (2)
 
 The picture of (1) has few edges, and these are sharp; w falls, so that more of them count. What (2)
-finds is cut off below a share of its largest tap, and summed to 1. Samplers that draw picture and
-kernel by turns stay near where they begin: they begin here.
+finds is cut off below a share of its largest tap, rid of what does not hang together with the rest,
+as the path of a camera does, and summed to 1. Samplers that draw picture and kernel by turns stay
+near where they begin: they begin here.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from invdiff.operators.kernel_priors import normal_equations, odd_size
@@ -27,6 +30,7 @@ LEAST_WEIGHT = 1e-4
 DECAY = 1.06  # of w after every turn
 GAMMA = 8.0
 CUT = 0.05  # of the largest tap: taps below are 0
+LEAST_PART = 0.1  # of the sum: parts of a kernel that hang together and have less are 0
 STIFFEST = 1e5  # the last weight of the splitting of (1)
 
 
@@ -80,7 +84,34 @@ def turn(y: Tensor, kernel: Tensor, weight: float) -> Tensor:
     taps = torch.linalg.solve(damped, found.cross[0]).view(side, side)
     if float(taps.amax()) <= 0:
         return kernel
-    taps = torch.where(taps < CUT * taps.amax(), 0, taps)
+    return without_small_parts(torch.where(taps < CUT * taps.amax(), 0, taps))
+
+
+def without_small_parts(taps: Tensor) -> Tensor:
+    """Return a kernel without those parts that have less than a tenth of its sum, summing to 1.
+
+    A part is taps above 0 that touch, by a side or a corner. Parts of nothing but noise are small;
+    where all of them are, the kernel keeps them.
+
+    Args:
+        taps: (h, w), not negative, and not all 0.
+
+    Example:
+        >>> without_small_parts(torch.tensor([[4.0, 0, 0.5], [0, 4, 0], [0, 0, 0]]))
+        tensor([[0.4706, 0.0000, 0.0588],
+                [0.0000, 0.4706, 0.0000],
+                [0.0000, 0.0000, 0.0000]])
+        >>> without_small_parts(torch.tensor([[4.0, 0, 0.5], [4, 0, 0], [0, 0, 0]]))
+        tensor([[0.5000, 0.0000, 0.0000],
+                [0.5000, 0.0000, 0.0000],
+                [0.0000, 0.0000, 0.0000]])
+    """
+    values = taps.cpu().numpy()
+    parts, count = ndimage.label(values > 0, structure=np.ones((3, 3)))
+    sums = ndimage.sum_labels(values, parts, np.arange(1, count + 1))
+    large = np.flatnonzero(sums >= LEAST_PART * values.sum()) + 1
+    if len(large) > 0:
+        taps = torch.where(torch.from_numpy(np.isin(parts, large)).to(taps.device), taps, 0)
     return taps / taps.sum()
 
 
