@@ -26,6 +26,7 @@ from invdiff.prior.loaders import (
     guided,
     pesser,
     sidecar,
+    typed,
 )
 from invdiff.prior.unet_edm import UNetEDM
 
@@ -986,3 +987,16 @@ def test_the_words_of_a_format(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         foreign._foreign(path, {"zzz": 1})
     others = ", ".join(WORDS[name]) or "none"
     assert str(refused.value) == f"'zzz' is no setting of this file (settings: {others})"
+
+
+MADE = nn.Identity()
+
+
+@pytest.mark.parametrize("own", ["MADE", "SONG", "guided_weights", "Record"])
+def test_the_file_of_a_full_name(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a class or a function, that of the class of an object; data have none."""
+    here = {"MADE": MADE, "SONG": SONG, "guided_weights": guided_weights, "Record": edm.Record}
+    monkeypatch.setattr(typed, "imported", lambda what, name: here[name])
+    where = {"MADE": type(MADE), "guided_weights": guided_weights, "Record": edm.Record}
+    expected = Path(inspect.getfile(where[own])) if own in where else None
+    assert typed.source_file(own) == expected
