@@ -100,12 +100,10 @@ def tell(found: dict[str, dict[str, Tensor]], against: str) -> None:
     print(f"| method | PSNR | LPIPS | PSNR less that of {against} | LPIPS likewise |")
     print("|---|---|---|---|---|")
     for method, scores in found.items():
-        cells = [shown(scores["PSNR"], 2), shown(scores["LPIPS"], 4)]
+        cells = [shown(scores["PSNR"], 2), shown(scores["LPIPS"], 4), "", ""]
         if method != against:
-            cells += [
-                shown(scores["PSNR"] - found[against]["PSNR"], 2),
-                shown(scores["LPIPS"] - found[against]["LPIPS"], 4),
-            ]
+            cells[2] = shown(scores["PSNR"] - found[against]["PSNR"], 2)
+            cells[3] = shown(scores["LPIPS"] - found[against]["LPIPS"], 4)
         print(f"| {method} | {' | '.join(cells)} |", flush=True)
 
 
