@@ -7,7 +7,8 @@ A square of each photograph is blurred by one of the kernels in turn, and noise 
 answer is the mean of --samples samples. A picture and its kernel may both be shifted: the correlation of the kernels is
 the largest over shifts of whole pixels, and over shifts of quarters of a pixel, and the restoration is compared with
 the photograph shifted, by steps of a quarter of a pixel, to where its PSNR is largest; that with the known kernel
-likewise. The outermost --border pixels do not count. Each photograph's scores are kept in the folder --out, and a run that was stopped goes on.
+likewise. The outermost --border pixels do not count. Each photograph's scores are kept in the folder --out, and a run
+that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def correlation(found: Tensor, truth: Tensor, parts: int = 1) -> float:
     for down in range(parts):
         for across in range(parts):
             phase = torch.exp(-2j * math.pi * (down * rows + across * columns) / parts)
-            # Half a period has no phase: what of it is imaginary is lost, and the norm with it.
+            # A shift by parts of a pixel loses what is of the highest frequency, and of the norm.
             moved = irfft(phase * spectra[1], side)
             products = irfft(spectra[0] * torch.fft.rfft2(moved, norm="ortho").conj(), side) * side
             best = max(best, float(products.max() / torch.linalg.vector_norm(moved)) / norm)
