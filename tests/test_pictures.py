@@ -170,6 +170,16 @@ def test_an_animation_is_a_batch_of_frames(tmp_path: Path) -> None:
     )
 
 
+def test_a_webp_is_not_larger_than_its_format(tmp_path: Path) -> None:
+    target = tmp_path / "x.webp"
+    with pytest.raises(InputError) as raised:
+        write_picture(target, Picture(torch.zeros(1, 1, 1, 16384)))
+    assert str(raised.value) == (
+        f"{target}: found 16384 pixels along a side, expected at most 16383 for .webp"
+    )
+    assert not target.exists()
+
+
 def test_pages_of_different_sizes_are_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "x.tif") as file:
         file.write(np.zeros((4, 5), np.uint8))
