@@ -267,7 +267,7 @@ def bounded(d: Tensor, bound: Tensor) -> Tensor:
     https://doi.org/10.1145/1390156.1390191).
 
     Example:
-        >>> bounded(torch.tensor([[3.0, -1.0]]), torch.tensor([1.0]))
+        >>> bounded(torch.tensor([[3.0, 1.0]]), torch.tensor([1.0]))
         tensor([[2., 0.]])
     """
     length = d.abs().flatten(1)
