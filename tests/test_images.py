@@ -372,8 +372,8 @@ def test_unwritable_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'.bmp'"):
-        write_image(tmp_path / "x.bmp", torch.zeros(3, 4, 4))
+    with pytest.raises(InputError, match="'.gif'"):
+        write_image(tmp_path / "x.gif", torch.zeros(3, 4, 4))
     with pytest.raises(InputError, match="bits=32"):
         write_image(tmp_path / "x.png", torch.zeros(3, 4, 4), bits=32)
     with pytest.raises(InputError, match="2 channels"):

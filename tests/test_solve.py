@@ -301,7 +301,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ) -> None:
     out = tmp_path / "run"
     good = words(prior, picture, out)
-    write_image(tmp_path / "mask.png", torch.ones(1, 8, 8))
+    write_image(tmp_path / "mask.png", torch.ones(1, 8, 9))
     np.save(tmp_path / "nan.npy", np.full((16, 16), np.nan, np.float32))
     (tmp_path / "torn.png").write_bytes(picture.read_bytes()[:60])
     (tmp_path / "torn.safetensors").write_bytes(prior.read_bytes()[:999])
@@ -318,7 +318,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "expected at least 1": swap(good, "solver.steps=0"),
         "No such file": swap(good, "input=nowhere.png"),
         "torn.png": swap(good, f"input={tmp_path / 'torn.png'}"),
-        "8x8 pixels": [*good, f"operator.mask={tmp_path / 'mask.png'}"],
+        "8x9 pixels": [*good, f"operator.mask={tmp_path / 'mask.png'}"],
         "NaN": ["task=denoise", f"measurement={tmp_path / 'nan.npy'}", *swap(rest, "input=null")],
         "found both": [*good, f"measurement={picture}"],
         "torn.safetensors": swap(good, f"prior={tmp_path / 'torn.safetensors'}"),

@@ -275,9 +275,12 @@ def bounded(d: Tensor, bound: Tensor) -> Tensor:
     falling = length.sort(1, descending=True).values
     counts = torch.arange(1, length.shape[1] + 1, device=d.device, dtype=d.dtype)
     # With the first k values alive, the threshold is (their sum - allowed) / k.
-    thresholds = (falling.cumsum(1, dtype=torch.float64) - allowed[:, None]) / counts
+    thresholds = (falling.cumsum(1) - allowed[:, None]) / counts
     alive = (falling > thresholds).sum(1, keepdim=True).clamp_min(1)
-    threshold = thresholds.gather(1, alive - 1).clamp_min(0).to(d)
+    # Summed once more, in pairs: a running sum of many float32 values loses digits.
+    living = length >= falling.gather(1, alive - 1)
+    threshold = ((length * living).sum(1) - allowed) / living.sum(1)
+    threshold = threshold.clamp_min(0)
     return d.sign() * (d.abs() - threshold.view(-1, *[1] * (d.ndim - 1))).clamp_min(0)
 
 
