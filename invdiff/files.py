@@ -322,7 +322,7 @@ def restore_volume(
     of_slices = match_slices(denoiser, shape[0])
     drawn = restore(problem, of_slices, solver, samples=samples, seed=seed, progress=progress)
     posterior = replace(drawn, volume=True)
-    restored = slices.with_values(posterior.mean.transpose(0, 1))
+    restored = slices.with_values(posterior.pages(posterior.mean))
     write_picture(Path(target), restored, overwrite=overwrite)
     return posterior
 

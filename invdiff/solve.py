@@ -395,7 +395,7 @@ def with_what_is_meant(words: list[str]) -> list[str]:
     is_preset = isinstance(task, str) and f"task={task}" in words
     if source is not None and is_preset and task in config.preset_names("task"):
         words = [*words, *_found_in_file(words, str(task), kind, str(source))]
-    in_use = config.resolve(words, SolveSettings)["solver"]
+    in_use = merged["solver"]
     if in_use == config.component("solver", DEFAULT, task) and not _of(words, "solver"):
         fitting = solver_for(kind, exact=_is_exact(merged))
         if fitting != DEFAULT:

@@ -105,7 +105,9 @@ def page_data(
     if truth is not None:
         planes["truth"] = pages(truth)[:, None]
     measured = problem.measured()
-    of_noise = list(enumerate(measured))
+    # A volume is one image, whose slices are shown.
+    images_shown = 1 if posterior.volume else shown
+    noises = [describe_noise(problem, b, measured[b]) for b in range(images_shown)]
     if posterior.y_in_pages:
         planes["measurement"] = pages(problem.measurement)[:, None]
         measured = pages(measured)
@@ -113,7 +115,7 @@ def page_data(
     images = [
         {
             "name": names[b] if names else f"{b:03d}",
-            "noise": describe_noise(problem, *of_noise[0 if posterior.volume else b]),
+            "noise": noises[0 if posterior.volume else b],
             **{
                 name: encode(
                     reduce(x[b], pixels, measured[b] if name == "measurement" else None), bits

@@ -247,15 +247,15 @@ def expected_jump(problem: Problem, x0: Tensor, seen: Tensor) -> Tensor:
         seen: g_z^2 of (2), (B,).
     """
     operator = problem.linear
+    known = problem.measured().flatten(1).sum(1).clamp_min(1)
     lengths = []
     powers = []
     for dim in (2, 3):
         jumps = x0 - x0.roll(1, dim)
         jumps.narrow(dim, 0, 1).zero_()
-        known = problem.measured().flatten(1)
         power = operator.measured(operator(jumps)).flatten(1).square().sum(1)
         lengths.append(jumps.abs().flatten(1).mean(1))
-        powers.append(power / known.sum(1).clamp_min(1))
+        powers.append(power / known)
     in_slice = torch.stack(lengths).mean(0)
     return in_slice * (seen / torch.stack(powers).mean(0).clamp_min(1e-30)).sqrt()
 
