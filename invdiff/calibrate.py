@@ -364,7 +364,7 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
     """Return one image of each file, and their channels.
 
     Files that are too small, of other channels than the first, equal to another one, or of those
-    that the prior was trained on are skipped, with a warning.
+    that the prior was trained on are skipped, with one warning for each reason.
 
     Raises:
         InputError: fewer than two are left.
@@ -373,6 +373,7 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
     trained = trained_on(name_of(settings.prior))
     found: list[Item] = []
     seen: set[str] = set()
+    skipped: dict[str, list[str]] = {}  # names by the reason
     channels = 0
     for item in one_of_each(collect(source)):
         if len(found) == settings.images:
@@ -395,10 +396,13 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
         elif own in seen:
             reason = "equals another one"
         if reason is not None:
-            warnings.warn(f"skipped {item.name}: {reason}", stacklevel=3)
+            skipped.setdefault(reason, []).append(item.name)
             continue
         seen.add(own)
         found.append(item)
+    for reason, names in skipped.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        warnings.warn(f"skipped {names[0]}{others}: {reason}", stacklevel=3)
     if len(found) < 2:
         raise InputError(
             f"data {source}: found {len(found)} images that count, expected at least 2; the pages, "

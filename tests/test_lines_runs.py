@@ -73,12 +73,13 @@ def test_pictures_that_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_image(tmp_path / "d.png", pictures[3])
     write_image(tmp_path / "e.png", pictures[0])
     write_image(tmp_path / "f.png", pictures[4])
+    write_image(tmp_path / "g.png", pictures[5, :, :7])
     seen = content_hash((tmp_path / "d.png").read_bytes())
     monkeypatch.setattr(calibrate, "trained_on", lambda name: {seen})
     settings = SimpleNamespace(data=str(tmp_path), prior="photos", images=9)
     lines = warnings_of(lambda: calibrate.pictures(settings, 8))  # type: ignore[arg-type]
     assert lines == [
-        "skipped b: is 7x8, expected at least 8x8 (size=)",
+        "skipped b and 1 more: is 7x8, expected at least 8x8 (size=)",
         "skipped c: has 1 channels, expected 3 as the first one",
         "skipped d: is an image that the prior was trained on",
         "skipped e: equals another one",
