@@ -17,7 +17,8 @@ folder are refused. (They are known by their settings: after a change to the cod
 
 What --ship writes are the calibrations of these same runs, for solve to find by itself. Whether they hold is seen on
 images that were left out: each image is judged by what was found on the others. With --seen, images of another size
-are judged by the file that ships, which is told of it: see `Adjustment.for_size`. With --judge, other images are
+are judged by the file that ships, beside the same pictures in its own size, and it is told of both: see
+`Adjustment.for_size`. With --judge, other images are
 judged by the file that ships (of a prior without pictures, samples of another seed): what the intervals hold that
 people see.
 
@@ -166,14 +167,29 @@ def place_of(prior: str, task: str, solver: str) -> Path:
     return CALIBRATIONS / f"{prior}.{task}.{label(solver.replace(' ', '_'))}.json"
 
 
-def with_size(known: Adjustment, found: Calibration) -> Adjustment:
-    """Return a calibration that knows what its intervals held of images of another size."""
-    posterior = replace(found.posterior, adjustment=known)
-    shares = {
-        f"{level:g}": float(posterior.interval(level).holds(found.truth).double().mean())
-        for level in (0.5, 0.9)
-        if level in known.levels(known.rule)
-    }
+def with_size(known: Adjustment, found: Calibration, own: Calibration) -> Adjustment:
+    """Return a calibration that knows what its intervals held of images of another size.
+
+    Pictures differ from each other more than sizes do. Therefore a share is that of all pictures, the level, and
+    what the intervals hold more, or less, of these pictures than of the same ones in the size of the calibration.
+
+    Args:
+        known: the calibration.
+        found: samples for images of another size, squares from the middle of pictures.
+        own: those for smaller squares of the same pictures.
+    """
+    shares: dict[str, float] = {}
+    for level in (0.5, 0.9):
+        if level not in known.levels(known.rule):
+            continue
+        held = [
+            float(posterior.interval(level).holds(truth).double().mean())
+            for posterior, truth in (
+                (replace(found.posterior, adjustment=known), found.truth),
+                (replace(own.posterior, adjustment=known), own.truth),
+            )
+        ]
+        shares[f"{level:g}"] = level + held[0] - held[1]
     size = "x".join(map(str, found.truth.shape[1:]))
     return replace(known, seen={**known.seen, size: {"images": len(found.truth), **shares}})
 
@@ -427,7 +443,11 @@ def main() -> None:
                         CALIBRATIONS.mkdir(exist_ok=True)
                         adjustment_of(run, measured).write(place)
                     if arguments.seen:
-                        with_size(Adjustment.read(place), measured).write(place)
+                        own = task_of(prior, task, solver, data.get(prior), arguments.images)
+                        there = arguments.runs / name.removesuffix(size)
+                        with_size(Adjustment.read(place), measured, measure(own, there)).write(
+                            place
+                        )
                 if path.is_file() and not arguments.size:
                     found[prior, task, solver] = Cell(**json.loads(path.read_text("utf-8")))
     if arguments.judge:

@@ -99,7 +99,8 @@ class Adjustment:
         law: hash of the operator's settings, which are those of every size; "" where only this size
             counts.
         seen: other sizes, such as "3x96x96", at which the intervals were looked at: "images", and for
-            each level the share of true pixels that was inside.
+            each level the share of true pixels that was inside, without what the same pictures hold
+            more, or less, than others do at the size of the calibration.
         made_at: the size of the images that it was found on, where that is not the key's.
 
     Raises:
