@@ -73,8 +73,10 @@ def test_other_settings_have_no_preset() -> None:
 
 
 def test_the_default_is_a_preset() -> None:
-    assert preset() == preset(DEFAULT) == MMPS2M(steps=10, eta=1.0, draw_last=True)
-    assert preset(task="sr4") == MMPS2M(steps=10, eta=1.0, draw_last=True, iterations=2)
+    assert preset() == preset(DEFAULT)
+    assert preset() == MMPS2M(steps=10, eta=1.0, draw_last=True, iterations=5)
+    for task in ("inpaint", "denoise"):
+        assert preset(task=task) == MMPS2M(steps=10, eta=1.0, draw_last=True, iterations=3)
 
 
 @pytest.mark.parametrize(
