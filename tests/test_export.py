@@ -12,6 +12,7 @@ import torch
 from invdiff import Gaussian, InputError, operators, restore, restore_to_zarr, solvers
 from invdiff.io.pictures import Picture
 from invdiff.io.units import Units
+from invdiff.noise import Coloured
 from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
@@ -164,6 +165,22 @@ def test_colours_are_named() -> None:
     found = Posterior(torch.rand(2, 1, 3, 2, 2), posed, 7, 0.0).to_xarray()
     assert list(found.channel.values) == ["red", "green", "blue"]
     assert "seed" not in found.attrs and found.attrs["network_calls_per_sample"] == 7
+    four = Problem(operators.Denoise((4, 2, 2)), Gaussian(0.1), torch.zeros(1, 4, 2, 2))
+    found = Posterior(torch.rand(2, 1, 4, 2, 2), four, 7, 0.0).to_xarray()
+    assert list(found.channel.values) == [0, 1, 2, 3]
+
+
+def test_noise_that_was_made_white_is_told_as_it_was() -> None:
+    """The operator, the noise and y that were stated, not those of the filtered problem."""
+    pytest.importorskip("xarray")
+    y = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    stated = Coloured(0.1)
+    posed = Problem(operators.Denoise(SHAPE), stated, y)
+    assert posed.stated is not None and repr(posed.operator) != "Denoise((1, 4, 5))"
+    found = Posterior(torch.rand(2, 1, *SHAPE), posed, 7, 0.0).to_xarray()
+    assert found.attrs["operator"] == "Denoise((1, 4, 5))"
+    assert found.attrs["noise"] == repr(stated)
+    np.testing.assert_allclose(found.measurement.values, y.numpy(), atol=1e-5)
 
 
 def test_moments_of_the_samples_that_are_there() -> None:
