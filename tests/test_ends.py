@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lines import refusal
 from torch import Tensor
 
+from invdiff.operators import (
+    SENSE,
+    Grayscale,
+    MaskFile,
+    PartialFourier,
+    coils,
+    kernels,
+    mask,
+    painted,
+    sense,
+)
+from invdiff.operators.sense import RowSENSE, SpectralSENSE
 from invdiff.prior import (
     ChannelView,
     GaussianDenoiser,
@@ -168,3 +183,190 @@ def test_one_step_is_a_schedule() -> None:
     assert float(one.small[1]) == float(one.schedule.beta[1]) == 0.5
     two = DDPM(network, Schedule(torch.tensor([0.8, 0.5])))
     assert float(two.small[1]) == float(two.schedule.posterior_variance[2]) > 0
+
+
+# Operators.
+
+
+def test_how_large_the_blocks_of_coils_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 rows of 6 unknowns: an SVD of (2 coils n, 6) each, or eigenvectors (6, 6) each."""
+    for columns, measured in ((3, 12), (1, 6)):
+        seen = torch.zeros(4, 6)
+        seen[:, 3 : 3 + columns] = 1
+        given = SENSE((1, 4, 6), coils=2, mask=seen)
+        blocks = 4 * measured * 6
+        for svd, block, kind in (
+            (blocks, 0, SpectralSENSE),
+            (blocks - 1, 4 * 6**2, RowSENSE),
+            (blocks - 1, 4 * 6**2 - 1, SENSE),
+        ):
+            monkeypatch.setattr(sense, "LARGEST_SVD", svd)
+            monkeypatch.setattr(sense, "LARGEST_BLOCKS", block)
+            assert type(given.structured()) is kind
+    seen[0, 0] = 1  # no whole columns
+    assert type(SENSE((1, 4, 6), coils=2, mask=seen).structured()) is SENSE
+
+
+@pytest.mark.parametrize(
+    ("size", "gaps", "reach"),
+    [
+        (8, [], 2),  # a quarter
+        (3, [], 1),  # at least
+        (100, [], 12),
+        (47, [], 11),
+        (40, [18], 1),  # up to a gap below the middle, 20, or above it
+        (40, [22], 1),
+        (40, [10, 24], 3),
+        (40, [21], 0),
+        (2, [], 0),  # nothing above the middle
+    ],
+)
+def test_how_much_of_the_centre_maps_are_estimated_from(
+    size: int, gaps: list[int], reach: int
+) -> None:
+    measured = torch.ones(size, dtype=torch.bool)
+    measured[gaps] = False
+    middle = size // 2
+    expected = [
+        math.cos((k - middle) * math.pi / (2 * reach + 2)) ** 2 if abs(k - middle) <= reach else 0.0
+        for k in range(size)
+    ]
+    assert coils._window(measured, middle).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_arrays_of_coils_that_are_none() -> None:
+    for wrong, shape in ((3.0, "()"), (np.zeros((0, 2)), "(0, 2)")):
+        line = refusal(lambda wrong=wrong: coils.complex_array("maps", wrong))
+        assert line == f"maps: found float64 of shape {shape}, expected an array of numbers"
+    for shape in ((4,), (1, 1, 3, 4), (4, 3)):
+        line = refusal(lambda shape=shape: coils.phase_of(np.zeros(shape), (3, 4)))
+        assert line == f"phase: found shape {shape}, expected (3, 4), the image's"
+    assert coils.phase_of(np.zeros((2, 3, 4)), (3, 4)).shape == (2, 1, 3, 4)
+
+
+def test_a_box_touches_the_edges() -> None:
+    shape = (1, 5, 7)
+    assert bool(mask.box("box", shape, 5, 7, None, None).all())
+    found = mask.box("box", shape, 2, 3, 3, 4)
+    assert found.nonzero().amin(0).tolist() == [3, 4] and int(found.sum()) == 6
+    assert bool(found[-1, -1])
+    assert mask.box("box", shape, 2, 3, None, None).nonzero()[0].tolist() == [1, 2]
+    for height, width, top, left, row, column in (
+        (2, 3, 4, 4, 4, 4),
+        (2, 3, 3, 5, 3, 5),
+        (6, 7, None, None, 0, 0),
+        (5, 8, None, None, 0, 0),
+    ):
+        wrong = partial(mask.box, "box", shape, height, width, top, left)
+        assert refusal(wrong) == (
+            f"box: found {height}x{width} at row {row}, column {column}, expected a box inside the "
+            "5x7 image"
+        )
+
+
+@pytest.mark.parametrize(
+    ("found", "size", "fits"),
+    [
+        ((4, 6), (8, 12), True),
+        ((3, 6), (10, 20), True),
+        ((3, 7), (10, 20), False),  # 7 is 1 more than 6, 3 is half a pixel less than 3.5
+        ((7, 3), (20, 10), False),
+        ((1, 15), (10, 100), False),
+        ((15, 1), (100, 10), False),
+        ((33, 50), (100, 150), True),  # 33.3 and 49.5
+    ],
+)
+def test_masks_of_the_same_proportions(found: Any, size: Any, fits: bool) -> None:
+    """Less than a pixel may be missing along either side."""
+    if fits:
+        with pytest.warns(UserWarning, match="it is scaled"):
+            assert not mask.has_size("mask", torch.ones(1, 1, *found), size)
+    else:
+        assert refusal(lambda: mask.has_size("mask", torch.ones(1, 1, *found), size)) == (
+            f"mask: found {found[0]}x{found[1]} pixels (height x width), expected "
+            f"{size[0]}x{size[1]}, or the same proportions"
+        )
+
+
+def test_what_is_black_and_what_is_white() -> None:
+    for values, expected in (
+        ([0.0, 0.75], [0, 1]),
+        ([0.25, 1.0], [0, 1]),
+        ([0.0, 1.0009], [0, 1]),
+        ([0.0, 0.75 * 255], [0, 1]),
+        ([0.0, 65535.0], [0, 1]),
+        ([0.0, 0.0], [0, 0]),
+    ):
+        assert mask.two_valued("mask", torch.tensor(values)).tolist() == expected
+    for values, word in (
+        ([0.251, 1.0], "neither black nor white"),
+        ([0.749, 1.0], "neither black nor white"),
+        ([-0.001, 1.0], "neither black nor white"),
+        ([0.0, 0.7], "values up to 0.7"),
+        ([0.0, 2.0], "values up to 2"),
+        ([0.0, 300.0], "values up to 300"),
+    ):
+        assert word in refusal(lambda values=values: mask.two_valued("mask", torch.tensor(values)))
+
+
+def test_the_larger_part_of_a_mask_is_kept(tmp_path: Path) -> None:
+    """Of two halves the white one."""
+    for white, kept in ((4, 0), (5, 1), (3, 0)):
+        values = np.zeros((3, 3))
+        values.flat[:white] = 1
+        np.save(tmp_path / "m.npy", values)
+        found = MaskFile((1, 3, 3), str(tmp_path / "m.npy"), kept="larger").s
+        assert torch.equal(found[0], torch.from_numpy(values if kept else 1 - values).float())
+    np.save(tmp_path / "m.npy", np.eye(2))
+    assert torch.equal(
+        MaskFile((1, 2, 2), str(tmp_path / "m.npy"), kept="larger").s[0], torch.eye(2)
+    )
+
+
+def test_sides_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LARGEST_SIDE", 5)
+    assert kernels.kernel_tensor(torch.ones(5, 5)).shape == (5, 5)
+    for shape in ((5, 6), (6, 5), (2, 6, 5)):
+        line = refusal(lambda shape=shape: kernels.kernel_tensor(torch.ones(shape)))
+        assert line == f"kernel: found shape {shape}, expected at most 5 pixels"
+    kernels.check_side("k", 2.0, 5)
+    assert refusal(lambda: kernels.check_side("k", 2.01, 5)) == (
+        "k: found a kernel of 5.02 pixels, expected at most 5"
+    )
+    assert [kernels.reach(extent) for extent in (0.0, 0.5, 0.51, 1.5, 1.51)] == [0, 0, 1, 1, 2]
+
+
+def test_motion_along_an_axis_is_one_line() -> None:
+    """5 pixels: three whole ones and two that are entered halfway, or five of the same length."""
+    row = kernels.MotionKernel(5.0, angle=0.0).tensor()
+    column = kernels.MotionKernel(5.0, angle=90.0).tensor()
+    assert row.shape == (1, 5) and column.shape == (5, 1)
+    torch.testing.assert_close(row, torch.full((1, 5), 0.2, dtype=torch.float64))
+    torch.testing.assert_close(column, row.mT)
+    four = kernels.MotionKernel(4.0, angle=180.0).tensor()
+    expected = torch.tensor([[0.125, 0.25, 0.25, 0.25, 0.125]], dtype=torch.float64)
+    torch.testing.assert_close(four, expected)
+
+
+def test_shapes_of_k_space() -> None:
+    for measured, shape in (((2, 4, 2), (1, 4, 2)), ((6, 4, 2), (3, 4, 2)), ((2, 4, 5), (1, 4, 5))):
+        assert PartialFourier.infer_shape(measured, {}) == shape
+    for wrong in ((4, 5), (3, 4, 5), (1, 2, 4, 5)):
+        line = refusal(lambda wrong=wrong: PartialFourier.infer_shape(wrong, {}))
+        assert line.startswith(f"measurement: found shape {wrong}, expected (2 C, H, W)")
+    for wrong in ((4, 5, 2), (1, 5, 2)):
+        line = refusal(lambda wrong=wrong: PartialFourier.infer_shape(wrong, {}))
+        assert "which has real and imaginary parts last" in line
+    for wrong in ((4, 5), (2, 4, 5)):
+        assert refusal(lambda wrong=wrong: Grayscale.infer_shape(wrong, {}))
+
+
+def test_how_unclear_a_mask_may_be() -> None:
+    """A tenth of its pixels, and no more."""
+    gray = torch.ones(10, 10)
+    gray[0] = 0.5
+    assert bool(painted.two_tone("mask", gray)[1:].all())
+    gray[1, 0] = 0.5
+    assert "found 11 of 100 pixels" in refusal(lambda: painted.two_tone("mask", gray))
+    for level, between in ((0.25, False), (0.26, True), (0.74, True), (0.75, False)):
+        assert bool(painted._between(torch.tensor([level]))) == between
