@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,25 @@ import torch
 from lines import refusal
 from torch import Tensor
 
+from invdiff import baselines, choice
+from invdiff.io.pictures import Picture
+from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import (
     SENSE,
+    Denoise,
+    FanBeam,
+    GaussianBlur,
     Grayscale,
+    Hadamard,
+    HighDynamicRange,
+    Mask,
+    MaskBox,
     MaskFile,
     PartialFourier,
+    Radon,
+    Separable,
     coils,
+    kernel_guess,
     kernels,
     mask,
     painted,
@@ -29,13 +43,18 @@ from invdiff.prior import (
     ChannelView,
     GaussianDenoiser,
     GrayView,
+    NetworkDenoiser,
     Schedule,
     channels,
     match_channels,
+    patches,
 )
 from invdiff.prior.ddpm import DDPM
 from invdiff.prior.denoiser import Denoiser, levels, pad_to_multiple
 from invdiff.prior.tiles import Tiled, tiled
+from invdiff.problem import Problem
+from invdiff.solvers import DDNM
+from invdiff.solvers.tools.holes import BegunAt, LargeHoles, large_holes
 
 # Priors.
 
@@ -370,3 +389,186 @@ def test_how_unclear_a_mask_may_be() -> None:
     assert "found 11 of 100 pixels" in refusal(lambda: painted.two_tone("mask", gray))
     for level, between in ((0.25, False), (0.26, True), (0.74, True), (0.75, False)):
         assert bool(painted._between(torch.tensor([level]))) == between
+
+
+# Holes and their patches.
+
+
+def box_of(side: int, size: int) -> Tensor:
+    known = torch.ones(size, size)
+    first = (size - side) // 2
+    known[first : first + side, first : first + side] = 0
+    return known
+
+
+def test_how_coarse_a_hole_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as large until a patch is half a hole wide, while enough patches are known."""
+    known = box_of(12, 60)
+    fine, coarse = patches._count(known, 1), patches._count(known, 2)
+    assert fine == 56**2 - 16**2 and coarse == 26**2 - 10**2
+    for fewest, expected in (
+        (coarse, [2, 1]),
+        (coarse + 1, [1]),
+        (fine, [1]),
+        (fine + 1, []),
+    ):
+        monkeypatch.setattr(patches, "FEWEST", fewest)
+        assert patches.poolings(known) == expected
+    monkeypatch.setattr(patches, "FEWEST", 100)
+    assert patches.poolings(box_of(10, 60)) == [1] and patches.poolings(box_of(11, 60)) == [2, 1]
+    for side, expected in ((20, [1]), (21, [])):  # too wide for patches of its own size
+        known = box_of(side, 60)
+        monkeypatch.setattr(patches, "FEWEST", patches._count(known, 2) + 1)
+        assert patches.poolings(known) == expected
+
+
+def test_where_patches_are_looked_for() -> None:
+    """As far as the hole is long, 128 pixels at least, from a multiple of the pooling on."""
+    known = torch.ones(600, 500)
+    known[200:340, 301:310] = 0
+    rows, columns = patches._around(known, 8)
+    assert (rows, columns) == (slice(56, 480), slice(168, 438))  # 60 and 173
+    known[590, 10] = 0
+    assert patches._around(known, 1) == (slice(0, 600), slice(0, 500))
+
+
+def test_how_large_a_hole_is_large() -> None:
+    """As wide as what the prior sees, of a picture that is no smaller."""
+    gray = GaussianDenoiser(torch.full((1, 6, 6), 0.5), 0.04 * torch.eye(36))
+
+    def sides(hole: int, height: int, width: int) -> tuple[int, ...]:
+        masked = MaskBox((1, height, width), hole, hole, top=0)
+        y = torch.zeros(1, 1, height, width)
+        return large_holes(Problem(masked, Gaussian(0.0), y), gray, DDNM()).sides
+
+    assert sides(6, 6, 40) == (6,) and sides(5, 6, 40) == (0,)
+    assert sides(5, 5, 40) == (0,)  # smaller than what the prior sees
+    assert sides(9, 40, 40) == (9,)
+    found = LargeHoles((0, 7), (0.0, 0.02), (6, 6))
+    assert found.filled == (False, True) and found.told_of_blur == ""
+    assert found.view(gray) is not gray and LargeHoles((0,), (0.0,), (6, 6)).view(gray) is gray
+
+
+def test_a_ladder_that_begins_at_a_level() -> None:
+    """And ends where it is told to, unless that is no earlier than where it begins."""
+    gray = NetworkDenoiser(torch.nn.Identity(), (1, 4, 4), Schedule.linear(100))
+    begun = BegunAt(gray, gray.sigma_at(20.0) if hasattr(gray, "sigma_at") else 0.1)
+    first = begun.first
+    assert begun.ladder(3) == gray.ladder(3, "uniform", first, 1.0)
+    assert begun.ladder(3, t=first - 2) == gray.ladder(3, "uniform", first - 2, 1.0)
+    assert begun.ladder(3, t=first + 2) == gray.ladder(3, "uniform", first, 1.0)
+    assert begun.ladder(3, end=first - 1) == gray.ladder(3, "uniform", first, first - 1)
+    for end in (first, first + 1):
+        assert begun.ladder(3, end=end) == gray.ladder(3, "uniform", first, 1.0)
+
+
+# What a person would use instead.
+
+
+def half(size: int) -> Tensor:
+    return torch.kron(torch.eye(size // 2), torch.full((1, 2), 0.5))
+
+
+def test_which_methods_are_for_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names(operator: Any, sigma: float = 0.1) -> set[str]:
+        y = operator(torch.full((1, *operator.shape), 0.5))
+        return set(baselines.names(Problem(operator, Gaussian(sigma), y), "all"))
+
+    monkeypatch.setattr(
+        baselines,
+        "METHODS",
+        {
+            name: dataclasses.replace(method, needs=None)
+            for name, method in baselines.METHODS.items()
+        },
+    )
+    every = torch.ones(16, 16)
+    holed = every.clone()
+    holed[3, 4] = 0
+    one_channel = torch.stack([every, holed, every])
+    assert names(Denoise((1, 16, 16))) == {"tv", "wiener", "nlm", "bm3d"}
+    assert names(Denoise((1, 16, 16)), 0.0) == {"tv"}
+    assert names(GaussianBlur((1, 16, 16), 1.0)) == {"tv", "wiener"}
+    assert names(GaussianBlur((1, 16, 16), 1.0), 0.0) == {"tv"}
+    assert names(Mask((3, 16, 16), holed)) == {"tv", "biharmonic"}
+    assert names(Mask((3, 16, 16), one_channel)) == {"tv"}
+    assert names(Mask((3, 16, 16), every)) == {"tv"}
+    assert names(Separable((1, 4, 8), half(4), half(8))) == {"tv", "bicubic"}
+    assert names(Separable((1, 4, 8), torch.eye(4), half(8))) == {"tv"}
+    assert names(Separable((1, 4, 8), half(4), torch.eye(8))) == {"tv"}
+    assert names(Grayscale((3, 16, 16))) == {"tv"}
+    assert names(Hadamard((1, 16, 16), 1.0)) == {"tv"}
+    assert names(HighDynamicRange((1, 16, 16))) == set()
+    assert names(Radon((1, 16, 16), angles=30)) == {"tv", "fbp"}
+    assert names(FanBeam((1, 16, 16), 90, stop=200.0)) == {"tv"}
+    assert names(SENSE((1, 16, 16), coils=2)) == {"tv", "zero_filled"}
+    assert names(SENSE((2, 16, 16), coils=2, image="complex")) == {"tv"}
+    monkeypatch.setattr(baselines, "LARGEST", 16 * 16)
+    assert names(Denoise((3, 16, 16))) == {"tv", "wiener", "nlm", "bm3d"}
+    monkeypatch.setattr(baselines, "LARGEST", 16 * 16 - 1)
+    assert names(Denoise((1, 16, 16))) == set()
+
+
+# What suits a picture.
+
+
+def deep(values: Tensor) -> Picture:
+    return Picture(values.view(1, 1, 1, -1), bits=16)
+
+
+def test_the_range_that_pictures_use() -> None:
+    line = Denoise((1, 1, 1000))
+    few = round(choice.FEW * 1000)
+    dim = torch.linspace(0.1, 0.3, 1000)
+    found = choice.used_range([deep(dim)], line)
+    assert found is not None
+    ordered = dim.sort().values
+    assert (found.low, found.high) == (float(ordered[few - 1]), float(ordered[-few]))
+    below = choice.used_range([deep(dim - 0.2)], line)
+    assert below is not None and below.low == 0.0
+    assert choice.used_range([deep(torch.full((1000,), math.nan))], line) is None
+    some = dim.clone()
+    some[::2] = math.nan
+    assert choice.used_range([deep(some)], line) is not None
+    assert choice.used_range([deep(torch.zeros(1000))], line) is None
+    assert choice.used_range([deep(dim)], HighDynamicRange((1, 1, 1000))) is None
+    assert choice.used_range([dataclasses.replace(deep(dim), bits=8)], line) is None
+    pictures, noise, part = choice.stretched([deep(dim)], Gaussian("auto"), line)
+    assert noise.sigma == "auto" and part == found and len(pictures) == 1
+    pictures, kept, part = choice.stretched([deep(dim)], Poisson(9.0), line)
+    assert (
+        part is None and kept == Poisson(9.0) and torch.equal(pictures[0].values, deep(dim).values)
+    )
+
+
+def test_what_a_picture_looks_like_before_it_is_restored() -> None:
+    y = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    posed = Problem(Denoise((1, 32, 32)), Gaussian(0.1), y)
+    assert torch.equal(choice.looks(posed), posed.baseline())
+    for operator in (HighDynamicRange((1, 32, 32)), Denoise((1, 32, 31))):
+        posed = Problem(operator, Gaussian(0.1), y[..., : operator.shape[2]])
+        assert not choice.looks(posed).any() and choice.looks(posed).shape == (1, *operator.shape)
+
+
+# The guess of a kernel.
+
+
+def test_small_pictures_and_kernels_of_a_guess() -> None:
+    assert kernel_guess.shrunk(torch.ones(3, 100), 4.0).shape == (2, 25)
+    assert kernel_guess.shrunk(torch.ones(3, 100), 1.0).shape == (3, 100)
+    assert [kernel_guess.next_odd(side) for side in (0.3, 3.4, 4.0, 5.6)] == [3, 3, 5, 7]
+    spot = torch.tensor([[0.0, 0, 0], [0.25, 0.5, 0.25], [0, 0, 0]], dtype=torch.float64)
+    point = torch.zeros(3, 3, dtype=torch.float64)
+    point[1, 1] = 1
+    torch.testing.assert_close(kernel_guess.resized(spot, 3, 0.1), point)
+    torch.testing.assert_close(kernel_guess.resized(spot, 3, 1.0), spot)
+    wide = kernel_guess.resized(spot, 7, 1.0)
+    torch.testing.assert_close(wide[2:5, 2:5], spot)
+    assert float(wide.sum()) == pytest.approx(1.0)
+    corner = torch.zeros(5, 5, dtype=torch.float64)
+    corner[0, 1] = 1
+    expected = torch.zeros(5, 5, dtype=torch.float64)
+    expected[2, 2] = 1
+    assert torch.equal(kernel_guess.centred(corner), expected)
+    nothing = torch.zeros(3, 3, dtype=torch.float64)
+    assert torch.equal(kernel_guess.centred(nothing), nothing)
