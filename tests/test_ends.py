@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import torch
 from lines import refusal
 from torch import Tensor
 
-from invdiff import baselines, choice
+from invdiff import baselines, choice, inference
+from invdiff.fingerprint import fingerprint, rounded
+from invdiff.inference import Drawn, finished
 from invdiff.io.pictures import Picture
 from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import (
@@ -46,6 +49,7 @@ from invdiff.prior import (
     NetworkDenoiser,
     Schedule,
     channels,
+    checkpoint,
     match_channels,
     patches,
 )
@@ -53,8 +57,9 @@ from invdiff.prior.ddpm import DDPM
 from invdiff.prior.denoiser import Denoiser, levels, pad_to_multiple
 from invdiff.prior.tiles import Tiled, tiled
 from invdiff.problem import Problem
-from invdiff.solvers import DDNM
+from invdiff.solvers import DDNM, TDS
 from invdiff.solvers.tools.holes import BegunAt, LargeHoles, large_holes
+from invdiff.training.files import DataFile, check_range
 
 # Priors.
 
@@ -572,3 +577,102 @@ def test_small_pictures_and_kernels_of_a_guess() -> None:
     assert torch.equal(kernel_guess.centred(corner), expected)
     nothing = torch.zeros(3, 3, dtype=torch.float64)
     assert torch.equal(kernel_guess.centred(nothing), nothing)
+
+
+# Samples, images and numbers.
+
+
+def test_what_is_kept_of_a_run_that_was_stopped() -> None:
+    """All images that are whole; else the first of those of which most is there; ESS and calls with them."""
+    x = torch.arange(5.0).view(5, 1, 1, 1)
+    ess = torch.arange(5.0) / 10
+    jobs = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
+    images, kept, count = finished([Drawn(jobs, x, ess, calls=50)], 2)
+    assert (images, count) == ([1, 2], 2)
+    assert kept[0].jobs == [(0, 0), (0, 1), (1, 0), (1, 1)] and kept[0].calls == 40
+    assert kept[0].samples.flatten().tolist() == [1, 2, 3, 4]
+    assert kept[0].ess is not None and kept[0].ess.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    images, kept, count = finished([Drawn(jobs, x, None, calls=50)], 3)
+    assert (images, count) == ([1], 2) and kept[0].samples.flatten().tolist() == [1, 2]
+    parts = [Drawn(jobs[:1], x[:1], None, 5), Drawn(jobs[3:], x[3:], None, 20)]
+    images, kept, count = finished(parts, 2)
+    assert (images, count) == ([2], 2) and len(kept) == 1
+    assert finished([], 2) == ([], [], 0)
+
+
+def test_how_many_particles_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 tensors of 4 bytes a number: as much as there is of memory, and not a byte more."""
+    needed = 16 * 4 * 8 * 48
+    monkeypatch.setattr(inference, "physical_memory", lambda: needed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setattr(inference, "MANY_PARTICLES", 8)
+        inference.check_particles(TDS(particles=8), (3, 4, 4))
+    monkeypatch.setattr(inference, "MANY_PARTICLES", 7)
+    with pytest.warns(UserWarning, match="found 8 behind each sample"):
+        inference.check_particles(TDS(particles=8), (3, 4, 4))
+    monkeypatch.setattr(inference, "physical_memory", lambda: needed - 1)
+    assert refusal(lambda: inference.check_particles(TDS(particles=8), (3, 4, 4))).startswith(
+        "solver particles: found 8 of 3x4x4, which need 0 GiB or more"
+    )
+
+
+def test_numbers_that_a_fingerprint_takes_for_equal() -> None:
+    """Integers are floats as long as floats tell all of them apart."""
+    most = 2**53
+    assert fingerprint(most - 1) == fingerprint(float(most - 1))
+    assert fingerprint(1 - most) == fingerprint(float(1 - most))
+    assert fingerprint(most) != fingerprint(float(most)) and fingerprint(most) != fingerprint(
+        most + 1
+    )
+    assert fingerprint(True) != fingerprint(1)
+    for values in (torch.zeros(3), torch.zeros(0), torch.tensor([1.0, math.inf])):
+        assert rounded(values) is values
+    whole = torch.arange(3)
+    assert rounded(whole) is whole and rounded(None) is None
+    half = torch.tensor([1.0, -1e-9], dtype=torch.float16)
+    assert fingerprint(half) == fingerprint(half.double())
+
+
+def test_the_header_of_a_prior() -> None:
+    checkpoint._check_shape_and_network(
+        (1, 100_000, 1), {"name": "n", "a": 100_000, "b": [-100_000]}
+    )
+    for size in (0, 100_001, 1.0, True):
+        line = refusal(
+            lambda size=size: checkpoint._check_shape_and_network((1, size, 1), {"name": "n"})
+        )
+        assert line.startswith("shape: found ") and line.endswith(
+            "expected an integer from 1 to 100000"
+        )
+    for key, value in (("a", 100_001), ("b", [1, -100_001]), ("c", math.nan), ("d", math.inf)):
+        network = {"name": "n", key: value}
+        line = refusal(
+            lambda network=network: checkpoint._check_shape_and_network((1, 2, 2), network)
+        )
+        assert line.startswith(f"{key}: found ") and line.endswith("expected at most 100000")
+    checkpoint._check_levels((0.1, 0.2))
+    for levels_ in ((0.0, 0.2), (0.2, 0.2), (0.3, 0.2), (0.1, math.inf)):
+        line = refusal(lambda levels_=levels_: checkpoint._check_levels(levels_))
+        assert line == f"sigma_range: found {list(levels_)}, expected two increasing noise levels"
+    for levels_ in ((0.1,), (0.1, "x"), [0.1, 0.2], (0.1, 0.2, 0.3)):
+        line = refusal(lambda levels_=levels_: checkpoint._check_levels(levels_))
+        assert line.endswith("expected two noise levels")
+    assert checkpoint._number("9" * 300) == int("9" * 300)
+    assert checkpoint._number("-12") == -12 and checkpoint._number("1.5e2") == 150.0
+    for digits in ("9" * 301, "1e999", "NaN", "Infinity"):
+        assert "expected a finite one" in refusal(lambda digits=digits: checkpoint._number(digits))
+
+
+def test_values_that_a_data_folder_may_hold() -> None:
+    def file(name: str, low: float, high: float) -> DataFile:
+        return DataFile(Path(name), name, low=low, high=high)
+
+    check_range("d", [file("a", -1e-5, 1 + 1e-5)], None)
+    check_range("d", [file("a", -3.0, 7.0)], (-3.0, 7.0))
+    for low, high in ((-1.1e-5, 1.0), (0.0, 1 + 1.2e-5)):
+        files = [file("a", 0.0, 1.0), file("b", low, high), file("c", 0.0, 1.0)]
+        assert "(in b)" in refusal(lambda files=files: check_range("d", files, None))
+    for low, high in ((-3.1, 7.0), (-3.0, 7.1)):
+        with pytest.warns(UserWarning, match=r"value_range=\[-3,7\] is set to its nearest end"):
+            check_range("d", [file("a", low, high)], (-3.0, 7.0))
