@@ -211,12 +211,12 @@ def cost_of(
     return Cost(calls, jobs, plain, tracked, backward, networks, timed)
 
 
-def cheaper(cost: Cost, problem: Problem, prior: Denoiser, solver: Solver, preset: Solver) -> str:
+def cheaper(cost: Cost, problem: Problem, prior: Denoiser, preset: Solver) -> str:
     """Return what would take less time, in one line, empty where it is short anyway.
 
     Args:
         cost: of the samples as they are asked for.
-        problem, prior, solver: that it is of.
+        problem, prior: that it is of.
         preset: a solver of fewer calls.
 
     Example:
@@ -225,7 +225,7 @@ def cheaper(cost: Cost, problem: Problem, prior: Denoiser, solver: Solver, prese
         >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.04 * torch.eye(16))
         >>> problem = Problem(operators.MaskHalf((1, 4, 4)), Gaussian(0.1), torch.zeros(1, 1, 4, 4))
         >>> cost = Cost(Calls(100.0, 0.0, 0.0), 4, 10.0, 20.0, 20.0, 1, "256x256")
-        >>> cheaper(cost, problem, prior, solvers.DDNM(), solvers.preset("diffpir_20"))
+        >>> cheaper(cost, problem, prior, solvers.preset("diffpir_20"))
         'cheaper: samples=1: 17 minutes; solver=diffpir_20: 13 minutes; preview=true: a small version, in seconds'
     """
     if cost.seconds < LONG:

@@ -165,7 +165,7 @@ def _add_array(digest: Any, values: Tensor) -> None:
     is_number = values.is_floating_point() or values.dtype in (torch.float16, torch.bfloat16)
     exact = values.double() if is_number else values
     _mark(digest, "array", str(tuple(values.shape)), "" if is_number else str(values.dtype))
-    digest.update(exact.contiguous().numpy().tobytes())
+    digest.update(exact.resolve_conj().resolve_neg().contiguous().numpy().tobytes())
 
 
 def _add_parts(digest: Any, name: str, parts: Mapping[str, Any], depth: int) -> None:

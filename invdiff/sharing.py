@@ -407,7 +407,8 @@ def _feed(feed: Callable[[bytes], None], thing: Any, above: list[int]) -> None:
     inside = [*above, id(thing)]
     feed(f"({type(thing).__module__}.{type(thing).__qualname__}".encode())
     if isinstance(thing, Tensor):
-        values = (torch.view_as_real(thing) if thing.is_complex() else thing).detach()
+        thing = thing.detach().resolve_conj().resolve_neg()
+        values = torch.view_as_real(thing) if thing.is_complex() else thing
         values = values.cpu().contiguous().reshape(-1)
         feed(f"{thing.dtype} {tuple(thing.shape)}".encode())
         feed(values.view(torch.uint8).numpy().tobytes() if values.numel() else b"")

@@ -1191,7 +1191,7 @@ def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solve
     say(str(cost))
     if part.slices is not None:  # its other ways would leave the slices apart
         return
-    if line := cheaper(cost, part.problem, prior, solver, preset(FEW_STEPS)):
+    if line := cheaper(cost, part.problem, prior, preset(FEW_STEPS)):
         say(line)
 
 

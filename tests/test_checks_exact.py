@@ -88,6 +88,33 @@ def test_the_bounds(dtype: torch.dtype) -> None:
     assert checks.gradient(Cube(SHAPE), drawing(dtype=dtype))[1] == (0.05 if single else 1e-3)
 
 
+class Together(Scaled):
+    """Doubles what comes in a batch, in A, in its adjoint, or in neither."""
+
+    def __init__(self, forward: float = 1.0, adjoint: float = 1.0) -> None:
+        super().__init__()
+        self.factors = (forward, adjoint)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.factors[0] if len(x) > 1 else 1.0) * super().forward(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (self.factors[1] if len(y) > 1 else 1.0) * super().adjoint(y)
+
+
+def test_the_error_of_a_batch() -> None:
+    """The larger of those of A and of its adjoint, relative to the images alone."""
+    for forward, adjoint, expected in (
+        (1.0, 1.0, 0.0),
+        (2.0, 1.0, 1.0),
+        (1.0, 3.0, 2.0),
+        (1.5, 1.1, 0.5),
+        (1.1, 4.0, 3.0),
+    ):
+        error, _, _ = checks.batches(Together(forward, adjoint), drawing())
+        assert error == pytest.approx(expected, abs=1e-12)
+
+
 def test_the_error_of_what_is_not_linear() -> None:
     draw = drawing()
     x = draw(*SHAPE)
@@ -278,6 +305,13 @@ def test_a_wrong_shape_dtype_or_count_is_an_error_of_one() -> None:
         def count(self, y: Tensor) -> int:
             return 23
 
+    class Leaking(MaskRandom):
+        """What it says is not measured, is."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    assert checks.shapes(Leaking(SHAPE, 0.5), drawing())[0] == 1.0
     for kind in (Half, Fewer, Endless, Miscounted):
         assert checks.shapes(kind(SHAPE), drawing())[0] == 1.0, kind.__name__
     words = "y (3, 2, 3, 4) torch.float64, measured scalars 24"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invdiff import operators
 from invdiff.errors import InputError
-from invdiff.evaluation.report import describe_noise
+from invdiff.evaluation.report import describe_noise, page_data
 from invdiff.inference import restore
 from invdiff.noise import Coloured, Correlated, Gaussian, NoiseModel
 from invdiff.noise.whitening import Filter
@@ -250,6 +250,9 @@ def test_files_keep_what_was_stated(tmp_path: Path) -> None:
 def test_reports_tell_the_stated_noise() -> None:
     problem = Problem(Denoise((1, 4, 5)), Coloured(0.1), torch.zeros(1, 1, 4, 5))
     assert describe_noise(problem, 0, torch.ones(1, 4, 5)).startswith("Coloured, sigma = 0.1 ")
+    posterior = Posterior(torch.zeros(2, 1, 1, 4, 5), problem, nfe=1, seconds=0.1)
+    facts = page_data(posterior, None, None, None, "", "")["facts"]
+    assert facts["operator"] == "Denoise" and type(problem.operator) is not Denoise
 
 
 def test_arrays_come_in_files_and_operators(tmp_path: Path) -> None:

@@ -807,3 +807,25 @@ def test_what_a_person_would_use_has_rows(prior: Path, folder: Path, tmp_path: P
 
 def test_one_sample_of_an_image_is_drawn_by_default(tmp_path: Path) -> None:
     assert cell_of(tmp_path).settings.samples == 1
+
+
+def test_the_time_of_a_method_is_shared_by_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6 s of two images are 3 s each; the baseline, which is one formula, has none."""
+    asked: list[str] = []
+
+    def computed(problem: Problem, name: str) -> Tensor:
+        asked.append(name)
+        return problem.y
+
+    times = iter([10.0, 16.0, 20.0, 21.0])
+    monkeypatch.setattr(invdiff.evaluate, "computed", computed)
+    monkeypatch.setattr(invdiff.evaluate.time, "perf_counter", lambda: next(times))
+    truth = torch.full((2, 1, 12, 13), 0.5)
+    for solver, seconds in (("tv", "3"), ("baseline", "0")):
+        cell = cell_of(tmp_path, solver)
+        rows = invdiff.evaluate.measure(cell, None, numbered_images(*truth), truth)  # type: ignore[arg-type]
+        assert [row[ROW.index("seconds")] for row in rows] == [seconds, seconds]
+        assert [row[ROW.index("calls")] for row in rows] == ["0", "0"]
+    assert asked == ["tv"]

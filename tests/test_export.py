@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lines import refusal
+from torch import Tensor
 
 from invdiff import Gaussian, InputError, operators, restore, restore_to_zarr, solvers
 from invdiff.io.pictures import Picture
 from invdiff.io.units import Units
+from invdiff.noise import Coloured
 from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
@@ -164,6 +167,22 @@ def test_colours_are_named() -> None:
     found = Posterior(torch.rand(2, 1, 3, 2, 2), posed, 7, 0.0).to_xarray()
     assert list(found.channel.values) == ["red", "green", "blue"]
     assert "seed" not in found.attrs and found.attrs["network_calls_per_sample"] == 7
+    four = Problem(operators.Denoise((4, 2, 2)), Gaussian(0.1), torch.zeros(1, 4, 2, 2))
+    found = Posterior(torch.rand(2, 1, 4, 2, 2), four, 7, 0.0).to_xarray()
+    assert list(found.channel.values) == [0, 1, 2, 3]
+
+
+def test_noise_that_was_made_white_is_told_as_it_was() -> None:
+    """The operator, the noise and y that were stated, not those of the filtered problem."""
+    pytest.importorskip("xarray")
+    y = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    stated = Coloured(0.1)
+    posed = Problem(operators.Denoise(SHAPE), stated, y)
+    assert posed.stated is not None and repr(posed.operator) != "Denoise((1, 4, 5))"
+    found = Posterior(torch.rand(2, 1, *SHAPE), posed, 7, 0.0).to_xarray()
+    assert found.attrs["operator"] == "Denoise((1, 4, 5))"
+    assert found.attrs["noise"] == repr(stated)
+    np.testing.assert_allclose(found.measurement.values, y.numpy(), atol=1e-5)
 
 
 def test_moments_of_the_samples_that_are_there() -> None:
@@ -192,3 +211,50 @@ def test_a_missing_library_is_named(
     if library == "xarray":
         with pytest.raises(InputError, match=line):
             posterior().to_arviz()
+
+
+def test_a_picture_without_units_has_the_scale_of_images() -> None:
+    pytest.importorskip("xarray")
+    given = posterior()
+    found = given.to_xarray(Picture(given.problem.y, name="photo"))
+    assert found.x_given_y.attrs["units"] == "1"
+    np.testing.assert_array_equal(found.x_given_y.values, given.samples.numpy())
+    assert list(found.image.values) == ["photo_0", "photo_1"]
+
+
+def test_a_store_that_is_complete_draws_nothing(tmp_path: Path, prior: Path) -> None:
+    """With a prior by its file; a store that lacks an array is another run."""
+    zarr = pytest.importorskip("zarr")
+    path = tmp_path / "a.zarr"
+    steps: list[int] = []
+
+    def again() -> StoredSamples:
+        return restore_to_zarr(
+            path,
+            Problem(operators.Denoise((1, 16, 16)), Gaussian(0.1), torch.zeros(1, 1, 16, 16)),
+            str(prior),
+            solvers.DDNM(steps=2),
+            on_step=lambda done, total, step: steps.append(done),
+        )
+
+    first = again().samples[:]
+    assert len(steps) == 2
+    np.testing.assert_array_equal(again().samples[:], first)
+    assert len(steps) == 2
+    for name in ("done", "samples"):
+        del zarr.open_group(str(path), mode="r+")[name]
+        assert refusal(again) == f"{path}: holds another run, expected another name"
+
+
+def test_samples_of_a_store_are_finite(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+
+    class Infinite(GaussianDenoiser):
+        def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            return super().forward(x, sigma) * torch.inf
+
+    infinite = Infinite(torch.full(SHAPE, 0.5), torch.eye(20))
+    line = refusal(lambda: restore_to_zarr(tmp_path / "a.zarr", problem(), infinite, SOLVER))
+    assert line == "samples: found NaN or infinite values, expected finite numbers"
+    empty = StoredSamples(Path("s"), np.zeros((2, 1, 3)), np.zeros((2, 1), bool))
+    assert refusal(lambda: empty.mean(0)) == "s: found no sample of image 0, expected one at least"

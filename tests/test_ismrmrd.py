@@ -95,6 +95,43 @@ def test_lines_on_their_grid_and_what_is_no_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(picture.values[0].numpy(), y, atol=1e-5)
 
 
+def test_the_echo_of_a_reversed_readout(tmp_path: Path) -> None:
+    """Counted from either end where it is in the middle; elsewhere nobody knows from which."""
+    kspace = centred(images(2, 8, 6)).astype(np.complex64)
+    for samples, centers in ((8, (3, 4)), (7, (3,))):
+        for center in centers:
+            turned = kspace[..., 8 - samples :, 4][:, ::-1]
+            given = {"kspace_encode_step_1": 4, "flags": [ismrmrd.ACQ_IS_REVERSE], "center": center}
+            path = written(tmp_path / f"{samples}.{center}.h5", [(turned, given)])
+            found = read_ismrmrd(path).kspace[0]
+            np.testing.assert_allclose(
+                found[:, 8 - samples :, 4], kspace[:, 8 - samples :, 4], atol=1e-6
+            )
+            assert not np.any(np.delete(found, 4, 2)) and not np.any(found[:, : 8 - samples])
+    given = {"kspace_encode_step_1": 4, "flags": [ismrmrd.ACQ_IS_REVERSE], "center": 2}
+    path = written(tmp_path / "off.h5", [(kspace[..., 4], given)])
+    assert refusal(lambda: read_ismrmrd(path)) == (
+        f"measurement {path}: found a reversed readout of 8 samples with its echo at 2, expected it "
+        "at 4, in the middle: files differ in the end that it is counted from"
+    )
+
+
+def test_a_small_file_takes_no_memory(tmp_path: Path) -> None:
+    """A header may name any matrix: one that the readouts hardly touch is refused before it is made."""
+    huge = HEADER.replace("<x>8</x>", "<x>30000</x>").replace("<y>6</y>", "<y>40000</y>")
+    path = written(tmp_path / "huge.h5", [(images(2, 8), {})], x=30000, header=huge)
+    assert refusal(lambda: read_ismrmrd(path)) == (
+        f"measurement {path}: found a matrix of 30000 x 40000 in the header, with 16 points measured "
+        "of 2400000000, expected at least one of 64"
+    )
+    # Few lines of a matrix of usual size are a scan.
+    usual = HEADER.replace("<y>6</y>", "<y>2048</y>").replace("<center>3<", "<center>1024<")
+    path = written(tmp_path / "few.h5", [(images(1, 8), {"kspace_encode_step_1": 5})], header=usual)
+    found = read_ismrmrd(path)
+    assert found.kspace.shape == (1, 1, 8, 2048) and found.mask is not None
+    assert np.flatnonzero(found.mask[0].any(0)).tolist() == [5]
+
+
 def test_the_oversampling_of_readouts_is_removed(tmp_path: Path) -> None:
     x = np.zeros((2, 16, 6), complex)
     x[:, 4:12] = images(2, 8, 6)

@@ -675,6 +675,8 @@ FIGURES: dict[str, dict[str, Any]] = {
         "GROUP": "dataset",
         "NO_IMAGE": (19, 20, 23, 24, 26, 27, 28, 29, 30, 31),
         "REVERSED": 22,
+        "SPARSEST": 64,
+        "ALWAYS": 4194304,
     },
     "io.ome": {
         "_KEPT": (

@@ -4,6 +4,7 @@ back.
 
 from __future__ import annotations
 
+import io
 import struct
 import sys
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from invdiff.errors import InputError
 from invdiff.io import formats
@@ -23,6 +24,7 @@ from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.write import write_image, write_picture
 
 HEIGHT, WIDTH = 6, 9
+SOME_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def integers(kind: str, *shape: int) -> np.ndarray:
@@ -239,6 +241,24 @@ def test_webp_and_bmp_come_back_as_they_went_in(tmp_path: Path, suffix: str, alp
     with Image.open(tmp_path / f"y{suffix}") as found:
         assert found.format == suffix[1:].upper()
         assert np.array_equal(np.asarray(found), array)
+
+
+def test_how_pictures_are_coded(tmp_path: Path) -> None:
+    """JPEG at quality 95 with colours at full resolution, as Pillow reads its tables; all else is exact."""
+    array = integers("uint8", HEIGHT, WIDTH, 3)
+    values = torch.from_numpy(array / 255).permute(2, 0, 1)[None].float()
+    for suffix in (".jpg", ".webp", ".png", ".bmp", ".tif"):
+        write_picture(tmp_path / f"x{suffix}", Picture(values, profile=SOME_PROFILE))
+        with Image.open(tmp_path / f"x{suffix}") as found:
+            if suffix != ".bmp":  # which has no profiles
+                assert found.info["icc_profile"] == SOME_PROFILE
+            if suffix == ".jpg":
+                assert JpegImagePlugin.get_sampling(found) == 0
+                expected = io.BytesIO()
+                Image.fromarray(array).save(expected, "JPEG", quality=95)
+                assert found.quantization == Image.open(expected).quantization
+            else:
+                assert np.array_equal(np.asarray(found), array)
 
 
 def test_what_webp_and_bmp_do_not_hold_becomes_another_format(tmp_path: Path) -> None:

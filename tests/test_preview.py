@@ -236,6 +236,42 @@ def test_where_a_part_lies() -> None:
     assert preview_of(problem, 65).problem is problem
 
 
+@pytest.mark.parametrize("kind", ["whole", "part", "chosen"])
+def test_images_of_a_batch_have_their_own_masks_and_kernels(kind: str) -> None:
+    """The preview of two images is that of each: the same size, y and operator."""
+    draw = torch.Generator().manual_seed(3)
+    if kind == "chosen":
+        kernels = torch.rand(3, 3, 3, generator=draw)
+        kernels = kernels / kernels.sum((1, 2), keepdim=True)
+        operator: Operator = Blur((1, 120, 120), kernels).select([2, 0])
+    elif kind == "whole":
+        masks = torch.ones(2, 1, 120, 120)
+        masks[0, :, 8:40, 16:60] = 0
+        masks[1, :, 80:104, 4:40] = 0
+        operator = Mask((1, 120, 120), masks)
+    else:
+        masks = (torch.rand(2, 1, 120, 120, generator=draw) > 0.5).float()
+        operator = Mask((1, 120, 120), masks)
+    x = image(2, 1, 120, 120).float()
+    problem = Problem.simulate(x, operator, Gaussian(0.05))
+    together = preview_of(problem, 40 if kind == "whole" else 64)
+    words = "the whole picture in small" if kind == "whole" else "a part of the picture"
+    assert words in together.text
+    small = together.small(x)
+    expected = together.problem.operator(small)
+    for b in range(2):
+        one = together.problem.select([b])
+        torch.testing.assert_close(one.operator(small[b : b + 1]), expected[b : b + 1])
+        own = problem.operator.select([b])
+        if kind == "whole":
+            measured = pooled(own(torch.ones(1, 1, 120, 120)), 3) > 0.999
+            assert torch.equal(one.measured() > 0, measured)
+        else:
+            cut = together.small(own(x[b : b + 1]))
+            inside = (..., slice(1, -1), slice(1, -1))
+            torch.testing.assert_close(expected[b : b + 1][inside], cut[inside])
+
+
 def test_a_preview_has_a_side() -> None:
     problem = Problem(Denoise((1, 4, 4)), Gaussian(0.1), torch.zeros(1, 1, 4, 4))
     with pytest.raises(InputError, match="^side: found 0, expected at least 1$"):

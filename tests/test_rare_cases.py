@@ -18,7 +18,7 @@ from lines import refusal
 from PIL import Image
 
 import invdiff
-from invdiff import choice, cost, evaluate, memory, preview, progress, registry
+from invdiff import choice, cost, evaluate, memory, preview, progress, registry, sharing
 from invdiff.adjustment import _pair
 from invdiff.baselines import _norm, zero_filled
 from invdiff.blind import BlindPosterior
@@ -130,6 +130,28 @@ def test_maps_that_are_no_array() -> None:
     assert refusal(lambda: complex_array("maps", [[1, 2], [3]])) == (
         "maps: found object of shape (), expected an array of numbers"
     )
+
+
+def test_signs_that_torch_leaves_to_be_done(tmp_path: Path) -> None:
+    """`z.conj()` and its imaginary part are views that NumPy does not know: they count as what they show."""
+    z = torch.complex(HALF.double(), torch.linspace(0, 1, 16, dtype=torch.float64).view(HALF.shape))
+    conjugate, negative = z.conj(), z.conj().imag
+    assert conjugate.is_conj() and negative.is_neg()
+    assert torch.equal(complex_array("maps", conjugate), torch.complex(z.real, -z.imag))
+    assert torch.equal(complex_array("maps", negative).real, -z.imag)
+    for x, same in ((conjugate, conjugate.resolve_conj()), (negative, negative.resolve_neg())):
+        assert fingerprint(x) == fingerprint(same)
+        assert sharing.fingerprint(x) == sharing.fingerprint(same)
+        assert np.array_equal(write.as_float(x).numpy(), same.numpy())
+    single = z.to(torch.complex64).conj().imag
+    assert single.is_neg()
+    write.write_picture(tmp_path / "x.npy", Picture(single))
+    assert np.array_equal(np.load(tmp_path / "x.npy"), -z.imag.float()[0, 0].numpy())
+    problem = Problem(Denoise(SQUARE), Gaussian(0.1), negative)
+    assert torch.equal(problem.y, -z.imag)
+    Posterior(HALF[None], problem, 1, 0.1).save(tmp_path / "out")
+    loaded = Posterior.load(tmp_path / "out").problem.y
+    assert torch.equal(loaded, (-z.imag).to(loaded))
 
 
 def test_conjugate_gradients_without_iterations() -> None:

@@ -568,3 +568,34 @@ def test_the_noise_of_what_was_measured() -> None:
     one = Problem(operator, Gaussian(0.1), torch.zeros(2, 1, 4, 4))
     for b in range(2):
         assert report.describe_noise(one, b, measured).startswith("Gaussian, sigma = 0.1 ([0,1])")
+
+
+def test_every_plane_of_every_image_counts_for_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images of three samples, baseline, truth and y of 20 pixels: 240 numbers of two bytes."""
+    truth, posterior = made(Denoise((1, 4, 5)), samples=3, images=2)
+    for most, bits in ((480, 16), (479, 8)):
+        monkeypatch.setattr(report, "MOST_BYTES", most)
+        data = report.page_data(posterior, truth, None, None, "", "")
+        assert data["images"][1]["samples"]["bits"] == bits
+    monkeypatch.setattr(report, "MOST_BYTES", 400)  # 200 numbers, without the truth
+    data = report.page_data(posterior, None, None, None, "", "")
+    assert data["images"][0]["samples"]["bits"] == 16
+
+
+def test_averages_of_pixels_have_no_calibrated_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration is of pixels, and of samples without fills: the page tells of neither's factors."""
+    _, posterior = made(Denoise((1, 4, 5)), samples=4, images=1)
+    key = Key("a", "b", "c", "d", (1, 4, 5), 4)
+    adjustment = Adjustment(key, 64, "64 images", {"mean": {0.5: 0.75, 0.9: 2.5}}, 1.0, 0.1)
+
+    def shown(given: Posterior) -> Any:
+        return report.page_data(given, None, None, None, "", "")["intervals"]
+
+    plain, calibrated = shown(posterior), shown(replace(posterior, adjustment=adjustment))
+    assert plain != calibrated
+    assert shown(replace(posterior, filled=(True,))) == report.intervals(4, None, True) != plain
+    assert shown(replace(posterior, filled=(False,))) == plain
+    monkeypatch.setattr(report, "MOST_BYTES", 100)
+    assert shown(replace(posterior, adjustment=adjustment)) == plain

@@ -112,14 +112,14 @@ def test_what_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = Cost(Calls(1000.0, 0.0, 0.0), 8, 0.5, 1.0, 1.0, 1, "8x8")
     quick = preset("diffpir_20")
     masked = problem(MaskHalf(SHAPE))
-    line = cheaper(cost, masked, prior(), DDNM(), quick)
+    line = cheaper(cost, masked, prior(), quick)
     assert line == (
         "cheaper: samples=1: 17 minutes; solver=diffpir_20: 1 minute; "
         "preview=true: a small version, in seconds"
     )
-    assert "estimate=mmse: 1 s (" in cheaper(cost, problem(Denoise(SHAPE)), prior(), DDNM(), quick)
-    assert "diffpir" not in cheaper(cost, problem(HighDynamicRange(SHAPE)), prior(), DPS(), quick)
-    assert cheaper(replace(cost, samples=2, plain=0.001), masked, prior(), DDNM(), quick) == ""
+    assert "estimate=mmse: 1 s (" in cheaper(cost, problem(Denoise(SHAPE)), prior(), quick)
+    assert "diffpir" not in cheaper(cost, problem(HighDynamicRange(SHAPE)), prior(), quick)
+    assert cheaper(replace(cost, samples=2, plain=0.001), masked, prior(), quick) == ""
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,13 @@ def test_a_minute_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     images = len(masked)
     short = Cost(Calls(50.0, 0.0, 0.0), images, 1.0, 1.0, 1.0, 1, "8x8")
     long = replace(short, plain=60.0 / 50 / images)
-    assert cheaper(replace(long, plain=0.999 * long.plain), masked, prior(), DDNM(), quick) == ""
-    line = cheaper(long, masked, prior(), DDNM(), quick)
+    assert cheaper(replace(long, plain=0.999 * long.plain), masked, prior(), quick) == ""
+    line = cheaper(long, masked, prior(), quick)
     assert line == (
         f"cheaper: solver=diffpir_20: {duration(20 * images * long.plain)}; preview=true: a small "
         "version, in seconds"
     )
     fewer = replace(long, calls=Calls(40.0, 0.0, 0.0), plain=60.0 / 40 / images)
-    assert cheaper(fewer, masked, prior(), DDNM(), quick) == (
+    assert cheaper(fewer, masked, prior(), quick) == (
         "cheaper: preview=true: a small version, in seconds"
     )

@@ -36,6 +36,7 @@ from invdiff.prior.reverse import (
     calls,
     conditional,
     generate,
+    informed_transition,
     interpolate,
     progressive,
     reverse,
@@ -550,3 +551,47 @@ def test_a_level_may_be_a_number_or_a_tensor(sigma: float) -> None:
                 score(prior, x, level), (expected - x) / sigma**2, rtol=0, atol=1e-10
             )
         assert prior.t_at(sigma) == prior.t_at(torch.tensor(sigma, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("a", "q", "squared"),
+    [
+        (0.0, 0.5, 1.0),  # no Jacobian, which is DDPM with its q
+        (1.0, 0.3, 1.0),
+        (0.5, 0.5, (0.25 + 0.375) / 0.75**2),
+        (0.2, 0.1, (0.01 + 0.99 * 0.2) / 0.28**2),
+        (2.0, 0.5, 1.0),  # 1.75 / 2.25: never narrower than z itself
+        (1e-3, 1e-3, 100.0),  # 250, and at most 100
+    ],
+)
+def test_an_informed_step_under_one_eigenvalue(a: float, q: float, squared: float) -> None:
+    """D = a x + (1 - a) / 4: every number of the step in closed form, also for levels per image."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 1, 3, 4, generator=generator, dtype=torch.float64)
+    streams = [(0, 1), (0, 2)]
+    z = Streams(streams)(x)
+    x0 = a * x + (1 - a) / 4
+    sigmas = torch.tensor([0.7, 0.2], dtype=torch.float64).view(2, 1, 1, 1)
+    fresh = (q + (1 - q) * a) * z * squared**0.5
+    for sigma in (0.7, sigmas):
+        found = informed_transition(
+            lambda w: a * w + (1 - a) / 4, x, x0, sigma, q, Streams(streams)
+        )
+        expected = q**2 * x + (1 - q**2) * x0 + (1 - q**2) ** 0.5 * sigma * fresh
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_an_informed_step_has_one_trace_for_all_pixels() -> None:
+    """Two eigenvalues: the factor is that of the image, from z^T (q^2 + (1 - q^2) J) z."""
+    q, sigma = 0.4, 0.5
+    a = torch.tensor([0.9, 0.1], dtype=torch.float64).view(1, 1, 1, 2)
+    x = torch.tensor([[0.3, -0.2], [1.0, 2.0]], dtype=torch.float64).view(2, 1, 1, 2)
+    streams = [(0, 1), (0, 2)]
+    z = Streams(streams)(x)
+    found = informed_transition(lambda w: a * w, x, a * x, sigma, q, Streams(streams))
+    for b in range(2):
+        fresh = (q + (1 - q) * a[0]) * z[b]
+        trace = float(((q**2 + (1 - q**2) * a[0]) * z[b] ** 2).sum())
+        scale = max(1.0, trace / float((fresh**2).sum())) ** 0.5
+        expected = x[b] + (1 - q**2) * (a[0] - 1) * x[b] + (1 - q**2) ** 0.5 * sigma * scale * fresh
+        torch.testing.assert_close(found[b], expected, rtol=1e-9, atol=1e-9)

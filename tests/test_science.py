@@ -238,7 +238,8 @@ def test_ome_tiff_keeps_sizes_and_channels(
     assert picture.suffix == ".ome.tif" and picture.name == "a"
     colours = picture.values.shape[1]
     assert len(picture) * colours == np.prod(shape[:-2]) and colours == (3 if count == 3 else 1)
-    for picture_of, zoom in ((picture, 1), (larger(picture, 2), 2)):
+    twice = larger(larger(picture, 2), 3)
+    for picture_of, zoom in ((picture, 1), (larger(picture, 2), 2), (twice, 6)):
         path = tmp_path / f"{zoom}.ome.tif"
         write_picture(path, picture_of)
         with tifffile.TiffFile(path) as found:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,41 @@ def test_progress_is_that_of_this_process(tmp_path: Path) -> None:
     assert any(share == pytest.approx(6 / 9) for share in shares)
 
 
+def test_the_time_of_all_processes_is_that_of_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches of two samples of 3 s each, whoever draws them."""
+    monkeypatch.setattr(sharing.Clock, "lap", lambda clock: 3.0)
+    published: list[Any] = []
+    for rank in range(2):
+        run_of(tmp_path / "x", rank, 2, batch=2).finish(
+            [Task("a", problem(2), [0, 1])], published.append
+        )
+    assert published[0][0].seconds == pytest.approx(9.0)
+
+
+def test_large_holes_are_filled_by_every_process_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    original = sharing.draw
+    holes = SimpleNamespace(filled=(True, False))
+
+    def drawn(*given: Any, holes: Any, **more: Any) -> None:
+        asked.append(holes)
+        original(*given, **more)
+
+    monkeypatch.setattr(sharing, "draw", drawn)
+    monkeypatch.setattr(sharing, "large_holes", lambda *given: holes)
+    for name, fill in (("x", True), ("z", False)):
+        published: list[Any] = []
+        run_of(tmp_path / name, 0, 1, fill_holes=fill).finish(
+            [Task("a", problem(2), [0, 1])], published.append
+        )
+        assert published[0][0].filled == ((True, False) if fill else ())
+    assert asked == [holes, None]
+
+
 CHANGES: dict[str, Any] = {
     "seed": lambda run, task: (sharing.dataclasses.replace(run, seed=1), task),
     "samples": lambda run, task: (sharing.dataclasses.replace(run, samples=4), task),
@@ -234,6 +270,8 @@ CHANGES: dict[str, Any] = {
         task,
     ),
     "precision": lambda run, task: (sharing.dataclasses.replace(run, precision="float32"), task),
+    "tile": lambda run, task: (sharing.dataclasses.replace(run, tile=64), task),
+    "fill_holes": lambda run, task: (sharing.dataclasses.replace(run, fill_holes=True), task),
     "prior": lambda run, task: (
         sharing.dataclasses.replace(
             run, prior=GaussianDenoiser(torch.full(SHAPE, 0.4), 0.04 * torch.eye(24))

@@ -132,7 +132,7 @@ def page_data(
             count, posterior.adjustment if is_whole else None, any(posterior.filled)
         ),
         "facts": {
-            "operator": type(problem.operator).__name__,
+            "operator": type((problem.stated or problem).operator).__name__,
             "image": f"{height} x {width}, {'1 channel' if channels == 1 else f'{channels} channels'}",
             "samples": f"{count} of {'each image' if batch > 1 else 'the image'}",
             "network calls": f"{posterior.nfe} a sample",

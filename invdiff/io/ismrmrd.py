@@ -24,6 +24,9 @@ GROUP = "dataset"  # in which the library writes, unless it is told of another
 # phases, feedback (two kinds), dummies, the coils' correction, stabilisation of phases (two kinds).
 NO_IMAGE = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 REVERSED = 22  # a readout that was taken from its end to its beginning
+# How many points a grid may have for each that was measured, and how many it may have in any case.
+SPARSEST = 64
+ALWAYS = 2**22
 
 # What the library raises: a header that is no XML is a SyntaxError, one that lacks a part a TypeError.
 _UNREADABLE = (OSError, LookupError, ValueError, TypeError, SyntaxError)
@@ -185,14 +188,23 @@ def _on_grid(path: str | Path, images: list[list[Any]], encoding: Any) -> Scan:
             "positive numbers"
         )
     coils = images[0][0].active_channels
+    points = len(images) * coils * matrix.x * matrix.y
+    measured = sum(line.data[:, _kept(line)].size for lines in images for line in lines)
+    if points > max(SPARSEST * measured, ALWAYS):
+        raise InputError(
+            f"measurement {path}: found a matrix of {matrix.x} x {matrix.y} in the header, with "
+            f"{measured} points measured of {points}, expected at least one of {SPARSEST}"
+        )
     total = np.zeros((len(images), coils, matrix.x, matrix.y), np.complex128)
     times = np.zeros((len(images), matrix.x, matrix.y))
     for b, lines in enumerate(images):
         for line in lines:
             values = line.data[:, _kept(line)]
-            first = matrix.x // 2 - (line.center_sample - line.discard_pre)
+            echo = line.center_sample - line.discard_pre
             if _has(line, REVERSED):
                 values = values[:, ::-1]
+                echo = _turned_echo(path, echo, values.shape[1])
+            first = matrix.x // 2 - echo
             rows = slice(first, first + values.shape[1])
             column = line.idx.kspace_encode_step_1 - middle + matrix.y // 2
             if first < 0 or rows.stop > matrix.x or not 0 <= column < matrix.y:
@@ -210,9 +222,22 @@ def _on_grid(path: str | Path, images: list[list[Any]], encoding: Any) -> Scan:
     # What was measured of a line is all of it, or the lesser resolution of an echo off its middle.
     begin = matrix.x // 2 - size // 2
     cropped = _to_image(kspace)[:, :, begin : begin + size]
-    measured = np.broadcast_to(mask.any(1, keepdims=True), (len(images), size, matrix.y))
-    values = _to_spectrum(cropped) * measured[:, None]
-    return Scan(values.astype(np.complex64), measured.copy(), None, matrix.x / size)
+    whole = np.broadcast_to(mask.any(1, keepdims=True), (len(images), size, matrix.y))
+    values = _to_spectrum(cropped) * whole[:, None]
+    return Scan(values.astype(np.complex64), whole.copy(), None, matrix.x / size)
+
+
+def _turned_echo(path: str | Path, echo: int, count: int) -> int:
+    """Where the echo of a reversed readout of `count` samples is, once it is turned round.
+
+    Writers count it from either end of the readout, which is the same for an echo in its middle.
+    """
+    if echo not in ((count - 1) // 2, count // 2):
+        raise InputError(
+            f"measurement {path}: found a reversed readout of {count} samples with its echo at {echo}, "
+            f"expected it at {count // 2}, in the middle: files differ in the end that it is counted from"
+        )
+    return count // 2
 
 
 def _to_image(kspace: np.ndarray) -> np.ndarray:

@@ -216,7 +216,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 def as_float(x: Tensor) -> Tensor:
     """Return x in the memory of the CPU, in a type of floats that NumPy has."""
-    x = x.detach().cpu()
+    x = x.detach().cpu().resolve_conj().resolve_neg()  # torch may leave a sign to be done
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
@@ -258,7 +258,7 @@ def _quantize(path: Path, picture: Picture, bits: int) -> np.ndarray:
 
 def _array(x: Tensor) -> np.ndarray:
     """(B, C, H, W) -> (B, H, W, C) float32."""
-    moved = x.detach().to("cpu", torch.float32).permute(0, 2, 3, 1)
+    moved = x.detach().to("cpu", torch.float32).resolve_neg().permute(0, 2, 3, 1)
     return moved.contiguous().numpy()
 
 
@@ -286,10 +286,14 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
         _encode_tiff(path, array, picture)
     elif suffix in (".jpg", ".jpeg"):
         # Colours at full resolution, unlike most programs: nothing that was restored is lost.
-        Image.fromarray(array).save(path, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        Image.fromarray(array).save(
+            path, "JPEG", quality=_JPEG_QUALITY, subsampling=0, icc_profile=picture.profile
+        )
     elif suffix == ".webp":
         # Exact: colours where the picture is transparent stay, too.
-        Image.fromarray(array).save(path, "WEBP", lossless=True, exact=True)
+        Image.fromarray(array).save(
+            path, "WEBP", lossless=True, exact=True, icc_profile=picture.profile
+        )
     elif suffix == ".bmp":
         Image.fromarray(array).save(path, "BMP")
     else:

@@ -51,7 +51,7 @@ def complex_array(name: str, values: Any) -> Tensor:
         name = f"{name} {values}"
         values = loaded
     if isinstance(values, Tensor):
-        values = values.detach().cpu().resolve_conj().numpy()
+        values = values.detach().cpu().resolve_conj().resolve_neg().numpy()
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, OverflowError):

@@ -458,7 +458,7 @@ def converted(
         if place in _PLAIN:
             result[f"{_PLAIN[place]}.{kind}"] = value
             continue
-        target = _place(place, found, weights)
+        target = _place(place, found)
         if target is None:
             raise InputError(
                 f"found the weight {name!r}, which a guided-diffusion U-Net does not have"
@@ -471,7 +471,7 @@ def converted(
     return result
 
 
-def _place(place: str, found: Architecture, weights: Mapping[str, Tensor]) -> str | None:
+def _place(place: str, found: Architecture) -> str | None:
     """Return where a layer of guided-diffusion is in `UNet2D`, without `.weight` or `.bias`."""
     middle = re.fullmatch(r"middle_block\.([012])\.(.+)", place)
     if middle:

@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
         InputError: the YAML file cannot be read, or holds something else than settings.
     """
     place = find(path)
-    return {} if place is None else _understood(place, _mapping(place))
+    return {} if place is None else _understood(_mapping(place))
 
 
 def read_for_classifier(path: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _mapping(place: Path) -> Mapping[str, Any]:
     return found
 
 
-def _understood(place: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+def _understood(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings under our names; flags that the weights tell by themselves are left out."""
     settings = {name: found[name] for name in NAMES if name in found}
     heads = found.get("num_heads")
