@@ -35,9 +35,11 @@ if __name__ == "__main__":
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -74,8 +76,8 @@ from invdiff.frame import continued, is_frame, known_sides
 from invdiff.held import read_held, sentence
 from invdiff.inference import Interrupted, check_batch, restore
 from invdiff.intervals import OF_FILLS, SAY_OF_FILLS, percent, shown_levels
-from invdiff.io.collection import read_pictures
-from invdiff.io.jpeg import jpeg_coding
+from invdiff.io.collection import image_files, read_pictures
+from invdiff.io.jpeg import coding_error, jpeg_coding
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import free_name, label
 from invdiff.io.pictures import Picture, has_holes, to_channels
@@ -460,17 +462,69 @@ def _found_in_file(words: list[str], task: str, kind: type[Operator], source: st
         found = ["operator.name=mask_file", f"operator.mask={source}"]
     if task == "denoise" and not _of(words, "noise"):
         found.append("noise.sigma=auto")
-    coded = jpeg_coding(source) if kind is Jpeg else None
-    if coded is not None and not _of(words, "operator"):
-        say(
-            f"jpeg: quality {coded.quality}, {coded.chroma} resolution of colour, as the file tells"
-        )
-        found += [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
-        if coded.orientation != 1:
-            found.append(f"operator.orientation={coded.orientation}")
+    if kind is Jpeg and not _of(words, "operator"):
+        found += _coding_of(source, task)
     elif not issubclass(kind, Mask):
+        if not _of([*words, *found], "noise"):
+            found += _noise_of_coding(words, task, source)
         say_assumed([*words, *found], task)
     return found
+
+
+def _files_of(source: str) -> list[Path]:
+    """The files that a setting names: those in a folder, or the one."""
+    return image_files(source) if os.path.isdir(source) else [Path(source)]
+
+
+def _coding_of(source: str, task: str) -> list[str]:
+    """Words that tell how JPEG files were coded.
+
+    Raises:
+        InputError: they do not tell, or were coded in several ways.
+    """
+    codings = set()
+    for file in _files_of(source):
+        coded = jpeg_coding(file)
+        if not file.exists():  # told by what reads it
+            return []
+        if coded is None:
+            raise InputError(
+                f"task {task}: {file} is no JPEG file and does not tell its quality, expected the JPEG "
+                "file itself, or operator.quality=N (10 for strong blocks, 50 for faint ones)"
+            )
+        codings.add(coded)
+    if len(codings) > 1:
+        raise InputError(
+            f"task {task}: found JPEG files that were coded in {len(codings)} ways, expected one: "
+            "restore them one by one"
+        )
+    found = []
+    for coded in codings:
+        say(
+            f"{task}: quality {coded.quality}, {coded.chroma} resolution of colour, as the file tells"
+        )
+        found = [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
+        if coded.orientation != 1:
+            found.append(f"operator.orientation={coded.orientation}")
+    return found
+
+
+def _noise_of_coding(words: list[str], task: str, source: str) -> list[str]:
+    """Words that tell the noise of JPEG files, where coding made more than the task assumes."""
+    assumed = config.resolve(words, SolveSettings).get("noise") or {}
+    sigma = assumed.get("sigma")
+    if assumed.get("name") != "gaussian" or not isinstance(sigma, float) or sigma == 0:
+        return []
+    errors = [coding_error(file) for file in _files_of(source)]
+    found = median(error or 0.0 for error in errors) if errors else 0.0
+    if found <= sigma:
+        return []
+    level = float(f"{found:.2g}")
+    what = "the file was" if len(errors) == 1 else "half of the files were"
+    say(
+        f"{task}: noise.sigma={level}, for {what} changed by so much, {255 * level:.2g} of 255, as JPEG"
+    )
+    return [f"noise.sigma={level}"]
 
 
 def say_assumed(words: list[str], task: str) -> None:
