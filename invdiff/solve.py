@@ -1208,8 +1208,9 @@ def pose_shape(
 
 def check_level(sigma: object, pictures: list[Picture]) -> None:
     """Raise InputError for a noise level that is that of another scale, where white is 255."""
-    is_beyond = isinstance(sigma, int | float) and sigma > 1
-    if is_beyond and all(picture.bits == 8 for picture in pictures):
+    if not isinstance(sigma, int | float) or sigma <= 1:
+        return
+    if all(picture.bits == 8 for picture in pictures):
         raise InputError(
             f"noise.sigma: found {sigma:g}, expected 1 at most, which is white: "
             f"noise.sigma={sigma / 255:.3g} is {sigma:g} of 255"
