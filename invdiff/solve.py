@@ -919,9 +919,9 @@ def solve_parts(
             if finished and len(parts) > 1:
                 write_json(folder.path / "metrics.json", {"interrupted": True, "parts": finished})
             raise
-    for name, what in (("panel.png", "all in one picture"), ("report.html", "opens in a browser")):
+    for name in ("panel.png", "report.html"):
         for path in sorted(folder.final.rglob(name)):
-            say(f"{path.stem}, {what}: {path}")
+            say(f"{path.stem}: {path}")
     for answer in answers:
         write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
     if failures:

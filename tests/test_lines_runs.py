@@ -79,7 +79,7 @@ def test_pictures_that_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lines = warnings_of(lambda: calibrate.pictures(settings, 8))  # type: ignore[arg-type]
     assert lines == [
         "skipped b: is 7x8, expected at least 8x8 (size=)",
-        "skipped c: has 1 channels, expected 3 as the first one",
+        "skipped c: has 1 channel, expected 3 as the first one",
         "skipped d: is an image that the prior was trained on",
         "skipped e: equals another one",
     ]

@@ -576,7 +576,7 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: of_folder(images=3)._image(0),
-        "folder/a.png: found 1 images, expected 3 as at the start",
+        "folder/a.png: found 1 image, expected 3 as at the start",
     ),
     (
         lambda: of_folder(images=3)._readable(0),
@@ -616,7 +616,7 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: calibrate.pictures(calibrate.CalibrateSettings(task="x", data="folder"), 4),
-        "data folder: found 1 images that count, expected at least 2; the pages, slices and "
+        "data folder: found 1 image that count, expected at least 2; the pages, slices and "
         "crops of one picture are one",
     ),
     (

@@ -85,9 +85,7 @@ def told(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("source", HELD)
 @pytest.mark.parametrize("target", HELD)
-def test_tags_are_those_of_the_file_that_was_read(
-    source: str, target: str, tmp_path: Path
-) -> None:
+def test_tags_are_those_of_the_file_that_was_read(source: str, target: str, tmp_path: Path) -> None:
     """But for what tells how its pixels are stored: they are upright, in sRGB, and of their own size."""
     picture = read_picture(photo(tmp_path, source))
     picture = picture.with_values(torch.rand(1, 3, 20, 30))
