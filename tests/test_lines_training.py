@@ -751,7 +751,7 @@ WARNINGS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: files.look_at_files(Path("."), [Path("folder/a.png"), Path("bad/a.npy")]),
-        "data: left out 1 unreadable files, such as bad/a.npy: not an image in a known "
+        "data: left out 1 unreadable file, such as bad/a.npy: not an image in a known "
         "format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW",
     ),
 ]

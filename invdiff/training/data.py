@@ -270,7 +270,9 @@ class FolderData(Data):
                 return candidate
             if file not in self._unreadable:
                 self._unreadable.add(file)
-                warn(f"data: skipped {len(self._unreadable)} unreadable files so far: {images}")
+                warn(
+                    f"data: skipped {several(len(self._unreadable), 'unreadable file')} so far: {images}"
+                )
         raise InputError(
             f"data {self._files[0].path.parent}: found no readable image among {len(self)} images"
         )
