@@ -402,7 +402,8 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
         found.append(item)
     if len(found) < 2:
         raise InputError(
-            f"data {source}: found {several(len(found), 'image')} that count, expected at least 2; the pages, "
+            f"data {source}: found {several(len(found), 'image')} that count, expected at least "
+            "2; the pages, "
             "slices and crops of one picture are one"
         )
     return found, channels
@@ -569,7 +570,8 @@ _SENSES = {
 def table(found: Adjustment) -> str:
     """Return what was found as aligned lines, one for each level that is judged."""
     lines = [
-        f"{found.source}, {several(found.key.samples, 'sample')} each; coverage is of images that a "
+        f"{found.source}, {several(found.key.samples, 'sample')} each; coverage is of images "
+        "that a "
         "factor was not found on"
     ]
     for level in JUDGED:

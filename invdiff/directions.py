@@ -80,7 +80,8 @@ def thin_svd(samples: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     check_integer("count", count, 1)
     if count > len(samples) - 1:
         raise InputError(
-            f"count: found {count} directions of {several(len(samples), 'sample')}, expected at most "
+            f"count: found {count} directions of {several(len(samples), 'sample')}, expected at "
+            "most "
             f"{len(samples) - 1}"
         )
     exact = samples.double().transpose(0, 1)

@@ -333,7 +333,8 @@ def _level_of(adjustment: Adjustment) -> float:
     known = adjustment.levels(adjustment.rule)
     if not known:
         raise InputError(
-            f"calibration: found no level from {several(adjustment.images, 'image')}, expected more images"
+            f"calibration: found no level from {several(adjustment.images, 'image')}, expected "
+            "more images"
         )
     return 0.9 if 0.9 in known else known[-1]
 

@@ -61,7 +61,8 @@ class Held:
     def __str__(self) -> str:
         """Return the levels and their shares in words."""
         levels = " and ".join(percent(level) for level in self.inside)
-        return f"those of {levels} held {self.shares} of the true pixels of {several(self.images, 'image')}"
+        images = several(self.images, "image")
+        return f"those of {levels} held {self.shares} of the true pixels of {images}"
 
 
 def read_held(path: Path = COVERAGE) -> list[Held]:

@@ -527,7 +527,8 @@ def check(
     values = samples * len(problem) * math.prod(problem.operator.shape)
     if values > MAX_VALUES:
         raise InputError(
-            f"samples: found {samples} of {several(len(problem), 'image')}, {values:.3g} values in all, "
+            f"samples: found {samples} of {several(len(problem), 'image')}, {values:.3g} values "
+            "in all, "
             f"expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
         )
     solver.check(problem)

@@ -314,7 +314,8 @@ def check_words(words: list[str]) -> None:
     for word in words:
         if word not in heads and os.path.exists(word):
             raise InputError(
-                f"found {brief(word)}, a file, expected key=value: measurement={word} for a damaged "
+                f"found {brief(word)}, a file, expected key=value: measurement={word} for a "
+                "damaged "
                 f"picture, input={word} for a clean one"
             )
     astray = [word for word, head in heads.items() if head not in settings]
@@ -455,7 +456,8 @@ def with_what_is_meant(words: list[str]) -> list[str]:
 def without_mask(task: str, found: str) -> InputError:
     """Return the refusal of a picture that has no mask."""
     return InputError(
-        f"task {task}: found a {found} and no mask, expected operator.mask=FILE of what is to be filled: "
+        f"task {task}: found a {found} and no mask, expected operator.mask=FILE of what is to be "
+        "filled: "
         "black and white, a transparent layer, or a copy of the picture with strokes in one colour"
     )
 
@@ -539,7 +541,8 @@ def _coding_of(source: str, task: str) -> list[str]:
             return []
         if coded is None:
             raise InputError(
-                f"task {task}: {file} is no JPEG file and does not tell its quality, expected the JPEG "
+                f"task {task}: {file} is no JPEG file and does not tell its quality, expected "
+                "the JPEG "
                 "file itself, or operator.quality=N (10 for strong blocks, 50 for faint ones)"
             )
         codings.add(coded)
@@ -551,7 +554,8 @@ def _coding_of(source: str, task: str) -> list[str]:
     found = []
     for coded in codings:
         say(
-            f"{task}: quality {coded.quality}, {coded.chroma} resolution of colour, as the file tells"
+            f"{task}: quality {coded.quality}, {coded.chroma} resolution of colour, as the file "
+            "tells"
         )
         found = [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
         if coded.orientation != 1:
@@ -659,7 +663,8 @@ def solve_together(
     if not done and settings.part is not None:
         in_all = sum(settings.samples * len(part.problem) for part in parts)
         say(
-            f"part {settings.part}: done; {run.count(tasks)} of {several(in_all, 'sample')} are in {run.folder}"
+            f"part {settings.part}: done; {run.count(tasks)} of {several(in_all, 'sample')} are "
+            f"in {run.folder}"
         )
 
 
@@ -815,7 +820,8 @@ def tell_unknown(settings: SolveSettings, part: Part, unknown: UnknownKernel) ->
         f"{unknown.size}x{unknown.size} pixels{known}"
     )
     say(
-        f"{several(settings.samples, 'sample')} of picture and kernel under '{name_of(settings.prior)}'"
+        f"{several(settings.samples, 'sample')} of picture and kernel under "
+        f"'{name_of(settings.prior)}'"
     )
 
 
@@ -887,7 +893,8 @@ def solve_parts(
                     stopped = stop
                     posterior = stop.posterior
                     say(
-                        f"stopped; finished are {len(posterior.samples)} of {several(settings.samples, 'sample')}, "
+                        f"stopped; finished are {len(posterior.samples)} of "
+                        f"{several(settings.samples, 'sample')}, "
                         f"{len(stop.images)} of {several(len(part.problem), 'image')}"
                     )
                     part = part.of(stop.images)
@@ -1346,7 +1353,7 @@ def is_noise_assumed(settings: SolveSettings) -> bool:
 
 
 def told_of_noise(settings: SolveSettings, posterior: Posterior) -> str:
-    """Return the line about a picture with much less noise than its task assumes, empty for others."""
+    """Return the line about a picture with less noise than its task assumes, empty for others."""
     if not is_noise_assumed(settings):
         return ""
     fit = judge_fit(posterior.problem, posterior.samples)
@@ -1354,7 +1361,8 @@ def told_of_noise(settings: SolveSettings, posterior: Posterior) -> str:
         return ""
     found = fit.sigma * float(fit.misfit[fit.too_close].max()) ** 0.5
     return (
-        f"noise: about {found:.1g} explains the picture, and {settings.task} assumes {fit.sigma:g}; "
+        f"noise: about {found:.1g} explains the picture, and {settings.task} assumes "
+        f"{fit.sigma:g}; "
         f"noise.sigma={found:.1g} keeps nearer to it, if the rest is known well"
     )
 

@@ -104,7 +104,8 @@ def restored(
                 raise InputError("stopped before the first sample was finished") from None
             posterior = stop.posterior
             tell(
-                f"stopped: {len(posterior.samples)} of {several(run.samples, 'sample')} are finished"
+                f"stopped: {len(posterior.samples)} of {several(run.samples, 'sample')} are "
+                "finished"
             )
         else:
             posterior = calibrated(run, part, ready.prior, ready.solver, posterior)

@@ -98,7 +98,8 @@ closely and keep its noise. Take another solver or fewer steps; or sigma is not 
         worst = self._worst(which, largest)
         return (
             f"misfit: found {float(self.misfit[worst]):.3g} for image {worst}, expected about "
-            f"{float(self.expected[worst]):.2g} ({int(which.sum())} of {several(len(which), 'image')}): "
+            f"{float(self.expected[worst]):.2g} ({int(which.sum())} of "
+            f"{several(len(which), 'image')}): "
         )
 
     def _sigma(self, which: Tensor, largest: bool) -> str:

@@ -160,7 +160,8 @@ dimensions this check sees nothing but large shifts: look at the Stein width.
             said = f"no sign against the samples {figures}."
         if self.powerless and p > LEVEL:
             said += (
-                f" With {several(self.samples, 'sample')} in {self.dimensions} dimensions this check sees "
+                f" With {several(self.samples, 'sample')} in {self.dimensions} dimensions this "
+                "check sees "
                 "nothing but large shifts: look at the Stein width."
             )
         return f"image {image}: {said}"

@@ -81,11 +81,13 @@ truths hold 90 +- 2 %.
             f"{100 * held.error:.0f} %"
         )
         if self.p > LEVEL:
-            said = f"no sign against the samples on {several(count, 'image')} (p = {self.p:.2g}): {balls}."
+            images = several(count, "image")
+            said = f"no sign against the samples on {images} (p = {self.p:.2g}): {balls}."
             weak = f" Fewer than {FEWEST} images tell little." if count < FEWEST else ""
             return said + weak
         return (
-            f"samples are not those of the posterior (p = {self.p:.2g} on {several(count, 'image')}): {balls} "
+            f"samples are not those of the posterior (p = {self.p:.2g} on "
+            f"{several(count, 'image')}): {balls} "
             f"(reference: {self.names[worst]}). Use another solver, or calibrate this one."
         )
 

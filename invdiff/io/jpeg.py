@@ -1,13 +1,13 @@
-"""How a JPEG file was coded: its quality, as the Independent JPEG Group's library counts, and its error.
+"""How a JPEG file was coded: its quality, as the Independent JPEG Group counts, and its error.
 
-The library scales the example tables of ITU-T T.81, K.1 and K.2, by 5000 / q per cent below 50 and
+The library of that group scales the example tables of ITU-T T.81, K.1 and K.2, by 5000 / q per cent below 50 and
 200 - 2 q from there on; the quality whose scaled table is nearest to the file's is the answer.
 
 By how much coding changed a picture is told by coding it once more with the same tables, on blocks
 that lie elsewhere (Nosratinia 2001, https://doi.org/10.1023/A:1011116117010, codes again on shifted
 blocks to take the error away). Of photographs of 128x128 to 256x256 pixels at qualities from 40 to
-95 the second error is 0.95 to 1.02 of the first, and 0.72 to 0.85 where the resolution of colour was
-halved: what halving took is not there to be taken again.
+95 the second error is 0.95 to 1.02 of the first, and 0.72 to 0.85 where the resolution of colour
+was halved: what halving took is not there to be taken again.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def jpeg_coding(path: str | Path) -> Coding | None:
 
 
 def coding_error(path: str | Path) -> float | None:
-    """Return the standard deviation of what coding changed in a JPEG file's picture, where white is 1.
+    """Return the standard deviation of what coding changed in a JPEG file, where white is 1.
 
     It is None for a file of another format, or none at all.
 

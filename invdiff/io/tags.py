@@ -1,8 +1,8 @@
-"""Tags of a photograph: date, camera, author, copyright, place, which a file tells beside its pixels.
+"""Tags of a photograph, which a file tells beside its pixels: date, camera, copyright, place.
 
 They are EXIF, whose directories are those of a TIFF (Adobe, TIFF 6.0, Section 2,
-https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf), XMP, and the texts of a PNG. A picture
-is upright once it is read, and in sRGB: its tags are made to say so, they tell the size that is
+https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf), XMP, and the texts of a PNG. A
+picture is upright once it is read, and in sRGB: its tags are made to say so, they tell the size that is
 written, and the small picture inside goes. All others stay as they are. An XMP that lists other
 pictures in the file goes, too, for these are not written.
 """
@@ -188,7 +188,7 @@ def _directory(block: bytes, place: int | None = None) -> Iterator[_Entry]:
 
 
 def _told(block: bytes, height: int | None = None, width: int | None = None) -> bytes:
-    """A block that tells of an upright picture in sRGB, of its size, and has no small picture in it."""
+    """A block that tells of an upright picture in sRGB, of its size, without a small picture."""
     first = list(_directory(block))
     details = [
         entry

@@ -46,7 +46,8 @@ def read_volume(path: str | Path) -> Picture:
         for each in pictures:
             if len(each) != 1:
                 raise InputError(
-                    f"{path}: found {several(len(each), 'slice')} in {each.name}, expected one in each file of a "
+                    f"{path}: found {several(len(each), 'slice')} in {each.name}, expected one "
+                    "in each file of a "
                     "folder, which is one volume; name the file of one that is whole"
                 )
             found, expected = (tuple(p.values.shape[1:]) for p in (each, first))

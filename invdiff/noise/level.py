@@ -75,7 +75,8 @@ def _of_picture(y: Tensor, usable: Tensor) -> Tensor:
     windows = int(whole.sum())
     if windows < SMALLEST:
         raise InputError(
-            f"noise sigma=auto: found {several(windows, 'window')} of 3x3 pixels that are measured and not clipped, "
+            f"noise sigma=auto: found {several(windows, 'window')} of 3x3 pixels that are "
+            "measured and not clipped, "
             f"expected at least {SMALLEST}; give sigma as a number"
         )
     gradient = _filtered(y, SMOOTH, SLOPE).square() + _filtered(y, SLOPE, SMOOTH).square()

@@ -79,7 +79,8 @@ def check_channels(channels: int, image: str | None) -> None:
     if channels not in allowed:
         expected = " or ".join(map(str, allowed))
         raise InputError(
-            f"shape: found {several(channels, 'channel')}, expected {expected}: a real image has one, "
+            f"shape: found {several(channels, 'channel')}, expected {expected}: a real image has "
+            "one, "
             "a complex one two"
         )
 

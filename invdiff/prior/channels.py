@@ -183,5 +183,6 @@ def match_channels(prior: Denoiser, channels: int) -> Denoiser:
     if found == 3 and channels > MOST_CHANNELS:
         return ChannelView(GrayView(prior), channels)
     raise InputError(
-        f"prior: found one for {several(found, 'channel')}, expected {channels}, as the image has, or a gray one"
+        f"prior: found one for {several(found, 'channel')}, expected {channels}, as the image "
+        "has, or a gray one"
     )

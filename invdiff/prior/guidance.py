@@ -128,7 +128,8 @@ class ClassifierGuided(Guided):
         super().__init__(prior, label, classifier.classes)
         if classifier.shape[0] != prior.shape[0]:
             raise InputError(
-                f"classifier: found one for {several(classifier.shape[0], 'channel')}, expected {prior.shape[0]}"
+                f"classifier: found one for {several(classifier.shape[0], 'channel')}, expected "
+                f"{prior.shape[0]}"
             )
         if not math.isfinite(scale):
             raise InputError(f"guidance: found {scale}, expected a finite number")

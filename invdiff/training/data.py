@@ -271,7 +271,8 @@ class FolderData(Data):
             if file not in self._unreadable:
                 self._unreadable.add(file)
                 warn(
-                    f"data: skipped {several(len(self._unreadable), 'unreadable file')} so far: {images}"
+                    f"data: skipped {several(len(self._unreadable), 'unreadable file')} so far: "
+                    f"{images}"
                 )
         raise InputError(
             f"data {self._files[0].path.parent}: found no readable image among {len(self)} images"

@@ -380,7 +380,8 @@ class Run:
         bad = int((~samples.isfinite().flatten(1).all(1)).sum())
         if bad:
             raise InputError(
-                f"measurements: found {several(bad, 'sample')} that are not finite among {numbers.start}.."
+                f"measurements: found {several(bad, 'sample')} that are not finite among "
+                f"{numbers.start}.."
                 f"{numbers.stop - 1}, expected finite ones; a smaller lr, or more solver.steps, may help"
             )
         return samples

@@ -304,7 +304,8 @@ def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
     memory = physical_memory()
     if needed > memory:
         raise InputError(
-            f"batch, size: found {several(settings.batch, 'image')} of {'x'.join(map(str, shape))}, "
+            f"batch, size: found {several(settings.batch, 'image')} of "
+            f"{'x'.join(map(str, shape))}, "
             f"{needed / 2**30:.0f} GiB in a step, expected at most the {memory / 2**30:.0f} GiB "
             "of this machine"
         )

@@ -321,7 +321,8 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
         )
     if channels_out not in (channels, 2 * channels):
         raise InputError(
-            f"found {several(channels, 'channel')} in and {channels_out} out: an upsampler or a latent model; "
+            f"found {several(channels, 'channel')} in and {channels_out} out: an upsampler or a "
+            "latent model; "
             f"expected {channels} or {2 * channels} out"
         )
     names = list(weights)
