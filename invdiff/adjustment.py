@@ -45,6 +45,7 @@ from invdiff.intervals import (
     place_of,
 )
 from invdiff.io.whole import write_json
+from invdiff.summary import several
 
 FORMAT = 1
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -134,7 +135,7 @@ class Adjustment:
     def label(self) -> str:
         """What intervals by this adjustment are called."""
         size = f" of {self.made_at}" if self.made_at else ""
-        return f"calibrated on {self.images} images{size}"
+        return f"calibrated on {several(self.images, 'image')}{size}"
 
     @property
     def held_out(self) -> str:

@@ -66,6 +66,7 @@ from invdiff.problem import Problem
 from invdiff.resources import CALIBRATIONS, pick_device
 from invdiff.rng import Seed, stream_seed
 from invdiff.solvers import DEFAULT, Solver
+from invdiff.summary import several
 from invdiff.training.files import content_hash
 from invdiff.training.record import DataRecord
 
@@ -390,7 +391,7 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
         if min(x.shape[-2:]) < side:
             reason = f"is {x.shape[-2]}x{x.shape[-1]}, expected at least {side}x{side} (size=)"
         elif len(x) != channels:
-            reason = f"has {len(x)} channels, expected {channels} as the first one"
+            reason = f"has {several(len(x), 'channel')}, expected {channels} as the first one"
         elif content in trained:
             reason = "is an image that the prior was trained on"
         elif own in seen:
@@ -405,7 +406,8 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
         warnings.warn(f"skipped {names[0]}{others}: {reason}", stacklevel=3)
     if len(found) < 2:
         raise InputError(
-            f"data {source}: found {len(found)} images that count, expected at least 2; the pages, "
+            f"data {source}: found {several(len(found), 'image')} that count, expected at least "
+            "2; the pages, "
             "slices and crops of one picture are one"
         )
     return found, channels
@@ -572,7 +574,9 @@ _SENSES = {
 def table(found: Adjustment) -> str:
     """Return what was found as aligned lines, one for each level that is judged."""
     lines = [
-        f"{found.source}, {found.key.samples} samples each; coverage is of images that a factor was not found on"
+        f"{found.source}, {several(found.key.samples, 'sample')} each; coverage is of images "
+        "that a "
+        "factor was not found on"
     ]
     for level in JUDGED:
         known = found.checks.get(f"{level:g}", {})

@@ -139,7 +139,7 @@ def introduced(name: str, why: str = "") -> str:
 
     Example:
         >>> introduced("fashion")
-        'prior fashion: gray pictures of clothing, 32x32'
+        'prior fashion, what pictures are like: gray pictures of clothing, 32x32'
         >>> introduced("mine.safetensors")
         ''
     """
@@ -148,7 +148,8 @@ def introduced(name: str, why: str = "") -> str:
     card = load_card(name)
     chosen = f"; chosen {why}" if why else ""
     free = "non-commercial" not in card["licence"]
-    return f"prior {name}: {card['subject']}{chosen}{'' if free else '; ' + card['licence']}"
+    licence = "" if free else f"; licence: {card['licence']}"
+    return f"prior {name}, what pictures are like: {card['subject']}{chosen}{licence}"
 
 
 def mismatch(name: str, shape: Sequence[int]) -> str | None:

@@ -44,6 +44,7 @@ from invdiff.progress import Meter, metering
 from invdiff.rng import Streams
 from invdiff.solvers import Solver
 from invdiff.solvers.tools.holes import large_holes
+from invdiff.summary import several
 
 SMALL = 8  # pixels of a side of the rehearsal
 REHEARSED = 2.0  # seconds, after which the rest of a rehearsal is taken to be like its beginning
@@ -113,11 +114,12 @@ class Cost:
     def __str__(self) -> str:
         calls = round(self.calls.forward * self.networks)
         passes = round(self.calls.backward * self.networks)
-        back = f" and {passes} passes backwards" if passes else ""
+        ways = "1 pass" if passes == 1 else f"{passes} passes"
+        back = f" and {ways} backwards" if passes else ""
         each = " each" if self.samples > 1 else ""
         one = self.plain if self.calls.plain else self.tracked
         return (
-            f"{self.samples} {'sample' if self.samples == 1 else 'samples'} of {calls} network calls"
+            f"{several(self.samples, 'sample')} of {several(calls, 'network call')}"
             f"{back}{each}: about {duration(self.seconds)} (one call takes "
             f"{duration(one / self.networks)}, timed on {self.timed})"
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError, check_integer
 from invdiff.intervals import Band, band
-from invdiff.summary import one_line
+from invdiff.summary import one_line, several
 
 _SMALLEST = 1e-6  # of s_1: an axis below it is rounding
 
@@ -80,7 +80,8 @@ def thin_svd(samples: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     check_integer("count", count, 1)
     if count > len(samples) - 1:
         raise InputError(
-            f"count: found {count} directions of {len(samples)} samples, expected at most "
+            f"count: found {count} directions of {several(len(samples), 'sample')}, expected at "
+            "most "
             f"{len(samples) - 1}"
         )
     exact = samples.double().transpose(0, 1)

@@ -176,6 +176,7 @@ def check_callback(name: str, value: Any) -> None:
 
 
 _listener: ContextVar[Callable[[str], object] | None] = ContextVar("listener", default=None)
+_unsaid: ContextVar[str] = ContextVar("unsaid", default="")
 
 
 @contextmanager
@@ -204,9 +205,24 @@ def heard(text: str) -> bool:
     return listener is not None
 
 
+@contextmanager
+def without(text: str) -> Iterator[None]:
+    """Keep warnings that hold a text unsaid inside the block; with an empty one all are said.
+
+    Example:
+        >>> with without("too dark"):
+        ...     warn("photo: is too dark")
+    """
+    token = _unsaid.set(text)
+    try:
+        yield
+    finally:
+        _unsaid.reset(token)
+
+
 def warn(message: str) -> None:
     """Warn the nearest caller outside of this package, whatever decorators lie in between."""
-    if heard(message):
+    if (_unsaid.get() or "\0") in message or heard(message):
         return
     frame = sys._getframe(1)
     level = 2

@@ -14,6 +14,7 @@ from invdiff.errors import InputError
 from invdiff.io.pictures import Picture
 from invdiff.io.science import needed
 from invdiff.io.write import as_float
+from invdiff.summary import several
 
 if TYPE_CHECKING:
     from invdiff.posterior import Posterior
@@ -44,7 +45,7 @@ def to_xarray(posterior: Posterior, picture: Picture | None = None) -> Any:
     samples = as_float(posterior.samples)
     count, batch, channels, height, width = samples.shape
     if picture is not None and len(picture) != batch:
-        raise InputError(f"picture: found {len(picture)} images, expected {batch}")
+        raise InputError(f"picture: found {several(len(picture), 'image')}, expected {batch}")
     names = [f"{b:03d}" for b in range(batch)] if picture is None else picture.names
     coordinates = {
         "sample": np.arange(count),

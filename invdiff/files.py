@@ -48,6 +48,7 @@ from invdiff.problem import Problem
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import Solver, solver_named
 from invdiff.solvers.tools.holes import large_holes
+from invdiff.summary import several
 from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
 log = logging.getLogger(__name__)
@@ -332,7 +333,8 @@ def _level_of(adjustment: Adjustment) -> float:
     known = adjustment.levels(adjustment.rule)
     if not known:
         raise InputError(
-            f"calibration: found no level from {adjustment.images} images, expected more images"
+            f"calibration: found no level from {several(adjustment.images, 'image')}, expected "
+            "more images"
         )
     return 0.9 if 0.9 in known else known[-1]
 

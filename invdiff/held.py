@@ -16,6 +16,7 @@ from invdiff.errors import InputError, first_line
 from invdiff.fingerprint import Key
 from invdiff.intervals import percent
 from invdiff.resources import COVERAGE
+from invdiff.summary import several
 
 HONEST = 0.05  # distance from their level within which intervals are called right
 _BETTER = 0.02  # by which another solver must be nearer to be named
@@ -60,7 +61,8 @@ class Held:
     def __str__(self) -> str:
         """Return the levels and their shares in words."""
         levels = " and ".join(percent(level) for level in self.inside)
-        return f"those of {levels} held {self.shares} of the true pixels of {self.images} images"
+        images = several(self.images, "image")
+        return f"those of {levels} held {self.shares} of the true pixels of {images}"
 
 
 def read_held(path: Path = COVERAGE) -> list[Held]:

@@ -47,7 +47,7 @@ from invdiff.rng import Streams
 from invdiff.solvers import Solver, Step, solver_named
 from invdiff.solvers.base import first_image
 from invdiff.solvers.tools.holes import BegunAt, LargeHoles, fill_of, large_holes
-from invdiff.summary import one_line
+from invdiff.summary import one_line, several
 
 log = logging.getLogger(__name__)
 
@@ -527,7 +527,8 @@ def check(
     values = samples * len(problem) * math.prod(problem.operator.shape)
     if values > MAX_VALUES:
         raise InputError(
-            f"samples: found {samples} of {len(problem)} images, {values:.3g} values in all, "
+            f"samples: found {samples} of {several(len(problem), 'image')}, {values:.3g} values "
+            "in all, "
             f"expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
         )
     solver.check(problem)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError, described
-from invdiff.summary import one_line
+from invdiff.summary import one_line, several
 
 MOST_SAMPLES = 10**9  # that a level may need
 OF_FILLS = "not calibrated: a hole was filled from patches"
@@ -148,9 +148,8 @@ def place_of(samples: int, level: float) -> int:
     if place < 1 or samples < 2:
         known = levels(samples)
         have = f"which have at most {percent(known[0])}" if known else "which has no interval"
-        number = "1 sample" if samples == 1 else f"{samples} samples"
         raise InputError(
-            f"level: found {level:g} with {number}, {have}, "
+            f"level: found {level:g} with {several(samples, 'sample')}, {have}, "
             f"expected samples={samples_for(level)} or more"
         )
     return min(place, samples // 2)

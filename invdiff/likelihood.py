@@ -42,6 +42,7 @@ from invdiff.prior.execution import Execution
 from invdiff.prior.loaders.words import PriorWords, name_of
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed, Streams
+from invdiff.summary import several
 from invdiff.training.data import to_model_range
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def main(words: list[str]) -> None:
         found = evaluate(prior, x_0, settings)
         size = "x".join(map(str, x_0.shape[1:]))
         terms = f"{found.t.shape[1] - 2} of {prior.schedule.T - 1} terms of each"
-        print(f"prior '{name_of(settings.prior)}', {len(x_0)} images {size}, {terms}")
+        print(f"prior '{name_of(settings.prior)}', {several(len(x_0), 'image')} {size}, {terms}")
         print(table(found.bits))
         t = found.t.double().mean(0)
         rate = mean_and_error(found.rate)

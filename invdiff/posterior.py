@@ -36,6 +36,7 @@ from invdiff.records import (
     record_of_noise,
     record_of_operator,
 )
+from invdiff.summary import several
 
 if TYPE_CHECKING:
     from invdiff.panel import Panel
@@ -98,10 +99,10 @@ class Posterior:
     def __repr__(self) -> str:
         """Return one line: how many samples of what, and what they took."""
         count, batch, *shape = self.samples.shape
-        what = "E[x | y]" if self.estimate == "mmse" else _several(count, "sample")
+        what = "E[x | y]" if self.estimate == "mmse" else several(count, "sample")
         size = "x".join(map(str, shape))
-        cost = f"{_several(self.nfe, 'call')} per sample, {self.seconds:.1f} s"
-        return f"Posterior({what} of {_several(batch, 'image')} {size}, {self.problem!r}, {cost})"
+        cost = f"{several(self.nfe, 'call')} per sample, {self.seconds:.1f} s"
+        return f"Posterior({what} of {several(batch, 'image')} {size}, {self.problem!r}, {cost})"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the line, and the panel of the first images."""
@@ -587,7 +588,3 @@ class Posterior:
 def _brightness(x: Tensor) -> Tensor:
     """The brightness of images (B, C, H, W), (B, 1, H, W)."""
     return to_channels(x, 1) if x.shape[1] in (1, 3) else x.mean(1, keepdim=True)
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

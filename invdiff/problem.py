@@ -23,6 +23,7 @@ from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies_within_image
 from invdiff.operators.whitened import whitened
 from invdiff.rng import Streams
+from invdiff.summary import several
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -177,8 +178,7 @@ class Problem:
 
     def __repr__(self) -> str:
         """Return one line: the operator, the noise and the number of images."""
-        images = "1 image" if len(self) == 1 else f"{len(self)} images"
-        return f"Problem({self.operator!r}, {brief(self.noise)}, {images})"
+        return f"Problem({self.operator!r}, {brief(self.noise)}, {several(len(self), 'image')})"
 
     def select(self, images: Sequence[int]) -> Self:
         """Return the problem of some of the images, which may repeat."""

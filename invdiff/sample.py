@@ -48,6 +48,7 @@ from invdiff.prior.reverse import calls, generate, interpolate, progressive
 from invdiff.prior.schedule import Spacing
 from invdiff.resources import example_images, pick_device
 from invdiff.rng import Seed, Streams
+from invdiff.summary import several
 from invdiff.training.data import swiss_roll
 
 if TYPE_CHECKING:
@@ -309,7 +310,9 @@ def images_to_mix(settings: SampleSettings, channels: int) -> tuple[Tensor, Tens
     else:
         found = [read_image(path) for path in settings.input.split(",")]
     if len(found) != 2:
-        raise InputError(f"input: found {len(found)} images, expected two, as a.png,b.png")
+        raise InputError(
+            f"input: found {several(len(found), 'image')}, expected two, as a.png,b.png"
+        )
     first, second = (to_channels(image, channels) for image in found)
     return first, second
 

@@ -35,9 +35,11 @@ if __name__ == "__main__":
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -65,7 +67,8 @@ from invdiff.choice import (
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
 from invdiff.cost import FEW_STEPS, cheaper, cost_of
-from invdiff.errors import InputError, brief, first_line, heard, warn
+from invdiff.diagnostics.fit import TOO_CLOSE, judge_fit
+from invdiff.errors import InputError, brief, first_line, heard, warn, without
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
@@ -74,18 +77,21 @@ from invdiff.frame import continued, is_frame, known_sides
 from invdiff.held import read_held, sentence
 from invdiff.inference import Interrupted, check_batch, restore
 from invdiff.intervals import OF_FILLS, SAY_OF_FILLS, percent, shown_levels
-from invdiff.io.collection import read_pictures
-from invdiff.io.jpeg import jpeg_coding
+from invdiff.io.collection import image_files, read_pictures
+from invdiff.io.jpeg import coding_error, jpeg_coding
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import free_name, label
-from invdiff.io.pictures import Picture, has_holes, to_channels
+from invdiff.io.pictures import Picture, has_holes, read_picture, to_channels
+from invdiff.io.units import MEASUREMENTS
 from invdiff.io.volumes import read_volume
 from invdiff.io.whole import RUN_FILE, WholeFolder, cleaned_by_signals, write_json
 from invdiff.io.write import write_picture
 from invdiff.noise import describe_sigma
+from invdiff.noise.level import estimate_sigma
 from invdiff.one_call import check_one_call
-from invdiff.operators import Demosaic, Grayscale, Jpeg, Mask, Operator
+from invdiff.operators import Demosaic, Denoise, Grayscale, Jpeg, Mask, MaskFile, Operator
 from invdiff.operators.base import numbered
+from invdiff.operators.blur import Blur, CircularBlur, SeparableKernelBlur, VaryingBlur
 from invdiff.operators.kernel_priors import FAMILIES, KernelPrior, kernel_prior, odd_size
 from invdiff.operators.large import made
 from invdiff.operators.painted import percent as percent_of
@@ -105,11 +111,13 @@ from invdiff.rng import Seed
 from invdiff.sharing import Share, SharedRun, Task, wait_for_all
 from invdiff.solvers import DEFAULT, Solver, preset, preset_of, solver_for
 from invdiff.solvers.tools.holes import large_holes
+from invdiff.summary import several
 from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
 DESCRIBED_BY = {"mask": "mask_file", "kernel": "blur"}  # settings that alone describe an operator
+BLURS = (Blur, CircularBlur, SeparableKernelBlur, VaryingBlur)
 OF_VOLUMES = "dds"  # the solver that couples slices
 UNKNOWN = "unknown"  # operator.kernel, of a blur that is to be found
 NOT_WITH_UNKNOWN = (
@@ -131,6 +139,13 @@ NOT_WITH_UNKNOWN = (
 # kernel that there was.
 FREE_IS_NARROW = (
     "kernel: intervals of a free kernel are too narrow: samples agree more than they are right"
+)
+DAMAGED_HERE = (
+    "input: is taken for clean, damaged here and restored, to see how near that comes; a picture "
+    "that is damaged already is given as measurement=FILE"
+)
+MISFIT = (
+    "misfit: from the measurement, in units of its noise; what is right has about 1, a mean less"
 )
 NO_COLOUR = 0.02  # by how much the channels of a gray picture may differ
 
@@ -262,7 +277,7 @@ class Ready:
 
     Example:
         >>> ready = get_ready(["task=inpaint", "prior=fashion", "images=1", "samples=2"])
-        prior fashion: gray pictures of clothing, 32x32
+        prior fashion, what pictures are like: gray pictures of clothing, 32x32
         >>> ready.settings.samples, len(ready.parts)
         (2, 1)
     """
@@ -276,6 +291,7 @@ class Ready:
 
 def main(words: list[str]) -> None:
     """Run the command line."""
+    check_words(words)
     unknown = unknown_kernel(words)
     if unknown is not None:
         solve_unknown(words, unknown)
@@ -285,6 +301,35 @@ def main(words: list[str]) -> None:
         solve_parts(ready.settings, ready.parts, ready.prior, ready.solver)
     else:
         solve_together(ready.settings, ready.share, ready.parts, ready.prior, ready.solver)
+
+
+def check_words(words: list[str]) -> None:
+    """Raise InputError for words that say something, but not where it belongs.
+
+    These are the name of a file alone, and a setting of the operator, the noise or the solver
+    without saying of which.
+    """
+    settings = [field.name for field in fields(SolveSettings)]
+    heads = {word: word.partition("=")[0].partition(".")[0] for word in words if "=" in word}
+    for word in words:
+        if word not in heads and os.path.exists(word):
+            raise InputError(
+                f"found {brief(word)}, a file, expected key=value: measurement={word} for a "
+                "damaged "
+                f"picture, input={word} for a clean one"
+            )
+    astray = [word for word, head in heads.items() if head not in settings]
+    if not astray or any(word not in heads for word in words):
+        return
+    known = config.resolve([word for word in words if word not in astray], SolveSettings)
+    for word in astray:
+        head = heads[word]
+        for part in ("operator", "noise", "solver"):
+            name = (known.get(part) or {}).get("name")
+            kind = registry.lookup(part, name) if name else None
+            of_kind = kind is not None and head in config.schema(kind)
+            if of_kind or (part == "operator" and head in DESCRIBED_BY):
+                raise InputError(f"found {brief(word)}, expected {part}.{word}")
 
 
 def get_ready(words: list[str]) -> Ready:
@@ -305,6 +350,8 @@ def get_ready(words: list[str]) -> Ready:
     share = Share.of(settings.part)
     device = share.device(settings.device)
     parts = pose(settings)
+    if settings.input:
+        say(DAMAGED_HERE)
     settings = with_prior(settings, parts)
     classifier = load_classifier(settings.classifier, device) if settings.classifier else None
     network = load_prior(settings.prior, device)
@@ -390,6 +437,8 @@ def with_what_is_meant(words: list[str]) -> list[str]:
     # The config of a run tells all that was meant.
     if merged.get("volume") is True and _of(words, "volume"):
         words = [*words, *_meant_by_volume(words)]
+    if merged.get("input") and kind is MaskFile and "mask" not in merged["operator"]:
+        raise without_mask(str(task), "picture")
     source = None if merged.get("input") else merged.get("measurement")
     # A run's stored config has the name of its task, too, and all that was meant by it.
     is_preset = isinstance(task, str) and f"task={task}" in words
@@ -402,6 +451,15 @@ def with_what_is_meant(words: list[str]) -> list[str]:
             say(f"solver {fitting}: for {merged['operator']['name']} is not linear")
             words = [*words, f"solver={fitting}"]
     return words
+
+
+def without_mask(task: str, found: str) -> InputError:
+    """Return the refusal of a picture that has no mask."""
+    return InputError(
+        f"task {task}: found a {found} and no mask, expected operator.mask=FILE of what is to be "
+        "filled: "
+        "black and white, a transparent layer, or a copy of the picture with strokes in one colour"
+    )
 
 
 def _meant_by_volume(words: list[str]) -> list[str]:
@@ -452,25 +510,93 @@ def _found_in_file(words: list[str], task: str, kind: type[Operator], source: st
         found = [f"operator.height={height}", f"operator.width={width}"]
     elif issubclass(kind, Mask) and not _of(words, "operator"):
         if not has_holes(source):
-            raise InputError(
-                f"task {task}: found a measurement and no mask, expected operator.mask=FILE of what "
-                "is to be filled: black and white, a transparent layer, or a copy of the picture "
-                "with strokes in one colour"
-            )
+            raise without_mask(str(task), "measurement")
         found = ["operator.name=mask_file", f"operator.mask={source}"]
-    if task == "denoise" and not _of(words, "noise"):
-        found.append("noise.sigma=auto")
-    coded = jpeg_coding(source) if kind is Jpeg else None
-    if coded is not None and not _of(words, "operator"):
-        say(
-            f"jpeg: quality {coded.quality}, {coded.chroma} resolution of colour, as the file tells"
-        )
-        found += [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
-        if coded.orientation != 1:
-            found.append(f"operator.orientation={coded.orientation}")
+    if kind is Jpeg and not _of(words, "operator"):
+        found += _coding_of(source, task)
     elif not issubclass(kind, Mask):
+        if not _of(words, "noise"):
+            found += _noise_found(words, task, kind, source)
+        if task == "denoise" and not _of([*words, *found], "noise"):
+            found.append("noise.sigma=auto")
         say_assumed([*words, *found], task)
     return found
+
+
+def _files_of(source: str) -> list[Path]:
+    """The files that a setting names: those in a folder, or the one."""
+    return image_files(source) if os.path.isdir(source) else [Path(source)]
+
+
+def _coding_of(source: str, task: str) -> list[str]:
+    """Words that tell how JPEG files were coded.
+
+    Raises:
+        InputError: they do not tell, or were coded in several ways.
+    """
+    codings = set()
+    for file in _files_of(source):
+        coded = jpeg_coding(file)
+        if not file.exists():  # told by what reads it
+            return []
+        if coded is None:
+            raise InputError(
+                f"task {task}: {file} is no JPEG file and does not tell its quality, expected "
+                "the JPEG "
+                "file itself, or operator.quality=N (10 for strong blocks, 50 for faint ones)"
+            )
+        codings.add(coded)
+    if len(codings) > 1:
+        raise InputError(
+            f"task {task}: found JPEG files that were coded in {len(codings)} ways, expected one: "
+            "restore them one by one"
+        )
+    found = []
+    for coded in codings:
+        say(
+            f"{task}: quality {coded.quality}, {coded.chroma} resolution of colour, as the file "
+            "tells"
+        )
+        found = [f"operator.quality={coded.quality}", f"operator.chroma={coded.chroma}"]
+        if coded.orientation != 1:
+            found.append(f"operator.orientation={coded.orientation}")
+    return found
+
+
+def _noise_found(words: list[str], task: str, kind: type[Operator], source: str) -> list[str]:
+    """Words that tell the noise of pictures, where they do and it is more than the task assumes.
+
+    What coding as JPEG changed counts as noise. Of it hardly any is seen in the picture where its
+    noise is read, so that both are added. In a picture that was blurred, fine texture is not taken
+    for noise, and there it is read where coding changed nothing, too.
+    """
+    assumed = config.resolve(words, SolveSettings).get("noise") or {}
+    sigma = assumed.get("sigma")
+    if assumed.get("name") != "gaussian" or not isinstance(sigma, float) or sigma == 0:
+        return []
+    files = _files_of(source)
+    coded = [coding_error(file) or 0.0 for file in files]
+    is_read = kind is Denoise or issubclass(kind, BLURS)
+    if not any(coded) and not (is_read and kind is not Denoise):
+        return []  # of a noisy picture each is read where it is posed
+    read = [noise_read(file) if is_read else 0.0 for file in files]
+    levels = [math.hypot(*pair) for pair in zip(coded, read, strict=True)]
+    found = float(f"{median(levels):.2g}") if levels else 0.0
+    if found <= (0 if kind is Denoise else sigma):
+        return []
+    whose = "the picture" if len(files) == 1 else "half of the pictures"
+    parts = " and what coding as JPEG changed" if any(coded) else ""
+    say(f"{task}: noise.sigma={found:g}, {255 * found:.2g} of 255: noise{parts}, read from {whose}")
+    return [f"noise.sigma={found:g}"]
+
+
+def noise_read(file: Path) -> float:
+    """Return the noise level of the pictures in a file, 0 where it cannot be read."""
+    try:
+        values = read_picture(file, rule=MEASUREMENTS, notes=False).values
+        return float(estimate_sigma(values.nan_to_num()).median())
+    except InputError:  # told by what reads the file
+        return 0.0
 
 
 def say_assumed(words: list[str], task: str) -> None:
@@ -537,7 +663,8 @@ def solve_together(
     if not done and settings.part is not None:
         in_all = sum(settings.samples * len(part.problem) for part in parts)
         say(
-            f"part {settings.part}: done; {run.count(tasks)} of {in_all} samples are in {run.folder}"
+            f"part {settings.part}: done; {run.count(tasks)} of {several(in_all, 'sample')} are "
+            f"in {run.folder}"
         )
 
 
@@ -692,7 +819,10 @@ def tell_unknown(settings: SolveSettings, part: Part, unknown: UnknownKernel) ->
         f"unknown kernel on an image {shape}, family {unknown.family}, "
         f"{unknown.size}x{unknown.size} pixels{known}"
     )
-    say(f"{settings.samples} samples of picture and kernel under '{name_of(settings.prior)}'")
+    say(
+        f"{several(settings.samples, 'sample')} of picture and kernel under "
+        f"'{name_of(settings.prior)}'"
+    )
 
 
 def place_of(settings: SolveSettings) -> Path:
@@ -763,8 +893,9 @@ def solve_parts(
                     stopped = stop
                     posterior = stop.posterior
                     say(
-                        f"stopped; finished are {len(posterior.samples)} of {settings.samples} "
-                        f"samples, {len(stop.images)} of {len(part.problem)} images"
+                        f"stopped; finished are {len(posterior.samples)} of "
+                        f"{several(settings.samples, 'sample')}, "
+                        f"{len(stop.images)} of {several(len(part.problem), 'image')}"
                     )
                     part = part.of(stop.images)
                 posterior = replace(posterior, colours=colours_of(settings), volume=settings.volume)
@@ -772,6 +903,8 @@ def solve_parts(
                     posterior = calibrated(settings, part, prior, solver, posterior)
                 if settings.estimate != "mmse":
                     say(intervals_line(settings, part, prior, solver, posterior))
+                if line := told_of_noise(settings, posterior):
+                    say(line)
                 # A signal waits for what is finished to be written, and for the folder's name.
                 held.enter_context(held_back("writing the results"))
                 within = folder.path if len(parts) == 1 else folder.path / part.size
@@ -1054,6 +1187,7 @@ def pose_shape(
     operator = operator.select(range(len(values)))
     numbers = every[: len(values)]
     noise = config.build("noise", settings.noise)
+    check_level(settings.noise.get("sigma"), pictures)
     if in_frame:
         pictures = [continued(picture) for picture in pictures]
         values = torch.cat([picture.values for picture in pictures])
@@ -1077,6 +1211,17 @@ def pose_shape(
     return Part(
         pictures, numbers, values, Problem.simulate(values, operator, noise, settings.seed, numbers)
     )
+
+
+def check_level(sigma: object, pictures: list[Picture]) -> None:
+    """Raise InputError for a noise level that is that of another scale, where white is 255."""
+    if not isinstance(sigma, int | float) or sigma <= 1:
+        return
+    if all(picture.bits == 8 for picture in pictures):
+        raise InputError(
+            f"noise.sigma: found {sigma:g}, expected 1 at most, which is white: "
+            f"noise.sigma={sigma / 255:.3g} is {sigma:g} of 255"
+        )
 
 
 def in_gray(picture: Picture, kind: type[Operator]) -> Picture:
@@ -1136,10 +1281,12 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     stretch = part.pictures[0].stretch
     if stretch is not None and sigma is not None:  # as people know it, on the file's scale
         sigma = sigma * stretch.width
-    known = f", sigma = {describe_sigma(sigma)}" if isinstance(sigma, float) else ""
+    noise = f"{settings.noise['name']} noise"
+    if isinstance(sigma, float):
+        noise = f"{noise}, sigma = {describe_sigma(sigma)}" if sigma else "without noise"
     shape = "x".join(map(str, problem.operator.shape))
-    count = "a volume" if part.slices is not None else f"{len(problem)} images"
-    say(f"{settings.operator['name']} on {count} {shape}, {settings.noise['name']} noise{known}")
+    count = "a volume" if part.slices is not None else several(len(problem), "image")
+    say(f"{settings.operator['name']} on {count} {shape}, {noise}")
     if isinstance(sigma, Tensor):  # one per image, for a setting is a number or "auto"
         for name, level in zip(part.names, sigma.tolist(), strict=True):
             say(f"{name}: sigma = {describe_sigma(level)}, estimated from the measurement")
@@ -1149,7 +1296,8 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
                 f"{picture.name}: 0 is {picture.units.low:g} and 1 is {picture.units.high:g} in the file's units"
             )
     label = "" if settings.label is None else f" of label {settings.label}"
-    what = f"{settings.samples} samples each by {solver}"
+    each = " each" if len(problem) > 1 else ""
+    what = f"{several(settings.samples, 'sample')}{each}, as the picture may have been, by {solver}"
     if settings.estimate == "mmse":
         what = "E[x | y] by one network call"
     say(f"{what} under the prior '{name_of(settings.prior)}'{label}")
@@ -1195,11 +1343,36 @@ def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solve
         say(line)
 
 
+def is_noise_assumed(settings: SolveSettings) -> bool:
+    """Return whether the noise of a real measurement is what its task takes for granted."""
+    task = settings.task
+    if settings.measurement is None or task is None or task not in config.preset_names("task"):
+        return False
+    taken = config.resolve([f"task={task}"], SolveSettings).get("noise")
+    return settings.noise == taken
+
+
+def told_of_noise(settings: SolveSettings, posterior: Posterior) -> str:
+    """Return the line about a picture with less noise than its task assumes, empty for others."""
+    if not is_noise_assumed(settings):
+        return ""
+    fit = judge_fit(posterior.problem, posterior.samples)
+    if fit.sigma is None or not bool(fit.too_close.any()):
+        return ""
+    found = fit.sigma * float(fit.misfit[fit.too_close].max()) ** 0.5
+    return (
+        f"noise: about {found:.1g} explains the picture, and {settings.task} assumes "
+        f"{fit.sigma:g}; "
+        f"noise.sigma={found:.1g} keeps nearer to it, if the rest is known well"
+    )
+
+
 def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
     """Draw the samples of a part, with a progress bar."""
     if settings.estimate != "mmse":
         say_cost(settings, part, prior, solver)
-    with progress_bar() as bar:
+    unsaid = TOO_CLOSE if is_noise_assumed(settings) else ""
+    with without(unsaid), progress_bar() as bar:
         return restore(
             part.problem,
             prior,
@@ -1331,6 +1504,8 @@ def table(report: dict[str, Any]) -> str:
         )
         lines.append([name, *cells, *cost])
     rows = ["  ".join(f"{cell:>9}" for cell in line).rstrip() for line in lines]
+    if "misfit" in columns:
+        rows.append(MISFIT)
     if "ess" in report:
         ess = sum(report["ess"]) / len(report["ess"])
         rows.append(

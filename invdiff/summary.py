@@ -51,6 +51,20 @@ def short(value: Any) -> str:
     return repr(value)
 
 
+def several(count: int, what: str) -> str:
+    """Return how many things there are, in words.
+
+    Args:
+        count: how many.
+        what: the word for one, whose plural ends in s.
+
+    Example:
+        >>> several(1, "image"), several(0, "image"), several(2, "image")
+        ('1 image', '0 images', '2 images')
+    """
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _numbers(value: Any) -> str:
     """Numbers, or a number, in few digits."""
     if isinstance(value, list):

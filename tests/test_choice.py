@@ -48,11 +48,14 @@ def test_clothing_is_told_from_photographs() -> None:
 
 
 def test_every_shipped_prior_says_what_it_is_of_and_its_licence() -> None:
-    assert introduced("fashion") == "prior fashion: gray pictures of clothing, 32x32"
+    assert (
+        introduced("fashion")
+        == "prior fashion, what pictures are like: gray pictures of clothing, 32x32"
+    )
     for name in ("photos", "faces64"):
         assert "non-commercial research" in introduced(name)
     chosen = introduced("photos", "for the picture is in colour")
-    assert "; chosen for the picture is in colour; BSDS500" in chosen
+    assert "; chosen for the picture is in colour; licence: BSDS500" in chosen
     assert introduced("mine.safetensors") == ""
 
 
@@ -165,11 +168,12 @@ def test_a_stretched_picture_is_written_in_its_range(tmp_path: Path) -> None:
 def test_lines_about_choices() -> None:
     research = "for non-commercial research"
     assert introduced("photos", "for the picture is in colour") == (
-        "prior photos: photographs in colour, of any size; chosen for the picture is in colour; "
-        f"BSDS500 and ImageNet are {research}"
+        "prior photos, what pictures are like: photographs in colour, of any size; chosen for the "
+        f"picture is in colour; licence: BSDS500 and ImageNet are {research}"
     )
     assert introduced("faces64") == (
-        f"prior faces64: aligned faces in colour, 64x64; CelebA is {research}; photos, which it "
+        "prior faces64, what pictures are like: aligned faces in colour, 64x64; licence: CelebA is "
+        f"{research}; photos, which it "
         f"begins with, was trained on BSDS500 and ImageNet, {research} too"
     )
     assert mismatch("faces64", (3, 100, 64)) == (

@@ -325,7 +325,7 @@ def test_what_solve_says_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Non
     solve.describe(settings, part_of(y, 0.1), "S()")  # type: ignore[arg-type]
     assert lines == [
         "denoise on 2 images 1x4x6, gaussian noise, sigma = 0.1 ([0,1]) = 25.5/255 = 0.2 ([-1,1])",
-        "3 samples each by S() under the prior 'p'",
+        "3 samples each, as the picture may have been, by S() under the prior 'p'",
     ]
     lines.clear()
     part = part_of(y, torch.tensor([0.1, 0.2]))
@@ -337,7 +337,7 @@ def test_what_solve_says_before_the_work(monkeypatch: pytest.MonkeyPatch) -> Non
         "im0: sigma = 0.1 ([0,1]) = 25.5/255 = 0.2 ([-1,1]), estimated from the measurement",
         "im1: sigma = 0.2 ([0,1]) = 51/255 = 0.4 ([-1,1]), estimated from the measurement",
         "im1: 0 is -1000 and 1 is 500 in the file's units",
-        "3 samples each by S() under the prior 'p' of label 0",
+        "3 samples each, as the picture may have been, by S() under the prior 'p' of label 0",
     ]
 
 
@@ -383,6 +383,7 @@ def test_the_table_that_solve_prints() -> None:
         "                PSNR     misfit      calls    seconds",
         " baseline      15.00       0.75          0          -",
         "   sample      21.56       1.25         12        3.2",
+        "misfit: from the measurement, in units of its noise; what is right has about 1, a mean less",
     ]
     assert solve.table(report).splitlines() == expected
     told = "effective sample size of the particles behind a sample, at its smallest: 2.5"

@@ -50,7 +50,7 @@ SAMPLE = {
     "input=a.png,b.png": "input: found a.png,b.png, expected none, since only",
     "show=interpolate t=0": "t: found 0, expected at least 1",
     "show=interpolate n=2": "n: found 2, expected none, since show=interpolate draws one row",
-    "show=interpolate input=data/0.png": "input: found 1 images, expected two, as a.png,b.png",
+    "show=interpolate input=data/0.png": "input: found 1 image, expected two, as a.png,b.png",
     "show=interpolate input=data/0.png,data/1.png t=101": "expected a timestep from 1 to 100",
     "show=interpolate input=no,no": "no: No such file or directory",
     "sampler=langevin eta=1": "eta: found 1.0, expected none, since langevin has no such setting",

@@ -467,7 +467,7 @@ def test_the_whole_summary() -> None:
     }
     markdown, latex = summary(found)
     assert markdown.splitlines() == [
-        "### one, 1 images",
+        "### one, 1 image",
         "",
         "| solver | PSNR | SSIM | misfit | calls | seconds | rank PSNR | rank SSIM |",
         "|---|---|---|---|---|---|---|---|",
@@ -490,7 +490,7 @@ def test_the_whole_summary() -> None:
     enough, _ = summary({("two", "a_b"): 3 * found["two", "a_b"]})
     assert enough.endswith("differences.\n")
     assert latex.splitlines() == [
-        "% one, 1 images",
+        "% one, 1 image",
         r"\begin{tabular}{lrrrrrrr}",
         r"\toprule",
         r"solver & PSNR & SSIM & misfit & calls & seconds & rank PSNR & rank SSIM \\",

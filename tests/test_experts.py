@@ -247,7 +247,7 @@ def test_what_cannot_be_joined() -> None:
     with pytest.raises(InputError, match="prior: predicts eps .* expected v alone"):
         joined(low, low)
     gray = PriorSpec((1, 8, 8), LOW, "cosine", target="eps").build()
-    with pytest.raises(InputError, match="expert: found 1 channels, expected 2"):
+    with pytest.raises(InputError, match="expert: found 1 channel, expected 2"):
         joined(gray, high)
     linear = PriorSpec((2, 8, 8), LOW, "linear", target="eps").build()
     with pytest.raises(InputError, match="expert: has another schedule"):

@@ -70,7 +70,7 @@ def test_xarray_has_values_coordinates_and_units() -> None:
     assert in_units.x_given_y.attrs["units"] == "as in the file"
     expected = -100 + 400 * given.samples.numpy()
     np.testing.assert_allclose(in_units.x_given_y.values, expected, rtol=1e-4, atol=1e-2)
-    with pytest.raises(InputError, match="picture: found 1 images, expected 2"):
+    with pytest.raises(InputError, match="picture: found 1 image, expected 2"):
         given.to_xarray(picture.select([0]))
 
 

@@ -475,7 +475,9 @@ def test_which_prior_was_chosen_is_in_the_log(
             solver=DDNM(steps=1),
         )
     (record,) = caplog.records
-    assert record.getMessage().startswith("prior photos: ") and "chosen for" in record.getMessage()
+    assert (
+        record.getMessage().startswith("prior photos, what") and "chosen for" in record.getMessage()
+    )
     assert "non-commercial" in record.getMessage()
 
 

@@ -421,7 +421,7 @@ def test_what_does_not_fit_is_refused() -> None:
         guided(mixture, None, 2.0)
     with pytest.raises(InputError, match="label is missing"):
         guided(mixture, None, None, exact)
-    with pytest.raises(InputError, match="classifier: found one for 1 channels, expected 3"):
+    with pytest.raises(InputError, match="classifier: found one for 1 channel, expected 3"):
         guided(MixtureDenoiser(WEIGHTS, MEANS.expand(-1, 3, -1, -1), VARIANCES), 1, 1.0, exact)
 
 

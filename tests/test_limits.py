@@ -228,6 +228,16 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_LARGEST_BLACK": ((50 + 16) / 116) ** 3,
         "_HEADER": 128,
     },
+    "io.jpeg": {"SHIFT": 5, "OF_HALVED": 1.25},
+    "io.tags": {
+        "MOST_IN_JPEG": 65_000,
+        "UPRIGHT": 1,
+        "SRGB": 1,
+        "_NO_UNIT": 1,
+        "_SHORT": 3,
+        "_LONG": 4,
+        "_ENTRY": 12,
+    },
     "io.layout": {
         "_EXPECTED": "expected uint8, uint16, bool or floats in [0, 1]",
         "_AXES": ("BCHW", "CHW", "HWC", "BHWC", "HW", "BHW"),

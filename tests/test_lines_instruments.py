@@ -544,6 +544,6 @@ def test_samples_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     run = laps.Run(problem, SETTINGS, Path("run"), 1, 1, MMPS(), False)
     prior: Any = None
     assert refusal(lambda: run.solved(problem, prior, range(512, 514), (0, 1, 2))) == (
-        "measurements: found 1 samples that are not finite among 512..513, expected finite ones; a "
+        "measurements: found 1 sample that are not finite among 512..513, expected finite ones; a "
         "smaller lr, or more solver.steps, may help"
     )

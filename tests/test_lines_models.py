@@ -207,7 +207,7 @@ LINES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: operator("grayscale", SQUARE),
-        "shape: found 1 channels, expected 3 (red, green, blue)",
+        "shape: found 1 channel, expected 3 (red, green, blue)",
     ),
     (
         lambda: inferred("grayscale", (2, 4, 4)),

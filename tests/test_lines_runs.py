@@ -80,7 +80,7 @@ def test_pictures_that_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lines = warnings_of(lambda: calibrate.pictures(settings, 8))  # type: ignore[arg-type]
     assert lines == [
         "skipped b and 1 more: is 7x8, expected at least 8x8 (size=)",
-        "skipped c: has 1 channels, expected 3 as the first one",
+        "skipped c: has 1 channel, expected 3 as the first one",
         "skipped d: is an image that the prior was trained on",
         "skipped e: equals another one",
     ]
@@ -177,7 +177,7 @@ def test_what_a_task_takes_for_granted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_image(tmp_path / "y.png", torch.rand(3, 16, 16))
+    write_image(tmp_path / "y.png", torch.full((3, 16, 16), 0.5))
     solve.with_what_is_meant(["task=deblur", "measurement=y.png"])
     printed = capsys.readouterr().out
     assert printed.startswith("deblur: assumes operator.") and printed.endswith(
@@ -202,7 +202,7 @@ def test_unreadable_files_of_training(tmp_path: Path) -> None:
     files = [DataFile(tmp_path / name) for name in ("a.png", "b.png")]
     data = FolderData(files, size=8, channels=1)
     [line] = warnings_of(lambda: data.batch(torch.tensor([0, 1])))
-    assert line.startswith(f"data: skipped 1 unreadable files so far: {tmp_path / 'b.png'}")
+    assert line.startswith(f"data: skipped 1 unreadable file so far: {tmp_path / 'b.png'}")
 
 
 def test_the_page_without_gradio(monkeypatch: pytest.MonkeyPatch) -> None:

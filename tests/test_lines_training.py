@@ -576,7 +576,7 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: of_folder(images=3)._image(0),
-        "folder/a.png: found 1 images, expected 3 as at the start",
+        "folder/a.png: found 1 image, expected 3 as at the start",
     ),
     (
         lambda: of_folder(images=3)._readable(0),
@@ -616,7 +616,7 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: calibrate.pictures(calibrate.CalibrateSettings(task="x", data="folder"), 4),
-        "data folder: found 1 images that count, expected at least 2; the pages, slices and "
+        "data folder: found 1 image that count, expected at least 2; the pages, slices and "
         "crops of one picture are one",
     ),
     (
@@ -751,7 +751,7 @@ WARNINGS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: files.look_at_files(Path("."), [Path("folder/a.png"), Path("bad/a.npy")]),
-        "data: left out 1 unreadable files, such as bad/a.npy: not an image in a known "
+        "data: left out 1 unreadable file, such as bad/a.npy: not an image in a known "
         "format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW",
     ),
 ]

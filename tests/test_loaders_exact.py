@@ -352,7 +352,7 @@ def test_a_guided_diffusion_file_as_a_prior() -> None:
     [
         ({"input_blocks.1.1.transformer_blocks.0.norm.weight": 4}, "told a text"),
         ({"middle_block.1.attn2.weight": 4}, "told a text"),
-        ({"out.2.weight": 3}, "found 1 channels in and 3 out"),
+        ({"out.2.weight": 3}, "found 1 channel in and 3 out"),
         ({"out.2.weight": 2}, None),
         ({"input_blocks.9.0.weight": 4}, "found 5 blocks down and 4 up on 2 levels"),
         ({"output_blocks.9.0.weight": 4}, "found 4 blocks down and 5 up on 2 levels"),

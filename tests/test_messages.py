@@ -864,7 +864,7 @@ LINES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: inference.check(of_noise(Gaussian(0.1)), CONSTANT, DDNM(), 2**40, 0, "auto"),
-        "samples: found 1099511627776 of 1 images, 1.76e+13 values in all, expected at most "
+        "samples: found 1099511627776 of 1 image, 1.76e+13 values in all, expected at most "
         "8.59e+09; draw fewer at a time, with other seeds",
     ),
     (

@@ -173,7 +173,7 @@ SPOKES = radial(3, 4)
         ({"maps": np.ones((2, 4, 6))}, "maps: found both of coils and maps"),
         ({"coils": None, "maps": np.zeros((2, 4, 6))}, "maps: found zeros alone"),
         ({"size": (4, 5)}, r"size: found \(4, 5\), expected \(4, 6\)"),
-        ({"image": "complex"}, "found 1 channels, expected 2"),
+        ({"image": "complex"}, "found 1 channel, expected 2"),
         ({"scale": 0.0}, "scale: found 0.0"),
     ],
 )

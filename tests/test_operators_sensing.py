@@ -545,7 +545,7 @@ def test_coded_diffraction_is_numpys() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Grayscale((1, 4, 4)), "shape: found 1 channels, expected 3"),
+        (lambda: Grayscale((1, 4, 4)), "shape: found 1 channel, expected 3"),
         (lambda: Grayscale((3, 4, 4), "max"), "weights: found 'max'"),  # type: ignore[arg-type]
         (lambda: Demosaic((3, 4, 4), "RGBG"), "pattern: found 'RGBG'"),  # type: ignore[arg-type]
         (

@@ -307,6 +307,21 @@ def test_a_mask_that_marks_nothing_is_told_of(value: float) -> None:
     assert bool(known.all())
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_mask_alone_that_marks_nothing_is_refused(value: int, tmp_path: Path) -> None:
+    """In a folder of masks one may be empty."""
+    for k, levels in enumerate(([value] * 36, [0] * 30 + [255] * 6)):
+        plane = np.array(levels, np.uint8).reshape(6, 6)
+        Image.fromarray(plane).save(tmp_path / f"{k}.png")
+    with pytest.raises(InputError) as refused:
+        MaskFile((1, 6, 6), str(tmp_path / "0.png"), kept="larger")
+    assert str(refused.value) == (
+        f"mask {tmp_path / '0.png'}: is of one colour and marks nothing, expected what is to be filled"
+    )
+    with pytest.warns(UserWarning, match="of one colour and marks nothing: the picture stays"):
+        assert MaskFile((1, 6, 6), str(tmp_path), kept="larger").s.shape[0] == 2
+
+
 @pytest.mark.parametrize("kind", ["white on black", "copy"])
 def test_a_mask_of_another_size_is_scaled(kind: str, tmp_path: Path) -> None:
     """Of twice the size, pixel by pixel, it marks the same; a copy is known by its pure colour then."""

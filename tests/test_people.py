@@ -16,13 +16,20 @@ from invdiff.choice import COLOURS
 from invdiff.errors import InputError
 from invdiff.evaluation.metrics import scores
 from invdiff.inference import restore
-from invdiff.io.jpeg import Coding, jpeg_coding
+from invdiff.io.jpeg import Coding, coding_error, jpeg_coding
 from invdiff.io.pictures import read_picture
 from invdiff.operators.kernels import kernel_tensor
 from invdiff.prior.checkpoint import load_prior
 from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES
-from invdiff.solve import SolveSettings, main, pose, with_what_is_meant
+from invdiff.solve import (
+    SolveSettings,
+    check_words,
+    is_noise_assumed,
+    main,
+    pose,
+    with_what_is_meant,
+)
 
 SIDE = 16
 TASKS = "remove deblur deblur_motion upscale denoise colourise jpeg demosaic outpaint".split()
@@ -175,7 +182,7 @@ def test_what_is_no_jpeg_file_has_no_quality(tmp_path: Path) -> None:
 
 
 def test_what_a_task_assumes_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "photo.png")
+    Image.fromarray(PIXELS // 128 + 100).save(tmp_path / "photo.png")
     given = [f"measurement={tmp_path / 'photo.png'}"]
     lens = "operator.sigma=1.5, operator.boundary=reflect"
     for said, taken in (
@@ -185,8 +192,9 @@ def test_what_a_task_assumes_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     ):
         with_what_is_meant(["task=deblur", *said, *given])
         assert capsys.readouterr().out == f"deblur: assumes {taken}; say what is otherwise\n"
-    for task in ("denoise", "jpeg"):  # its noise is read from the picture; there is none
-        with_what_is_meant([f"task={task}", *given])
+    # Its noise is read from the picture; there is none.
+    for words_of_task in (["task=denoise"], ["task=jpeg", "operator.quality=10"]):
+        with_what_is_meant([*words_of_task, *given])
         assert "noise" not in capsys.readouterr().out
     assert "noise.sigma=auto" in with_what_is_meant(["task=denoise", *given])
     assert "noise.sigma=auto" not in with_what_is_meant(["task=denoise", "noise.sigma=0.1", *given])
@@ -324,3 +332,196 @@ def test_a_level_alone_is_gaussian_noise(word: str, sigma: float | str) -> None:
     assert poisson == {"name": "poisson"}
     with pytest.raises(InputError, match=r"noise.name is missing .*noise=0.05 is Gaussian"):
         config.build("noise", {})
+
+
+# Noise of real files.
+
+
+def photograph(side: int = 96) -> np.ndarray:
+    """A photograph in colour, (side, side, 3) uint8."""
+    with Image.open(sorted((EXAMPLES / "photos").glob("*.png"))[0]) as image:
+        return np.asarray(image.convert("RGB").resize((side, side)))
+
+
+@pytest.mark.parametrize("quality", [40, 75, 90])
+@pytest.mark.parametrize("colours", ["gray", "4:4:4", "4:2:0"])
+def test_what_coding_changed_is_told_from_the_file(
+    quality: int, colours: str, tmp_path: Path
+) -> None:
+    """Within 30 % where colour was halved, of which half cannot be seen, and else within 10 %."""
+    clean = Image.fromarray(photograph())
+    clean = clean.convert("L") if colours == "gray" else clean
+    sampling = {} if colours == "gray" else {"subsampling": colours}
+    clean.save(tmp_path / "x.jpg", quality=quality, **sampling)
+    with Image.open(tmp_path / "x.jpg") as coded:
+        true = (np.asarray(coded, float) - np.asarray(clean, float)).std() / 255
+    found = coding_error(tmp_path / "x.jpg")
+    assert found is not None and abs(found / true - 1) < (0.3 if colours == "4:2:0" else 0.1)
+
+
+def test_what_is_no_jpeg_file_was_not_coded(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "x.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    for name in ("x.png", "broken.jpg", "missing.jpg", "."):
+        assert coding_error(tmp_path / name) is None
+
+
+def sigma_of(found: list[str]) -> float | str:
+    said = [word.partition("=")[2] for word in found if word.startswith("noise.sigma=")]
+    return said[0] if said and said[0] == "auto" else float(said[0]) if said else 0.0
+
+
+def test_noise_of_a_jpeg_file_is_its_own_and_that_of_coding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Coding takes the noise from where it would be read: read alone, it would be a tenth of what it is."""
+    clean = photograph()
+    noisy = clean + np.random.default_rng(0).normal(0, 12, clean.shape)
+    noisy = np.rint(noisy.clip(0, 255)).astype(np.uint8)
+    Image.fromarray(noisy).save(tmp_path / "y.jpg", quality=70)
+    true = (np.asarray(Image.open(tmp_path / "y.jpg"), float) - clean).std() / 255
+    found = sigma_of(with_what_is_meant(["task=denoise", f"measurement={tmp_path / 'y.jpg'}"]))
+    assert isinstance(found, float) and abs(found / true - 1) < 0.25
+    assert f"denoise: noise.sigma={found:g}, " in capsys.readouterr().out
+    Image.fromarray(noisy).save(tmp_path / "y.png")
+    assert sigma_of(with_what_is_meant(["task=denoise", f"measurement={tmp_path / 'y.png'}"])) == (
+        "auto"
+    )
+    said = ["task=denoise", f"measurement={tmp_path / 'y.jpg'}", "noise.sigma=0.2"]
+    assert sigma_of(with_what_is_meant(said)) == 0.2
+
+
+def test_noise_of_a_blurred_picture_is_read_where_it_is_strong(tmp_path: Path) -> None:
+    flat = np.full((64, 64), 120.0)
+    for level, expected in ((10, 10 / 255), (1, 0.0)):  # the task's 0.01 is more than the last
+        y = flat + np.random.default_rng(0).normal(0, level, flat.shape)
+        Image.fromarray(np.rint(y).astype(np.uint8)).save(tmp_path / "y.png")
+        for task in ("deblur", "deblur_motion"):
+            found = sigma_of(
+                with_what_is_meant([f"task={task}", f"measurement={tmp_path / 'y.png'}"])
+            )
+            assert found == pytest.approx(expected, rel=0.1)
+        # Fine texture of a sharp picture is no noise.
+        found = sigma_of(with_what_is_meant(["task=upscale", f"measurement={tmp_path / 'y.png'}"]))
+        assert found == 0
+
+
+def test_noise_of_a_folder_is_that_of_half_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k, quality in enumerate((30, 30, 95)):
+        Image.fromarray(photograph()).save(tmp_path / f"{k}.jpg", quality=quality)
+    found = sigma_of(with_what_is_meant(["task=upscale", f"measurement={tmp_path}"]))
+    assert found == float(f"{coding_error(tmp_path / '0.jpg'):.2g}")
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"upscale: noise.sigma={found:g}, {255 * found:.2g} of 255: noise and what coding as JPEG "  # type: ignore[operator]
+        "changed, read from half of the pictures"
+    )
+
+
+def test_the_quality_of_what_is_no_jpeg_is_asked_for(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "x.png")
+    with pytest.raises(InputError) as refused:
+        with_what_is_meant(["task=jpeg", f"measurement={tmp_path / 'x.png'}"])
+    assert str(refused.value) == (
+        f"task jpeg: {tmp_path / 'x.png'} is no JPEG file and does not tell its quality, expected "
+        "the JPEG file itself, or operator.quality=N (10 for strong blocks, 50 for faint ones)"
+    )
+    told = ["task=jpeg", f"measurement={tmp_path / 'x.png'}", "operator.quality=20"]
+    assert with_what_is_meant(told) == told
+    missing = ["task=jpeg", f"measurement={tmp_path / 'none.jpg'}"]
+    assert with_what_is_meant(missing) == missing  # what reads it tells of it
+
+
+def test_files_of_two_qualities_are_not_taken_for_one(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", quality=10)
+    Image.fromarray(PIXELS).save(tmp_path / "b.jpg", quality=10)
+    found = with_what_is_meant(["task=jpeg", f"measurement={tmp_path}"])
+    assert "operator.quality=10" in found
+    Image.fromarray(PIXELS).save(tmp_path / "b.jpg", quality=20)
+    with pytest.raises(InputError) as refused:
+        with_what_is_meant(["task=jpeg", f"measurement={tmp_path}"])
+    assert str(refused.value) == (
+        "task jpeg: found JPEG files that were coded in 2 ways, expected one: restore them one by one"
+    )
+
+
+@pytest.mark.slow
+def test_noise_that_a_task_assumes_makes_no_alarm(
+    prior: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """A picture with less is no fault: a line says what explains it. What one said is held to."""
+    Image.fromarray(PIXELS // 128 + 100).save(tmp_path / "y.png")
+    start = words(prior, tmp_path / "y.png", "task=deblur", "operator.sigma=0.3")
+    main(start)
+    assert not [w for w in recwarn if "misfit" in str(w.message)]
+    line = [x for x in capsys.readouterr().out.splitlines() if x.startswith("noise: ")]
+    assert (
+        len(line) == 1 and "explains the picture, and deblur assumes 0.01; noise.sigma=" in line[0]
+    )
+    with pytest.warns(UserWarning, match="misfit: .* samples follow y too closely"):
+        main([*start, "noise.sigma=0.02", "overwrite=true"])
+    assert "noise: " not in capsys.readouterr().out
+
+
+def test_which_noise_is_assumed() -> None:
+    deblur = {"name": "gaussian", "sigma": 0.01}
+    for task, noise, measurement, expected in (
+        ("deblur", deblur, "y.png", True),
+        ("deblur", {**deblur, "sigma": 0.02}, "y.png", False),
+        ("deblur", deblur, None, False),
+        (None, deblur, "y.png", False),
+        ("mine.yaml", deblur, "y.png", False),
+    ):
+        settings = SolveSettings(task=task, noise=noise, measurement=measurement)
+        assert is_noise_assumed(settings) == expected
+
+
+# Words out of place.
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["task=upscale", "factor=3"], "found 'factor=3', expected operator.factor=3"),
+        (["task=remove", "mask=m.png"], "found 'mask=m.png', expected operator.mask=m.png"),
+        (["mask=m.png"], "found 'mask=m.png', expected operator.mask=m.png"),
+        (["task=denoise", "sigma=0.1"], "found 'sigma=0.1', expected noise.sigma=0.1"),
+        (["task=jpeg", "steps=4"], "found 'steps=4', expected solver.steps=4"),
+    ],
+)
+def test_a_setting_out_of_place_is_told_where_it_belongs(given: list[str], line: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_words(given)
+    assert str(refused.value) == line
+    check_words(["task=upscale", "nothing=3"])  # refused by what reads it
+
+
+def test_a_file_alone_is_asked_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PIXELS).save("photo.png")
+    with pytest.raises(InputError) as refused:
+        check_words(["task=denoise", "photo.png"])
+    assert str(refused.value) == (
+        "found 'photo.png', a file, expected key=value: measurement=photo.png for a damaged picture, "
+        "input=photo.png for a clean one"
+    )
+
+
+def test_a_level_on_the_scale_of_bytes_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "y.png")
+    base = config.resolve(["task=denoise", "noise.sigma=15"], SolveSettings)
+    settings = config.validate(SolveSettings, {**base, "measurement": str(tmp_path / "y.png")})
+    with pytest.raises(InputError) as refused:
+        pose(settings)
+    assert str(refused.value) == (
+        "noise.sigma: found 15, expected 1 at most, which is white: noise.sigma=0.0588 is 15 of 255"
+    )
+
+
+def test_a_clean_picture_needs_a_mask_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="^task remove: found a picture and no mask, expected op"):
+        with_what_is_meant(["task=remove", f"input={tmp_path / 'x.png'}"])

@@ -206,7 +206,7 @@ def test_what_is_to_be_estimated_needs_y() -> None:
         ({"coils": 2, "mask": np.zeros((4, 6))}, "mask: found no frequency"),
         ({"coils": 2, "scale": 0.0}, "scale: found 0.0"),
         ({"coils": 2, "scale": "auto"}, "scale: found 'auto'"),
-        ({"coils": 2, "image": "complex"}, "found 1 channels, expected 2"),
+        ({"coils": 2, "image": "complex"}, "found 1 channel, expected 2"),
     ],
 )
 def test_what_cannot_be_is_one_line(given: dict[str, Any], message: str) -> None:

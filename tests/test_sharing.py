@@ -521,7 +521,7 @@ def test_parts_of_solve_make_one_run(
     assert not (folder / "x").exists()
     solve.main([*shared, "part=1/2"])
     said = capsys.readouterr().out
-    assert said.count("denoise on 2 images 1x8x8") == 1 == said.count("denoise on 1 images 1x12x8")
+    assert said.count("denoise on 2 images 1x8x8") == 1 == said.count("denoise on 1 image 1x12x8")
     for size in ("1x8x8", "1x12x8"):
         one, two = (np.load(folder / out / size / "posterior.npz") for out in ("alone", "x"))
         assert np.array_equal(one["samples"], two["samples"]) and np.array_equal(one["y"], two["y"])

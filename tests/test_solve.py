@@ -586,7 +586,7 @@ def test_metrics_that_cannot_be_had_cost_a_line_before_the_work(
     run_guarded(main, denoise(prior, picture, tmp_path / "run"))
     lines = [line for line in lines if line.strip()]
     told = [number for number, line in enumerate(lines) if "neither installed" in line]
-    assert told == [0] and lines[1].startswith("denoise on 1 images")
+    assert told == [0] and lines[1].startswith("denoise on 1 image")
     assert (tmp_path / "run" / "picture_mean.png").is_file()
     report = strict(tmp_path / "run" / "metrics.json")
     assert "misfit" in report["metrics"]["mean"] and "LPIPS" not in report["metrics"]["mean"]
@@ -884,7 +884,7 @@ def test_sample_refuses_what_does_not_go_together(
         "langevin has no such setting": ["sampler=langevin", "eta=0.5"],
         "show=interpolate draws one row": ["show=interpolate", "n=2"],
         "only show=interpolate has such a setting": ["input=a.png,b.png"],
-        "input: found 1 images, expected two": ["show=interpolate", f"input={picture}"],
+        "input: found 1 image, expected two": ["show=interpolate", f"input={picture}"],
         "no example images": ["show=interpolate"],
         "expected a timestep from 1 to 100": [
             "show=interpolate",
@@ -980,7 +980,7 @@ def test_a_run_that_is_stopped_leaves_its_finished_samples(
         text=True,
     )
     assert done.returncode == 128 + number, done.stderr
-    assert "stopped; finished are 2 of 3 samples, 1 of 1 images" in done.stdout
+    assert "stopped; finished are 2 of 3 samples, 1 of 1 image" in done.stdout
     with np.load(whole / "posterior.npz") as all_of, np.load(out / "posterior.npz") as some:
         assert np.array_equal(some["samples"], all_of["samples"][:2])
     report = json.loads((out / "metrics.json").read_text())
@@ -1029,7 +1029,7 @@ def test_a_preview_is_a_small_run(
     main([*words(prior, tmp_path / "large.png", out, *box), "preview=32"])
     printed = capsys.readouterr().out
     assert "preview: the whole picture in small, 32x24, each pixel the mean of 2x2" in printed
-    assert "1 samples each" in printed
+    assert "1 sample, as the picture may have been" in printed
     found = Posterior.load(out)
     assert found.samples.shape == (1, 1, 1, 32, 24) and found.estimate == "mean"
     assert read_image(out / "large_mean.png").shape == (1, 32, 24)

@@ -128,7 +128,7 @@ def test_dicom_files_need_no_suffix(tmp_path: Path) -> None:
 def test_a_file_of_several_images_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     gray(tmp_path / "a.png", 10)
     (tmp_path / "broken.tif").write_bytes(b"II*\0 nothing")
-    with pytest.warns(UserWarning, match="left out 1 unreadable files, such as .*broken.tif"):
+    with pytest.warns(UserWarning, match="left out 1 unreadable file, such as .*broken.tif"):
         data, _ = load_data(str(tmp_path), 8, 1)
     assert values(data) == [10]
     (tmp_path / "a.png").unlink()

@@ -18,6 +18,7 @@ from invdiff.inference import Interrupted, restore
 from invdiff.prior.denoiser import state_like
 from invdiff.solve import calibrated, colours_of, get_ready, intervals_line, previewed
 from invdiff.solvers.tools.holes import large_holes
+from invdiff.summary import several
 
 if TYPE_CHECKING:
     from invdiff.app import AppSettings
@@ -102,7 +103,10 @@ def restored(
             if stop.posterior is None:
                 raise InputError("stopped before the first sample was finished") from None
             posterior = stop.posterior
-            tell(f"stopped: {len(posterior.samples)} of {run.samples} samples are finished")
+            tell(
+                f"stopped: {len(posterior.samples)} of {several(run.samples, 'sample')} are "
+                "finished"
+            )
         else:
             posterior = calibrated(run, part, ready.prior, ready.solver, posterior)
         posterior = replace(posterior, colours=colours_of(run))

@@ -19,8 +19,9 @@ from torch import Tensor
 from invdiff.noise import Gaussian
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.summary import one_line
+from invdiff.summary import one_line, several
 
+TOO_CLOSE = "samples follow y too closely and keep its noise"
 FACTOR = 2.0
 ERRORS = 5.0
 
@@ -44,7 +45,7 @@ class Fit:
         []
         >>> close = Fit(0.25 * one, one, 2 * one, torch.ones(4, 1, dtype=torch.bool), 0.05)
         >>> print(close.warnings()[0])
-        misfit: found 0.25 for image 0, expected about 1 (1 of 1 images): samples follow y too \
+        misfit: found 0.25 for image 0, expected about 1 (1 of 1 image): samples follow y too \
 closely and keep its noise. Take another solver or fewer steps; or sigma is not 0.05 but about \
 0.025: correct it
     """
@@ -82,8 +83,8 @@ closely and keep its noise. Take another solver or fewer steps; or sigma is not 
         if bool(self.too_close.any()):
             said.append(
                 self._told(self.too_close, largest=False)
-                + "samples follow y too closely and keep its noise. Take another solver or fewer "
-                "steps" + self._sigma(self.too_close, largest=False)
+                + f"{TOO_CLOSE}. Take another solver or fewer steps"
+                + self._sigma(self.too_close, largest=False)
             )
         return said
 
@@ -97,7 +98,8 @@ closely and keep its noise. Take another solver or fewer steps; or sigma is not 
         worst = self._worst(which, largest)
         return (
             f"misfit: found {float(self.misfit[worst]):.3g} for image {worst}, expected about "
-            f"{float(self.expected[worst]):.2g} ({int(which.sum())} of {len(which)} images): "
+            f"{float(self.expected[worst]):.2g} ({int(which.sum())} of "
+            f"{several(len(which), 'image')}): "
         )
 
     def _sigma(self, which: Tensor, largest: bool) -> str:

@@ -27,7 +27,7 @@ from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import Denoiser
 from invdiff.problem import stream_numbers
 from invdiff.rng import stream_seed
-from invdiff.summary import one_line
+from invdiff.summary import one_line, several
 
 LEVEL = 0.05
 POWER = 0.5  # the kernel's b
@@ -160,7 +160,8 @@ dimensions this check sees nothing but large shifts: look at the Stein width.
             said = f"no sign against the samples {figures}."
         if self.powerless and p > LEVEL:
             said += (
-                f" With {self.samples} samples in {self.dimensions} dimensions this check sees "
+                f" With {several(self.samples, 'sample')} in {self.dimensions} dimensions this "
+                "check sees "
                 "nothing but large shifts: look at the Stein width."
             )
         return f"image {image}: {said}"

@@ -22,7 +22,7 @@ from invdiff.estimate import Estimate
 from invdiff.posterior import Posterior
 from invdiff.problem import stream_numbers
 from invdiff.rng import Streams
-from invdiff.summary import one_line
+from invdiff.summary import one_line, several
 
 LEVEL = 0.05
 SCALES = (1, 4)  # pixels, of the blobs beside the mean
@@ -81,11 +81,13 @@ truths hold 90 +- 2 %.
             f"{100 * held.error:.0f} %"
         )
         if self.p > LEVEL:
-            said = f"no sign against the samples on {count} images (p = {self.p:.2g}): {balls}."
+            images = several(count, "image")
+            said = f"no sign against the samples on {images} (p = {self.p:.2g}): {balls}."
             weak = f" Fewer than {FEWEST} images tell little." if count < FEWEST else ""
             return said + weak
         return (
-            f"samples are not those of the posterior (p = {self.p:.2g} on {count} images): {balls} "
+            f"samples are not those of the posterior (p = {self.p:.2g} on "
+            f"{several(count, 'image')}): {balls} "
             f"(reference: {self.names[worst]}). Use another solver, or calibrate this one."
         )
 

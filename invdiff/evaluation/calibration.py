@@ -50,6 +50,7 @@ from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.prior.reverse import generate
 from invdiff.problem import Problem
 from invdiff.solvers import Solver, Step
+from invdiff.summary import several
 
 JUDGED = (0.5, 0.9)  # levels of intervals that are told of
 SHARE_OF_IMAGES = 0.9  # of the rule "image"
@@ -88,7 +89,7 @@ class Calibration:
 
     def __repr__(self) -> str:
         """Return one line: how many images of which origin, and the samples."""
-        return f"Calibration({len(self.truth)} images {self.source}, {self.posterior!r})"
+        return f"Calibration({several(len(self.truth), 'image')} {self.source}, {self.posterior!r})"
 
     def coverage(self, level: float, rule: Rule | None = None) -> Estimate:
         """Return the share of true pixels inside the intervals that ``Posterior.interval`` returns.
@@ -149,7 +150,7 @@ class Calibration:
         return Adjustment(
             self.key,
             count,
-            f"{count} images {self.source}",
+            f"{several(count, 'image')} {self.source}",
             factors,
             moment_factor(error, spread),
             scale_error,
@@ -249,7 +250,8 @@ class Calibration:
         """Return what was found, in a few lines."""
         number, _, *shape = self.posterior.samples.shape
         lines = [
-            f"{len(self.truth)} images {'x'.join(map(str, shape))} {self.source}, {number} samples each",
+            f"{several(len(self.truth), 'image')} {'x'.join(map(str, shape))} {self.source}, "
+            f"{several(number, 'sample')} each",
             *(self._sentence(level) for level in reversed(shown_levels(number))),
             f"misfit: {self.misfit()}, expected 1",
             self._uniform(),

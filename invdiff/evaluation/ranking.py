@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from invdiff.estimate import Estimate
+from invdiff.summary import several
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -42,7 +43,7 @@ def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
         of_task = {solver: rows for (t, solver), rows in found.items() if t == task}
         header, lines, best = table(of_task)
         number = len(next(iter(of_task.values())))
-        markdown += [f"### {task}, {number} images", ""]
+        markdown += [f"### {task}, {several(number, 'image')}", ""]
         markdown += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
         bold = [
             [f"**{cell}**" if mark else cell for cell, mark in zip(*row, strict=True)]
@@ -51,7 +52,7 @@ def summary(found: Mapping[tuple[str, str], Rows]) -> tuple[str, str]:
         markdown += ["| " + " | ".join(row) + " |" for row in bold]
         markdown += [""]
         latex += [
-            f"% {task}, {number} images",
+            f"% {task}, {several(number, 'image')}",
             rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             r"\toprule",
         ]

@@ -36,6 +36,7 @@ from invdiff.intervals import (
 from invdiff.io.whole import write_whole
 from invdiff.noise import describe_sigma
 from invdiff.problem import Problem
+from invdiff.summary import several
 
 if TYPE_CHECKING:  # it calls this module
     from invdiff.posterior import Posterior
@@ -184,7 +185,7 @@ def intervals(samples: int, adjustment: Adjustment | None, filled: bool = False)
     ]
     few = ""
     if shown and shown[0] < levels[0]:
-        most = f"{samples} samples have at most {percent(shown[0])}"
+        most = f"{several(samples, 'sample')} have at most {percent(shown[0])}"
         few = f" {most}: {percent(levels[0])} needs {samples_for(levels[0])}."
     note = (
         f"Between sorted samples: this share of true pixels is inside if the samples are right.{few}"

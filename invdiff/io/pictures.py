@@ -23,6 +23,7 @@ from invdiff.io.names import label, split_name
 from invdiff.io.nifti import with_smaller_voxels
 from invdiff.io.ome import is_ome_zarr, read_ome_zarr
 from invdiff.io.pixels import FileHeader, NiftiHeader, Pixels
+from invdiff.io.tags import Tags, read_tags
 from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
 from invdiff.summary import one_line
 
@@ -77,6 +78,7 @@ class Picture:
         source: suffix of the file that it was read from, such as ".jpg".
         stretch: the part of the file's [0, 1] that the values span, where they were stretched; what
             is written goes back to it.
+        tags: what the file tells of a photograph: date, camera, author, copyright, place.
 
     Example:
         >>> picture = Picture(torch.rand(2, 1, 4, 4), bits=16, name="scan")
@@ -97,6 +99,7 @@ class Picture:
     profile: bytes | None = None
     source: str = ""
     stretch: Units | None = None
+    tags: Tags | None = None
 
     def __repr__(self) -> str:
         """Return one line."""
@@ -282,6 +285,7 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
         pixels = read_ome_zarr(path) if is_zarr else decode(data)
         stem, suffix = split_name(path)
         picture = _picture(pixels, label(stem), rule, suffix)
+        picture = replace(picture, tags=read_tags(data))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...

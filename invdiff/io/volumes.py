@@ -15,6 +15,7 @@ from invdiff.io.names import label
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.pixels import FileHeader
 from invdiff.io.units import MEASUREMENTS
+from invdiff.summary import several
 
 _FIRST_BYTES = 132  # by which a DICOM file is known
 
@@ -45,7 +46,8 @@ def read_volume(path: str | Path) -> Picture:
         for each in pictures:
             if len(each) != 1:
                 raise InputError(
-                    f"{path}: found {len(each)} slices in {each.name}, expected one in each file of a "
+                    f"{path}: found {several(len(each), 'slice')} in {each.name}, expected one "
+                    "in each file of a "
                     "folder, which is one volume; name the file of one that is whole"
                 )
             found, expected = (tuple(p.values.shape[1:]) for p in (each, first))

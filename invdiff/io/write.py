@@ -26,6 +26,7 @@ from invdiff.io.nifti import encode_nifti
 from invdiff.io.ome import write_ome_tiff, write_ome_zarr
 from invdiff.io.pictures import WEBP_SIDE, Picture
 from invdiff.io.pixels import FileHeader, NiftiHeader
+from invdiff.io.tags import Tags, fitting_jpeg, in_png, into_tiff, with_chunk
 from invdiff.io.units import IMAGES
 from invdiff.io.whole import whole_file
 
@@ -119,7 +120,7 @@ def write_picture(path: str | Path, picture: Picture, *, overwrite: bool = False
         path: .png, .jpg, .webp, .bmp, .tif (images are pages), .npy, .nii or .nii.gz.
         picture: Integers have its depth, or the next that the format has: 16 bits where .png is
             asked for floats. Floats are in its units, if it has some, and its background is as in
-            the file that was read.
+            the file that was read. Its tags are written in .png, .jpg, .webp and .tif.
         overwrite: whether a file that exists is replaced.
 
     Raises:
@@ -277,6 +278,7 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
             )
         path.write_bytes(encode_nifti(array[..., 0], header, compress=suffix == ".nii.gz"))
         return
+    tags = Tags() if picture.tags is None else picture.tags.of_size(*array.shape[1:3])
     array = array[0] if len(array) == 1 else array
     array = array[..., 0] if array.shape[-1] == 1 else array
     if suffix == ".npy":
@@ -284,20 +286,35 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
             np.save(file, array)
     elif suffix in (".tif", ".tiff"):
         _encode_tiff(path, array, picture)
+        into_tiff(path, tags)
     elif suffix in (".jpg", ".jpeg"):
+        told = fitting_jpeg(tags)
         # Colours at full resolution, unlike most programs: nothing that was restored is lost.
         Image.fromarray(array).save(
-            path, "JPEG", quality=_JPEG_QUALITY, subsampling=0, icc_profile=picture.profile
+            path,
+            "JPEG",
+            quality=_JPEG_QUALITY,
+            subsampling=0,
+            icc_profile=picture.profile,
+            exif=told.app1,
+            xmp=told.xmp,
         )
     elif suffix == ".webp":
         # Exact: colours where the picture is transparent stay, too.
         Image.fromarray(array).save(
-            path, "WEBP", lossless=True, exact=True, icc_profile=picture.profile
+            path,
+            "WEBP",
+            lossless=True,
+            exact=True,
+            icc_profile=picture.profile,
+            exif=tags.app1,
+            xmp=tags.xmp,
         )
     elif suffix == ".bmp":
         Image.fromarray(array).save(path, "BMP")
     else:
         _encode_png(path, array, picture.profile)
+        path.write_bytes(in_png(path.read_bytes(), tags))
 
 
 def _encode_science(path: Path, suffix: str, array: np.ndarray, picture: Picture) -> None:
@@ -348,7 +365,8 @@ def _encode_png(path: Path, array: np.ndarray, profile: bytes | None) -> None:
     else:
         Image.fromarray(array).save(path, "PNG")
     if profile is not None:
-        path.write_bytes(_with_profile(path.read_bytes(), profile))
+        content = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
+        path.write_bytes(with_chunk(path.read_bytes(), content))
 
 
 def _encode_png16(path: Path, array: np.ndarray) -> None:
@@ -361,12 +379,3 @@ def _encode_png16(path: Path, array: np.ndarray) -> None:
         path.write_bytes(relabel(buffer.getvalue(), 16, PNG_GRAY_ALPHA))
     else:
         kornia_io.write_image_png_u16(str(path), array, "rgb" if array.shape[2] == 3 else "rgba")
-
-
-def _with_profile(png: bytes, profile: bytes) -> bytes:
-    """A PNG with a chunk iCCP behind its header."""
-    header = 8 + 25  # signature and IHDR
-    content = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
-    length = len(content) - 4
-    chunk = length.to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
-    return png[:header] + chunk + png[header:]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.summary import several
 
 MAD_OF_NORMAL = 0.6744897501960817  # the median of |n|, n ~ N(0, 1)
 SMALLEST = 100  # windows of 3x3 pixels: with fewer, the standard error is above 10 %
@@ -74,8 +75,9 @@ def _of_picture(y: Tensor, usable: Tensor) -> Tensor:
     windows = int(whole.sum())
     if windows < SMALLEST:
         raise InputError(
-            f"noise sigma=auto: found {windows} windows of 3x3 pixels that are measured and not clipped, expected at "
-            f"least {SMALLEST}; give sigma as a number"
+            f"noise sigma=auto: found {several(windows, 'window')} of 3x3 pixels that are "
+            "measured and not clipped, "
+            f"expected at least {SMALLEST}; give sigma as a number"
         )
     gradient = _filtered(y, SMOOTH, SLOPE).square() + _filtered(y, SLOPE, SMOOTH).square()
     read = min(windows, max(ENOUGH, round(SHARE * windows)))

@@ -25,6 +25,7 @@ from invdiff.arguments import one_of, whole
 from invdiff.errors import InputError
 from invdiff.io.arrays import load_array
 from invdiff.operators.fourier import Layout
+from invdiff.summary import several
 
 MOST_COILS = 256
 RING = 1.5  # radius of the ring of simulated coils, in half sides of the image
@@ -78,7 +79,8 @@ def check_channels(channels: int, image: str | None) -> None:
     if channels not in allowed:
         expected = " or ".join(map(str, allowed))
         raise InputError(
-            f"shape: found {channels} channels, expected {expected}: a real image has one, "
+            f"shape: found {several(channels, 'channel')}, expected {expected}: a real image has "
+            "one, "
             "a complex one two"
         )
 

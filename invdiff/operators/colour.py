@@ -15,6 +15,7 @@ from invdiff.arguments import one_of
 from invdiff.errors import InputError
 from invdiff.operators.base import SpectralOperator, image_shape
 from invdiff.registry import register
+from invdiff.summary import several
 
 GRAY = {
     "luma": (0.299, 0.587, 0.114),  # ITU-R BT.601, Section 2.5.1
@@ -26,7 +27,9 @@ def colour_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return `shape` if it is (3, H, W); InputError otherwise."""
     channels, height, width = image_shape(shape)
     if channels != 3:
-        raise InputError(f"shape: found {channels} channels, expected 3 (red, green, blue)")
+        raise InputError(
+            f"shape: found {several(channels, 'channel')}, expected 3 (red, green, blue)"
+        )
     return channels, height, width
 
 

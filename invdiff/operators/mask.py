@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invdiff.arguments import number, one_of, path_text, real_array, seeded, whole
-from invdiff.errors import InputError, warn
+from invdiff.errors import InputError, warn, without
 from invdiff.io.arrays import load_npy
 from invdiff.operators.base import (
     PerImage,
@@ -494,11 +494,16 @@ def _as_painted(
     fits = has_size(name, pictures[0].values, size)
     planes = [plane for picture in pictures for plane in picture.planes()]
     photos = [None] * len(planes) if photo is None or len(photo) != len(planes) else list(photo)
-    known = [
-        known_pixels(name, understood(name, values, alpha, of if fits else None), kept)
-        for (values, alpha), of in zip(planes, photos, strict=True)
-    ]
+    with without("marks nothing" if len(planes) == 1 else ""):  # refused below
+        known = [
+            known_pixels(name, understood(name, values, alpha, of if fits else None), kept)
+            for (values, alpha), of in zip(planes, photos, strict=True)
+        ]
     masks = torch.stack(known)[:, None].double()
+    if kept == "larger" and bool(masks.all()):
+        raise InputError(
+            f"{name}: is of one colour and marks nothing, expected what is to be filled"
+        )
     if not fits:
         scaled = F.interpolate(masks, size, mode="bilinear", antialias=True)
         masks = (scaled > 0.5).double()

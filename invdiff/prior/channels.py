@@ -12,6 +12,7 @@ from invdiff.prior.denoiser import Denoiser, levels
 from invdiff.prior.schedule import Spacing
 from invdiff.prior.view import DenoiserView
 from invdiff.rng import stream_seed
+from invdiff.summary import several
 
 MOST_CHANNELS = 4  # of a picture; an image of more of them is a volume of gray slices
 AT_ONCE = 2**18  # values of the channels that the network sees at once on a CPU
@@ -182,5 +183,6 @@ def match_channels(prior: Denoiser, channels: int) -> Denoiser:
     if found == 3 and channels > MOST_CHANNELS:
         return ChannelView(GrayView(prior), channels)
     raise InputError(
-        f"prior: found one for {found} channels, expected {channels}, as the image has, or a gray one"
+        f"prior: found one for {several(found, 'channel')}, expected {channels}, as the image "
+        "has, or a gray one"
     )

@@ -19,6 +19,7 @@ from invdiff.prior.denoiser import Denoiser, NetworkDenoiser, per_image
 from invdiff.prior.gated import LogSigma
 from invdiff.prior.schedule import Schedule
 from invdiff.registry import lookup, names_code, register
+from invdiff.summary import several
 
 
 def smooth_step(u: Tensor) -> Tensor:
@@ -163,7 +164,9 @@ def joined(
     low, low_network = _described("expert", low, "eps")
     high, high_network = _described("prior", high, "v")
     if low.shape[0] != high.shape[0]:
-        raise InputError(f"expert: found {low.shape[0]} channels, expected {high.shape[0]}")
+        raise InputError(
+            f"expert: found {several(low.shape[0], 'channel')}, expected {high.shape[0]}"
+        )
     if not torch.equal(low.schedule.abar, high.schedule.abar):
         raise InputError("expert: has another schedule than the prior, expected the same")
     if low.value_range != high.value_range:

@@ -19,6 +19,7 @@ from invdiff.errors import InputError, check_type
 from invdiff.prior.classifier import Classifier
 from invdiff.prior.denoiser import Denoiser, levels, outside_inference_mode
 from invdiff.prior.view import DenoiserView
+from invdiff.summary import several
 
 
 class Guided(DenoiserView):
@@ -127,7 +128,8 @@ class ClassifierGuided(Guided):
         super().__init__(prior, label, classifier.classes)
         if classifier.shape[0] != prior.shape[0]:
             raise InputError(
-                f"classifier: found one for {classifier.shape[0]} channels, expected {prior.shape[0]}"
+                f"classifier: found one for {several(classifier.shape[0], 'channel')}, expected "
+                f"{prior.shape[0]}"
             )
         if not math.isfinite(scale):
             raise InputError(f"guidance: found {scale}, expected a finite number")

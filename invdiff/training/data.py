@@ -26,6 +26,7 @@ from invdiff.io.collection import image_files
 from invdiff.io.pictures import read_picture, to_channels
 from invdiff.resources import physical_memory
 from invdiff.rng import stream_seed
+from invdiff.summary import several
 from invdiff.training.files import (
     DataFile,
     ValueRange,
@@ -240,7 +241,7 @@ class FolderData(Data):
             images = scaled_values(picture, self.value_range)
             if len(images) != file.images:
                 raise InputError(
-                    f"found {len(images)} images, expected {file.images} as at the start"
+                    f"found {several(len(images), 'image')}, expected {file.images} as at the start"
                 )
             images = to_channels(images, self.shape[0])
         except InputError as error:
@@ -269,7 +270,10 @@ class FolderData(Data):
                 return candidate
             if file not in self._unreadable:
                 self._unreadable.add(file)
-                warn(f"data: skipped {len(self._unreadable)} unreadable files so far: {images}")
+                warn(
+                    f"data: skipped {several(len(self._unreadable), 'unreadable file')} so far: "
+                    f"{images}"
+                )
         raise InputError(
             f"data {self._files[0].path.parent}: found no readable image among {len(self)} images"
         )
@@ -618,7 +622,7 @@ def _renamed(file: DataFile, prefix: str) -> DataFile:
 
 
 def _warn_overlap(source: Path, number: int) -> None:
-    warn(f"data {source}: left out {number} images whose content is also held out")
+    warn(f"data {source}: left out {several(number, 'image')} whose content is also held out")
 
 
 def class_names(files: Sequence[DataFile]) -> list[str]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from invdiff.errors import InputError, warn
 from invdiff.io.pictures import Picture, read_picture
+from invdiff.summary import several
 
 ValueRange = tuple[float, float]
 
@@ -84,7 +85,7 @@ def look_at_files(
     if not files:
         raise InputError(f"data {folder}: found no readable image among {len(paths)} files")
     if errors:
-        warn(f"data: left out {len(errors)} unreadable files, such as {errors[0]}")
+        warn(f"data: left out {several(len(errors), 'unreadable file')}, such as {errors[0]}")
     return files
 
 

@@ -42,6 +42,7 @@ from invdiff.progress import progress_bar, show
 from invdiff.resources import pick_device, this_process
 from invdiff.rng import Streams, stream_seed
 from invdiff.solvers import MMPS, Solver
+from invdiff.summary import several
 from invdiff.training.data import TrainingData
 from invdiff.training.gaussian import Gaussian, lap
 from invdiff.training.trainer import (
@@ -379,7 +380,8 @@ class Run:
         bad = int((~samples.isfinite().flatten(1).all(1)).sum())
         if bad:
             raise InputError(
-                f"measurements: found {bad} samples that are not finite among {numbers.start}.."
+                f"measurements: found {several(bad, 'sample')} that are not finite among "
+                f"{numbers.start}.."
                 f"{numbers.stop - 1}, expected finite ones; a smaller lr, or more solver.steps, may help"
             )
         return samples

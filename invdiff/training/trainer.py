@@ -68,6 +68,7 @@ from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.ranges import COUNT, LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_fields
 from invdiff.resources import physical_memory, pick_device, this_process
 from invdiff.rng import Seed, Streams, stream_seed
+from invdiff.summary import several
 from invdiff.training import averages
 from invdiff.training.data import Data, epoch_order, load_data, to_device
 from invdiff.training.files import ValueRange, check_value_range, content_hash
@@ -303,7 +304,8 @@ def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
     memory = physical_memory()
     if needed > memory:
         raise InputError(
-            f"batch, size: found {settings.batch} images of {'x'.join(map(str, shape))}, "
+            f"batch, size: found {several(settings.batch, 'image')} of "
+            f"{'x'.join(map(str, shape))}, "
             f"{needed / 2**30:.0f} GiB in a step, expected at most the {memory / 2**30:.0f} GiB "
             "of this machine"
         )

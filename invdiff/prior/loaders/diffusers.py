@@ -26,6 +26,7 @@ from invdiff.prior.loaders.common import (
     substitute,
 )
 from invdiff.prior.schedule import Schedule
+from invdiff.summary import several
 
 _TARGETS: dict[str, Target] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _VARIANCES: dict[str, Variance] = {
@@ -119,7 +120,8 @@ def load(folder: Path, given: Mapping[str, Any]) -> Foreign:
     channels = int(config.get("in_channels", 3))
     if settings["channels_out"] not in (channels, 2 * channels):
         raise InputError(
-            f"prior {folder}: found {channels} channels in and {settings['channels_out']} out, "
+            f"prior {folder}: found {several(channels, 'channel')} in and "
+            f"{settings['channels_out']} out, "
             "expected as many, or twice as many"
         )
     learned = settings["channels_out"] == 2 * channels

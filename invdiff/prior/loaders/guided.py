@@ -25,6 +25,7 @@ from invdiff.prior.loaders.common import Foreign, ForeignClassifier, Weights, as
 from invdiff.prior.loaders.words import Kind
 from invdiff.prior.schedule import Schedule, ScheduleName
 from invdiff.prior.unet2d import count_heads
+from invdiff.summary import several
 
 # Widths of the levels over the model's width, by image size: the defaults of both repositories.
 _SIZES = {
@@ -320,7 +321,8 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture:
         )
     if channels_out not in (channels, 2 * channels):
         raise InputError(
-            f"found {channels} channels in and {channels_out} out: an upsampler or a latent model; "
+            f"found {several(channels, 'channel')} in and {channels_out} out: an upsampler or a "
+            "latent model; "
             f"expected {channels} or {2 * channels} out"
         )
     names = list(weights)
