@@ -114,7 +114,7 @@ def computed(problem: Problem, name: str) -> Tensor:
     """Return the estimate (B, C, H, W) of one method.
 
     Raises:
-        InputError: it fails.
+        InputError: it fails, or a package that it needs is missing.
 
     Example:
         >>> from invdiff import Gaussian, operators
@@ -122,9 +122,12 @@ def computed(problem: Problem, name: str) -> Tensor:
         >>> computed(problem, "bicubic").shape
         torch.Size([1, 1, 4, 4])
     """
+    method = METHODS[name]
+    if not method.installed:
+        raise InputError(f"baseline {name} needs {method.needs}: {EXTRA} adds it")
     try:
         with torch.no_grad():
-            return METHODS[name].run(problem).to(problem.y)
+            return method.run(problem).to(problem.y)
     except Exception as error:  # of another library
         raise InputError(f"baseline {name}: {first_line(error)}") from error
 
