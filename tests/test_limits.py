@@ -325,7 +325,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "LEAST_POWER": 1e-8,
         "SYMMETRY": 1e-5,
     },
-    "noise.instruments": {"LEAST_INTENSITY": 0.001},
+    "noise.instruments": {"AROUND": 5, "BIAS": 1.5, "LEAST_INTENSITY": 0.001},
     "noise.models": {"ROUNDING": 1 / (255 * math.sqrt(12))},
     "operators.backprojection": {"WIDEST_GAP": 1.5, "CLOSED": 3.0},
     "operators.transmission": {

@@ -198,7 +198,7 @@ def seen_along_z(problem: Problem) -> Tensor | None:
     if not (measures_alike(operator, problem.y) or keeps_pixels(operator, problem.y)):
         return None
     depth = operator.shape[0]
-    y = in_slices(problem.y, depth)
+    y = in_slices(problem.centred, depth)
     variance = in_slices(torch.as_tensor(problem.variance()).to(y).expand_as(problem.y), depth)
     known = in_slices(problem.measured(), depth)
     both = (known[:, :, 1:] * known[:, :, :-1]).flatten(1)
