@@ -114,7 +114,7 @@ def computed(problem: Problem, name: str) -> Tensor:
     """Return the estimate (B, C, H, W) of one method.
 
     Raises:
-        InputError: it fails.
+        InputError: it fails, or a package that it needs is missing.
 
     Example:
         >>> from invdiff import Gaussian, operators
@@ -122,9 +122,12 @@ def computed(problem: Problem, name: str) -> Tensor:
         >>> computed(problem, "bicubic").shape
         torch.Size([1, 1, 4, 4])
     """
+    method = METHODS[name]
+    if not method.installed:
+        raise InputError(f"baseline {name} needs {method.needs}: {EXTRA} adds it")
     try:
         with torch.no_grad():
-            return METHODS[name].run(problem).to(problem.y)
+            return method.run(problem).to(problem.y)
     except Exception as error:  # of another library
         raise InputError(f"baseline {name}: {first_line(error)}") from error
 
@@ -210,7 +213,7 @@ def total_variation(problem: Problem, iterations: int = ITERATIONS) -> Tensor:
     weight, radius = _weighted(problem)
     x = problem.baseline()
     scale = math.sqrt(8) / _norm(operator, weight, x)
-    target = scale * weight * problem.y
+    target = scale * weight * problem.centred
     radius = scale * radius
     # tau sigma ||K||^2 <= 1, where ||grad||^2 <= 8 and ||c A||^2 = 8.
     tau = RATIO / 4
@@ -311,7 +314,7 @@ def wiener(problem: Problem) -> Tensor:
     operator = problem.linear
     weight, radius = _weighted(problem)
     allowed = radius.flatten().square()
-    b = operator.adjoint(weight * weight * problem.y)
+    b = operator.adjoint(weight * weight * problem.centred)
     like = (-1, *[1] * (b.ndim - 1))
     log_w = torch.full_like(allowed, math.log(1e-2))
     low = torch.full_like(allowed, math.log(1e-6))
@@ -345,12 +348,12 @@ def wiener_of_window(problem: Problem) -> Tensor:
         >>> wiener_of_window(problem)[0, 0, 3, 3]
         tensor(0.5000)
     """
-    y = F.pad(problem.y, (2, 2, 2, 2), mode="replicate")
+    y = F.pad(problem.centred, (2, 2, 2, 2), mode="replicate")
     power = _variance(problem)
     mean = F.avg_pool2d(y, 5, stride=1)
     spread = (F.avg_pool2d(y.square(), 5, stride=1) - mean.square()).clamp_min(0)
     gain = (spread - power).clamp_min(0) / spread.clamp_min(1e-12)
-    return mean + gain * (problem.y - mean)
+    return mean + gain * (problem.centred - mean)
 
 
 # Filtered backprojection.
@@ -461,7 +464,7 @@ def _each(problem: Problem, run: Callable[[np.ndarray, float], np.ndarray]) -> T
     """The estimates of all images by a function of (H, W, C) and sigma."""
     variance = torch.as_tensor(_variance(problem)).to(problem.y).expand_as(problem.y)
     sigmas = variance.flatten(1).mean(1).sqrt().tolist()
-    pairs = zip(_last(problem.y), sigmas, strict=True)
+    pairs = zip(_last(problem.centred), sigmas, strict=True)
     # Some methods drop the axis of a single channel.
     return _first(np.stack([run(y, sigma).reshape(y.shape) for y, sigma in pairs]))
 

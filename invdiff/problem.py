@@ -200,7 +200,8 @@ class Problem:
     def _with(self, operator: Operator, noise: NoiseModel, y: Tensor) -> Self:
         """Return this problem with other parts, all of them prepared."""
         problem = copy.copy(self)
-        vars(problem).pop("coefficients", None)
+        for computed in ("centred", "coefficients"):
+            vars(problem).pop(computed, None)
         vars(problem).update(operator=operator, noise=noise, y=y)
         return problem
 
@@ -245,9 +246,14 @@ class Problem:
         """Return 1 where y was measured and 0 elsewhere, in the shape of y."""
         return self.operator.measured(torch.ones_like(self.y))
 
+    @cached_property
+    def centred(self) -> Tensor:
+        """The measurement without the bias of its noise, (B, ...): y, but for Rician noise."""
+        return self.noise.centred(self.y)
+
     def residual(self, x: Tensor) -> Tensor:
-        """Return y - A(x), zero where nothing was measured."""
-        return self.operator.measured(self.y - self.operator(x))
+        """Return y - A(x), y without the bias of its noise, zero where nothing was measured."""
+        return self.operator.measured(self.centred - self.operator(x))
 
     def correction(
         self,
@@ -282,7 +288,7 @@ class Problem:
     @cached_property
     def coefficients(self) -> Tensor:
         """Coefficients U^T y of the measurement, for a spectral operator."""
-        return self.spectral.u_t(self.y)
+        return self.spectral.u_t(self.centred)
 
     def variance(self) -> float | Tensor:
         """Return the variance of the noise, or of its Gaussian approximation, to broadcast with y."""
@@ -307,9 +313,9 @@ class Problem:
         nonlinear operator the estimate is y itself, or middle gray if the shapes differ.
         """
         if isinstance(self.operator, LinearOperator):
-            return self.operator.pinv(self.y, 4 * self.variance())
+            return self.operator.pinv(self.centred, 4 * self.variance())
         if tuple(self.y.shape[1:]) == self.operator.shape:
-            return self.y
+            return self.centred
         return self.y.new_full((len(self), *self.operator.shape), 0.5)
 
 

@@ -218,6 +218,10 @@ def test_what_is_left_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "baselines: nlm and bm3d left out: pip install 'invdiff[baselines]' adds them"
     assert left_out(problem, "all") == line
     assert list(baselines(problem, "all")) == ["tv", "wiener"]
+    for name, package in (("nlm", "skimage"), ("bm3d", "bm3d")):
+        missing = rf"^baseline {name} needs {package}: pip install 'invdiff\[baselines\]' adds it$"
+        with pytest.raises(InputError, match=missing):
+            computed(problem, name)
     monkeypatch.setattr(module, "LARGEST", 100)
     assert "left out for images of 16x16" in left_out(problem)
     assert baselines(problem) == {} and left_out(problem, "none") == ""

@@ -335,7 +335,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "LEAST_POWER": 1e-8,
         "SYMMETRY": 1e-5,
     },
-    "noise.instruments": {"LEAST_INTENSITY": 0.001},
+    "noise.instruments": {"AROUND": 5, "BIAS": 1.5, "LEAST_INTENSITY": 0.001},
     "noise.models": {"ROUNDING": 1 / (255 * math.sqrt(12))},
     "operators.backprojection": {"WIDEST_GAP": 1.5, "CLOSED": 3.0},
     "operators.transmission": {
@@ -500,7 +500,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "solvers.ald": {"POWER_STEPS": 30},
     "solvers.base": {"LEAST_SIGMA_Y": 0.0001, "MIN_SIGMA_Y": 0.005},
     "solvers.c_pigdm": {"VARIANCE": 0.25, "NODES": 64},
-    "solvers.dds": {"LAST_PASSES": 5, "TV": 5.0},
+    "solvers.dds": {"CLEAN": 0.2, "LAST_PASSES": 5, "TV": 5.0},
     "solvers.fast_dips": {"HALVINGS": 8, "PROBE": 0.001, "LONGEST": 0.25},
     "solvers.gibbs": {
         "UNSURE_SHARES": 0.4,

@@ -87,6 +87,78 @@ def test_sinograms_of_scikit_image_as_they_are(side: int, geometry: Any) -> None
     assert Radon.infer_shape((1, *expected.shape), settings) == (1, side, side)
 
 
+ROWS_OF_DETECTORS: list[dict[str, Any]] = [
+    {"angles": 5},
+    {"angles": [-31.0, 400.0, 12.5], "turn": "counterclockwise"},
+    {"angles": [77.0]},
+    {"angles": 6, "start": 20.0, "stop": 380.0, "pitch": 0.37, "detectors": 61, "offset": -4.3},
+    {"angles": 4, "pitch": 2.6, "detectors": 12, "center": (2.0, 9.5)},
+]
+
+
+@pytest.mark.parametrize("settings", ROWS_OF_DETECTORS)
+@pytest.mark.parametrize("shape", [(9, 9), (8, 13), (12, 7)])
+def test_every_view_has_the_mass_and_the_centre_of_the_image(
+    shape: tuple[int, int], settings: dict[str, Any]
+) -> None:
+    """Where the whole image is seen, whatever the pitch: nothing is lost, doubled or shifted.
+
+    The centre is that of numbered detectors, and off by up to 0.07 where they are wider than pixels.
+    """
+    height, width = shape
+    a = Radon((1, *shape), lengths="pixels", **settings).double()
+    x = normal(1, 1, *shape).square()
+    y = a(x)[0, 0]
+    pitch = settings.get("pitch", 1.0)
+    torch.testing.assert_close(pitch * y.sum(-1), x.sum().expand(len(y)))
+    rows, columns = torch.meshgrid(
+        torch.arange(height).double(), torch.arange(width).double(), indexing="ij"
+    )
+    row = float((rows * x[0, 0]).sum() / x.sum())
+    column = float((columns * x[0, 0]).sum() / x.sum())
+    axis = settings.get("center", ((height - 1) / 2, (width - 1) / 2))
+    angles = settings["angles"]
+    if isinstance(angles, int):
+        start, stop = settings.get("start", 0.0), settings.get("stop", 180.0)
+        angles = [start + (stop - start) * k / angles for k in range(angles)]
+    sign = -1 if settings.get("turn") == "counterclockwise" else 1
+    turned = torch.tensor([math.radians(sign * angle) for angle in angles]).double()
+    across = (column - axis[1]) * turned.cos() - (row - axis[0]) * turned.sin()
+    expected = (y.shape[1] - 1) / 2 + settings.get("offset", 0.0) + across / pitch
+    detectors = torch.arange(y.shape[1]).double()
+    found = (y * detectors).sum(-1) / y.sum(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.01 if pitch <= 1 else 0.1)
+
+
+def test_half_a_turn_later_the_row_is_read_from_the_other_end() -> None:
+    x = normal(1, 1, 9, 12)
+    settings: dict[str, Any] = {"detectors": 17, "pitch": 0.8, "center": (3.0, 7.0)}
+    one = Radon((1, 9, 12), [10.0, 75.0], offset=1.3, **settings).double()
+    other = Radon((1, 9, 12), [190.0, 255.0], offset=-1.3, **settings).double()
+    torch.testing.assert_close(one(x), other(x).flip(-1))
+
+
+@pytest.mark.parametrize("side", [24, 25])
+def test_rows_that_were_cut_and_turned_after_scikit_image(side: int) -> None:
+    """A part of the detectors of its sinogram, views first and the last one first, by numbers alone."""
+    x = blobs(side, side)
+    angles = [3.0, 50.0, 122.0]
+    whole = radon(x, angles, circle=True, preserve_range=True)
+    cut = whole[3 : side - 5].T[::-1]
+    middle = side // 2  # of the axis, in its image and among its detectors
+    a = Radon(
+        (1, side, side),
+        angles[::-1],
+        detectors=side - 8,
+        offset=middle - 3 - (side - 9) / 2,
+        center=(middle, middle),
+        lengths="pixels",
+    ).double()
+    found = a(torch.from_numpy(x)[None, None])[0, 0].numpy()
+    assert np.abs(found - cut).max() < 0.03 * cut.max()
+    assert np.abs(np.roll(found, 1, 1) - cut).max() > 0.1 * cut.max()
+
+
 def astra_place(row: int, column: int, shape: tuple[int, int]) -> np.ndarray:
     """Return the centre of a pixel in ASTRA's plane, x to the right and y up."""
     return np.array([column - (shape[1] - 1) / 2, (shape[0] - 1) / 2 - row])

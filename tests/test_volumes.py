@@ -19,13 +19,14 @@ from invdiff.prior.channels import GrayView
 from invdiff.prior.reverse import transition
 from invdiff.problem import Problem
 from invdiff.rng import Streams
-from invdiff.solvers import DDS
+from invdiff.solvers import DDS, dds
 from invdiff.solvers.base import error_variance
 from invdiff.solvers.dds import (
     bounded,
     differences,
     differences_transposed,
     expected_jump,
+    keeps_pixels,
     measures_alike,
     seen_along_z,
     shrunk,
@@ -325,6 +326,66 @@ def test_what_the_differences_of_y_tell() -> None:
     flat = Problem.simulate(torch.full_like(x, 0.5), mask, noise.Gaussian(0.1))
     least = seen_along_z(flat)
     assert least is not None and bool((least > 0).all()) and bool((least < 4 * spread).all())
+
+
+def test_masks_that_differ_from_slice_to_slice_tell_of_the_differences_too() -> None:
+    """They are those of neighbours that are both measured; where there are none, nothing is told."""
+    shape = (12, 20, 20)
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).double()
+    masks = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.4).double()
+    problem = Problem(Mask(shape, masks).double(), noise.Gaussian(0.0), masks * x)
+    assert keeps_pixels(problem.linear, problem.y)
+    assert not measures_alike(problem.linear, problem.y)
+    found = seen_along_z(problem)
+    assert found is not None
+    both = masks[1:] * masks[:-1] > 0
+    expected = [each[both].mean() for each in differences(x).square()]
+    torch.testing.assert_close(found, torch.stack(expected))
+    every_other = (torch.arange(12) % 2).double()[:, None, None].expand(shape)
+    apart = Problem(Mask(shape, every_other).double(), noise.Gaussian(0.0), every_other * x)
+    assert keeps_pixels(apart.linear, apart.y) and seen_along_z(apart) is None
+    mixed = BlurAlongZ(shape).double()
+    assert not keeps_pixels(mixed, x) and not keeps_pixels(Radon(SHAPE, angles=3), x)
+    assert seen_along_z(Problem(mixed, noise.Gaussian(0.0), mixed(x))) is None
+
+
+def test_the_bound_is_that_of_denoised_images_and_stays_below_the_level_clean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """x0 of the data step has the grain of a sample: it is not asked."""
+    problem = measured(MaskRandom(SHAPE, 0.5, seed=1), 0.1)
+    prior = match_channels(quarter(), 6)
+    solver = DDS(steps=9)
+    sigmas = solver.ladder(prior)
+    asked: list[Tensor] = []
+    held: list[Tensor] = []
+    bounds = torch.linspace(0.9, 0.1, 20).double()
+
+    def expected(problem: Problem, x0: Tensor, seen: Tensor) -> Tensor:
+        asked.append(x0)
+        return bounds[len(asked)].view(1)
+
+    def kept(d: Tensor, bound: Tensor) -> Tensor:
+        held.append(bound)
+        return bounded(d, bound)
+
+    monkeypatch.setattr(dds, "expected_jump", expected)
+    monkeypatch.setattr(dds, "bounded", kept)
+    x = sigmas[0] * torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)).double()
+    before = [(x, sigmas[0])]
+    for step in solver.iterate(prior, problem, x, sigmas, Streams([(0,)])):
+        before.append((step.x, step.sigma))
+    levels = [sigma for sigma in sigmas[:-1] if sigma >= 0.2]
+    assert 2 < len(levels) < 8 and len(asked) == len(levels)
+    for found, (x, sigma) in zip(asked, before, strict=False):
+        torch.testing.assert_close(found, prior(x, sigma))
+    last = len(levels)
+    expected_bounds = [*bounds[1 : last + 1], *[bounds[last]] * (9 - last - 1 + 5)]
+    assert [float(b) for b in held] == [float(b) for b in expected_bounds]
+    # A prior that knows no larger noise is asked once.
+    asked.clear()
+    list(solver.iterate(prior, problem, x, (0.1, 0.05, 0.0), Streams([(0,)])))
+    assert len(asked) == 1
 
 
 def test_the_jump_that_is_expected_is_that_of_the_slices_in_proportion() -> None:

@@ -167,7 +167,7 @@ def misfit_of(problem: Problem, y: Tensor, clean: Tensor) -> Tensor:
     """
     operator = problem.operator
     variance = torch.as_tensor(problem.noise.variance(y)).to(y.device, torch.float64)
-    residual = operator.measured(y - clean).double()
+    residual = operator.measured(problem.noise.centred(y) - clean).double()
     square = (residual.square() / variance).flatten(1).sum(1)
     exact = (variance.expand_as(residual) <= 0).flatten(1).any(1)
     return torch.where(exact, torch.nan, square / operator.count(y))

@@ -62,6 +62,17 @@ class NoiseModel(ABC):
         It is a number, or a tensor that broadcasts to y.
         """
 
+    def centred(self, y: Tensor) -> Tensor:
+        """Return y without the bias of its noise, about A(x) + a Gaussian error of `variance`.
+
+        Methods for Gaussian noise take it for y. It is y itself where the noise has no bias.
+
+        Example:
+            >>> Gaussian(0.1).centred(torch.tensor([0.3]))
+            tensor([0.3000])
+        """
+        return y
+
     def resolved(self, y: Tensor, measured: Tensor) -> NoiseModel:
         """Return this model with every 'auto' level replaced by an estimate from y.
 

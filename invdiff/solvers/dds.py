@@ -21,7 +21,10 @@ measured alike, A Dz = Dz A, and the differences of y tell how large those of th
     t = mean |D_xy x0| g_z / g_xy,   g_xy^2 = mean (A D_xy x0)^2                                  (3)
 
 with D_xy the differences of neighbours in a slice: what A does not see of the differences along z is
-taken to be to what it sees as it is in the slices.
+taken to be to what it sees as it is in the slices. The x0 of (3) is the network's, D(x, sigma) down
+to the level `CLEAN`: later ones have the grain of a sample, whose many small differences are a
+larger part of the mean |D_xy x0| than of the truth's. Masks may differ from slice to slice: there
+(2) is the mean over neighbours that are both measured.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from invdiff.rng import Streams
 from invdiff.solvers.base import LEAST_SIGMA_Y, Solver, Step, at_least, error_variance, transition
 
 AUTO = "auto"
+CLEAN = 0.2  # the lowest level whose D(x, sigma) tells what differences an image has
 LAST_PASSES = 5  # of ADMM in the last step, under a bound
 TV = 5.0  # where nothing tells how large differences along z are
 
@@ -63,7 +67,7 @@ class DDS(Solver):
         iterations: of the conjugate gradients of a step, few on purpose: begun at x0, they leave
             what y does not see as it was, but for the coupling.
         tv: strength of total variation along z; 0 for none; "auto" holds it to what the differences
-            of y tell of it, see (2) and (3), and is 5 where slices are not measured alike.
+            of y tell of it, see (2) and (3), and is 5 where they tell nothing.
         smooth: strength of the squared differences along z; 0 for none.
         rho: of ADMM, in units of 1 / r^2: how firmly a step holds differences at their shrunk
             values.
@@ -106,22 +110,25 @@ class DDS(Solver):
         split = torch.zeros_like(differences(x))
         dual = split
         seen = seen_along_z(problem) if self.tv == AUTO else None
+        bound: Tensor | None = None
         tv = TV if self.tv == AUTO else float(self.tv)
         for sigma, sigma_next in pairwise(sigmas):
             r2 = error_variance(sigma)
             denoised = prior(x, sigma)
+            if seen is not None and (bound is None or sigma >= CLEAN):
+                bound = expected_jump(problem, denoised, seen)
             if not tv:
                 x0 = self.pulled(problem, denoised, r2, None)
             # A bound is to hold at the end.
-            passes = LAST_PASSES if seen is not None and sigma_next == 0 else 1
+            passes = LAST_PASSES if bound is not None and sigma_next == 0 else 1
             for _ in range(passes if tv else 0):
                 x0 = self.pulled(problem, denoised, r2, split - dual)
                 # ADMM of (1): with rho / r^2 the threshold is tv r^2 / rho.
                 jumps = differences(x0)
-                if seen is None:
+                if bound is None:
                     split = shrunk(jumps + dual, tv * r2 / self.rho)
                 else:
-                    split = bounded(jumps + dual, expected_jump(problem, x0, seen))
+                    split = bounded(jumps + dual, bound)
                 dual = dual + jumps - split
             # The penalty of the next step is another one; rho w is what stays.
             dual = dual * (error_variance(sigma_next) / r2)
@@ -182,19 +189,22 @@ def differences_transposed(d: Tensor) -> Tensor:
 
 
 def seen_along_z(problem: Problem) -> Tensor | None:
-    """Return g_z^2 of (2) for every image, (B,); None where slices are not measured alike.
+    """Return g_z^2 of (2) for every image, (B,); None where y does not tell it.
 
+    y tells it where slices are measured alike, or are pixels of which each is measured or missing.
     It is at least its standard error from noise, for a volume is not flat because it is noisy.
     """
     operator = problem.linear
-    if not measures_alike(operator, problem.y):
+    if not (measures_alike(operator, problem.y) or keeps_pixels(operator, problem.y)):
         return None
     depth = operator.shape[0]
-    y = in_slices(problem.y, depth)
+    y = in_slices(problem.centred, depth)
     variance = in_slices(torch.as_tensor(problem.variance()).to(y).expand_as(problem.y), depth)
     known = in_slices(problem.measured(), depth)
     both = (known[:, :, 1:] * known[:, :, :-1]).flatten(1)
-    count = both.sum(1).clamp_min(1)
+    count = both.sum(1)
+    if not bool((count > 0).all()):
+        return None
     of_noise = (variance[:, :, 1:] + variance[:, :, :-1]).flatten(1) * both
     power = (y.diff(dim=2).flatten(1).square() * both).sum(1) / count
     error = (2 * of_noise.square().sum(1)).sqrt() / count
@@ -231,6 +241,26 @@ def measures_alike(operator: LinearOperator, like: Tensor) -> bool:
     first, second = found
     near = 1e-4 * float(first.abs().max())
     return torch.allclose(first, second, rtol=1e-3, atol=near)
+
+
+def keeps_pixels(operator: LinearOperator, y: Tensor) -> bool:
+    """Return whether every pixel of a volume (D, H, W), D > 1, is measured by itself or missing.
+
+    It is tried on random numbers.
+
+    Example:
+        >>> from invdiff.operators import Mask
+        >>> mask = Mask((2, 1, 2), torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
+        >>> keeps_pixels(mask, torch.zeros(1, 2, 1, 2))
+        True
+    """
+    shape = (len(y), *operator.shape)
+    if operator.shape[0] < 2 or tuple(y.shape) != shape:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.rand(shape, generator=generator).to(y.device, y.dtype)
+    kept = operator.measured(numbers)
+    return torch.allclose(operator.measured(operator(numbers)), kept, rtol=1e-3, atol=1e-6)
 
 
 def in_slices(y: Tensor, depth: int) -> Tensor:
