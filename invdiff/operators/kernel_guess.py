@@ -166,7 +166,7 @@ def not_negative(gram: Tensor, cross: Tensor) -> Tensor:
         >>> not_negative(torch.tensor([[2.0, 1], [1, 2]]), torch.tensor([2.0, 0]))
         tensor([1., 0.])
     """
-    k = torch.linalg.solve(gram, cross).clamp_min(0)
+    k: Tensor = torch.linalg.solve(gram, cross).clamp_min(0)
     steepest = gram.abs().sum(1).amax()  # no eigenvalue is larger
     ahead = k
     t = 1.0
