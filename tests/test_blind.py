@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import fourier_shift
 from scipy.optimize import nnls
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from invdiff.operators.kernel_guess import (
     guess_kernel,
     most_alike,
     not_negative,
+    sharpest,
     without_small_parts,
 )
 from invdiff.operators.kernel_priors import (
@@ -197,6 +200,25 @@ def test_the_kernel_most_like_the_others_is_none_that_went_astray() -> None:
     moved = 0.9 * line.roll((2, -3), (0, 1)) + 0.1 * disk
     for kernels in ([disk, line, moved], [line, moved, disk], [moved, disk, line]):
         assert not torch.equal(most_alike(kernels), disk)
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0.25), (-0.25, 0.5), (0.0, -0.5)])
+def test_a_kernel_between_pixels_comes_back_onto_them(shift: tuple[float, float]) -> None:
+    """Points, shifted by parts of a pixel by scipy, are points again, up to a whole pixel."""
+    points = torch.zeros(15, 15, dtype=torch.float64)
+    points[5, 5], points[7, 8], points[9, 6] = 0.5, 0.3, 0.2
+    spectrum = fourier_shift(np.fft.fft2(points.numpy()), shift)
+    between = torch.from_numpy(np.fft.ifft2(spectrum).real).clamp_min(0)
+    between = between / between.sum()
+
+    def likeness(kernel: Tensor) -> float:
+        moved = [points.roll((i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        pairs = [torch.stack([kernel.flatten(), each.flatten()]) for each in moved]
+        return max(float(torch.corrcoef(pair)[0, 1]) for pair in pairs)
+
+    found = sharpest(between)
+    assert float(found.sum()) == pytest.approx(1) and float(found.amin()) >= 0
+    assert likeness(found) > 0.9 > 0.7 > likeness(between)
 
 
 def test_edges_tell_a_kernel() -> None:

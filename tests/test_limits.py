@@ -726,6 +726,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "DESCENTS": 50,
         "LEAST_PART": 0.1,
         "STIFFEST": 1e5,
+        "PARTS": 4,
         "MANNERS": ((4e-3, 1e-4, 0.05), (4e-3, 1e-4, 0.1), (8e-3, 3e-4, 0.05)),
     },
     "operators.kernel_priors": {
