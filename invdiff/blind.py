@@ -6,8 +6,8 @@ GibbsDDRM (Murata et al. 2023, https://arxiv.org/abs/2301.12686), but with exact
 
 1. Annealing: at levels rho that decrease to the noise of y, a picture z between x and y is drawn,
    then x given z by the prior, as in PnP-DM (Wu et al. 2024, https://arxiv.org/abs/2405.18782),
-   then k given x: parameters of a family with z left out (`Coupled`), a free kernel as if y had the
-   noise sigma_y^2 + rho^2.
+   then k given x with z left out (`Coupled`): for a free kernel, the noise of y - k * x is taken to
+   have the spectrum that the kernel before gives it.
 2. Rounds, on request: noise of level s is added to x, x is drawn anew given the noisy x, y and k,
    with the covariance of x0 given x, and k given x. They leave p(x, k | y) as it is, where p(x0 |
    x) is
@@ -68,7 +68,6 @@ from invdiff.solvers.tools.given import draw_given_y
 from invdiff.solvers.tools.split import TOLERANCE, draw_z
 from invdiff.summary import one_line
 
-WIDEST = 0.1  # rho of the first level, on [0, 1], where kernels are told by the spectrum of y
 INNER = 3  # steps of a draw of x given a noisy x; a step is two calls of the prior
 
 
@@ -428,7 +427,7 @@ class Chain:
         def level(sigma: float) -> Tensor:
             return torch.full_like(x[:, :1, :1, :1], sigma)
 
-        for rho in geometric(max(WIDEST, last), last, self.steps):
+        for rho in geometric(max(self.kernels.widest, last), last, self.steps):
             z = draw_z(self.given(state, y), x, rho, 1, 1.0, noise, TOLERANCE)
             x = conditional(self.prior, z, level(rho), level(finest), INNER, noise)
             coupled = Coupled(x, y, size, rho)

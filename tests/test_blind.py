@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import fourier_shift
+from scipy.optimize import nnls
 from torch import Tensor
 
 from invdiff.blind import Chain, blind_problem, restore_blind
@@ -14,8 +17,12 @@ from invdiff.noise import Gaussian, Poisson
 from invdiff.operators import Blur
 from invdiff.operators.kernel_guess import (
     STIFFEST,
+    equations,
     few_edges,
     guess_kernel,
+    most_alike,
+    not_negative,
+    sharpest,
     without_small_parts,
 )
 from invdiff.operators.kernel_priors import (
@@ -121,7 +128,7 @@ def exact_kernel(x: Tensor, y: Tensor, variance: float, prior: tuple[Tensor, Ten
     X = torch.stack(columns, 1)
     inverse = torch.linalg.inv(X.mT @ X / variance + torch.linalg.inv(C))
     mean = inverse @ (X.mT @ y.flatten() / variance + torch.linalg.solve(C, m))
-    rows, values = conditions(SIZE, True)
+    rows, values = conditions(SIZE, (0.0, 0.0))
     gain = inverse @ rows.mT @ torch.linalg.inv(rows @ inverse @ rows.mT)
     return mean - gain @ (rows @ mean - values), inverse - gain @ rows @ inverse
 
@@ -159,6 +166,61 @@ def test_few_edges_are_those_of_the_splitting_by_dense_matrices() -> None:
     torch.testing.assert_close(few_edges(y, taps, weight).flatten(), x, rtol=0, atol=1e-7)
 
 
+def test_autocorrelations_are_sums_over_pixels_where_the_sides_are_flat() -> None:
+    """Of a picture that is 0 within the size of its sides: the share of y aside, X^T X is exact."""
+    x = torch.zeros(2, 20, 22, dtype=torch.float64)
+    x[:, 6:-6, 6:-6] = pictures(2, 10)[:, 0, :8, :] - 0.5
+    y = torch.zeros(2, 16, 18, dtype=torch.float64)
+    y[:, 3:-3, 3:-3] = pictures(2, 12, seed=1)[:, 0, :10, :] - 0.5
+    gram, cross = equations(x, y, SIZE)
+    exact = normal_equations(x[None] + 0.5, y[None] + 0.5, SIZE)
+    seen = 16 * 18 / (20 * 22)
+    torch.testing.assert_close(gram, seen * exact.gram[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(cross, exact.cross[0], rtol=0, atol=1e-9)
+
+
+def test_least_squares_with_no_negative_tap_are_those_of_scipy() -> None:
+    draw = torch.Generator().manual_seed(9)
+    A = torch.randn(30, 12, generator=draw, dtype=torch.float64)
+    b = torch.randn(30, generator=draw, dtype=torch.float64)
+    found = not_negative(A.mT @ A, A.mT @ b)
+    expected, _ = nnls(A.numpy(), b.numpy())
+    assert 0 < int((found == 0).sum()) < 12
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=0, atol=1e-3)
+
+
+def test_the_kernel_most_like_the_others_is_none_that_went_astray() -> None:
+    """Wherever it lies: two lines that are shifted against each other outvote a disk."""
+    line = torch.zeros(15, 15, dtype=torch.float64)
+    short = MotionKernel(7, 40).tensor()
+    line[5 : 5 + short.shape[0], 4 : 4 + short.shape[1]] = short
+    disk = torch.zeros(15, 15, dtype=torch.float64)
+    round_one = DefocusKernel(3.0).tensor()
+    disk[4 : 4 + round_one.shape[0], 4 : 4 + round_one.shape[1]] = round_one
+    moved = 0.9 * line.roll((2, -3), (0, 1)) + 0.1 * disk
+    for kernels in ([disk, line, moved], [line, moved, disk], [moved, disk, line]):
+        assert not torch.equal(most_alike(kernels), disk)
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0.25), (-0.25, 0.5), (0.0, -0.5)])
+def test_a_kernel_between_pixels_comes_back_onto_them(shift: tuple[float, float]) -> None:
+    """Points, shifted by parts of a pixel by scipy, are points again, up to a whole pixel."""
+    points = torch.zeros(15, 15, dtype=torch.float64)
+    points[5, 5], points[7, 8], points[9, 6] = 0.5, 0.3, 0.2
+    spectrum = fourier_shift(np.fft.fft2(points.numpy()), shift)
+    between = torch.from_numpy(np.fft.ifft2(spectrum).real).clamp_min(0)
+    between = between / between.sum()
+
+    def likeness(kernel: Tensor) -> float:
+        moved = [points.roll((i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        pairs = [torch.stack([kernel.flatten(), each.flatten()]) for each in moved]
+        return max(float(torch.corrcoef(pair)[0, 1]) for pair in pairs)
+
+    found = sharpest(between)
+    assert float(found.sum()) == pytest.approx(1) and float(found.amin()) >= 0
+    assert likeness(found) > 0.9 > 0.7 > likeness(between)
+
+
 def test_edges_tell_a_kernel() -> None:
     """Of rectangles, blurred along a slanted line: nearer to it than the smooth prior's mean is."""
     draw = torch.Generator().manual_seed(5)
@@ -182,9 +244,15 @@ def test_edges_tell_a_kernel() -> None:
 
     smooth = FreeKernel.smooth(size)
     assert likeness(found) > 0.85 > 0.55 > likeness(smooth.mean)
-    rows, values = conditions(size, True)
+    rows, values = conditions(size, (0.0, 0.0))
     near = FreeKernel.around(found)
-    torch.testing.assert_close(rows @ near.mean, values, rtol=0, atol=1e-9)
+    # It stays where it is, the centre of mass less than a pixel from the middle.
+    torch.testing.assert_close(near.mean, found.flatten(), rtol=0, atol=1e-9)
+    off = rows @ near.mean - values
+    assert float(off.abs().max()) < 0.75
+    torch.testing.assert_close(
+        rows @ near.root, torch.zeros_like(rows @ near.root), rtol=0, atol=1e-9
+    )
     assert likeness(near.mean) > 0.8
     # A tap on the line may be elsewhere by much more than one in a corner.
     deviation = near.root.square().sum(1).sqrt().view(size, size)
@@ -242,7 +310,7 @@ def test_draws_of_a_free_kernel_are_those_of_the_exact_gaussian() -> None:
     streams = Streams([(5, k) for k in range(count)])
     many = type(equations)(equations.gram.expand(count, -1, -1), equations.cross.expand(count, -1))
     k = prior.draw(prior.start(streams), many, variance, streams)
-    rows, values = conditions(SIZE, True)
+    rows, values = conditions(SIZE, (0.0, 0.0))
     assert float((k @ rows.mT - values).abs().max()) < 1e-9
     mean, covariance = exact_kernel(x, y, variance, (m, C))
     # 22 directions that the conditions leave free, each of unit variance.
@@ -262,11 +330,11 @@ def test_the_sum_alone_may_be_given() -> None:
     """Without data, a kernel that is not centred keeps its mean, up to the sum."""
     m = torch.zeros(SIZE, SIZE, dtype=torch.float64)
     m[0, 0] = 1
-    prior = FreeKernel(m, 0.01 * torch.eye(SIZE**2), centred=False)
+    prior = FreeKernel(m, 0.01 * torch.eye(SIZE**2), centre=None)
     torch.testing.assert_close(prior.mean, m.flatten())
     assert prior.root.shape[1] == SIZE**2 - 1
     centred = FreeKernel(m, 0.01 * torch.eye(SIZE**2))
-    rows, values = conditions(SIZE, True)
+    rows, values = conditions(SIZE, (0.0, 0.0))
     torch.testing.assert_close(rows @ centred.mean, values)
 
 
@@ -449,6 +517,38 @@ def test_a_distance_of_zero_is_white_noise() -> None:
     assert int(found.argmax()) == int(expected.argmax()) == 30
 
 
+def test_kernels_deviate_as_the_spectrum_of_the_noise_says() -> None:
+    """y of z = x + rho n': (k - m)^T G (k - m) / v of the least squares m is chi-squared of n."""
+    draw = torch.Generator().manual_seed(8)
+    side = 40
+    rho = 0.3
+    variance = 1e-4
+    k = GaussianKernel(1.0, SIZE).tensor()
+    blur = Blur((1, side, side), k, "valid").double()
+    x = pictures(40, side)
+    z = x + rho * torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    y = blur(z)
+    y = y + variance**0.5 * torch.randn(y.shape, generator=draw, dtype=torch.float64)
+    found = Coupled(x, y, SIZE, rho).equations(k.expand(40, -1, -1), variance)
+    off = torch.linalg.solve(found.gram, found.cross) - k.flatten()
+    distance = torch.einsum("ni,nij,nj->n", off, found.gram, off) / variance
+    assert float(distance.mean()) == pytest.approx(SIZE**2, rel=0.2)
+    # As if the noise were white, the same kernels are told less closely.
+    white = normal_equations(x, y, SIZE)
+    far = torch.linalg.solve(white.gram, white.cross) - k.flatten()
+    assert float(off.square().sum(1).mean()) < 0.5 * float(far.square().sum(1).mean())
+
+
+def test_at_a_distance_of_zero_the_equations_are_those_of_the_inner_pixels() -> None:
+    x = pictures(2, 12)
+    y = pictures(2, 8, seed=2)
+    k = GaussianKernel(1.0, SIZE).tensor().expand(2, -1, -1)
+    found = Coupled(x, y, SIZE, 0.0).equations(k, 0.01)
+    expected = normal_equations(x[..., 1:-1, 1:-1], y[..., 1:-1, 1:-1], SIZE)
+    torch.testing.assert_close(found.gram, expected.gram)
+    torch.testing.assert_close(found.cross, expected.cross)
+
+
 def test_the_determinant_says_how_far_a_picture_was_blurred() -> None:
     """y of white noise far from x: the kernel is told by the spectrum of y alone."""
     draw = torch.Generator().manual_seed(4)
@@ -493,7 +593,7 @@ def test_a_shifted_kernel_comes_back_in_the_middle() -> None:
         rounds=20,
         reach=1.0,
     )
-    rows, values = conditions(7, True)
+    rows, values = conditions(7, (0.0, 0.0))
     off = found.kernels.double().flatten(1) @ rows.mT - values
     assert float(off.abs().max()) < 1e-5
     inner = found.within(found.picture.mean)[0, 0, 2:-2, 2:-2]

@@ -569,7 +569,6 @@ FIGURES: dict[str, dict[str, Any]] = {
     "app.telling": {"KNOWN_AFTER": 2.0},
     "app.watch": {"EVERY": 0.5},
     "blind": {
-        "WIDEST": 0.1,
         "INNER": 3,
     },
     "commands": {
@@ -734,13 +733,13 @@ FIGURES: dict[str, dict[str, Any]] = {
     "operators.kernel_guess": {
         "RATIO": 2**0.5,
         "TURNS": 8,
-        "WEIGHT": 4e-3,
-        "LEAST_WEIGHT": 1e-4,
         "DECAY": 1.06,
         "GAMMA": 8.0,
-        "CUT": 0.05,
+        "DESCENTS": 50,
         "LEAST_PART": 0.1,
         "STIFFEST": 1e5,
+        "PARTS": 4,
+        "MANNERS": ((4e-3, 1e-4, 0.05), (4e-3, 1e-4, 0.1), (8e-3, 3e-4, 0.05)),
     },
     "operators.kernel_priors": {
         "FAMILIES": ("gaussian", "defocus", "motion", "free"),
@@ -750,7 +749,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "NEGLIGIBLE": 12.0,
         "NARROWEST": 0.3,
         "LEAST_EXTENT": 0.5,
-        "NEAR": 0.3,
+        "NEAR": 0.5,
         "ANYWHERE": 0.02,
         "ALIKE": 0.7,
         "NORM": 0.25,

@@ -5,15 +5,23 @@ Xu, Zheng & Jia 2013, "Unnatural L0 sparse representation for natural image debl
 (https://doi.org/10.1145/2024156.2024208). Two steps by turns, on y and smaller versions of it:
 
     x = argmin |k * x - y|^2 + w |grad x|_0                                                    (1)
-    k = argmin |k * grad x - grad y|^2 + GAMMA |k|^2                                           (2)
+    k = argmin |k * grad x - grad y|^2 + GAMMA |k|^2, k >= 0                                   (2)
 
 The picture of (1) has few edges, and these are sharp; w falls, so that more of them count. What (2)
 finds is cut off below a share of its largest tap, rid of what does not hang together with the rest,
-as the path of a camera does, and summed to 1. Samplers that draw picture and kernel by turns stay
-near where they begin: they begin here.
+as the path of a camera does, and summed to 1.
+
+Which edges count decides, and now and then it leads astray. So this is done in several manners
+(`MANNERS`), and that kernel is taken which is most like the others: those that went astray did so
+each in its own way. What no picture tells is by which part of a pixel kernel and picture are shifted
+against each other: of all such shifts, that one is taken which has most of the kernel in few taps.
+Samplers that draw picture and kernel by turns stay near where they begin: they
+begin here.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +29,37 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from invdiff.operators.kernel_priors import normal_equations, odd_size
+from invdiff.operators.kernel_priors import odd_size
 
 RATIO = 2**0.5  # of a size and the next coarser one
 TURNS = 8  # of (1) and (2) at each size
-WEIGHT = 4e-3  # w to begin with, of pictures in [0, 1]
-LEAST_WEIGHT = 1e-4
 DECAY = 1.06  # of w after every turn
 GAMMA = 8.0
-CUT = 0.05  # of the largest tap: taps below are 0
+DESCENTS = 50  # of (2), for k >= 0
 LEAST_PART = 0.1  # of the sum: parts of a kernel that hang together and have less are 0
 STIFFEST = 1e5  # the last weight of the splitting of (1)
+PARTS = 4  # of a pixel: by which kernels are shifted
+
+
+class Manner(NamedTuple):
+    """A manner of guessing: which edges count, and which taps.
+
+    Attributes:
+        weight: w to begin with, of pictures in [0, 1].
+        least: w at the least.
+        cut: share of the largest tap below which taps are 0.
+
+    Example:
+        >>> Manner(4e-3, 1e-4, 0.05).cut
+        0.05
+    """
+
+    weight: float
+    least: float
+    cut: float
+
+
+MANNERS = (Manner(4e-3, 1e-4, 0.05), Manner(4e-3, 1e-4, 0.1), Manner(8e-3, 3e-4, 0.05))
 
 
 def guess_kernel(y: Tensor, size: int) -> Tensor:
@@ -51,40 +79,163 @@ def guess_kernel(y: Tensor, size: int) -> Tensor:
         >>> guess_kernel(torch.full((1, 8, 8), 0.5), 3).sum().round(decimals=6).item()
         1.0
     """
-    size = odd_size(size)
-    gray = y.double().mean(0)
+    gray = y.float().mean(0)
+    guesses = [guess_in_manner(gray, odd_size(size), manner).double() for manner in MANNERS]
+    return sharpest(most_alike(guesses))
+
+
+def guess_in_manner(y: Tensor, size: int, manner: Manner) -> Tensor:
+    """Return the kernel that (1) and (2) find of a picture (H, W), from coarse to fine."""
     factors = [1.0]
     while size / (factors[-1] * RATIO) >= 3:
         factors.append(factors[-1] * RATIO)
-    kernel = torch.tensor([[0.0, 0, 0], [0.25, 0.5, 0.25], [0, 0, 0]], dtype=torch.float64)
-    weight = WEIGHT
+    kernel = torch.tensor([[0.0, 0, 0], [0.25, 0.5, 0.25], [0, 0, 0]]).to(y)
+    weight = manner.weight
     finer = 0.0
     for factor in reversed(factors):
-        small = shrunk(gray, factor)
+        small = shrunk(y, factor)
         side = min(next_odd(size / factor), size)
         kernel = resized(kernel, side, finer / factor if finer else 1.0)
         finer = factor
         for _ in range(TURNS):
-            kernel = turn(small, kernel, weight)
-            weight = max(weight / DECAY, LEAST_WEIGHT)
+            kernel = turn(small, kernel, weight, manner.cut)
+            weight = max(weight / DECAY, manner.least)
         kernel = centred(kernel)
     return kernel
 
 
-def turn(y: Tensor, kernel: Tensor, weight: float) -> Tensor:
+def turn(y: Tensor, kernel: Tensor, weight: float, cut: float) -> Tensor:
     """Return the kernel that (1) and (2) find of a picture (H, W), from the one before."""
     side = len(kernel)
     pad = max(side, 8)
     half = side // 2
     x = few_edges(faded(y, pad), kernel, weight)
     x = x[pad - half : pad + y.shape[0] + half, pad - half : pad + y.shape[1] + half]
-    # `normal_equations` takes 1/2 off, which gradients do not have.
-    found = normal_equations(gradients(x)[None] + 0.5, gradients(y)[None] + 0.5, side)
-    damped = found.gram[0] + GAMMA * torch.eye(side**2).to(y)
-    taps = torch.linalg.solve(damped, found.cross[0]).view(side, side)
+    gram, cross = equations(gradients(x), gradients(y), side)
+    taps = not_negative(gram + GAMMA * torch.eye(side**2).to(gram), cross).view(side, side)
     if float(taps.amax()) <= 0:
         return kernel
-    return without_small_parts(torch.where(taps < CUT * taps.amax(), 0, taps))
+    return without_small_parts(torch.where(taps < cut * taps.amax(), 0, taps))
+
+
+def equations(x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return X^T X and X^T y of (2), nearly: of a picture that goes on as it is beyond its sides.
+
+    X^T X is taken for a matrix of the autocorrelation of x, which Fourier transforms give at once.
+    Its entries then differ from sums over the pixels of y by what is at the sides of x.
+
+    Args:
+        x: (N, H + size - 1, W + size - 1).
+        y: (N, H, W).
+        size: the side of the kernel.
+
+    Returns:
+        (size^2, size^2) and (size^2,).
+
+    Example:
+        >>> x = torch.zeros(1, 7, 7)
+        >>> x[0, 3, 3] = 1
+        >>> gram, cross = equations(x, x[:, 1:-1, 1:-1], 3)
+        >>> cross.view(3, 3).round(decimals=3).abs()
+        tensor([[0., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 0.]])
+    """
+    sides = (y.shape[-2] + 2 * size, y.shape[-1] + 2 * size)
+    X = torch.fft.rfft2(x, s=sides)
+    Y = torch.fft.rfft2(y, s=sides)
+    seen = y[0].numel() / x[0].numel()  # the share of x's products that y sees
+    alike = seen * torch.fft.irfft2(X.abs().square().sum(0), s=sides)
+    place = torch.arange(size)
+    apart = place[:, None] - place
+    gram = alike[apart[:, None, :, None], apart[None, :, None, :]].reshape(size**2, size**2)
+    # y[i] = sum_a k[a] x[i + size - 1 - a]
+    cross = torch.fft.irfft2((X * Y.conj()).sum(0), s=sides)[:size, :size].flip(0, 1)
+    return gram, cross.flatten()
+
+
+def not_negative(gram: Tensor, cross: Tensor) -> Tensor:
+    """Return k >= 0 of the least k^T gram k / 2 - k^T cross, nearly, (n,).
+
+    By accelerated projected gradients (Beck & Teboulle 2009, https://doi.org/10.1137/080716542),
+    from the solution whose taps may be negative.
+
+    Args:
+        gram: (n, n), positive definite.
+        cross: (n,).
+
+    Example:
+        >>> not_negative(torch.tensor([[2.0, 1], [1, 2]]), torch.tensor([2.0, 0]))
+        tensor([1., 0.])
+    """
+    k: Tensor = torch.linalg.solve(gram, cross).clamp_min(0)
+    steepest = gram.abs().sum(1).amax()  # no eigenvalue is larger
+    ahead = k
+    t = 1.0
+    for _ in range(DESCENTS):
+        before = k
+        k = (ahead - (gram @ ahead - cross) / steepest).clamp_min(0)
+        t_next = (1 + (1 + 4 * t**2) ** 0.5) / 2
+        ahead = k + (t - 1) / t_next * (k - before)
+        t = t_next
+    return k
+
+
+def most_alike(kernels: list[Tensor]) -> Tensor:
+    """Return that of several kernels (h, w) which is most like the others, wherever they lie.
+
+    Two kernels are as much alike as they correlate where they are shifted, by whole pixels, so that
+    they do most.
+
+    Example:
+        >>> a, b = torch.eye(5), torch.eye(5).flip(0)
+        >>> torch.equal(most_alike([b, a, a.roll(1, 1)]), b)
+        False
+    """
+    rows, columns = kernels[0].shape
+    sides = (2 * rows, 2 * columns)
+    spectra = []
+    for kernel in kernels:
+        wide = F.pad(kernel, (0, columns, 0, rows))
+        wide = wide - wide.mean()
+        spectra.append(torch.fft.rfft2(wide / torch.linalg.vector_norm(wide)))
+    S = torch.stack(spectra)
+    products = torch.fft.irfft2(S[:, None] * S.conj(), s=sides)
+    total = products.amax((-2, -1)).sum(1)
+    return kernels[int(total.argmax())]
+
+
+def sharpest(kernel: Tensor) -> Tensor:
+    """Return a kernel shifted by half a pixel at most, with as much as can be in few taps.
+
+    Of shifts by quarters of a pixel, by Fourier transforms, the one of the largest sum of fourth
+    powers of the taps. They are not negative and sum to 1.
+
+    Args:
+        kernel: (h, w).
+
+    Example:
+        >>> sharpest(torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]))
+        tensor([[0., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 0.]])
+    """
+    height, width = kernel.shape
+    sides = (2 * height, 2 * width)
+    spectrum = torch.fft.rfft2(kernel, s=sides)
+    rows = torch.fft.fftfreq(sides[0])[:, None].to(kernel)
+    columns = torch.fft.rfftfreq(sides[1]).to(kernel)
+    best = kernel
+    for down in range(-PARTS // 2, PARTS // 2 + 1):
+        for across in range(-PARTS // 2, PARTS // 2 + 1):
+            if down == across == 0:
+                continue
+            phase = torch.exp(-2j * torch.pi * (down * rows + across * columns) / PARTS)
+            moved = torch.fft.irfft2(phase * spectrum, s=sides)[:height, :width].clamp_min(0)
+            moved = moved / moved.sum()
+            if float(moved.pow(4).sum()) > float(best.pow(4).sum()):
+                best = moved
+    return best / best.sum()
 
 
 def without_small_parts(taps: Tensor) -> Tensor:

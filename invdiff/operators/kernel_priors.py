@@ -8,8 +8,8 @@ x, restricted to the pixels of y that see nothing from outside of x, and n ~ N(0
 so that k given x and y is Gaussian under a Gaussian prior, and is drawn exactly; the parameters of
 a family of kernels are drawn by quadrature of (1), one after the other.
 
-A shift of k is a shift of x, and a factor of k is one of x: kernels here sum to 1 and have their
-centre of mass in the middle.
+A shift of k is a shift of x, and a factor of k is one of x: kernels here sum to 1, and their centre
+of mass is given: it is in the middle, or where a guess has it, less than a pixel away.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NEGLIGIBLE = (
 )
 NARROWEST = 0.3  # pixels, of a Gaussian kernel: its neighbours have 0.4 % of the middle
 LEAST_EXTENT = 0.5  # pixels, of a disk's radius or a motion's length: hardly more than a point
-NEAR = 0.3  # of a guess of the kernel: how far a tap is from it, and
+NEAR = 0.5  # of a guess of the kernel: how far a tap is from it, and
 ANYWHERE = 0.02  # how far any may be, of the largest
 ALIKE = 0.7  # pixels within which deviations from a guess are alike
 NORM = 0.25  # of the deviations of a free kernel from its mean, |k - m|
@@ -110,6 +110,32 @@ class Coupled:
             found.append(-0.5 * (power / expected + expected.log()).flatten(1).sum(1))
         return torch.stack(found, 1)
 
+    def equations(self, kernels: Tensor, variance: float) -> NormalEquations:
+        """Return what y says of k given x where the noise has the spectrum that other kernels give.
+
+        x and y are filtered by (1 + rho^2 |k^|^2 / v)^(-1/2), after which the noise of y - k * x is
+        white and of the variance v, as in (1). They are mirrored for that, and the outermost pixels
+        of y, half the side of the kernels, then do not count.
+
+        Args:
+            kernels: (N, size, size).
+            variance: v.
+        """
+        widest = (min(self.y.shape[-2:]) - 1) // 4
+        margin = min(self.size // 2, widest)
+        filtered = []
+        for values in (self.x, self.y):
+            mirrored = values.double() - 0.5
+            for dim in (-2, -1):
+                mirrored = torch.cat([mirrored, mirrored.flip(dim)], dim)
+            sides = mirrored.shape[-2:]
+            power = torch.fft.rfft2(kernels.to(mirrored), s=sides).abs().square()[:, None]
+            share = (1 + self.rho**2 / variance * power).rsqrt()
+            white = torch.fft.irfft2(share * torch.fft.rfft2(mirrored), s=sides) + 0.5
+            rows, columns = values.shape[-2:]
+            filtered.append(white[..., margin : rows - margin, margin : columns - margin])
+        return normal_equations(filtered[0], filtered[1], self.size)
+
 
 def normal_equations(x: Tensor, y: Tensor, size: int) -> NormalEquations:
     """Return X^T X and X^T y of pictures and their measurements, whose channels share a kernel.
@@ -181,10 +207,12 @@ class KernelPrior(ABC):
     Attributes:
         size: the side of the kernels, odd.
         names: of the parameters in a state; none for a free kernel, whose state is itself.
+        widest: rho of the first level of an annealing, on [0, 1]: where the kernel is told best.
     """
 
     size: int
     names: ClassVar[tuple[str, ...]] = ()
+    widest: ClassVar[float] = 0.1
 
     @abstractmethod
     def start(self, noise: Streams) -> Tensor:
@@ -225,14 +253,14 @@ class FreeKernel(KernelPrior):
     """Any kernel, with a Gaussian prior N(m, C) that is conditioned on its sum and centre of mass.
 
     Kernels are k = m + F w with w ~ N(0, I), where m and F F^T are the mean and the covariance
-    given that sum k = 1 and that the centre of mass is in the middle, three linear conditions.
+    given that sum k = 1 and where the centre of mass is, three linear conditions.
     Given x and y, w is Gaussian of precision F^T X^T X F / v + I, and is drawn by a Cholesky
     factor. Taps may be negative.
 
     Args:
         mean: (size, size).
         covariance: (size^2, size^2), positive semi-definite, of the rows after each other.
-        centred: whether the centre of mass is in the middle; else the sum alone is given.
+        centre: of mass, down and to the right of the middle in pixels; None: the sum alone is given.
 
     Raises:
         InputError: the shapes do not fit, or the kernel is even or too large.
@@ -249,7 +277,14 @@ class FreeKernel(KernelPrior):
         1.0
     """
 
-    def __init__(self, mean: Tensor, covariance: Tensor, centred: bool = True) -> None:
+    widest = 0.3
+
+    def __init__(
+        self,
+        mean: Tensor,
+        covariance: Tensor,
+        centre: tuple[float, float] | None = (0.0, 0.0),
+    ) -> None:
         if mean.ndim != 2 or mean.shape[0] != mean.shape[1]:
             raise InputError(f"kernel mean: found shape {tuple(mean.shape)}, expected (size, size)")
         self.size = odd_size(mean.shape[0])
@@ -257,7 +292,7 @@ class FreeKernel(KernelPrior):
         if tuple(covariance.shape) != (n, n):
             found = tuple(covariance.shape)
             raise InputError(f"kernel covariance: found shape {found}, expected ({n}, {n})")
-        rows, values = conditions(self.size, centred)
+        rows, values = conditions(self.size, centre)
         m = mean.double().flatten()
         C = covariance.double()
         gain = torch.linalg.lstsq(rows @ C @ rows.mT, rows @ C).solution.mT
@@ -288,8 +323,8 @@ class FreeKernel(KernelPrior):
     def around(cls, kernel: Tensor) -> FreeKernel:
         """Return the prior of kernels near a guess, (size, size).
 
-        A tap deviates by 0.3 of the guess, blurred by a pixel, and by 0.02 of its largest tap;
-        deviations are alike within 0.7 pixels.
+        A tap deviates by 0.5 of the guess, blurred by a pixel, and by 0.02 of its largest tap;
+        deviations are alike within 0.7 pixels. Their centre of mass is that of the guess.
 
         Example:
             >>> FreeKernel.around(torch.eye(3) / 3).mean.view(3, 3).round(decimals=2).abs()
@@ -306,7 +341,11 @@ class FreeKernel(KernelPrior):
         deviation = (NEAR * near + ANYWHERE * near.amax()).flatten()
         along = torch.exp(-apart / (2 * ALIKE**2))
         covariance = deviation[:, None] * torch.kron(along, along) * deviation
-        return cls(guess, covariance)
+        offset = place - len(guess) // 2
+        total = float(guess.sum())
+        down = float(guess.sum(1) @ offset) / total
+        across = float(guess.sum(0) @ offset) / total
+        return cls(guess, covariance, (down, across))
 
     def start(self, noise: Streams) -> Tensor:
         begun: Tensor = self.mean.expand(len(noise), -1)
@@ -318,9 +357,9 @@ class FreeKernel(KernelPrior):
     def draw_coupled(
         self, states: Tensor, coupled: Coupled, variance: float, noise: Streams
     ) -> Tensor:
-        """Draw k as if the noise were white, of the variance v + rho^2, which keeps it Gaussian."""
-        equations = normal_equations(coupled.x, coupled.y, self.size)
-        return self.draw(states, equations, variance + coupled.rho**2, noise)
+        """Draw k as if the noise had the spectrum of the state before, which keeps it Gaussian."""
+        equations = coupled.equations(self.kernels(states), variance)
+        return self.draw(states, equations, variance, noise)
 
     def draw(
         self, states: Tensor, equations: NormalEquations, variance: float, noise: Streams
@@ -506,16 +545,16 @@ def odd_size(size: int) -> int:
     return side
 
 
-def conditions(size: int, centred: bool) -> tuple[Tensor, Tensor]:
-    """Return R and r of R k = r: the sum, and the centre of mass along both sides."""
+def conditions(size: int, centre: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """Return R and r of R k = r: the sum, and the centre of mass along both sides, if it is given."""
     place = torch.arange(size, dtype=torch.float64) - size // 2
     one = torch.ones(size, dtype=torch.float64)
     rows = [torch.outer(one, one)]
-    if centred:
+    values = [1.0]
+    if centre is not None:
         rows += [torch.outer(place, one), torch.outer(one, place)]
-    values = torch.zeros(len(rows), dtype=torch.float64)
-    values[0] = 1
-    return torch.stack(rows).flatten(1), values
+        values += centre
+    return torch.stack(rows).flatten(1), torch.tensor(values, dtype=torch.float64)
 
 
 def padded(kernels: list[Kernel], size: int, states: Tensor) -> Tensor:
