@@ -306,6 +306,27 @@ def test_sentences_of_the_check() -> None:
     assert bool(bad.wrong) and "the prior is wrong for this picture" in str(bad)
 
 
+def test_what_is_said_of_one_image_of_several() -> None:
+    """Its own numbers, means over the splits, and the simulated ones of all splits together."""
+    simulated = torch.tensor([[[1.0, 5.0], [2.0, 6.0]], [[3.0, 9.0], [2.0, 8.0]]])  # (J, S, B)
+    found = Fission(
+        torch.tensor([[1.5, 7.0], [2.5, 8.0]]),
+        simulated,
+        torch.zeros(2, 2),
+        torch.tensor([[1.0, 0.1], [1.2, 0.5]]),
+        0.2,
+    )
+    # Image 0: above or equal 2, 1 of two; below or equal 2, 3: twice the mean of 4/3 and 4/3, at most 1.
+    assert found.p.tolist() == [1.0, 1.0]
+    for image, (miss, mean, spread) in enumerate(((2.0, 2.0, 0.82), (7.5, 7.0, 1.83))):
+        said = found.says(image)
+        assert said.startswith(
+            f"image {image}: no sign against the prior (p = 1): predictions of held-out"
+        )
+        assert f"miss by {miss:.2f} where {mean:.2f} +- {spread:.2f} was expected" in said
+        assert ("a misfit of 0.3 instead of 1" in said) == (image == 1)
+
+
 def test_refusals() -> None:
     y = drawn(1, *SHAPE)
 

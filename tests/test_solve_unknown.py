@@ -38,8 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found_of(kernels: torch.Tensor, **parameters: torch.Tensor) -> BlindPosterior:
     """Samples of a black picture, and the kernels that are given."""
     blur = Blur((1, 8, 8), kernels[0], "valid")
-    side = 9 - kernels.shape[-1]
-    problem = Problem(blur, Gaussian(0.1), torch.zeros(1, 1, side, side))
+    problem = Problem(blur, Gaussian(0.1), torch.zeros(1, *blur.measurement_shape))
     picture = Posterior(torch.zeros(len(kernels), 1, 1, 8, 8), problem, nfe=1, seconds=0.0)
     return BlindPosterior(picture, kernels, parameters)
 
@@ -158,3 +157,44 @@ def test_a_single_sample_has_no_interval(tmp_path: Path) -> None:
     blind.save_kernel(tmp_path)
     assert not (tmp_path / "kernel_low.npy").exists()
     assert "level" not in json.loads((tmp_path / "kernel.json").read_text())
+
+
+def test_every_number_of_a_kernel_that_is_written(tmp_path: Path) -> None:
+    """The picture, whose white is the largest tap, the arrays, and all of kernel.json."""
+    kernels = torch.rand(3, 3, 5, generator=torch.Generator().manual_seed(4))
+    kernels[:, 0, 0] = -0.1  # which is shown as black
+    kernels = kernels / kernels.sum((1, 2), keepdim=True)
+    sigma = torch.tensor([1.5, 1.0, 2.0])
+    blind = found_of(kernels, sigma=sigma)
+    blind.save_kernel(tmp_path)
+    mean = kernels.mean(0)
+    shown = read_image(tmp_path / "kernel.png")[0]
+    expected = (255 * mean.clamp_min(0) / mean.max()).round() / 255
+    torch.testing.assert_close(shown, expected, rtol=0, atol=0.51 / 255)
+    assert float(shown.max()) == 1.0 and float(shown[0, 0]) == 0.0
+    stored = {path.name: np.load(path) for path in tmp_path.glob("*.npy")}
+    ordered = kernels.sort(0).values
+    for name, values in (
+        ("kernel.npy", mean),
+        ("kernel_samples.npy", kernels),
+        ("kernel_low.npy", ordered[0]),
+        ("kernel_high.npy", ordered[2]),
+    ):
+        np.testing.assert_allclose(stored[name], values, rtol=1e-6, atol=1e-8)
+        assert stored[name].dtype == np.float32
+    known = json.loads((tmp_path / "kernel.json").read_text())
+    widths = blind.widths().tolist()
+    assert set(known) == {"samples", "size", "mean", "level", "intervals", "correlations"}
+    assert (known["samples"], known["size"], known["level"]) == (3, [3, 5], 0.5)
+    assert known["mean"] == pytest.approx({"width": sum(widths) / 3, "sigma": 1.5})
+    assert known["intervals"]["sigma"] == pytest.approx([1.0, 2.0])
+    assert known["intervals"]["width"] == pytest.approx([min(widths), max(widths)])
+    assert known["correlations"] == pytest.approx(blind.correlations().tolist())
+    two = found_of(kernels[:2])
+    (tmp_path / "two").mkdir()
+    two.save_kernel(tmp_path / "two")
+    assert json.loads((tmp_path / "two" / "kernel.json").read_text())["level"] == pytest.approx(
+        1 / 3
+    )
+    x = torch.arange(6.0 * 9).view(1, 1, 6, 9)
+    assert torch.equal(blind.within(x), x[..., 1:5, 2:7])
