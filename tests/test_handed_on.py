@@ -318,10 +318,12 @@ OTHER_ORDERS = {
     "frame: (width, width, height, height)",  # F.pad begins with the last axis
     "io/colour: (width, height)",  # Pillow
     "io/formats: (width, height)",
+    "io/jpeg: (SHIFT, SHIFT, image.width, image.height)",  # Pillow
     "io/units: Units(high, low)",  # white is 0
     "io/units: cls(high, low)",
     "operators/footprints: torch.hypot(columns, rows)",
     "operators/kernels: (column, row)",
+    "operators/kernel_guess: (0, columns, 0, rows)",  # F.pad
     "operators/sense: [gram.imag, gram.real]",
     "operators/tomography: (0, width, 0, height)",  # F.pad
     "prior/reverse: torch.lerp(now.x0, now.x, sigma_next / now.sigma)",
