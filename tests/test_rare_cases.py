@@ -592,11 +592,11 @@ def test_a_network_of_diffusers_that_centres_its_images() -> None:
         assert torch.equal(network(x, t), expected)
 
 
-def test_a_sidecar_of_guided_diffusion(tmp_path: Path) -> None:
+def test_a_sidecar_of_guided_diffusion() -> None:
     flags = {"predict_xstart": True, "num_heads": 4, "num_head_channels": -1, "image_size": 64}
     flags |= {"use_new_attention_order": False, "diffusion_steps": 4000}
     flags |= {"noise_schedule": "cosine", "rescale_timesteps": True}
-    assert sidecar._understood(tmp_path, flags) == {
+    assert sidecar._understood(flags) == {
         "target": "x0",
         "heads": 4,
         "attention_order": "legacy",
@@ -606,7 +606,7 @@ def test_a_sidecar_of_guided_diffusion(tmp_path: Path) -> None:
         "size": 64,
     }
     other = {"num_head_channels": 32, "num_heads": 4, "use_new_attention_order": True}
-    assert sidecar._understood(tmp_path, other) == {"head_channels": 32, "attention_order": "new"}
+    assert sidecar._understood(other) == {"head_channels": 32, "attention_order": "new"}
 
 
 def test_operators_that_measure_nothing() -> None:

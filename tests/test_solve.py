@@ -586,7 +586,8 @@ def test_metrics_that_cannot_be_had_cost_a_line_before_the_work(
     run_guarded(main, denoise(prior, picture, tmp_path / "run"))
     lines = [line for line in lines if line.strip()]
     told = [number for number, line in enumerate(lines) if "neither installed" in line]
-    assert told == [0] and lines[1].startswith("denoise on 1 image")
+    assert lines[0].startswith("input: is taken for clean")
+    assert told == [1] and lines[2].startswith("denoise on 1 image")
     assert (tmp_path / "run" / "picture_mean.png").is_file()
     report = strict(tmp_path / "run" / "metrics.json")
     assert "misfit" in report["metrics"]["mean"] and "LPIPS" not in report["metrics"]["mean"]
