@@ -178,18 +178,16 @@ def with_size(known: Adjustment, found: Calibration, own: Calibration) -> Adjust
         found: samples for images of another size, squares from the middle of pictures.
         own: those for smaller squares of the same pictures.
     """
-    shares: dict[str, float] = {}
-    for level in (0.5, 0.9):
-        if level not in known.levels(known.rule):
-            continue
-        held = [
-            float(posterior.interval(level).holds(truth).double().mean())
-            for posterior, truth in (
-                (replace(found.posterior, adjustment=known), found.truth),
-                (replace(own.posterior, adjustment=known), own.truth),
-            )
-        ]
-        shares[f"{level:g}"] = level + held[0] - held[1]
+
+    def held(level: float, of: Calibration) -> float:
+        posterior = replace(of.posterior, adjustment=known)
+        return float(posterior.interval(level).holds(of.truth).double().mean())
+
+    shares = {
+        f"{level:g}": level + held(level, found) - held(level, own)
+        for level in (0.5, 0.9)
+        if level in known.levels(known.rule)
+    }
     size = "x".join(map(str, found.truth.shape[1:]))
     return replace(known, seen={**known.seen, size: {"images": len(found.truth), **shares}})
 

@@ -222,7 +222,8 @@ def without(text: str) -> Iterator[None]:
 
 def warn(message: str) -> None:
     """Warn the nearest caller outside of this package, whatever decorators lie in between."""
-    if (_unsaid.get() or "\0") in message or heard(message):
+    unsaid = _unsaid.get()
+    if (unsaid and unsaid in message) or heard(message):
         return
     frame = sys._getframe(1)
     level = 2

@@ -528,8 +528,7 @@ def check(
     if values > MAX_VALUES:
         raise InputError(
             f"samples: found {samples} of {several(len(problem), 'image')}, {values:.3g} values "
-            "in all, "
-            f"expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
+            f"in all, expected at most {MAX_VALUES:.3g}; draw fewer at a time, with other seeds"
         )
     solver.check(problem)
     check_particles(solver, problem.operator.shape)

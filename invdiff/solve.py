@@ -457,8 +457,8 @@ def without_mask(task: str, found: str) -> InputError:
     """Return the refusal of a picture that has no mask."""
     return InputError(
         f"task {task}: found a {found} and no mask, expected operator.mask=FILE of what is to be "
-        "filled: "
-        "black and white, a transparent layer, or a copy of the picture with strokes in one colour"
+        "filled: black and white, a transparent layer, or a copy of the picture with strokes in "
+        "one colour"
     )
 
 
@@ -541,9 +541,8 @@ def _coding_of(source: str, task: str) -> list[str]:
             return []
         if coded is None:
             raise InputError(
-                f"task {task}: {file} is no JPEG file and does not tell its quality, expected "
-                "the JPEG "
-                "file itself, or operator.quality=N (10 for strong blocks, 50 for faint ones)"
+                f"task {task}: {file} is no JPEG file and does not tell its quality, expected the "
+                "JPEG file itself, or operator.quality=N (10 for strong blocks, 50 for faint ones)"
             )
         codings.add(coded)
     if len(codings) > 1:
@@ -576,9 +575,10 @@ def _noise_found(words: list[str], task: str, kind: type[Operator], source: str)
         return []
     files = _files_of(source)
     coded = [coding_error(file) or 0.0 for file in files]
-    is_read = kind is Denoise or issubclass(kind, BLURS)
-    if not any(coded) and not (is_read and kind is not Denoise):
+    is_blurred = issubclass(kind, BLURS)
+    if not any(coded) and not is_blurred:
         return []  # of a noisy picture each is read where it is posed
+    is_read = is_blurred or kind is Denoise
     read = [noise_read(file) if is_read else 0.0 for file in files]
     levels = [math.hypot(*pair) for pair in zip(coded, read, strict=True)]
     found = float(f"{median(levels):.2g}") if levels else 0.0
@@ -1361,8 +1361,7 @@ def told_of_noise(settings: SolveSettings, posterior: Posterior) -> str:
         return ""
     found = fit.sigma * float(fit.misfit[fit.too_close].max()) ** 0.5
     return (
-        f"noise: about {found:.1g} explains the picture, and {settings.task} assumes "
-        f"{fit.sigma:g}; "
+        f"noise: about {found:.1g} explains the picture, and {settings.task} assumes {fit.sigma:g}; "
         f"noise.sigma={found:.1g} keeps nearer to it, if the rest is known well"
     )
 

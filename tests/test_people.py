@@ -412,9 +412,10 @@ def test_noise_of_a_folder_is_that_of_half_of_it(
     for k, quality in enumerate((30, 30, 95)):
         Image.fromarray(photograph()).save(tmp_path / f"{k}.jpg", quality=quality)
     found = sigma_of(with_what_is_meant(["task=upscale", f"measurement={tmp_path}"]))
+    assert isinstance(found, float)
     assert found == float(f"{coding_error(tmp_path / '0.jpg'):.2g}")
     assert capsys.readouterr().out.splitlines()[0] == (
-        f"upscale: noise.sigma={found:g}, {255 * found:.2g} of 255: noise and what coding as JPEG "  # type: ignore[operator]
+        f"upscale: noise.sigma={found:g}, {255 * found:.2g} of 255: noise and what coding as JPEG "
         "changed, read from half of the pictures"
     )
 
