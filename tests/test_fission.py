@@ -27,8 +27,8 @@ from invdiff import (
     operators,
     split_measurement,
 )
-from invdiff.diagnostics.fission import Fission, Prediction
-from invdiff.diagnostics.priors import PriorComparison, named_priors
+from invdiff.diagnostics.fission import Fission, Forecast, Prediction, forecasts
+from invdiff.diagnostics.priors import PriorComparison, evidence, named_priors
 from invdiff.evaluation.calibration import calibrate
 from invdiff.prior import Denoiser, GaussianDenoiser
 from invdiff.rng import Streams
@@ -385,17 +385,105 @@ def test_none_is_right() -> None:
     assert "none of these priors is right" in found.says(worst)
 
 
-def test_sentences_of_a_comparison() -> None:
-    simulated = torch.linspace(0.9, 1.1, 39).view(39, 1, 1)
+@pytest.mark.slow
+def test_a_right_prior_beside_wrong_ones_is_refuted_at_the_level() -> None:
+    """300 pictures: p is uniform on 1/20 .. 1, whether the others are narrower, wider, or both."""
+    problem = problem_of(300, 0.02)
+    priors = {"narrow": white(0.002), "right": white(0.02), "wide": white(0.2)}
+    found = compare_priors(problem, priors, Exact(), share=0.3, simulated=19)
+    ranks = (20 * found.p[1]).round()
+    torch.testing.assert_close(20 * found.p[1], ranks)
+    counts = torch.bincount(ranks.long(), minlength=21)[1:]
+    assert float(((counts - 15.0) ** 2 / 15).sum()) < chi2.isf(1e-3, 19)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSmooth(Solver):
+    """Draws of the exact posterior of a Gaussian prior, of a picture with white noise."""
+
+    steps: int = 1
+
+    def iterate(
+        self, prior: Denoiser, problem: Problem, x: Tensor, sigmas: Sequence[float], noise: Streams
+    ) -> Iterator[Step]:
+        assert isinstance(prior, GaussianDenoiser)
+        v, vectors = prior.eigenvalues, prior.eigenvectors
+        g = v / (v + problem.variance())
+        along = g * ((problem.y - prior.mean).flatten(1) @ vectors)
+        drawn = along + (v * (1 - g)).sqrt() * noise(x).flatten(1)
+        x = prior.mean + (drawn @ vectors.T).view_as(x)
+        yield Step(0.0, x, x)
+
+
+@pytest.mark.slow
+def test_a_broad_prior_is_refuted_where_a_narrow_one_predicts_better() -> None:
+    """Smooth pictures under white noise as strong: its errors are as large as it expects."""
+    shape = (1, 8, 8)
+    at = torch.cartesian_prod(torch.arange(8), torch.arange(8)).double()
+    smooth = 0.04 * torch.exp(-torch.cdist(at, at) / 4)
+    own = GaussianDenoiser(torch.full(shape, 0.5).double(), smooth)
+    white_noise = GaussianDenoiser(own.mean, 0.04 * torch.eye(64, dtype=torch.float64))
+    x = 0.5 + drawn(40, 64) @ torch.linalg.cholesky(smooth).T
+    problem = Problem.simulate(x.view(40, *shape), operators.Denoise(shape).double(), Gaussian(0.1))
+    found = compare_priors(problem, {"smooth": own, "white": white_noise}, ExactSmooth())
+    assert int(found.found[1].wrong.sum()) <= 20  # by the size of its errors alone
+    assert int(found.wrong[1].sum()) >= 34
+    assert int(found.wrong[0].sum()) <= 6  # 2 expected
+
+
+def test_what_speaks_against_a_prior_written_out() -> None:
+    """T of two priors: the lead of the other, or what errors of another size would gain."""
+    problem = problem_of(2, 0.02)
+    common = dict(share=0.3, samples=4, simulated=6, splits=1, seed=3, batch="auto", numbers=None)
+    one, other = (
+        forecasts(problem, white(variance), Exact(), **common)[0]  # type: ignore[arg-type]
+        for variance in (0.02, 0.001)
+    )
+    found = evidence([one, other], 0)
+    ys = np.concatenate([one.y[None].numpy(), one.simulated.numpy()])  # (1 + J, B, ...)
+
+    def scores(made: Forecast) -> tuple[np.ndarray, np.ndarray]:
+        mean, variance = made.prediction.mean.numpy(), made.prediction.variance.numpy()
+        squares = (ys - mean) ** 2 / variance
+        log_p = -0.5 * (squares + np.log(2 * np.pi * variance))
+        return squares.mean((2, 3, 4)), log_p.sum((2, 3, 4))
+
+    c, own = scores(one)
+    r = c / c.mean(0)
+    gain = 30 / 2 * (r - 1 - np.log(r))
+    T = np.maximum(gain, scores(other)[1] - own)
+    np.testing.assert_allclose(found[0].numpy(), T[0], rtol=1e-10)
+    np.testing.assert_allclose(found[1].numpy(), T[1:], rtol=1e-10)
+    assert (T[1:] > 0).all() and (scores(other)[1] > own).any() and (scores(other)[1] < own).any()
+
+
+def test_p_of_several_splits_written_out() -> None:
+    one = torch.ones(2, 1)
+    against = torch.tensor([[[2.0], [0.0]]])  # one prior, two splits, one picture
+    simulated = torch.tensor([[[[1.0], [0.0]], [[3.0], [1.0]], [[2.0], [-1.0]]]])
+    alone = Fission(one, one.expand(3, 2, 1), one, one, 0.2)
+    found = PriorComparison(("a",), (alone,), against, simulated)
+    # Of 4 each: 2.0 is reached by 3.0 and 2.0; 0.0 by 0.0 and 1.0.
+    assert found.p.tolist() == [[1.0]]
+    first = PriorComparison(("a",), (alone,), against[:, :1], simulated[:, :, :1])
+    assert first.p.tolist() == [[0.75]]
+
+
+def compared(scores: Sequence[float], against: Sequence[float]) -> PriorComparison:
+    """Priors a, b .. on one picture, by log score and T, each beside 39 simulated T of 0 to 2."""
     one = torch.ones(1, 1)
-    good = Fission(one, simulated, -3 * one, one, 0.2)
-    bad = Fission(3 * one, simulated, -9 * one, one, 0.2)
-    text = str(PriorComparison(("a", "b"), (good, bad)))
-    assert "a predicts held-out data best, and nothing speaks against it" in text
-    assert "  b: 6.0 nats behind the best, p = 0.05: wrong for this picture" in text
-    best_is_wrong = PriorComparison(("a", "b"), (good, replace(bad, log_score=9 * one)))
-    assert "b predicts held-out data best, but is wrong" in str(best_is_wrong)
-    assert "none of these priors" in str(PriorComparison(("a", "b"), (bad, bad)))
+    alone = [Fission(one, one.expand(39, 1, 1), score * one, one, 0.2) for score in scores]
+    simulated = torch.linspace(0, 2, 39).view(39, 1, 1).expand(len(scores), -1, -1, -1)
+    of_each = torch.tensor(against).view(-1, 1, 1)
+    return PriorComparison(tuple("abc"[: len(scores)]), tuple(alone), of_each, simulated)
+
+
+def test_sentences_of_a_comparison() -> None:
+    text = str(compared((-3, -9), (0.5, 6)))
+    assert "a predicts held-out data best, and nothing speaks against it (p = 0.75)" in text
+    assert "  b: 6.0 nats behind the best, p = 0.025: wrong for this picture" in text
+    assert "b predicts held-out data best, but is wrong" in str(compared((-3, 9), (0.5, 6)))
+    assert "none of these priors" in str(compared((-3, -9), (6, 6)))
 
 
 def test_refusals_of_a_comparison() -> None:

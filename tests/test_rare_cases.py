@@ -444,7 +444,9 @@ def test_how_often_a_prior_wins() -> None:
     each = torch.ones(2, 1)
     scores = (torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [1.0]]))
     found = [Fission(each, simulated, score, each, share=0.1) for score in scores]
-    assert PriorComparison(("a", "b"), tuple(found)).wins.tolist() == [[1], [1]]
+    nothing = torch.zeros(2, 2, 1)
+    compared = PriorComparison(("a", "b"), tuple(found), nothing, nothing[:, None])
+    assert compared.wins.tolist() == [[1], [1]]
 
 
 def test_offsets_that_need_no_price() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +32,6 @@ from invdiff.inference import check_solver, restore
 from invdiff.io.layout import FULL_SCALE
 from invdiff.noise import Gaussian, Poisson
 from invdiff.noise.models import normal_log_density
-from invdiff.posterior import Posterior
 from invdiff.prior.denoiser import Denoiser, check_prior
 from invdiff.problem import Problem, stream_numbers
 from invdiff.rng import Streams, stream_seed
@@ -225,8 +224,11 @@ class Prediction:
 
         It is 1 in expectation if y is as predicted.
         """
-        count = self.measured.expand_as(y).flatten(1).sum(1)
-        return self._total((y - self.mean).square() / self.variance) / count
+        return self._total((y - self.mean).square() / self.variance) / self.count(y)
+
+    def count(self, y: Tensor) -> Tensor:
+        """Return m, the number of values that were measured of every image, (B,)."""
+        return self.measured.expand_as(y).flatten(1).sum(1)
 
     def log_score(self, y: Tensor) -> Tensor:
         """Return log p(y) of independent Gaussians of this mean and variance, in nats, (B,).
@@ -368,6 +370,85 @@ def fission(
         >>> bool(fission(problem, prior, solvers.MMPS2M(steps=5)).wrong)
         True
     """
+    made = forecasts(
+        problem,
+        prior,
+        solver,
+        share=share,
+        samples=samples,
+        simulated=simulated,
+        splits=splits,
+        seed=seed,
+        batch=batch,
+        numbers=numbers,
+    )
+    return checked(made, share)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What samples given y- predict of y+, what y+ is, and what it might have been.
+
+    Attributes:
+        prediction: of the first samples.
+        y: y+ as it was measured, (B, ...).
+        simulated: measurements of further samples, (J, B, ...).
+        misfit: of the samples to y-, the mean over them, (B,).
+
+    Example:
+        >>> one = torch.ones(1, 1, 2, 2)
+        >>> found = Forecast(Prediction(0 * one, one, one), 2 * one, torch.stack([one, -one]), one[0])
+        >>> found.chi_square(found.y), found.of_simulated(found.chi_square)
+        (tensor([4.]), tensor([[1.],
+                [1.]]))
+    """
+
+    prediction: Prediction
+    y: Tensor
+    simulated: Tensor
+    misfit: Tensor
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(self)
+
+    def chi_square(self, y: Tensor) -> Tensor:
+        """Return ``Prediction.chi_square``, (B,)."""
+        return self.prediction.chi_square(y)
+
+    def of_simulated(self, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a statistic (B,) of every simulated measurement, (J, B)."""
+        return torch.stack([statistic(y) for y in self.simulated])
+
+
+def forecasts(
+    problem: Problem,
+    prior: Denoiser,
+    solver: Solver | None,
+    *,
+    share: float,
+    samples: int,
+    simulated: int,
+    splits: int,
+    seed: int,
+    batch: int | Literal["auto"],
+    numbers: Sequence[int] | None,
+) -> list[Forecast]:
+    """Return what a prior predicts in every split; arguments and errors are those of `fission`.
+
+    Example:
+        >>> from invdiff import operators, solvers
+        >>> from invdiff.prior import GaussianDenoiser
+        >>> prior = GaussianDenoiser(torch.full((1, 4, 4), 0.5), 0.01 * torch.eye(16))
+        >>> y = torch.full((1, 1, 4, 4), 0.5)
+        >>> problem = Problem(operators.Denoise((1, 4, 4)), Gaussian(0.1), y)
+        >>> found = forecasts(
+        ...     problem, prior, solvers.MMPS2M(steps=5), share=0.2, samples=4, simulated=3, splits=2,
+        ...     seed=0, batch=1, numbers=None,
+        ... )
+        >>> len(found), found[0].simulated.shape
+        (2, torch.Size([3, 1, 1, 4, 4]))
+    """
     check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
     check_prior(prior)
     solver = CHECKER if solver is None else solver
@@ -377,7 +458,7 @@ def fission(
     check_integer("splits", splits, 1)
     check_integer("seed", seed, 0)
     names = stream_numbers(numbers, len(problem))
-    rows = []
+    made = []
     for split in range(splits):
         parts = split_measurement(problem, share, seed=seed, split=split, numbers=names)
         solver.check(parts.given)
@@ -391,28 +472,39 @@ def fission(
                 batch=batch,
                 numbers=names,
             )
-        rows.append(_scores(posterior, parts.held_out, samples, seed, split, names))
-    chi, drawn, log_score, misfit = (torch.stack(list(part)) for part in zip(*rows, strict=True))
-    return Fission(chi, drawn.transpose(0, 1), log_score, misfit, share)
+        drawn = posterior.samples
+        held_out = parts.held_out.to(drawn.device, drawn.dtype)
+        might_be = []
+        for j, x in enumerate(drawn[samples:]):
+            noise = Streams([(seed, b, j, split, 3) for b in names])
+            y = held_out.noise.sample(held_out.operator(x), noise)
+            might_be.append(held_out.operator.measured(y))
+        made.append(
+            Forecast(
+                Prediction.of(drawn[:samples], held_out),
+                held_out.y,
+                torch.stack(might_be),
+                posterior.misfit().mean(0),
+            )
+        )
+    return made
 
 
-def _scores(
-    posterior: Posterior, held_out: Problem, samples: int, seed: int, split: int, names: list[int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The entries of `Fission` for one split: (B,), (J, B), (B,), (B,)."""
-    drawn = posterior.samples
-    held_out = held_out.to(drawn.device, drawn.dtype)
-    prediction = Prediction.of(drawn[:samples], held_out)
-    simulated = []
-    for j, x in enumerate(drawn[samples:]):
-        noise = Streams([(seed, b, j, split, 3) for b in names])
-        y = held_out.noise.sample(held_out.operator(x), noise)
-        simulated.append(prediction.chi_square(held_out.operator.measured(y)))
-    return (
-        prediction.chi_square(held_out.y),
-        torch.stack(simulated),
-        prediction.log_score(held_out.y),
-        posterior.misfit().mean(0),
+def checked(made: Sequence[Forecast], share: float) -> Fission:
+    """Return the check of a prior by what it predicted in every split.
+
+    Example:
+        >>> one = torch.ones(1, 1, 2, 2)
+        >>> found = Forecast(Prediction(0 * one, one, one), 2 * one, torch.stack([one, -one]), one[0])
+        >>> checked([found], 0.2).chi_square
+        tensor([[4.]])
+    """
+    return Fission(
+        torch.stack([one.chi_square(one.y) for one in made]),
+        torch.stack([one.of_simulated(one.chi_square) for one in made], 1),
+        torch.stack([one.prediction.log_score(one.y) for one in made]),
+        torch.stack([one.misfit for one in made]),
+        share,
     )
 
 

@@ -2,8 +2,20 @@
 
 Priors are compared by data fission (`invdiff.diagnostics.fission`): samples given one part of y
 predict the other, on the same random splits for all priors. The best prior has the highest log
-predictive density. Each prior has its own p-value; the p-value that one of them is right is the
-largest, for it is small only if every prior is refuted (Berger 1982, an intersection-union test).
+predictive density S(y+), that of independent Gaussians.
+
+Each prior j has a p-value of its own, by a likelihood ratio: what speaks against it is
+
+    T_j(y+) = max( max_{i != j} S_i(y+) - S_j(y+),  m/2 (r - 1 - log r) ),  r = c(y+) / mean c     (1)
+
+the lead of the best other prior, or what it would gain if all its errors were of another size: c is
+the mean square error over what was predicted, as in `Fission`, and its mean is that over y+ and the
+simulated measurements. p_j is the rank of T_j(y+) among those of measurements simulated under prior
+j. If that prior, noise, operator and solver are right, all of them are exchangeable, so that p_j is
+exact for finitely many samples, whatever the other priors are. So a broad prior, which expects errors
+as large as any that a simple picture gives, is refuted where a narrow one predicts better than it
+should. The p-value that one of the priors is right is the largest, for it is small only if every
+prior is refuted (Berger 1982, an intersection-union test).
 """
 
 from __future__ import annotations
@@ -16,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invdiff.diagnostics.fission import Fission, fission
+from invdiff.diagnostics.fission import LEVEL, Fission, Forecast, checked, forecasts
 from invdiff.errors import InputError, check_type
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser, check_prior
@@ -30,21 +42,26 @@ class PriorComparison:
 
     Attributes:
         names: of the P priors.
-        found: the check of each.
+        found: the check of each by itself.
+        against: T of (1) in nats, what speaks against each prior in each of S splits of B images,
+            (P, S, B).
+        simulated: that of J measurements that were simulated under the prior, (P, J, S, B).
 
     Example:
         >>> one = torch.ones(1, 1)
-        >>> simulated = torch.linspace(0.9, 1.1, 39).view(39, 1, 1)
-        >>> good = Fission(one, simulated, -3 * one, one, share=0.2)
-        >>> bad = Fission(3 * one, simulated, -9 * one, one, share=0.2)
-        >>> print(PriorComparison(("cells", "faces"), (good, bad)))
-        image 0: cells predicts held-out data best, and nothing speaks against it (p = 1)
-          cells: 0.0 nats behind the best, p = 1
-          faces: 6.0 nats behind the best, p = 0.05: wrong for this picture
+        >>> alone = [Fission(one, one.expand(39, 1, 1), s * one, one, 0.2) for s in (-3, -9)]
+        >>> against = torch.tensor([0.5, 6.0]).view(2, 1, 1)
+        >>> simulated = torch.linspace(0, 2, 39).view(39, 1, 1).expand(2, -1, -1, -1)
+        >>> print(PriorComparison(("cells", "faces"), tuple(alone), against, simulated))
+        image 0: cells predicts held-out data best, and nothing speaks against it (p = 0.75)
+          cells: 0.0 nats behind the best, p = 0.75
+          faces: 6.0 nats behind the best, p = 0.025: wrong for this picture
     """
 
     names: tuple[str, ...]
     found: tuple[Fission, ...]
+    against: Tensor
+    simulated: Tensor
 
     @property
     def log_score(self) -> Tensor:
@@ -53,8 +70,18 @@ class PriorComparison:
 
     @property
     def p(self) -> Tensor:
-        """The p-value of each prior that it is right, (P, B)."""
-        return torch.stack([one.p for one in self.found])
+        """The p-value of each prior that it is right, (P, B); its least is 1 / (J + 1).
+
+        Of several splits of one y it is twice the mean, as in ``Fission.p``.
+        """
+        above = 1 + (self.simulated >= self.against[:, None]).sum(1)
+        p = above / (1 + self.simulated.shape[1])
+        return p[:, 0] if p.shape[1] == 1 else (2 * p.mean(1)).clamp_max(1)
+
+    @property
+    def wrong(self) -> Tensor:
+        """Whether each picture speaks against each prior, (P, B)."""
+        return self.p <= LEVEL + 1e-6
 
     @property
     def p_none(self) -> Tensor:
@@ -77,7 +104,7 @@ class PriorComparison:
         scores = self.log_score[:, image]
         first = int(scores.argmax())
         p = self.p[:, image]
-        wrong = [bool(one.wrong[image]) for one in self.found]
+        wrong = self.wrong[:, image].tolist()
         name = self.names[first]
         if all(wrong):
             head = (
@@ -129,7 +156,7 @@ def compare_priors(
         priors: by name; or a list of names and files, as ``load_prior`` takes them, and of
             denoisers.
         solver, share, samples, simulated, splits, seed, batch, numbers: as of ``fission``; every
-            prior meets the same splits.
+            prior meets the same splits. The smallest p is 1 / (J + 1).
 
     Raises:
         InputError: there is no prior, two have one name, or what ``fission`` raises.
@@ -147,8 +174,8 @@ def compare_priors(
     """
     check_type("problem", problem, Problem, "a Problem; Problem(operator, noise, y) makes one")
     named = named_priors(priors)
-    found = [
-        fission(
+    made = [
+        forecasts(
             problem,
             prior,
             solver,
@@ -162,7 +189,48 @@ def compare_priors(
         )
         for prior in named.values()
     ]
-    return PriorComparison(tuple(named), tuple(found))
+    found = tuple(checked(of_prior, share) for of_prior in made)
+    rows = [
+        [evidence(of_split, prior) for of_split in zip(*made, strict=True)]
+        for prior in range(len(made))
+    ]
+    against = torch.stack([torch.stack([T for T, _ in row]) for row in rows])
+    might_be = torch.stack([torch.stack([T for _, T in row], 1) for row in rows])
+    return PriorComparison(tuple(named), found, against, might_be)
+
+
+def evidence(made: Sequence[Forecast], prior: int) -> tuple[Tensor, Tensor]:
+    """Return T of (1) for one of several priors in one split, in nats.
+
+    Args:
+        made: what every prior predicts.
+        prior: j, the number of the one in question.
+
+    Returns:
+        T of y+, (B,), and T of the measurements that were simulated under the prior, (J, B).
+
+    Example:
+        >>> from invdiff.diagnostics.fission import Prediction
+        >>> one = torch.ones(1, 1, 1, 2)
+        >>> y, might_be = one, torch.stack([one, -one])
+        >>> near, far = (
+        ...     Forecast(Prediction(mean * one, one, one), y, might_be, one[0]) for mean in (1.0, 0.0)
+        ... )
+        >>> evidence([near, far], 1)  # y is at the mean of `near`, 1 from that of `far`, in two pixels
+        (tensor([1.]), tensor([[1.],
+                [0.]]))
+    """
+    own = made[prior]
+    others = [one.prediction for index, one in enumerate(made) if index != prior]
+    measured = torch.cat([own.y[None], own.simulated])
+    c = torch.stack([own.chi_square(y) for y in measured])
+    r = c / c.mean(0)
+    gain = own.prediction.count(own.y) / 2 * (r - 1 - r.log())
+    T = gain
+    for other in others:
+        lead = [other.log_score(y.to(other.mean)) - own.prediction.log_score(y) for y in measured]
+        T = torch.maximum(T, torch.stack(lead).to(gain))
+    return T[0], T[1:]
 
 
 def named_priors(
