@@ -4,8 +4,9 @@
 
 Problems are by turns a piece of clothing (the examples of `fashion`, 32x32) and a crop of a
 photograph (the examples of `photos`, halved, gray, 32x32), under one task after another. For each
-it prints the log predictive density of held-out data under either prior, the p-value of each, and
-how far the held-out misfit is from what was expected, in standard deviations of the simulated ones.
+it prints the log predictive density of held-out data under either prior, the p-value of each, that
+of `fission` by itself, and how far the held-out misfit is from what was expected, in standard
+deviations of the simulated ones.
 """
 
 from __future__ import annotations
@@ -92,12 +93,12 @@ def main() -> None:
         )
         named += found.best() == kind
         lines = []
-        for other, check in zip(found.names, found.found, strict=True):
-            refuted[other == kind] += bool(check.wrong[0])
+        for number, (other, check) in enumerate(zip(found.names, found.found, strict=True)):
+            refuted[other == kind] += bool(found.wrong[number, 0])
             simulated = check.simulated[:, 0, 0]
             away = float((check.chi_square[0, 0] - simulated.mean()) / simulated.std())
             lines.append(
-                f"{other}: {float(check.log_score[0, 0]):.0f} nats, p = {float(check.p[0]):.2f}, "
+                f"{other}: {float(check.log_score[0, 0]):.0f} nats, p = {float(found.p[number, 0]):.2f} (by itself {float(check.p[0]):.2f}), "
                 f"{away:+.1f} sd, misfit {float(check.misfit[0, 0]):.2f}"
             )
         print(f"{name} of {kind}: {'; '.join(lines)} ({time.time() - started:.0f} s)", flush=True)
