@@ -353,6 +353,8 @@ FIGURES: dict[str, dict[str, Any]] = {
         "SMALLEST": 100,
         "SHARE": 0.05,
         "ENOUGH": 400,
+        "LARGE": 2**21,
+        "BAND": 64,
     },
     "operators.blur": {
         "BOUNDARIES": ("reflect", "replicate", "zero", "valid"),
@@ -460,6 +462,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "WIDEST": 20,
         "REACH": 128,
         "AT_ONCE": 1024,
+        "COARSE": 16,
     },
     "prior.reverse": {"MAX_SAMPLES": 1_000_000},
     "prior.schedule": {
@@ -494,6 +497,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         ),
         "FREE_IS_NARROW": "kernel: intervals of a free kernel are too narrow: samples agree more than they are right",
         "DESCRIBED_BY": {"mask": "mask_file", "kernel": "blur"},
+        "CLEAN_IMAGES": 8,
         "WORTH_TIMING": 2**20,
         "NO_COLOUR": 0.02,
     },
