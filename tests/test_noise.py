@@ -30,7 +30,7 @@ from invdiff.noise import (
     SaltAndPepper,
     Speckle,
     describe_sigma,
-    level,
+    level as level_of_noise,
 )
 from invdiff.noise.level import (
     DIFFERENCE,
@@ -523,9 +523,9 @@ def test_the_estimate_is_unbiased_for_noise_alone() -> None:
 
 def test_the_noise_of_a_large_picture_is_read_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each band has noise alone: what is read beyond it would be a step from 0.2 to 0.8."""
-    monkeypatch.setattr(level, "LARGE", 2**12)
+    monkeypatch.setattr(level_of_noise, "LARGE", 2**12)
     rows = torch.arange(640)
-    looked_at = rows // level.BAND % 10 == 0
+    looked_at = rows // level_of_noise.BAND % 10 == 0
     x = torch.where(looked_at, 0.5, 0.2 + 0.6 * (rows % 2)).double().view(1, 1, -1, 1)
     y = Gaussian(0.03).sample(x.expand(1, 1, 640, 64).contiguous(), streams(1))
     assert abs(float(estimate_sigma(y)) / 0.03 - 1) < 5 * 1.17 / 20
