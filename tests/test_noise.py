@@ -30,6 +30,8 @@ from invdiff.noise import (
     SaltAndPepper,
     Speckle,
     describe_sigma,
+)
+from invdiff.noise import (
     level as level_of_noise,
 )
 from invdiff.noise.level import (
