@@ -387,7 +387,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "COPIED": 0.4,
         "PLAIN": 0.25,
         "PAINTED": 0.8,
-        "SAME": 0.05,
+        "SAME": 0.03,
         "HALF": 0.5,
         "ALL_WHITE": 0.9,
         "ONE_COLOUR": 0.98,
