@@ -63,6 +63,7 @@ from invdiff.choice import (
     prior_for,
     stretched,
     told_of_stretch,
+    with_coding,
 )
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
@@ -1215,6 +1216,7 @@ def pose_shape(
         window = window_of(operator, noise) if settings.window else None
         wholes: list[Picture] = []
         problem = problem_in(window, operator, noise, operator.measured(values))
+        problem = with_coding(problem, noise, pictures)
         if window is not None:
             say(told_of_window(window, operator.shape))
             wholes = pictures

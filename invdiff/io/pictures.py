@@ -79,6 +79,7 @@ class Picture:
         stretch: the part of the file's [0, 1] that the values span, where they were stretched; what
             is written goes back to it.
         tags: what the file tells of a photograph: date, camera, author, copyright, place.
+        file: that it was read from.
 
     Example:
         >>> picture = Picture(torch.rand(2, 1, 4, 4), bits=16, name="scan")
@@ -100,6 +101,7 @@ class Picture:
     source: str = ""
     stretch: Units | None = None
     tags: Tags | None = None
+    file: Path | None = None
 
     def __repr__(self) -> str:
         """Return one line."""
@@ -285,7 +287,7 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
         pixels = read_ome_zarr(path) if is_zarr else decode(data)
         stem, suffix = split_name(path)
         picture = _picture(pixels, label(stem), rule, suffix)
-        picture = replace(picture, tags=read_tags(data))
+        picture = replace(picture, tags=read_tags(data), file=path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...
