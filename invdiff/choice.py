@@ -1,4 +1,4 @@
-"""What suits a picture, where nobody says: its prior, and whether it is stretched.
+"""What suits a picture, where nobody says: its prior, whether it is stretched, and its noise.
 
 A prior is chosen by this rule. A gray picture of 32x32 pixels that is black along its edge, as a
 picture of clothing of Fashion-MNIST is, gets `fashion`; every other picture gets `photos`, which
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from invdiff.io.jpeg import coding_error
 from invdiff.io.pictures import Picture
 from invdiff.io.units import Units
 from invdiff.noise import Gaussian, NoiseModel
@@ -255,6 +256,32 @@ def stretched(
     if not isinstance(noise.sigma, str):
         noise = Gaussian(noise.sigma / part.width)
     return [picture.stretched(part) for picture in pictures], noise, part
+
+
+def with_coding(problem: Problem, noise: NoiseModel, pictures: Sequence[Picture]) -> Problem:
+    """Return a problem in whose estimated noise is, too, what coding as JPEG changed in its pictures.
+
+    Hardly any of that is seen where noise is read, so that both are added. A problem is returned as
+    it is where the level of the noise is known, or no picture came from a JPEG file.
+
+    Args:
+        problem: of the pictures.
+        noise: as it was given.
+        pictures: the measurements.
+    """
+    estimated = problem.noise
+    if not isinstance(noise, Gaussian) or not isinstance(noise.sigma, str):
+        return problem
+    changed = [_coding_of(picture) for picture in pictures for _ in range(len(picture))]
+    if not any(changed) or not isinstance(estimated, Gaussian):
+        return problem
+    read = torch.as_tensor(estimated.sigma)
+    return Problem(problem.operator, Gaussian(read.hypot(read.new_tensor(changed))), problem.y)
+
+
+def _coding_of(picture: Picture) -> float:
+    """The standard deviation of what coding changed, 0 of what came from no JPEG file."""
+    return 0.0 if picture.file is None else coding_error(picture.file) or 0.0
 
 
 def told_of_stretch(part: Units) -> str:

@@ -25,6 +25,7 @@ from invdiff.choice import (
     prior_for,
     stretched,
     told_of_stretch,
+    with_coding,
 )
 from invdiff.errors import InputError, check_path, check_type, described, warn
 from invdiff.fingerprint import key_of
@@ -92,7 +93,7 @@ def restore_file(
             images of the measurement's shape; or its name, "denoise", or name and settings,
             {"name": "mask_file", "mask": "mask.png"}.
         noise: a model; or the sigma of Gaussian noise, on the [0, 1] scale of the file; "auto",
-            which estimates it; or a name and settings.
+            which estimates it, and adds what coding changed in a JPEG file; or a name and settings.
         prior: a denoiser, or what `load_prior` takes; "auto" is one that ships, by the picture (see
             `invdiff.choice`): with ``logging.basicConfig(level="INFO")`` it is said which, why, and
             under which licence.
@@ -413,6 +414,7 @@ def _posed(
     if part_of is not None:
         log.info(told_of_window(part_of, made.shape))
     problem = problem_in(part_of, made, model, picture.values)
+    problem = with_coding(problem, model, [picture])
     return _Posed(picture, made, model, part_of, problem)
 
 

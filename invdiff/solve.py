@@ -63,6 +63,7 @@ from invdiff.choice import (
     prior_for,
     stretched,
     told_of_stretch,
+    with_coding,
 )
 from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
@@ -114,6 +115,7 @@ from invdiff.solvers.tools.holes import large_holes
 from invdiff.summary import several
 from invdiff.window import Window, problem_in, put_back, told_of_window, window_of
 
+CLEAN_IMAGES = 8  # that are damaged and restored, where nobody says how many
 WORTH_TIMING = 2**20  # pixels times samples times steps: of less, no cost is said
 
 DESCRIBED_BY = {"mask": "mask_file", "kernel": "blur"}  # settings that alone describe an operator
@@ -180,7 +182,7 @@ class SolveSettings:
             DICOM series, for one gray volume, and restore its slices together: by dds, which couples
             them, and one sample of it, unless something else is said. By default every slice is
             restored by itself.
-        images: how many of them, at most.
+        images: how many of them, at most; by default all measurements, and 8 clean images.
         samples: per image; 19 are the fewest whose intervals have 90 %, and 4 have 60 %.
         window: of a large picture with exact pixels and a small hole, work on the surroundings of the hole
             alone, and write the whole picture with the hole filled (see `invdiff.window`). False works
@@ -236,7 +238,7 @@ class SolveSettings:
     volume: bool = False
     window: bool = True
     fill_holes: bool = True
-    images: int = 8
+    images: int | None = None
     samples: int = 19
     estimate: Estimate = "samples"
     colours: float | Literal["auto"] = "auto"
@@ -884,6 +886,9 @@ def solve_parts(
                 holes = large_holes(part.problem, prior, solver)
                 if settings.fill_holes and holes.told_of_fill:
                     say(holes.told_of_fill)
+                if drawn is None and settings.estimate != "mmse":
+                    begun = holes.view(prior) if settings.fill_holes else prior
+                    say_cost(settings, part, begun, solver)
                 stopped: Interrupted | None = None
                 try:
                     posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
@@ -1101,7 +1106,7 @@ def pose(settings: SolveSettings) -> list[Part]:
     Raises:
         InputError: a setting is missing or out of range, or the images cannot be read.
     """
-    if settings.images < 1:
+    if settings.images is not None and settings.images < 1:
         raise InputError(f"images: found {settings.images}, expected at least 1")
     if not settings.operator:
         raise InputError("task is missing: expected task=NAME or operator.name=NAME")
@@ -1125,12 +1130,19 @@ def pose(settings: SolveSettings) -> list[Part]:
         shape: [first + b for first, p in found for b in range(len(p))]
         for shape, found in shapes.items()
     }
-    chosen = {
-        shape: [(b, p) for b, p in found if b < settings.images] for shape, found in shapes.items()
-    }
+    most = most_images(settings, count)
+    chosen = {shape: [(b, p) for b, p in found if b < most] for shape, found in shapes.items()}
+    if settings.images is None and settings.input and most < count:
+        say(f"images: the first {most} of {count} are taken; images={count} takes all")
     return [
         pose_shape(settings, shape, every[shape], found) for shape, found in chosen.items() if found
     ]
+
+
+def most_images(settings: SolveSettings, count: int) -> int:
+    """Return how many images a run takes, of so many that there are."""
+    most = CLEAN_IMAGES if settings.measurement is None else count
+    return min(count, most if settings.images is None else settings.images)
 
 
 def pose_volume(settings: SolveSettings, kind: type[Operator], source: str) -> Part:
@@ -1175,7 +1187,8 @@ def pose_shape(
     kind: type[Operator]
     described = numbered(settings.operator, every)
     kind, given = config.resolve_class("operator", described, shape=())
-    pictures = [p.select(range(min(len(p), settings.images - first))) for first, p in found]
+    most = most_images(settings, 1 + max(every))
+    pictures = [p.select(range(min(len(p), most - first))) for first, p in found]
     values = torch.cat([picture.values for picture in pictures])
     image_shape = kind.infer_shape(shape, given) if settings.measurement else shape
     in_frame = settings.measurement is not None and is_frame(kind, given, shape)
@@ -1203,6 +1216,7 @@ def pose_shape(
         window = window_of(operator, noise) if settings.window else None
         wholes: list[Picture] = []
         problem = problem_in(window, operator, noise, operator.measured(values))
+        problem = with_coding(problem, noise, pictures)
         if window is not None:
             say(told_of_window(window, operator.shape))
             wholes = pictures
@@ -1322,7 +1336,14 @@ def previewed(part: Part, settings: SolveSettings) -> Part:
 
 
 def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> None:
-    """Print what the samples of a part will cost, and what is cheaper where that is long."""
+    """Print what the samples of a part will cost, and what is cheaper where that is long.
+
+    Args:
+        settings: of the run.
+        part: of the images.
+        prior: whose ladder begins where a solver begins at a fill.
+        solver: the method.
+    """
     pixels = len(part.problem) * math.prod(part.problem.operator.shape[1:])
     if settings.samples * solver.total_steps * pixels < WORTH_TIMING:
         return
@@ -1334,7 +1355,6 @@ def say_cost(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solve
         batch=settings.batch,
         tile=settings.tile,
         precision=settings.precision,
-        fill_holes=settings.fill_holes,
     )
     say(str(cost))
     if part.slices is not None:  # its other ways would leave the slices apart
@@ -1368,8 +1388,6 @@ def told_of_noise(settings: SolveSettings, posterior: Posterior) -> str:
 
 def run(settings: SolveSettings, part: Part, prior: Denoiser, solver: Solver) -> Posterior:
     """Draw the samples of a part, with a progress bar."""
-    if settings.estimate != "mmse":
-        say_cost(settings, part, prior, solver)
     unsaid = TOO_CLOSE if is_noise_assumed(settings) else ""
     with without(unsaid), progress_bar() as bar:
         return restore(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
-from invdiff import operators, registry, solvers
+from invdiff import files, operators, registry, solve, solvers
 from invdiff.choice import (
     example_of,
     introduced,
@@ -23,10 +25,13 @@ from invdiff.choice import (
 from invdiff.errors import InputError
 from invdiff.files import restore_file
 from invdiff.io.collection import read_images
-from invdiff.io.pictures import Picture
+from invdiff.io.jpeg import coding_error
+from invdiff.io.pictures import Picture, read_image
 from invdiff.io.units import Units
 from invdiff.noise import Gaussian
+from invdiff.noise.level import estimate_sigma
 from invdiff.operators import LinearOperator
+from invdiff.posterior import Posterior
 from invdiff.prior import GaussianDenoiser
 from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES
@@ -57,6 +62,45 @@ def test_every_shipped_prior_says_what_it_is_of_and_its_licence() -> None:
     chosen = introduced("photos", "for the picture is in colour")
     assert "; chosen for the picture is in colour; licence: BSDS500" in chosen
     assert introduced("mine.safetensors") == ""
+
+
+def test_what_coding_as_jpeg_changed_counts_where_noise_is_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every door, whoever says auto; of other files, and of a level that is known, nothing is added."""
+    noise = np.random.default_rng(0).normal(128, 20, (64, 64)).clip(1, 254).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise).save(tmp_path / "in" / "a.jpg", quality=50)
+    with Image.open(tmp_path / "in" / "a.jpg") as coded:
+        coded.save(tmp_path / "in" / "b.png")  # the same pixels
+    read = float(estimate_sigma(read_image(tmp_path / "in" / "b.png")[None]))
+    changed = coding_error(tmp_path / "in" / "a.jpg")
+    assert changed is not None and changed > read / 10
+    seen: list[float] = []
+
+    def drawn(problem: Problem, *_: object, **__: object) -> Posterior:
+        assert isinstance(problem.noise, Gaussian)
+        seen.append(float(torch.as_tensor(problem.noise.sigma)))
+        return Posterior(problem.y[None], problem, 1, 1.0)
+
+    monkeypatch.setattr(files, "restore", drawn)
+    prior = GaussianDenoiser(torch.full((1, 64, 64), 0.5), torch.eye(64 * 64))
+    expected = {"a.jpg": math.hypot(read, changed), "b.png": read}
+    for name, level in expected.items():
+        for given in ("auto", 0.3):
+            target = tmp_path / f"{given}_{name}"
+            restore_file(
+                tmp_path / "in" / name, target, operator="denoise", noise=given, prior=prior
+            )
+            assert seen.pop() == pytest.approx(level if given == "auto" else given, rel=1e-4)
+    settings = solve.SolveSettings(
+        operator={"name": "denoise"},
+        noise={"name": "gaussian", "sigma": "auto"},
+        measurement=str(tmp_path / "in"),
+    )
+    (part,) = solve.pose(settings)
+    levels = part.problem.noise.sigma  # type: ignore[attr-defined]
+    assert levels.tolist() == pytest.approx([*expected.values()], rel=1e-4)
 
 
 def test_a_prior_of_something_else_is_told_of() -> None:

@@ -49,7 +49,7 @@ from invdiff.training.data import swiss_roll
 COMMANDS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     solve.SolveSettings: (
         {},
-        {"prior": "auto", "images": 8, "samples": 19, "seed": 0, "overwrite": False}
+        {"prior": "auto", "images": None, "samples": 19, "seed": 0, "overwrite": False}
         | {"stretch": None, "measurement": None, "estimate": "samples", "preview": False}
         | {"window": True, "fill_holes": True, "colours": "auto", "volume": False}
         | {"calibration": "auto", "baselines": "auto"}

@@ -91,6 +91,27 @@ def test_the_side_of_a_hole_by_every_square() -> None:
         assert hole_side(known) == max(sides, default=0)
 
 
+def largest_square(unknown: Tensor) -> int:
+    """The side of the largest square of true values, by dynamic programming over its last corner."""
+    sides = np.zeros((unknown.shape[0] + 1, unknown.shape[1] + 1), int)
+    for i, j in unknown.nonzero().tolist():
+        sides[i + 1, j + 1] = 1 + min(sides[i, j], sides[i + 1, j], sides[i, j + 1])
+    return int(sides.max())
+
+
+def test_the_side_of_a_hole_that_is_looked_for_by_blocks() -> None:
+    """Blocks of 16 pixels, of which those at the edges may be a part, narrow it down."""
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(40):
+        height, width = torch.randint(1, 90, (2,), generator=generator).tolist()
+        known = torch.ones(height, width)
+        for top, left, rows, columns in torch.randint(0, 90, (3, 4), generator=generator).tolist():
+            known[top : top + rows, left : left + columns] = 0
+        if trial % 3 == 0:
+            known[torch.rand(height, width, generator=generator) < 0.02] = 1
+        assert hole_side(known) == largest_square(known == 0)
+
+
 def test_patch_mean_is_bayes_rule() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3, 4, generator=generator, dtype=torch.float64)

@@ -31,6 +31,9 @@ from invdiff.noise import (
     Speckle,
     describe_sigma,
 )
+from invdiff.noise import (
+    level as level_of_noise,
+)
 from invdiff.noise.level import (
     DIFFERENCE,
     NORM,
@@ -518,6 +521,20 @@ def test_the_estimate_is_unbiased_for_noise_alone() -> None:
     y = Gaussian(0.03).sample(torch.full((16, 1, 64, 64), 0.5, dtype=torch.float64), streams(16))
     # 400 values of |n|, nearly independent: the median's relative standard error is 1.17 / 20.
     assert abs(float(estimate_sigma(y).mean()) / 0.03 - 1) < 5 * 1.17 / 20 / 4
+
+
+def test_the_noise_of_a_large_picture_is_read_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each band has noise alone: what is read beyond it would be a step from 0.2 to 0.8."""
+    monkeypatch.setattr(level_of_noise, "LARGE", 2**12)
+    rows = torch.arange(640)
+    looked_at = rows // level_of_noise.BAND % 10 == 0
+    x = torch.where(looked_at, 0.5, 0.2 + 0.6 * (rows % 2)).double().view(1, 1, -1, 1)
+    y = Gaussian(0.03).sample(x.expand(1, 1, 640, 64).contiguous(), streams(1))
+    assert abs(float(estimate_sigma(y)) / 0.03 - 1) < 5 * 1.17 / 20
+    # Where little of the bands is measured, all of the picture is looked at.
+    flat = Gaussian(0.05).sample(torch.full_like(y, 0.5), streams(1))
+    elsewhere = estimate_sigma(flat, ~looked_at.view(1, 1, -1, 1))
+    assert abs(float(elsewhere) / 0.05 - 1) < 5 * 1.17 / 20
 
 
 def test_clipped_pixels_tell_nothing() -> None:

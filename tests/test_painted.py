@@ -221,9 +221,50 @@ def test_a_copy_has_enough_in_common_with_its_photograph() -> None:
     painted_gray = gray.clone()
     painted_gray[:, :5] += 0.2
     assert int(understood("m", painted_gray, photo=gray).white.sum()) == 5 * SIDE
-    for other in (photo[:, 1:], photo[:2], photo):
+    for other in (photo[:, 1:], photo[:2]):
         with pytest.raises(InputError, match="without strokes of one pure colour"):
             understood("m", photo, photo=other)
+
+
+def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
+    """Neither its own, as it is or coded as JPEG, nor another's, whose reds are of many kinds."""
+    photo = PHOTO[0].double()
+    coded = io.BytesIO()
+    Image.fromarray(PIXELS).save(coded, "JPEG", quality=90)
+    again = np.asarray(Image.open(coded), float).transpose(2, 0, 1) / 255
+    for copy in (photo, torch.from_numpy(again)):
+        with pytest.raises(InputError, match="^m: found the picture itself without strokes"):
+            understood("m", copy, photo=photo)
+    gray = photo.mean(0, keepdim=True)
+    with pytest.raises(InputError, match="found the picture itself"):
+        understood("m", gray.expand(3, -1, -1), photo=gray)
+    reds = photo.clone()
+    shades = torch.linspace(0, 0.18, 20 * SIDE, dtype=torch.float64).view(20, SIDE)
+    reds[:, :20] = torch.stack([1 - shades, shades, 0.18 - shades])
+    with pytest.raises(InputError, match="without strokes of one pure colour"):
+        understood("m", reds)
+    reds[:, :20] = torch.tensor([0.97, 0.02, 0.05]).view(3, 1, 1)
+    assert understood("m", reds).white.sum() == 20 * SIDE
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_strokes_of_one_colour_are_found_where_the_photograph_is_nearly_of_it(value: float) -> None:
+    """Of a copy without loss: everything that differs is stroke, if it is of one colour."""
+    photo = PHOTO[0].double().clamp(0.02, 0.98)
+    photo[:, 4:8] = abs(value - 0.05)
+    strokes = photo.clone()
+    strokes[:, :8] = value
+    found = understood("m", strokes, photo=photo)
+    assert found.what == "strokes" and torch.equal(found.white[:, 0], torch.arange(SIDE) < 8)
+
+
+def test_strokes_that_are_too_soft_to_be_black_or_white_are_refused() -> None:
+    soft = torch.zeros(1, 20, 20)
+    soft[:, 10] = 0.38
+    for values, words in ((soft, "up to 0.38"), (1 - soft, "from 0.62")):
+        with pytest.raises(InputError, match=f"^m: found values {words}, expected black and white"):
+            understood("m", values)
+    assert understood("m", torch.full((1, 4, 4), 0.95)).white.all()
 
 
 def test_a_layer_is_paint_where_98_in_100_pixels_are_alike() -> None:

@@ -78,6 +78,26 @@ def test_out_comes_the_format_that_went_in(
     assert answer.is_file()
 
 
+def test_every_measurement_is_restored(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stack comes back with all of its pages; of clean images a part is enough, and said."""
+    stack = tmp_path / "stack.tif"
+    tifffile.imwrite(stack, np.stack([PIXELS] * 10), photometric="minisblack")
+    main(words(prior, stack, "task=denoise", "noise.sigma=0.05"))
+    assert tifffile.imread(tmp_path / "results" / "stack_restored.tif").shape == (10, SIDE, SIDE)
+    settings = SolveSettings(
+        operator={"name": "denoise"}, noise={"name": "gaussian", "sigma": 0.1}, input=str(stack)
+    )
+    capsys.readouterr()
+    assert [part.numbers for part in pose(settings)] == [[*range(8)]]
+    assert capsys.readouterr().out == "images: the first 8 of 10 are taken; images=10 takes all\n"
+    assert [part.numbers for part in pose(replace(settings, images=9))] == [[*range(9)]]
+    assert capsys.readouterr().out == ""
+    measured = replace(settings, input=None, measurement=str(stack), images=2)
+    assert [part.numbers for part in pose(measured)] == [[0, 1]]
+
+
 @pytest.mark.parametrize("task", ["inpaint", "inpaint_random", "remove"])
 def test_a_measurement_needs_a_mask(task: str, tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "photo.png")

@@ -32,6 +32,7 @@ from invdiff.io.ome import ome_of_tiff, read_ome_zarr, write_ome_zarr
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.io.raw import _first_tags, is_raw
 from invdiff.io.science import needed
+from invdiff.io.units import AS_STORED
 from invdiff.io.write import write_picture
 
 
@@ -286,6 +287,53 @@ def test_ome_tiff_with_other_axes_has_no_header(tmp_path: Path) -> None:
     assert ome_of_tiff(file) is None
     assert ome_of_tiff(SimpleNamespace(is_ome=False, series=[1])) is None
     assert ome_of_tiff(SimpleNamespace(is_ome=True, series=[1, 2])) is None
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "dtype"),
+    [
+        ("TZCYX", (2, 3, 2, 8, 10), np.uint16),
+        ("ZCYX", (2, 3, 8, 10), np.uint8),
+        ("CYX", (3, 8, 10), np.uint16),
+        ("YXS", (8, 10, 3), np.uint8),
+        ("YX", (8, 10), np.float32),
+    ],
+)
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_a_tiff_of_imagej_keeps_axes_and_sizes(
+    axes: str, shape: tuple[int, ...], dtype: type, zoom: int, tmp_path: Path
+) -> None:
+    """And its unit, its labels and the colours of its channels; larger pictures have smaller pixels."""
+    values = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    channels = shape[axes.index("C")] if "C" in axes else 1
+    tables = [np.stack([np.arange(256, dtype=np.uint8) * c for c in range(3)])] * channels
+    told = {"axes": axes, "unit": "um", "spacing": 0.5, "Labels": ["a", "b"]}
+    told |= {"LUTs": tables} if "S" not in axes else {}
+    path = tmp_path / "a.tiff"
+    tifffile.imwrite(path, values, imagej=True, resolution=(5.0, 4.0), metadata=told)
+    picture = read_picture(path, rule=AS_STORED)
+    assert picture.own_suffix == ".tiff"
+    restored = picture if zoom == 1 else larger(picture, zoom)
+    write_picture(tmp_path / "b.tiff", restored)
+    with tifffile.TiffFile(tmp_path / "b.tiff") as tiff, tifffile.TiffFile(path) as before:
+        assert tiff.is_imagej and tiff.series[0].axes == before.series[0].axes == axes
+        found = tiff.imagej_metadata
+        assert tiff.pages[0].tags.valueof("XResolution") == (5 * zoom, 1)
+        assert tiff.pages[0].tags.valueof("YResolution") == (4 * zoom, 1)
+        assert found["unit"] == "um" and found["spacing"] == 0.5 and found["Labels"] == ["a", "b"]
+        for key in ("images", "channels", "slices", "frames"):
+            assert found.get(key) == before.imagej_metadata.get(key)
+        if "S" not in axes:
+            assert np.array_equal(np.reshape(found["LUTs"], (-1, 3, 256)), np.array(tables))
+        if zoom == 1:
+            assert tiff.asarray().dtype == dtype and np.array_equal(tiff.asarray(), values)
+    # A part of it is pages alone.
+    write_picture(tmp_path / "c.tif", picture.select([0]), overwrite=True)
+    with tifffile.TiffFile(tmp_path / "c.tif") as tiff:
+        assert tiff.is_imagej and tiff.imagej_metadata["unit"] == "um"
+    wide = Picture(torch.rand(1, 3, 8, 10), bits=16, header=picture.header)
+    write_picture(tmp_path / "d.tif", wide)  # what such a file does not hold is a plain TIFF
+    assert tifffile.imread(tmp_path / "d.tif").dtype == np.uint16
 
 
 def test_an_ome_zarr_that_was_moved(tmp_path: Path) -> None:

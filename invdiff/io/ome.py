@@ -58,25 +58,39 @@ def write_ome_tiff(path: Path, array: np.ndarray, header: FileHeader) -> None:
     for axis in "XY":
         if f"PhysicalSize{axis}" in told:
             told[f"PhysicalSize{axis}"] /= header.zoom
-    colour = array.ndim == 4
-    values = header.shaped(array)
-    axes = header.place
-    fits = values.shape[: -3 if colour else -2] == header.shape
-    if fits and colour and "c" in axes:  # three channels, each a plane of its own
-        values = np.moveaxis(values, -1, axes.index("c"))
-        axes = axes.upper()
-        colour = False
-    elif not fits or "c" in axes:
-        values = array if len(array) > 1 else array[0]
-        axes = "ZYX" if len(array) > 1 else "YX"
+    values, axes, fits = in_axes(array, header)
+    if not fits:
         told.pop("Channel", None)
     library.imwrite(
         path,
         values,
         ome=True,
-        photometric="rgb" if colour else "minisblack",
-        metadata={**told, "axes": axes + "S" * colour},
+        photometric="rgb" if axes.endswith("S") else "minisblack",
+        metadata={**told, "axes": axes},
     )
+
+
+def in_axes(array: np.ndarray, header: FileHeader) -> tuple[np.ndarray, str, bool]:
+    """Return pages in the axes that their file had, the names of these, and whether they fit.
+
+    Pages that are not as many as the file's are one axis, Z.
+
+    Args:
+        array: (N, H, W), or (N, H, W, 3) of colours, whose axis is S.
+        header: its place names the axes; c among them is one of three channels that were read as
+            colours.
+    """
+    colour = array.ndim == 4
+    values = header.shaped(array)
+    axes = header.place
+    fits = values.shape[: -3 if colour else -2] == header.shape
+    if fits and colour and "c" in axes:  # three channels, each a plane of its own
+        return np.moveaxis(values, -1, axes.index("c")), axes.upper(), True
+    if not fits or "c" in axes:
+        values = array if len(array) > 1 else array[0]
+        axes = "ZYX" if len(array) > 1 else "YX"
+        fits = False
+    return values, axes + "S" * colour, fits
 
 
 def is_ome_zarr(path: Path) -> bool:

@@ -28,6 +28,7 @@ from invdiff.io.units import IMAGES, FloatRule, Units, units_of_floats
 from invdiff.summary import one_line
 
 WEBP_SIDE = 16383  # pixels along a side of a WebP, at most
+_IN_COLOUR = ("exr", "ome_tiff", "imagej")  # headers of formats that hold colours, too
 _ITU_R_601 = (0.299, 0.587, 0.114)
 
 
@@ -71,7 +72,7 @@ class Picture:
         name: the file's, without its suffix.
         units: the physical values of a medical file, and of floats beyond [0, 1].
         stack: whether the B images are one thing, such as the pages of a TIFF.
-        header: of a NIfTI file, FITS, HDF5, OME-TIFF, OME-Zarr or EXR: where its pixels lie, and
+        header: of a NIfTI file, FITS, HDF5, OME-TIFF, OME-Zarr, EXR or a TIFF of ImageJ: where its pixels lie, and
             all else that it tells.
         background: the pixels that hold no picture, where the file marks some.
         profile: an ICC profile that the values are still in, for 16 bits and floats.
@@ -79,6 +80,7 @@ class Picture:
         stretch: the part of the file's [0, 1] that the values span, where they were stretched; what
             is written goes back to it.
         tags: what the file tells of a photograph: date, camera, author, copyright, place.
+        file: that it was read from.
 
     Example:
         >>> picture = Picture(torch.rand(2, 1, 4, 4), bits=16, name="scan")
@@ -100,6 +102,7 @@ class Picture:
     source: str = ""
     stretch: Units | None = None
     tags: Tags | None = None
+    file: Path | None = None
 
     def __repr__(self) -> str:
         """Return one line."""
@@ -114,7 +117,7 @@ class Picture:
         """Suffix of the simplest format that stores this picture without loss."""
         channels = self.values.shape[1]
         if isinstance(self.header, FileHeader):
-            if channels == 1 or (self.header.kind in ("exr", "ome_tiff") and channels == 3):
+            if channels == 1 or (self.header.kind in _IN_COLOUR and channels == 3):
                 return self.header.suffix
         elif self.header is not None and channels == 1:
             return ".nii.gz"
@@ -133,8 +136,8 @@ class Picture:
             >>> Picture(torch.rand(1, 3, 4, 4), source=".jpg").own_suffix
             '.jpg'
         """
-        if isinstance(self.header, FileHeader):  # also of an OME-TIFF that is called .tif
-            return self.suffix
+        if isinstance(self.header, FileHeader) and self.header.kind != "imagej":
+            return self.suffix  # also of an OME-TIFF that is called .tif
         one = len(self) == 1 and self.values.shape[1] in (1, 3) and self.bits == 8
         opaque = one and self.alpha is None
         fits = {
@@ -285,7 +288,7 @@ def read_picture(path: str | Path, *, rule: FloatRule = IMAGES, notes: bool = Tr
         pixels = read_ome_zarr(path) if is_zarr else decode(data)
         stem, suffix = split_name(path)
         picture = _picture(pixels, label(stem), rule, suffix)
-        picture = replace(picture, tags=read_tags(data))
+        picture = replace(picture, tags=read_tags(data), file=path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders meet damage with struct.error, SyntaxError, KeyError, ...

@@ -33,6 +33,7 @@ _SUFFIXES = {
     "ome_tiff": ".ome.tif",
     "ome_zarr": ".ome.zarr",
     "exr": ".exr",
+    "imagej": ".tif",
 }
 
 
@@ -41,7 +42,7 @@ class FileHeader:
     """What a file of science tells beside its pixels, of formats that are written like those read.
 
     Attributes:
-        kind: "fits", "hdf5", "ome_tiff", "ome_zarr" or "exr".
+        kind: "fits", "hdf5", "ome_tiff", "ome_zarr", "exr" or "imagej".
         data: the whole file, or what it tells of its pixels.
         place: of the image in the file.
         shape: the axes before rows and columns.

@@ -17,6 +17,7 @@ from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.colour import to_srgb
+from invdiff.io.imagej import imagej_of_tiff
 from invdiff.io.ome import ome_of_tiff
 from invdiff.io.pixels import Pixels
 
@@ -68,7 +69,7 @@ def decode_tiff(data: bytes, by_pillow: ByPillow) -> Pixels:
             return _without_imagecodecs(data, series, by_pillow)
         if plain_ycbcr:  # Pillow 12.3 takes it for four bytes a pixel
             return _pixels(_rgb_of_ycbcr(stack), page, _COLOUR)
-        return replace(_pixels(stack, page, kind), header=ome_of_tiff(tiff))
+        return replace(_pixels(stack, page, kind), header=ome_of_tiff(tiff) or imagej_of_tiff(tiff))
 
 
 def _is_picture(series: Any) -> bool:

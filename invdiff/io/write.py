@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from invdiff.io.exr import write_exr
 from invdiff.io.fits import encode_fits
 from invdiff.io.formats import MAX_CHANNELS, PNG_GRAY_ALPHA, relabel
 from invdiff.io.hdf5 import encode_hdf5
+from invdiff.io.imagej import write_imagej
 from invdiff.io.layout import FULL_SCALE
 from invdiff.io.names import split_name
 from invdiff.io.nifti import encode_nifti
@@ -278,6 +279,10 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
             )
         path.write_bytes(encode_nifti(array[..., 0], header, compress=suffix == ".nii.gz"))
         return
+    if suffix in (".tif", ".tiff") and _is_of_imagej(picture):
+        planes = array[..., 0] if array.shape[-1] == 1 else array
+        write_imagej(path, planes, cast(FileHeader, picture.header))
+        return
     tags = Tags() if picture.tags is None else picture.tags.of_size(*array.shape[1:3])
     array = array[0] if len(array) == 1 else array
     array = array[..., 0] if array.shape[-1] == 1 else array
@@ -315,6 +320,17 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
     else:
         _encode_png(path, array, picture.profile)
         path.write_bytes(in_png(path.read_bytes(), tags))
+
+
+def _is_of_imagej(picture: Picture) -> bool:
+    """Whether a picture came from a TIFF of ImageJ and is of a kind that such a file holds."""
+    header = picture.header
+    if not isinstance(header, FileHeader) or header.kind != "imagej":
+        return False
+    channels = picture.values.shape[1]
+    # Colours are of 8 bits in it, but for three channels that are planes of their own.
+    holds = channels == 1 or (channels == 3 and (picture.bits == 8 or "c" in header.place))
+    return holds and picture.alpha is None
 
 
 def _encode_science(path: Path, suffix: str, array: np.ndarray, picture: Picture) -> None:

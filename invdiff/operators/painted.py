@@ -35,9 +35,14 @@ UNCLEAR = 0.1  # share of pixels between black and white above which a picture i
 COLOURED = 0.0005  # share of pixels in colour from which a picture is one in colour
 NEAR = 0.2  # in every channel: what still is the colour of a stroke
 DIFFERS = 0.1  # in a channel: what is no trace of JPEG in a copy of a photograph
+PLAIN = 0.25  # in a channel: what is more than JPEG at a usual quality changes
 EXACT = 1 / 255  # of what is no stroke, in a copy that lost nothing
 COPIED = 0.4  # share of pixels that a copy has in common with its photograph, at least
+PAINTED = 0.8  # share of what differs in a copy that has one colour, if it is paint
+SAME = 0.03  # in every channel: what in strokes of a pure colour is that colour
+HALF = 0.5  # share of such strokes that has it, at least
 ONE_COLOUR = 0.98  # share of the opaque pixels of a layer that have its colour
+ALL_WHITE = 0.9  # the lowest value of a white picture with the traces of JPEG
 LARGER = 0.6  # share of a picture that its larger part has, at least
 
 PURE = [colour for colour in product((0.0, 1.0), repeat=3) if len(set(colour)) == 2]
@@ -86,12 +91,17 @@ def understood(
     """
     if alpha is not None and bool((alpha < 0.5).any()):
         return _layer(name, values, alpha[0])
+    differs = None if photo is None else _difference(values, photo)
+    if differs is not None and not bool(differs.any()):
+        raise InputError(
+            f"{name}: found the picture itself without strokes, expected what is to be filled: black "
+            "and white, paint on a transparent layer, or strokes on a copy of the picture"
+        )
     chroma = values.amax(0) - values.amin(0)
     coloured = float((chroma > 2 * NEAR).double().mean()) > COLOURED
     gray = values.double().mean(0)
     between = float(_between(_full_range(gray)).double().mean())
     if coloured or between > UNCLEAR:
-        differs = None if photo is None else _difference(values, photo)
         if differs is not None and COPIED <= float((~differs).double().mean()) < 1:
             return Painted(differs, "black", "strokes")
     if coloured:
@@ -104,16 +114,28 @@ def _difference(values: Tensor, photo: Tensor) -> Tensor | None:
     if values.shape[1:] != photo.shape[1:] or {len(values), len(photo)} - {1, 3}:
         return None
     error = (values - photo).abs().amax(0)
+    changed = error >= EXACT
+    if _of_one_colour(values[:, changed], EXACT) >= PAINTED:  # on dark pixels, too
+        return changed
     differs = error > DIFFERS
     is_exact = bool((error[~differs] < EXACT).all())
     return differs if is_exact else _without_traces(differs, error)
+
+
+def _of_one_colour(colours: Tensor, tolerance: float) -> float:
+    """The share of colours (C, N) that have the middle one, 0 where there are none."""
+    if not colours.shape[1]:
+        return 0.0
+    middle = colours.median(1, keepdim=True).values
+    return float(((colours - middle).abs() <= tolerance).all(0).double().mean())
 
 
 def _without_traces(differs: Tensor, error: Tensor) -> Tensor:
     """Where a lossy copy differs because of strokes: in parts that are wide, and differ strongly.
 
     That is a square of 3x3 pixels, and half of the largest error. What JPEG leaves along edges of
-    strong colour is thinner or fainter. Where no part is so, all are kept.
+    strong colour is thinner or fainter. Where no part is so, all are kept, or none if the largest
+    error is one of JPEG.
 
     Args:
         differs: (H, W), where the copy differs.
@@ -125,7 +147,9 @@ def _without_traces(differs: Tensor, error: Tensor) -> Tensor:
     wide = np.unique(parts[ndimage.binary_erosion(where, square)])
     strong = np.unique(parts[error.numpy() >= float(error.max()) / 2])
     strokes = torch.from_numpy(np.isin(parts, np.intersect1d(wide, strong)) & where)
-    return strokes if bool(strokes.any()) else differs
+    if bool(strokes.any()):
+        return strokes
+    return differs & (float(error.max()) >= PLAIN)
 
 
 def two_tone(name: str, gray: Tensor) -> Tensor:
@@ -134,7 +158,8 @@ def two_tone(name: str, gray: Tensor) -> Tensor:
     Pictures of labels 0 and 1 were read as 0 and 1/255 or 1/65535.
 
     Raises:
-        InputError: more than a tenth of it is neither black nor white.
+        InputError: more than a tenth of it is neither black nor white, or one of these is missing
+            where there is gray.
 
     Example:
         >>> import torch
@@ -147,6 +172,11 @@ def two_tone(name: str, gray: Tensor) -> Tensor:
     if 0 < largest < 0.75:
         raise InputError(
             f"{name}: found values up to {largest:.4g}, expected black and white, where white is 1"
+        )
+    lowest = float(share.min())
+    if 0.25 < lowest < ALL_WHITE:
+        raise InputError(
+            f"{name}: found values from {lowest:.4g}, expected black and white, where black is 0"
         )
     unclear = _between(share)
     if float(unclear.double().mean()) > UNCLEAR:
@@ -174,10 +204,7 @@ def _layer(name: str, values: Tensor, alpha: Tensor) -> Painted:
     if largest == 0:
         raise InputError(f"{name}: found no opaque pixel, expected paint, or a hole in a picture")
     opaque = alpha > largest / 2
-    colours = values[:, opaque]
-    middle = colours.median(1, keepdim=True).values
-    same = ((colours - middle).abs() <= NEAR).all(0).double().mean()
-    if float(same) >= ONE_COLOUR:
+    if _of_one_colour(values[:, opaque], NEAR) >= ONE_COLOUR:
         return Painted(opaque, "black", "paint")
     return Painted(opaque, "white", "opaque pixels")
 
@@ -189,13 +216,16 @@ def _strokes(name: str, values: Tensor) -> Painted:
     ]
     counts = [int(where.sum()) for where in near]
     most = max(counts)
-    if most < COLOURED * values[0].numel() or sorted(counts)[-2] > most / 2:
+    strokes = near[counts.index(most)]
+    # What is red in a photograph is of many reds.
+    is_paint = _of_one_colour(values[:, strokes], SAME) >= HALF
+    if most < COLOURED * values[0].numel() or sorted(counts)[-2] > most / 2 or not is_paint:
         raise InputError(
             f"{name}: found a picture in colour without strokes of one pure colour, expected black "
             "and white, paint on a transparent layer, or strokes in red (255, 0, 0), green, blue, "
             "cyan, magenta or yellow on a copy of the photograph"
         )
-    return Painted(near[counts.index(most)], "black", "strokes")
+    return Painted(strokes, "black", "strokes")
 
 
 def known_pixels(name: str, found: Painted, kept: Kept | None) -> Tensor:

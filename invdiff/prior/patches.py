@@ -36,6 +36,7 @@ FEWEST = 100  # known patches of the coarsest picture
 WIDEST = 4 * PATCH  # side of a hole in the coarsest picture, in pixels
 REACH = 128  # pixels around the hole in which patches are looked for, at least
 AT_ONCE = 1024  # patches that are compared at once
+COARSE = 16  # side in pixels of the blocks by which the search for a large square begins
 
 
 def hole_side(known: Tensor) -> int:
@@ -50,12 +51,21 @@ def hole_side(known: Tensor) -> int:
         >>> hole_side(known)
         7
     """
-    unknown = (known <= 0).double()
-    sums = F.pad(
-        unknown.cumsum(0).cumsum(1), (1, 0, 1, 0)
-    )  # over all that is above and to the left
-    low = 0
-    high = min(known.shape)
+    unknown = known <= 0
+    height, width = known.shape
+    blocks = F.pad(unknown.float(), (0, -width % COARSE, 0, -height % COARSE))
+    low = COARSE * _side(_within(blocks, COARSE, COARSE) > 0)
+    high = COARSE * _side(F.max_pool2d(blocks[None], COARSE)[0] > 0)
+    return _side(unknown, low, min(high, height, width))
+
+
+def _side(unknown: Tensor, low: int = 0, high: int | None = None) -> int:
+    """The side of the largest square in which all is unknown, which lies from `low` to `high`."""
+    high = min(unknown.shape) if high is None else high
+    if low == high:
+        return low
+    above_and_left = unknown.int().cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32)
+    sums = F.pad(above_and_left, (1, 0, 1, 0))
     while low < high:
         n = (low + high + 1) // 2
         inside = sums[n:, n:] - sums[:-n, n:] - sums[n:, :-n] + sums[:-n, :-n]
