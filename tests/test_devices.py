@@ -30,7 +30,8 @@ from invdiff.operators import (
     Operator,
     SpectralOperator,
 )
-from invdiff.prior import GaussianDenoiser, MixtureDenoiser
+from invdiff.operators.kernel_priors import FreeKernel, kernel_prior, normal_equations
+from invdiff.prior import GaussianDenoiser, MixtureDenoiser, Schedule, prior_from
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.solvers import DDNM, Solver
@@ -142,3 +143,50 @@ def test_holes_larger_than_what_the_prior_sees() -> None:
     with Elsewhere():
         found = restore(problem, there, DDNM(steps=3), batch=2).samples
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "motion", "free"])
+def test_kernels_given_a_picture(family: str) -> None:
+    x = draw(2, 1, 9, 9).double()
+    y = draw(2, 1, 5, 5, seed=1).double()
+    kernels = FreeKernel.smooth(5) if family == "free" else kernel_prior(family, 5)
+
+    def drawn(x: Tensor, y: Tensor) -> Tensor:
+        states = kernels.start(Streams([(0, 0), (0, 1)]))
+        equations = normal_equations(x, y, 5)
+        states = kernels.draw(states, equations, 0.01, Streams([(1, 0), (1, 1)]))
+        return kernels.kernels(states)
+
+    check_both(drawn, x, y)
+
+
+SCHEDULES = {
+    "ddpm": lambda: Schedule.linear(50),
+    "noise": lambda: Schedule.cosine(50),
+    "flow": lambda: Schedule.flow_matching(50),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name: str) -> None:
+    schedule = SCHEDULES[name]()
+    sigma = torch.tensor([0.02, 1.0, 3.0])
+    check_both(schedule.t_at, sigma)
+    check_both(schedule.timestep_at, sigma)
+    check_both(schedule.sigma_at, torch.tensor([1.5, 20.0]))
+
+
+def test_a_network_of_ones_own_is_tried_where_its_weights_are() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            shift = t if label is None else t + label
+            return self.inner(x) + 1e-4 * shift.view(-1, 1, 1, 1)
+
+    network = moved(Own())
+    with Elsewhere():
+        prior = prior_from(network, shape=SHAPE, classes=3, schedule="linear", check=False)
+        assert isinstance(prior(draw(1, *SHAPE).to(ELSEWHERE), 0.3), There)
