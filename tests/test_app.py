@@ -226,6 +226,15 @@ def test_strokes_follow_the_picture_into_another_size(tmp_path: Path) -> None:
         assert (mask[:12, :8] == 255).all() and mask[12:].max() == mask[:, 8:].max() == 0, name
 
 
+def test_a_form_may_be_used_twice(tmp_path: Path) -> None:
+    """A preview and the run that follows it have one folder."""
+    Image.fromarray(colours(sides=(48, 64))).save(tmp_path / "cat.png")
+    strokes = painted((48, 64))
+    form = Form(source=str(tmp_path / "cat.png"), task="remove", strokes=strokes, size=32)
+    first = words_of(form, opened(form.source), tmp_path)
+    assert words_of(form, opened(form.source), tmp_path) == first
+
+
 # Pictures that cannot be used, and odd ones that can.
 
 

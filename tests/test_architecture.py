@@ -348,3 +348,44 @@ def test_the_map_names_every_module_and_its_tests() -> None:
         assert tests, f"{name}: no line of docs/architecture.md names it with its tests"
         for test in tests:
             assert (ROOT / "tests" / test).is_file(), f"{name}: there is no {test}"
+
+
+# Calls that open no text: of other libraries, or of file descriptors.
+OPENERS = {"Image", "fits", "os", "webbrowser", "zipfile", "self", "urllib.request"}
+# Text of the system, which is ASCII.
+OF_THE_SYSTEM = {"memory"}
+
+
+def text_without_encoding(source: str) -> list[str]:
+    """Calls that read or write text as the machine's settings would have it."""
+    found = []
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call):
+            continue
+        function = call.func
+        name = function.attr if isinstance(function, ast.Attribute) else ast.unparse(function)
+        owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
+        if name not in ("open", "read_text", "write_text", "fdopen") or owner in OPENERS - {"os"}:
+            continue
+        if owner == "os" and name == "open":
+            continue
+        written = [ast.unparse(value) for value in call.args]
+        binary = any(value[1:-1] in ("rb", "wb", "ab", "r+b", "xb") for value in written)
+        named = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        if not binary and named.get("encoding") not in ("'utf-8'", "'utf-8-sig'", "'ascii'"):
+            found.append(f"line {call.lineno}: {ast.unparse(call)}")
+    return found
+
+
+def test_text_has_an_encoding_of_its_own() -> None:
+    """No file means something else on a machine of other settings."""
+    found = {
+        module_name(path): text_without_encoding(path.read_text(encoding="utf-8")) for path in FILES
+    }
+    assert {
+        name: calls
+        for name, calls in found.items()
+        if calls and name.split(".")[-1] not in OF_THE_SYSTEM
+    } == {}
+    assert text_without_encoding("path.read_text()") and text_without_encoding("open(path)")
+    assert not text_without_encoding("path.open('rb'); path.read_text(encoding='utf-8')")

@@ -19,6 +19,7 @@ import pytest
 
 import invdiff
 from invdiff.ranges import Range
+from invdiff.solvers import Solver
 
 PACKAGE = Path(invdiff.__file__).parent
 TESTS = Path(__file__).parent
@@ -1011,3 +1012,66 @@ def test_what_classes_say_of_themselves() -> None:
     found = set(facts_of_classes())
     assert sorted(found - lines) == []
     assert sorted(lines - found) == []
+
+
+# Dataclasses that may be changed; objects of arrays, which are equal to themselves alone; and those whose
+# fields have to be named, beside solvers.
+CHANGEABLE = {"app.outcome.Desk", "prior.loaders.edm.Record"}
+OWN_IDENTITY = {
+    "noise.coloured.Coloured",
+    "noise.coloured.Correlated",
+    "noise.models.Gaussian",
+    "noise.whitening.Filter",
+    "noise.whitening.Triangle",
+    "problem.Problem",
+    "problem.Stated",
+    "streaming.StoredSamples",
+}
+NAMED_FIELDS = {
+    "app.AppSettings",
+    "app.form.Form",
+    "calibrate.CalibrateSettings",
+    "check.CheckSettings",
+    "convert.ConvertSettings",
+    "evaluate.EvaluateSettings",
+    "likelihood.LikelihoodSettings",
+    "operators.footprints.Fan",
+    "operators.footprints.Parallel",
+    "prior.execution.Execution",
+    "prior.loaders.words.ClassifierWords",
+    "prior.loaders.words.PriorWords",
+    "sample.SampleSettings",
+    "sharing.SharedRun",
+    "solve.SolveSettings",
+    "solve.UnknownKernel",
+    "solvers.tools.jumps.TimeTravel",
+    "solvers.tools.smc.Population",
+    "train.TrainCommand",
+    "training.trainer.TrainSettings",
+}
+
+
+def dataclasses_of_the_package() -> Iterator[tuple[str, type]]:
+    for found in pkgutil.walk_packages(invdiff.__path__, "invdiff."):
+        if found.name.endswith("__main__"):
+            continue
+        for name, kind in vars(importlib.import_module(found.name)).items():
+            here = inspect.isclass(kind) and kind.__module__ == found.name
+            if here and "__dataclass_params__" in vars(kind):
+                yield f"{found.name}.{name}".removeprefix("invdiff."), kind
+
+
+def test_what_may_be_changed_compared_and_left_unnamed() -> None:
+    found = dict(dataclasses_of_the_package())
+    options = {name: vars(kind)["__dataclass_params__"] for name, kind in found.items()}
+    assert len(found) > 100
+    assert {name for name, own in options.items() if not own.frozen} == CHANGEABLE
+    assert {name for name, own in options.items() if not own.eq} == OWN_IDENTITY
+    assert {name for name, own in options.items() if not own.init} == {"problem.Problem"}
+    named = {
+        name
+        for name, kind in found.items()
+        if dataclasses.fields(kind) and all(field.kw_only for field in dataclasses.fields(kind))
+    }
+    solvers = {name for name, kind in found.items() if issubclass(kind, Solver)}
+    assert named == NAMED_FIELDS | solvers

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invdiff.errors import InputError
+from invdiff.io.pictures import Background, FileHeader, Picture
 from invdiff.noise import Gaussian, Laplace, NoiseModel, Poisson, PoissonGaussian, SaltAndPepper
 from invdiff.operators import (
     BlockAverage,
@@ -35,6 +36,8 @@ from invdiff.preview import (
 )
 from invdiff.problem import Problem
 from invdiff.rng import Streams
+from invdiff.solve import Part, SolveSettings, previewed
+from invdiff.window import Window
 
 KERNEL = torch.rand(9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -276,3 +279,24 @@ def test_a_preview_has_a_side() -> None:
     problem = Problem(Denoise((1, 4, 4)), Gaussian(0.1), torch.zeros(1, 1, 4, 4))
     with pytest.raises(InputError, match="^side: found 0, expected at least 1$"):
         preview_of(problem, 0)
+
+
+def test_pictures_of_a_preview_are_without_what_belongs_to_their_size() -> None:
+    """Alpha, header and background have the file's own pixels; the rest is as in the file."""
+    values = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    header = FileHeader("fits", b"", "0", (2,))
+    background = Background(mask, torch.zeros(2, 1, 8, 8))
+    picture = Picture(
+        values, torch.ones(2, 1, 8, 8), 16, "scan", header=header, background=background
+    )
+    problem = Problem(MaskBox((1, 8, 8), 4, 4), Gaussian(0.1), values)
+    part = Part([picture], [0, 1], values, problem)
+    settings = SolveSettings(prior="fashion", preview=4)
+    whole = previewed(part, settings)
+    window = Window((2, 6), (0, 4)).picture(picture)
+    for small in (*whole.pictures, window):
+        assert small.values.shape == (2, 1, 4, 4)
+        assert (small.header, small.background) == (None, None)
+        assert (small.bits, small.name) == (16, "scan")
+    assert whole.pictures[0].alpha is None and window.alpha is not None

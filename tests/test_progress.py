@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import oracles
 import pytest
 import torch
 from torch import Tensor, nn
 
+from invdiff import inference
 from invdiff.inference import restore
 from invdiff.noise import Gaussian
 from invdiff.operators import MaskRandom
@@ -28,7 +30,7 @@ from invdiff.prior import (
 from invdiff.prior.classifier import Classifier
 from invdiff.prior.view import DenoiserView
 from invdiff.problem import Problem
-from invdiff.progress import Meter, count, counted, current_meter, expect, metering
+from invdiff.progress import Meter, count, counted, current_meter, expect, metering, progress_bar
 from invdiff.solvers import DDNM, DPS, TDS, MCGDiff, Solver
 
 SIDE = 12
@@ -238,6 +240,25 @@ def test_restore_tells_progress_after_every_call_and_every_step() -> None:
     shares: list[float] = []
     restore(problem(1), free(1), DDNM(steps=5), on_progress=shares.append)
     assert len(shares) == 5 * 2 + 5 and shares == sorted(shares) and shares[-1] == 1
+
+
+@pytest.mark.filterwarnings("ignore:misfit")
+@pytest.mark.parametrize("progress", [False, True])
+@pytest.mark.parametrize("fill_holes", [False, True])
+def test_a_bar_is_shown_where_it_is_asked_for(
+    progress: bool, fill_holes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden: list[bool] = []
+
+    def bar(hidden_: bool, notebook: bool) -> Any:
+        hidden.append(hidden_)
+        return progress_bar(hidden=True)
+
+    monkeypatch.setattr(
+        inference, "progress_bar", lambda **told: bar(told["hidden"], told["notebook"])
+    )
+    restore(problem(1), free(1), DDNM(steps=1), progress=progress, fill_holes=fill_holes)
+    assert hidden == [not progress]
 
 
 def test_a_view_passes_the_count_on() -> None:

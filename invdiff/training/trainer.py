@@ -972,7 +972,7 @@ class Trainer:
 
     def log(self, board: SummaryWriter, **values: float) -> None:
         """Append to log.csv (step, name, value) and to the TensorBoard events."""
-        with (self.out / LOG_FILE).open("a", newline="") as file:
+        with (self.out / LOG_FILE).open("a", newline="", encoding="utf-8") as file:
             for name, value in values.items():
                 csv.writer(file).writerow([self.step, name, f"{value:.6g}"])
                 board.add_scalar(name, value, self.step)
