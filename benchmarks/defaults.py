@@ -22,10 +22,10 @@ are judged by the file that ships, beside the same pictures in its own size, and
 judged by the file that ships (of a prior without pictures, samples of another seed): what the intervals hold that
 people see.
 
-The rule of `choose`: for each task, a solver's fault is the larger distance of its 50 and 90 % coverage from
-nominal, in the prior where it is largest. Solvers within 5 points are honest; where none is, those within 2 points of
-the least fault count. Of these the one of least LPIPS, averaged over priors, is the default, and where LPIPS is within
-0.01 of that, the one that takes the least time.
+The rule: for each task, a solver's fault is the larger distance of its 50 and 90 % coverage from nominal, in the prior
+where it is largest. Solvers within 5 points are honest; where none is, those within 2 points of the least fault count.
+`counted` finds them from the rows of the page, old and new. Of these the one of least LPIPS, averaged over priors, on
+the same pictures, is the default, and where LPIPS is within 0.01 of that, the one that takes the least time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,6 @@ SOLVERS = (
 SAMPLES = 19
 OTHER_SEED = 1  # of the images that calibrations are judged on, where the prior draws them
 NEAR = 0.02  # of the least fault, where no solver is honest
-SAME_LPIPS = 0.01
 START = "<!-- Written by benchmarks/defaults.py from here on. -->"
 END = "<!-- To here. -->"
 JUDGED = "## What they hold of other images"
@@ -226,26 +225,51 @@ def judged_rows(folder: Path) -> Iterator[str]:
                 yield "| " + " | ".join(cells) + " |"
 
 
-def fault(cell: Cell, count: int) -> float:
-    """Return the larger distance of coverage from 50 and 90 %."""
-    inside = {0.5: cell.over("50 %", count).mean, 0.9: cell.over("90 %", count).mean}
-    return max(abs(found - level) for level, found in inside.items())
+class Fault(NamedTuple):
+    """The larger distance of coverage from 50 and 90 %, and its standard error; the images it was seen on."""
+
+    distance: float
+    error: float
+    images: int
 
 
-def choose(by_solver: Mapping[str, Sequence[Cell]], count: int) -> str:
-    """Return the default by the rule at the top of this file, of solvers measured in as many priors."""
-    most = max(len(cells) for cells in by_solver.values())
-    measured = {solver: cells for solver, cells in by_solver.items() if len(cells) == most}
-    faults = {solver: max(fault(c, count) for c in cells) for solver, cells in measured.items()}
-    limit = HONEST if min(faults.values()) <= HONEST else min(faults.values()) + NEAR
-    lpips_of = {
-        solver: sum(c.over("LPIPS", count).mean for c in measured[solver]) / most
-        for solver in measured
-        if faults[solver] <= limit
-    }
-    best = min(lpips_of.values())
-    near = [solver for solver, found in lpips_of.items() if found <= best + SAME_LPIPS]
-    return min(near, key=lambda solver: sum(c.seconds for c in measured[solver]))
+def fault_in(line: str) -> Fault:
+    """Return the fault that a row of the page tells of."""
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    found = []
+    for level, cell in zip((50.0, 90.0), cells[4:6], strict=True):
+        mean, error = (float(word) for word in cell.split(" ± "))
+        found.append(Fault(abs(mean - level) / 100, error / 100, int(cells[-1])))
+    return max(found)
+
+
+def counted(by_solver: Mapping[str, Sequence[Fault]]) -> dict[str, Fault]:
+    """Return the solvers that the rule leaves, each with its fault in the prior where it is largest.
+
+    Only those count that were measured in as many priors as any.
+    """
+    most = max(len(faults) for faults in by_solver.values())
+    worst = {name: max(faults) for name, faults in by_solver.items() if len(faults) == most}
+    limit = min(worst.values()).distance + NEAR
+    honest = {name: found for name, found in worst.items() if found.distance <= HONEST}
+    return honest or {name: found for name, found in worst.items() if found.distance <= limit}
+
+
+def of_rule(tables: Mapping[str, str]) -> list[str]:
+    """Return the table of the solvers that the rule leaves for each task, from the tables of a page."""
+    lines = ["| task | solvers that count, and the fault of each in points |", "|---|---|"]
+    for task in TASKS:
+        by_solver: dict[str, list[Fault]] = {}
+        for prior in PRIORS:
+            for (solver,), line in rows_of(tables.get(f"### {prior}, {task}", ""), 1).items():
+                by_solver.setdefault(solver, []).append(fault_in(line))
+        if len(by_solver) > 1:  # else there is nothing to choose from
+            told = [
+                f"{solver} {100 * found.distance:.1f} ± {100 * found.error:.1f}"
+                for solver, found in counted(by_solver).items()
+            ]
+            lines.append(f"| {task} | {', '.join(told)} |")
+    return lines
 
 
 def row(solver: str, cell: Cell, count: int) -> str:
@@ -264,22 +288,9 @@ def row(solver: str, cell: Cell, count: int) -> str:
 
 
 def report(cells: Mapping[tuple[str, str, str], Cell], count: int, command: str) -> str:
-    """Return the tables and the choice, as Markdown."""
+    """Return the tables, as Markdown."""
     lines = [f"`{command}`", ""]
     tasks = [task for task in TASKS if any(t == task for _, t, _ in cells)]
-    choices = []
-    for task in tasks:
-        of_task: dict[str, list[Cell]] = {}
-        for (_, t, solver), cell in cells.items():
-            if t == task and len(cell.images) > 1:
-                of_task.setdefault(solver, []).append(cell)
-        if len(of_task) > 1:  # else there is nothing to choose from
-            chosen = choose(of_task, count)
-            worst = 100 * max(fault(cell, count) for cell in of_task[chosen])
-            choices.append(f"| {task} | {chosen} | {worst:.1f} |")
-    if choices:
-        lines += ["| task | the rule's choice | its largest fault, in points |", "|---|---|---|"]
-        lines += choices
     head = ["solver", *SCORES, "calls", "CPU s", "images"]
     for prior in PRIORS:
         for task in tasks:
@@ -334,7 +345,8 @@ def with_kept(text: str, old: str) -> str:
         for name, part in new.items()
         if name and not name.startswith("### ")
     ]
-    return "\n\n".join([new[""], *tables, *others])
+    rule = "\n".join(of_rule(sections("\n\n".join(tables))))
+    return "\n\n".join([new[""], rule, *tables, *others])
 
 
 def write_block(path: Path, text: str) -> None:

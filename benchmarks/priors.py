@@ -97,8 +97,10 @@ def main() -> None:
             refuted[other == kind] += bool(found.wrong[number, 0])
             simulated = check.simulated[:, 0, 0]
             away = float((check.chi_square[0, 0] - simulated.mean()) / simulated.std())
+            score = float(check.log_score[0, 0])
+            p = float(found.p[number, 0])
             lines.append(
-                f"{other}: {float(check.log_score[0, 0]):.0f} nats, p = {float(found.p[number, 0]):.2f} (by itself {float(check.p[0]):.2f}), "
+                f"{other}: {score:.0f} nats, p = {p:.2f} (by itself {float(check.p[0]):.2f}), "
                 f"{away:+.1f} sd, misfit {float(check.misfit[0, 0]):.2f}"
             )
         print(f"{name} of {kind}: {'; '.join(lines)} ({time.time() - started:.0f} s)", flush=True)
