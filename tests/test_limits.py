@@ -231,6 +231,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "io.jpeg": {"SHIFT": 5, "OF_HALVED": 1.25},
     "io.tags": {
         "MOST_IN_JPEG": 65_000,
+        "_OF_IPTC": 0x0404,
         "UPRIGHT": 1,
         "SRGB": 1,
         "_NO_UNIT": 1,
