@@ -715,6 +715,7 @@ FIGURES: dict[str, dict[str, Any]] = {
             "ome_tiff": ".ome.tif",
             "ome_zarr": ".ome.zarr",
             "exr": ".exr",
+            "imagej": ".tif",
         },
     },
     "io.quiet": {

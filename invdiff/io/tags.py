@@ -1,10 +1,11 @@
 """Tags of a photograph, which a file tells beside its pixels: date, camera, copyright, place.
 
 They are EXIF, whose directories are those of a TIFF (Adobe, TIFF 6.0, Section 2,
-https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf), XMP, the texts of a PNG, and of a
-JPEG its comment and IPTC (https://iptc.org/std/photometadata/specification), which JPEG alone keeps. A picture is upright once it is read, and in sRGB: its tags are made to say so, they tell the size that is
-written, and the small picture inside goes. All others stay as they are. An XMP that lists other
-pictures in the file goes, too, for these are not written.
+https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf), XMP, the texts of a PNG, and the
+comment and the IPTC of a JPEG (https://iptc.org/std/photometadata/specification), which a JPEG alone
+is given. A picture is upright once it is read, and in sRGB: its tags are made to say so, they tell
+the size that is written, and the small picture inside goes. All others stay as they are. An XMP that
+lists other pictures in the file goes, too, for these are not written.
 """
 
 from __future__ import annotations
