@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from invdiff.errors import InputError
 from invdiff.io.jpeg import coding_error
 from invdiff.io.pictures import Picture
 from invdiff.io.units import Units
@@ -256,6 +257,22 @@ def stretched(
     if not isinstance(noise.sigma, str):
         noise = Gaussian(noise.sigma / part.width)
     return [picture.stretched(part) for picture in pictures], noise, part
+
+
+def check_level(sigma: object, pictures: Sequence[Picture]) -> None:
+    """Raise InputError for a noise level that is that of another scale, where white is 255.
+
+    Args:
+        sigma: of Gaussian noise; what is no number passes.
+        pictures: the measurements; of 16 bits or floats any level passes.
+    """
+    if not isinstance(sigma, int | float) or sigma <= 1:
+        return
+    if all(picture.bits == 8 for picture in pictures):
+        raise InputError(
+            f"noise.sigma: found {sigma:g}, expected 1 at most, which is white: "
+            f"noise.sigma={sigma / 255:.3g} is {sigma:g} of 255"
+        )
 
 
 def with_coding(problem: Problem, noise: NoiseModel, pictures: Sequence[Picture]) -> Problem:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from invdiff.adjustment import Adjustment, adjustment_of
 from invdiff.choice import (
     AUTO,
+    check_level,
     introduced,
     looks,
     may_stretch,
@@ -406,6 +407,7 @@ def _posed(
     """A measured picture, maybe stretched, and its problem."""
     made = _made_for(operator, tuple(picture.values.shape[1:]))
     model = noise_named(noise)
+    check_level(getattr(model, "sigma", None), [picture])
     if stretch:
         (picture,), model, part = stretched([picture], model, made)
         if part is not None:

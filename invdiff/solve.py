@@ -54,6 +54,7 @@ from invdiff.calibrate import calibration_for, law_of
 from invdiff.choice import (
     AUTO,
     EXAMPLES_OF,
+    check_level,
     colours_for,
     example_of,
     introduced,
@@ -1225,17 +1226,6 @@ def pose_shape(
     return Part(
         pictures, numbers, values, Problem.simulate(values, operator, noise, settings.seed, numbers)
     )
-
-
-def check_level(sigma: object, pictures: list[Picture]) -> None:
-    """Raise InputError for a noise level that is that of another scale, where white is 255."""
-    if not isinstance(sigma, int | float) or sigma <= 1:
-        return
-    if all(picture.bits == 8 for picture in pictures):
-        raise InputError(
-            f"noise.sigma: found {sigma:g}, expected 1 at most, which is white: "
-            f"noise.sigma={sigma / 255:.3g} is {sigma:g} of 255"
-        )
 
 
 def in_gray(picture: Picture, kind: type[Operator]) -> Picture:

@@ -511,6 +511,10 @@ def test_weights_that_are_missing_or_too_many(tmp_path: Path) -> None:
     assert "its header does not describe its weights" in refusal(path)
 
 
+def test_a_prior_that_is_misspelt_is_guessed() -> None:
+    assert refusal("fashoin").endswith("swissroll); did you mean 'fashion'?")
+
+
 def test_an_unknown_name_lists_the_priors_that_ship(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracles
@@ -486,3 +487,10 @@ def test_a_prior_by_its_file_is_that_prior(prior: Path) -> None:
     assert files._loaded(str(prior), [problem]).shape == (1, 16, 16)
     assert files._loaded("fashion", [problem]).shape == (1, 32, 32)
     assert files._loaded("auto", [problem]).shape[-1] > 16  # one of those that ship
+
+
+@pytest.mark.parametrize("noise", [25, {"name": "gaussian", "sigma": 25.0}, Gaussian(25.0)])
+def test_a_noise_level_of_255_is_told_what_is_meant(noise: Any, tmp_path: Path) -> None:
+    write_image(tmp_path / "y.png", torch.full((1, 8, 8), 0.5))
+    with pytest.raises(InputError, match="found 25, expected 1 at most.*=0.098 is 25 of 255"):
+        restore_file(tmp_path / "y.png", tmp_path / "x.png", operator="denoise", noise=noise)

@@ -232,6 +232,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "io.jpeg": {"SHIFT": 5, "OF_HALVED": 1.25},
     "io.tags": {
         "MOST_IN_JPEG": 65_000,
+        "_OF_IPTC": 0x0404,
         "UPRIGHT": 1,
         "SRGB": 1,
         "_NO_UNIT": 1,
@@ -715,6 +716,7 @@ FIGURES: dict[str, dict[str, Any]] = {
             "ome_tiff": ".ome.tif",
             "ome_zarr": ".ome.zarr",
             "exr": ".exr",
+            "imagej": ".tif",
         },
     },
     "io.quiet": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, IptcImagePlugin
 from PIL.ExifTags import IFD, Base
 
 from invdiff.io.pictures import read_picture
@@ -171,3 +172,33 @@ def test_programs_that_only_store_pixels_tell_nothing(tmp_path: Path) -> None:
 
 def test_a_block_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert exif_of(read_exif(tmp_path))[Base.Make] == "A camera"
+
+
+@pytest.mark.parametrize("length", [11, 12])
+def test_a_jpeg_keeps_its_comment_and_its_iptc(length: int, tmp_path: Path) -> None:
+    """As another reader finds them; what is too long for a segment is left out, and the rest stays."""
+    caption = bytes([0x1C, 2, 120, 0, length]) + b"a garden at"[:length].ljust(length)
+    byline = bytes([0x1C, 2, 80, 0, 4]) + b"A. N"
+    told = Tags(comment="grüße".encode(), iptc=caption + byline)
+    image = Image.fromarray(PIXELS)
+    image.save(tmp_path / "a.jpg", comment=told.comment, extra=told.app13, exif=exif())
+    picture = read_picture(tmp_path / "a.jpg")
+    write_picture(tmp_path / "b.jpg", picture)
+    with Image.open(tmp_path / "b.jpg") as found:
+        assert found.info["comment"].decode() == "grüße"
+        assert IptcImagePlugin.getiptcinfo(found) == {
+            (2, 120): caption[5:],
+            (2, 80): b"A. N",
+        }
+        assert found.getexif()[Base.Make] == "A camera"
+    write_picture(tmp_path / "c.png", picture)
+    assert Image.open(tmp_path / "c.png").size == found.size
+    long = replace(picture, tags=replace(told, iptc=bytes(70_000)))
+    write_picture(tmp_path / "d.jpg", long)
+    with Image.open(tmp_path / "d.jpg") as found:
+        assert IptcImagePlugin.getiptcinfo(found) is None and found.info["comment"] == told.comment
+    # A file without them gets none.
+    image.save(tmp_path / "e.jpg")
+    write_picture(tmp_path / "f.jpg", read_picture(tmp_path / "e.jpg"))
+    with Image.open(tmp_path / "f.jpg") as found:
+        assert "comment" not in found.info and IptcImagePlugin.getiptcinfo(found) is None

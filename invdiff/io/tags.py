@@ -1,10 +1,11 @@
 """Tags of a photograph, which a file tells beside its pixels: date, camera, copyright, place.
 
 They are EXIF, whose directories are those of a TIFF (Adobe, TIFF 6.0, Section 2,
-https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf), XMP, and the texts of a PNG. A
-picture is upright once it is read, and in sRGB: its tags are made to say so, they tell the size that is
-written, and the small picture inside goes. All others stay as they are. An XMP that lists other
-pictures in the file goes, too, for these are not written.
+https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf), XMP, the texts of a PNG, and the
+comment and the IPTC of a JPEG (https://iptc.org/std/photometadata/specification), which a JPEG alone
+is given. A picture is upright once it is read, and in sRGB: its tags are made to say so, they tell
+the size that is written, and the small picture inside goes. All others stay as they are. An XMP that
+lists other pictures in the file goes, too, for these are not written.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ PNG_XMP = "XML:com.adobe.xmp"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*")
 _EXIF = b"Exif\0\0"
+_OF_IPTC = 0x0404  # among the resources of Photoshop
+_IPTC = b"Photoshop 3.0\0" + b"8BIM" + struct.pack(">H", _OF_IPTC) + bytes(2)  # without a name
 _BY_PILLOW = (b"\xff\xd8\xff", b"RIFF", _PNG)  # JPEG, WebP, PNG
 _PNG_TAGS = (b"eXIf", b"tEXt", b"iTXt", b"zTXt")
 _SHORT = 3  # types of numbers
@@ -75,6 +78,8 @@ class Tags:
         exif: the block of EXIF, which is a TIFF without pixels; empty for none.
         xmp: the packet of XMP.
         texts: of a PNG, each a keyword and what it says.
+        comment: of a JPEG.
+        iptc: of a JPEG: the records of IPTC, without what Photoshop tells beside them.
 
     Example:
         >>> Tags(texts=(("Author", "A. N. Other"),)).texts[0][0]
@@ -84,10 +89,20 @@ class Tags:
     exif: bytes = b""
     xmp: bytes = b""
     texts: tuple[tuple[str, str], ...] = ()
+    comment: bytes = b""
+    iptc: bytes = b""
 
     def __repr__(self) -> str:
         """Return one line."""
         return one_line(self)
+
+    @property
+    def app13(self) -> bytes:
+        """The segment of IPTC as a JPEG has it, with its marker; empty for none."""
+        if not self.iptc:
+            return b""
+        block = _IPTC + struct.pack(">I", len(self.iptc)) + self.iptc + bytes(len(self.iptc) % 2)
+        return b"\xff\xed" + struct.pack(">H", 2 + len(block)) + block
 
     @property
     def app1(self) -> bytes:
@@ -136,7 +151,13 @@ def _read(data: bytes) -> Tags:
             _told(block) if block else b"",
             _of_one_picture(image.info.get("xmp")),
             tuple(text for text in texts if text[0] != PNG_XMP),
+            _bytes(image.info.get("comment")),
+            _bytes(image.info.get("photoshop", {}).get(_OF_IPTC)),
         )
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else b""
 
 
 def exif_of(block: bytes) -> Image.Exif:
@@ -249,6 +270,8 @@ def fitting_jpeg(tags: Tags) -> Tags:
     return Tags(
         tags.exif if len(tags.exif) < MOST_IN_JPEG else b"",
         tags.xmp if len(tags.xmp) < MOST_IN_JPEG else b"",
+        comment=tags.comment if len(tags.comment) < MOST_IN_JPEG else b"",
+        iptc=tags.iptc if len(tags.iptc) < MOST_IN_JPEG else b"",
     )
 
 

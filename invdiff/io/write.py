@@ -303,6 +303,8 @@ def _encode(path: Path, array: np.ndarray, picture: Picture) -> None:
             icc_profile=picture.profile,
             exif=told.app1,
             xmp=told.xmp,
+            comment=told.comment,
+            extra=told.app13,
         )
     elif suffix == ".webp":
         # Exact: colours where the picture is transparent stay, too.

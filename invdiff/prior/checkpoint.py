@@ -41,7 +41,7 @@ from invdiff.prior.loaders.words import ClassifierWords, PriorWords, understood,
 from invdiff.prior.mlp import MLP
 from invdiff.prior.schedule import MAX_T, Schedule, ScheduleName
 from invdiff.prior.trial import check_denoises
-from invdiff.registry import lookup, names_code
+from invdiff.registry import lookup, names_code, nearest
 from invdiff.resources import WEIGHTS, pick_device
 
 PRIOR_FILE = "prior.safetensors"  # in a training run's folder
@@ -638,12 +638,13 @@ def find_prior(name: str | Path, what: str = "prior") -> Path:
         return path / PRIOR_FILE
     if _exists(path.is_file):
         return path
-    known = ", ".join(_shipped_names())
+    shipped_names = _shipped_names()
+    known = ", ".join(shipped_names)
     is_on_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)) and not Path(name).suffix
     hint = f"; of the Hugging Face hub: {what}=hf:{name}" if is_on_hub else ""
     raise InputError(
         f"{what} {brief(str(name))}: no such file, folder or shipped prior "
-        f"(shipped: {known or 'none'}){hint}"
+        f"(shipped: {known or 'none'}){nearest(str(name), shipped_names)}{hint}"
     )
 
 
