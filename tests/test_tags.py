@@ -112,6 +112,21 @@ def test_pixels_of_a_tiff_are_not_touched_by_its_tags(dtype: type, tmp_path: Pat
         assert (tiff.asarray() == pages).all()
 
 
+@pytest.mark.parametrize(("count", "kept"), [(1, "of the photograph"), (3, "of the stack")])
+def test_the_description_of_a_stack_stays(count: int, kept: str, tmp_path: Path) -> None:
+    """It says how the pages belong together, which a photograph's own does not."""
+    path = tmp_path / "a.tif"
+    pages = np.zeros((count, 5, 7), np.uint8)
+    tifffile.imwrite(
+        path, pages, photometric="minisblack", description="of the stack", metadata=None
+    )
+    exif = Image.Exif()
+    exif[Base.ImageDescription] = "of the photograph"
+    into_tiff(path, Tags(exif=exif.tobytes().removeprefix(b"Exif\0\0")))
+    with tifffile.TiffFile(path) as tiff:
+        assert len(tiff.pages) == count and tiff.pages[0].description == kept
+
+
 def read_exif(folder: Path) -> bytes:
     found = read_tags(photo(folder, ".jpg").read_bytes())
     assert found is not None
