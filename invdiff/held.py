@@ -20,6 +20,7 @@ from invdiff.summary import several
 
 HONEST = 0.05  # distance from their level within which intervals are called right
 _BETTER = 0.02  # by which another solver must be nearer to be named
+_SEEN_ON = 4  # images that it must have been measured on, for shares of fewer tell which they were
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def sentence(known: Sequence[Held], key: Key) -> str:
             held
             for held in known
             if not replace(held.key, solver=key.solver, samples=key.samples).differences(key)
+            and (held is found or held.images >= _SEEN_ON)
         ]
         best = min(beside, key=lambda held: held.fault)
         is_better = found.fault > HONEST and best.fault < found.fault - _BETTER

@@ -46,6 +46,10 @@ def test_a_solver_whose_intervals_hold_is_named() -> None:
     elsewhere = held(0.5, 0.9, "tds", solver="four", prior="another")
     said = sentence([here, also, better, elsewhere], KEY)
     assert said.endswith("; solver=mmps_2m comes nearer: 49 % and 90 %")
+    few = dataclasses.replace(better, images=3)
+    assert sentence([here, also, few], KEY).endswith("; solver=gibbs comes nearer: 56 % and 92 %")
+    assert "nearer" not in sentence([dataclasses.replace(here, images=3), few], KEY)
+    assert "mmps_2m" in sentence([here, dataclasses.replace(better, images=4)], KEY)
     assert "gibbs" not in said and "tds" not in said
 
 
