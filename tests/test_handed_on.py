@@ -72,6 +72,7 @@ KEPT_BACK = {
     "solve: Part: window",
     "solve: SharedRun: label",
     "solve: WholeFolder: label",
+    "solve: cost_of: fill_holes",  # the prior is one whose ladder begins at the fill
     "solve: preset: task",
     "solve: restore: calibration",  # the posterior gets it once the samples are written
 }

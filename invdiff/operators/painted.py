@@ -174,7 +174,7 @@ def two_tone(name: str, gray: Tensor) -> Tensor:
             f"{name}: found values up to {largest:.4g}, expected black and white, where white is 1"
         )
     lowest = float(share.min())
-    if 0.25 < lowest < ALL_WHITE:
+    if 0.5 < lowest < ALL_WHITE:  # nothing of it would be black
         raise InputError(
             f"{name}: found values from {lowest:.4g}, expected black and white, where black is 0"
         )
