@@ -398,6 +398,9 @@ WORDS = {
     "upscale": ["operator.factor=3"],
     "denoise": [],
     "jpeg": [],
+    "colourise": [],
+    "demosaic": [],
+    "outpaint": [f"operator.height={HALF.shape[-2]}", f"operator.width={HALF.shape[-1]}"],
 }
 
 

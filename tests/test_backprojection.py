@@ -13,7 +13,7 @@ from torch import Tensor
 from invdiff.baselines import baselines, computed
 from invdiff.noise import Coloured, Gaussian, Poisson
 from invdiff.operators import Denoise, FanBeam, Radon, Transmission
-from invdiff.operators.backprojection import filtered_backprojection, is_invertible
+from invdiff.operators.backprojection import _ramped, filtered_backprojection, is_invertible
 from invdiff.operators.tomography import Scan
 from invdiff.problem import Problem
 
@@ -123,3 +123,24 @@ def test_weights_of_views_add_up_to_the_period() -> None:
     assert abs(sum(_weights(tuple(0.1 * k for k in range(31)), math.pi)) - math.pi) < 0.06
     even = _weights((0.0, math.pi / 2, math.pi, 3 * math.pi / 2), math.pi)
     assert even == pytest.approx([math.pi / 4] * 4)
+
+
+@pytest.mark.parametrize("cutoff", [1.0, 0.5, 0.12])
+def test_the_filter_is_a_ramp_under_a_window_that_ends_at_the_cut_off(cutoff: float) -> None:
+    """Against the filter in space, convolved by NumPy: nothing above the cut-off is let through."""
+    n, step = 16, 0.5
+    k = np.arange(-n, n)
+    odd = k % 2 == 1
+    taps = np.zeros(2 * n)
+    taps[odd] = -1 / (np.pi * k[odd]) ** 2
+    taps[k == 0] = 1 / 4
+    f = np.abs(np.fft.fftfreq(2 * n)) * 2 / cutoff
+    window = np.where(f < 1, 0.5 + 0.5 * np.cos(np.pi * np.minimum(f, 1)), 0.0)
+    response = np.fft.fft(np.fft.ifftshift(taps)).real * window / step
+    kernel = np.fft.ifft(response).real
+    views = np.random.default_rng(0).normal(size=(3, n))
+    expected = [
+        [sum(view[j] * kernel[i - j] for j in range(n)) for i in range(n)] for view in views
+    ]
+    found = _ramped(torch.from_numpy(views), step, cutoff, torch.ones(2 * n, dtype=torch.float64))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
