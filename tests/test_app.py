@@ -602,6 +602,11 @@ def test_the_browser_goes_from_upload_to_download_for_two_people(
     page = alice.download("#report", "report.html", downloads).read_text(encoding="utf-8")
     assert "alice" in page and "bob" not in page
 
+    # What is there to download is of the picture that is there.
+    bob.click("#source button[aria-label='Clear']")
+    wait_for(lambda: bob.find("#answer[disabled]"))
+    assert alice.find("#answer:not([disabled])").is_displayed()
+
     # Nothing was asked of anybody else.
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [

@@ -188,7 +188,7 @@ ENDS = ("then", None, [], BUTTONS, False, "hidden", None)
 
 # What touches what: the event, the part, what is read, what changes, whether it waits in a queue.
 EVENTS: list[tuple[Any, ...]] = [
-    ("change", "source", CHOSEN[:2], ["canvas", "Your picture", "status"], True, "hidden", None),
+    ("change", "source", CHOSEN[:2], ["canvas", "Your picture", *RESULTS], True, "hidden", None),
     ("change", "task", CHOSEN[:2], ["canvas", "Your picture", *DETAILS], False, "hidden", None),
     ("click", "preview", ["state"], BUTTONS, False, "hidden", None),
     RUNS,
@@ -234,7 +234,12 @@ def test_a_picture_is_shown_where_it_is_painted_on_or_looked_at(built: Any, tmp_
     show_picture, show_details = (built.fns[k].fn for k in (0, 1))
     Image.new("RGB", (2048, 1024), "red").save(tmp_path / "big.png")
     for task in ("remove", "denoise"):
-        canvas, shown, status = show_picture(str(tmp_path / "big.png"), task)
+        canvas, shown, status, *results = show_picture(str(tmp_path / "big.png"), task)
+        both, said, doubt, answer, report = results  # those of another picture go
+        assert (both, said, doubt["value"], doubt["visible"]) == (None, "", None, False)
+        assert [(each["value"], each["interactive"]) for each in (answer, report)] == 2 * [
+            (None, False)
+        ]
         assert (canvas["visible"], shown["visible"]) == (task == "remove", task == "denoise")
         image = shown["value"]
         assert image.shape == (512, 1024, 3) and (image[0, 0] == [255, 0, 0]).all()
@@ -242,7 +247,7 @@ def test_a_picture_is_shown_where_it_is_painted_on_or_looked_at(built: Any, tmp_
         assert canvas["brush"].default_size == 1024 // 32
         assert "<ul><li>big: 1024x2048 (height x width)</li></ul>" in status
         for path in (None, str(tmp_path / "none.png")):
-            canvas, shown, status = show_picture(path, task)
+            canvas, shown, status, *_ = show_picture(path, task)
             assert (canvas["visible"], shown["visible"]) == (False, False)
             assert canvas["value"] is None and shown["value"] is None
             assert canvas["brush"].default_size == 4

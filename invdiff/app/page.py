@@ -191,6 +191,15 @@ def page(settings: AppSettings) -> gr.Blocks:
                 ),
                 gr.update(value=image, visible=not paints and image is not None),
                 as_html(Look(lines, None, 0.0, error=error) if path else None),
+                *no_results(),
+            ]
+
+        def no_results() -> list[Any]:
+            return [
+                None,
+                "",
+                gr.update(value=None, visible=False),
+                *2 * [gr.update(value=None, interactive=False)],
             ]
 
         def show_details(path: str | None, name: str) -> list[Any]:
@@ -236,13 +245,7 @@ def page(settings: AppSettings) -> gr.Blocks:
                     stopping=lambda: desk.stopping,
                 )
 
-            cleared = [
-                None,
-                "",
-                gr.update(value=None, visible=False),
-                *2 * [gr.update(value=None, interactive=False)],
-            ]
-            yield [as_html(Look([], None, 0.0)), *cleared]
+            yield [as_html(Look([], None, 0.0)), *no_results()]
             for seen in watched(work, desk):
                 changed = [gr.skip()] * len(results)
                 if seen.outcome is not None:
@@ -258,7 +261,11 @@ def page(settings: AppSettings) -> gr.Blocks:
             return [(outcome.before, outcome.after), outcome.said, doubtful, *files]
 
         source.change(
-            show_picture, [source, task], [canvas, shown, status], show_progress="hidden", **private
+            show_picture,
+            [source, task],
+            [canvas, shown, status, *results],  # those of another picture go
+            show_progress="hidden",
+            **private,
         )
         task.change(
             show_details,
