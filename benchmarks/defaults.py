@@ -226,11 +226,10 @@ def judged_rows(folder: Path) -> Iterator[str]:
 
 
 class Fault(NamedTuple):
-    """The larger distance of coverage from 50 and 90 %, and its standard error; the images it was seen on."""
+    """The larger distance of coverage from 50 and 90 %, and its standard error."""
 
     distance: float
     error: float
-    images: int
 
 
 def fault_in(line: str) -> Fault:
@@ -239,7 +238,7 @@ def fault_in(line: str) -> Fault:
     found = []
     for level, cell in zip((50.0, 90.0), cells[4:6], strict=True):
         mean, error = (float(word) for word in cell.split(" ± "))
-        found.append(Fault(abs(mean - level) / 100, error / 100, int(cells[-1])))
+        found.append(Fault(abs(mean - level) / 100, error / 100))
     return max(found)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -398,9 +398,8 @@ class Forecast:
     Example:
         >>> one = torch.ones(1, 1, 2, 2)
         >>> found = Forecast(Prediction(0 * one, one, one), 2 * one, torch.stack([one, -one]), one[0])
-        >>> found.chi_square(found.y), found.of_simulated(found.chi_square)
-        (tensor([4.]), tensor([[1.],
-                [1.]]))
+        >>> found.prediction.chi_square(found.y)
+        tensor([4.])
     """
 
     prediction: Prediction
@@ -411,14 +410,6 @@ class Forecast:
     def __repr__(self) -> str:
         """Return one line."""
         return one_line(self)
-
-    def chi_square(self, y: Tensor) -> Tensor:
-        """Return ``Prediction.chi_square``, (B,)."""
-        return self.prediction.chi_square(y)
-
-    def of_simulated(self, statistic: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a statistic (B,) of every simulated measurement, (J, B)."""
-        return torch.stack([statistic(y) for y in self.simulated])
 
 
 def forecasts(
@@ -499,9 +490,10 @@ def checked(made: Sequence[Forecast], share: float) -> Fission:
         >>> checked([found], 0.2).chi_square
         tensor([[4.]])
     """
+    simulated = [torch.stack([one.prediction.chi_square(y) for y in one.simulated]) for one in made]
     return Fission(
-        torch.stack([one.chi_square(one.y) for one in made]),
-        torch.stack([one.of_simulated(one.chi_square) for one in made], 1),
+        torch.stack([one.prediction.chi_square(one.y) for one in made]),
+        torch.stack(simulated, 1),
         torch.stack([one.prediction.log_score(one.y) for one in made]),
         torch.stack([one.misfit for one in made]),
         share,

@@ -223,7 +223,7 @@ def evidence(made: Sequence[Forecast], prior: int) -> tuple[Tensor, Tensor]:
     own = made[prior]
     others = [one.prediction for index, one in enumerate(made) if index != prior]
     measured = torch.cat([own.y[None], own.simulated])
-    c = torch.stack([own.chi_square(y) for y in measured])
+    c = torch.stack([own.prediction.chi_square(y) for y in measured])
     r = c / c.mean(0)
     gain = own.prediction.count(own.y) / 2 * (r - 1 - r.log())
     T = gain
