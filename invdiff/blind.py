@@ -33,6 +33,7 @@ from torch import Tensor
 
 from invdiff.adjustment import not_calibrated
 from invdiff.arguments import positive_number
+from invdiff.diagnostics.fit import not_finite
 from invdiff.errors import InputError, check_callback, check_integer, shown
 from invdiff.inference import check_batch, check_finite, fitting
 from invdiff.intervals import Interval, percent, shown_levels
@@ -430,6 +431,7 @@ class Chain:
         for rho in geometric(max(self.kernels.widest, last), last, self.steps):
             z = draw_z(self.given(state, y), x, rho, 1, 1.0, noise, TOLERANCE)
             x = conditional(self.prior, z, level(rho), level(finest), INNER, noise)
+            check_pictures(x)
             coupled = Coupled(x, y, size, rho)
             state = self.kernels.draw_coupled(state, coupled, variance, noise)
             yield x, state
@@ -437,6 +439,7 @@ class Chain:
             noisy = x + s * noise(x)
             given = self.given(state, y)
             x = draw_given_y(self.prior, given, noisy, level(s), level(finest), INNER, noise)
+            check_pictures(x)
             equations = normal_equations(x, y, size)
             state = self.kernels.draw(state, equations, variance, noise)
             yield x, state
@@ -445,6 +448,20 @@ class Chain:
         """Return the problem of each chain's own kernel."""
         blur = Blur(self.problem.operator.shape, self.kernels.kernels(state), "valid")
         return Problem(blur, self.problem.noise, y).to(y.device, y.dtype)
+
+
+def check_pictures(x: Tensor) -> None:
+    """Check that no picture (N, C, H, W) has overflown: no kernel can be drawn given one that has.
+
+    Raises:
+        InputError: one has.
+
+    Example:
+        >>> check_pictures(torch.zeros(1, 1, 2, 2))
+    """
+    finite = x.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise InputError(not_finite(finite[:, None]))
 
 
 def geometric(first: float, last: float, count: int) -> list[float]:

@@ -109,7 +109,12 @@ def main(words: list[str]) -> None:
     place = settings.out or f"results/likelihood_{Path(name_of(settings.prior)).stem}"
     stored = {k: v for k, v in asdict(settings).items() if k not in ("out", "overwrite")}
     # Made before the work, so that a place that cannot be written to is refused before it.
-    folder = WholeFolder(place, overwrite=settings.overwrite, numbered=settings.out is None)
+    folder = WholeFolder(
+        place,
+        overwrite=settings.overwrite,
+        numbered=settings.out is None,
+        ours=lambda path: config.holds_settings(path, LikelihoodSettings),
+    )
     with folder:
         config.dump(stored, folder.path / RUN_FILE)
         found = evaluate(prior, x_0, settings)
@@ -121,6 +126,7 @@ def main(words: list[str]) -> None:
         rate = mean_and_error(found.rate)
         distortion = mean_and_error(found.distortion)
         write_whole(folder.path / "rate_distortion.csv", csv_text(t, rate, distortion))
+        folder.keep()  # whatever becomes of the figure
         figure = draw(prior.schedule.T - t, rate[0], distortion[0])
         with whole_file(folder.path / "rate_distortion.png") as hidden:
             save_figure(figure, hidden)

@@ -259,6 +259,8 @@ class SolveSettings:
 
     def __post_init__(self) -> None:
         check_batch(self.batch)
+        if self.samples < 1:
+            raise InputError(f"samples: found {self.samples}, expected at least 1")
         if self.preview is not False and self.preview < 1:
             raise InputError(f"preview: found {self.preview}, expected true or a number of pixels")
         if self.colours != AUTO and not 0 <= float(self.colours) <= 1:
@@ -352,6 +354,8 @@ def get_ready(words: list[str]) -> Ready:
     solver: Solver = config.build("solver", settings.solver)
     share = Share.of(settings.part)
     device = share.device(settings.device)
+    if settings.out is not None:  # refused before the pictures are read
+        results_of(settings)
     parts = pose(settings)
     if settings.input:
         say(DAMAGED_HERE)
@@ -724,6 +728,7 @@ def solve_unknown(words: list[str], unknown: UnknownKernel) -> None:
         InputError: a setting does not go with an unknown kernel, or the picture cannot be read.
     """
     settings = settings_of_unknown(words, unknown)
+    folder = results_of(settings)  # refused before the work
     kernels = kernel_prior(unknown.family, unknown.size)
     part = pose_unknown(settings, kernels)
     (picture,) = part.pictures
@@ -735,7 +740,6 @@ def solve_unknown(words: list[str], unknown: UnknownKernel) -> None:
     stored = asdict(settings) | {"prior": plain(settings.prior)}
     for key in ("out", "overwrite", "part", "solver"):
         del stored[key]
-    folder = results_of(settings)
     # The folder's handlers of signals lie outside of `held`, which puts back what it met.
     with cleaned_by_signals(), contextlib.ExitStack() as held, folder:
         config.dump(stored, folder.path / RUN_FILE)
@@ -840,7 +844,10 @@ def results_of(settings: SolveSettings) -> WholeFolder:
         InputError: it can have no place.
     """
     return WholeFolder(
-        place_of(settings), overwrite=settings.overwrite, numbered=settings.out is None
+        place_of(settings),
+        overwrite=settings.overwrite,
+        numbered=settings.out is None,
+        ours=lambda path: config.holds_settings(path, SolveSettings),
     )
 
 

@@ -11,6 +11,7 @@ from scipy.ndimage import fourier_shift
 from scipy.optimize import nnls
 from torch import Tensor
 
+from invdiff import blind
 from invdiff.blind import Chain, blind_problem, restore_blind
 from invdiff.errors import InputError
 from invdiff.noise import Gaussian, Poisson
@@ -567,6 +568,35 @@ def test_the_determinant_says_how_far_a_picture_was_blurred() -> None:
 def small_prior(side: int = 14) -> GaussianDenoiser:
     mean = torch.full((1, side, side), 0.5, dtype=torch.float64)
     return GaussianDenoiser(mean, correlated(side))
+
+
+class Overflowing(GaussianDenoiser):
+    """A denoiser whose values are too large for the second of its images."""
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        x0 = super().forward(x, sigma)
+        return x0 if len(x) == 1 else torch.cat([x0[:1], torch.inf * x0[1:]])
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_prior_that_overflows_is_refused_where_a_kernel_would_be_drawn(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = Overflowing(torch.full((1, 10, 10), 0.5, dtype=torch.float64), correlated(10))
+    if rounds:  # the annealing is over, and its pictures were finite
+        monkeypatch.setattr(blind, "conditional", lambda prior, z, *_: z)
+    with pytest.raises(InputError, match="samples: found NaN or infinite values in 1 of 2, exp"):
+        restore_blind(
+            pictures(1, 8),
+            noise=0.05,
+            prior=prior,
+            kernel="gaussian",
+            size=3,
+            samples=2,
+            batch=2,
+            steps=1,
+            rounds=rounds,
+        )
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from invdiff import config, registry
 from invdiff.config import files as settings_files
 from invdiff.config import presets
 from invdiff.errors import InputError, shown
+from invdiff.likelihood import LikelihoodSettings
 from invdiff.resources import EXAMPLES, data_root, device_names, example_images, pick_device
 from invdiff.rng import Seed
 
@@ -160,6 +161,24 @@ def test_a_preset_may_be_a_path(tmp_path: Path) -> None:
     path.write_text("samples: 3\n")
     assert config.find_preset("task", str(path)) == path
     assert config.resolve([f"task={path}"], Solve)["samples"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("prior: fashion\nseed: 3\n", True),
+        ("seed: 3\n", False),
+        ("prior: fashion\nlearning_rate: 0.1\n", False),
+        ("[prior]", False),
+        ("", False),
+    ],
+)
+def test_the_config_of_a_run_is_told_from_those_of_others(
+    tmp_path: Path, text: str, holds: bool
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert config.holds_settings(tmp_path / "config.yaml", LikelihoodSettings) is holds
+    assert not config.holds_settings(tmp_path / "none.yaml", LikelihoodSettings)
 
 
 def test_preset_names() -> None:

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from conftest import NETWORK
 
-from invdiff import check, evaluate, likelihood, sample, train
+from invdiff import check, evaluate, likelihood, sample, solve, train
 from invdiff.errors import InputError
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
@@ -151,6 +152,35 @@ def test_likelihood_refuses_before_the_work(
     if not words.startswith("data="):
         given.append("data=data")
     assert LIKELIHOOD[words] in message(likelihood.main, *given)
+
+
+@pytest.mark.parametrize("door", [solve, likelihood], ids=["solve", "likelihood"])
+def test_overwriting_keeps_what_another_program_has_made(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, door: ModuleType
+) -> None:
+    monkeypatch.setattr(solve, "pose", None)  # refused before a picture is read
+    monkeypatch.setattr(likelihood, "evaluate", None)
+    given = {solve: ["task=denoise", "input=data"], likelihood: [f"prior={prior}", "data=data"]}
+    for name, text in {"theirs": "prior: x\nlayers: 3\n", "empty": "", "odd": "["}.items():
+        Path(name).mkdir()
+        Path(name, "config.yaml").write_text(text)
+        found = message(door.main, *given[door], f"out={name}", "overwrite=true")
+        assert found.startswith(f"out {name}: holds a foreign config.yaml and so no run")
+    assert message(solve.main, "task=denoise", "samples=0") == (
+        "samples: found 0, expected at least 1"
+    )
+
+
+def test_the_numbers_of_a_likelihood_outlive_its_figure(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise InputError("x.png: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(likelihood, "draw", full)
+    words = [f"prior={prior}", "data=data", "images=2", "steps_per_image=2", "out=run"]
+    assert "No space left on device" in message(likelihood.main, *words)
+    assert sorted(os.listdir("run")) == ["config.yaml", "rate_distortion.csv"]
 
 
 TRAIN = {

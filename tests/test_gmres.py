@@ -104,3 +104,13 @@ def test_a_linear_map_of_the_solution_is_known_from_the_vectors() -> None:
     solution = gmres(lambda x: x @ matrix.T, b, 4)
     images = [x @ matrix.T for x in basis]
     torch.testing.assert_close(combined(images, weights), solution @ matrix.T)
+
+
+def test_an_image_that_has_overflown_spoils_no_other_and_says_so() -> None:
+    matrices, b = system(3)
+    expected = solved(matrices, b, 4)
+    for wrong in (torch.nan, torch.inf):
+        spoilt = matrices.clone()
+        spoilt[1, 2, 3] = wrong
+        found = solved(spoilt, b, 4)
+        assert torch.equal(found[[0, 2]], expected[[0, 2]]) and bool(found[1].isnan().all())

@@ -560,7 +560,8 @@ FILES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: files.look_at_files(Path("bad"), [Path("bad/a.npy")] * 2),
-        "data bad: found no readable image among 2 files",
+        "data bad: found no readable image among 2 files, such as bad/a.npy: not an image in a known "
+        "format, expected PNG, JPEG, WebP, TIFF, .npy, .npz, NIfTI, DICOM, FITS, HDF5, EXR or camera RAW",
     ),
     (
         lambda: files._stamp(Path("no.png")),
@@ -581,6 +582,23 @@ FILES: list[tuple[Callable[[], object], str]] = [
     (
         lambda: of_folder(images=3)._readable(0),
         "data folder: found no readable image among 3 images",
+    ),
+    (
+        lambda: trainer.check_sides((1, 34, 17), 4),
+        "size: found images of 34x17, expected multiples of 4, the network's stride: size=16",
+    ),
+    (
+        lambda: trainer.check_sides((1, 16, 2), 4),
+        "size: found images of 16x2, expected multiples of 4, the network's stride: size=4",
+    ),
+    (
+        lambda: Trainer(
+            replace(LEARN, network={"name": "unet", "width": 8}),
+            TrainingData(torch.zeros(4, 1, 18, 20)),
+            TrainingData(torch.zeros(4, 1, 18, 20)),
+            Path("fresh"),
+        ),
+        "size: found images of 18x20, expected multiples of 4, the network's stride: size=16",
     ),
     (
         lambda: at_step(7).finite_losses([torch.tensor(1.0), torch.tensor(float("nan"))]),

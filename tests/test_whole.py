@@ -284,6 +284,24 @@ def test_overwriting_replaces_runs_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "precious") == ["thesis.txt"] and not hidden(tmp_path)
 
 
+def test_overwriting_replaces_no_run_of_another_program(tmp_path: Path) -> None:
+    def ours(path: Path) -> bool:
+        return path.read_text() == "mine"
+
+    run(tmp_path / "run", "theirs")
+    with pytest.raises(InputError, match=r"run: holds a foreign config.yaml and so no run, which"):
+        WholeFolder(tmp_path / "run", overwrite=True, ours=ours)
+    run(tmp_path / "mine", "mine")
+    with (
+        pytest.warns(UserWarning, match="exists meanwhile"),
+        WholeFolder(tmp_path / "mine", overwrite=True, ours=ours) as made,
+    ):
+        write_whole(made.path / "x.txt", "new")
+        write_whole(tmp_path / "mine" / "config.yaml", "theirs")  # meanwhile
+    assert made.final.name == "mine-2" and read(made.final) == {"x.txt": "new"}
+    assert read(tmp_path / "mine")["config.yaml"] == "theirs"
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_link_to_a_folder_is_followed(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "scratch" / "disk").mkdir(parents=True)

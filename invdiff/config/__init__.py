@@ -8,7 +8,7 @@ command lines.
 
 from invdiff.config.build import build, describe, resolve_class, schema, validate
 from invdiff.config.command import run_command
-from invdiff.config.files import Settings, dump, load, read
+from invdiff.config.files import Settings, dump, holds_settings, load, read
 from invdiff.config.presets import find_preset, preset_names
 from invdiff.config.words import component, merge, parse_words, resolve
 
@@ -19,6 +19,7 @@ __all__ = [
     "describe",
     "dump",
     "find_preset",
+    "holds_settings",
     "load",
     "merge",
     "parse_words",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
@@ -208,6 +209,25 @@ def load(path: str | Path) -> Settings:
     for key, name in code_names(found):
         raise InputError(f"{path}: {refusal(key, name)}")
     return found
+
+
+def holds_settings(path: str | Path, command: type) -> bool:
+    """Return whether a YAML file is the config of a run: settings of its command, and no others.
+
+    Args:
+        path: of the file.
+        command: the dataclass of the settings. One of them is ``prior``.
+
+    Example:
+        >>> from invdiff.likelihood import LikelihoodSettings
+        >>> holds_settings("mkdocs.yml", LikelihoodSettings)
+        False
+    """
+    try:
+        found = set(read(path))
+    except InputError:
+        return False
+    return "prior" in found and found <= {field.name for field in fields(command)}
 
 
 def code_names(settings: Any, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -208,6 +208,8 @@ class WholeFolder:
         numbered: whether the next free name is taken from the start where `final` exists.
         label: of the setting that messages name.
         remedy: what messages advise where `final` exists already.
+        ours: whether a file ``config.yaml`` is that of such a run; `overwrite` replaces no folder
+            where it is not.
 
     Attributes:
         path: the hidden folder.
@@ -234,8 +236,10 @@ class WholeFolder:
         numbered: bool = False,
         label: str = "out",
         remedy: str = "expected another folder, or overwrite=true",
+        ours: Callable[[Path], bool] = os.path.isfile,
     ) -> None:
         self.overwrite = overwrite
+        self.ours = ours
         self.numbered = numbered
         self.label = label
         self.remedy = remedy
@@ -286,11 +290,15 @@ class WholeFolder:
             return
         if not self.overwrite:
             raise InputError(f"{name}: exists already; {self.remedy}")
-        if not _is_run(place):
+        if not self._is_run(place):
+            held = "holds no" if not (place / RUN_FILE).is_file() else "holds a foreign"
             raise InputError(
-                f"{name}: holds no {RUN_FILE} and so no run, which alone overwrite=true replaces; "
+                f"{name}: {held} {RUN_FILE} and so no run, which alone overwrite=true replaces; "
                 "expected another folder"
             )
+
+    def _is_run(self, place: Path) -> bool:
+        return (place / RUN_FILE).is_file() and self.ours(place / RUN_FILE)
 
     def keep(self) -> None:
         """Publish the folder also if the rest of the block fails: its results are worth keeping."""
@@ -353,7 +361,8 @@ class WholeFolder:
                 return
         place = self._place
         while True:
-            if replace and os.path.isdir(place) and (_is_run(place) or not any(place.iterdir())):
+            is_free = os.path.isdir(place) and (self._is_run(place) or not any(place.iterdir()))
+            if replace and is_free:
                 _exchange(self.path, place)
                 return
             try:
@@ -509,10 +518,6 @@ def _hidden_name(path: Path, kind: str = "tmp") -> Path:
     hidden = path.with_name(prefix + end)
     _LIVE[hidden] = os.getpid()
     return hidden
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / RUN_FILE).is_file()
 
 
 def _first_free(path: Path) -> Path:

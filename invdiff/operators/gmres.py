@@ -92,5 +92,8 @@ def krylov(
         H[:, j + 1, j] = w.norm(dim=1)
         basis.append(w / H[:, j + 1, j, None].clamp_min(tiny))
     # ||b - F V c|| = || ||b|| e_1 - H c ||. A pseudo-inverse serves spaces that end before n.
-    c = torch.linalg.pinv(H)[:, :, 0] * norm[:, None]
+    # An image that has overflown gets weights that say so: LAPACK refuses what is not finite.
+    finite = H.isfinite().flatten(1).all(1)[:, None]
+    c = torch.linalg.pinv(torch.where(finite[..., None], H, 0.0))[:, :, 0] * norm[:, None]
+    c = torch.where(finite, c, torch.nan)
     return [v.view_as(b) for v in basis[:-1]], c

@@ -83,7 +83,8 @@ def look_at_files(
     files = [each for each in looks if isinstance(each, DataFile)]
     errors = [each for each in looks if isinstance(each, InputError)]
     if not files:
-        raise InputError(f"data {folder}: found no readable image among {len(paths)} files")
+        why = f", such as {errors[0]}" if errors else ""
+        raise InputError(f"data {folder}: found no readable image among {len(paths)} files{why}")
     if errors:
         warn(f"data: left out {several(len(errors), 'unreadable file')}, such as {errors[0]}")
     return files

@@ -311,6 +311,25 @@ def check_memory(settings: TrainSettings, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_sides(shape: tuple[int, ...], stride: int) -> None:
+    """Check that a network can halve the sides of its images as often as it does.
+
+    Args:
+        shape: of an image, (C, H, W), or of a point.
+        stride: what H and W must be multiples of.
+
+    Raises:
+        InputError: they are not.
+    """
+    sides = shape[1:]
+    if any(side % stride for side in sides):
+        nearest = max(stride, min(sides) // stride * stride)
+        raise InputError(
+            f"size: found images of {'x'.join(map(str, sides))}, expected multiples of {stride}, "
+            f"the network's stride: size={nearest}"
+        )
+
+
 def fit(
     settings: TrainSettings, out: str | Path, *, progress: bool = True
 ) -> NetworkDenoiser | NetworkClassifier:
@@ -585,12 +604,14 @@ class Trainer:
             InputError: its settings do not fit, or it does not fit into memory.
         """
         try:
-            return self.spec.make_network()
+            network = self.spec.make_network()
         except (MemoryError, OverflowError, RuntimeError) as error:
             reason = (str(error).splitlines() or ["out of memory"])[0]
             raise InputError(
                 f"network: cannot be built ({reason}), expected a smaller one"
             ) from None
+        check_sides(self.spec.shape, int(network.stride))  # type: ignore[arg-type]
+        return network
 
     def _share_of_batch(self) -> slice:
         """Return the part of a batch that belongs to this process."""
