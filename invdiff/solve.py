@@ -741,39 +741,40 @@ def solve_unknown(words: list[str], unknown: UnknownKernel) -> None:
     for key in ("out", "overwrite", "part", "solver"):
         del stored[key]
     # The folder's handlers of signals lie outside of `held`, which puts back what it met.
-    with cleaned_by_signals(), contextlib.ExitStack() as held, folder:
-        config.dump(stored, folder.path / RUN_FILE)
-        with progress_bar() as bar:
-            found = restore_blind(
-                picture.values,
-                noise=part.problem.noise,
-                prior=prior,
-                kernel=unknown.family,
-                size=unknown.size,
-                samples=settings.samples,
-                seed=settings.seed,
-                batch=settings.batch,
-                tile=settings.tile,
-                precision=settings.precision,
-                compile=settings.compile,
-                on_progress=lambda share: show(bar, share),
-            )
-        say(found.told())
-        if unknown.family == "free":
-            say(FREE_IS_NARROW)
-        held.enter_context(held_back("writing the results"))
-        found.save_kernel(folder.path)
-        found.picture.save(folder.path, pictures=[picture])
-        fit = {"sample": {"misfit": found.misfit().tolist()}}
-        cost = {"nfe": found.picture.nfe, "seconds": found.picture.seconds}
-        report = {"images": [picture.name], **cost, "metrics": fit}
-        write_json(folder.path / "metrics.json", report)
-        with costs_a_line(folder.path / "panel.png"):
-            found.picture.plot(folder.path / "panel.png", None, part.names, {})
-    say(f"kernel: {folder.final / 'kernel.png'}")
-    # Of the pixels beyond those of y hardly anything was measured.
-    answer = picture.with_values(found.within(found.picture.answer))
-    write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
+    with cleaned_by_signals(), contextlib.ExitStack() as held:
+        with folder:
+            config.dump(stored, folder.path / RUN_FILE)
+            with progress_bar() as bar:
+                found = restore_blind(
+                    picture.values,
+                    noise=part.problem.noise,
+                    prior=prior,
+                    kernel=unknown.family,
+                    size=unknown.size,
+                    samples=settings.samples,
+                    seed=settings.seed,
+                    batch=settings.batch,
+                    tile=settings.tile,
+                    precision=settings.precision,
+                    compile=settings.compile,
+                    on_progress=lambda share: show(bar, share),
+                )
+            say(found.told())
+            if unknown.family == "free":
+                say(FREE_IS_NARROW)
+            held.enter_context(held_back("writing the results"))
+            found.save_kernel(folder.path)
+            found.picture.save(folder.path, pictures=[picture])
+            fit = {"sample": {"misfit": found.misfit().tolist()}}
+            cost = {"nfe": found.picture.nfe, "seconds": found.picture.seconds}
+            report = {"images": [picture.name], **cost, "metrics": fit}
+            write_json(folder.path / "metrics.json", report)
+            with costs_a_line(folder.path / "panel.png"):
+                found.picture.plot(folder.path / "panel.png", None, part.names, {})
+        say(f"kernel: {folder.final / 'kernel.png'}")
+        # Of the pixels beyond those of y hardly anything was measured.
+        answer = picture.with_values(found.within(found.picture.answer))
+        write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
 
 
 def settings_of_unknown(words: list[str], unknown: UnknownKernel) -> SolveSettings:
@@ -882,68 +883,75 @@ def solve_parts(
     finished: list[str] = []
     answers: list[Picture] = []
     folder = results_of(settings)
-    with cleaned_by_signals(), contextlib.ExitStack() as held, folder:
-        config.dump(stored, folder.path / RUN_FILE)
-        name = name_of(settings.prior)
-        if hub.recognise(name):
-            write_json(folder.path / "prior.json", hub.origin(name, prior_files(name)))
-        text = (folder.path / RUN_FILE).read_text(encoding="utf-8")
-        try:
-            for i, part in enumerate(parts):
-                describe(settings, part, solver)
-                holes = large_holes(part.problem, prior, solver)
-                if settings.fill_holes and holes.told_of_fill:
-                    say(holes.told_of_fill)
-                if drawn is None and settings.estimate != "mmse":
-                    begun = holes.view(prior) if settings.fill_holes else prior
-                    say_cost(settings, part, begun, solver)
-                stopped: Interrupted | None = None
-                try:
-                    posterior = run(settings, part, prior, solver) if drawn is None else drawn[i]
-                except Interrupted as stop:
-                    if stop.posterior is None:
-                        raise
-                    stopped = stop
-                    posterior = stop.posterior
-                    say(
-                        f"stopped; finished are {len(posterior.samples)} of "
-                        f"{several(settings.samples, 'sample')}, "
-                        f"{len(stop.images)} of {several(len(part.problem), 'image')}"
+    with cleaned_by_signals(), contextlib.ExitStack() as held:
+        with folder:
+            config.dump(stored, folder.path / RUN_FILE)
+            name = name_of(settings.prior)
+            if hub.recognise(name):
+                write_json(folder.path / "prior.json", hub.origin(name, prior_files(name)))
+            text = (folder.path / RUN_FILE).read_text(encoding="utf-8")
+            try:
+                for i, part in enumerate(parts):
+                    describe(settings, part, solver)
+                    holes = large_holes(part.problem, prior, solver)
+                    if settings.fill_holes and holes.told_of_fill:
+                        say(holes.told_of_fill)
+                    if drawn is None and settings.estimate != "mmse":
+                        begun = holes.view(prior) if settings.fill_holes else prior
+                        say_cost(settings, part, begun, solver)
+                    stopped: Interrupted | None = None
+                    try:
+                        posterior = (
+                            run(settings, part, prior, solver) if drawn is None else drawn[i]
+                        )
+                    except Interrupted as stop:
+                        if stop.posterior is None:
+                            raise
+                        stopped = stop
+                        posterior = stop.posterior
+                        say(
+                            f"stopped; finished are {len(posterior.samples)} of "
+                            f"{several(settings.samples, 'sample')}, "
+                            f"{len(stop.images)} of {several(len(part.problem), 'image')}"
+                        )
+                        part = part.of(stop.images)
+                    posterior = replace(
+                        posterior, colours=colours_of(settings), volume=settings.volume
                     )
-                    part = part.of(stop.images)
-                posterior = replace(posterior, colours=colours_of(settings), volume=settings.volume)
-                if stopped is None:
-                    posterior = calibrated(settings, part, prior, solver, posterior)
-                if settings.estimate != "mmse":
-                    say(intervals_line(settings, part, prior, solver, posterior))
-                if line := told_of_noise(settings, posterior):
-                    say(line)
-                # A signal waits for what is finished to be written, and for the folder's name.
-                held.enter_context(held_back("writing the results"))
-                within = folder.path if len(parts) == 1 else folder.path / part.size
-                within.mkdir(parents=True, exist_ok=True)
-                try:
-                    posterior.save(within, pictures=part.saved)
-                except InputError as error:
-                    failures.append(error)
-                folder.keep()
-                if settings.measurement and not settings.preview:
-                    answers += part.answers(posterior.answer)
-                judge_and_show(settings, part, posterior, within, text, stopped is not None)
-                finished.append(part.size)
-                if stopped is not None:
-                    raise stopped
-                if part is not parts[-1]:
-                    held.close()
-        except BaseException:
-            if finished and len(parts) > 1:
-                write_json(folder.path / "metrics.json", {"interrupted": True, "parts": finished})
-            raise
-    for name in ("panel.png", "report.html"):
-        for path in sorted(folder.final.rglob(name)):
-            say(f"{path.stem}: {path}")
-    for answer in answers:
-        write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
+                    if stopped is None:
+                        posterior = calibrated(settings, part, prior, solver, posterior)
+                    if settings.estimate != "mmse":
+                        say(intervals_line(settings, part, prior, solver, posterior))
+                    if line := told_of_noise(settings, posterior):
+                        say(line)
+                    # A signal waits for what is finished to be written, and for the folder's name.
+                    held.enter_context(held_back("writing the results"))
+                    within = folder.path if len(parts) == 1 else folder.path / part.size
+                    within.mkdir(parents=True, exist_ok=True)
+                    try:
+                        posterior.save(within, pictures=part.saved)
+                    except InputError as error:
+                        failures.append(error)
+                    folder.keep()
+                    if settings.measurement and not settings.preview:
+                        answers += part.answers(posterior.answer)
+                    judge_and_show(settings, part, posterior, within, text, stopped is not None)
+                    finished.append(part.size)
+                    if stopped is not None:
+                        raise stopped
+                    if part is not parts[-1]:
+                        held.close()
+            except BaseException:
+                if finished and len(parts) > 1:
+                    write_json(
+                        folder.path / "metrics.json", {"interrupted": True, "parts": finished}
+                    )
+                raise
+        for name in ("panel.png", "report.html"):
+            for path in sorted(folder.final.rglob(name)):
+                say(f"{path.stem}: {path}")
+        for answer in answers:
+            write_answer(folder.final.parent, answer, overwrite=settings.overwrite)
     if failures:
         raise failures[0]
 

@@ -26,7 +26,8 @@ from PIL import Image
 
 from invdiff import config, registry, solve
 from invdiff.config.command import run_guarded
-from invdiff.errors import InputError
+from invdiff.config.signals import stopped_by_signals
+from invdiff.errors import InputError, Stopped
 from invdiff.inference import restore
 from invdiff.io.pictures import Picture, read_image, read_picture
 from invdiff.io.whole import sweep, write_whole
@@ -810,6 +811,17 @@ def test_a_program_has_its_handlers_of_signals_back(
         main(denoise(prior, picture, tmp_path / "run"))
     assert len(seen) == 1 and callable(seen[0])
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_waits_for_the_answer_too(
+    prior: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies beside the folder, and is written after the folder has its name."""
+    monkeypatch.setattr(solve, "judge_and_show", lambda *given: signal.raise_signal(signal.SIGTERM))
+    words = [f"measurement={picture}", *denoise(prior, picture, tmp_path / "run")]
+    with pytest.raises(Stopped), stopped_by_signals():
+        main([word for word in words if not word.startswith("input=")])
+    assert sorted(os.listdir(tmp_path)) == ["picture.png", "picture_restored.png", "run"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from invdiff.blind import BlindPosterior, restore_blind
-from invdiff.errors import InputError
+from invdiff.config.signals import stopped_by_signals
+from invdiff.errors import InputError, Stopped
 from invdiff.io.pictures import read_image
 from invdiff.io.write import write_image
 from invdiff.noise import Gaussian
@@ -65,6 +66,15 @@ def test_a_program_has_its_handlers_of_signals_back(
         main([*ASKED, f"prior={prior}", "samples=1", "noise.sigma=0.05", "out=run"])
     assert len(seen) == 1 and callable(seen[0])
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_waits_for_the_answer_too(
+    folder: Path, prior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Posterior, "plot", lambda *given: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped), stopped_by_signals():
+        main([*ASKED, f"prior={prior}", "samples=1", "noise.sigma=0.05", "out=run"])
+    assert Path("photo_restored.png").is_file() and Path("run/config.yaml").is_file()
 
 
 @pytest.mark.parametrize("family", ["gaussian", "free"])
