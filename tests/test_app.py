@@ -13,16 +13,18 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from test_report import FLAGS
 
 from invdiff import app, solve
-from invdiff.app import AppSettings, watch
+from invdiff.app import AppSettings, watch, work
 from invdiff.app.form import TASKS, Form, opened, words_of
 from invdiff.app.outcome import Desk, Look, Outcome
 from invdiff.app.server import serve
@@ -31,7 +33,9 @@ from invdiff.app.telling import as_html, told_of, told_of_problem, without_folde
 from invdiff.app.watch import watched
 from invdiff.app.work import restored
 from invdiff.errors import InputError, heard, hearing, warn
+from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import load_prior
+from invdiff.problem import Problem
 
 SIDES = (24, 32)  # height, width
 HOLE = (slice(8, 14), slice(10, 20))
@@ -128,6 +132,24 @@ def test_what_is_filled_is_put_into_the_picture_at_its_full_size(
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * (2 * reach + 1,))
     assert not changed[~windows.any((-1, -2))].any() and changed[strokes].mean() > 0.9
     assert any("made smaller from" in line and "full size" in line for line in lines)
+
+
+def test_a_large_hole_that_was_filled_is_told_of(
+    loaded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(problem: Problem, *given: object, **settings: object) -> Posterior:
+        samples = torch.full((1, len(problem), *problem.operator.shape), 0.5)
+        return Posterior(samples, problem, nfe=1, seconds=0.0, filled=(True,))
+
+    monkeypatch.setattr(work, "restore", drawn)
+    monkeypatch.setattr(work, "cost_of", lambda *given, **settings: "")
+    monkeypatch.setattr(
+        work, "large_holes", lambda *_: SimpleNamespace(told_of_fill="one hole: its own patches")
+    )
+    Image.fromarray(colours()).save(tmp_path / "cat.png")
+    form = Form(source=str(tmp_path / "cat.png"), task="remove", strokes=painted(), samples=1)
+    outcome, _ = run(form, tmp_path, small=True)
+    assert outcome.said == "- One hole: its own patches"
 
 
 @pytest.mark.slow
