@@ -38,7 +38,7 @@ from invdiff.io.units import MEASUREMENTS
 from invdiff.io.volumes import read_volume
 from invdiff.io.whole import WholeFolder
 from invdiff.io.write import check_target, write_picture
-from invdiff.named import Named, noise_named, operator_named
+from invdiff.named import Named, beside, noise_named, operator_named
 from invdiff.noise import NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Estimate, Posterior
@@ -405,7 +405,7 @@ def _posed(
     window: bool,
 ) -> _Posed:
     """A measured picture, maybe stretched, and its problem."""
-    made = _made_for(operator, tuple(picture.values.shape[1:]))
+    made = _made_for(operator, picture.values)
     model = noise_named(noise)
     check_level(getattr(model, "sigma", None), [picture])
     if stretch:
@@ -434,10 +434,11 @@ def _loaded(prior: Denoiser | str, problems: Sequence[Problem]) -> Denoiser:
     return denoiser
 
 
-def _made_for(operator: Operator | Named | ForShape, measurement: tuple[int, ...]) -> Operator:
-    """The operator whose measurements have this shape."""
+def _made_for(operator: Operator | Named | ForShape, pictures: Tensor) -> Operator:
+    """The operator whose measurements are these pictures, (B, C, H, W)."""
+    measurement = tuple(pictures.shape[1:])
     if isinstance(operator, Operator | str | Mapping):
-        return operator_named(operator, measurement)
+        return operator_named(operator, measurement, photo=pictures)
     expected = "an Operator, its name, its class, or a function of the shape (C, H, W)"
     if not callable(operator) or isinstance(operator, nn.Module):
         raise InputError(f"operator: found {described(operator)}, expected {expected}")
@@ -454,6 +455,7 @@ def _made_for(operator: Operator | Named | ForShape, measurement: tuple[int, ...
         bound = inspect.signature(kind).bind_partial(**given)
         bound.apply_defaults()
         shape = tuple(kind.infer_shape(measurement, bound.arguments))
+        operator = partial(operator, **{**beside(kind, pictures), **given})
     made = operator(shape)
     check_type("operator", made, Operator, "a function that returns an Operator")
     return made

@@ -27,7 +27,11 @@ _NOISE = "a noise model, such as Gaussian(0.05), its sigma alone, 'auto' or the 
 
 
 def operator_named(
-    operator: Operator | Named, shape: tuple[int, ...], *, measured: bool = True
+    operator: Operator | Named,
+    shape: tuple[int, ...],
+    *,
+    measured: bool = True,
+    photo: Tensor | None = None,
 ) -> Operator:
     """Return an operator that is given as such, by its name, or by its name and settings.
 
@@ -35,6 +39,7 @@ def operator_named(
         operator: such as "denoise" or {"name": "blur_gaussian", "sigma": 2.0}.
         shape: of one measurement, (C, H, W), or of one image.
         measured: whether it is that of a measurement.
+        photo: the pictures themselves, (B, C, H, W), for a mask that is a painted copy of one.
 
     Raises:
         InputError: there is no such operator, or its settings do not fit.
@@ -50,7 +55,22 @@ def operator_named(
     cls, settings = _class_of("operator", operator, _OPERATOR)
     _check_settings("operator", cls, settings, ((1, 1, 1),))
     image = tuple(cls.infer_shape(shape, settings)) if measured else shape
-    return made(cls, {"shape": image, **settings})
+    return made(cls, {"shape": image, **beside(cls, photo), **settings})
+
+
+def beside(cls: type, photo: Tensor | None) -> dict[str, Tensor]:
+    """Return the setting ``photo`` for a class that has it, where the pictures are known.
+
+    Example:
+        >>> import torch
+        >>> from invdiff.operators import Denoise, MaskFile
+        >>> photo = torch.zeros(1, 3, 8, 8)
+        >>> list(beside(MaskFile, photo)), list(beside(Denoise, photo)), beside(MaskFile, None)
+        (['photo'], [], {})
+    """
+    if photo is None or "photo" not in inspect.signature(cls).parameters:
+        return {}
+    return {"photo": photo}
 
 
 def noise_named(noise: NoiseModel | Named | float) -> NoiseModel:

@@ -71,6 +71,20 @@ def test_known_pixels_are_those_of_the_file_to_the_bit(
     )
 
 
+@pytest.mark.parametrize("as_name", [False, True])
+def test_a_mask_may_be_a_painted_copy_of_the_file(tmp_path: Path, as_name: bool) -> None:
+    """In a colour that is not pure: the photograph tells what was painted, as for `solve`."""
+    y = 0.2 + 0.1 * torch.rand(1, HEIGHT, WIDTH, generator=DRAW)
+    write_image(tmp_path / "y.png", y)
+    write_image(tmp_path / "copy.png", torch.where(KEPT, y, 0.6))
+    mask = {"mask": str(tmp_path / "copy.png")}
+    operator = {"name": "mask_file", **mask} if as_name else partial(MaskFile, **mask)
+    posterior = restore_file(
+        tmp_path / "y.png", tmp_path / "x.png", operator=operator, prior=prior(), **SETTINGS
+    )
+    assert torch.equal(posterior.problem.operator.s[0] == 1, KEPT)
+
+
 def test_a_calibration_widens_the_intervals_of_files(tmp_path: Path) -> None:
     """The result of one file has it; of a folder the ends are written beside the means."""
     (tmp_path / "y").mkdir()

@@ -203,27 +203,114 @@ def test_strokes_cover_enough_and_are_of_one_colour() -> None:
 
 def test_a_copy_has_enough_in_common_with_its_photograph() -> None:
     photo = PHOTO[0].double()
-    for share, kept in ((0.5, "black"), (0.61, None)):
+    shades = torch.linspace(0.15, 0.85, SIDE, dtype=torch.float64).expand(3, SIDE, SIDE)
+    for share, is_copy in ((0.5, True), (0.61, False)):
+        rows = round(share * SIDE)
         strokes = photo.clone()
-        strokes[:, : round(share * SIDE)] = (strokes[:, : round(share * SIDE)] + 0.4) % 1
-        if kept is None:
-            with pytest.raises(InputError, match="without strokes"):
-                understood("m", strokes, photo=photo)
-        else:
+        strokes[:, :rows] = (photo + shades)[:, :rows] % 1  # of many colours
+        if is_copy:
             found = understood("m", strokes, photo=photo)
             assert found.kept == "black" and found.what == "strokes"
-            assert torch.equal(found.white[:, 0], torch.arange(SIDE) < round(share * SIDE))
-    # Traces of JPEG are no stroke, nor does a photograph of another size, or the same one, tell any.
-    strokes = photo + 0.09
-    strokes[:, :5] = photo[:, :5] - 0.11
-    assert int(understood("m", strokes, photo=photo).white.sum()) == 5 * SIDE
+            assert torch.equal(found.white[:, 0], torch.arange(SIDE) < rows)
+        else:
+            with pytest.raises(InputError, match="without strokes"):
+                understood("m", strokes, photo=photo)
     gray = photo.mean(0, keepdim=True)
     painted_gray = gray.clone()
     painted_gray[:, :5] += 0.2
     assert int(understood("m", painted_gray, photo=gray).white.sum()) == 5 * SIDE
-    for other in (photo[:, 1:], photo[:2]):
+    # A photograph of another size, or another one, tells no strokes.
+    for other in (photo[:, 1:], photo[:2], 1 - photo):
         with pytest.raises(InputError, match="without strokes of one pure colour"):
             understood("m", photo, photo=other)
+
+
+# BESIDE and the like: strokes on a copy that coding changed.
+COFFEE = read_picture(EXAMPLES / "photos" / "coffee.png").values[0, :, 60:188, 60:188]
+
+
+def coded(pixels: np.ndarray, suffix: str = "JPEG", **settings: object) -> torch.Tensor:
+    """Pictures (H, W, 3) of bytes as they come back from a file with loss, (3, H, W)."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, suffix, **settings)
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255
+
+
+def bytes_of(photo: torch.Tensor) -> np.ndarray:
+    return (255 * photo).round().byte().permute(1, 2, 0).numpy().copy()
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (70, 130, 180), (255, 255, 255)])
+@pytest.mark.parametrize("share", [0.04, 0.5])
+def test_strokes_of_any_colour_on_a_copy_with_loss(
+    share: float, colour: tuple[int, int, int], suffix: str
+) -> None:
+    """A pixel is painted if it is nearer to the colour of the strokes than to the photograph."""
+    photo = 0.15 + 0.7 * COFFEE  # neither black nor white
+    i, j = np.mgrid[:128, :128]
+    radius = 128 * np.sqrt(share / np.pi)
+    strokes = np.hypot(i - 64, j - 64) < radius
+    copy = bytes_of(photo)
+    copy[strokes] = colour
+    found = understood("m", coded(copy, suffix, quality=80), photo=photo)
+    assert found.what == "strokes" and found.kept == "black"
+    wrong = found.white.numpy() != strokes
+    assert not wrong[abs(np.hypot(i - 64, j - 64) - radius) > 2].any()
+
+
+def test_strokes_in_a_colour_of_the_photograph_raise_a_question() -> None:
+    """Half of them lie on a part that has their colour: nothing tells where they end."""
+    photo = 0.15 + 0.7 * COFFEE
+    photo[:, :64] = 0
+    copy = bytes_of(photo)
+    copy[40:90, 40:90] = 0
+    for values, remedy in (
+        (coded(copy, quality=90), "on a transparent layer, as PNG"),
+        (torch.from_numpy(copy).permute(2, 0, 1) / 255, "on a transparent layer"),
+    ):
+        with pytest.raises(InputError, match=r"^m: found strokes in \(0, 0, 0\), a colour .*") as e:
+            understood("m", values, photo=photo)
+        assert str(e.value).endswith(remedy)
+    red = bytes_of(photo)
+    red[40:90, 40:90] = 255, 0, 0
+    found = understood("m", coded(red, quality=90), photo=photo)
+    assert found.white[42:88, 42:88].all()
+
+
+def test_strokes_of_several_colours_on_a_copy_with_loss_raise_a_question() -> None:
+    copy = bytes_of(COFFEE)
+    for k in range(8):
+        copy[10 + 14 * k : 18 + 14 * k, 30:90] = [(37 * k) % 256, (101 * k) % 256, (193 * k) % 256]
+    with pytest.raises(InputError, match="strokes of several colours, .* as PNG"):
+        understood("m", coded(copy, quality=75), photo=COFFEE)
+    copy = bytes_of(COFFEE)
+    copy[20:50, 30:90] = 255, 0, 0  # a few of them in green
+    copy[80:90, 30:90] = 0, 255, 0
+    with pytest.raises(InputError, match="strokes of several colours"):
+        understood("m", coded(copy, quality=75), photo=COFFEE)
+    exact = torch.from_numpy(copy).permute(2, 0, 1) / 255
+    found = understood("m", exact, photo=COFFEE).white
+    assert found[20:50, 30:90].all() and found[80:90, 30:90].all() and int(found.sum()) == 40 * 60
+
+
+def test_strokes_on_a_night_photograph_are_no_mask_in_black_and_white() -> None:
+    """Nearly all of the copy is black or white; what was painted is still told from the photograph."""
+    photo = torch.zeros(1, 64, 64)
+    photo[:, :, 60:] = 0.5
+    copy = photo.clone()
+    copy[:, 10:40] = 1
+    found = understood("m", copy, photo=photo)
+    assert found.what == "strokes" and torch.equal(found.white[:, 0], copy[0, :, 0] == 1)
+
+
+def test_a_photograph_of_one_colour_with_a_hole_is_no_layer_of_paint() -> None:
+    photo = 0.5 + 0.1 * COFFEE
+    alpha = torch.ones(1, 128, 128)
+    alpha[:, 20:50] = 0
+    for given, white, what in ((photo, "white", "opaque pixels"), (None, "black", "paint")):
+        found = understood("m", photo + 0.01, alpha, given)
+        assert (found.kept, found.what) == (white, what)
 
 
 def test_a_photograph_is_no_mask(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ Three kinds of picture are understood:
   a photograph of many colours with a hole in it is to be filled in the hole.
 * A copy of the photograph with strokes, which mark what is to be filled: where it differs from the
   photograph if that is known, or else where it has one pure colour (red, green, blue, cyan, magenta
-  or yellow). The latter may lie on white or black, too.
+  or yellow). The latter may lie on white or black, too. See `invdiff.operators.strokes`.
 
 What black and white mean is a convention: in papers white is kept, in most programs that remove
 things white is what goes. Where a mask would fill more than half of a picture and nobody said which
@@ -20,25 +20,18 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-import numpy as np
-import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from invdiff.arguments import one_of, whole
 from invdiff.errors import InputError, warn
+from invdiff.operators.strokes import DIFFERS, NEAR, fits, share_of, strokes_on, without_strokes
 
 Kept = Literal["white", "black", "larger"]
 
+TWO_TONE = 0.02  # share of a mask that is not nearly black or white, at most, to be no photograph
 UNCLEAR = 0.1  # share of pixels between black and white above which a picture is no mask
 COLOURED = 0.0005  # share of pixels in colour from which a picture is one in colour
-NEAR = 0.2  # in every channel: what still is the colour of a stroke
-DIFFERS = 0.1  # in a channel: what is no trace of JPEG in a copy of a photograph
-PLAIN = 0.25  # in a channel: what is more than JPEG at a usual quality changes
-EXACT = 1 / 255  # of what is no stroke, in a copy that lost nothing
-COPIED = 0.4  # share of pixels that a copy has in common with its photograph, at least
-PAINTED = 0.8  # share of what differs in a copy that has one colour, if it is paint
 SAME = 0.03  # in every channel: what in strokes of a pure colour is that colour
 HALF = 0.5  # share of such strokes that has it, at least
 ONE_COLOUR = 0.98  # share of the opaque pixels of a layer that have its colour
@@ -90,36 +83,21 @@ def understood(
         [[True, False]]
     """
     if alpha is not None and bool((alpha < 0.5).any()):
-        return _layer(name, values, alpha[0])
-    differs = None if photo is None else _difference(values, photo)
-    if differs is not None and not bool(differs.any()):
-        raise InputError(
-            f"{name}: found the picture itself without strokes, expected what is to be filled: black "
-            "and white, paint on a transparent layer, or strokes on a copy of the picture"
-        )
+        return _layer(name, values, alpha[0], photo)
     chroma = values.amax(0) - values.amin(0)
-    coloured = float((chroma > 2 * NEAR).double().mean()) > COLOURED
+    coloured = share_of(chroma > 2 * NEAR) > COLOURED
     gray = values.double().mean(0)
-    between = float(_between(_full_range(gray)).double().mean())
-    if coloured or between > UNCLEAR:
-        if differs is not None and COPIED <= float((~differs).double().mean()) < 1:
-            return Painted(differs, "black", "strokes")
+    if photo is not None and fits(values, photo):
+        full = _full_range(gray)
+        if coloured or share_of((full > 0.1) & (full < 0.9)) > TWO_TONE:
+            strokes = strokes_on(name, values, photo)
+            if strokes is not None:
+                return Painted(strokes, "black", "strokes")
+        elif float((values - photo).abs().max()) <= DIFFERS:
+            raise without_strokes(name)
     if coloured:
         return _strokes(name, values)
     return Painted(two_tone(name, gray), None, "white")
-
-
-def _difference(values: Tensor, photo: Tensor) -> Tensor | None:
-    """Where a picture differs from a photograph, (H, W); None if they have no common size."""
-    if values.shape[1:] != photo.shape[1:] or {len(values), len(photo)} - {1, 3}:
-        return None
-    error = (values - photo).abs().amax(0)
-    changed = error >= EXACT
-    if _of_one_colour(values[:, changed], EXACT) >= PAINTED:  # on dark pixels, too
-        return changed
-    differs = error > DIFFERS
-    is_exact = bool((error[~differs] < EXACT).all())
-    return differs if is_exact else _without_traces(differs, error)
 
 
 def _of_one_colour(colours: Tensor, tolerance: float) -> float:
@@ -127,29 +105,7 @@ def _of_one_colour(colours: Tensor, tolerance: float) -> float:
     if not colours.shape[1]:
         return 0.0
     middle = colours.median(1, keepdim=True).values
-    return float(((colours - middle).abs() <= tolerance).all(0).double().mean())
-
-
-def _without_traces(differs: Tensor, error: Tensor) -> Tensor:
-    """Where a lossy copy differs because of strokes: in parts that are wide, and differ strongly.
-
-    That is a square of 3x3 pixels, and half of the largest error. What JPEG leaves along edges of
-    strong colour is thinner or fainter. Where no part is so, all are kept, or none if the largest
-    error is one of JPEG.
-
-    Args:
-        differs: (H, W), where the copy differs.
-        error: (H, W), by how much.
-    """
-    where = differs.numpy()
-    square = np.ones((3, 3), bool)
-    parts, _ = ndimage.label(where, square)
-    wide = np.unique(parts[ndimage.binary_erosion(where, square)])
-    strong = np.unique(parts[error.numpy() >= float(error.max()) / 2])
-    strokes = torch.from_numpy(np.isin(parts, np.intersect1d(wide, strong)) & where)
-    if bool(strokes.any()):
-        return strokes
-    return differs & (float(error.max()) >= PLAIN)
+    return share_of(((colours - middle).abs() <= tolerance).all(0))
 
 
 def two_tone(name: str, gray: Tensor) -> Tensor:
@@ -198,12 +154,16 @@ def _between(gray: Tensor) -> Tensor:
     return (gray > 0.25) & (gray < 0.75)
 
 
-def _layer(name: str, values: Tensor, alpha: Tensor) -> Painted:
+def _layer(name: str, values: Tensor, alpha: Tensor, photo: Tensor | None) -> Painted:
     """A layer with paint, or a photograph with a hole."""
     largest = float(alpha.max())
     if largest == 0:
         raise InputError(f"{name}: found no opaque pixel, expected paint, or a hole in a picture")
     opaque = alpha > largest / 2
+    if photo is not None and fits(values, photo):
+        error = (values - photo).abs().amax(0)[opaque]
+        if float(error.median()) < DIFFERS / 2:  # a photograph of nearly one colour, too
+            return Painted(opaque, "white", "opaque pixels")
     if _of_one_colour(values[:, opaque], NEAR) >= ONE_COLOUR:
         return Painted(opaque, "black", "paint")
     return Painted(opaque, "white", "opaque pixels")
