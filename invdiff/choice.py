@@ -174,6 +174,26 @@ def mismatch(name: str, shape: Sequence[int]) -> str | None:
     )
 
 
+def other_size(name: str, trained: Sequence[int], shape: Sequence[int]) -> str | None:
+    """Return that a prior of one's own saw pictures of another size than (C, H, W); None if not.
+
+    Args:
+        name: of the prior; what ships tells it by `mismatch`.
+        trained: the shape that it was trained on.
+        shape: of the pictures.
+
+    Example:
+        >>> other_size("runs/mine", (1, 32, 32), (1, 64, 64))
+        "the prior 'runs/mine' was trained on 32x32, and the picture is 64x64"
+        >>> other_size("runs/mine", (1, 32, 32), (3, 32, 32)) is None
+        True
+    """
+    if name in shipped_priors() or len(trained) != 3 or list(trained[1:]) == list(shape[1:]):
+        return None
+    sides = ["x".join(map(str, each[1:])) for each in (trained, shape)]
+    return f"the prior {name!r} was trained on {sides[0]}, and the picture is {sides[1]}"
+
+
 def may_stretch(stretch: bool | None, prior: object) -> bool:
     """Return whether pictures that use a part of their range are to be stretched.
 

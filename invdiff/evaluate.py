@@ -204,6 +204,8 @@ class Cell:
     Example:
         >>> Cell("inpaint", "ddnm", EvaluateSettings(task="inpaint", out="table"), "").folder
         PosixPath('table/inpaint/ddnm')
+        >>> Cell("inpaint", "mine:My", EvaluateSettings(task="inpaint", out="table"), "").folder
+        PosixPath('table/inpaint/mine.My')
     """
 
     task: str
@@ -214,7 +216,8 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Folder of the cell's results."""
-        return Path(self.settings.out) / self.task / self.solver
+        # No colon, which module:Class has: other systems refuse it.
+        return Path(self.settings.out) / self.task / self.solver.replace(":", ".")
 
     @property
     def measurements(self) -> Path:

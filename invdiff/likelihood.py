@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from invdiff import config
-from invdiff.choice import mismatch
+from invdiff.choice import mismatch, other_size
 from invdiff.errors import InputError, warn
 from invdiff.estimate import Estimate, mean_and_error
 from invdiff.io.collection import read_images
@@ -156,7 +156,9 @@ def held_out(settings: LikelihoodSettings, prior: NetworkDenoiser) -> Tensor:
         )
     source = settings.data or str(example_images(name_of(settings.prior)))
     x = to_channels(read_images(source)[0][: settings.images], prior.shape[0])
-    if mismatch(name_of(settings.prior), x.shape[1:]) is not None:
+    name = name_of(settings.prior)
+    shape = x.shape[1:]
+    if mismatch(name, shape) is not None or other_size(name, prior.shape, shape) is not None:
         trained, found = ("x".join(map(str, sides[-2:])) for sides in (prior.shape, x.shape))
         warn(f"data {source}: found {found}, and the prior was trained on {trained} alone")
     if any(size % prior.stride for size in x.shape[-2:]):

@@ -61,6 +61,7 @@ from invdiff.choice import (
     looks,
     may_stretch,
     mismatch,
+    other_size,
     prior_for,
     stretched,
     told_of_stretch,
@@ -364,6 +365,10 @@ def get_ready(words: list[str]) -> Ready:
     network = load_prior(settings.prior, device)
     network.recompute(settings.recompute)
     check_prior(network)
+    name = name_of(settings.prior)
+    sizes = {other_size(name, network.shape, part.image_shape) for part in parts}
+    for line in sorted(filter(None, sizes)):
+        say(line)
     prior = guided(network, settings.label, settings.guidance, classifier)
     if settings.volume:
         prior = match_slices(prior, parts[0].problem.operator.shape[0])

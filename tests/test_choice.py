@@ -17,6 +17,7 @@ from invdiff.choice import (
     introduced,
     may_stretch,
     mismatch,
+    other_size,
     prior_for,
     shows_clothing,
     told_of_stretch,
@@ -109,6 +110,17 @@ def test_a_prior_of_something_else_is_told_of() -> None:
     assert mismatch("faces64", (3, 100, 64)) is not None
     for name, shape in (("photos", (3, 7, 9)), ("faces64", (3, 64, 64)), ("mine", (1, 2, 2))):
         assert mismatch(name, shape) is None
+
+
+def test_a_prior_of_ones_own_that_saw_another_size_is_told_of() -> None:
+    for name, trained, shape, said in (
+        ("runs/mine", (1, 32, 32), (3, 48, 64), "on 32x32, and the picture is 48x64"),
+        ("runs/mine", (1, 32, 32), (3, 32, 32), None),
+        ("runs/mine", (2,), (2,), None),
+        ("photos", (3, 64, 64), (3, 128, 128), None),
+    ):
+        line = other_size(name, trained, shape)
+        assert line is None if said is None else line is not None and line.endswith(said)
 
 
 @pytest.mark.parametrize("name", registry.names("operator"))

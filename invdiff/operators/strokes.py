@@ -209,7 +209,7 @@ def _nearer(alone: np.ndarray, together: np.ndarray, plain: np.ndarray) -> np.nd
         together: (H, W), likewise, with those around it where it is not sure.
         plain: (H, W), where the copy plainly differs.
     """
-    strokes = together > 0
+    strokes: np.ndarray = together > 0
     parts, _ = ndimage.label(strokes, _SQUARE)
     told = np.bincount(parts.ravel(), np.where(strokes, alone, 0).ravel())
     strokes &= told[parts] >= PART
@@ -219,4 +219,5 @@ def _nearer(alone: np.ndarray, together: np.ndarray, plain: np.ndarray) -> np.nd
     strokes |= known[others] == 0
     strokes |= ndimage.binary_closing(strokes, _SQUARE) & (alone > -1)
     # Coding blurs their edges.
-    return strokes | (ndimage.binary_dilation(strokes, _SQUARE) & plain)
+    strokes |= ndimage.binary_dilation(strokes, _SQUARE) & plain
+    return strokes
