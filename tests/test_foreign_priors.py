@@ -39,6 +39,7 @@ from invdiff.prior.loaders import diffusers, foreign, guided, hub, plugins, type
 from invdiff.prior.loaders.words import ClassifierWords, PriorWords, plain, understood
 from invdiff.prior.ncsn import langevin
 from invdiff.prior.reverse import generate
+from invdiff.prior.schedule import Schedule
 from invdiff.problem import Problem
 from invdiff.resources import WEIGHTS
 from invdiff.rng import Streams
@@ -766,6 +767,19 @@ def test_consistency_sampling_is_algorithm_1() -> None:
     assert torch.allclose(found, x, atol=1e-5)
     assert x.std() > 0.01
     assert "steps: found 0, expected at least 1" in refused(consistency_samples, model, 1, steps=0)
+
+
+def test_fresh_noise_reaches_down_to_the_least_level_of_the_model() -> None:
+    """Which is half of what the schedule says, in [0, 1]; levels far apart tell it from others."""
+    model = consistency()
+    model.schedule = Schedule.from_sigmas(torch.tensor([2.0, 8.0, 16.0], dtype=torch.float64))
+    first, second = levels_of(model, 2)
+    assert 2 < second < first == pytest.approx(8)
+    noise = Streams([(7, 0)])
+    like = torch.zeros(1, 1, 4, 4)
+    x = model(0.5 + first * noise(like), first)
+    x = model(x + math.sqrt(second**2 - 1.0) * noise(like), second)
+    torch.testing.assert_close(consistency_samples(model, 1, steps=2, seed=7), x)
 
 
 def test_sample_and_solve_with_a_consistency_model(

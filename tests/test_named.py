@@ -180,3 +180,7 @@ def test_a_prior_by_its_file_is_the_one_that_is_loaded(prior: Path) -> None:
     assert torch.equal(found, expected)
     assert list(named_priors([prior, loaded])) == [prior.stem, "prior 1"]
     assert named_priors([str(prior)])[prior.stem].shape == (1, 16, 16)
+
+
+def test_a_solver_by_its_full_name_is_imported() -> None:
+    assert solver_named("invdiff.solvers.ddnm:DDNM") == DDNM()
