@@ -174,13 +174,13 @@ def mismatch(name: str, shape: Sequence[int]) -> str | None:
     )
 
 
-def other_size(name: str, trained: Sequence[int], shape: Sequence[int]) -> str | None:
+def other_size(name: str, trained: Sequence[int], picture: Sequence[int]) -> str | None:
     """Return that a prior of one's own saw pictures of another size than (C, H, W); None if not.
 
     Args:
         name: of the prior; what ships tells it by `mismatch`.
         trained: the shape that it was trained on.
-        shape: of the pictures.
+        picture: the shape of the pictures.
 
     Example:
         >>> other_size("runs/mine", (1, 32, 32), (1, 64, 64))
@@ -188,9 +188,9 @@ def other_size(name: str, trained: Sequence[int], shape: Sequence[int]) -> str |
         >>> other_size("runs/mine", (1, 32, 32), (3, 32, 32)) is None
         True
     """
-    if name in shipped_priors() or len(trained) != 3 or list(trained[1:]) == list(shape[1:]):
+    if name in shipped_priors() or len(trained) != 3 or list(trained[1:]) == list(picture[1:]):
         return None
-    sides = ["x".join(map(str, each[1:])) for each in (trained, shape)]
+    sides = ["x".join(map(str, each[1:])) for each in (trained, picture)]
     return f"the prior {name!r} was trained on {sides[0]}, and the picture is {sides[1]}"
 
 
