@@ -30,6 +30,7 @@ from invdiff.operators import (
     Operator,
     SpectralOperator,
 )
+from invdiff.operators.footprints import Fan, Parallel, Rays
 from invdiff.operators.kernel_priors import FreeKernel, kernel_prior, normal_equations
 from invdiff.prior import GaussianDenoiser, MixtureDenoiser, Schedule, prior_from
 from invdiff.problem import Problem
@@ -104,6 +105,24 @@ def test_noise(name: str) -> None:
     check_both(lambda clean: model.sample(clean, Streams([(0, 0), (0, 1)])), clean)
     check_both(lambda y: torch.as_tensor(model.variance(y)) + 0 * y, y)
     check_both(model.log_likelihood, y, clean, measured)
+
+
+SCAN: dict[str, Any] = {"height": 4, "width": 5, "axis": (1.5, 2.0), "seen_at": 2.0, "pitch": 1.0}
+
+
+@pytest.mark.parametrize(
+    "rays",
+    [Parallel(**SCAN), Fan(**SCAN, source=9.0, detector=9.0, arc=False)],
+    ids=["parallel", "fan"],
+)
+def test_footprints(rays: Rays) -> None:
+    """Of the pixels that a back-projection on another device asks for."""
+    for part in (0, 1):
+        expected = rays.view(0.3)[part]
+        with Elsewhere():
+            found = rays.view(0.3, ELSEWHERE)[part]
+        assert isinstance(found, There)
+        assert torch.equal(found.here, expected)
 
 
 def test_mixtures() -> None:

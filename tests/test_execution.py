@@ -537,6 +537,15 @@ def test_a_table_knows_the_precision_of_its_results() -> None:
     assert identity("ddnm") == "auto"
 
 
+def test_settings_of_the_network_inside_are_its_own() -> None:
+    network = nn.Conv2d(1, 1, 3)
+    network.classes = 7  # type: ignore[assignment]
+    executed = Executed(network, "bf16")
+    assert executed.classes == 7 and executed.stride == (1, 1) and executed.precision == "bf16"
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = executed.nothing
+
+
 class Small(nn.Conv2d):
     """The least that a compiler can be given."""
 

@@ -30,7 +30,9 @@ from invdiff.prior.patches import (
     LAST_SIGMA,
     PATCH,
     TAU,
+    _around,
     _blended,
+    _sampled,
     _smooth,
     filled,
     hole_side,
@@ -171,6 +173,28 @@ def test_known_pixels_stay_and_unknown_values_do_not_count() -> None:
     assert torch.equal(filled(torch.where(known > 0, x, 7.0), known[None], streams(0)), found)
     inside = found[..., known == 0]
     assert inside.min() >= x.min() and inside.max() <= x.max()  # means of patches
+
+
+def test_patches_are_looked_for_around_the_whole_hole() -> None:
+    """128 pixels beyond its first and last ones, or as many as it is wide, from multiples of k on."""
+    known = torch.ones(400, 500)
+    known[150:170, 203:353] = 0
+    known[160:165, 220:240] = 1  # and in the middle of it something is known
+    assert _around(known, 4) == (slice(20, 298), slice(52, 500))
+    assert _around(known[:200, :360], 1) == (slice(22, 200), slice(53, 360))
+
+
+def test_noise_comes_with_every_level_of_a_fill_but_the_last() -> None:
+    x = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(1))
+    drawn: list[Tensor] = []
+
+    class Counted(Streams):
+        def __call__(self, like: Tensor) -> Tensor:
+            drawn.append(super().__call__(like))
+            return drawn[-1]
+
+    _sampled(x, box(8, 8, 6, 6, 24), 0.15, 1, Counted([(0,)]))
+    assert len(drawn) == 5  # of 6 levels
 
 
 def test_a_fill_belongs_to_its_stream_and_not_to_its_batch() -> None:

@@ -670,3 +670,9 @@ def test_the_derivative_of_radon_is_its_transpose(back: bool) -> None:
     out = run(x)
     w = normal(*out.shape, seed=1)
     torch.testing.assert_close(torch.autograd.grad(out, x, w)[0], transpose(w))
+
+
+def test_what_is_derived_from_singular_values_is_in_no_state() -> None:
+    """It depends on the dtype, and is found anew."""
+    state = MaskRandom((1, 4, 4), 0.5).state_dict()
+    assert not {"resolved", "power"} & set(state)

@@ -165,6 +165,7 @@ def test_a_single_sample_has_no_interval(tmp_path: Path) -> None:
     blind = found_of(torch.full((1, 3, 3), 1 / 9))
     assert blind.told() == "kernel: width 0.816 pixels"
     blind.save_kernel(tmp_path)
+    blind.save_kernel(tmp_path)  # in place of the first
     assert not (tmp_path / "kernel_low.npy").exists()
     assert "level" not in json.loads((tmp_path / "kernel.json").read_text())
 
