@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -47,9 +46,7 @@ def imported(process: subprocess.CompletedProcess[str]) -> set[str]:
     ],
 )
 def test_help_waits_for_no_import(module: str, words: list[str]) -> None:
-    before = os.times()
     process = invdiff(*words, module=module)
-    after = os.times()
     assert process.returncode == 0 and len(process.stdout) > 3
     heavy = {
         "torch",
@@ -63,8 +60,7 @@ def test_help_waits_for_no_import(module: str, words: list[str]) -> None:
         "gradio",
     }
     assert imported(process) & heavy == set()
-    seconds = after.children_user - before.children_user
-    assert seconds < 0.6  # of the CPU, under -X importtime, on a busy machine
+    assert process.stderr.count("import time:") < 250  # modules: 0.4 s of a fast core
 
 
 @pytest.mark.slow

@@ -134,11 +134,12 @@ def test_an_image_does_not_depend_on_its_batch(
 ) -> None:
     """float32: convolutions of another batch size may round differently, and steps repeat it.
 
-    The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1, and FAST-DIPS weighs y by rho = 200:
-    solvers by second moments, and this one, are tried in float64.
+    The Jacobian of a clipped x0 jumps where x0 reaches 0 or 1, FAST-DIPS weighs y by rho = 200, and
+    PnP-DM draws x anew at the least levels: solvers by second moments, and these, are tried in
+    float64.
     """
     problem = simulated(name, count=8)
-    if isinstance(solver, MMPS | TMPD | FastDIPS):
+    if isinstance(solver, MMPS | TMPD | FastDIPS | PnPDM):
         unet = copy.deepcopy(unet).double()
     together = restore(problem, unet, solver).samples
     assert together.dtype == next(unet.parameters()).dtype

@@ -517,8 +517,9 @@ def test_parts_of_solve_make_one_run(
     shared = [*words, f"out={folder / 'x'}"]
     solve.main([*shared, "part=2/2"])
     said = capsys.readouterr().out
-    first, last = said.splitlines()
+    first, *sizes, last = said.splitlines()
     assert first.startswith("input: is taken for clean, damaged here and restored")
+    assert [line.rpartition(" ")[2] for line in sizes] == ["12x8", "8x8"]  # the prior saw 16x16
     assert last == f"part 2/2: done; 3 of 6 samples are in {folder / 'x.unfinished'}"
     assert not (folder / "x").exists()
     solve.main([*shared, "part=1/2"])
