@@ -71,7 +71,7 @@ from invdiff.config.signals import held_back
 from invdiff.config.sources import as_yaml
 from invdiff.cost import FEW_STEPS, cheaper, cost_of
 from invdiff.diagnostics.fit import TOO_CLOSE, judge_fit
-from invdiff.errors import InputError, brief, first_line, heard, warn, without
+from invdiff.errors import InputError, brief, check_integer, first_line, heard, warn, without
 from invdiff.evaluation.metrics import scores
 from invdiff.evaluation.ranking import FORM
 from invdiff.evaluation.report import write_report
@@ -260,8 +260,7 @@ class SolveSettings:
 
     def __post_init__(self) -> None:
         check_batch(self.batch)
-        if self.samples < 1:
-            raise InputError(f"samples: found {self.samples}, expected at least 1")
+        check_integer("samples", self.samples, 1)
         if self.preview is not False and self.preview < 1:
             raise InputError(f"preview: found {self.preview}, expected true or a number of pixels")
         if self.colours != AUTO and not 0 <= float(self.colours) <= 1:

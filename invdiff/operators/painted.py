@@ -135,7 +135,7 @@ def two_tone(name: str, gray: Tensor) -> Tensor:
             f"{name}: found values from {lowest:.4g}, expected black and white, where black is 0"
         )
     unclear = _between(share)
-    if float(unclear.double().mean()) > UNCLEAR:
+    if share_of(unclear) > UNCLEAR:
         raise InputError(
             f"{name}: found {int(unclear.sum())} of {unclear.numel()} pixels that are neither black "
             "nor white, expected a mask in black and white, or strokes in a pure colour such as red "
@@ -211,7 +211,7 @@ def known_pixels(name: str, found: Painted, kept: Kept | None) -> Tensor:
         one_of("kept", kept, ("white", "black", "larger"))
     if kept in ("white", "black"):
         return found.white if kept == "white" else ~found.white
-    white = float(found.white.double().mean())
+    white = share_of(found.white)
     if kept == "larger" and white in (0, 1):
         warn(f"{name}: is of one colour and marks nothing: the picture stays as it is")
     meant = found.kept or ("black" if kept == "larger" and white < 0.5 else "white")
