@@ -22,7 +22,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,19 @@ class Free(Denoiser):
         return 0.5 + (x - 0.5) / (1 + 4 * levels(sigma, x) ** 2)
 
 
+@dataclass
+class Calls:
+    """How often a prior was called: an object of its own, which copies of the prior share."""
+
+    plain: int = 0
+    tracked: int = 0
+    backwards: int = 0
+
+    def backward(self, _: Tensor) -> None:
+        """Count a pass backwards."""
+        self.backwards += 1
+
+
 class Counted(Denoiser):
     """A prior whose calls without and with gradients are counted, and the passes backwards through
     them.
@@ -68,37 +81,24 @@ class Counted(Denoiser):
     def __init__(self, prior: Denoiser) -> None:
         super().__init__()
         self.prior, self.shape, self.schedule = prior, prior.shape, prior.schedule
-        self.plain, self.tracked, self.backwards = 0, 0, 0
+        self.calls = Calls()
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         out = self.prior(x, sigma)
         if out.requires_grad:
-            self.tracked += 1
-            out.register_hook(self.count)
+            self.calls.tracked += 1
+            out.register_hook(self.calls.backward)
         else:
-            self.plain += 1
+            self.calls.plain += 1
         return out
 
-    def count(self, _: Tensor) -> None:
-        self.backwards += 1
 
+@dataclass
+class Clock:
+    """For how long a prior was at work: an object of its own, which copies of the prior share."""
 
-class Timed(Denoiser):
-    """A prior that knows for how long it was at work, forwards and backwards."""
-
-    def __init__(self, prior: Denoiser) -> None:
-        super().__init__()
-        self.prior, self.shape, self.schedule = prior, prior.shape, prior.schedule
-        self.inside, self.started = 0.0, 0.0
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.start()
-        out = self.prior(x, sigma)
-        self.stop()
-        if out.requires_grad:
-            out.register_hook(self.start)
-            x.register_hook(self.stop)
-        return out
+    inside: float = 0.0
+    started: float = 0.0
 
     def start(self, *_: Tensor) -> None:
         self.started = time.process_time()
@@ -107,8 +107,26 @@ class Timed(Denoiser):
         self.inside += time.process_time() - self.started
 
     def times(self) -> tuple[float, float]:
-        """Now, and the time inside until now."""
+        """Return now, and the time inside until now."""
         return time.process_time(), self.inside
+
+
+class Timed(Denoiser):
+    """A prior that knows for how long it was at work, forwards and backwards."""
+
+    def __init__(self, prior: Denoiser) -> None:
+        super().__init__()
+        self.prior, self.shape, self.schedule = prior, prior.shape, prior.schedule
+        self.clock = Clock()
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.clock.start()
+        out = self.prior(x, sigma)
+        self.clock.stop()
+        if out.requires_grad:
+            out.register_hook(self.clock.start)
+            x.register_hook(self.clock.stop)
+        return out
 
 
 class Bare:
@@ -142,10 +160,11 @@ class Bare:
     def seconds(self, problem: Problem, prior: Denoiser, solver: Solver) -> tuple[float, float]:
         """Of the calls in a step of a solver, and their number."""
         counter = Counted(prior)
+        calls = counter.calls
         seen: list[tuple[int, int, int]] = []
 
         def look(*_: object) -> None:
-            seen.append((counter.plain, counter.tracked, counter.backwards))
+            seen.append((calls.plain, calls.tracked, calls.backwards))
 
         restore(problem, counter, solver, on_step=look)
         plain, tracked, backwards = (
@@ -231,7 +250,7 @@ def beside_network(arguments: argparse.Namespace) -> None:
             seen: list[tuple[float, float]] = []
             try:
                 restore(
-                    problem, timed, solver, on_step=lambda *_, seen=seen: seen.append(timed.times())
+                    problem, timed, solver, on_step=lambda *_, seen=seen: seen.append(timed.clock.times())
                 )
             except InputError:
                 break

@@ -228,14 +228,17 @@ def with_networks(module: nn.Module, change: Callable[[nn.Module], nn.Module]) -
     """Return a denoiser whose networks, and those of denoisers inside it, are changed.
 
     A network is what a denoiser has under the name ``network``. The denoiser that is given stays as
-    it is, and all tensors are shared with it.
+    it is, and all tensors are shared with it. One without a network is returned itself.
     """
-    made = module.__new__(type(module))
-    made.__dict__ = module.__dict__.copy()
-    made._modules = module._modules.copy()
+    changed: dict[str, nn.Module] = {}
     for name, inner in module._modules.items():
         if isinstance(inner, Denoiser):
-            made._modules[name] = with_networks(inner, change)
+            changed[name] = with_networks(inner, change)
         elif name == "network" and inner is not None:
-            made._modules[name] = change(inner)
+            changed[name] = change(inner)
+    if all(new is module._modules[name] for name, new in changed.items()):
+        return module
+    made = module.__new__(type(module))
+    made.__dict__ = module.__dict__.copy()
+    made._modules = {**module._modules, **changed}
     return made
