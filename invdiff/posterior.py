@@ -398,7 +398,7 @@ class Posterior:
         if not failed:
             return
         name, reason = next(iter(failed.items()))
-        others = f" and {len(failed) - 1} others" if len(failed) > 1 else ""
+        others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         message = f"{folder}: could not write {name}{others}: {reason}"
         if "posterior.npz" in failed:
             raise InputError(message)

@@ -187,11 +187,13 @@ def test_what_cannot_be_written_is_one_warning(
         posterior.save(tmp_path, ["a"])
     line = f"{tmp_path}: could not write a_measurement.npy: no space for a_measurement.npy"
     assert [str(w.message) for w in caught] == [line]
+    with pytest.warns(UserWarning) as caught:
+        made(samples=1, images=2).save(tmp_path, ["a", "b"])
+    assert [str(w.message) for w in caught] == [line.replace(".npy:", ".npy and 1 more:", 1)]
     monkeypatch.setattr(module, "write_picture", full)
     with pytest.warns(UserWarning) as caught:
         posterior.save(tmp_path, ["a"])
-    several = line.replace(".npy:", ".npy and 3 others:", 1)
-    assert [str(w.message) for w in caught] == [several]
+    assert [str(w.message) for w in caught] == [line.replace(".npy:", ".npy and 3 more:", 1)]
 
 
 @pytest.mark.parametrize("side", [6, 60])

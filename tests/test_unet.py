@@ -5,6 +5,7 @@ batches.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from invdiff.errors import InputError
 from invdiff.prior.classifier import UNetClassifier
 from invdiff.prior.denoiser import NetworkDenoiser
+from invdiff.prior.gated import GatedNet
 from invdiff.prior.mlp import MLP
 from invdiff.prior.schedule import Schedule
 from invdiff.prior.unet import (
@@ -141,6 +143,24 @@ def test_attention_written_out(channels: int, head: int) -> None:
         expected = x + out.transpose(1, 2).view_as(x)
     assert float((found - x).std()) > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: UNet(2, width=8, multipliers=(1, 2), blocks=1, patch=2, attention=(2,)),
+        lambda: UNetClassifier(2, 3, width=8, multipliers=(1, 2), blocks=1, patch=2),
+        lambda: GatedNet(2, Schedule.linear(), widths=(8, 16), blocks=(1, 1)),
+    ],
+    ids=["unet", "classifier", "gated"],
+)
+def test_convolutions_keep_the_sides_of_images(network: Callable[[], nn.Module]) -> None:
+    """A layer of stride 1 has as many rows and columns as it was given, with no border of its own."""
+    layers = [m for m in network().modules() if type(m) is nn.Conv2d and m.stride == (1, 1)]
+    assert layers
+    for layer in layers:
+        x = torch.zeros(1, layer.in_channels, 6, 10)
+        assert layer(x).shape == (1, layer.out_channels, 6, 10), layer
 
 
 def test_heads_must_divide_the_channels() -> None:
