@@ -20,7 +20,7 @@ from invdiff.evaluation.scaling import shrinkage
 from invdiff.io.pictures import read_image
 from invdiff.operators import Grayscale
 from invdiff.resources import EXAMPLES
-from invdiff.solve import SolveSettings, colours_of, main
+from invdiff.solve import SolveSettings, colours_of, main, measure
 
 SHAPE = (3, 8, 10)
 
@@ -53,6 +53,8 @@ def test_the_answer_is_the_mean_in_fainter_colours() -> None:
     gray = found.problem.operator(found.mean).expand_as(found.mean)
     torch.testing.assert_close(found.answer, (gray + found.mean) / 2)
     assert torch.equal(posterior(1.0).answer, found.mean)
+    assert "answer" in measure(found, None)["metrics"]
+    assert "answer" not in measure(posterior(1.0), None)["metrics"]  # it is the mean
     assert torch.equal(replace(found, colours=1.0).answer, found.mean)
     # Colours of other measurements are measured.
     other = posterior(0.5, operators.Denoise(SHAPE))

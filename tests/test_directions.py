@@ -123,6 +123,7 @@ def test_a_posterior_shows_its_directions() -> None:
     found = posterior.directions(2)
     assert found.axes.shape == (4, 2, 1, 8, 8) and found.label == "not calibrated"
     assert math.isnan(found.level)
+    assert repr(found).startswith("Directions(mean=") and "\n" not in repr(found)
     assert found.share.sum(1).tolist() == pytest.approx([1.0] * 4, abs=1e-4)
     x = truth.view(4, 1, 8, 8)
     by_hand = (found.axes * (x - found.mean)[:, None]).flatten(2).sum(2)

@@ -522,7 +522,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "solvers.ald": {"POWER_STEPS": 30},
     "solvers.base": {"LEAST_SIGMA_Y": 0.0001, "MIN_SIGMA_Y": 0.005},
     "solvers.c_pigdm": {"VARIANCE": 0.25, "NODES": 64},
-    "solvers.dds": {"CLEAN": 0.2, "LAST_PASSES": 5, "TV": 5.0},
+    "solvers.dds": {"AGAIN": 0.05, "CLEAN": 0.2, "LAST_PASSES": 5, "TV": 5.0},
     "solvers.fast_dips": {"HALVINGS": 8, "PROBE": 0.001, "LONGEST": 0.25},
     "solvers.gibbs": {
         "UNSURE_SHARES": 0.4,

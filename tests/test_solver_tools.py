@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from itertools import pairwise
+from typing import Any
 
 import oracles
 import pytest
@@ -48,6 +49,7 @@ from invdiff.solvers import (
     Gibbs,
     MCGDiff,
     PnPDM,
+    gibbs,
     preset,
 )
 from invdiff.solvers.ald import squared_norm
@@ -253,6 +255,25 @@ def test_the_draws_of_gibbs_go_down_to_a_tenth_of_its_last_level(
     torch.testing.assert_close(drawn[0][0], highest)
     torch.testing.assert_close(drawn[2][0], split.last)
     assert steps[0].sigma == pytest.approx(float(drawn[1][0].max()))
+
+
+@pytest.mark.parametrize(("particles", "first"), [(1, 5), (2, 3)])
+def test_the_first_round_of_gibbs_without_particles_has_more_steps(
+    particles: int, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins at gray; particles begin at a draw of the prior, which has as many steps."""
+    counts: list[int] = []
+    draw = gibbs.draw_given_y
+
+    def record(*given: Any) -> Tensor:
+        counts.append(given[5])
+        return draw(*given)
+
+    monkeypatch.setattr(gibbs, "draw_given_y", record)
+    solver = Gibbs(steps=2, particles=particles, inner=3, start=5, rounds=3, sweeps=1)
+    posed = problem("average")
+    list(trajectory(posed, PRIOR, solver, Streams([(0, 0), (0, 1)]), posed.y))
+    assert counts == [first, 3, 3]
 
 
 def test_the_levels_of_pnpdm_begin_at_the_highest_of_the_prior() -> None:

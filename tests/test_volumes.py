@@ -352,7 +352,7 @@ def test_masks_that_differ_from_slice_to_slice_tell_of_the_differences_too() -> 
 def test_the_bound_is_that_of_denoised_images_and_stays_below_the_level_clean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """x0 of the data step has the grain of a sample: it is not asked."""
+    """x0 of the data step has the grain of a sample: it is not asked. The last x0 is, denoised again."""
     problem = measured(MaskRandom(SHAPE, 0.5, seed=1), 0.1)
     prior = match_channels(quarter(), 6)
     solver = DDS(steps=9)
@@ -376,16 +376,18 @@ def test_the_bound_is_that_of_denoised_images_and_stays_below_the_level_clean(
     for step in solver.iterate(prior, problem, x, sigmas, Streams([(0,)])):
         before.append((step.x, step.sigma))
     levels = [sigma for sigma in sigmas[:-1] if sigma >= 0.2]
-    assert 2 < len(levels) < 8 and len(asked) == len(levels)
-    for found, (x, sigma) in zip(asked, before, strict=False):
-        torch.testing.assert_close(found, prior(x, sigma))
     last = len(levels)
-    expected_bounds = [*bounds[1 : last + 1], *[bounds[last]] * (9 - last - 1 + 5)]
+    assert 2 < last < 8 and len(asked) == last + 1
+    for found, (x, sigma) in zip(asked[:last], before, strict=False):
+        torch.testing.assert_close(found, prior(x, sigma))
+    torch.testing.assert_close(asked[last], prior(prior(*before[8]), 0.05))
+    both = (bounds[last] * bounds[last + 1]).sqrt()
+    expected_bounds = [*bounds[1 : last + 1], *[bounds[last]] * (9 - last - 1), *[both] * 5]
     assert [float(b) for b in held] == [float(b) for b in expected_bounds]
-    # A prior that knows no larger noise is asked once.
+    # A prior that knows no larger noise is asked once, and at the end.
     asked.clear()
     list(solver.iterate(prior, problem, x, (0.1, 0.05, 0.0), Streams([(0,)])))
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 def test_the_jump_that_is_expected_is_that_of_the_slices_in_proportion() -> None:

@@ -617,6 +617,13 @@ def varies_within_image(damp: float | Tensor, y: Tensor) -> bool:
     """Return whether damp may differ between the measurements of one image.
 
     It is False for one number, and for one number per image, (B, 1, ...).
+
+    Example:
+        >>> values = torch.tensor([0.1, 0.2])
+        >>> varies_within_image(values, torch.zeros(3, 2))
+        True
+        >>> varies_within_image(values[:, None], torch.zeros(2, 5))
+        False
     """
     return (
         isinstance(damp, Tensor)

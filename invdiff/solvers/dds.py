@@ -23,8 +23,10 @@ measured alike, A Dz = Dz A, and the differences of y tell how large those of th
 with D_xy the differences of neighbours in a slice: what A does not see of the differences along z is
 taken to be to what it sees as it is in the slices. The x0 of (3) is the network's, D(x, sigma) down
 to the level `CLEAN`: later ones have the grain of a sample, whose many small differences are a
-larger part of the mean |D_xy x0| than of the truth's. Masks may differ from slice to slice: there
-(2) is the mean over neighbours that are both measured.
+larger part of the mean |D_xy x0| than of the truth's. Some grain is left in it even so, and too
+little in an x0 that is denoised once more, D(x0, `AGAIN`), which takes fine detail for noise: the
+last step, whose bound is that of the answer, has the geometric mean of both. Masks may differ from
+slice to slice: there (2) is the mean over neighbours that are both measured.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from invdiff.solvers.base import LEAST_SIGMA_Y, Solver, Step, at_least, error_va
 
 AUTO = "auto"
 CLEAN = 0.2  # the lowest level whose D(x, sigma) tells what differences an image has
+AGAIN = 0.05  # the level at which the last x0 is denoised once more
 LAST_PASSES = 5  # of ADMM in the last step, under a bound
 TV = 5.0  # where nothing tells how large differences along z are
 
@@ -117,6 +120,9 @@ class DDS(Solver):
             denoised = prior(x, sigma)
             if seen is not None and (bound is None or sigma >= CLEAN):
                 bound = expected_jump(problem, denoised, seen)
+            if seen is not None and bound is not None and sigma_next == 0:
+                smooth = expected_jump(problem, prior(denoised, AGAIN), seen)
+                bound = (bound * smooth).sqrt()
             if not tv:
                 x0 = self.pulled(problem, denoised, r2, None)
             # A bound is to hold at the end.
