@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import oracles
 import pytest
 import torch
+from torch import Tensor
 
 from invdiff import Gaussian, Problem, config, registry, restore, solvers
 from invdiff.calibrate import CalibrateSettings
 from invdiff.errors import InputError
 from invdiff.evaluate import EvaluateSettings, read_cells
 from invdiff.operators import Blur, MaskRandom
+from invdiff.prior import GaussianDenoiser
 from invdiff.solve import SolveSettings
 from invdiff.solvers import (
     DDNM,
@@ -130,6 +133,75 @@ def test_restore_without_a_solver_takes_the_default() -> None:
     found = restore(problem, prior, samples=2, seed=3)
     expected = restore(problem, prior, preset(), samples=2, seed=3)
     assert torch.equal(found.samples, expected.samples) and found.nfe == 14
+
+
+# What a sample of every preset costs: calls of the prior, and passes backwards through it.
+COSTS = {
+    "ald": (301, 0),
+    "c_pigdm": (5, 5),
+    "daps": (100, 0),
+    "ddnm": (100, 0),
+    "ddnm_plus": (100, 0),
+    "ddrm": (100, 0),
+    "dds": (50, 0),
+    "diffpir": (100, 0),
+    "diffpir_20": (20, 0),
+    "diffpir_jpeg": (10, 0),
+    "dps": (50, 50),
+    "dps_1000": (1000, 1000),
+    "fast_dips": (75, 0),
+    "gibbs": (2736, 66),
+    "gibbs_one": (267, 67),
+    "ilvr": (100, 0),
+    "mcg": (100, 100),
+    "mcgdiff": (6400, 0),
+    "mmps": (20, 60),
+    "mmps_2m": (10, 30),
+    "mmps_2m_sde": (14, 47),
+    "pigdm": (50, 50),
+    "pnpdm": (630, 0),
+    "red_diff": (300, 0),
+    "repaint": (210, 0),
+    "score_sde": (99, 0),
+    "sitcom": (467, 447),
+    "tds": (800, 100),
+    "tmpd": (100, 200),
+}
+
+
+class Tracked(GaussianDenoiser):
+    """A prior that counts the passes backwards through it."""
+
+    def __init__(self) -> None:
+        place = torch.arange(16.0).double()
+        cov = 0.04 * (-(place[:, None] - place).abs() / 4).exp()
+        super().__init__(torch.full((1, 4, 4), 0.5).double(), cov)
+        self.backwards = 0
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        out = super().forward(x, sigma)
+        if out.requires_grad:
+            out.register_hook(self.passed)
+        return out
+
+    def passed(self, _: Tensor) -> None:
+        self.backwards += 1
+
+
+def test_every_preset_has_its_cost_in_the_table() -> None:
+    assert sorted(COSTS) == sorted(presets())
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_what_a_sample_costs(name: str) -> None:
+    operator = MaskRandom((1, 4, 4), missing=0.5).double()
+    truth = torch.full((1, 1, 4, 4), 0.6).double()
+    problem = Problem.simulate(truth, operator, Gaussian(0.05))
+    prior = Tracked()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of misfits: a constant is measured
+        found = restore(problem, prior, name)
+    assert (found.nfe, prior.backwards) == COSTS[name]
 
 
 # In few steps, from Python: each is above the baseline without a prior, on a smooth field under a blur.
