@@ -190,25 +190,25 @@ def cost_of(
     jobs = samples * len(problem)
     at_most = VALUES_ON_GPU if like.is_cuda else VALUES_AT_ONCE
     together = batch if batch != "auto" else max(1, at_most // math.prod(shape))
-    part, share, is_tiled = _timed_on(around, shape)
+    part, share, tiles = _timed_on(around, shape)
     x = torch.rand(
         min(jobs, together), *part, generator=torch.Generator().manual_seed(0), dtype=like.dtype
     ).to(like.device)
     sigmas = [sigma for sigma in solver.ladder(prior) if sigma > 0]
     sigma = sigmas[len(sigmas) // 2]
     meter = Meter(1)
-    with metering(meter):  # a first call is longer than others
-        around(x[:1, :, :SMALL, :SMALL], sigma)
+    with metering(meter):  # a first call is longer than others, and one of a new size, too
+        around(x[:1] if tiles else x[:1, :, :SMALL, :SMALL], sigma)
     scale = share / len(x)
     plain = scale * _seconds(lambda: around(x, sigma), x)
     tracked = plain
     backward = 0.0
     if calls.tracked:
         tracked, backward = (scale * seconds for seconds in _gradient_seconds(around, x, sigma))
-    if is_tiled and calls.tracked:  # tiles keep nothing, and are called anew for a gradient
+    if tiles and calls.tracked:  # tiles keep nothing, and are called anew for a gradient
         backward = tracked + backward
         tracked = plain
-    networks = meter.images * (round(share) if is_tiled else 1)
+    networks = meter.images * (tiles or 1)
     timed = "x".join(map(str, part[1:]))
     return Cost(calls, jobs, plain, tracked, backward, networks, timed)
 
@@ -326,15 +326,20 @@ class _Shrink(torch.autograd.Function):
 
 def _timed_on(
     around: Denoiser, shape: tuple[int, int, int]
-) -> tuple[tuple[int, int, int], float, bool]:
-    """What a call is timed on, how often that is in the image, and whether it is a tile."""
+) -> tuple[tuple[int, int, int], float, int]:
+    """What a call is timed on, how often that is in the image's tiles, and how many tiles there are.
+
+    A quarter of a tile is enough, unless it is smaller than what the network was trained on. An image that is
+    not cut has no tiles.
+    """
     channels, height, width = shape
     for module in around.modules():
         if isinstance(module, Tiled) and max(height, width) > module.tile:
-            side = module.tile
-            return (channels, side, side), float(module.tiles(height, width)), True
+            side = min(module.tile, max(module.tile // 2, *module.shape[-2:]))
+            tiles = module.tiles(height, width)
+            return (channels, side, side), tiles * (module.tile / side) ** 2, tiles
     part = (channels, min(height, TIMED), min(width, TIMED))
-    return part, height * width / (part[1] * part[2]), False
+    return part, height * width / (part[1] * part[2]), 0
 
 
 def _gradient_seconds(prior: Denoiser, x: Tensor, sigma: float) -> tuple[float, float]:

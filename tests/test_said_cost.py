@@ -83,20 +83,25 @@ def test_the_time_is_made_of_what_was_timed(monkeypatch: pytest.MonkeyPatch) -> 
     assert cost.seconds == pytest.approx(6 * 4 * (3 + 5) / 6)
 
 
-def test_a_tile_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of tiles a gradient calls each anew; network calls are those that `restore` counts."""
+@pytest.mark.parametrize(("tile", "side"), [(8, 8), (16, 8), (32, 16)])
+def test_a_tile_stands_for_all(tile: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tiles a gradient calls each anew; network calls are those that `restore` counts.
+
+    A quarter of a tile is timed, unless it is smaller than the prior's own images, of 8x8.
+    """
     network = UNet(1, width=8, multipliers=(1,), blocks=1)
     denoiser = NetworkDenoiser(network, SHAPE, Schedule.linear()).eval().requires_grad_(False)
     posed = problem(MaskHalf((1, 40, 24)))
     times = iter([2.0, 3.0, 5.0])
     monkeypatch.setattr(module, "_seconds", lambda work, like: (work(), next(times))[1])
-    cost = cost_of(posed, denoiser, DPS(steps=2), tile=16, batch=1)
-    count = Tiled(denoiser, 16).tiles(40, 24)
-    assert (cost.timed, cost.networks) == ("16x16", count)
-    assert (cost.plain, cost.tracked, cost.backward) == (2.0 * count, 2.0 * count, 8.0 * count)
-    made = restore(posed, denoiser, DDNM(steps=2), tile=16).nfe
+    cost = cost_of(posed, denoiser, DPS(steps=2), tile=tile, batch=1)
+    count = Tiled(denoiser, tile).tiles(40, 24)
+    share = count * (tile / side) ** 2
+    assert (cost.timed, cost.networks) == (f"{side}x{side}", count)
+    assert (cost.plain, cost.tracked, cost.backward) == (2.0 * share, 2.0 * share, 8.0 * share)
+    made = restore(posed, denoiser, DDNM(steps=2), tile=tile).nfe
     monkeypatch.undo()
-    said = cost_of(posed, denoiser, DDNM(steps=2), tile=16)
+    said = cost_of(posed, denoiser, DDNM(steps=2), tile=tile)
     assert said.calls.forward * said.networks == made
 
 

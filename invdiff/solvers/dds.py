@@ -121,8 +121,7 @@ class DDS(Solver):
             if seen is not None and (bound is None or sigma >= CLEAN):
                 bound = expected_jump(problem, denoised, seen)
             if seen is not None and bound is not None and sigma_next == 0:
-                smooth = expected_jump(problem, prior(denoised, AGAIN), seen)
-                bound = (bound * smooth).sqrt()
+                bound = (bound * expected_jump(problem, prior(denoised, AGAIN), seen)).sqrt()
             if not tv:
                 x0 = self.pulled(problem, denoised, r2, None)
             # A bound is to hold at the end.
