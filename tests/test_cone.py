@@ -16,7 +16,7 @@ from invdiff.errors import InputError
 from invdiff.noise import Gaussian
 from invdiff.operators import FanBeam, Radon
 from invdiff.operators.cone import ConeBeam
-from invdiff.operators.tomography import Scan
+from invdiff.operators.tomography import MOST_DETECTORS, Scan
 from invdiff.problem import Problem
 
 SHAPE = (3, 4, 5)
@@ -84,6 +84,13 @@ def test_a_panel_covers_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     half = 20 / np.sqrt(2)
     assert operator.detectors >= 2 * 100 * half / np.sqrt(40**2 - half**2) - 1e-9
     assert operator.rows >= 3 * 100 / (40 - half)
+
+
+def test_a_panel_has_so_many_rows_and_detectors_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("rows", "detectors"):
+        line = f"^{name}: found {MOST_DETECTORS + 1}, expected at most {MOST_DETECTORS}$"
+        with pytest.raises(InputError, match=line):
+            cone(monkeypatch, **{name: MOST_DETECTORS + 1})
 
 
 def test_products_are_those_of_the_projector(monkeypatch: pytest.MonkeyPatch) -> None:

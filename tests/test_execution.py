@@ -40,7 +40,7 @@ from invdiff.prior import (
     match_channels,
 )
 from invdiff.prior.denoiser import levels
-from invdiff.prior.execution import Executed, Execution, computing_in
+from invdiff.prior.execution import Executed, Execution, computing_in, has_bf16, is_ampere
 from invdiff.resources import Process, physical_memory
 from invdiff.training.data import to_device
 from invdiff.training.trainer import computes_bf16
@@ -615,6 +615,12 @@ def test_a_gpu_takes_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evaluate, "state_like", lambda prior, weight=weight: weight)
         assert evaluate.images_at_once("auto", prior)(2**10) == at_once // 2**10
     assert evaluate.images_at_once(3, unet())(2**30) == 3
+
+
+def test_gpus_of_amd_have_bf16_and_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert has_bf16(GPU) and not is_ampere(GPU)
+    assert not has_bf16(torch.device("cpu")) and not is_ampere(torch.device("cpu"))
 
 
 def test_bf16_that_is_emulated_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -428,6 +428,22 @@ def test_masks_keep_the_right_pixels() -> None:
     assert random.count(normal(2, 3, 11, 13)) == 3 * (143 - 100)
 
 
+@pytest.mark.parametrize("name", [*LINEAR, *NONLINEAR])
+def test_what_an_operator_holds_is_exact(name: str) -> None:
+    """Made where float32 is the default and then cast, it is what is made where float64 is."""
+    if name == "kernel_singular":
+        pytest.skip("its kernel is given in the default type")
+    make = {**LINEAR, **NONLINEAR}[name]
+    cast = make().double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        exact = make()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    x = torch.rand(1, *cast.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(cast(x), exact(x), rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("make", [SPECTRAL["mask_random"], LINEAR["mask_of_blur"]])
 def test_unmeasured_pixels_are_never_used(make: Callable[[], LinearOperator]) -> None:
     a = make().double()
