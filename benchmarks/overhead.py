@@ -250,7 +250,10 @@ def beside_network(arguments: argparse.Namespace) -> None:
             seen: list[tuple[float, float]] = []
             try:
                 restore(
-                    problem, timed, solver, on_step=lambda *_, seen=seen: seen.append(timed.clock.times())
+                    problem,
+                    timed,
+                    solver,
+                    on_step=lambda *_, seen=seen: seen.append(timed.clock.times()),
                 )
             except InputError:
                 break

@@ -472,6 +472,18 @@ def test_a_mask_of_another_size_is_scaled(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(found, FILLED)
 
 
+def test_a_larger_mask_keeps_what_is_mostly_kept(tmp_path: Path) -> None:
+    """All pixels of a large mask count, not those in the middle of each small one alone."""
+    block = np.zeros((8, 8), np.uint8)
+    block[2:6, 2:6] = 255  # a quarter
+    large = np.tile(block, (6, 6))
+    large[:8, :8] = 255
+    Image.fromarray(large).save(tmp_path / "large.png")
+    with pytest.warns(UserWarning, match="it is scaled"):
+        mask = MaskFile((1, 6, 6), str(tmp_path / "large.png"), kept="white")
+    assert mask.s.sum() == mask.s[..., 0, 0] == 1
+
+
 def test_a_mask_of_other_proportions_is_refused(tmp_path: Path) -> None:
     Image.fromarray(WHITE[:, 2:]).save(tmp_path / "narrow.png")
     with pytest.raises(InputError, match="found 64x62 .*expected 64x64, or the same proportions"):
