@@ -40,7 +40,7 @@ from invdiff.prior.denoiser import (
 )
 from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.tiles import tiled
-from invdiff.problem import Problem, stream_numbers
+from invdiff.problem import Problem, stream_numbers, told_of_rays
 from invdiff.progress import Meter, metering, progress_bar, show
 from invdiff.resources import physical_memory
 from invdiff.rng import Streams
@@ -218,6 +218,9 @@ def restore(
         )
     solver = solver_named(solver, problem)
     check(problem, prior, solver, samples, seed, batch)
+    doubt = told_of_rays(problem)
+    if doubt:
+        warn(doubt)
     adjustment = adjustment_of(calibration)
     holes = large_holes(problem, prior, solver) if fill_holes else None
     if adjustment is not None:

@@ -482,6 +482,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "AT_ONCE": 1024,
         "COARSE": 16,
     },
+    "problem": {"BEYOND": 2.0},
     "prior.reverse": {"MAX_SAMPLES": 1_000_000},
     "prior.schedule": {
         "_NAMES": ("linear", "cosine", "scaled_linear", "sigmoid", "sigmoid_betas", "edm"),

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lines import warnings_of
 from skimage.transform import radon
 from torch import Tensor
 
 from invdiff.errors import InputError
-from invdiff.operators import FanBeam, Radon
+from invdiff.inference import restore
+from invdiff.noise import Gaussian
+from invdiff.operators import Denoise, FanBeam, Radon
 from invdiff.operators.tomography import Scan
+from invdiff.prior import GaussianDenoiser
+from invdiff.problem import Problem, told_of_rays
+from invdiff.solve import main
+from invdiff.solvers import DDNM
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -319,3 +328,52 @@ def test_a_fan_tells_the_shape_by_its_size() -> None:
     assert FanBeam.infer_shape((3, 9, 20), {"size": [6, 8]}) == (3, 6, 8)
     size = {"size": [6, 8], "geometry": "skimage"}
     assert Radon.infer_shape((1, 12, 60), size) == (1, 6, 8)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+def test_a_scan_of_another_size_is_told_by_what_no_ray_reaches(sigma: float) -> None:
+    """64 detectors are those of 45x45 pixels, and of 64x64 with scikit-image's circle=True."""
+    angles = np.arange(0.0, 180.0, 12.0)
+    image = np.zeros((64, 64))
+    image[4:60, 30:34] = 1.0  # at 90 degrees it reaches beyond the middle 45 detectors
+    noise = np.random.default_rng(0).normal(size=(64, 15))
+    y = torch.from_numpy(radon(image, angles, circle=True) + sigma * noise).float()[None, None]
+    sizes = {"skimage": (1, 45, 45), "skimage_circle": (1, 64, 64)}
+    told = {}
+    for geometry, shape in sizes.items():
+        operator = Radon(shape, angles=angles.tolist(), geometry=geometry)
+        told[geometry] = told_of_rays(Problem(operator, Gaussian(sigma), y))
+    assert told["skimage_circle"] == ""
+    line = (
+        rf"measurement: found values of about [\d.]+ where no ray meets the image of 45x45 pixels, "
+        rf"expected noise of {sigma:.2g}: see operator.size, axis, offset and, for scikit-image's "
+        r"circle=True, geometry=skimage_circle"
+    )
+    assert re.fullmatch(line, told["skimage"])
+    small = radon(image[9:54, 9:54], angles, circle=False)
+    y = torch.from_numpy(small + sigma * noise).float()[None, None]
+    operator = Radon((1, 45, 45), angles=angles.tolist(), geometry="skimage")
+    problem = Problem(operator, Gaussian(sigma), y)
+    assert told_of_rays(problem) == ""
+    # Twice the noise is where it begins.
+    free = operator(torch.ones(1, 1, 45, 45)) == 0
+    for times, is_told in ((1.9, False), (2.1, True)):
+        values = torch.where(free, times, 0.0)
+        assert bool(told_of_rays(Problem(operator, Gaussian(1.0), values))) is is_told
+    assert told_of_rays(Problem(Denoise((1, 4, 4)), Gaussian(0.1), torch.ones(1, 1, 4, 4))) == ""
+
+
+def test_both_doors_say_what_no_ray_reaches(tmp_path: Path) -> None:
+    """Before the work, once."""
+    y = torch.ones(1, 1, 12, 4)
+    operator = Radon((1, 8, 8), angles=4, detectors=12)
+    problem = Problem(operator, Gaussian(0.1), y.mT)
+    line = told_of_rays(problem)
+    assert line
+    prior = GaussianDenoiser(torch.full((1, 8, 8), 0.5), 0.04 * torch.eye(64))
+    assert warnings_of(lambda: restore(problem, prior, DDNM(steps=1))).count(line) == 1
+    np.save(tmp_path / "y.npy", y[0, 0].mT.numpy())
+    words = ["operator.name=radon", "operator.angles=4", "operator.size=[8,8]", "noise.sigma=0.1"]
+    words += ["prior=fashion", "solver=ddnm", "solver.steps=1", "samples=1", "baselines=none"]
+    words += [f"measurement={tmp_path / 'y.npy'}", f"out={tmp_path / 'run'}"]
+    assert warnings_of(lambda: main(words)).count(line) == 1
