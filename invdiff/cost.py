@@ -329,8 +329,8 @@ def _timed_on(
 ) -> tuple[tuple[int, int, int], float, int]:
     """What a call is timed on, how often that is in the image's tiles, and how many tiles there are.
 
-    A quarter of a tile is enough, unless it is smaller than what the network was trained on. An image that is
-    not cut has no tiles.
+    A quarter of a tile is enough, unless it is smaller than what the network was trained on. An
+    image that is not cut has no tiles.
     """
     channels, height, width = shape
     for module in around.modules():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invdiff.adjustment import Adjustment, adjustment_of
-from invdiff.diagnostics.fit import not_finite
+from invdiff.diagnostics.fit import not_finite, told_of_rays
 from invdiff.errors import (
     InputError,
     check_callback,
@@ -40,7 +40,7 @@ from invdiff.prior.denoiser import (
 )
 from invdiff.prior.execution import Execution, Precision
 from invdiff.prior.tiles import tiled
-from invdiff.problem import Problem, stream_numbers, told_of_rays
+from invdiff.problem import Problem, stream_numbers
 from invdiff.progress import Meter, metering, progress_bar, show
 from invdiff.resources import physical_memory
 from invdiff.rng import Streams

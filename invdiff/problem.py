@@ -21,7 +21,6 @@ from invdiff.noise import Gaussian, NoiseModel
 from invdiff.noise.whitening import Whitening
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies_within_image
-from invdiff.operators.tomography import Scan
 from invdiff.operators.whitened import whitened
 from invdiff.rng import Streams
 from invdiff.summary import several
@@ -318,43 +317,6 @@ class Problem:
         if tuple(self.y.shape[1:]) == self.operator.shape:
             return self.centred
         return self.y.new_full((len(self), *self.operator.shape), 0.5)
-
-
-BEYOND = 2.0  # times the noise, from where on values that no ray of the image reaches are no noise
-
-
-def told_of_rays(problem: Problem) -> str:
-    """Return a line on a scan with values where no ray meets the image, empty where they are noise.
-
-    So many detectors may be those of images of other sizes: it is the values that tell which.
-
-    Example:
-        >>> from invdiff.operators import Radon
-        >>> narrow = Radon((1, 8, 8), angles=[0.0], detectors=12)  # two on each side see nothing
-        >>> told_of_rays(Problem(narrow, Gaussian(0.1), torch.ones(1, 1, 1, 12))).partition(",")[0]
-        'measurement: found values of about 1 where no ray meets the image of 8x8 pixels'
-        >>> told_of_rays(Problem(narrow, Gaussian(0.1), 0.1 * torch.ones(1, 1, 1, 12)))
-        ''
-    """
-    operator = problem.operator
-    if not isinstance(operator, Scan):
-        return ""
-    everywhere = problem.y.new_ones(1, *operator.shape)
-    free = (operator(everywhere) == 0).expand_as(problem.y) & problem.y.isfinite()
-    if not bool(free.any()):
-        return ""
-    found = float(problem.y[free].square().mean().sqrt())
-    variance = torch.as_tensor(problem.variance()).to(problem.y).expand_as(problem.y)
-    noise = float(variance[free].mean().sqrt())
-    least = 1e-3 * float(problem.y.square().mean().sqrt())  # of what is said to have no noise
-    if found <= max(BEYOND * noise, least):
-        return ""
-    height, width = operator.shape[-2:]
-    return (
-        f"measurement: found values of about {found:.2g} where no ray meets the image of {height}x{width} "
-        f"pixels, expected noise of {noise:.2g}: see operator.size, axis, offset and, for scikit-image's "
-        "circle=True, geometry=skimage_circle"
-    )
 
 
 def dtype_of(operator: Operator) -> torch.dtype:

@@ -107,7 +107,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     },
     "cost": {"FEW_STEPS": "diffpir_20", "SMALL": 8, "REHEARSED": 2.0, "TIMED": 256, "LONG": 60.0},
     "diagnostics.fission": {"FAR": 2.0, "LEVEL": 0.05, "CLIPPED": 0.01},
-    "diagnostics.fit": {"FACTOR": 2.0, "ERRORS": 5.0},
+    "diagnostics.fit": {"FACTOR": 2.0, "ERRORS": 5.0, "BEYOND": 2.0},
     "diagnostics.ksd": {"LEVEL": 0.05, "POWER": 0.5},
     "diagnostics.repeated": {
         "QUANTITIES": ("fit to y", "brightness", "distance from the centre"),
@@ -482,7 +482,6 @@ FIGURES: dict[str, dict[str, Any]] = {
         "AT_ONCE": 1024,
         "COARSE": 16,
     },
-    "problem": {"BEYOND": 2.0},
     "prior.reverse": {"MAX_SAMPLES": 1_000_000},
     "prior.schedule": {
         "_NAMES": ("linear", "cosine", "scaled_linear", "sigmoid", "sigmoid_betas", "edm"),

@@ -14,13 +14,14 @@ from lines import warnings_of
 from skimage.transform import radon
 from torch import Tensor
 
+from invdiff.diagnostics.fit import told_of_rays
 from invdiff.errors import InputError
 from invdiff.inference import restore
 from invdiff.noise import Gaussian
 from invdiff.operators import Denoise, FanBeam, Radon
 from invdiff.operators.tomography import Scan
 from invdiff.prior import GaussianDenoiser
-from invdiff.problem import Problem, told_of_rays
+from invdiff.problem import Problem
 from invdiff.solve import main
 from invdiff.solvers import DDNM
 

@@ -1,5 +1,7 @@
 """Warnings about samples: not finite, following y too closely, not reaching y; each with a remedy.
 
+Before there are samples, a scan is looked at: where no ray meets the image y is noise alone.
+
 True samples have a misfit ||y - A x||^2 / (m sigma^2) of 1 in expectation, if the noise is
 Gaussian. For other noise, whose variance is read from y itself, the expectation is that of
 measurements simulated from the samples: few photons have a misfit far below 1. Good approximations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from invdiff.noise import Gaussian
+from invdiff.operators.tomography import Scan
 from invdiff.problem import Problem
 from invdiff.rng import Streams
 from invdiff.summary import one_line, several
@@ -24,6 +27,7 @@ from invdiff.summary import one_line, several
 TOO_CLOSE = "samples follow y too closely and keep its noise"
 FACTOR = 2.0
 ERRORS = 5.0
+BEYOND = 2.0  # times the noise, from where on values that no ray of the image reaches are no noise
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,40 @@ closely and keep its noise. Take another solver or fewer steps; or sigma is not 
         if not fits < 1:
             return ""
         return f"; or sigma is not {self.sigma:.2g} but about {fits:.2g}: correct it"
+
+
+def told_of_rays(problem: Problem) -> str:
+    """Return a line on a scan with values where no ray meets the image, empty where they are noise.
+
+    So many detectors may be those of images of other sizes: it is the values that tell which.
+
+    Example:
+        >>> from invdiff.operators import Radon
+        >>> narrow = Radon((1, 8, 8), angles=[0.0], detectors=12)  # two on each side see nothing
+        >>> told_of_rays(Problem(narrow, Gaussian(0.1), torch.ones(1, 1, 1, 12))).partition(",")[0]
+        'measurement: found values of about 1 where no ray meets the image of 8x8 pixels'
+        >>> told_of_rays(Problem(narrow, Gaussian(0.1), 0.1 * torch.ones(1, 1, 1, 12)))
+        ''
+    """
+    operator = problem.operator
+    if not isinstance(operator, Scan):
+        return ""
+    everywhere = problem.y.new_ones(1, *operator.shape)
+    free = (operator(everywhere) == 0).expand_as(problem.y) & problem.y.isfinite()
+    if not bool(free.any()):
+        return ""
+    found = float(problem.y[free].square().mean().sqrt())
+    variance = torch.as_tensor(problem.variance()).to(problem.y).expand_as(problem.y)
+    noise = float(variance[free].mean().sqrt())
+    least = 1e-3 * float(problem.y.square().mean().sqrt())  # of what is said to have no noise
+    if found <= max(BEYOND * noise, least):
+        return ""
+    height, width = operator.shape[-2:]
+    return (
+        f"measurement: found values of about {found:.2g} where no ray meets the image of "
+        f"{height}x{width} pixels, expected noise of {noise:.2g}: see operator.size, axis, offset "
+        "and, for scikit-image's circle=True, geometry=skimage_circle"
+    )
 
 
 def not_finite(finite: Tensor) -> str:

@@ -118,10 +118,11 @@ class DDS(Solver):
         for sigma, sigma_next in pairwise(sigmas):
             r2 = error_variance(sigma)
             denoised = prior(x, sigma)
-            if seen is not None and (bound is None or sigma >= CLEAN):
-                bound = expected_jump(problem, denoised, seen)
-            if seen is not None and bound is not None and sigma_next == 0:
-                bound = (bound * expected_jump(problem, prior(denoised, AGAIN), seen)).sqrt()
+            if seen is not None:
+                if bound is None or sigma >= CLEAN:
+                    bound = expected_jump(problem, denoised, seen)
+                if sigma_next == 0:
+                    bound = (bound * expected_jump(problem, prior(denoised, AGAIN), seen)).sqrt()
             if not tv:
                 x0 = self.pulled(problem, denoised, r2, None)
             # A bound is to hold at the end.
