@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for every core: more threads, here or in a subprocess, would only make them wait.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+# Collecting the tests makes millions of objects that all stay: looking for garbage among them takes a
+# third of the time, and again with every test that makes many.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 NETWORK = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
 

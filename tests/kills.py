@@ -99,6 +99,15 @@ def operations(work: Callable[[], object]) -> int:
     return said
 
 
+def some(count: int, first: int) -> range:
+    """Every fourth of so many file operations, from one of the first four on.
+
+    A piece of work is done again for each: tests of several signals, or errors, begin with different
+    ones.
+    """
+    return range(first, count, 4)
+
+
 def states_of(folder: Path, copies: Path, work: Callable[[], object]) -> list[Path]:
     """Copy a folder before every file operation of a piece of work: what kill -9 leaves there.
 

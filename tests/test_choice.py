@@ -69,7 +69,7 @@ def test_what_coding_as_jpeg_changed_counts_where_noise_is_estimated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every door, whoever says auto; of other files, and of a level that is known, nothing is added."""
-    noise = np.random.default_rng(0).normal(128, 20, (64, 64)).clip(1, 254).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(128, 20, (32, 32)).clip(1, 254).astype(np.uint8)
     (tmp_path / "in").mkdir()
     Image.fromarray(noise).save(tmp_path / "in" / "a.jpg", quality=50)
     with Image.open(tmp_path / "in" / "a.jpg") as coded:
@@ -85,7 +85,7 @@ def test_what_coding_as_jpeg_changed_counts_where_noise_is_estimated(
         return Posterior(problem.y[None], problem, 1, 1.0)
 
     monkeypatch.setattr(files, "restore", drawn)
-    prior = GaussianDenoiser(torch.full((1, 64, 64), 0.5), torch.eye(64 * 64))
+    prior = GaussianDenoiser(torch.full((1, 32, 32), 0.5), torch.eye(32 * 32))
     expected = {"a.jpg": math.hypot(read, changed), "b.png": read}
     for name, level in expected.items():
         for given in ("auto", 0.3):

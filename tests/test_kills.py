@@ -23,7 +23,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from kills import at_once, failing_at, killed_at, limited_to, operations, states_of
+from kills import at_once, failing_at, killed_at, limited_to, operations, some, states_of
 from matplotlib.figure import Figure
 
 from invdiff import evaluate, likelihood, sample, solve
@@ -194,16 +194,16 @@ def test_training_that_is_killed_anywhere_ends_as_if_it_was_not(
 
 
 @pytest.mark.parametrize(
-    ("case", "number", "every"),
+    ("case", "number", "first"),
     [
-        ("fresh", signal.SIGTERM, 1),
-        ("resumed", signal.SIGTERM, 1),
-        ("fresh", signal.SIGHUP, 9),
-        ("fresh", signal.SIGINT, 9),
+        ("fresh", signal.SIGTERM, 0),
+        ("fresh", signal.SIGHUP, 1),
+        ("fresh", signal.SIGINT, 2),
+        ("resumed", signal.SIGTERM, 3),
     ],
 )
 def test_training_that_is_stopped_anywhere_ends_as_if_it_was_not(
-    training: TrainSettings, tmp_path: Path, case: str, number: int, every: int
+    training: TrainSettings, tmp_path: Path, case: str, number: int, first: int
 ) -> None:
     settings, prepare = training_cases(training, tmp_path)[case]
     place = tmp_path / "place"
@@ -214,7 +214,7 @@ def test_training_that_is_stopped_anywhere_ends_as_if_it_was_not(
     )
     expected = results_of_training(tmp_path / "whole" / "run")
     seen = set()
-    for n in range(0, count, every):
+    for n in some(count, first):
         folder = shutil.copytree(place, tmp_path / f"{n}")
         killed_at(n, number, partial(resumed, settings, folder / "run"))
         assert not hidden(folder), n
@@ -302,7 +302,7 @@ def test_a_result_is_old_or_new_wherever_its_command_dies(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
 ) -> None:
-    """kill -9, SIGTERM, SIGHUP and SIGINT before every file operation."""
+    """kill -9 before every file operation, SIGTERM, SIGHUP and SIGINT before some."""
     monkeypatch.setattr(sample, "draw_trajectories", small_figure)
     monkeypatch.setattr(likelihood, "draw", small_figure)
     both = ",".join(str(pictures / f"{n}.png") for n in range(2))
@@ -347,7 +347,7 @@ def test_a_result_is_old_or_new_wherever_its_command_dies(
     signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     seen = set()
     for number, first in zip(signals, range(3), strict=True):
-        for n in range(0 if number == signal.SIGTERM else first, count, 1 if first == 0 else 3):
+        for n in some(count, first):
             folder = shutil.copytree(place, tmp_path / f"{number}-{n}")
             code = killed_at(n, number, partial(work, folder / name, 2))
             assert not hidden(folder), (number, n)
@@ -424,15 +424,15 @@ def test_an_evaluation_that_is_killed_anywhere_ends_as_if_it_was_not(
 
 
 @pytest.mark.parametrize(
-    ("number", "every"), [(signal.SIGTERM, 1), (signal.SIGHUP, 11), (signal.SIGINT, 11)]
+    ("number", "first"), [(signal.SIGTERM, 0), (signal.SIGHUP, 1), (signal.SIGINT, 2)]
 )
 def test_an_evaluation_that_is_stopped_anywhere_ends_as_if_it_was_not(
-    evaluation: Callable[[Path], None], tmp_path: Path, number: int, every: int
+    evaluation: Callable[[Path], None], tmp_path: Path, number: int, first: int
 ) -> None:
     count = operations(partial(evaluation, tmp_path / "whole"))
     expected = table_of(tmp_path / "whole")
     seen = set()
-    for n in range(0, count, every):
+    for n in some(count, first):
         out = tmp_path / f"{n}"
         killed_at(n, number, partial(evaluation, out))
         assert not hidden(out), n
@@ -453,9 +453,9 @@ def check_line(said: str | None) -> None:
     assert said is None or (said.startswith("InputError: ") and "\n" not in said), said
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize(("error", "first"), [(errno.ENOSPC, 0), (errno.EACCES, 1)])
 def test_refusals_anywhere_in_training_are_one_line(
-    training: TrainSettings, tmp_path: Path, error: int
+    training: TrainSettings, tmp_path: Path, error: int, first: int
 ) -> None:
     """What was saved before is there, and the run goes on from it."""
     settings, prepare = training_cases(training, tmp_path)["resumed"]
@@ -466,7 +466,7 @@ def test_refusals_anywhere_in_training_are_one_line(
     count = operations(partial(resumed, settings, whole_run))
     expected = results_of_training(whole_run)
     seen = set()
-    for n in range(count):
+    for n in some(count, first):
         folder = shutil.copytree(place, tmp_path / f"{n}")
         work = partial(resumed, settings, folder / "run")
         check_line(failing_at(n, error, work, creating=error == errno.ENOSPC))
@@ -481,14 +481,14 @@ def test_refusals_anywhere_in_training_are_one_line(
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize(("error", "first"), [(errno.ENOSPC, 1), (errno.EACCES, 2)])
 def test_refusals_anywhere_in_an_evaluation_are_one_line(
-    evaluation: Callable[[Path], None], tmp_path: Path, error: int
+    evaluation: Callable[[Path], None], tmp_path: Path, error: int, first: int
 ) -> None:
     count = operations(partial(evaluation, tmp_path / "whole"))
     expected = table_of(tmp_path / "whole")
     seen = set()
-    for n in range(count):
+    for n in some(count, first):
         out = tmp_path / "now" / "out"
         said = failing_at(n, error, partial(evaluation, out), creating=error == errno.ENOSPC)
         check_line(said)
@@ -525,8 +525,8 @@ def test_refusals_anywhere_leave_the_old_result(
     work(place / name, 1)
     old = content(place / name)
     count = operations(partial(work, shutil.copytree(place, tmp_path / "new") / name, 2))
-    for error in (errno.ENOSPC, errno.EACCES):
-        for n in range(count):
+    for error, first in ((errno.ENOSPC, 0), (errno.EACCES, 1)):
+        for n in some(count, first):
             folder = shutil.copytree(place, tmp_path / f"{error}-{n}")
             new = partial(work, folder / name, 2)
             said = failing_at(n, error, new, creating=error == errno.ENOSPC)

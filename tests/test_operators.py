@@ -147,9 +147,9 @@ SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "blur_then_bicubic": lambda: spectral(Bicubic(EVEN, 2) @ GaussianBlur(EVEN, sigma=0.6)),
 }
 NUFFT: dict[str, Callable[[], LinearOperator]] = {
-    "nufft": lambda: NonCartesian((1, 7, 9), 3 * normal(6, 8, 2, seed=3).sin(), "radians", coils=3),
+    "nufft": lambda: NonCartesian((1, 5, 6), 3 * normal(2, 7, 2, seed=3).sin(), "radians", coils=3),
     "nufft_complex": lambda: NonCartesian(
-        (2, 4, 5), normal(20, 2, seed=3).cos() / 2, "cycles", coils=2, convention="ortho"
+        (2, 4, 3), normal(9, 2, seed=3).cos() / 2, "cycles", coils=2, convention="ortho"
     ),
 }
 if find_spec("torchkbnufft") is None:
@@ -483,11 +483,11 @@ def test_an_image_does_not_depend_on_its_batch(
     make: Callable[[], LinearOperator], damp: float | str
 ) -> None:
     a = make().double()
-    y = normal(8, *a.measurement_shape) * torch.logspace(-3, 3, 8).double().view(8, 1, 1, 1)
-    y[3] = 0  # converged before the first step
+    y = normal(4, *a.measurement_shape) * torch.tensor([1e-3, 1.0, 0.0, 1e3]).view(4, 1, 1, 1)
+    # That of 0 has converged before the first step.
     level = 0.01 + normal(*y.shape, seed=1).square() if isinstance(damp, str) else damp
     batch = a.pinv(y, level)
-    for b in range(8):
+    for b in range(4):
         alone = a.pinv(y[b : b + 1], level[b : b + 1] if isinstance(level, Tensor) else level)[0]
         torch.testing.assert_close(
             batch[b], alone, rtol=1e-11, atol=1e-11 * float(alone.abs().max())
