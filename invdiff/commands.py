@@ -15,7 +15,15 @@ import sys
 
 from invdiff import __version__, registry
 from invdiff.config.command import run_guarded
-from invdiff.config.help import FLAGS, asks_for_help, classes, help_text, presets, wrapped
+from invdiff.config.help import (
+    FLAGS,
+    asks_for_help,
+    classes,
+    help_text,
+    presets,
+    print_from_sources,
+    wrapped,
+)
 from invdiff.config.sources import command_path, command_text
 from invdiff.errors import InputError
 from invdiff.resources import WEIGHTS, shipped_priors
@@ -53,7 +61,7 @@ def run(words: list[str]) -> None:
     if name in COMMANDS and not asks_for_help(rest):
         importlib.import_module(f"invdiff.{name}").main(rest)
     else:
-        print(answer(name, rest))
+        print_from_sources(lambda: answer(name, rest))
 
 
 def answer(name: str, words: list[str]) -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from invdiff.config.help import asks_for_help, help_text
+from invdiff.config.help import asks_for_help, help_text, print_from_sources
 from invdiff.config.signals import stopped_by_signals
 from invdiff.errors import InputError
 from invdiff.io.whole import clean_up
@@ -31,7 +31,8 @@ def run_command(run: Callable[[list[str]], None], argv: list[str] | None = None)
     """
     words = sys.argv[1:] if argv is None else argv
     if asks_for_help(words):
-        run_guarded(lambda _: print(help_text(Path(inspect.getfile(run)))), [])
+        path = Path(inspect.getfile(run))
+        run_guarded(lambda _: print_from_sources(lambda: help_text(path)), [])
     else:
         run_guarded(run, words)
 

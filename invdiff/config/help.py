@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from invdiff import registry
@@ -33,8 +34,28 @@ def print_help_if_asked(path: str) -> None:
     A module that takes seconds to import calls it before its imports.
     """
     if asks_for_help(sys.argv[1:]):
-        print(help_text(Path(path)))
+        print_from_sources(lambda: help_text(Path(path)))
         raise SystemExit(0)
+
+
+def print_from_sources(make: Callable[[], str]) -> None:
+    """Print a text that is read from sources, for a command that does nothing else.
+
+    The trees of the sources are many objects, which all stay. To look for garbage among them, now
+    and at the end of the process, would take as long as everything else.
+
+    Example:
+        >>> print_from_sources(lambda: str(gc.isenabled()))
+        False
+    """
+    looked_for = gc.isenabled()
+    gc.disable()
+    try:
+        print(make())
+    finally:
+        gc.freeze()
+        if looked_for:
+            gc.enable()
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
