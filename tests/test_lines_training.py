@@ -255,7 +255,7 @@ LINES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: tiff._check_size([series(opened("RGB", 8), size=10**9, nbytes=10**9)], 99),
-        "found 1000000000 values in pages of a file of 99 bytes, expected at most 178956970",
+        "found 1000000000 values in a file of 99 bytes, expected at most 178956970",
     ),
     (
         lambda: tiff._check_alike(

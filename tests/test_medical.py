@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import resource
 import struct
 import warnings
 from pathlib import Path
@@ -465,3 +467,53 @@ def test_readers_say_nothing(
             read_picture(tmp_path / "x.nii")
             read_picture(tmp_path / "y.dcm")
     assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+def test_dicom_that_would_be_read_wrongly_is_refused(tmp_path: Path) -> None:
+    """A slope of 0, a rescale of some frames alone, and kinds of pixels that are not known."""
+    frames = np.stack([STORED, STORED])
+    colours = np.zeros((8, 8, 3), np.uint8)
+    groups = "PerFrameFunctionalGroupsSequence"
+    for array, elements, line in (
+        (
+            STORED,
+            {"RescaleSlope": 0},
+            "found RescaleSlope 0, expected a finite number that is not 0",
+        ),
+        (STORED, {"DoseGridScaling": 0}, "found DoseGridScaling 0, expected a finite number"),
+        (frames, {groups: [group(0, 1), group(1, 1)]}, "found RescaleSlope 0, expected"),
+        (
+            frames,
+            {groups: [group(1, 1)]},
+            "found a rescale for 1 of 2 frames, expected one for each",
+        ),
+        (frames, {groups: [group(1, 1), Dataset()]}, "found a rescale for 1 of 2 frames, expected"),
+        (
+            STORED,
+            {"PhotometricInterpretation": "HSV"},
+            "found pixels of kind 'HSV', expected MONOCHROME2, MONOCHROME1, PALETTE COLOR",
+        ),
+        (
+            colours,
+            {"PhotometricInterpretation": "YBR_PARTIAL_422"},
+            "found pixels of kind 'YBR_PAR",
+        ),
+    ):
+        write_dicom(tmp_path / "x.dcm", array, **elements)
+        with pytest.raises(InputError, match=re.escape(line)):
+            read_picture(tmp_path / "x.dcm")
+    shared = {groups: [group(1, 1), Dataset()], "SharedFunctionalGroupsSequence": [group(2, 5)]}
+    write_dicom(tmp_path / "y.dcm", frames, **shared)
+    assert read_picture(tmp_path / "y.dcm").units == Units(1, 131)
+
+
+@pytest.mark.parametrize("side", [8, 30000])
+def test_a_volume_that_claims_more_than_its_file_takes_no_memory(tmp_path: Path, side: int) -> None:
+    volume = nibabel.Nifti1Image(np.zeros((8, 8, 2), np.float32), np.eye(4))
+    data = bytearray(volume.to_bytes())
+    data[40:56] = struct.pack("<8h", 3, side, side, 3, 1, 1, 1, 1)
+    (tmp_path / "x.nii").write_bytes(bytes(data))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=rf"found 864 bytes, expected {352 + 12 * side**2} for a"):
+        read_picture(tmp_path / "x.nii")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB

@@ -24,6 +24,7 @@ from PIL import Image
 
 from invdiff.errors import InputError
 from invdiff.io.collection import read_pictures
+from invdiff.io.fastmri import read_hdf5
 from invdiff.io.fits import _smaller_pixels, encode_fits
 from invdiff.io.formats import decode
 from invdiff.io.measurements import read_measurements
@@ -623,3 +624,77 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError) as told:
             read_picture(tmp_path / name)
         assert "\n" not in str(told.value)
+
+
+# Files that would be read in part, or from elsewhere, or that claim more than they hold.
+
+
+def test_hdf5_whose_values_lie_in_other_files_is_refused(tmp_path: Path) -> None:
+    """Where another file is missing, HDF5 gives zeros; where it is there, it may be any file."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        other = [(str(tmp_path / "secret"), 0, 128)]
+        file.create_dataset("image", (4, 4), "f4", external=other)
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        layout = h5py.VirtualLayout((4, 4), "f4")
+        layout[:] = h5py.VirtualSource("missing.h5", "image", (4, 4))
+        file.create_virtual_dataset("image", layout)
+    with h5py.File(tmp_path / "kspace.h5", "w") as file:
+        file.create_dataset("kspace", (1, 4, 4), "c8", external=other)
+    (tmp_path / "secret").write_bytes(bytes(range(128)))
+    for name in ("raw.h5", "virtual.h5"):
+        with pytest.raises(InputError, match="the dataset /image, whose values lie in other files"):
+            read_picture(tmp_path / name)
+    for name in ("raw.h5", "virtual.h5", "kspace.h5"):
+        with pytest.raises(
+            InputError, match="whose values lie in other files, expected a file that"
+        ):
+            read_hdf5(tmp_path / name)
+
+
+def test_small_files_that_claim_much_are_refused_before_room_is_made(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("image", (40000, 40000), "u1", chunks=(1000, 1000))
+    fits = pytest.importorskip("astropy.io.fits")
+    cards = [("SIMPLE", True), ("BITPIX", -32), ("NAXIS", 2), ("NAXIS1", 40000), ("NAXIS2", 40000)]
+    (tmp_path / "x.fits").write_bytes(fits.Header(cards).tostring().encode() + bytes(2880))
+    for name in ("x.h5", "x.fits"):
+        with pytest.raises(InputError, match="found 1600000000 values in a file of"):
+            read_picture(tmp_path / name)
+
+
+def test_an_exr_that_claims_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = pytest.importorskip("OpenEXR")
+    attributes = {"compression": library.ZIP_COMPRESSION, "type": library.scanlineimage}
+    library.File(attributes, {"Y": np.zeros((64, 64), np.float32)}).write(str(tmp_path / "x.exr"))
+    assert read_picture(tmp_path / "x.exr").values.shape == (1, 1, 64, 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    with pytest.raises(InputError, match="found 4096 values in a file of"):
+        read_picture(tmp_path / "x.exr")
+
+
+def test_images_that_are_left_out_are_told(tmp_path: Path) -> None:
+    fits = pytest.importorskip("astropy.io.fits")
+    units = [fits.ImageHDU(ramp(4, 4), name=name) for name in ("SCI", "ERR")]
+    fits.HDUList([fits.PrimaryHDU(), *units]).writeto(tmp_path / "x.fits")
+    with pytest.warns(UserWarning, match=r"found 2 images \(SCI, ERR\): the first is taken"):
+        read_picture(tmp_path / "x.fits")
+    library = pytest.importorskip("OpenEXR")
+    plane = np.full((4, 4), 0.5, np.float32)
+    attributes = {"compression": library.ZIP_COMPRESSION, "type": library.scanlineimage}
+    channels = dict.fromkeys(("R", "G", "B", "diffuse.R"), plane)
+    library.File(attributes, channels).write(str(tmp_path / "x.exr"))
+    with pytest.warns(UserWarning, match=r"found other channels \(diffuse.R\): they are left out"):
+        read_picture(tmp_path / "x.exr")
+
+
+def test_a_fits_scale_of_zero_is_refused(tmp_path: Path) -> None:
+    fits = pytest.importorskip("astropy.io.fits")
+    cards = [("SIMPLE", True), ("BITPIX", 16), ("NAXIS", 2), ("NAXIS1", 4), ("NAXIS2", 4)]
+    header = fits.Header([*cards, ("BSCALE", 0.0), ("BZERO", 5.0)])
+    (tmp_path / "x.fits").write_bytes(header.tostring().encode() + bytes(2880))
+    with pytest.raises(InputError, match="found BSCALE 0, expected another number"):
+        read_picture(tmp_path / "x.fits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_a_small_file_of_many_large_pages_is_refused(
     tifffile.imwrite(tmp_path / "bomb.tif", np.zeros((40, 250, 300), np.uint8), compression="zlib")
     tifffile.imwrite(tmp_path / "large.tif", np.zeros((40, 250, 300), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 250 * 300)
-    with pytest.raises(InputError, match="found 3000000 values in pages of a file of"):
+    with pytest.raises(InputError, match="found 3000000 values in a file of"):
         read_picture(tmp_path / "bomb.tif")
     assert len(read_picture(tmp_path / "large.tif")) == 40
 
@@ -461,3 +462,18 @@ def test_a_page_without_an_orientation_stands_upright(tmp_path: Path, orientatio
         return
     with pytest.raises(InputError, match="found pages of 2 different orientations"):
         read_picture(tmp_path / "x.tif")
+
+
+def test_integers_that_a_file_marks_as_no_data_are_told(tmp_path: Path) -> None:
+    page = (255 * RAMP).round().astype(np.uint8)
+    page[0, :3] = 7
+    marked = int((page == 7).sum())
+    tag = [(42113, "s", 0, "7", True)]
+    tifffile.imwrite(tmp_path / "x.tif", page, extratags=tag)
+    with pytest.warns(UserWarning, match=f"x.tif: found {marked} values that the file marks as no"):
+        found = read_picture(tmp_path / "x.tif")
+    assert np.array_equal((found.values[0, 0] * 255).round().numpy(), page)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tifffile.imwrite(tmp_path / "y.tif", np.where(page == 7, 8, page), extratags=tag)
+        read_picture(tmp_path / "y.tif")

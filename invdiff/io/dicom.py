@@ -24,6 +24,8 @@ _FIRST_GROUPS = (b"\x02\0", b"\x08\0")
 _BIG_ENDIAN_GROUP = b"\0\x08"
 _FIRST_TYPES = (b"UL", b"UI", b"CS", b"DA", b"TM", b"LO", b"OB", b"SH")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_KINDS = ("MONOCHROME2", "MONOCHROME1", "PALETTE COLOR")
+_KINDS_OF_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def is_dicom(data: bytes) -> bool:
@@ -51,15 +53,20 @@ def decode_dicom(data: bytes) -> Pixels:
     if not any(name in dataset for name in _PIXELS):
         raise InputError("found a DICOM file without pixels")
     _complete(dataset)
+    samples = int(dataset.SamplesPerPixel)
+    kinds = _KINDS_OF_COLOURS if samples > 1 else _KINDS
+    photometric = str(dataset.get("PhotometricInterpretation", kinds[0]))
+    if photometric not in kinds:
+        raise InputError(f"found pixels of kind {photometric!r}, expected {', '.join(kinds)}")
     array = _pixel_array(dataset)
-    if int(dataset.SamplesPerPixel) > 1:
+    if samples > 1:
         return _colours(array.reshape(-1, *array.shape[-3:]), dataset)
     frames = array.reshape(-1, *array.shape[-2:])
     frames = _stored_bits(frames, dataset)
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "PALETTE COLOR":
         colours = pixels.apply_color_lut(frames, dataset)
         return _in_srgb(Pixels(colours[..., :3], stack=True), dataset)
+    _check_rescales(dataset, len(frames))
     values = np.stack([_physical(frame, dataset, number) for number, frame in enumerate(frames)])
     return Pixels(
         values[..., None],
@@ -132,6 +139,24 @@ def _stored_bits(frames: np.ndarray, dataset: Any) -> np.ndarray:
     return lowered
 
 
+def _check_rescales(dataset: Any, frames: int) -> None:
+    """Refuse groups that give a rescale to some frames alone."""
+    groups = dataset.get("PerFrameFunctionalGroupsSequence", [])
+    told = sum(bool(group.get("PixelValueTransformationSequence")) for group in groups)
+    shared = dataset.get("SharedFunctionalGroupsSequence", [])
+    if told not in (0, frames) and not any(
+        group.get("PixelValueTransformationSequence") for group in shared
+    ):
+        raise InputError(f"found a rescale for {told} of {frames} frames, expected one for each")
+
+
+def _slope(value: Any, name: str = "RescaleSlope") -> float:
+    slope = float(value)
+    if slope == 0 or not np.isfinite(slope):
+        raise InputError(f"found {name} {slope:g}, expected a finite number that is not 0")
+    return slope
+
+
 def _physical(frame: np.ndarray, dataset: Any, number: int) -> np.ndarray:
     """One frame (H, W) with its rescale slope and intercept, or the file's modality LUT, applied."""
     for groups in (
@@ -140,10 +165,11 @@ def _physical(frame: np.ndarray, dataset: Any, number: int) -> np.ndarray:
     ):
         for group in groups:
             for rescale in group.get("PixelValueTransformationSequence", []):
-                slope = float(rescale.get("RescaleSlope", 1))
+                slope = _slope(rescale.get("RescaleSlope", 1))
                 return frame * slope + float(rescale.get("RescaleIntercept", 0))
     if "DoseGridScaling" in dataset:
-        return frame * float(dataset.DoseGridScaling)
+        return frame * _slope(dataset.DoseGridScaling, "DoseGridScaling")
+    _slope(dataset.get("RescaleSlope", 1))
     values = _pydicom("pydicom.pixels").apply_modality_lut(frame, dataset)
     return np.asarray(values, np.float64)
 

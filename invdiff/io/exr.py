@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from invdiff.errors import InputError
-from invdiff.io.pixels import FileHeader, Pixels
+from invdiff.io.pixels import FileHeader, Pixels, check_expansion
 from invdiff.io.science import needed
 
 MAGIC = b"\x76\x2f\x31\x01"
@@ -33,6 +33,8 @@ def decode_exr(data: bytes) -> Pixels:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.exr"
         path.write_bytes(data)
+        with library.File(str(path), header_only=True) as file:
+            _check_size(file, len(data))
         with library.File(str(path), separate_channels=True) as file:
             channels = {name: np.asarray(c.pixels) for name, c in file.channels().items()}
     names = ["R", "G", "B"] if {"R", "G", "B"} <= set(channels) else sorted(set(channels) - {"A"})
@@ -45,8 +47,22 @@ def decode_exr(data: bytes) -> Pixels:
     values = np.stack([channels[name] for name in names], -1)[None].astype(np.float32)
     alpha = channels["A"][None, ..., None].astype(np.float32) if "A" in channels else None
     header = FileHeader("exr", data, json.dumps(names), ())
-    note = "found linear light (EXR), expected sRGB: values are taken as they are"
-    return Pixels(values, alpha, header=header, notes=(note,) if len(names) == 3 else ())
+    notes: tuple[str, ...] = ()
+    if len(names) == 3:
+        notes = ("found linear light (EXR), expected sRGB: values are taken as they are",)
+    others = sorted(set(channels) - {*names, "A"})
+    if others:
+        notes += (f"found other channels ({', '.join(others)}): they are left out",)
+    return Pixels(values, alpha, header=header, notes=notes)
+
+
+def _check_size(file: Any, file_size: int) -> None:
+    """Refuse a window that the file is small for, before room is made for it."""
+    header = file.header()
+    corners = np.asarray(header["dataWindow"], np.int64)
+    size = corners[1] - corners[0] + 1
+    values = int(size[0]) * int(size[1]) * len(header["channels"])
+    check_expansion(values, 4 * values, file_size)
 
 
 def write_exr(path: Path, array: np.ndarray, header: FileHeader | None) -> None:

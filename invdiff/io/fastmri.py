@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from invdiff.errors import InputError
-from invdiff.io.hdf5 import dataset_of
+from invdiff.io.hdf5 import dataset_of, values_of
 
 FASTMRI = (".h5", ".hdf5")
 EXTRA = "pip install 'invdiff[science]'"
@@ -33,7 +33,7 @@ def read_kspace(path: str | Path) -> np.ndarray:
             if "kspace" not in file:
                 names = ", ".join(sorted(file)) or "nothing"
                 raise InputError(f"measurement {path}: found {names} in it, expected kspace")
-            values = np.asarray(file["kspace"])
+            values = values_of(file["kspace"])
     except OSError as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"measurement {path}: cannot be read as HDF5 ({reason})") from None
@@ -58,7 +58,7 @@ def read_hdf5(path: str | Path) -> np.ndarray:
     try:
         with h5py.File(path, "r") as file:
             if "kspace" not in file and any(file.values()):
-                return np.asarray(file[dataset_of(file)])
+                return values_of(file[dataset_of(file)])
     except OSError:
         pass  # told below
     except InputError as error:

@@ -10,13 +10,14 @@ the smaller ones.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from typing import Any
 
 import numpy as np
 
 from invdiff.errors import InputError
-from invdiff.io.pixels import FileHeader, Pixels
+from invdiff.io.pixels import FileHeader, Pixels, check_expansion
 from invdiff.io.science import needed
 
 MAGIC = b"SIMPLE  ="
@@ -30,13 +31,31 @@ def decode_fits(data: bytes) -> Pixels:
     """
     fits = needed("astropy.io.fits", "FITS", "astropy")
     with fits.open(io.BytesIO(data), memmap=False) as units:
-        for place, unit in enumerate(units):
-            if unit.is_image and unit.data is not None and unit.data.ndim >= 2:
-                values = np.asarray(unit.data, np.float64)
-                pages = values.reshape(-1, *values.shape[-2:])[..., None]
-                header = FileHeader("fits", data, str(place), values.shape[:-2])
-                return Pixels(pages, physical=True, header=header, stack=len(pages) > 1)
-    raise InputError("found no image in a FITS file, expected a unit of two axes at least")
+        images = [
+            place for place, unit in enumerate(units) if unit.is_image and len(unit.shape) >= 2
+        ]
+        if not images:
+            raise InputError("found no image in a FITS file, expected a unit of two axes at least")
+        unit = units[images[0]]
+        count = math.prod(unit.shape)
+        check_expansion(count, count * abs(unit.header["BITPIX"]) // 8, len(data))
+        if unit.header.get("BSCALE", 1) == 0:
+            raise InputError("found BSCALE 0, expected another number")
+        values = np.asarray(unit.data, np.float64)
+        notes = _notes([unit.name for unit in units], images)
+    pages = values.reshape(-1, *values.shape[-2:])[..., None]
+    header = FileHeader("fits", data, str(images[0]), values.shape[:-2])
+    return Pixels(pages, physical=True, header=header, stack=len(pages) > 1, notes=notes)
+
+
+def _notes(names: list[str], images: list[int]) -> tuple[str, ...]:
+    """What is told of a file with more images than one."""
+    if len(images) == 1:
+        return ()
+    told = ", ".join(names[place] or str(place) for place in images)
+    return (
+        f"found {len(images)} images ({told}): the first is taken, the others stay as they are",
+    )
 
 
 def encode_fits(pages: np.ndarray, header: FileHeader | None) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from invdiff.errors import InputError
-from invdiff.io.pixels import FileHeader, Pixels
+from invdiff.io.pixels import FileHeader, Pixels, check_expansion
 from invdiff.io.science import needed
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -30,7 +30,7 @@ def decode_hdf5(data: bytes) -> Pixels:
     h5py = needed("h5py", "HDF5", "h5py")
     with h5py.File(io.BytesIO(data), "r") as file:
         name = dataset_of(file)
-        values = np.asarray(file[name], np.float64)
+        values = values_of(file[name]).astype(np.float64)
     pages = values.reshape(-1, *values.shape[-2:])[..., None]
     header = FileHeader("hdf5", data, name, values.shape[:-2])
     return Pixels(pages, physical=True, header=header, stack=len(pages) > 1)
@@ -61,6 +61,21 @@ def dataset_of(file: Any) -> str:
         f"found datasets of images {told} in an HDF5 file, expected one, or one named "
         f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
     )
+
+
+def values_of(dataset: Any) -> np.ndarray:
+    """Return the values of a dataset of an open file.
+
+    Raises:
+        InputError: they lie in other files, or are too many for this one.
+    """
+    if dataset.external or dataset.is_virtual:
+        raise InputError(
+            f"found the dataset {dataset.name}, whose values lie in other files, expected a file "
+            "that holds them itself"
+        )
+    check_expansion(dataset.size, dataset.nbytes, dataset.file.id.get_filesize())
+    return np.asarray(dataset)
 
 
 def encode_hdf5(pages: np.ndarray, header: FileHeader | None) -> bytes:

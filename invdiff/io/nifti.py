@@ -8,6 +8,7 @@ that was read; the voxels are stored as float32.
 from __future__ import annotations
 
 import gzip
+import math
 from importlib import import_module
 from typing import Any
 
@@ -29,9 +30,15 @@ def decode_nifti(data: bytes) -> Pixels:
         InputError: the volume holds no real numbers.
     """
     image = _image_class(data).from_bytes(data)
+    shape = tuple(image.dataobj.shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise InputError(f"found a volume of shape {shape}, expected (X, Y, ...)")
+    needed = int(image.dataobj.offset) + math.prod(shape) * image.get_data_dtype().itemsize
+    if needed > len(data):  # nibabel makes room for all of it before it reads
+        raise InputError(
+            f"found {len(data)} bytes, expected {needed} for a volume of shape {shape}"
+        )
     values = np.asanyarray(image.dataobj)
-    if values.ndim < 2 or not values.size:
-        raise InputError(f"found a volume of shape {values.shape}, expected (X, Y, ...)")
     volume = values.shape[2:]
     if values.dtype.names is not None:
         channels = np.stack([values[name] for name in values.dtype.names], -1)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
+from invdiff.errors import InputError
 from invdiff.summary import one_line
+
+_EXPANSION = 16  # of a file of more values than Pillow's limit against bombs
 
 
 @dataclass(frozen=True)
@@ -130,3 +134,24 @@ def split_alpha(array: np.ndarray, alpha: bool, key: object = None) -> Pixels:
         opaque = (array != np.asarray(key)).any(-1, keepdims=True)
         return Pixels(array, opaque.astype(array.dtype) * np.iinfo(array.dtype).max)
     return Pixels(array)
+
+
+def check_expansion(values: int, size: int, file_size: int) -> None:
+    """Refuse more values than Pillow's limit against bombs, in a file that is small for them.
+
+    Args:
+        values: how many the file says that it holds.
+        size: of these, in bytes.
+        file_size: in bytes.
+
+    Raises:
+        InputError: they are too many.
+
+    Example:
+        >>> check_expansion(10**6, size=10**6, file_size=100)
+    """
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if limit and values > limit and size > _EXPANSION * file_size:
+        raise InputError(
+            f"found {values} values in a file of {file_size} bytes, expected at most {limit}"
+        )
