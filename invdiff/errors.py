@@ -164,6 +164,11 @@ def check_integer(name: str, value: Any, least: int) -> None:
         raise InputError(f"{name}: found {value}, expected at least {least}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise an InputError unless an argument is True or False."""
+    check_type(name, value, bool, "True or False")
+
+
 def check_path(name: str, value: Any) -> None:
     """Raise an InputError unless an argument is the name of a file or a folder."""
     check_type(name, value, (str, os.PathLike), "a path")

@@ -28,7 +28,7 @@ from invdiff.choice import (
     told_of_stretch,
     with_coding,
 )
-from invdiff.errors import InputError, check_path, check_type, described, warn
+from invdiff.errors import InputError, check_flag, check_path, check_type, described, warn
 from invdiff.fingerprint import key_of
 from invdiff.inference import Batch, check, restore
 from invdiff.io.collection import read_pictures
@@ -124,7 +124,14 @@ def restore_file(
     """
     check_path("source", source)
     check_path("target", target)
-    check_type("fill_holes", fill_holes, bool, "True or False")
+    for name, flag in (
+        ("fill_holes", fill_holes),
+        ("progress", progress),
+        ("overwrite", overwrite),
+        ("window", window),
+    ):
+        check_flag(name, flag)
+    check_stretch(stretch)
     # A mask of another size is refused before the prior is loaded.
     picture = read_picture(source, rule=MEASUREMENTS)
     posed = _posed(picture, operator, noise, may_stretch(stretch, prior), window)
@@ -216,7 +223,9 @@ def restore_folder(
     """
     check_path("source", source)
     check_path("target", target)
-    check_type("fill_holes", fill_holes, bool, "True or False")
+    check_flag("fill_holes", fill_holes)
+    check_flag("window", window)
+    check_stretch(stretch)
     share = Share.of(part)
     if os.path.lexists(target):
         raise InputError(f"target {target}: exists already; expected a new folder")
@@ -319,6 +328,8 @@ def restore_volume(
     problem = _posed(volume, operator, noise, stretch=False, window=False).problem
     shape = problem.operator.shape
     expected = slices.with_values(torch.zeros(1).expand(shape[0], 1, *shape[1:]))
+    check_flag("progress", progress)
+    check_flag("overwrite", overwrite)
     check_target(Path(target), expected, overwrite=overwrite)  # before the work
     denoiser = prior if isinstance(prior, Denoiser) else load_prior(prior)
     check_prior(denoiser)
@@ -459,6 +470,12 @@ def _made_for(operator: Operator | Named | ForShape, pictures: Tensor) -> Operat
     made = operator(shape)
     check_type("operator", made, Operator, "a function that returns an Operator")
     return made
+
+
+def check_stretch(stretch: Any) -> None:
+    """Refuse what does not say whether to stretch a picture; None leaves it to the prior."""
+    if stretch is not None:
+        check_flag("stretch", stretch)
 
 
 def check_settings(kind: type[Operator], given: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from invdiff.diagnostics.fit import not_finite, told_of_rays
 from invdiff.errors import (
     InputError,
     check_callback,
+    check_flag,
     check_integer,
     check_type,
     described,
@@ -201,7 +202,8 @@ def restore(
     """
     check_type("problem", problem, Problem, _A_PROBLEM)
     check_estimate(estimate)
-    check_type("fill_holes", fill_holes, bool, "True or False")
+    check_flag("fill_holes", fill_holes)
+    check_flag("progress", progress)
     prior = load_prior(prior) if isinstance(prior, str) else prior
     if estimate == "mmse":
         started = time.perf_counter()

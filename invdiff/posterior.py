@@ -20,16 +20,26 @@ from torch import Tensor
 from invdiff.adjustment import Adjustment, Rule, not_calibrated
 from invdiff.diagnostics.fit import judge_fit
 from invdiff.directions import Directions, principal
-from invdiff.errors import InputError, described, first_line, reason_of, shown, warn
+from invdiff.errors import (
+    InputError,
+    check_path,
+    check_type,
+    described,
+    first_line,
+    reason_of,
+    shown,
+    warn,
+)
 from invdiff.export import to_arviz, to_xarray
 from invdiff.intervals import OF_FILLS, Interval, percent
+from invdiff.io.layout import recognise
 from invdiff.io.names import label
 from invdiff.io.pictures import Picture, to_channels
 from invdiff.io.whole import cannot_write
 from invdiff.io.write import as_float, save_figure, write_array, write_arrays, write_picture
 from invdiff.noise import NoiseModel
 from invdiff.operators import Grayscale, Operator
-from invdiff.problem import Problem
+from invdiff.problem import Problem, listed
 from invdiff.records import (
     noise_of_record,
     operator_of_record,
@@ -316,6 +326,7 @@ class Posterior:
         Args:
             x: images, such as ``mean`` or ``samples``.
         """
+        check_type("images", x, Tensor, "a tensor (..., B, C, H, W), such as `mean`")
         return self.problem.layout.arrange(x)
 
     def save(
@@ -344,9 +355,12 @@ class Posterior:
                 NIfTI as such.
 
         Raises:
-            InputError: two images have one name, the folder cannot be made, or ``posterior.npz``
-                cannot be written, after the pictures were.
+            InputError: two images have one name, there are not as many names or pictures as images,
+                the folder cannot be made, or ``posterior.npz`` cannot be written, after the
+                pictures were.
         """
+        check_path("folder", folder)
+        names = self._names(names)
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -362,6 +376,8 @@ class Posterior:
             pictures = [Picture(mean[b : b + 1], name=name) for b, name in enumerate(chosen)]
             if self.volume:
                 pictures = [Picture(mean, name=chosen[0], stack=True)]
+        else:
+            check_pictures(pictures, len(y))
         stems = [label(picture.name).replace("/", "_") for picture in pictures]
         if len(set(stems)) < len(stems):
             raise InputError(f"names: found {', '.join(stems)}, expected a different one per image")
@@ -463,6 +479,7 @@ class Posterior:
             Posterior(3 samples of 1 image 1x2x2, Problem(Denoise((1, 2, 2)), Gaussian(sigma=0.1), \
 1 image), 9 calls per sample, 0.1 s)
         """
+        check_path("path", path)
         path = Path(path)
         path = path / "posterior.npz" if path.is_dir() else path
         try:
@@ -496,7 +513,7 @@ class Posterior:
         self,
         path: str | Path,
         *,
-        truth: Tensor | None = None,
+        truth: Tensor | np.ndarray | None = None,
         names: Sequence[str] | None = None,
         title: str = "Posterior samples",
     ) -> None:
@@ -504,23 +521,27 @@ class Posterior:
 
         Args:
             path: of the page, such as ``report.html``; it appears whole or not at all.
-            truth: (B, C, H, W), if known.
+            truth: (B, C, H, W), if known, or in another layout that y may have.
             names: of the B images.
             title: of the page.
 
         Raises:
-            InputError: the page cannot be written.
+            InputError: the page cannot be written; or the truth or the names are not those of B
+                images.
         """
         from invdiff.evaluation.report import write_report
 
-        write_report(path, self, truth=truth, names=names, title=title)
+        check_path("path", path)
+        check_type("title", title, str, "text")
+        truth = None if truth is None else self._images("truth", truth)
+        write_report(path, self, truth=truth, names=self._names(names), title=title)
 
     def plot(
         self,
         path: str | Path | None = None,
-        truth: Tensor | None = None,
+        truth: Tensor | np.ndarray | None = None,
         names: Sequence[str] | None = None,
-        baselines: Mapping[str, Tensor] | None = None,
+        baselines: Mapping[str, Tensor | np.ndarray] | None = None,
     ) -> Panel:
         """Draw the first images as rows: truth, measurement, baselines, samples, mean, deviation.
 
@@ -533,7 +554,7 @@ class Posterior:
 
         Args:
             path: of the picture, any suffix that matplotlib writes; None to write none.
-            truth: (B, C, H, W), if known.
+            truth: (B, C, H, W), if known, or in another layout that y may have.
             names: of the B images.
             baselines: more estimates (B, C, H, W) by name, as of `invdiff.baselines.baselines`.
 
@@ -541,17 +562,25 @@ class Posterior:
             the figure, which a notebook shows.
 
         Raises:
-            InputError: the picture cannot be written.
+            InputError: the picture cannot be written; or the truth, a baseline or the names are
+                not those of B images.
         """
         from invdiff.panel import Cell, Panel  # matplotlib, which takes a while
 
+        if path is not None:
+            check_path("path", path)
+        names = self._names(names)
+        check_type("baselines", baselines or {}, Mapping, "estimates (B, C, H, W) by name")
         y = self.problem.measurement
         several = len(self.samples) > 1
-        columns: dict[str, Tensor] = {} if truth is None else {"truth": truth}
+        columns: dict[str, Tensor] = {}
+        if truth is not None:
+            columns["truth"] = self._images("truth", truth)
         if self.y_in_pages:
             columns["measurement"] = y
         columns["baseline"] = self.baseline
-        columns |= baselines or {}
+        for name, x in (baselines or {}).items():
+            columns[name] = self._images(f"baseline {name}", x)
         if self.estimate == "mmse":
             columns["E[x | y]"] = self.mean
         elif self.estimate == "samples":
@@ -577,12 +606,48 @@ class Posterior:
             save_figure(figure, path)
         return figure
 
+    def _names(self, names: Sequence[str] | None) -> list[str] | None:
+        """Names that are one for each image; a volume is one image, or as many as it has slices."""
+        if names is None:
+            return None
+        count = len(self.problem)
+        expected = f"a list of {several(count, 'name')}, one per image"
+        if isinstance(names, str):
+            raise InputError(f"names: found {described(names)}, expected {expected}")
+        given = listed("names", names, expected)
+        wrong = [name for name in given if not isinstance(name, str)]
+        if wrong:
+            raise InputError(f"names: found {described(wrong[0])}, expected {expected}")
+        if len(given) != count and not (self.volume and given):
+            raise InputError(f"names: found {len(given)}, expected {expected}")
+        return given
+
+    def _images(self, name: str, x: Tensor | np.ndarray) -> Tensor:
+        """Images of the problem, (B, C, H, W), in whatever layout they are given."""
+        shape = tuple(self.samples.shape[2:])
+        images, _ = recognise(x, shape, self.samples.dtype, name)
+        if tuple(images.shape) != (len(self.problem), *shape):
+            expected = ", ".join(map(str, (len(self.problem), *shape)))
+            raise InputError(f"{name}: found shape {tuple(images.shape)}, expected ({expected})")
+        return images.to(self.samples.device)
+
     def _shown(self, count: int) -> list[int]:
         """Which images a panel shows: the first ones; of a volume slices from end to end."""
         rows = min(PANEL_ROWS, count)
         if not self.volume:
             return list(range(rows))
         return [(2 * row + 1) * count // (2 * rows) for row in range(rows)]
+
+
+def check_pictures(pictures: Sequence[Picture], count: int) -> None:
+    """Raise an InputError unless these are the pictures that so many images were read from."""
+    expected = f"what {several(count, 'image')} were read from, as of read_picture"
+    given = listed("pictures", pictures, expected)
+    for picture in given:
+        check_type("pictures", picture, Picture, expected)
+    found = sum(map(len, given))
+    if found != count:
+        raise InputError(f"pictures: found {several(found, 'image')}, expected {expected}")
 
 
 def _brightness(x: Tensor) -> Tensor:

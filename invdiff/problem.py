@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from numbers import Integral
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -182,10 +182,10 @@ class Problem:
 
     def select(self, images: Sequence[int]) -> Self:
         """Return the problem of some of the images, which may repeat."""
-        index = list(images)
-        outside = [b for b in index if not (isinstance(b, Integral) and 0 <= b < len(self))]
+        index = listed("images", images, f"a list of 0..{len(self) - 1}")
+        outside = [b for b in index if not (isinstance(b, Integral) and 0 <= int(b) < len(self))]
         if outside:
-            raise InputError(f"images: found {outside[0]}, expected 0..{len(self) - 1}")
+            raise InputError(f"images: found {brief(outside[0])}, expected 0..{len(self) - 1}")
         part = self._with(self.operator.select(index), self.noise.select(index), self.y[index])
         if self.stated is not None:
             stated = replace(self.stated, operator=self.stated.operator.select(index))
@@ -343,6 +343,14 @@ def in_one_precision(operator: Operator, values: Tensor) -> tuple[Operator, Tens
     return operator, values.to(torch.promote_types(values.dtype, dtype))
 
 
+def listed(name: str, values: Any, expected: str) -> list[Any]:
+    """Return what can be gone through as a list; InputError names anything else."""
+    try:
+        return list(values)
+    except TypeError:
+        raise InputError(f"{name}: found {described(values)}, expected {expected}") from None
+
+
 def stream_numbers(numbers: Sequence[int] | None, count: int) -> list[int]:
     """Return the numbers that name the streams of so many images, by default 0..count-1.
 
@@ -352,11 +360,9 @@ def stream_numbers(numbers: Sequence[int] | None, count: int) -> list[int]:
     if numbers is None:
         return list(range(count))
     expected = f"{count} integers >= 0, one per image"
-    if not isinstance(numbers, Iterable):
-        raise InputError(f"numbers: found {described(numbers)}, expected {expected}")
-    given = list(numbers)
-    valid = all(isinstance(b, Integral) and not isinstance(b, bool) and b >= 0 for b in given)
+    given = listed("numbers", numbers, expected)
+    valid = all(isinstance(b, Integral) and not isinstance(b, bool) and int(b) >= 0 for b in given)
     if not valid or len(given) != count:
-        found = ", ".join(map(str, given[:8])) or "none"
+        found = ", ".join(map(brief, given[:8])) or "none"
         raise InputError(f"numbers: found {found}, expected {expected}")
     return [int(b) for b in given]

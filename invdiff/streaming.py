@@ -21,6 +21,7 @@ from invdiff.errors import InputError, check_integer, check_path, check_type
 from invdiff.fingerprint import fingerprint, key_of
 from invdiff.inference import Batch, Drawn, check, draw
 from invdiff.io.science import needed
+from invdiff.io.whole import WholeFolder
 from invdiff.io.write import as_float
 from invdiff.prior.checkpoint import load_prior
 from invdiff.prior.denoiser import Denoiser
@@ -157,38 +158,40 @@ def _opened(
     zarr: Any, path: Path, shape: tuple[int, ...], run: dict[str, Any], solver: str
 ) -> StoredSamples:
     """A store of this run, made or found."""
-    if os.path.lexists(path):
-        try:
-            group = zarr.open_group(str(path), mode="r+")
-            found = dict(group.attrs).get("run")
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: exists already and is no Zarr store of samples") from error
-        if found != run or "samples" not in group or "done" not in group:
-            raise InputError(f"{path}: holds another run, expected another name")
-        return StoredSamples(path, group["samples"], group["done"])
+    if not os.path.lexists(path):
+        path = _made(zarr, path, shape, {"run": run, "solver": solver})
     try:
-        group = zarr.open_group(str(path), mode="w-", zarr_format=3)
-        each = (1, 1, *shape[2:])
-        values = group.create_array(
-            "samples",
-            shape=shape,
-            chunks=each,
-            dtype="float32",
-            fill_value=float("nan"),
-            dimension_names=DIMS,
-        )
-        done = group.create_array(
-            "done",
-            shape=shape[:2],
-            chunks=(1, 1),
-            dtype="bool",
-            fill_value=False,
-            dimension_names=DIMS[:2],
-        )
-        # Last: a store without it is no run, and is refused.
-        group.attrs.update(
-            {"title": "samples of p(x | y)", "scale": "[0, 1]", "solver": solver, "run": run}
-        )
+        group = zarr.open_group(str(path), mode="r+")
+        found = dict(group.attrs).get("run")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: exists already and is no Zarr store of samples") from error
+    if found != run or "samples" not in group or "done" not in group:
+        raise InputError(f"{path}: holds another run, expected another name")
+    return StoredSamples(path, group["samples"], group["done"])
+
+
+def _made(zarr: Any, path: Path, shape: tuple[int, ...], about: dict[str, Any]) -> Path:
+    """Make a store without samples, which appears whole; return where it is."""
+    try:
+        with WholeFolder(path, label="path", remedy="expected another name") as folder:
+            group = zarr.open_group(str(folder.path), mode="w", zarr_format=3)
+            group.create_array(
+                "samples",
+                shape=shape,
+                chunks=(1, 1, *shape[2:]),
+                dtype="float32",
+                fill_value=float("nan"),
+                dimension_names=DIMS,
+            )
+            group.create_array(
+                "done",
+                shape=shape[:2],
+                chunks=(1, 1),
+                dtype="bool",
+                fill_value=False,
+                dimension_names=DIMS[:2],
+            )
+            group.attrs.update({"title": "samples of p(x | y)", "scale": "[0, 1]", **about})
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return StoredSamples(path, values, done)
+    return folder.final

@@ -325,3 +325,87 @@ def test_operators_that_cannot_be_made_for_a_file(
     with pytest.raises(InputError) as caught:
         restore_file(tmp_path / "y.npy", tmp_path / "x.npy", **{**METHOD, "operator": operator})
     assert str(caught.value).startswith(message)
+
+
+MANY = np.ones((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: restore(PROBLEM, PRIOR, SOLVER, numbers=np.ones((1, 2, 2))),
+            "numbers: found array([[1., 1.], [1., 1.]]), expected 1 integers >= 0, one per image",
+        ),
+        (
+            lambda: restore(PROBLEM, PRIOR, SOLVER, numbers=torch.tensor(0.5)),
+            "numbers: found a Tensor, expected 1 integers >= 0, one per image",
+        ),
+        (lambda: PROBLEM.select(3), "images: found 3 (int), expected a list of 0..0"),
+        (
+            lambda: restore(PROBLEM, PRIOR, SOLVER, precision=MANY),
+            "precision: found an ndarray, expected one of float32, bf16, tf32, auto",
+        ),
+        (
+            lambda: restore(PROBLEM, PRIOR, SOLVER, progress=MANY),
+            "progress: found an ndarray, expected True or False",
+        ),
+        *(
+            (
+                lambda flag=flag: restore_file(
+                    "a", "b", operator="denoise", noise=0.1, **{flag: MANY}
+                ),
+                f"{flag}: found an ndarray, expected True or False",
+            )
+            for flag in ("progress", "overwrite", "window", "stretch", "fill_holes")
+        ),
+        *(
+            (
+                lambda flag=flag: restore_folder(
+                    "a", "b", operator="denoise", noise=0.1, **{flag: MANY}
+                ),
+                f"{flag}: found an ndarray, expected True or False",
+            )
+            for flag in ("window", "stretch")
+        ),
+        (lambda: generate(PRIOR, 2, batch=0), "batch: found 0, expected at least 1"),
+        (lambda: generate(PRIOR, 2, batch=MANY), "batch: found an ndarray, expected an integer"),
+        (
+            lambda: save_prior(PRIOR, "x.safetensors", dtype=torch.int8),
+            "dtype: found a dtype, expected one of torch.float16, torch.bfloat16, torch.float32, "
+            "torch.float64",
+        ),
+        (
+            lambda: TrainSettings(data="x", value_range=3),
+            "value_range: found 3 (int), expected two numbers [low, high]",
+        ),
+        (
+            lambda: prior_from(nn.Conv2d(1, 1, 1), shape=(1, 4, 4), preconditioning=True),
+            "preconditioning: found True (bool), expected a Preconditioning, or None",
+        ),
+        (
+            lambda: prior_from(nn.Conv2d(1, 1, 1), shape=(1, 4, 4), unlabelled="x"),
+            "unlabelled: found 'x' (str), expected an integer",
+        ),
+        (
+            lambda: prior_from(nn.Conv2d(1, 1, 1), shape=(1, 4, 4), timesteps=MANY),
+            "timesteps: found array([[1., 1.], [1., 1.]]) (ndarray), expected one of "
+            "step, unit, log_sigma, integer",
+        ),
+        (
+            lambda: solvers.solver_named(None, 3),
+            "problem: found 3 (int), expected a Problem, or None",
+        ),
+        (
+            lambda: operators.Denoise(np.ones((2, 2, 2))),
+            "shape: found (array([[1., 1.], [1., 1.]]), array([[1., 1.], [1., 1.]])), expected three "
+            "positive integers (C, H, W)",
+        ),
+    ],
+)
+def test_arguments_that_are_arrays_or_of_another_kind_are_one_line(
+    call: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value) == message

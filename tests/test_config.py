@@ -1090,3 +1090,12 @@ def test_the_limits_of_a_file(
     assert "a" in config.load(path)
     path.write_text(beyond)
     assert line in line_of(lambda: config.load(path))
+
+
+def test_keys_that_are_no_text_are_named() -> None:
+    @dataclass
+    class Command:
+        noise: dict[str, Any]
+
+    with pytest.raises(InputError, match=r"noise: found \{1: 2\} \(dict\), expected text as keys"):
+        config.validate(Command, {"noise": {1: 2}})

@@ -258,3 +258,22 @@ def test_samples_of_a_store_are_finite(tmp_path: Path) -> None:
     assert line == "samples: found NaN or infinite values, expected finite numbers"
     empty = StoredSamples(Path("s"), np.zeros((2, 1, 3)), np.zeros((2, 1), bool))
     assert refusal(lambda: empty.mean(0)) == "s: found no sample of image 0, expected one at least"
+
+
+def test_a_store_that_is_not_made_to_the_end_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there took the place of the same run, which was refused as another one."""
+    zarr = pytest.importorskip("zarr")
+    create = zarr.Group.create_array
+
+    def stopped(self: object, name: str, **settings: object) -> object:
+        if name == "done":
+            raise KeyboardInterrupt
+        return create(self, name, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(zarr.Group, "create_array", stopped)
+        restore_to_zarr(tmp_path / "a.zarr", problem(), PRIOR, SOLVER)
+    assert not list(tmp_path.iterdir())
+    restore_to_zarr(tmp_path / "a.zarr", problem(), PRIOR, SOLVER)

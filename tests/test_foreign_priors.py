@@ -1148,3 +1148,18 @@ def test_the_target_flow_has_its_own_schedule(kind: str, tmp_path: Path) -> None
     size = {"size": 16} if kind == "pesser" else {}
     prior = load_prior(path, told={"target": "flow", "check": False, **size})
     assert prior.schedule.flow is not None
+
+
+def test_why_a_file_of_weights_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library of safetensors says that there is no such file, whatever the reason."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"x")
+
+    def refused(self: Path, *_: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(InputError, match=r"not a readable safetensors file \(Permission denied\)"):
+        load_prior(path)

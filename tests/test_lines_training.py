@@ -427,8 +427,10 @@ def set_up() -> None:
     Path("torn.npz").write_bytes(b"x")
     Path("file").write_bytes(b"x")
     Path("empty").mkdir()
-    for name in ("torn", "other"):
+    for name in ("torn", "other", "list", "keys"):
         Path(name).mkdir()
+    torch.save([1], "list/state.pt")
+    torch.save({"a": 1}, "keys/state.pt")
     Path("torn/state.pt").write_bytes(b"x")
     torch.save({"settings": {"network": MLP, "schedule": "linear", "lr": 0.5}}, "other/state.pt")
     Path("snapshots").mkdir()
@@ -511,6 +513,14 @@ FILES: list[tuple[Callable[[], object], str]] = [
         lambda: teach(out="torn"),
         "torn/state.pt: damaged, cannot resume (no file of this kind, or a part of one); "
         "another out= begins anew",
+    ),
+    *(
+        (
+            lambda name=name: teach(out=name),
+            f"{name}/state.pt: found no state of a training run, expected its settings in it; "
+            "another out= begins anew",
+        )
+        for name in ("list", "keys")
     ),
     (
         lambda: teach(out="other"),

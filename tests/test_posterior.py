@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lines import refusal
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -341,3 +343,84 @@ def test_the_deviation_of_colours_is_that_of_the_brightness(tmp_path: Path) -> N
     expected = (4 * luma.std(0)).clamp(0, 1)
     assert found.shape == (1, 6, 5) and float((found - expected).abs().max()) < 0.51 / 255
     torch.testing.assert_close(posterior.brightness_std[:, 0], luma.std(0))
+
+
+# What its methods are given.
+
+
+@pytest.mark.parametrize("value", [None, 3, b"x", ["x"], object()])
+def test_paths_titles_and_names_of_another_kind_are_one_line(value: Any, tmp_path: Path) -> None:
+    found = made()
+    calls: list[Callable[[], object]] = [
+        lambda: found.save(value),
+        lambda: found.report(value),
+        lambda: Posterior.load(value),
+        lambda: found.report(tmp_path / "r.html", title=value),
+    ]
+    if value is not None:
+        calls += [
+            lambda: found.plot(value),
+            lambda: found.plot(None, value),
+            lambda: found.plot(None, None, value),
+            lambda: found.plot(None, None, None, value),
+            lambda: found.save(tmp_path, names=value),
+            lambda: found.save(tmp_path, pictures=value),
+            lambda: found.report(tmp_path / "r.html", truth=value),
+            lambda: found.report(tmp_path / "r.html", names=value),
+        ]
+    for call in calls:
+        assert "\n" not in refusal(call)
+    assert "\n" not in refusal(lambda: found.as_given(value))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], "ab", [1, 2]])
+def test_as_many_names_as_images(names: Any, tmp_path: Path) -> None:
+    """With fewer, the other images were left out without a word."""
+    for call in (
+        lambda: made().save(tmp_path, names),
+        lambda: made().plot(None, None, names),
+        lambda: made().report(tmp_path / "r.html", names=names),
+    ):
+        assert refusal(call).endswith("expected a list of 2 names, one per image")
+    pictures = [Picture(torch.zeros(1, 1, 6, 5), name="a")]
+    line = refusal(lambda: made().save(tmp_path, pictures=pictures))
+    assert line.startswith("pictures: found 1 image, expected what 2 images were read from")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_truth_in_any_layout(tmp_path: Path) -> None:
+    """8 bits and NumPy as y may be; another shape is no truth."""
+    posterior = made()
+    bits = torch.randint(0, 256, (2, 1, 6, 5), dtype=torch.uint8)
+    pages = []
+    for truth in (bits / 255, bits, bits.numpy(), bits[:, 0].numpy()):
+        posterior.report(tmp_path / "r.html", truth=truth)
+        pages.append((tmp_path / "r.html").read_text())
+    assert pages[1:] == pages[:1] * 3
+    drawn(posterior, bits.numpy(), None, {"mine": bits.numpy()})
+    for wrong in (torch.zeros(1, 1, 6, 5), torch.zeros(2, 9, 6, 5), torch.zeros(2, 1, 5, 6)):
+        assert refusal(lambda: posterior.plot(None, wrong)).startswith("truth: found shape (")  # noqa: B023
+        assert refusal(lambda: posterior.plot(None, None, None, {"mine": wrong})).startswith(  # noqa: B023
+            "baseline mine: found shape ("
+        )
+
+
+def test_a_picture_without_a_suffix_is_refused(tmp_path: Path) -> None:
+    """Matplotlib would add one: an empty file was left, and a hidden one."""
+    line = refusal(lambda: made().plot(tmp_path / "x"))
+    assert line.endswith("x: found no suffix, expected one such as .png, .pdf or .svg")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["residual", "misfit", "log_likelihood"])
+def test_images_of_another_kind_or_shape_do_not_fit_a_problem(method: str) -> None:
+    """A number, or channels that broadcast, gave a misfit."""
+    problem = made().problem
+    call = getattr(problem, method)
+    assert refusal(lambda: call(np.zeros((2, 1, 6, 5), np.float32))).startswith(
+        "images: found an ndarray, expected a tensor"
+    )
+    for shape in ((), (1, 6, 5), (2, 9, 6, 5), (2, 1, 1, 1)):
+        line = f"images: found shape {shape}, expected (B, 1, 6, 5)"
+        assert refusal(lambda: call(torch.zeros(shape))) == line  # noqa: B023

@@ -19,7 +19,7 @@ from invdiff.errors import InputError
 from invdiff.io.pictures import Background, Picture
 from invdiff.io.units import Units
 from invdiff.prior.unet import UNet
-from invdiff.training import data, files
+from invdiff.training import data, files, trainer
 from invdiff.training.files import DataFile
 from invdiff.training.optimiser import Muon, inner_convolutions, optimisers
 from invdiff.training.record import DataRecord, held_out_contents
@@ -345,3 +345,8 @@ def test_two_steps_of_muon_written_out(shape: tuple[int, ...]) -> None:
         muon.step()
         torch.testing.assert_close(weight.detach(), expected)
     assert torch.equal(still, unmoved)
+
+
+def test_the_step_of_a_line_of_the_log() -> None:
+    """A line that somebody wrote by hand ended in a traceback."""
+    assert [trainer._step_of(line) for line in (b"12,0.5\n", b"step,loss\n", b"\n")] == [12, 0, 0]

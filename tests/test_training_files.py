@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -454,3 +455,14 @@ def test_voxels_without_a_picture_are_black(tmp_path: Path) -> None:
     data, _ = load_data(str(tmp_path), 8, 1, value_range=(-1500, 500))
     slice_1 = ((data.batch(torch.tensor([1]))[0, 0] + 1) * 127.5).round()
     assert slice_1[0, 0] == 0 and slice_1[0, 1] == 128 and (slice_1[1:] == 255).all()
+
+
+def test_a_pipe_in_a_folder_is_left_out(tmp_path: Path) -> None:
+    """Reading it would wait for its other end."""
+    for number in range(3):
+        pixels = np.full((8, 8), 50 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.warns(UserWarning, match="left out 1 unreadable file, such as .*: found a pipe"):
+        data, _ = load_data(tmp_path, 8, 1)
+    assert "pipe.png" not in [path.name for path in data.paths]

@@ -239,6 +239,8 @@ def _expected(hint: Any, value: Any, error: ValidationError) -> str:
     # annotation.
     if not others and "ctx" in first and first["msg"].startswith(prefix):
         return first["msg"].removeprefix(prefix)
+    if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+        return "text as keys"
     quote = " (put it in quotes)" if describe(hint) == "str" and value is not None else ""
     return _article(describe(hint)) + quote
 

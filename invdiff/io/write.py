@@ -210,6 +210,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """
     with whole_file(path) as hidden, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # which the font lacks: a box is drawn
+        if not hidden.suffix:  # matplotlib would add one, and write another file
+            raise InputError(f"{path}: found no suffix, expected one such as .png, .pdf or .svg")
         try:
             figure.savefig(hidden)
         except ValueError as error:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from invdiff.arguments import LARGEST_SEED, told, whole
-from invdiff.errors import InputError, brief
+from invdiff.errors import InputError, brief, check_type
 from invdiff.operators.conjugate import conjugate_gradient
 from invdiff.rng import stream_seed
 
@@ -277,8 +277,12 @@ class Operator(nn.Module, ABC):
             )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return A(x), with `forward`'s hooks; InputError unless x is in float32 or float64."""
+        """Return A(x), with `forward`'s hooks; InputError unless x is (B, C, H, W) in floats."""
         self.check_made()
+        check_type("images", x, Tensor, "a tensor: torch.as_tensor(x) makes one of an array")
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
+            expected = ", ".join(["B", *map(str, self.shape)])
+            raise InputError(f"images: found shape {tuple(x.shape)}, expected ({expected})")
         if x.dtype not in PRECISIONS:
             raise InputError(
                 f"images: found {str(x.dtype).removeprefix('torch.')}, expected float32 or float64 "
@@ -647,5 +651,5 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     try:
         channels, height, width = (whole("shape", side) for side in sides)
     except ValueError:  # also of a number of sides that is not three
-        raise InputError(f"shape: found {sides}, {expected}") from None
+        raise InputError(f"shape: found {brief(sides)}, {expected}") from None
     return channels, height, width

@@ -24,7 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from invdiff.errors import InputError, brief, check_path, first_line, reason_of, shown, warn
+from invdiff.errors import (
+    InputError,
+    brief,
+    check_path,
+    described,
+    first_line,
+    reason_of,
+    shown,
+    warn,
+)
 from invdiff.io.whole import read_json, write_whole
 from invdiff.prior.classifier import Classifier, NetworkClassifier
 from invdiff.prior.ddpm import Target, Variance, check_target
@@ -49,6 +58,7 @@ MAX_SIDE = 100_000  # of an image in pixels; also the channels, and every number
 MAX_HEADER = 8_000_000  # characters: two tables of MAX_T numbers
 _RANGES = ("value_range", "data_range", "sigma_range")  # entries of the header that are two numbers
 FLOATS = ("F16", "BF16", "F32", "F64")  # the dtypes of weights, as safetensors names them
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # the same, in torch
 
 
 @dataclass(frozen=True)
@@ -286,6 +296,9 @@ def save_prior(
         ((2,), {'source': 'swissroll, as it ships'})
     """
     check_path("path", path)
+    if dtype not in DTYPES:
+        expected = ", ".join(map(str, DTYPES))
+        raise InputError(f"dtype: found {described(dtype)}, expected one of {expected}")
     spec = describe(prior, network)
     weights = {
         name: weight.detach().to("cpu", dtype).contiguous()
@@ -784,6 +797,7 @@ def _load(what: str, name: str | Path) -> tuple[Spec, nn.Module]:
     """The spec in the header of a file, and its network with the weights of the file."""
     path = find_prior(name, what)
     try:
+        path.open("rb").close()  # for the reason: safetensors calls every one "no such file"
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("invdiff")
             if header is None:

@@ -60,7 +60,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         choices = get_args(Precision)
-        if self.precision not in choices:
+        if not isinstance(self.precision, str) or self.precision not in choices:
             found = described(self.precision)
             raise InputError(f"precision: found {found}, expected one of {', '.join(choices)}")
         check_type("compile", self.compile, bool, "true or false")

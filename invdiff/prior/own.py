@@ -115,15 +115,21 @@ def prior_from(
     check_integer("classes", classes, 0)
     check_type("check", check, bool, "true or false")
     flow = isinstance(target, str) and target == "flow"
-    told: Timesteps = timesteps or ("unit" if flow else "step")
+    told: Timesteps = ("unit" if flow else "step") if timesteps is None else timesteps
     for name, value, known in (
         ("target", target, Target),
         ("timesteps", told, Timesteps),
-        ("variance", variance or "small", Variance),
+        ("variance", "small" if variance is None else variance, Variance),
     ):
         if not isinstance(value, str) or value not in get_args(known):
             expected = ", ".join(get_args(known))
             raise InputError(f"{name}: found {shown(value)}, expected one of {expected}")
+    if unlabelled is not None:
+        check_integer("unlabelled", unlabelled, 0)
+    if preconditioning is not None:
+        check_type(
+            "preconditioning", preconditioning, Preconditioning, "a Preconditioning, or None"
+        )
     given = GivenNetwork(network, shape[0], told == "integer", classes, unlabelled)
     step = given.stride if stride is None else stride
     check_integer("stride", step, 1)

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, check_type
+from invdiff.errors import InputError, check_integer, check_type
 from invdiff.prior.denoiser import Denoiser, check_prior, state_like
 from invdiff.prior.schedule import Spacing
 from invdiff.ranges import Range
@@ -324,6 +324,8 @@ def generate(
         torch.Size([3, 1, 2, 2])
     """
     check_prior(prior)
+    if batch is not None:
+        check_integer("batch", batch, 1)
     streams = sample_streams(n, seed).split(n if batch is None else batch)
     sigmas = prior.ladder(steps, default_spacing(sampler) if spacing is None else spacing)
     ends = []

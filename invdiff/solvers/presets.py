@@ -117,6 +117,7 @@ def solver_named(solver: Solver | str | None = None, problem: Problem | None = N
     if solver is None:
         if problem is None:
             return preset(DEFAULT)
+        check_type("problem", problem, Problem, "a Problem, or None")
         exact = bool((torch.as_tensor(problem.variance()) == 0).all())
         return preset(solver_for(type(problem.operator), exact))
     check_type("solver", solver, str, "a Solver, such as solvers.DDNM(steps=100), or its name")

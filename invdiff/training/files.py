@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from invdiff.errors import InputError, warn
+from invdiff.errors import InputError, shown, warn
 from invdiff.io.pictures import Picture, read_picture
 from invdiff.summary import several
 
@@ -183,6 +184,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
         facts = path.stat()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}, expected an image file") from None
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for its other end
+        raise InputError(f"{path}: found a pipe, a socket or a device, expected an image file")
     return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
@@ -207,7 +210,12 @@ def check_value_range(value_range: ValueRange | None) -> None:
     """Raise InputError unless a value range is two finite numbers, the lower first."""
     if value_range is None:
         return
-    low, high = value_range
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise InputError(
+            f"value_range: found {shown(value_range)}, expected two numbers [low, high]"
+        ) from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(
             f"value_range: found [{low:g}, {high:g}], expected finite [low, high], low < high"

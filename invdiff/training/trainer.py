@@ -1071,8 +1071,14 @@ class Trainer:
             raise InputError(
                 f"{path}: damaged, cannot resume ({reason_of(error)}); another out= begins anew"
             ) from None
+        settings = state.get("settings") if isinstance(state, dict) else None
+        if not isinstance(settings, dict):
+            raise InputError(
+                f"{path}: found no state of a training run, expected its settings in it; "
+                "another out= begins anew"
+            )
         # A setting that is younger than the run had its default.
-        stored = {f.name: f.default for f in fields(TrainSettings)} | state["settings"]
+        stored = {f.name: f.default for f in fields(TrainSettings)} | settings
         for key, value in identity_of(self.settings).items():
             if (found := stored[key]) != value:
                 raise InputError(
@@ -1090,11 +1096,7 @@ class Trainer:
         """
         content = (self.out / LOG_FILE).read_bytes()
         lines = content[:size].splitlines(keepends=True)
-        kept = [
-            line
-            for line in lines
-            if line.endswith(b"\n") and int(line.partition(b",")[0]) <= self.step
-        ]
+        kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= self.step]
         if b"".join(kept) != content:
             write_whole(self.out / LOG_FILE, b"".join(kept))
 
@@ -1267,3 +1269,9 @@ def held_out_bits_per_dim(
             ).total.cpu()
         )
     return Estimate.over(torch.cat(totals))
+
+
+def _step_of(line: bytes) -> int:
+    """The step of a line of the log; 0 of one that is not of a run, which stays."""
+    first = line.partition(b",")[0]
+    return int(first) if first.isdigit() else 0
