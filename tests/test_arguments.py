@@ -344,18 +344,18 @@ MANY = np.ones((2, 2))
         (lambda: PROBLEM.select(3), "images: found 3 (int), expected a list of 0..0"),
         (
             lambda: restore(PROBLEM, PRIOR, SOLVER, precision=MANY),
-            "precision: found an ndarray, expected one of float32, bf16, tf32, auto",
+            "precision: found a ndarray, expected one of auto, float32, bf16, tf32",
         ),
         (
             lambda: restore(PROBLEM, PRIOR, SOLVER, progress=MANY),
-            "progress: found an ndarray, expected True or False",
+            "progress: found a ndarray, expected True or False",
         ),
         *(
             (
                 lambda flag=flag: restore_file(
                     "a", "b", operator="denoise", noise=0.1, **{flag: MANY}
                 ),
-                f"{flag}: found an ndarray, expected True or False",
+                f"{flag}: found a ndarray, expected True or False",
             )
             for flag in ("progress", "overwrite", "window", "stretch", "fill_holes")
         ),
@@ -364,12 +364,12 @@ MANY = np.ones((2, 2))
                 lambda flag=flag: restore_folder(
                     "a", "b", operator="denoise", noise=0.1, **{flag: MANY}
                 ),
-                f"{flag}: found an ndarray, expected True or False",
+                f"{flag}: found a ndarray, expected True or False",
             )
             for flag in ("window", "stretch")
         ),
         (lambda: generate(PRIOR, 2, batch=0), "batch: found 0, expected at least 1"),
-        (lambda: generate(PRIOR, 2, batch=MANY), "batch: found an ndarray, expected an integer"),
+        (lambda: generate(PRIOR, 2, batch=MANY), "batch: found a ndarray, expected an integer"),
         (
             lambda: save_prior(PRIOR, "x.safetensors", dtype=torch.int8),
             "dtype: found a dtype, expected one of torch.float16, torch.bfloat16, torch.float32, "
@@ -390,7 +390,7 @@ MANY = np.ones((2, 2))
         (
             lambda: prior_from(nn.Conv2d(1, 1, 1), shape=(1, 4, 4), timesteps=MANY),
             "timesteps: found array([[1., 1.], [1., 1.]]) (ndarray), expected one of "
-            "step, unit, log_sigma, integer",
+            "step, integer, thousand, unit, log_sigma",
         ),
         (
             lambda: solvers.solver_named(None, 3),

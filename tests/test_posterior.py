@@ -419,7 +419,7 @@ def test_images_of_another_kind_or_shape_do_not_fit_a_problem(method: str) -> No
     problem = made().problem
     call = getattr(problem, method)
     assert refusal(lambda: call(np.zeros((2, 1, 6, 5), np.float32))).startswith(
-        "images: found an ndarray, expected a tensor"
+        "images: found a ndarray, expected a tensor"
     )
     for shape in ((), (1, 6, 5), (2, 9, 6, 5), (2, 1, 1, 1)):
         line = f"images: found shape {shape}, expected (B, 1, 6, 5)"
