@@ -644,3 +644,16 @@ def test_the_browser_goes_from_upload_to_download_for_two_people(
 def test_a_port_in_use_is_told_in_one_line(server: str, port: int) -> None:
     with pytest.raises(InputError, match=f"port: found {port}, which cannot be used"):
         serve(AppSettings(port=port, open=False), block=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("prior=nope", "prior 'nope': no such file, folder or shipped prior"),
+        ("device=nope", "device: found 'nope', expected a device of this machine"),
+    ],
+)
+def test_what_no_picture_could_be_restored_with_is_told_at_the_start(word: str, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        app.main([word, "open=false"])
+    assert str(caught.value).startswith(line)

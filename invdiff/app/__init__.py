@@ -55,5 +55,11 @@ def main(words: list[str]) -> None:
     """Run the command line."""
     from invdiff import config  # these take seconds, which nobody who asks for help waits for
     from invdiff.app.server import run
+    from invdiff.prior.checkpoint import prior_files
+    from invdiff.resources import pick_device
 
-    run(config.validate(AppSettings, config.resolve(words, AppSettings)))
+    settings = config.validate(AppSettings, config.resolve(words, AppSettings))
+    pick_device(settings.device)
+    if settings.prior != "auto" and ":" not in settings.prior:  # of the hub, or of a module
+        prior_files(settings.prior)
+    run(settings)
