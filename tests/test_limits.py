@@ -267,7 +267,6 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_COLOURS_OF_AXIS_C": (1, 3),
         "_ASSOCIATED": 1,
         "_STRAIGHT": 2,
-        "_EXPANSION": 16,
         "_NODATA": 42_113,
         "_PROFILE": 34_675,
         "_ORIENTATION": 274,
@@ -721,6 +720,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "_KEPT_TOO": ("TimeIncrement", "TimeIncrementUnit"),
     },
     "io.pixels": {
+        "_EXPANSION": 16,
         "_SUFFIXES": {
             "fits": ".fits",
             "hdf5": ".h5",

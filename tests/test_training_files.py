@@ -466,3 +466,12 @@ def test_a_pipe_in_a_folder_is_left_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="left out 1 unreadable file, such as .*: found a pipe"):
         data, _ = load_data(tmp_path, 8, 1)
     assert "pipe.png" not in [path.name for path in data.paths]
+
+
+def test_a_run_does_not_lie_among_its_training_images(tmp_path: Path) -> None:
+    """Its samples would be trained on when it is resumed."""
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "0.png")
+    for out in (tmp_path, tmp_path / ".." / tmp_path.name):
+        with pytest.raises(InputError, match="found the folder of the training images"):
+            fit(TrainSettings(data=str(tmp_path), size=8, steps=1), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]

@@ -356,6 +356,11 @@ def fit(
     check_type("settings", settings, TrainSettings, "a TrainSettings")
     check_path("out", out)
     folder = Path(out)
+    if _same_place(settings.data, folder):
+        raise InputError(
+            f"out {folder}: found the folder of the training images, whose samples would be trained "
+            "on, expected another one"
+        )
     if settings.size is not None:
         check_memory(settings, (settings.channels or 1, settings.size, settings.size))
     processes = make_accelerator(settings)
@@ -1275,3 +1280,11 @@ def _step_of(line: bytes) -> int:
     """The step of a line of the log; 0 of one that is not of a run, which stays."""
     first = line.partition(b",")[0]
     return int(first) if first.isdigit() else 0
+
+
+def _same_place(first: str | Path, second: str | Path) -> bool:
+    """Whether two names are of one file or folder that exists."""
+    try:
+        return os.path.samefile(first, second)
+    except (OSError, ValueError):
+        return False
