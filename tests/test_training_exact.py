@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -350,3 +351,9 @@ def test_two_steps_of_muon_written_out(shape: tuple[int, ...]) -> None:
 def test_the_step_of_a_line_of_the_log() -> None:
     """A line that somebody wrote by hand ended in a traceback."""
     assert [trainer._step_of(line) for line in (b"12,0.5\n", b"step,loss\n", b"\n")] == [12, 0, 0]
+
+
+def test_a_run_whose_folder_is_removed_ends_with_what_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a line"), trainer.run_folder(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+        raise InputError("a line")

@@ -150,7 +150,7 @@ def _check_rescales(dataset: Any, frames: int) -> None:
         raise InputError(f"found a rescale for {told} of {frames} frames, expected one for each")
 
 
-def _slope(value: Any, name: str = "RescaleSlope") -> float:
+def _slope(name: str, value: Any) -> float:
     slope = float(value)
     if slope == 0 or not np.isfinite(slope):
         raise InputError(f"found {name} {slope:g}, expected a finite number that is not 0")
@@ -165,11 +165,11 @@ def _physical(frame: np.ndarray, dataset: Any, number: int) -> np.ndarray:
     ):
         for group in groups:
             for rescale in group.get("PixelValueTransformationSequence", []):
-                slope = _slope(rescale.get("RescaleSlope", 1))
+                slope = _slope("RescaleSlope", rescale.get("RescaleSlope", 1))
                 return frame * slope + float(rescale.get("RescaleIntercept", 0))
     if "DoseGridScaling" in dataset:
-        return frame * _slope(dataset.DoseGridScaling, "DoseGridScaling")
-    _slope(dataset.get("RescaleSlope", 1))
+        return frame * _slope("DoseGridScaling", dataset.DoseGridScaling)
+    _slope("RescaleSlope", dataset.get("RescaleSlope", 1))
     values = _pydicom("pydicom.pixels").apply_modality_lut(frame, dataset)
     return np.asarray(values, np.float64)
 

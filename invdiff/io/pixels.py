@@ -136,22 +136,22 @@ def split_alpha(array: np.ndarray, alpha: bool, key: object = None) -> Pixels:
     return Pixels(array)
 
 
-def check_expansion(values: int, size: int, file_size: int) -> None:
+def check_expansion(values: int, nbytes: int, file_size: int) -> None:
     """Refuse more values than Pillow's limit against bombs, in a file that is small for them.
 
     Args:
         values: how many the file says that it holds.
-        size: of these, in bytes.
+        nbytes: of these, in bytes.
         file_size: in bytes.
 
     Raises:
         InputError: they are too many.
 
     Example:
-        >>> check_expansion(10**6, size=10**6, file_size=100)
+        >>> check_expansion(10**6, nbytes=10**6, file_size=100)
     """
     limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    if limit and values > limit and size > _EXPANSION * file_size:
+    if limit and values > limit and nbytes > _EXPANSION * file_size:
         raise InputError(
             f"found {values} values in a file of {file_size} bytes, expected at most {limit}"
         )

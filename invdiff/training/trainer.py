@@ -411,7 +411,8 @@ def run_folder(out: Path) -> Iterator[None]:
         with run_lock(out):
             yield
     finally:
-        if made and [path.name for path in out.iterdir()] == [LOG_FILE]:  # nothing was trained
+        # Nothing was trained; where somebody removed the folder, there is nothing to clear.
+        if made and out.is_dir() and [path.name for path in out.iterdir()] == [LOG_FILE]:
             with suppress(OSError):  # another run may have begun here
                 (out / LOG_FILE).unlink()
                 out.rmdir()
