@@ -27,7 +27,6 @@ if __name__ == "__main__":
 
 import contextlib
 import math
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,7 +41,7 @@ from tqdm import tqdm
 
 from invdiff import __version__, config
 from invdiff.adjustment import Adjustment, fitting
-from invdiff.errors import InputError, first_line, reason_of
+from invdiff.errors import InputError, first_line, reason_of, warn
 from invdiff.evaluate import named_files
 from invdiff.evaluation.calibration import JUDGED, Calibration
 from invdiff.evaluation.scaling import FEW
@@ -353,10 +352,9 @@ def prepared(settings: CalibrateSettings) -> Task:
     solver.check(task.problem(torch.full((1, *shape), 0.5), [0]))
     match_channels(prior, shape[0])
     if task.count < FEW:
-        warnings.warn(
+        warn(
             f"images: found {task.count}, expected at least {FEW} for a factor that is worth "
-            "something, and 9 for an interval of 90 %",
-            stacklevel=2,
+            "something, and 9 for an interval of 90 %"
         )
     return task
 
@@ -383,7 +381,7 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
             x = item.read()
             content = content_hash(item.file.read_bytes())
         except (InputError, OSError) as error:
-            warnings.warn(f"skipped {first_line(error)}", stacklevel=3)
+            warn(f"skipped {first_line(error)}")
             continue
         channels = channels or len(x)
         own = fingerprint(x)
@@ -403,7 +401,7 @@ def pictures(settings: CalibrateSettings, side: int) -> tuple[list[Item], int]:
         found.append(item)
     for reason, names in skipped.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        warnings.warn(f"skipped {names[0]}{others}: {reason}", stacklevel=3)
+        warn(f"skipped {names[0]}{others}: {reason}")
     if len(found) < 2:
         raise InputError(
             f"data {source}: found {several(len(found), 'image')} that count, expected at least "

@@ -25,6 +25,7 @@ from test_report import FLAGS
 
 from invdiff import app, solve
 from invdiff.app import AppSettings, watch, work
+from invdiff.app.answers import write_answer
 from invdiff.app.form import TASKS, Form, opened, words_of
 from invdiff.app.outcome import Desk, Look, Outcome
 from invdiff.app.server import serve
@@ -220,6 +221,17 @@ def test_every_task_is_posed(loaded: None, tmp_path: Path, task: str) -> None:
     assert part.problem.operator.made_by.cls.__name__ == kinds[task]
     guesses = [line for line in told_of_problem(part, 0.5) if "colours are guesses" in line]
     assert len(guesses) == (task == "colourise")
+
+
+def test_what_is_written_is_the_answer_where_nothing_was_painted(tmp_path: Path) -> None:
+    """Of another size than the picture, which only what is removed is put back into."""
+    Image.fromarray(colours()).save(tmp_path / "cat.jpg")
+    form = Form(source=str(tmp_path / "cat.jpg"), task="upscale")
+    picture = opened(form.source)
+    larger = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    part = SimpleNamespace(answers=lambda values: [picture.with_values(values)])
+    path = write_answer(tmp_path, form, picture, part, SimpleNamespace(answer=larger))  # type: ignore[arg-type]
+    assert path.name == "cat_restored.jpg" and Image.open(path).size == (64, 48)
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ SPECTRAL: dict[str, Callable[[], SpectralOperator]] = {
     "blur_then_bicubic": lambda: spectral(Bicubic(EVEN, 2) @ GaussianBlur(EVEN, sigma=0.6)),
 }
 NUFFT: dict[str, Callable[[], LinearOperator]] = {
-    "nufft": lambda: NonCartesian((1, 5, 6), 3 * normal(2, 7, 2, seed=3).sin(), "radians", coils=3),
+    "nufft": lambda: NonCartesian((1, 5, 7), 3 * normal(2, 7, 2, seed=3).sin(), "radians", coils=3),
     "nufft_complex": lambda: NonCartesian(
         (2, 4, 3), normal(9, 2, seed=3).cos() / 2, "cycles", coils=2, convention="ortho"
     ),
