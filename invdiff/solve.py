@@ -85,7 +85,7 @@ from invdiff.io.jpeg import coding_error, jpeg_coding
 from invdiff.io.measurements import read_measurements
 from invdiff.io.names import free_name, label
 from invdiff.io.pictures import Picture, has_holes, read_picture, to_channels
-from invdiff.io.units import MEASUREMENTS
+from invdiff.io.units import MEASUREMENTS, Units
 from invdiff.io.volumes import read_volume
 from invdiff.io.whole import RUN_FILE, WholeFolder, cleaned_by_signals, write_json
 from invdiff.io.write import write_picture
@@ -926,7 +926,7 @@ def solve_parts(
                         posterior = calibrated(settings, part, prior, solver, posterior)
                     if settings.estimate != "mmse":
                         say(intervals_line(settings, part, prior, solver, posterior))
-                    if line := told_of_noise(settings, posterior):
+                    if line := told_of_noise(settings, posterior, part.stretch):
                         say(line)
                     # A signal waits for what is finished to be written, and for the folder's name.
                     held.enter_context(held_back("writing the results"))
@@ -1064,6 +1064,11 @@ class Part:
             self.window,
             some_of(self.wholes, images) if self.wholes else [],
         )
+
+    @property
+    def stretch(self) -> Units | None:
+        """The part of the files' [0, 1] that was stretched, the same for all pictures."""
+        return self.pictures[0].stretch
 
     @property
     def looks(self) -> Tensor:
@@ -1301,7 +1306,7 @@ def describe(settings: SolveSettings, part: Part, solver: Solver) -> None:
     for line in filter(None, (told_of_mask(part), told_of_colours(part, colours_of(settings)))):
         say(line)
     sigma = getattr((problem.stated or problem).noise, "sigma", None)
-    stretch = part.pictures[0].stretch
+    stretch = part.stretch
     if stretch is not None and sigma is not None:  # as people know it, on the file's scale
         sigma = sigma * stretch.width
     noise = f"{settings.noise['name']} noise"
@@ -1381,16 +1386,23 @@ def is_noise_assumed(settings: SolveSettings) -> bool:
     return settings.noise == taken
 
 
-def told_of_noise(settings: SolveSettings, posterior: Posterior) -> str:
-    """Return the line about a picture with less noise than its task assumes, empty for others."""
+def told_of_noise(settings: SolveSettings, posterior: Posterior, stretch: Units | None) -> str:
+    """Return the line about a picture with less noise than its task assumes, empty for others.
+
+    Args:
+        settings: of the run.
+        posterior: its samples.
+        stretch: the part of the file's [0, 1] that was stretched; sigma is told on the file's scale.
+    """
     if not is_noise_assumed(settings):
         return ""
     fit = judge_fit(posterior.problem, posterior.samples)
     if fit.sigma is None or not bool(fit.too_close.any()):
         return ""
-    found = fit.sigma * float(fit.misfit[fit.too_close].max()) ** 0.5
+    assumed = fit.sigma if stretch is None else fit.sigma * stretch.width
+    found = assumed * float(fit.misfit[fit.too_close].max()) ** 0.5
     return (
-        f"noise: about {found:.1g} explains the picture, and {settings.task} assumes {fit.sigma:g}; "
+        f"noise: about {found:.1g} explains the picture, and {settings.task} assumes {assumed:.3g}; "
         f"noise.sigma={found:.1g} keeps nearer to it, if the rest is known well"
     )
 

@@ -272,11 +272,11 @@ def test_every_public_function_is_tried() -> None:
     [
         (
             lambda: restore(PROBLEM, Net(), SOLVER),
-            "prior: found a Net, expected a Denoiser; load_prior(...) or NetworkDenoiser(network, ...) makes one",
+            "prior: found a Net, expected a Denoiser; load_prior(...) or prior_from(network, ...) makes one",
         ),
         (
             lambda: restore(PROBLEM, 3, SOLVER),
-            "prior: found 3 (int), expected a Denoiser; load_prior(...) or NetworkDenoiser(network, ...) makes one",
+            "prior: found 3 (int), expected a Denoiser; load_prior(...) or prior_from(network, ...) makes one",
         ),
         (
             lambda: restore(OPERATOR, PRIOR, SOLVER),

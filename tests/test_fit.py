@@ -51,13 +51,21 @@ def test_a_good_fit_has_no_warning(residual: float) -> None:
     assert said(*samples_of(residual)) == []
 
 
+@pytest.mark.parametrize("residual", [0.3, 4.0])
+def test_a_dim_file_that_was_stretched_is_told_the_same(residual: float) -> None:
+    """A sigma on the scale of the stretched values would be wrong where it is typed."""
+    problem, samples = samples_of(residual)
+    wide = Problem(SIDE, Gaussian(0.2), 4 * problem.y)
+    assert said(wide, 4 * samples) == said(problem, samples)
+
+
 def test_four_faults_have_four_sentences() -> None:
     (close,) = said(*samples_of(0.3))
     assert "follow y too closely and keep its noise" in close
-    assert "sigma is not 0.05 but about 0.015" in close
+    assert "sigma is about 0.3 times what it was said to be" in close
     (far,) = said(*samples_of(4.0))
     assert "do not reach y" in far and "compare_priors" in far
-    assert "sigma is not 0.05 but about 0.2" in far
+    assert "sigma is about 4.1 times what it was said to be" in far
     problem, samples = samples_of(1.0)
     samples[1, 0, 0, 0, 0] = math.nan
     (broken,) = said(problem, samples)
@@ -111,9 +119,9 @@ def test_the_limits() -> None:
     ):
         fit = Fit(misfit * one, 2 * one, 2 * one, finite, None)
         assert (bool(fit.too_close), bool(fit.too_far)) == (too_close, too_far)
-        assert all("sigma is not" not in message for message in fit.warnings())
+        assert all("sigma is about" not in message for message in fit.warnings())
     huge = Fit(1e12 * one, one, 2 * one, finite, 0.05)
-    assert "sigma is not" not in huge.warnings()[0]
+    assert "sigma is about" not in huge.warnings()[0]
 
 
 def test_samples_that_are_not_finite_do_not_hide_a_bad_fit() -> None:

@@ -136,7 +136,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (
         inference.restore,
@@ -193,14 +193,14 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (
         blind.restore_blind,
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (blind.restore_blind, "samples", 0, "samples: found 0, expected at least 1"),
     (blind.restore_blind, "seed", -1, "seed: found -1, expected at least 0"),
@@ -223,7 +223,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (
         cost.cost_of,
@@ -270,7 +270,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (
         fission.fission,
@@ -320,7 +320,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (
         repeated.posterior_sbc,
@@ -342,7 +342,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (stein.stein, "seed", -1, "seed: found -1, expected at least 0"),
     (stein.stein, "blur", 0.0, "blur: found 0.0, expected more than 0"),
@@ -368,7 +368,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (calibrate, "operator", 3, "operator: found 3 (int), expected an Operator"),
     (calibrate, "noise", 3, "noise: found 3 (int), expected a noise model, such as Gaussian(0.05)"),
@@ -387,7 +387,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (score, "x", 3, "x: found 3 (int), expected a tensor (B, C, H, W)"),
     (score, "sigma", "x", "sigma: found 'x' (str), expected a noise level > 0, or one per image"),
@@ -396,7 +396,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (
         langevin,
@@ -425,7 +425,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (progressive, "n", 0, "n: found 0, expected at least 1"),
     (
@@ -449,7 +449,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (
         consistency.consistency_samples,
@@ -491,7 +491,7 @@ WRONG: list[tuple[Callable[..., Any], str, Any, str]] = [
         "prior",
         3,
         "prior: found 3 (int), expected a Denoiser; load_prior(...) or "
-        "NetworkDenoiser(network, ...) makes one",
+        "prior_from(network, ...) makes one",
     ),
     (Tiled, "tile", 0, "tile: found 0, expected at least 1"),
     (Tiled, "tile", 2.5, "tile: found 2.5 (float), expected an integer"),

@@ -232,14 +232,14 @@ def test_what_is_said_of_a_misfit() -> None:
     assert far.warnings() == [
         "misfit: found 8 for image 1, expected about 1 (1 of 2 images): samples do not reach y. Check "
         "sigma, the operator and the scale of y; if they are right, take more steps or another "
-        "solver, or a prior of such pictures (compare_priors); or sigma is not 0.1 but about 0.28: "
-        "correct it"
+        "solver, or a prior of such pictures (compare_priors); or sigma is about 2.8 times what it "
+        "was said to be: correct it"
     ]
     near = replace(far, misfit=torch.tensor([1.0, 0.25]))
     assert near.warnings() == [
         "misfit: found 0.25 for image 1, expected about 1 (1 of 2 images): samples follow y too "
-        "closely and keep its noise. Take another solver or fewer steps; or sigma is not 0.1 but "
-        "about 0.05: correct it"
+        "closely and keep its noise. Take another solver or fewer steps; or sigma is about 0.5 times "
+        "what it was said to be: correct it"
     ]
 
 

@@ -18,7 +18,10 @@ from invdiff.evaluation.metrics import scores
 from invdiff.inference import restore
 from invdiff.io.jpeg import Coding, coding_error, jpeg_coding
 from invdiff.io.pictures import read_picture
+from invdiff.io.units import Units
+from invdiff.noise import Gaussian
 from invdiff.operators.kernels import kernel_tensor
+from invdiff.posterior import Posterior
 from invdiff.prior.checkpoint import load_prior
 from invdiff.problem import Problem
 from invdiff.resources import EXAMPLES
@@ -28,6 +31,7 @@ from invdiff.solve import (
     is_noise_assumed,
     main,
     pose,
+    told_of_noise,
     with_what_is_meant,
 )
 
@@ -464,6 +468,18 @@ def test_files_of_two_qualities_are_not_taken_for_one(tmp_path: Path) -> None:
         with_what_is_meant(["task=jpeg", f"measurement={tmp_path}"])
     assert str(refused.value) == (
         "task jpeg: found JPEG files that were coded in 2 ways, expected one: restore them one by one"
+    )
+
+
+def test_noise_is_told_on_the_scale_of_a_file_that_was_stretched() -> None:
+    """An offset of a tenth of the noise has a misfit of 0.01, so that sigma is a tenth."""
+    assumed = config.resolve(["task=deblur"], SolveSettings)["noise"]
+    settings = SolveSettings(task="deblur", measurement="y.tif", noise=assumed)
+    problem = Problem(operators.Denoise((1, 8, 8)), Gaussian(0.04), torch.full((1, 1, 8, 8), 0.5))
+    posterior = Posterior(problem.y[None] + 0.004, problem, 1, 0.0)
+    assert told_of_noise(settings, posterior, Units(0.0, 0.25)) == (
+        "noise: about 0.001 explains the picture, and deblur assumes 0.01; noise.sigma=0.001 keeps "
+        "nearer to it, if the rest is known well"
     )
 
 

@@ -50,8 +50,8 @@ class Fit:
         >>> close = Fit(0.25 * one, one, 2 * one, torch.ones(4, 1, dtype=torch.bool), 0.05)
         >>> print(close.warnings()[0])
         misfit: found 0.25 for image 0, expected about 1 (1 of 1 image): samples follow y too \
-closely and keep its noise. Take another solver or fewer steps; or sigma is not 0.05 but about \
-0.025: correct it
+closely and keep its noise. Take another solver or fewer steps; or sigma is about 0.5 times what \
+it was said to be: correct it
     """
 
     misfit: Tensor
@@ -107,14 +107,17 @@ closely and keep its noise. Take another solver or fewer steps; or sigma is not 
         )
 
     def _sigma(self, which: Tensor, largest: bool) -> str:
-        """The noise level that would explain the misfit, as the end of a remedy."""
+        """By what the noise level would explain the misfit, as the end of a remedy.
+
+        It is told as a factor, which is right on the file's scale, too, where y was stretched.
+        """
         if self.sigma is None:
             return ""
         worst = self._worst(which, largest)
-        fits = self.sigma * float(self.misfit[worst] / self.expected[worst]) ** 0.5
-        if not fits < 1:
+        factor = float(self.misfit[worst] / self.expected[worst]) ** 0.5
+        if not factor * self.sigma < 1:
             return ""
-        return f"; or sigma is not {self.sigma:.2g} but about {fits:.2g}: correct it"
+        return f"; or sigma is about {factor:.2g} times what it was said to be: correct it"
 
 
 def told_of_rays(problem: Problem) -> str:

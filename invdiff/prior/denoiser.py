@@ -303,7 +303,7 @@ class Denoiser(nn.Module, ABC):
 
 def check_denoiser(prior: Any) -> None:
     """Raise InputError unless an argument is a denoiser."""
-    remedy = "load_prior(...) or NetworkDenoiser(network, ...) makes one"
+    remedy = "load_prior(...) or prior_from(network, ...) makes one"
     check_type("prior", prior, Denoiser, f"a Denoiser; {remedy}")
 
 
