@@ -8,6 +8,7 @@ are executed where the site is built (make docs).
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ import tifffile
 import torch
 from PIL import Image
 
+import invdiff
 from invdiff import (
     app,
     calibrate,
@@ -89,6 +91,26 @@ def blocks(page: Path, language: str) -> list[str]:
         rf"^( *)```{language}\n(.*?)^\1```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
     )
     return [textwrap.dedent(code) for _, code in found]
+
+
+def not_imported(program: str) -> set[str]:
+    """The modules of invdiff that a program takes from the package without importing them."""
+    nodes = list(ast.walk(ast.parse(program)))
+    named = {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "invdiff"
+    }
+    imported = {
+        alias.name.split(".")[1]
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.startswith("invdiff.")
+    }
+    return named - set(invdiff.__all__) - {"list"} - imported
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -164,6 +186,16 @@ def test_the_python_of_a_page_runs(page: Path, place: Path) -> None:
     program = "\n".join(blocks(page, "python"))
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(program, page.name, "exec"), names)
+
+
+def test_the_python_of_pages_imports_what_it_names() -> None:
+    """A module that another test has imported would be there, and not where the page is pasted."""
+    pages = [*PAGES, *(DOCS / name for name in ELSEWHERE)]
+    found = {page: not_imported("\n".join(blocks(page, "python"))) for page in pages}
+    assert {page.name: names for page, names in found.items() if names} == {}
+    call = "invdiff.io.collection.read_images('x')"
+    assert not_imported(call) == not_imported(f"import invdiff.prior\n{call}") == {"io"}
+    assert not_imported(f"import invdiff.io.collection\n{call}; invdiff.solvers.DPS()") == set()
 
 
 @pytest.mark.slow
