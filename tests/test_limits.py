@@ -404,6 +404,8 @@ FIGURES: dict[str, dict[str, Any]] = {
         "UNTOLD": 0.1,
         "BESIDE": 0.03,
         "REACH": 0.05,
+        "TELLS": 0.2,
+        "LEFT": 0.05,
     },
     "operators.phase": {"MOST_MASKS": 256, "MOST_OVERSAMPLING": 16},
     "operators.noncartesian": {
