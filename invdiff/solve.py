@@ -1382,6 +1382,8 @@ def is_noise_assumed(settings: SolveSettings) -> bool:
     task = settings.task
     if settings.measurement is None or task is None or task not in config.preset_names("task"):
         return False
+    if task == "denoise":  # whose noise is read from the picture, or said
+        return False
     taken = config.resolve([f"task={task}"], SolveSettings).get("noise")
     return settings.noise == taken
 

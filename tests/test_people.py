@@ -510,6 +510,7 @@ def test_which_noise_is_assumed() -> None:
         ("deblur", deblur, "y.png", True),
         ("deblur", {**deblur, "sigma": 0.02}, "y.png", False),
         ("deblur", deblur, None, False),
+        ("denoise", config.resolve(["task=denoise"], SolveSettings)["noise"], "y.png", False),
         (None, deblur, "y.png", False),
         ("mine.yaml", deblur, "y.png", False),
     ):
