@@ -238,8 +238,8 @@ def test_what_is_said_of_a_misfit() -> None:
     near = replace(far, misfit=torch.tensor([1.0, 0.25]))
     assert near.warnings() == [
         "misfit: found 0.25 for image 1, expected about 1 (1 of 2 images): samples follow y too "
-        "closely and keep its noise. Take another solver or fewer steps; or sigma is about 0.5 times "
-        "what it was said to be: correct it"
+        "closely and keep its noise. Take another solver or more steps (fewer of red_diff); or sigma is "
+        "about 0.5 times what it was said to be: correct it"
     ]
 
 

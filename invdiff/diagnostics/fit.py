@@ -50,8 +50,8 @@ class Fit:
         >>> close = Fit(0.25 * one, one, 2 * one, torch.ones(4, 1, dtype=torch.bool), 0.05)
         >>> print(close.warnings()[0])
         misfit: found 0.25 for image 0, expected about 1 (1 of 1 image): samples follow y too \
-closely and keep its noise. Take another solver or fewer steps; or sigma is about 0.5 times what \
-it was said to be: correct it
+closely and keep its noise. Take another solver or more steps (fewer of red_diff); or sigma is \
+about 0.5 times what it was said to be: correct it
     """
 
     misfit: Tensor
@@ -87,7 +87,7 @@ it was said to be: correct it
         if bool(self.too_close.any()):
             said.append(
                 self._told(self.too_close, largest=False)
-                + f"{TOO_CLOSE}. Take another solver or fewer steps"
+                + f"{TOO_CLOSE}. Take another solver or more steps (fewer of red_diff)"
                 + self._sigma(self.too_close, largest=False)
             )
         return said
