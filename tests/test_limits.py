@@ -387,7 +387,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "HALF": 0.5,
         "ALL_WHITE": 0.9,
         "ONE_COLOUR": 0.98,
-        "LARGER": 0.6,
+        "LARGER": 0.75,
     },
     "operators.strokes": {
         "NEAR": 0.2,

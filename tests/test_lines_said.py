@@ -452,9 +452,13 @@ class OpenEXR:
     def __init__(self, **shapes: tuple[int, int]) -> None:
         self.shapes = shapes
 
-    def File(self, path: str, separate_channels: bool) -> Any:  # noqa: N802
-        assert separate_channels
+    def File(self, path: str, separate_channels: bool = False, header_only: bool = False) -> Any:  # noqa: N802
+        assert separate_channels != header_only
         return self
+
+    def header(self) -> dict[str, Any]:
+        rows, columns = next(iter(self.shapes.values()))
+        return {"dataWindow": ((0, 0), (columns - 1, rows - 1)), "channels": [*self.shapes]}
 
     def __enter__(self) -> OpenEXR:
         return self
@@ -483,6 +487,7 @@ def test_channels_of_scene_light(monkeypatch: pytest.MonkeyPatch) -> None:
     colours = decoded(R=(2, 3), G=(2, 3), B=(2, 3), Z=(2, 2))
     assert colours.notes == (
         "found linear light (EXR), expected sRGB: values are taken as they are",
+        "found other channels (Z): they are left out",
     )
     assert colours.values.shape == (1, 2, 3, 3)
     assert decoded(Y=(2, 3), A=(2, 3)).notes == ()

@@ -402,12 +402,12 @@ def test_half_of_a_picture_may_be_filled_without_a_question() -> None:
         (50, None, 50),
         (50, "black", 50),
         (49, "white", 49),
-        (60, "larger", 60),
-        (40, "larger", 60),
+        (75, "larger", 75),
+        (25, "larger", 75),
     ):
         found = Painted(row((1.0, count), (0.0, 100 - count)) > 0.5, None, "white")
         assert int(known_pixels("m", found, kept).sum()) == known
-    for count, kept in ((49, None), (59, "larger"), (41, "larger"), (50, "larger")):
+    for count, kept in ((49, None), (74, "larger"), (26, "larger"), (50, "larger")):
         found = Painted(row((1.0, count), (0.0, 100 - count)) > 0.5, None, "white")
         with pytest.raises(InputError, match="is that meant"):
             known_pixels("m", found, kept)

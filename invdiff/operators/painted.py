@@ -36,7 +36,7 @@ SAME = 0.03  # in every channel: what in strokes of a pure colour is that colour
 HALF = 0.5  # share of such strokes that has it, at least
 ONE_COLOUR = 0.98  # share of the opaque pixels of a layer that have its colour
 ALL_WHITE = 0.9  # the lowest value of a white picture with the traces of JPEG
-LARGER = 0.6  # share of a picture that its larger part has, at least
+LARGER = 0.75  # share of a picture that the larger part has, at least, to be kept unasked
 
 PURE = [colour for colour in product((0.0, 1.0), repeat=3) if len(set(colour)) == 2]
 
