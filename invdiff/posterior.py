@@ -56,6 +56,7 @@ Estimate = Literal["samples", "mean", "mmse"]
 
 PANEL_ROWS = 8
 PANEL_SAMPLES = 4
+COLOURS_DIFFER = 2.0  # times the brightness, from which colours are what is to be doubted
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,19 @@ class Posterior:
         return brightness.std(0)
 
     @cached_property
+    def doubt(self) -> Tensor:
+        """Where to doubt a picture, (B, 1, H, W): the deviation of the brightness, or of the colours.
+
+        It is `brightness_std`, but for pictures in which the colours differ far more than the
+        brightness, as where gray was measured: of these the root mean square of `std` over the
+        channels. NaN for a single sample.
+        """
+        of_colours = self.std.square().mean(1, keepdim=True).sqrt()
+        per_image = (1, 2, 3)
+        differ = of_colours.mean(per_image) > COLOURS_DIFFER * self.brightness_std.mean(per_image)
+        return torch.where(differ[:, None, None, None], of_colours, self.brightness_std)
+
+    @cached_property
     def baseline(self) -> Tensor:
         """Estimate without a prior, (B, C, H, W): ``problem.baseline()``, computed once."""
         return self.problem.baseline()
@@ -339,8 +353,8 @@ class Posterior:
 
         Pictures are ``NAME_measurement`` (where y is one; ``.npy`` holds it unrounded),
         ``NAME_sample_K`` (not where `estimate` asks for the mean), ``NAME_mean`` and, for more than
-        one sample, ``NAME_std``: the standard deviation, of colours that of the brightness, in
-        which white is 1/4.
+        one sample, ``NAME_std``: the standard deviation, of colours as `doubt` has it, in which
+        white is 1/4.
         ``posterior.npz`` holds what `load` needs: operator, noise, seed and cost too.
 
         Pictures are PNG of 8 bits, or what `pictures` ask for; TIFF, where images have neither 1
@@ -369,7 +383,7 @@ class Posterior:
         y = as_float(self.problem.measurement)
         y = self.pages(y) if self.y_in_pages else y
         in_colour = self.samples.shape[2] == 3 and not self.volume
-        deviation = self.brightness_std if in_colour else self.std
+        deviation = self.doubt if in_colour else self.std
         samples, mean, std = (self.pages(as_float(x)) for x in (self.samples, self.mean, deviation))
         if pictures is None:
             chosen = names or [f"{b:03d}" for b in range(len(y))]
@@ -550,7 +564,7 @@ class Posterior:
         whole in small, and the next one the part at full size that the restoration changed most.
         Images with neither 1 nor 3 channels are shown as the mean of their channels. Where an image
         uses less than half of its range, white is its brightest part, and the row says so. The
-        deviation is that of the brightness.
+        deviation is `doubt`.
 
         Args:
             path: of the picture, any suffix that matplotlib writes; None to write none.
@@ -588,7 +602,7 @@ class Posterior:
         if several or self.estimate == "mean":
             columns["mean"] = self.mean
         if several:
-            columns["std"] = self.std if self.volume else self.brightness_std
+            columns["std"] = self.std if self.volume else self.doubt
         columns = {title: self.pages(x) for title, x in columns.items()}
         mean, baseline = self.pages(self.mean), self.pages(self.baseline)
         rows = self._shown(len(mean))

@@ -438,7 +438,7 @@ FIGURES: dict[str, dict[str, Any]] = {
         "LETTERS": 24,
         "DIM": 0.5,
     },
-    "posterior": {"PANEL_ROWS": 8, "PANEL_SAMPLES": 4},
+    "posterior": {"PANEL_ROWS": 8, "PANEL_SAMPLES": 4, "COLOURS_DIFFER": 2.0},
     "preview": {"SIDE": 128, "GRID": 16, "KEPT": 0.5, "WIDE": 0.5, "FLOOR": 0.01},
     "prior.checkpoint": {
         "PRIOR_FILE": "prior.safetensors",

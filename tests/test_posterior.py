@@ -343,6 +343,21 @@ def test_the_deviation_of_colours_is_that_of_the_brightness(tmp_path: Path) -> N
     expected = (4 * luma.std(0)).clamp(0, 1)
     assert found.shape == (1, 6, 5) and float((found - expected).abs().max()) < 0.51 / 255
     torch.testing.assert_close(posterior.brightness_std[:, 0], luma.std(0))
+    assert torch.equal(posterior.doubt, posterior.brightness_std)
+
+
+def test_where_the_brightness_is_known_the_colours_are_doubted(tmp_path: Path) -> None:
+    """Of each image by itself; as where gray was measured."""
+    posterior = made(samples=3, images=2, channels=3)
+    luma = (posterior.samples * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2, True)
+    posterior.samples[:, 1] += luma.mean(0)[1] - luma[:, 1]
+    assert float(posterior.brightness_std[1].max()) < 1e-6
+    expected = posterior.samples[:, 1].var(0).mean(0, keepdim=True).sqrt()
+    torch.testing.assert_close(posterior.doubt[1], expected)
+    assert torch.equal(posterior.doubt[0], posterior.brightness_std[0])
+    posterior.save(tmp_path)
+    found = read_image(tmp_path / "001_std.png")
+    assert float((found - (4 * expected).clamp(0, 1)).abs().max()) < 0.51 / 255
 
 
 # What its methods are given.

@@ -38,10 +38,10 @@ def as_shown(x: Tensor, sides: tuple[int, ...] | None = None) -> np.ndarray:
 
 
 def deviation(posterior: Posterior) -> np.ndarray | None:
-    """Return the standard deviation of the brightness as (H, W) uint8, white where largest."""
+    """Return where to doubt a picture as (H, W) uint8, white where the deviation is largest."""
     if len(posterior.samples) < 2:
         return None
-    std = posterior.brightness_std[0, 0]
+    std = posterior.doubt[0, 0]
     largest = float(std.max())
     levels: np.ndarray = (255 * std / max(largest, 1e-6)).round().byte().numpy()
     return levels

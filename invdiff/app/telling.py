@@ -62,7 +62,7 @@ def doubts(posterior: Posterior) -> list[str]:
     known = shown_levels(len(posterior.samples))
     if not known:
         return []
-    std = posterior.brightness_std[0, 0]
+    std = posterior.doubt[0, 0]
     found = posterior.interval(known[0])
     width = (found.high - found.low)[0]
     open_to_doubt = width[width > 1e-3]
