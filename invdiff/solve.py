@@ -135,7 +135,6 @@ NOT_WITH_UNKNOWN = (
     "colours",
     "baselines",
     "calibration",
-    "stretch",
     "recompute",
     "volume",
 )
@@ -818,13 +817,22 @@ def pose_unknown(settings: SolveSettings, kernels: KernelPrior) -> Part:
             f"measurement: found {count} pictures, expected one: each has a kernel of its own"
         )
     noise = config.build("noise", settings.noise)
-    return Part(pictures, [0], None, blind_problem(pictures[0].values, noise, kernels))
+    check_level(settings.noise.get("sigma"), pictures)
+    problem = blind_problem(pictures[0].values, noise, kernels)
+    if may_stretch(settings.stretch, name_of(settings.prior)):
+        pictures, noise, used = stretched(pictures, noise, problem.operator)
+        if used is not None:
+            say(f"range: {told_of_stretch(used)}")
+            problem = blind_problem(pictures[0].values, noise, kernels)
+    return Part(pictures, [0], None, problem)
 
 
 def tell_unknown(settings: SolveSettings, part: Part, unknown: UnknownKernel) -> None:
     """Print what is about to be done with an unknown kernel."""
     sigma = getattr(part.problem.noise, "sigma", None)
     level = float(torch.as_tensor(sigma).max()) if sigma is not None else None
+    if level is not None and part.stretch is not None:  # on the file's scale
+        level *= part.stretch.width
     known = "" if level is None else f", sigma = {describe_sigma(level)}"
     shape = "x".join(map(str, part.pictures[0].values.shape[1:]))
     say(

@@ -510,7 +510,6 @@ FIGURES: dict[str, dict[str, Any]] = {
             "colours",
             "baselines",
             "calibration",
-            "stretch",
             "recompute",
             "volume",
         ),

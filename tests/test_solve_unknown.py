@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 
@@ -108,6 +109,27 @@ def test_a_run_leaves_the_answer_and_the_kernel(
     assert stored["operator"] == {"kernel": "unknown", "family": family, "size": 3}
     again = unknown_kernel(["task=run/config.yaml"])
     assert again == UnknownKernel(family=family, size=3)
+
+
+def test_a_dim_picture_is_stretched_and_written_back(
+    folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The kernel and the answer are those of the picture on all of the range; sigma is the file's."""
+    gray = 40_000 * np.random.default_rng(0).random((14, 14))
+    for name, least, share in (("whole", 0, 1), ("dim", 1000, 0.25)):
+        tifffile.imwrite(f"{name}.tif", np.uint16(least + share * gray))
+        words = [*ASKED[:-1], f"measurement={name}.tif", f"prior={prior}", "samples=2"]
+        main([*words, "stretch=true", f"noise.sigma={0.05 * share}", f"out={name}"])
+        printed = capsys.readouterr().out
+        assert f"sigma = {0.05 * share:g} ([0,1])" in printed
+        assert ("range: " in printed) == (name == "dim")
+    dim, whole = (tifffile.imread(f"{name}_restored.tif") for name in ("dim", "whole"))
+    assert dim.dtype == np.uint16 and 500 < dim.min() and dim.max() < 13_000
+    assert np.corrcoef(dim.ravel(), whole.ravel())[0, 1] > 0.9
+    main([*words, "stretch=false", "noise.sigma=0.01", "out=as_it_is"])
+    assert "range: " not in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"noise\.sigma: found 12, expected 1 at most"):
+        main([*ASKED, f"prior={prior}", "noise.sigma=12"])
 
 
 REFUSED = {
