@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from invdiff.errors import InputError
+from invdiff.errors import InputError, check_type
 from invdiff.io.pictures import Picture
 from invdiff.io.science import needed
 from invdiff.io.write import as_float
@@ -42,6 +42,8 @@ def to_xarray(posterior: Posterior, picture: Picture | None = None) -> Any:
         ('sample', 'image', 'channel', 'y', 'x')
     """
     xarray = needed("xarray", "to_xarray", "xarray")
+    if picture is not None:
+        check_type("picture", picture, Picture, "a Picture, or None")
     samples = as_float(posterior.samples)
     count, batch, channels, height, width = samples.shape
     if picture is not None and len(picture) != batch:

@@ -107,6 +107,16 @@ class Posterior:
     colours: float = 1.0
     volume: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what everything else here leans on."""
+        expected = "a tensor (K, B, C, H, W)"
+        check_type("samples", self.samples, Tensor, expected)
+        if self.samples.ndim != 5 or not len(self.samples):
+            raise InputError(
+                f"samples: found shape {tuple(self.samples.shape)}, expected {expected}"
+            )
+        check_type("problem", self.problem, Problem, "a Problem")
+
     def __repr__(self) -> str:
         """Return one line: how many samples of what, and what they took."""
         count, batch, *shape = self.samples.shape

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.errors import InputError, brief, check_integer, described
+from invdiff.errors import InputError, brief, check_integer, check_type, described
 from invdiff.io.layout import Layout, check_scale, leaves_range, recognise
 from invdiff.named import Named, noise_named, operator_named, shape_of
 from invdiff.noise import Gaussian, NoiseModel
@@ -22,6 +22,7 @@ from invdiff.noise.whitening import Whitening
 from invdiff.operators import LinearOperator, Operator, SpectralOperator
 from invdiff.operators.base import varies_within_image
 from invdiff.operators.whitened import whitened
+from invdiff.resources import pick_device
 from invdiff.rng import Streams
 from invdiff.summary import several
 
@@ -193,7 +194,15 @@ class Problem:
         return part
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
-        """Return the problem on a device and in a dtype; this one, and its operator, stay."""
+        """Return the problem on a device and in a dtype; this one, and its operator, stay.
+
+        Raises:
+            InputError: this machine has no such device, or the dtype is none of floats.
+        """
+        device = pick_device(str(device))
+        check_type("dtype", dtype, torch.dtype, "torch.float32 or torch.float64")
+        if not dtype.is_floating_point:
+            raise InputError(f"dtype: found {dtype}, expected torch.float32 or torch.float64")
         operator = copy.deepcopy(self.operator).to(device, dtype)
         return self._with(operator, self.noise.to(device, dtype), self.y.to(device, dtype))
 

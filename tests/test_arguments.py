@@ -343,6 +343,42 @@ MANY = np.ones((2, 2))
         ),
         (lambda: PROBLEM.select(3), "images: found 3 (int), expected a list of 0..0"),
         (
+            lambda: PROBLEM.to("abacus", torch.float32),
+            "device: found 'abacus', expected a device of this machine: auto, cpu",
+        ),
+        (
+            lambda: PROBLEM.to("cpu", "float32"),
+            "dtype: found 'float32' (str), expected torch.float32 or torch.float64",
+        ),
+        (
+            lambda: PROBLEM.to("cpu", torch.int32),
+            "dtype: found torch.int32, expected torch.float32 or torch.float64",
+        ),
+        (
+            lambda: solvers.solver_for("jpeg"),
+            "operator: found 'jpeg' (str), expected a class, such as operators.MaskBox",
+        ),
+        (
+            lambda: solvers.solver_for(int),
+            "operator: found the class int, expected a class, such as operators.MaskBox",
+        ),
+        (
+            lambda: Posterior([1.0], PROBLEM, 1, 0.0),
+            "samples: found a list, expected a tensor (K, B, C, H, W)",
+        ),
+        (
+            lambda: Posterior(PROBLEM.y, PROBLEM, 1, 0.0),
+            "samples: found shape (1, 1, 4, 4), expected a tensor (K, B, C, H, W)",
+        ),
+        (
+            lambda: Posterior(PROBLEM.y[:0, None], PROBLEM, 1, 0.0),
+            "samples: found shape (0, 1, 1, 4, 4), expected a tensor (K, B, C, H, W)",
+        ),
+        (
+            lambda: Posterior(PROBLEM.y[None], PROBLEM.y, 1, 0.0),
+            "problem: found a Tensor, expected a Problem",
+        ),
+        (
             lambda: restore(PROBLEM, PRIOR, SOLVER, precision=MANY),
             "precision: found a ndarray, expected one of auto, float32, bf16, tf32",
         ),

@@ -472,6 +472,10 @@ def test_a_run_does_not_lie_among_its_training_images(tmp_path: Path) -> None:
     """Its samples would be trained on when it is resumed."""
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "0.png")
     for out in (tmp_path, tmp_path / ".." / tmp_path.name):
-        with pytest.raises(InputError, match="found the folder of the training images"):
+        with pytest.raises(
+            InputError,
+            match="found the folder of the training images, whose samples would be trained on, "
+            "expected another one",
+        ):
             fit(TrainSettings(data=str(tmp_path), size=8, steps=1), out)
     assert [path.name for path in tmp_path.iterdir()] == ["0.png"]

@@ -88,11 +88,17 @@ def solver_for(operator: type[Operator], exact: bool = True) -> str:
         operator: the class.
         exact: whether y has no noise beside what the operator does, such as rounding.
 
+    Raises:
+        InputError: it is no class of operators.
+
     Example:
         >>> from invdiff.operators import Jpeg, MaskBox
         >>> solver_for(MaskBox), solver_for(Jpeg)
         ('mmps_2m_sde', 'diffpir_jpeg')
     """
+    if not isinstance(operator, type) or not issubclass(operator, Operator):
+        found = described(operator)
+        raise InputError(f"operator: found {found}, expected a class, such as operators.MaskBox")
     if issubclass(operator, Jpeg) and exact:
         return CODED
     return DEFAULT if issubclass(operator, LinearOperator) else NONLINEAR
