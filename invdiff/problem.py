@@ -199,7 +199,8 @@ class Problem:
         Raises:
             InputError: this machine has no such device, or the dtype is none of floats.
         """
-        device = pick_device(str(device))
+        if not isinstance(device, torch.device):
+            device = pick_device(str(device))
         check_type("dtype", dtype, torch.dtype, "torch.float32 or torch.float64")
         if not dtype.is_floating_point:
             raise InputError(f"dtype: found {dtype}, expected torch.float32 or torch.float64")

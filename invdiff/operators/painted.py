@@ -199,13 +199,13 @@ def known_pixels(name: str, found: Painted, kept: Kept | None) -> Tensor:
 
     Raises:
         InputError: nobody said what is kept, and more than half of the picture would be filled; or
-            with "larger" neither covers clearly more.
+            with "larger" neither covers three quarters.
 
     Example:
         >>> import torch
-        >>> found = Painted(torch.tensor([[True, False, False]]), None, "white")
+        >>> found = Painted(torch.tensor([[True, False, False, False]]), None, "white")
         >>> known_pixels("mask", found, "larger").tolist()
-        [[False, True, True]]
+        [[False, True, True, True]]
     """
     if kept is not None:
         one_of("kept", kept, ("white", "black", "larger"))
