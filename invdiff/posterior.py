@@ -594,7 +594,8 @@ class Posterior:
         if path is not None:
             check_path("path", path)
         names = self._names(names)
-        check_type("baselines", baselines or {}, Mapping, "estimates (B, C, H, W) by name")
+        others = {} if baselines is None else baselines
+        check_type("baselines", others, Mapping, "estimates (B, C, H, W) by name")
         y = self.problem.measurement
         several = len(self.samples) > 1
         columns: dict[str, Tensor] = {}
@@ -603,7 +604,7 @@ class Posterior:
         if self.y_in_pages:
             columns["measurement"] = y
         columns["baseline"] = self.baseline
-        for name, x in (baselines or {}).items():
+        for name, x in others.items():
             columns[name] = self._images(f"baseline {name}", x)
         if self.estimate == "mmse":
             columns["E[x | y]"] = self.mean

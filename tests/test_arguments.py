@@ -342,6 +342,32 @@ MANY = np.ones((2, 2))
             "numbers: found a Tensor, expected 1 integers >= 0, one per image",
         ),
         (lambda: PROBLEM.select(3), "images: found 3 (int), expected a list of 0..0"),
+        *(
+            (
+                lambda change=change: Problem(PROBLEM.operator, 0.1, change(PROBLEM.y)),
+                "measurement: found a sparse, quantised or meta tensor, expected a dense one",
+            )
+            for change in (
+                lambda y: y.to_sparse(),
+                lambda y: y.to("meta"),
+                lambda y: torch.quantize_per_tensor(y, 0.1, 0, torch.quint8),
+            )
+        ),
+        (
+            lambda: Problem(PROBLEM.operator, 0.1, PROBLEM.y.to(torch.float8_e4m3fn)),
+            "measurement: found values of type torch.float8_e4m3fn, "
+            "expected uint8, uint16, bool or floats in [0, 1]",
+        ),
+        (
+            lambda: Posterior(PROBLEM.y[None], PROBLEM, 1, 0.0).plot(baselines=MANY),
+            "baselines: found a ndarray, expected estimates (B, C, H, W) by name",
+        ),
+        (
+            lambda: prior_from_denoiser(
+                torch.nn.Identity(), shape=(1, 8, 8), sigma_max=1.0, clip=MANY
+            ),
+            "clip: found a ndarray, expected true or false",
+        ),
         (
             lambda: PROBLEM.to("abacus", torch.float32),
             "device: found 'abacus', expected a device of this machine: auto, cpu",

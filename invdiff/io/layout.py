@@ -206,13 +206,17 @@ def _numbers(y: Tensor | np.ndarray, dtype: torch.dtype, what: str) -> tuple[Ten
         values = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("=")))
         layout = Layout(dtype=values.dtype, numpy=True)
     elif isinstance(y, Tensor):
+        if y.layout != torch.strided or y.is_quantized or y.is_meta:
+            raise InputError(
+                f"{what}: found a sparse, quantised or meta tensor, expected a dense one"
+            )
         values = y.detach()
         layout = Layout(dtype=y.dtype, device=y.device)
     else:
         raise InputError(f"{what}: found a {type(y).__name__}, expected a tensor or a NumPy array")
     if values.dtype in FULL_SCALE:
         return values.to(dtype) / FULL_SCALE[values.dtype], layout
-    if not values.is_floating_point():
+    if not values.is_floating_point() or values.dtype.itemsize < 2:  # float8
         raise InputError(f"{what}: found values of type {values.dtype}, {_EXPECTED}")
     return values.to(dtype) if layout.numpy else values, layout
 

@@ -218,6 +218,7 @@ def prior_from_denoiser(
     shape = check_shape(shape)
     check_network(denoiser, "D(x, sigma)")
     check_type("check", check, bool, "true or false")
+    check_type("clip", clip, bool, "true or false")
     given = GivenNetwork(denoiser, shape[0])
     step = given.stride if stride is None else stride
     check_integer("stride", step, 1)
