@@ -42,12 +42,12 @@ def to_xarray(posterior: Posterior, picture: Picture | None = None) -> Any:
         ('sample', 'image', 'channel', 'y', 'x')
     """
     xarray = needed("xarray", "to_xarray", "xarray")
-    if picture is not None:
-        check_type("picture", picture, Picture, "a Picture, or None")
     samples = as_float(posterior.samples)
     count, batch, channels, height, width = samples.shape
-    if picture is not None and len(picture) != batch:
-        raise InputError(f"picture: found {several(len(picture), 'image')}, expected {batch}")
+    if picture is not None:
+        check_type("picture", picture, Picture, "a Picture, or None")
+        if len(picture) != batch:
+            raise InputError(f"picture: found {several(len(picture), 'image')}, expected {batch}")
     names = [f"{b:03d}" for b in range(batch)] if picture is None else picture.names
     coordinates = {
         "sample": np.arange(count),

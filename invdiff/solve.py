@@ -1199,7 +1199,7 @@ def pose_volume(settings: SolveSettings, kind: type[Operator], source: str) -> P
             slices, values=slices.values.transpose(0, 1), header=None, stack=False, source=""
         )
     part = pose_shape(settings, tuple(volume.values.shape[1:]), [0], [(0, volume)])
-    slices = replace(slices, stretch=part.pictures[0].stretch)
+    slices = replace(slices, stretch=part.stretch)
     return replace(part, slices=slices)
 
 
